@@ -1,0 +1,1 @@
+"""The roof: recipes that join tracing, circuits and editing, and the commands."""

@@ -1,0 +1,1 @@
+"""One file a command; each imports torch only when it runs."""

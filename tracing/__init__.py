@@ -1,0 +1,1 @@
+"""Where does it happen? Causal tracing and the logit lens."""

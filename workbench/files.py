@@ -6,9 +6,9 @@ untouched, and the temporary one is gone.
 """
 
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from workbench.errors import StoreError
 
@@ -16,20 +16,18 @@ from workbench.errors import StoreError
 def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
     """Write the file whole, making its folder if need be, or raise `StoreError` and change nothing; gives the path."""
     path = Path(path)
-    temporary: str | None = None
+    temporary = path.parent / f".{path.name[:40]}.{uuid4().hex}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
+        # Not `tempfile`: its files are private to the user, and a page is made to be shared.
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, _usual_permissions(path))
         os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
+    except BaseException as error:  # an interruption too must leave nothing behind
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             reason = (error.strerror or str(error)).lower()
             raise StoreError(f"cannot write {path}: {reason}; choose another folder or make room") from error
@@ -40,12 +38,3 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
 def write_text_atomically(path: str | Path, content: str) -> Path:
     """The same for text, as UTF-8 with the line ends that it has; a lone surrogate becomes a question mark."""
     return write_bytes_atomically(path, content.encode("utf-8", errors="replace"))
-
-
-def _usual_permissions(path: Path) -> int:
-    """Those of the file that is replaced, else what `open` would have given; a temporary file is private by default."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)  # the only way to read it is to set it
-    os.umask(mask)
-    return 0o666 & ~mask

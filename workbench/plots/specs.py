@@ -5,8 +5,8 @@ specs from results, `render.py` turns the graphical ones into plotly figures, `p
 and a notebook shows one that ends a cell. Text is stored exactly as it was seen (a token may hold a newline, a tag or
 a formula); making it visible and harmless is the business of whoever draws it.
 
-To add a kind of picture: subclass `Spec` with a frozen dataclass and register one drawing function, in `render.figure`
-for a plotly figure or in `page.fragment` for HTML.
+To add a kind of picture: subclass `Spec` with a frozen dataclass and register one function: in `render.draw` for a
+plotly figure, in `fragments.fragment` for HTML.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+
+from workbench.plots.escape import visible
 
 Palette = Literal["purple", "green", "red", "blue"]  # the paper's: residual purple, MLP green, attention red
 Scale = Literal["sequential", "diverging"]  # light to dark, or blue through neutral at zero to orange
@@ -25,8 +27,12 @@ class Spec:
 
     title: str
 
+    def caption(self) -> str:
+        """The words below it: its note, and what a reader must know to read it."""
+        return str(getattr(self, "note", ""))
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        from workbench.plots.page import mimebundle  # here, so that specs stay free of plotly
+        from workbench.plots.fragments import mimebundle  # here, so that specs stay free of plotly
 
         return mimebundle(self)
 
@@ -53,7 +59,9 @@ class Heatmap(Spec):
     marked_title: str = "subject"
     left_out: tuple[int, ...] = ()  # columns drawn grey, without a say in the colour scale (an attention sink)
     cell_labels: np.ndarray | None = None  # [row, column] short strings written into the cells
-    hover: Mapping[str, np.ndarray] = field(default_factory=dict)  # further [row, column] numbers or strings by name
+    hover: Mapping[str, np.ndarray] = field(
+        default_factory=dict
+    )  # further [row, column] numbers or strings; the name says the unit
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -67,6 +75,12 @@ class Heatmap(Spec):
         for column in (*self.marked, *self.left_out):
             if not 0 <= column < len(self.columns):
                 raise ValueError(f"{self.title!r} points at column {column}, but has {len(self.columns)} columns")
+
+    def caption(self) -> str:
+        """The note, and which columns the colours leave out."""
+        names = ", ".join(f"{visible(self.columns[column])} ({column})" for column in sorted(set(self.left_out)))
+        grey = f"Grey, outside the colour scale: {self.column_title} {names}." if names else ""
+        return f"{self.note} {grey}".strip()
 
     def colour_limits(self) -> tuple[float, float]:
         """The values at the two ends of the colour scale: of the columns that count, centred on zero if diverging."""

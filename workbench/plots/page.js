@@ -1,0 +1,111 @@
+// Draws the figures, keeps them in the colours of the reader's theme, sorts tables, copies commands.
+// Everything here adds to a page that can be read without it.
+"use strict";
+(() => {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const touch = matchMedia("(pointer: coarse)");
+
+  // A dark figure is the light one with some values replaced: [[path, value], ...].
+  const themed = (figure, theme) => {
+    const copy = structuredClone({ data: figure.data, layout: figure.layout });
+    if (theme === "dark") {
+      for (const [path, value] of figure.dark) {
+        const last = path[path.length - 1];
+        path.slice(0, -1).reduce((inside, key) => inside[key], copy)[last] = value;
+      }
+    }
+    if (touch.matches) copy.layout.dragmode = false; // a finger on a figure scrolls the page
+    return copy;
+  };
+
+  // A saved picture is always light, on white, and carries its title: it will be read elsewhere.
+  const save = (figure, format) => (div) => {
+    const copy = themed(figure, "light");
+    copy.layout.paper_bgcolor = "#ffffff";
+    const above = 14 + 20 * figure.title.split("<br>").length;
+    const size = { width: div.clientWidth, height: div.clientHeight + above };
+    copy.layout.title = { text: figure.title, x: 0.012, y: 1 - 10 / size.height, yanchor: "top", font: { size: 15 } };
+    copy.layout.margin.t += above;
+    Object.assign(copy.layout, size);
+    const name = figure.config.toImageButtonOptions.filename;
+    Plotly.downloadImage({ ...copy, config: figure.config }, { format, filename: name, scale: 3, ...size });
+  };
+
+  const button = (figure, format) => ({
+    name: `Save as ${format.toUpperCase()}`,
+    icon: Plotly.Icons[format === "png" ? "camera" : "disk"],
+    click: save(figure, format),
+  });
+
+  const figures = [...document.querySelectorAll(".plot")].map((div) => {
+    const source = div.querySelector("script");
+    const figure = JSON.parse(source.textContent);
+    source.remove();
+    figure.config.modeBarButtonsToRemove.push("toImage");
+    figure.config.modeBarButtonsToAdd = [button(figure, "png"), button(figure, "svg")];
+    return { div, figure };
+  });
+
+  const draw = (theme) =>
+    Promise.all(
+      figures.map(({ div, figure }) => {
+        const { data, layout } = themed(figure, theme);
+        return Plotly.react(div, data, layout, figure.config);
+      }),
+    );
+
+  const current = () => draw(dark.matches ? "dark" : "light");
+  current().then(() => document.body.classList.add("drawn-all"));
+  dark.addEventListener("change", current);
+  addEventListener("beforeprint", () => draw("light"));
+  addEventListener("afterprint", current);
+
+  // Tables: a click on a header sorts by it, a second one turns the order round; empty cells stay last.
+  const collator = new Intl.Collator(undefined, { numeric: true });
+  const key = (row, place) => {
+    const cell = row.cells[place];
+    if ("value" in cell.dataset) return Number(cell.dataset.value);
+    return cell.textContent === "–" ? null : cell.textContent;
+  };
+  const order = (one, other) =>
+    typeof one === "number" && typeof other === "number" ? one - other : collator.compare(one, other);
+
+  for (const table of document.querySelectorAll(".factscope table")) {
+    const headers = [...table.tHead.rows[0].cells];
+    headers.forEach((header, place) => {
+      const handle = document.createElement("button");
+      handle.type = "button";
+      handle.append(...header.childNodes);
+      header.append(handle);
+      handle.addEventListener("click", () => {
+        const direction = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+        headers.forEach((each) => each.removeAttribute("aria-sort"));
+        header.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
+        const rows = [...table.tBodies[0].rows].map((row) => ({ row, key: key(row, place) }));
+        rows.sort((one, other) => {
+          if (one.key === null || other.key === null) return (one.key === null) - (other.key === null);
+          return direction * order(one.key, other.key);
+        });
+        table.tBodies[0].append(...rows.map(({ row }) => row));
+      });
+    });
+  }
+
+  for (const command of document.querySelectorAll(".factscope pre.command")) {
+    const handle = document.createElement("button");
+    const text = command.querySelector("code");
+    handle.type = "button";
+    handle.textContent = "Copy";
+    handle.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(text.textContent);
+        handle.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(text); // no clipboard for this page: Ctrl-C is one key away
+        handle.textContent = "Selected";
+      }
+      setTimeout(() => (handle.textContent = "Copy"), 2000);
+    });
+    command.append(handle);
+  }
+})();

@@ -60,8 +60,8 @@ class Fields:
                 raise FactError(f"field {self.within + name!r} is missing")
 
     def text(self, name: str, default: str | None = None) -> str:
-        """A text that is not empty."""
-        if name not in self.value and default is not None:
+        """A text that is not empty, unless there is a default for it."""
+        if self.value.get(name, "") == "" and default is not None:
             return default
         return self._text(self.value.get(name), name)
 
@@ -273,7 +273,7 @@ def read_flat_counterfact(fields: Fields, number: int, source: str) -> Fact:
 )
 def read_tracing_counterfact(fields: Fields, number: int, source: str) -> Fact:
     """The Hugging Face data set NeelNanda/counterfact-tracing; the prefix says where the subject begins."""
-    subject, template = find_subject(fields, "prompt", before=str(fields.value.get("relation_prefix", "")))
+    subject, template = find_subject(fields, "prompt", before=fields.text("relation_prefix", ""))
     return Fact(
         id=f"counterfact_tracing/{number}",
         relation=fields.text("relation_id", "counterfact"),
@@ -288,7 +288,8 @@ def read_tracing_counterfact(fields: Fields, number: int, source: str) -> Fact:
 @record_format("ROME's known facts", "subject attribute prompt", "known_id template prediction relation_id")
 def read_known_fact(fields: Fields, number: int, source: str) -> Fact:
     """Facts that GPT-2 XL knows (Meng et al. 2022). `prompt` counts; `template` may be its beginning only."""
-    before = fields.text("template").split(SLOT)[0] if SLOT in fields.value.get("template", "") else None
+    template = fields.text("template", "")
+    before = template.split(SLOT)[0] if SLOT in template else None
     subject, template = find_subject(fields, "prompt", before=before)
     return Fact(
         id=f"known_facts/{fields.label('known_id', number)}",
@@ -337,10 +338,11 @@ def find_subject(fields: Fields, name: str, before: str | None = None) -> tuple[
     must stand once as whole words; failing that, once in other upper and lower case; failing that, once inside a word.
     """
     prompt, subject = fields.text(name), fields.text("subject")
-    if before is not None:
-        before = before.strip() + " " if before.strip() and before.endswith(" ") else before.strip()
-        if prompt.startswith(before + subject):
-            return subject, before + SLOT + prompt[len(before + subject) :]
+    if before is not None and prompt.startswith(before.strip()):
+        rest = prompt[len(before.strip()) :].lstrip()
+        if rest.startswith(subject):
+            start = len(prompt) - len(rest)
+            return subject, prompt[:start] + SLOT + prompt[start + len(subject) :]
     for places in (
         whole_words(subject, prompt),
         whole_words(subject, prompt, re.IGNORECASE),

@@ -88,7 +88,7 @@ def colour_scale(scale: Scale, palette: Palette, theme: Theme) -> ColourScale:
 @cache
 def grey_scale(theme: Theme) -> ColourScale:
     """For what is shown without a say: the same walk without colour, cut short so that it never outshines the data."""
-    start, end = (0.96, 0.62) if theme == "light" else (0.27, 0.55)
+    start, end = (0.96, 0.80) if theme == "light" else (0.25, 0.38)
     return _placed(lightness_scale(0.0, start, end, 0.0))
 
 

@@ -13,7 +13,9 @@ from workbench.plots import render
 from workbench.plots.escape import html_text, script_json, visible
 from workbench.plots.specs import Card, Cell, Headline, Heatmap, Spec, Table, Text
 
-WIDE = 28  # columns from which a heatmap takes the whole width of the page
+WIDE = 28  # columns from which a heatmap takes the whole width of the page; with words in its cells always
+NARROWEST = 13  # pixels per column of such a heatmap; on a narrower screen it scrolls
+NARROWEST_WITH_WORDS = 46
 
 
 @singledispatch
@@ -21,12 +23,12 @@ def fragment(spec: Spec) -> str:
     """The HTML of one spec; register a function here to add a kind that plotly does not draw."""
     light, dark = render.as_json(spec, "light"), render.as_json(spec, "dark")
     data = {**light, "config": render.config(spec), "title": render.title(spec), "dark": differences(light, dark)}
-    wide = " wide" if isinstance(spec, Heatmap) and len(spec.columns) > WIDE else ""
+    least = _least_width(spec)
     return (
-        f'<figure class="spec drawn{wide}">{_heading(spec)}'
+        f'<figure class="spec drawn{" wide" if least else ""}">{_heading(spec)}<div class="frame">'
         f'<div class="plot" role="group" aria-label="{html_text(spec.title)}" '
-        f'style="height:{light["layout"]["height"]}px">'
-        f'<script type="application/json">{script_json(data)}</script></div>{_caption(spec)}</figure>'
+        f'style="height:{light["layout"]["height"]}px;min-width:{least}px">'
+        f'<script type="application/json">{script_json(data)}</script></div></div>{_caption(spec)}</figure>'
     )
 
 
@@ -96,6 +98,13 @@ def differences(one: Any, other: Any, path: tuple[str | int, ...] = ()) -> list[
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return [found for place in range(len(one)) for found in differences(one[place], other[place], (*path, place))]
     return [] if one == other else [[list(path), other]]
+
+
+def _least_width(spec: Spec) -> int:
+    """Pixels that a wide heatmap needs for its labels to be read; 0 for what fits anywhere."""
+    if not isinstance(spec, Heatmap) or (spec.cell_labels is None and len(spec.columns) <= WIDE):
+        return 0
+    return 140 + len(spec.columns) * (NARROWEST if spec.cell_labels is None else NARROWEST_WITH_WORDS)
 
 
 def _heading(spec: Spec) -> str:

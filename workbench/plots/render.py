@@ -20,6 +20,7 @@ from workbench.plots.escape import plotly_text, shortened, slug, visible
 from workbench.plots.specs import Bars, Curves, Heatmap, Spec
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', sans-serif"
+LONGEST_CELL = 8
 LONGEST_TICK = 18  # characters; a longer token is cut on the axis and whole in the hover text
 TITLE_WIDTH, CAPTION_WIDTH = 70, 110  # characters
 DASHES = ("solid", "dash", "dot", "dashdot")  # change once all colours have been used
@@ -41,7 +42,8 @@ def figure(spec: Spec, theme: Theme = "light", titled: bool = True) -> go.Figure
         font={"family": FONT, "size": 12, "color": ink.text},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 12, "r": 12, "t": 30, "b": 12},
+        margin={"l": 12, "r": 12, "t": 30 if result.layout.annotations or result.layout.showlegend else 8, "b": 12},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": ink.faint, "activecolor": ink.text},
         hoverlabel={
             "bgcolor": ink.paper,
             "bordercolor": ink.faint,
@@ -83,10 +85,17 @@ def _(spec: Heatmap, theme: Theme) -> go.Figure:
         "ygap": 1 if len(spec.rows) <= 60 else 0,
     }
     if spec.cell_labels is not None:
-        shared["text"] = [[plotly_text(visible(str(label))) for label in row] for row in spec.cell_labels]
+        shared["text"] = [
+            [plotly_text(shortened(visible(str(label)), LONGEST_CELL)) for label in row] for row in spec.cell_labels
+        ]
         shared["texttemplate"] = "%{text}"
+        shared["textfont"] = {"size": 10}
     bar = {
-        "title": {"text": plotly_text(_with_unit(spec.value_title, spec.unit)), "side": "right"},
+        "title": {
+            "text": plotly_text(_with_unit(spec.value_title, spec.unit)),
+            "side": "right",
+            "font": {"color": ink.faint},
+        },
         "thickness": 10,
         "outlinewidth": 0,
         "len": 1,
@@ -125,7 +134,8 @@ def _(spec: Heatmap, theme: Theme) -> go.Figure:
     )
     for first, last in _runs(spec.marked):
         _add_bracket(result, first - 0.42, last + 0.42, spec.marked_title, ink.accent)
-    return result.update_layout(height=int(np.clip(14 * len(spec.rows), 180, 620)) + 120)
+    pitch = 14 if spec.cell_labels is None else 18  # pixels per row
+    return result.update_layout(height=int(np.clip(pitch * len(spec.rows), 180, 45 * pitch)) + 120)
 
 
 @draw.register
@@ -156,10 +166,12 @@ def _(spec: Curves, theme: Theme) -> go.Figure:
         ticks = {"tickvals": spec.x, "ticktext": labels, "autotickangles": [0, -45, -90]}
     elif len(spec.x) and np.array_equal(spec.x, spec.x.round()):
         ticks = {"dtick": _step(float(np.ptp(spec.x)), most=12), "tick0": 0}  # no half layers
-    result.update_xaxes(title_text=plotly_text(spec.x_title), showgrid=False, **ticks)
-    result.update_yaxes(
-        title_text=plotly_text(_with_unit(spec.y_title, spec.unit)), type="log" if spec.log_y else "linear"
+    spike = {"spikecolor": ink.faint, "spikethickness": 1, "spikedash": "dot"}
+    heading = {"text": f"{plotly_text(spec.x_title)} %{{x}}"}
+    result.update_xaxes(
+        title_text=plotly_text(spec.x_title), showgrid=False, unifiedhovertitle=heading, **ticks, **spike
     )
+    result.update_yaxes(title_text=plotly_text(_with_unit(spec.y_title, spec.unit)), **_y_axis(spec))
     return result.update_layout(height=380, hovermode="x unified", showlegend=len(spec.series) > 1)
 
 
@@ -200,11 +212,13 @@ def as_json(spec: Spec, theme: Theme) -> dict[str, Any]:
 
 
 def config(spec: Spec) -> dict[str, Any]:
-    """How the figure behaves: resizes, exports under a telling name, shows no logo, takes no formula for one."""
+    """How the figure behaves: resizes, exports under a telling name, uploads nothing, takes nothing for a formula."""
     return {
         "responsive": True,
         "displaylogo": False,
         "typesetMath": False,
+        "showSendToCloud": False,  # plotly.js 4 offers to upload the figure
+        "plotlyServerURL": "",
         "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
         "toImageButtonOptions": {"filename": slug(spec.title), "format": "png", "scale": 3},
     }
@@ -246,7 +260,7 @@ def _add_title(result: go.Figure, spec: Spec, theme: Theme) -> None:
             "yanchor": "top",
         },
         height=size + above,
-        margin_t=30 + above,
+        margin_t=result.layout.margin.t + above,
     )
 
 
@@ -315,6 +329,15 @@ def _add_bracket(result: go.Figure, left: float, right: float, name: str, colour
         text=plotly_text(name), x=(left + right) / 2, xref="x", y=1, yref="paper", yanchor="bottom", yshift=7,
         showarrow=False, font={"color": colour, "size": 11},
     )  # fmt: skip
+
+
+def _y_axis(spec: Curves) -> dict[str, Any]:
+    """Linear, or logarithmic with labels at the powers of ten alone as soon as there are three of them."""
+    if not spec.log_y:
+        return {"type": "linear"}
+    seen = np.concatenate([one.y[one.y > 0] for one in spec.series] or [np.ones(1)])
+    decades = float(np.log10(seen.max() / seen.min())) if seen.size else 0.0
+    return {"type": "log", "dtick": _step(decades, most=8)} if decades > 2 else {"type": "log"}
 
 
 def _positive(array: np.ndarray | None) -> np.ndarray | None:

@@ -1,0 +1,177 @@
+"""Run only the blocks above a layer, and only the positions from one on: where the speed comes from.
+
+What lies below a patched layer does not change, and in a causal model neither do the positions before the patched one.
+So a patched run needs only the blocks from that layer up, on the positions from the patched one to the last; the
+positions before it enter through their keys and values, kept from the run that was not patched. TransformerLens's own
+`start_at_layer` runs every block and swaps the residual stream in afterwards, which saves nothing.
+
+A block wants keyword arguments (rotary angles, mask, position ids) that the model makes on its way; a `Frame` takes
+them once from a plain forward pass. `Frame.check` proves, on the model at hand, that blocks run this way give the
+model's own logits, so that an architecture with a peculiarity we do not know is refused and not mistaken.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.errors import ModelError
+
+KeysValues = tuple[Tensor, Tensor]  # each [row, kv_head, pos, d_head], keys after rotation
+
+
+class _Recorder:
+    """Stands in for a key/value cache: keeps what the layer made and hands it back unchanged."""
+
+    seen: KeysValues
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> KeysValues:
+        self.seen = (keys, values)
+        return keys, values
+
+
+class _Prefix:
+    """Stands in for a key/value cache: puts kept keys and values of earlier positions before the layer's own."""
+
+    def __init__(self, kept: KeysValues) -> None:
+        self.kept = kept
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> KeysValues:
+        return torch.cat([self.kept[0], keys], 2), torch.cat([self.kept[1], values], 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What the blocks of one model need besides the residual stream, for prompts of one length."""
+
+    model: Any
+    n_positions: int
+    arguments: tuple[dict[str, Any], ...]  # one per block
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Any, tokens: Int[Tensor, "row pos"]) -> "Frame":
+        """Take the blocks' arguments from one forward pass of the first row of `tokens`, and check the frame on it."""
+        seen: dict[int, dict[str, Any]] = {}
+
+        def keep(layer: int, block: Any) -> Any:
+            names = list(inspect.signature(block.original_component.forward).parameters)
+
+            def hook(_: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+                seen[layer] = dict(zip(names, positional, strict=False)) | named
+
+            return block.register_forward_pre_hook(hook, with_kwargs=True)
+
+        handles = [keep(layer, block) for layer, block in enumerate(model.blocks)]
+        try:
+            logits = model(tokens[:1], use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        arguments = tuple(
+            {k: v for k, v in seen[layer].items() if k != "hidden_states"} for layer in range(len(model.blocks))
+        )
+        frame = cls(model, tokens.shape[1], arguments)
+        frame._check(tokens[:1], logits[0, -1])
+        return frame
+
+    def block(
+        self,
+        layer: int,
+        resid: Float[Tensor, "row pos d_model"],
+        prefix: KeysValues | None = None,
+        cache: Any = None,
+    ) -> Float[Tensor, "row pos d_model"]:
+        """Block `layer` on the last `pos` positions; `prefix` holds the keys and values of the positions before."""
+        block = self.model.blocks[layer]
+        start = self.n_positions - resid.shape[1]
+        named = dict(self.arguments[layer])
+        slot = "layer_past" if "layer_past" in named else "past_key_values"
+        named[slot] = _Prefix(prefix) if prefix is not None else cache
+        if start:
+            for name in ("position_embeddings", "position_ids", "cache_position", "attention_mask"):
+                named[name] = _from_position(name, named.get(name), start)
+            named = {k: v for k, v in named.items() if v is not None}
+        device = _device_of(block, resid)
+        out = block(resid.to(device), **named)
+        return out[0] if isinstance(out, tuple) else out
+
+    def recording_block(self, layer: int, resid: Float[Tensor, "row pos d_model"]) -> tuple[Tensor, KeysValues]:
+        """Block `layer` on all positions, with the keys and values that it made."""
+        recorder = _Recorder()
+        out = self.block(layer, resid, cache=recorder)
+        return out, recorder.seen
+
+    def blocks(
+        self,
+        resid: Float[Tensor, "row pos d_model"],
+        first: int,
+        prefixes: Sequence[KeysValues] | None = None,
+    ) -> Float[Tensor, "row pos d_model"]:
+        """All blocks from `first` up; `prefixes` has one entry for each block of the model."""
+        for layer in range(first, len(self.model.blocks)):
+            resid = self.block(layer, resid, prefixes[layer] if prefixes is not None else None)
+        return resid
+
+    def logits(self, last: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+        """Final norm and unembedding of the last position's residual stream."""
+        model = self.model
+        normed = model.ln_final(last[:, None].to(_device_of(model.ln_final, last)))
+        logits = model.unembed(normed.to(_device_of(model.unembed, normed)))[:, 0]
+        cap = float(getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+    def _check(self, tokens: Int[Tensor, "1 pos"], logits: Float[Tensor, "vocab"]) -> None:
+        """Blocks run one by one, whole and from the middle position on, must give the model's own logits."""
+        resid = embed(self.model, tokens)
+        middle = self.n_positions // 2
+        suffix = resid[:, middle:]
+        for layer in range(len(self.model.blocks)):
+            before = resid
+            resid, (keys, values) = self.recording_block(layer, before)
+            prefix = (keys[:, :, :middle], values[:, :, :middle]) if middle else None
+            suffix = self.block(layer, suffix, prefix)
+        scale = float(logits.float().std()) + 1e-12
+        tolerance = 1e-3 if logits.dtype.itemsize >= 4 else 0.1
+        for found, how in ((resid, "block by block"), (suffix, "on the later positions alone")):
+            off = float((self.logits(found[:, -1])[0].float() - logits.float().to(found.device)).abs().max()) / scale
+            if not off <= tolerance:
+                raise ModelError(
+                    f"this architecture ({getattr(self.model.cfg, 'architecture', 'unknown')}) run {how} does not give "
+                    f"the model's own logits (off by {off:.2g} standard deviations), so it cannot be traced exactly"
+                )
+
+
+@torch.no_grad()
+def embed(model: Any, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos d_model"]:
+    """The residual stream that enters block 0; hooks on the embedding fire."""
+    seen: list[Tensor] = []
+
+    def keep(_: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append(positional[0] if positional else named["hidden_states"])
+
+    handle = model.blocks[0].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        model(tokens, use_cache=False, stop_at_layer=1)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _from_position(name: str, value: Any, start: int) -> Any:
+    if value is None:
+        return None
+    if name == "position_embeddings":
+        return tuple(part[:, start:] for part in value)
+    if name == "attention_mask":
+        return value[..., start:, :] if value.ndim >= 4 else value
+    return value[..., start:]
+
+
+def _device_of(module: Any, like: Tensor) -> torch.device:
+    parameter = next(module.parameters(), None)
+    return like.device if parameter is None else parameter.device

@@ -139,12 +139,16 @@ def document_format(title: str, needed: str, optional: str = "") -> Callable[[Do
 )
 def read_relation(fields: Fields, source: str) -> Relation:
     """Our own: templates once, then subjects and answers; foils and neighbours come from the other entries."""
-    entries = []
+    entries: dict[str, Entry] = {}
     for index, value in enumerate(as_list(fields, "facts")):
         with located(f"record {index}"):
             fact = Fields(value, ("subject", "answer"), ("aliases", "foil"))
-            foil = fact.text("foil") if "foil" in fact.value else None
-            entries.append(Entry(fact.text("subject"), fact.text("answer"), fact.texts("aliases"), foil))
+            subject, foil = fact.text("subject"), fact.text("foil") if "foil" in fact.value else None
+            if subject in entries:
+                raise FactError(
+                    f"the subject {subject!r} was given before: keep one, with other true answers in 'aliases'"
+                )
+            entries[subject] = Entry(subject, fact.text("answer"), fact.texts("aliases"), foil)
     return Relation(
         name=fields.text("relation"),
         description=fields.text("description", fields.text("relation")),
@@ -152,7 +156,7 @@ def read_relation(fields: Fields, source: str) -> Relation:
         answer_type=fields.text("answer_type", "answer"),
         templates=fields.texts("templates"),
         paraphrases=fields.texts("paraphrases"),
-        entries=tuple(entries),
+        entries=tuple(entries.values()),
         source=source,
     )
 
@@ -335,7 +339,8 @@ def find_subject(fields: Fields, name: str, before: str | None = None) -> tuple[
     """The subject as the prompt spells it, and the prompt with the slot in its place.
 
     `before` is the text that the file says stands before the subject: where it fits, it decides. Otherwise the subject
-    must stand once as whole words; failing that, once in other upper and lower case; failing that, once inside a word.
+    must stand once as whole words; failing that, once in other upper and lower case; failing that, once as a part of a
+    longer word, as in scripts that write no spaces.
     """
     prompt, subject = fields.text(name), fields.text("subject")
     if before is not None and prompt.startswith(before.strip()):
@@ -346,7 +351,7 @@ def find_subject(fields: Fields, name: str, before: str | None = None) -> tuple[
     for places in (
         whole_words(subject, prompt),
         whole_words(subject, prompt, re.IGNORECASE),
-        list(re.finditer(re.escape(subject), prompt, re.IGNORECASE)),
+        list(re.finditer(re.escape(subject), prompt)),
     ):
         if len(places) > 1:
             raise FactError(
@@ -442,7 +447,7 @@ def read_record(found: Format, record: object, number: int, name: str) -> Fact:
 
 
 def as_relation(document: object, found: Format, name: str) -> Relation:
-    """One document in a format that is known, checked as a whole: its templates, and that no subject comes twice."""
+    """One document in a format that is known, with its templates checked."""
     assert found.document is not None
     with located(name):
         relation = found.document(Fields(document, found.needed, found.optional), name)
@@ -450,11 +455,6 @@ def as_relation(document: object, found: Format, name: str) -> Relation:
             raise FactError("no templates")
         for template in relation.wordings:
             check_template(template)
-        seen: dict[str, Entry] = {}
-        for entry in relation.entries:
-            other = seen.setdefault(relation.id_of(entry), entry)
-            if other is not entry:
-                raise FactError(f"the subjects {other.subject!r} and {entry.subject!r} have the same id: keep one")
     return relation
 
 

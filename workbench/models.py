@@ -45,7 +45,7 @@ def load(
     """A model ready to be hooked: a TransformerBridge in evaluation mode, without gradients on its weights.
 
     `spec` is a name from the registry (`smollm2`, `gpt2`, ...), a Hugging Face name, a local folder, or a `.gguf` file.
-    `device` defaults to the first GPU if there is one; `device_map` and `n_devices` spread a large model and exclude it.
+    `device` defaults to the first GPU if there is one; `device_map` and `n_devices` spread a large model instead.
 
     Raises ModelError: nothing there by that name, no tokenizer, only pickled weights, a broken file, an architecture
     that TransformerLens does not know, weights that are not finite.
@@ -156,8 +156,8 @@ def _check_folder(folder: Path) -> None:
     if not list(folder.glob("*.safetensors")):
         pickled = [f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern)]
         raise ModelError(
-            f"{folder} has only pickled weights ({', '.join(sorted(pickled))}), which can run code when opened; convert "
-            "them to safetensors"
+            f"{folder} has only pickled weights ({', '.join(sorted(pickled))}), which can run code when opened; make "
+            "safetensors of them"
             if pickled
             else f"{folder} has no *.safetensors weights"
         )
@@ -186,7 +186,7 @@ def _boot(spec: str, place: str, **placement: Any) -> Any:
             return TransformerBridge.boot_transformers(place, hf_model=hugging, tokenizer=tokenizer, **placement)
     except ModelError:
         raise
-    except Exception as trouble:  # noqa: BLE001 — three libraries, each with its own exceptions, for one question
+    except Exception as trouble:
         raise _explained(spec, place, trouble) from trouble
 
 
@@ -219,7 +219,10 @@ def _explained(spec: str, place: str, trouble: Exception) -> Exception:
         )
     if "architecture" in lower or "not supported" in lower or "unsupported" in lower:
         return ModelError(f"TransformerLens cannot wrap {spec}: {short}")
-    if isinstance(trouble, (OSError, ValueError, KeyError, RuntimeError)) or "safetensor" in type(trouble).__name__.lower():
+    if (
+        isinstance(trouble, (OSError, ValueError, KeyError, RuntimeError))
+        or "safetensor" in type(trouble).__name__.lower()
+    ):
         return ModelError(f"{spec} could not be loaded: {short}")
     return trouble
 

@@ -10,7 +10,8 @@ Everything else in Factscope speaks of sites.
     pattern             attention probabilities                           [row, head, query, key]
     mlp_hidden          the MLP's hidden activations, its down-projection's input [row, pos, d_mlp]
     head_result         each head's write to the residual stream (flag)   [row, pos, head, d_model]
-    q_input ... mlp_in  what each reader reads, before its norm (flags)   [row, pos, head, d_model] or [row, pos, d_model]
+    q_input ... v_input what each reader reads, before its norm (flag)    [row, pos, head, d_model]
+    mlp_in              what the MLP reads, before its norm (flag)        [row, pos, d_model]
 
 Where a model normalises after a sub-layer (Gemma-2 and -3), `mlp` and `attn` are what reaches the residual stream.
 """

@@ -16,12 +16,22 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from workbench.plots.colours import INK, Theme, colour_scale, grey_scale, line_colour, transparent
-from workbench.plots.escape import plotly_text, shortened, slug, visible
+from workbench.plots.escape import plotly_text, slug, visible
+from workbench.plots.labels import (
+    LONGEST_CELL,
+    LONGEST_TICK,
+    axis_title,
+    cell_hover,
+    column_tick,
+    hover_unit,
+    row_ticks,
+    runs,
+    step,
+    tick,
+)
 from workbench.plots.specs import Bars, Curves, Heatmap, Spec
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', sans-serif"
-LONGEST_CELL = 8
-LONGEST_TICK = 18  # characters; a longer token is cut on the axis and whole in the hover text
 TITLE_WIDTH, CAPTION_WIDTH = 70, 110  # characters
 DASHES = ("solid", "dash", "dot", "dashdot")  # change once all colours have been used
 
@@ -40,7 +50,8 @@ def figure(spec: Spec, theme: Theme = "light", titled: bool = True) -> go.Figure
     result.update_xaxes(axis).update_yaxes(axis)
     result.update_layout(
         font={"family": FONT, "size": 12, "color": ink.text},
-        paper_bgcolor="rgba(0,0,0,0)",
+        template="none",  # every colour that we show is set here, so a notebook's template changes nothing
+        paper_bgcolor=ink.paper if titled else "rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 12, "r": 12, "t": 30 if result.layout.annotations or result.layout.showlegend else 8, "b": 12},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": ink.faint, "activecolor": ink.text},
@@ -78,64 +89,57 @@ def _(spec: Heatmap, theme: Theme) -> go.Figure:
         "y": list(range(len(spec.rows))),
         "zmin": low,
         "zmax": high,
-        "customdata": _cell_hover(spec),
+        "customdata": cell_hover(spec),
         "hovertemplate": "%{customdata}<extra></extra>",
         "hoverongaps": False,
         "xgap": 1 if len(spec.columns) <= 60 else 0,
         "ygap": 1 if len(spec.rows) <= 60 else 0,
     }
     if spec.cell_labels is not None:
-        shared["text"] = [
-            [plotly_text(shortened(visible(str(label)), LONGEST_CELL)) for label in row] for row in spec.cell_labels
-        ]
+        shared["text"] = [[tick(str(label), LONGEST_CELL) for label in row] for row in spec.cell_labels]
         shared["texttemplate"] = "%{text}"
         shared["textfont"] = {"size": 10}
+    bar_title = {"text": axis_title(spec.value_title, spec.unit), "side": "right", "font": {"color": ink.faint}}
     bar = {
-        "title": {
-            "text": plotly_text(_with_unit(spec.value_title, spec.unit)),
-            "side": "right",
-            "font": {"color": ink.faint},
-        },
+        "title": bar_title,
         "thickness": 10,
         "outlinewidth": 0,
         "len": 1,
-        "tickfont": {"size": 11},
+        "tickfont_size": 11,
         "nticks": 6,
         "xpad": 6,
     }
-    result = go.Figure(
-        go.Heatmap(
-            z=np.where(counts, spec.values, np.nan),
-            colorscale=colour_scale(spec.scale, spec.palette, theme),
-            colorbar=bar,
-            **shared,
-        )
-    )
+    colours = colour_scale(spec.scale, spec.palette, theme)
+    counted, greyed = np.where(counts, spec.values, np.nan), np.where(counts, np.nan, spec.values)
+    result = go.Figure(go.Heatmap(z=counted, colorscale=colours, colorbar=bar, **shared))
     if spec.left_out:
-        greyed = np.where(counts, np.nan, spec.values)
         result.add_trace(go.Heatmap(z=greyed, colorscale=grey_scale(theme), showscale=False, **shared))
+    _place_columns_and_rows(result, spec, theme)
+    for first, last in runs(spec.marked):
+        _add_bracket(result, first - 0.42, last + 0.42, spec.marked_title, ink.accent)
+    pitch = 14 if spec.cell_labels is None else 18  # pixels per row
+    return result.update_layout(height=int(np.clip(pitch * len(spec.rows), 180, 45 * pitch)) + 120)
+
+
+def _place_columns_and_rows(result: go.Figure, spec: Heatmap, theme: Theme) -> None:
     result.update_xaxes(
         title_text=plotly_text(spec.column_title),
-        tickvals=shared["x"],
-        ticktext=[_column_tick(spec, column, theme) for column in shared["x"]],
+        tickvals=list(range(len(spec.columns))),
+        ticktext=[column_tick(spec, column, theme) for column in range(len(spec.columns))],
         autotickangles=[0, -45, -90],
         range=[-0.5, len(spec.columns) - 0.5],
         showgrid=False,
         ticks="",
     )
-    ticks = _row_ticks(spec.rows)
+    ticks = row_ticks(spec.rows)
     result.update_yaxes(
         title_text=plotly_text(spec.row_title),
         tickvals=ticks,
-        ticktext=[plotly_text(shortened(visible(spec.rows[row]), LONGEST_TICK)) for row in ticks],
+        ticktext=[tick(spec.rows[row]) for row in ticks],
         range=[-0.5, len(spec.rows) - 0.5],
         showgrid=False,
         ticks="",
     )
-    for first, last in _runs(spec.marked):
-        _add_bracket(result, first - 0.42, last + 0.42, spec.marked_title, ink.accent)
-    pitch = 14 if spec.cell_labels is None else 18  # pixels per row
-    return result.update_layout(height=int(np.clip(pitch * len(spec.rows), 180, 45 * pitch)) + 120)
 
 
 @draw.register
@@ -144,34 +148,36 @@ def _(spec: Curves, theme: Theme) -> go.Figure:
     for place, series in enumerate(spec.series):
         name = plotly_text(series.name)
         colour = line_colour(series.palette, theme) if series.palette else ink.lines[place % len(ink.lines)]
-        y, low, high = (_positive(array) if spec.log_y else array for array in (series.y, series.low, series.high))
-        group = {"legendgroup": str(place), "x": spec.x, "mode": "lines"}
-        if low is not None and high is not None:
-            edge = {"line": {"width": 0, "color": colour}, "hoverinfo": "skip", "showlegend": False, **group}
-            result.add_trace(go.Scatter(y=low, **edge))
-            result.add_trace(go.Scatter(y=high, fill="tonexty", fillcolor=transparent(colour, 0.18), **edge))
+        group = {"legendgroup": str(place), "x": spec.x}
+        if series.low is not None and series.high is not None:
+            edge = {"mode": "lines", "line": {"width": 0, "color": colour}, "hoverinfo": "skip", "showlegend": False}
+            lowest = float(_positive(spec).min())  # where a band reaches below zero, it ends at the lowest thing seen
+            low, high = (_on_axis(spec, array, lowest) for array in (series.low, series.high))
+            result.add_trace(go.Scatter(y=low, **edge, **group))
+            result.add_trace(go.Scatter(y=high, fill="tonexty", fillcolor=transparent(colour, 0.18), **edge, **group))
         result.add_trace(
             go.Scatter(
-                y=y,
+                y=_on_axis(spec, series.y, np.nan),  # left out, not moved
                 name=name,
+                mode="lines+markers" if len(spec.x) <= 40 else "lines",
                 line={"color": colour, "width": 2, "dash": DASHES[place // len(ink.lines) % len(DASHES)]},
                 marker={"size": 5},
-                hovertemplate=f"{name}: %{{y:.4g}}{_hover_unit(spec.unit)}<extra></extra>",
-                **(group | {"mode": "lines+markers" if len(spec.x) <= 40 else "lines"}),
+                hovertemplate=f"{name}: %{{y:.4g}}{hover_unit(spec.unit)}<extra></extra>",
+                **group,
             )
         )
     ticks: dict[str, Any] = {}
     if spec.x_labels:
-        labels = [plotly_text(shortened(visible(label), LONGEST_TICK)) for label in spec.x_labels]
+        labels = [tick(label) for label in spec.x_labels]
         ticks = {"tickvals": spec.x, "ticktext": labels, "autotickangles": [0, -45, -90]}
     elif len(spec.x) and np.array_equal(spec.x, spec.x.round()):
-        ticks = {"dtick": _step(float(np.ptp(spec.x)), most=12), "tick0": 0}  # no half layers
+        ticks = {"dtick": step(float(np.ptp(spec.x)), most=12), "tick0": 0}  # no half layers
     spike = {"spikecolor": ink.faint, "spikethickness": 1, "spikedash": "dot"}
     heading = {"text": f"{plotly_text(spec.x_title)} %{{x}}"}
     result.update_xaxes(
         title_text=plotly_text(spec.x_title), showgrid=False, unifiedhovertitle=heading, **ticks, **spike
     )
-    result.update_yaxes(title_text=plotly_text(_with_unit(spec.y_title, spec.unit)), **_y_axis(spec))
+    result.update_yaxes(title_text=axis_title(spec.y_title, spec.unit), **_y_axis(spec))
     return result.update_layout(height=380, hovermode="x unified", showlegend=len(spec.series) > 1)
 
 
@@ -180,7 +186,7 @@ def _(spec: Bars, theme: Theme) -> go.Figure:
     places = list(range(len(spec.labels)))
     names = [plotly_text(visible(label)) for label in spec.labels]
     errors = [""] * len(names) if spec.errors is None else [f" ± {error:.2g}" for error in spec.errors]
-    amounts = [f"{value:.4g}{error}{_hover_unit(spec.unit)}" for value, error in zip(spec.values, errors, strict=True)]
+    amounts = [f"{value:.4g}{error}{hover_unit(spec.unit)}" for value, error in zip(spec.values, errors, strict=True)]
     result = go.Figure(
         go.Bar(
             x=spec.values,
@@ -194,10 +200,10 @@ def _(spec: Bars, theme: Theme) -> go.Figure:
             hovertemplate="%{customdata}<extra></extra>",
         )
     )
-    result.update_xaxes(title_text=plotly_text(_with_unit(spec.value_title, spec.unit)))
+    result.update_xaxes(title_text=axis_title(spec.value_title, spec.unit))
     result.update_yaxes(
         tickvals=places,
-        ticktext=[plotly_text(shortened(visible(label), 2 * LONGEST_TICK)) for label in spec.labels],
+        ticktext=[tick(label, 2 * LONGEST_TICK) for label in spec.labels],
         range=[len(places) - 0.5, -0.5],
         showgrid=False,
     )
@@ -207,7 +213,6 @@ def _(spec: Bars, theme: Theme) -> go.Figure:
 def as_json(spec: Spec, theme: Theme) -> dict[str, Any]:
     """Data and layout of the untitled figure, in plain lists and strings (numbers packed as plotly packs them)."""
     plain: dict[str, Any] = json.loads(str(figure(spec, theme, titled=False).to_json()))
-    plain["layout"].pop("template", None)  # every colour that we show is set above; the template is 7 kB of others
     return plain
 
 
@@ -264,55 +269,6 @@ def _add_title(result: go.Figure, spec: Spec, theme: Theme) -> None:
     )
 
 
-def _cell_hover(spec: Heatmap) -> list[list[str]]:
-    """One text per cell: where it is, what it holds, and whatever else the spec knows about it."""
-    columns = [f"<b>{plotly_text(visible(label))}</b>" for label in spec.columns]
-    rows = [plotly_text(f"{spec.row_title} {visible(label)}".strip()) for label in spec.rows]
-    value, unit = plotly_text(spec.value_title or "value"), _hover_unit(spec.unit)
-    further = {plotly_text(name): array for name, array in spec.hover.items()}
-
-    def lines(row: int, column: int) -> str:
-        place = f"{columns[column]} {plotly_text(spec.column_title)} {column} · {rows[row]}"
-        amounts = [f"{name} {_amount(array[row, column])}" for name, array in further.items()]
-        return "<br>".join([place, f"{value} {_amount(spec.values[row, column])}{unit}", *amounts])
-
-    return [[lines(row, column) for column in range(len(columns))] for row in range(len(rows))]
-
-
-def _amount(value: Any) -> str:
-    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
-        return f"{float(value):.4g}"
-    return plotly_text(visible(str(value)))
-
-
-def _column_tick(spec: Heatmap, column: int, theme: Theme) -> str:
-    label = plotly_text(shortened(visible(spec.columns[column]), LONGEST_TICK))
-    if column in spec.left_out:
-        return f'<span style="color:{INK[theme].faint}"><i>{label}</i></span>'
-    return f'<b style="color:{INK[theme].accent}">{label}</b>' if column in spec.marked else label
-
-
-def _row_ticks(rows: tuple[str, ...]) -> list[int]:
-    """Names all get a tick; counted layers only every second or fifth, from zero, if there are many."""
-    counted = all(label.isdecimal() for label in rows)
-    return list(range(0, len(rows), _step(len(rows), most=16) if counted else 1))
-
-
-def _step(length: float, most: int) -> int:
-    """The smallest round step (1, 2, 5, 10, ...) that needs no more ticks than this."""
-    return next(
-        step for power in range(9) for step in (10**power, 2 * 10**power, 5 * 10**power) if length / step <= most
-    )
-
-
-def _runs(columns: tuple[int, ...]) -> list[tuple[int, int]]:
-    """First and last of every unbroken stretch."""
-    ordered = sorted(set(columns))
-    firsts = [column for column in ordered if column - 1 not in ordered]
-    lasts = [column for column in ordered if column + 1 not in ordered]
-    return list(zip(firsts, lasts, strict=True))
-
-
 def _add_bracket(result: go.Figure, left: float, right: float, name: str, colour: str) -> None:
     """A thin bracket above the columns, its name on it; measured in pixels, so that it looks the same at any height."""
     path = f"M {left} 2 L {left} 7 L {right} 7 L {right} 2"
@@ -335,19 +291,19 @@ def _y_axis(spec: Curves) -> dict[str, Any]:
     """Linear, or logarithmic with labels at the powers of ten alone as soon as there are three of them."""
     if not spec.log_y:
         return {"type": "linear"}
-    seen = np.concatenate([one.y[one.y > 0] for one in spec.series] or [np.ones(1)])
-    decades = float(np.log10(seen.max() / seen.min())) if seen.size else 0.0
-    return {"type": "log", "dtick": _step(decades, most=8)} if decades > 2 else {"type": "log"}
+    seen = _positive(spec)
+    decades = float(np.log10(seen.max() / seen.min()))
+    return {"type": "log", "dtick": step(decades, most=8)} if decades > 2 else {"type": "log"}
 
 
-def _positive(array: np.ndarray | None) -> np.ndarray | None:
-    """For a logarithmic axis, which has no place for zero: such points are left out, not moved."""
-    return None if array is None else np.where(array > 0, array, np.nan)
+def _on_axis(spec: Curves, array: np.ndarray, otherwise: float) -> np.ndarray:
+    """What a logarithmic axis has no place for, a value of zero or below, becomes what the caller says instead."""
+    return np.where(array > 0, array, otherwise) if spec.log_y else array
 
 
-def _with_unit(name: str, unit: str) -> str:
-    return f"{name} ({unit})" if name and unit else name or unit
-
-
-def _hover_unit(unit: str) -> str:
-    return f" {plotly_text(unit)}" if unit else ""
+def _positive(spec: Curves) -> np.ndarray:
+    """Every value that a logarithmic axis can show; a 1 if there is none."""
+    arrays = [array for one in spec.series for array in (one.y, one.low, one.high) if array is not None]
+    seen = np.concatenate([*arrays, np.zeros(0)])
+    seen = seen[np.isfinite(seen) & (seen > 0)]
+    return seen if seen.size else np.ones(1)

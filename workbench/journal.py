@@ -1,0 +1,83 @@
+"""An append-only record of long work, so that it can be taken up where it stopped.
+
+One JSON line for each finished piece, flushed to the disk before the next begins. The first line says what the work
+is; taking up a journal with other settings is refused, because its pieces would not fit. A line that was cut off by a
+kill is dropped: its piece is done again.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from workbench.errors import StoreError
+
+
+class Journal:
+    """`with Journal(path, work) as journal:` — `journal.done` holds the pieces of earlier runs, `add` appends one."""
+
+    def __init__(self, path: str | Path, work: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.work = json.loads(json.dumps(work))  # as it will read back
+        self.done: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(f"{self.path}.lock")
+            self._lock.acquire(timeout=0)
+            kept = self._read()
+            self._file = self.path.open("r+b" if self.path.exists() else "w+b")
+            self._file.truncate(kept)
+            self._file.seek(kept)
+            if not kept:
+                self._write({"work": self.work})
+        except Timeout as trouble:
+            raise StoreError(f"{self.path} is in use: another process is at the same work") from trouble
+        except OSError as trouble:
+            raise StoreError(f"cannot write the journal {self.path}: {trouble.strerror}") from trouble
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._lock.release()
+        Path(f"{self.path}.lock").unlink(missing_ok=True)
+
+    def add(self, piece: dict[str, Any]) -> None:
+        """Record a finished piece, on disk when this returns."""
+        try:
+            self._write(piece)
+        except OSError as trouble:
+            raise StoreError(f"cannot write the journal {self.path}: {trouble.strerror}") from trouble
+        self.done.append(piece)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> int:
+        """Load the finished pieces; the number of bytes that are whole."""
+        if not self.path.exists():
+            return 0
+        whole = 0
+        lines: list[dict[str, Any]] = []
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            try:
+                if not line.endswith(b"\n"):
+                    break
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+            whole += len(line)
+        if lines and lines[0].get("work") != self.work:
+            before = lines[0].get("work") or {}
+            other = [k for k in {**before, **self.work} if before.get(k) != self.work.get(k)]
+            raise StoreError(
+                f"{self.path} was begun with other settings ({', '.join(sorted(other))}); use the same ones to go on, "
+                "or another --out to begin anew"
+            )
+        self.done = lines[1:]
+        return whole

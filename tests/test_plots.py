@@ -266,6 +266,13 @@ def test_points_without_a_logarithm_are_left_out_not_moved():
     assert list(y[1:]) == [1, 10]
 
 
+def test_a_band_below_zero_ends_at_the_lowest_value_seen_on_a_logarithmic_axis():
+    series = Series("s", np.array([1.0, 10.0]), low=np.array([-1.0, 5.0]), high=np.array([2.0, 20.0]))
+    low, high, _ = render.figure(Curves("c", np.arange(2), (series,), log_y=True)).data
+    assert list(low.y) == [1, 5]
+    assert list(high.y) == [2, 20]
+
+
 def test_a_table_shows_four_digits_and_sorts_by_all():
     html = fragment(Table("t", ("p", "word"), ((0.123456789, " a"), (None, "b"))))
     assert 'data-value="0.123456789">0.1235<' in html

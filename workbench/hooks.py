@@ -35,8 +35,8 @@ class Patch:
 
     site: Site
     value: Tensor | Callable[[Tensor], Tensor]
-    rows: Index = slice(None)
-    positions: Index = slice(None)
+    rows: Index | None = None  # None: all
+    positions: Index | None = None
     add: bool = False
 
     def applied(self, activation: Tensor) -> Tensor:
@@ -51,8 +51,10 @@ class Patch:
         return out
 
 
-def _grid(activation: Tensor, rows: Index, positions: Index) -> tuple[Any, ...]:
+def _grid(activation: Tensor, rows: Index | None, positions: Index | None) -> tuple[Any, ...]:
     """Rows by positions as an index, whether each is a slice or a list (two lists would pair up instead)."""
+    rows = slice(None) if rows is None else rows
+    positions = slice(None) if positions is None else positions
     if isinstance(rows, slice) or isinstance(positions, slice):
         return (rows, positions)
     row = torch.as_tensor(rows, device=activation.device)

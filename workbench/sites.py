@@ -9,6 +9,7 @@ Everything else in Factscope speaks of sites.
     head                one head's attention-weighted values (z)          [row, pos, head, d_head]
     pattern             attention probabilities                           [row, head, query, key]
     mlp_hidden          the MLP's hidden activations, its down-projection's input [row, pos, d_mlp]
+    mlp_write           the down-projection's output, before any norm that follows it   [row, pos, d_model]
     head_result         each head's write to the residual stream (flag)   [row, pos, head, d_model]
     q_input ... v_input what each reader reads, before its norm (flag)    [row, pos, head, d_model]
     mlp_in              what the MLP reads, before its norm (flag)        [row, pos, d_model]
@@ -27,6 +28,7 @@ _HOOKS = {
     "head": "blocks.{}.attn.hook_z",
     "pattern": "blocks.{}.attn.hook_pattern",
     "mlp_hidden": "blocks.{}.mlp.out.hook_in",
+    "mlp_write": "blocks.{}.mlp.out.hook_out",
     "head_result": "blocks.{}.attn.hook_result",
     "q_input": "blocks.{}.attn.hook_q_input",
     "k_input": "blocks.{}.attn.hook_k_input",

@@ -10,6 +10,7 @@ them once from a plain forward pass. `Frame.check` proves, on the model at hand,
 model's own logits, so that an architecture with a peculiarity we do not know is refused and not mistaken.
 """
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,20 @@ class _Recorder:
         return keys, values
 
 
+class _KeysKnown(Exception):
+    """Ends a block as soon as its keys and values are made."""
+
+
+class _Stopper:
+    """Stands in for a key/value cache: keeps what the layer made and stops the block there."""
+
+    seen: KeysValues
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> KeysValues:
+        self.seen = (keys, values)
+        raise _KeysKnown
+
+
 class _Prefix:
     """Stands in for a key/value cache: puts kept keys and values of earlier positions before the layer's own."""
 
@@ -54,8 +69,11 @@ class Frame:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Any, tokens: Int[Tensor, "row pos"]) -> "Frame":
-        """Take the blocks' arguments from one forward pass of the first row of `tokens`, and check the frame on it."""
+    def of(cls, model: Any, tokens: Int[Tensor, "row pos"], check: bool = True) -> "Frame":
+        """Take the blocks' arguments from one forward pass of the first row of `tokens`, and check the frame on it.
+
+        `check=False` is for callers that compare with the model's own logits themselves.
+        """
         seen: dict[int, dict[str, Any]] = {}
 
         def keep(layer: int, block: Any) -> Any:
@@ -76,7 +94,8 @@ class Frame:
             {k: v for k, v in seen[layer].items() if k != "hidden_states"} for layer in range(len(model.blocks))
         )
         frame = cls(model, tokens.shape[1], arguments)
-        frame._check(tokens[:1], logits[0, -1])
+        if check:
+            frame._check(tokens[:1], logits[0, -1])
         return frame
 
     def block(
@@ -87,14 +106,18 @@ class Frame:
         cache: Any = None,
     ) -> Float[Tensor, "row pos d_model"]:
         """Block `layer` on the last `pos` positions; `prefix` holds the keys and values of the positions before."""
-        block = self.model.blocks[layer]
         start = self.n_positions - resid.shape[1]
+        return self._run(layer, resid, _Prefix(prefix) if prefix is not None else cache, start)
+
+    def _run(self, layer: int, resid: Tensor, cache: Any, start: int) -> Tensor:
+        """Block `layer` on the positions from `start` on, with `cache` in the place of a key/value cache."""
+        block = self.model.blocks[layer]
         named = dict(self.arguments[layer])
-        slot = "layer_past" if "layer_past" in named else "past_key_values"
-        named[slot] = _Prefix(prefix) if prefix is not None else cache
-        if start:
+        named["layer_past" if "layer_past" in named else "past_key_values"] = cache
+        end = start + resid.shape[1]
+        if (start, end) != (0, self.n_positions):
             for name in ("position_embeddings", "position_ids", "cache_position", "attention_mask"):
-                named[name] = _from_position(name, named.get(name), start)
+                named[name] = _positions(name, named.get(name), start, end)
             named = {k: v for k, v in named.items() if v is not None}
         device = _device_of(block, resid)
         out = block(resid.to(device), **named)
@@ -105,6 +128,19 @@ class Frame:
         recorder = _Recorder()
         out = self.block(layer, resid, cache=recorder)
         return out, recorder.seen
+
+    def last_block(self, resid: Float[Tensor, "row pos d_model"], prefix: KeysValues) -> Float[Tensor, "row 1 d_model"]:
+        """The last block for the last position alone: the others give it their keys and values and no more.
+
+        Hooks on the block fire twice, first with the earlier positions and then with the last, so patch nothing here.
+        """
+        layer = len(self.model.blocks) - 1
+        stopper = _Stopper()
+        with contextlib.suppress(_KeysKnown):
+            self._run(layer, resid[:, :-1], stopper, self.n_positions - resid.shape[1])
+        keys, values = stopper.seen
+        whole = (torch.cat([prefix[0], keys], 2), torch.cat([prefix[1], values], 2))
+        return self.block(layer, resid[:, -1:], whole)
 
     def blocks(
         self,
@@ -156,20 +192,21 @@ def embed(model: Any, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos 
 
     handle = model.blocks[0].register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        model(tokens, use_cache=False, stop_at_layer=1)
+        model(tokens, stop_at_layer=0)
     finally:
         handle.remove()
     return seen[0]
 
 
-def _from_position(name: str, value: Any, start: int) -> Any:
+def _positions(name: str, value: Any, start: int, end: int) -> Any:
+    """One of a block's arguments for the positions from `start` up to `end`."""
     if value is None:
         return None
     if name == "position_embeddings":
-        return tuple(part[:, start:] for part in value)
+        return tuple(part[:, start:end] for part in value)
     if name == "attention_mask":
-        return value[..., start:, :] if value.ndim >= 4 else value
-    return value[..., start:]
+        return value[..., start:end, :end] if value.ndim >= 4 else value[..., :end]
+    return value[..., start:end]
 
 
 def _device_of(module: Any, like: Tensor) -> torch.device:

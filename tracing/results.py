@@ -1,0 +1,140 @@
+"""What a trace found, as values that carry their axes, units and provenance, and can be saved and drawn again."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.prompts import Prompt
+from workbench.run import Run
+
+KINDS = {
+    "resid": "residual stream after the block",
+    "mlp": "MLP output",
+    "attn": "attention output",
+    "head": "one attention head",
+    "severed_mlp": "residual stream, MLPs of the token severed",
+    "severed_attn": "residual stream, attention of the token severed",
+}
+WINDOWED = ("mlp", "attn")
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Indirect effects of one kind of restoration, in the metric's unit; positive where restoring helped the answer.
+
+    Mean over the corrupted samples of metric(restored) - metric(corrupted), sample by sample, and the standard error
+    of that mean. Restoring before the subject changes nothing, and such cells are exactly zero.
+    """
+
+    kind: str  # a key of KINDS
+    effect: Float[Tensor, "layer *head pos"]
+    error: Float[Tensor, "layer *head pos"]
+
+    def strongest(self, count: int = 1, skip: range = range(0)) -> list[tuple[tuple[int, ...], float, float]]:
+        """The largest effects with index (layer, [head,] pos) and standard error; `skip` leaves positions out."""
+        masked = self.effect.clone()
+        masked[..., list(skip)] = -torch.inf
+        order = masked.flatten().argsort(descending=True)[:count]
+        found = []
+        for flat in order.tolist():
+            index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), self.effect.shape))
+            if masked[index] > -torch.inf:
+                found.append((index, float(self.effect[index]), float(self.error[index])))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class TraceResult:
+    """A causal trace of one prompt (Meng et al. 2022, section 2)."""
+
+    prompt: Prompt
+    settings: dict[str, str | int | float | bool | None | tuple[str, ...]]  # the whole config, by name
+    metric: str
+    unit: str
+    toward: int  # +1 where a larger metric is better
+    clean: Float[Tensor, "sample"]  # metric of the clean run; differs between samples only where foils do
+    corrupted: Float[Tensor, "sample"]
+    clean_probability: float  # of the answer's first token, whatever the metric
+    corrupted_probability: float  # mean over samples
+    predicted: str  # the clean run's most probable next token
+    noise_level: float | None
+    swapped: tuple[str, ...]  # the counterfactual subjects
+    grids: tuple[Grid, ...]
+    run: Run
+
+    @property
+    def total_effect(self) -> float:
+        """How much the corruption hurt: toward * mean(clean - corrupted), in the metric's unit."""
+        return float(self.toward * (self.clean - self.corrupted).mean())
+
+    @property
+    def total_effect_error(self) -> float:
+        """Standard error of the total effect over samples; 0 for a single sample."""
+        gaps = self.clean - self.corrupted
+        return float(gaps.std() / len(gaps) ** 0.5) if len(gaps) > 1 else 0.0
+
+    def grid(self, kind: str) -> Grid:
+        """The grid of one kind."""
+        for grid in self.grids:
+            if grid.kind == kind:
+                return grid
+        raise KeyError(f"this trace has no {kind!r}; it has {', '.join(grid.kind for grid in self.grids)}")
+
+    def restored(self, kind: str) -> Float[Tensor, "layer *head pos"]:
+        """Mean metric of the restored runs, the number that ROME's figures show: corrupted + toward * effect."""
+        return float(self.corrupted.mean()) + self.toward * self.grid(kind).effect
+
+
+@dataclass(frozen=True, eq=False)
+class LensResult:
+    """What each state would answer if it were unembedded at once (nostalgebraist 2020, the logit lens).
+
+    Ranks count from 1. Entropy in nats. `layer` 0 is the embedding, layer l the state after block l-1.
+    """
+
+    prompt: Prompt
+    norm: str  # "per-state" or "final-scale"; see tracing.lens
+    log_probability: Float[Tensor, "layer pos"]  # of the answer's first token, nats
+    rank: Int[Tensor, "layer pos"]
+    entropy: Float[Tensor, "layer pos"]
+    foil_log_probability: Float[Tensor, "layer pos"] | None
+    top: tuple[tuple[str, ...], ...]  # [layer][pos], the most probable token
+    components: tuple["Component", ...]  # at the last position
+    run: Run
+
+
+@dataclass(frozen=True)
+class Component:
+    """What one writer says at the last position when its output alone is unembedded."""
+
+    name: str  # embed, a3.h5, m7
+    log_probability: float  # of the answer's first token in the distribution that it alone would give, nats
+    rank: int  # of the answer, from 1
+    entropy: float  # nats
+    direct_effect: float  # logits: what it adds to the answer's logit, less what it adds to the average token's
+    top: tuple[str, ...]  # the tokens that it raises most
+
+
+@dataclass(frozen=True, eq=False)
+class AverageResult:
+    """Traces of many facts, averaged by token role (the average indirect effect plots of Meng et al. 2022, Fig. 2)."""
+
+    source: str  # where the facts came from
+    settings: dict[str, str | int | float | bool | None | tuple[str, ...]]
+    metric: str
+    unit: str
+    roles: tuple[str, ...]
+    kinds: tuple[str, ...]
+    facts: tuple[str, ...]  # ids of the traced facts
+    skipped: dict[str, str]  # id -> why
+    per_fact: Float[Tensor, "fact kind layer role"]  # mean over the role's tokens; NaN where the prompt has none
+    clean: Float[Tensor, "fact"]
+    corrupted: Float[Tensor, "fact"]
+    total: Float[Tensor, "fact"]
+    mean: Float[Tensor, "kind layer role"]
+    low: Float[Tensor, "kind layer role"]  # bootstrap over facts, 95 %
+    high: Float[Tensor, "kind layer role"]
+    count: Int[Tensor, "role"]  # facts that have the role
+    run: Run

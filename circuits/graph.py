@@ -1,0 +1,263 @@
+"""The graph that a circuit is cut from: who writes to the residual stream, who reads from it, and which edges exist.
+
+Writers are `embed`, the heads `a3.h5` and the MLPs `m7`; readers are a head's query, key and value inputs `a3.h5.q`,
+`.k`, `.v`, the MLPs' inputs `m7`, and `logits`. An edge says that the reader hears the writer. Under grouped queries
+there is one key and one value reader for each key/value head (`a3.h1.k` is read by every query head of group 1), for
+that is what the model has. This is the only file that does index arithmetic.
+
+Where each count comes from, with S(l) = 1 + l (H + 1) writers below layer l:
+    split by query, key, value   sum over l of [(H + 2K) S(l) + S(l) + H] + 1 + L (H + 1)
+    not split                    H instead of H + 2K: one reader a head (`a3.h5`), its keys and values its own copy
+    parallel attention           without the + H: the MLP does not hear the heads of its own layer
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import ModelError, UserError
+
+
+class GraphError(UserError):
+    """A node or an edge that this model's graph does not have."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One input: `kind` is q, k, v (key/value head `head`), head (not split), mlp or logits."""
+
+    name: str
+    kind: str
+    layer: int
+    head: int = -1
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Everything that decides which edges there are; writers and readers are numbered in the order of computation."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    parallel: bool = False  # attention and MLP read the same residual stream (GPT-J, NeoX)
+    split: bool = True  # one reader each for a head's query, key and value; or one for the head
+    positions: bool = False  # position embeddings are a writer of their own, and not part of `embed`
+
+    def __post_init__(self) -> None:
+        if self.n_heads % self.n_kv_heads:
+            raise GraphError(f"{self.n_heads} heads do not share {self.n_kv_heads} key/value heads evenly")
+
+    @classmethod
+    def of(cls, model: Any, *, split: bool = True, positions: bool = False) -> "Graph":
+        """The graph of `model`; ModelError where edges would not be exact (norms after a sub-layer, experts)."""
+        config = model.cfg
+        _check_additive(model)
+        if positions and not hasattr(model, "pos_embed"):
+            raise ModelError("this model adds no position embeddings, so they cannot be a writer of their own")
+        heads = int(config.n_heads)
+        return cls(
+            n_layers=int(config.n_layers),
+            n_heads=heads,
+            n_kv_heads=int(getattr(config, "n_key_value_heads", None) or heads),
+            parallel=bool(getattr(config, "parallel_attn_mlp", False)),
+            split=split,
+            positions=positions,
+        )
+
+    # ---- names and numbers ----
+
+    @property
+    def group(self) -> int:
+        """Query heads to one key/value head."""
+        return self.n_heads // self.n_kv_heads
+
+    @property
+    def n_inputs(self) -> int:
+        """Writers below the first layer: embed, and positions where they are their own."""
+        return 2 if self.positions else 1
+
+    def head_writer(self, layer: int, head: int = 0) -> int:
+        """Number of the writer a{layer}.h{head}."""
+        return self.n_inputs + layer * (self.n_heads + 1) + head
+
+    def mlp_writer(self, layer: int) -> int:
+        """Number of the writer m{layer}."""
+        return self.head_writer(layer, self.n_heads)
+
+    def below(self, reader: Reader) -> int:
+        """How many writers, counted from the first, this reader can hear."""
+        if reader.kind == "logits":
+            return len(self.writers)
+        if reader.kind == "mlp" and not self.parallel:
+            return self.mlp_writer(reader.layer)
+        return self.head_writer(reader.layer)
+
+    @cached_property
+    def writers(self) -> tuple[str, ...]:
+        """Names of the writers, in the order of computation."""
+        inputs = ("embed", "positions")[: self.n_inputs]
+        layers = [
+            (*(f"a{layer}.h{head}" for head in range(self.n_heads)), f"m{layer}") for layer in range(self.n_layers)
+        ]
+        return (*inputs, *(name for names in layers for name in names))
+
+    @cached_property
+    def readers(self) -> tuple[Reader, ...]:
+        """The readers, in the order of computation; a search walks them backwards."""
+        return tuple(self._readers())
+
+    @cached_property
+    def reader_names(self) -> tuple[str, ...]:
+        """Names of the readers, in the same order."""
+        return tuple(reader.name for reader in self.readers)
+
+    @cached_property
+    def writer_index(self) -> dict[str, int]:
+        """Number of each writer, by name."""
+        return {name: place for place, name in enumerate(self.writers)}
+
+    @cached_property
+    def reader_index(self) -> dict[str, int]:
+        """Number of each reader, by name."""
+        return {name: place for place, name in enumerate(self.reader_names)}
+
+    def _readers(self) -> Iterator[Reader]:
+        for layer in range(self.n_layers):
+            if self.split:
+                yield from (Reader(f"a{layer}.h{head}.q", "q", layer, head) for head in range(self.n_heads))
+                for kind in "kv":
+                    yield from (Reader(f"a{layer}.h{head}.{kind}", kind, layer, head) for head in range(self.n_kv_heads))
+            else:
+                yield from (Reader(f"a{layer}.h{head}", "head", layer, head) for head in range(self.n_heads))
+            yield Reader(f"m{layer}", "mlp", layer)
+        yield Reader("logits", "logits", self.n_layers)
+
+    # ---- structure ----
+
+    @cached_property
+    def allowed(self) -> np.ndarray:
+        """Which edges exist, [writer, reader]."""
+        limits = np.array([self.below(reader) for reader in self.readers])
+        return np.arange(len(self.writers))[:, None] < limits[None, :]
+
+    @property
+    def n_edges(self) -> int:
+        """How many edges there are."""
+        return int(self.allowed.sum())
+
+    def nodes_of(self, reader: Reader) -> tuple[int, ...]:
+        """Writers that compute with this input: a head, the heads of a key/value group, an MLP, or none (logits)."""
+        if reader.kind == "logits":
+            return ()
+        if reader.kind == "mlp":
+            return (self.mlp_writer(reader.layer),)
+        if reader.kind in "kv":
+            first = reader.head * self.group
+            return tuple(self.head_writer(reader.layer, head) for head in range(first, first + self.group))
+        return (self.head_writer(reader.layer, reader.head),)
+
+    @cached_property
+    def feeds(self) -> np.ndarray:
+        """Whether a reader is an input of a writer, [reader, writer]."""
+        table = np.zeros((len(self.readers), len(self.writers)), dtype=bool)
+        for place, reader in enumerate(self.readers):
+            table[place, list(self.nodes_of(reader))] = True
+        return table
+
+    def alive(self, kept: np.ndarray) -> np.ndarray:
+        """Which writers reach the logits over kept edges, [writer]."""
+        alive = np.zeros(len(self.writers), dtype=bool)
+        heard = np.zeros(len(self.readers), dtype=bool)
+        for place in range(len(self.readers) - 1, -1, -1):
+            nodes = self.nodes_of(self.readers[place])
+            heard[place] = not nodes or bool(alive[list(nodes)].any())
+            if heard[place]:
+                alive |= kept[:, place]
+        return alive
+
+    def fed(self, kept: np.ndarray) -> np.ndarray:
+        """Which writers the inputs reach over kept edges, [writer]; embed and positions always."""
+        fed = np.zeros(len(self.writers), dtype=bool)
+        fed[: self.n_inputs] = True
+        for place, reader in enumerate(self.readers):
+            if kept[fed, place].any():
+                fed[list(self.nodes_of(reader))] = True
+        return fed
+
+    def pruned(self, kept: np.ndarray) -> np.ndarray:
+        """Only the edges on some path from an input to the logits; exact edges that carry a constant go too."""
+        fed = self.fed(kept)
+        alive = self.alive(kept & fed[:, None])
+        needed = np.array([not self.nodes_of(r) or alive[list(self.nodes_of(r))].any() for r in self.readers])
+        return kept & fed[:, None] & needed[None, :]
+
+    def full(self) -> np.ndarray:
+        """Every edge kept."""
+        return self.allowed.copy()
+
+    def empty(self) -> np.ndarray:
+        """No edge kept."""
+        return np.zeros_like(self.allowed)
+
+    def edge(self, name: str) -> tuple[int, int]:
+        """Writer and reader of "a3.h5->m7"; GraphError if the graph has no such edge."""
+        writer, arrow, reader = name.partition("->")
+        if not arrow or writer not in self.writer_index or reader not in self.reader_index:
+            raise GraphError(f"there is no edge {name!r} in {self}; an edge reads 'a3.h1->m7' or 'embed->logits'")
+        pair = self.writer_index[writer], self.reader_index[reader]
+        if not self.allowed[pair]:
+            raise GraphError(f"there is no edge {name!r} in {self}: {writer} comes after {reader}")
+        return pair
+
+    def edge_name(self, writer: int, reader: int) -> str:
+        """The edge in words, "a3.h5->m7"."""
+        return f"{self.writers[writer]}->{self.reader_names[reader]}"
+
+    def mask(self, names: Iterable[str]) -> np.ndarray:
+        """The mask that keeps the named edges."""
+        kept = self.empty()
+        for name in names:
+            kept[self.edge(name)] = True
+        return kept
+
+    def names(self, kept: np.ndarray) -> list[str]:
+        """The names of the kept edges, in the order of computation."""
+        return [self.edge_name(writer, reader) for reader, writer in np.argwhere(kept.T)]
+
+    def described(self) -> dict[str, Any]:
+        """The fields, for a file."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        kind = "query/key/value split" if self.split else "heads not split"
+        return f"the graph of {self.n_layers} layers and {self.n_heads} heads ({kind}, {self.n_edges} edges)"
+
+
+def place_of(name: str) -> tuple[int, int | None]:
+    """Layer and head of a node: (-1, None) for the inputs, (l, h) for heads, (l, None) for MLPs."""
+    if found := re.fullmatch(r"a(\d+)\.h(\d+)(?:\.[qkv])?", name):
+        return int(found[1]), int(found[2])
+    if found := re.fullmatch(r"m(\d+)", name):
+        return int(found[1]), None
+    if name in ("embed", "positions"):
+        return -1, None
+    raise GraphError(f"{name!r} is no node of a circuit: there are embed, a3.h5, m7 and logits")
+
+
+def _check_additive(model: Any) -> None:
+    """Refuse what is not a plain sum of writers: a norm between a sub-layer and the residual stream, or experts."""
+    config = model.cfg
+    name = str(getattr(config, "architecture", None) or "this model")
+    block = model.blocks[0]
+    after = [part for part in ("ln1_post", "ln2_post") if part in dict(block.named_children())]
+    if after or "ln1" not in dict(block.named_children()):
+        raise ModelError(
+            f"{name} normalises after its sub-layers, so its heads do not simply add up, and edge circuits are not "
+            "exact on it; tracing and editing work"
+        )
+    if int(getattr(config, "num_experts", 0) or 0) > 1:
+        raise ModelError(f"{name} routes through experts, for which edge circuits are not exact yet; tracing works")

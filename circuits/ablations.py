@@ -1,0 +1,98 @@
+"""What a cut edge carries instead of its writer's output: one function for each kind.
+
+The same ablation gives different circuits from another, so every result says which one it used. None of them touches
+an attention's output bias, which belongs to no head and is always on; a head's share of its value bias and an MLP's
+output bias are part of what they write, and go with them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.engine import writes
+from circuits.graph import Graph
+from circuits.task import Task, one_length, rows
+from workbench.errors import UserError
+
+Ablation = Callable[[Any, Graph, Task], Tensor]
+_ABLATIONS: dict[str, Ablation] = {}
+
+
+def ablation(function: Ablation) -> Ablation:
+    """Register an ablation under its function's name."""
+    _ABLATIONS[function.__name__] = function
+    return function
+
+
+def ablation_names() -> tuple[str, ...]:
+    """All ablations, in the order of this file."""
+    return tuple(_ABLATIONS)
+
+
+def ablated(model: Any, graph: Graph, task: Task) -> Float[Tensor, "writer row pos d_model"]:
+    """What each writer is replaced by under the task's ablation; rows and positions may be 1 where all are alike.
+
+    Raises UserError for an unknown ablation, or one that lacks its corrupt or reference prompts.
+    """
+    if task.ablation not in _ABLATIONS:
+        raise UserError(f"there is no ablation {task.ablation!r}; choose one of {', '.join(_ABLATIONS)}")
+    return _ABLATIONS[task.ablation](model, graph, task)
+
+
+def definition(name: str) -> str:
+    """The ablation's definition in one line."""
+    return (_ABLATIONS[name].__doc__ or "").strip().splitlines()[0]
+
+
+@ablation
+def zero(model: Any, graph: Graph, task: Task) -> Tensor:
+    """Nothing: the writer is taken away (Knowledge Circuits' choice)."""
+    shape = (len(graph.writers), 1, 1, int(model.cfg.d_model))
+    weight = next(model.ln_final.parameters())
+    return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+
+
+@ablation
+def mean(model: Any, graph: Graph, task: Task) -> Tensor:
+    """The writer's average over the reference prompts, each position for itself."""
+    reference = _reference(task)
+    one_length("a mean for each position needs reference prompts that", (task.prompts[0], *reference))
+    return writes(model, graph, rows(model, reference)).mean(1, keepdim=True)
+
+
+@ablation
+def mean_overall(model: Any, graph: Graph, task: Task) -> Tensor:
+    """The writer's average over the reference prompts and positions; position 0, the attention sink, has its own."""
+    total = torch.zeros(())
+    first = torch.zeros(())
+    count = 0
+    reference = _reference(task)
+    for prompt in reference:  # one by one: they may be of any length
+        seen = writes(model, graph, rows(model, [prompt]))[:, 0]
+        first = first + seen[:, 0] / len(reference)
+        total = total + seen[:, 1:].sum(1)
+        count += seen.shape[1] - 1
+    if not count:
+        raise UserError("the reference prompts have one token each, and position 0 is left out of an overall mean")
+    later = (total / count)[:, None].expand(-1, task.n_positions - 1, -1)
+    return torch.cat([first[:, None], later], 1)[:, None]
+
+
+@ablation
+def counterfactual(model: Any, graph: Graph, task: Task) -> Tensor:
+    """What the writer gives on the corrupt prompt, which differs in its subject (interchange, "patching")."""
+    if not task.corrupt:
+        raise UserError("the counterfactual ablation needs a corrupt prompt: name another subject with --swap")
+    return writes(model, graph, rows(model, task.corrupt))
+
+
+def _reference(task: Task) -> tuple[Any, ...]:
+    if len(task.reference) < 2:
+        raise UserError(
+            f"a mean over {len(task.reference)} reference prompts is none; give a relation of the fact files, so that "
+            "its other subjects can be averaged over, or another --ablation"
+        )
+    return task.reference

@@ -1,0 +1,203 @@
+"""Run a model with only some edges: the plain, obvious way, which everything faster is held against.
+
+One full forward pass with hooks. Each reader's input is the residual stream as it runs, plus, for every cut edge, what
+the writer is ablated to minus what it wrote in this very pass. So a cut anywhere changes all that is computed above it,
+norms included, and with no edge cut the input is the model's own, bit for bit.
+
+A graph that is not split gives each query head its own keys and values, while the model shares them within a group. The
+same weights can still do it: the batch is run once for each member of the groups, all with the same residual stream,
+and each head's result is taken from the run in which the shared keys and values read that head's input.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.graph import Graph
+from circuits.task import Objective, Task
+from workbench.errors import ModelError
+from workbench.hooks import flags, hooked
+from workbench.sites import Site
+
+FLAGS = {"use_attn_result": True, "use_split_qkv_input": True, "use_hook_mlp_in": True}
+Mask = Bool[np.ndarray, "writer reader"]
+Hook = tuple[Site, Callable[[Tensor], Tensor | None]]
+
+
+def copies(graph: Graph) -> int:
+    """How often the batch is repeated: once, or once for each member of a key/value group where heads are not split."""
+    return 1 if graph.split else graph.group
+
+
+def own_rows(result: Float[Tensor, "copy_row pos head d_model"], graph: Graph) -> Tensor:
+    """Each head's result from the copy that read its own keys and values, given to all copies alike."""
+    n = copies(graph)
+    if n == 1:
+        return result
+    by_copy = result.unflatten(0, (n, -1))
+    heads = [by_copy[head % n, :, :, head] for head in range(graph.n_heads)]
+    return torch.stack(heads, 2).repeat(n, 1, 1, 1)
+
+
+def recorders(graph: Graph, keep: Callable[[int, Tensor], None]) -> list[Hook]:
+    """Hooks that hand every writer's output to `keep(number, [row, pos, d_model])`, in the order of computation."""
+    embedded: list[Tensor] = []
+
+    def inputs(resid: Tensor) -> None:
+        if graph.positions:
+            keep(0, embedded[-1])
+            keep(1, resid - embedded[-1])
+        else:
+            keep(0, resid)
+
+    def heads(layer: int) -> Callable[[Tensor], Tensor | None]:
+        def take(result: Tensor) -> Tensor | None:
+            chosen = own_rows(result, graph)
+            for head in range(graph.n_heads):
+                keep(graph.head_writer(layer, head), chosen[:, :, head])
+            return chosen if copies(graph) > 1 else None
+
+        return take
+
+    def mlp(layer: int) -> Callable[[Tensor], None]:
+        return lambda out: keep(graph.mlp_writer(layer), out)
+
+    hooks: list[Hook] = [(Site("resid_pre", 0), inputs)]
+    if graph.positions:
+        hooks.insert(0, (Site("embed"), lambda out: embedded.append(out)))
+    for layer in range(graph.n_layers):
+        hooks += [(Site("head_result", layer), heads(layer)), (Site("mlp", layer), mlp(layer))]
+    return hooks
+
+
+@contextmanager
+def reading(model: Any) -> Any:
+    """The flags under which readers and heads can be hooked."""
+    with flags(model, **FLAGS):
+        yield
+
+
+@torch.no_grad()
+def writes(model: Any, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "writer row pos d_model"]:
+    """What every writer writes in a plain run of `tokens`."""
+    seen: dict[int, Tensor] = {}
+    with reading(model), hooked(model, recorders(graph, lambda number, out: seen.__setitem__(number, out.clone()))):
+        model(tokens.repeat(copies(graph), 1), use_cache=False)
+    return torch.stack([seen[number][: len(tokens)] for number in range(len(graph.writers))])
+
+
+class Reference:
+    """Evaluates any set of edges, one full forward pass each."""
+
+    def __init__(self, model: Any, graph: Graph, task: Task, replacement: Tensor | None = None) -> None:
+        from circuits.ablations import ablated  # it runs the model, so it imports this file
+
+        self.model, self.graph, self.task = model, graph, task
+        self.objective = Objective.of(model, task)
+        self.replacement = ablated(model, graph, task) if replacement is None else replacement
+        self.n_forwards = 0
+        self._tokens = task.tokens(model)
+        check_sum(model, graph, self._tokens)
+
+    @torch.no_grad()
+    def logits(self, kept: Mask) -> Float[Tensor, "row vocab"]:
+        """Logits at the last position with only the kept edges."""
+        graph, n = self.graph, copies(self.graph)
+        tokens = self._tokens.repeat(n, 1)
+        weight = self.replacement
+        shape = (len(graph.writers), *tokens.shape, weight.shape[-1])
+        change = torch.empty(shape, dtype=weight.dtype, device=weight.device)  # ablated minus written
+        ablated = weight.repeat(1, n, 1, 1) if weight.shape[1] > 1 else weight
+        cut = torch.from_numpy(graph.allowed & ~kept).to(weight)
+
+        def keep(number: int, out: Tensor) -> None:
+            change[number] = ablated[number] - out
+
+        def readers(numbers: list[int]) -> Tensor | None:
+            """Change of these readers' inputs, [reader, row, pos, d_model], or None where nothing is cut."""
+            below = graph.below(graph.readers[numbers[0]])
+            part = cut[:below, numbers]
+            if not part.any():
+                return None
+            return (part.T @ change[:below].flatten(1)).unflatten(1, tokens.shape + change.shape[-1:])
+
+        hooks = recorders(graph, keep)
+        for layer in range(graph.n_layers):
+            hooks += [(Site(f"{kind}_input", layer), self._attention(kind, layer, readers)) for kind in "qkv"]
+            hooks.append((Site("mlp_in", layer), _single(graph.reader_index[f"m{layer}"], readers)))
+        last = Site("resid", graph.n_layers - 1)
+        hooks.append((last, _single(graph.reader_index["logits"], readers)))
+        with reading(self.model), hooked(self.model, hooks):
+            out = self.model(tokens, use_cache=False)
+        self.n_forwards += 1
+        return out[: len(self._tokens), -1]
+
+    def loss(self, kept: Mask) -> float:
+        """The task's loss with only the kept edges."""
+        return float(self.objective.losses(self.logits(kept)[None])[0])
+
+    def _attention(
+        self, kind: str, layer: int, readers: Callable[[list[int]], Tensor | None]
+    ) -> Callable[[Tensor], Tensor | None]:
+        graph = self.graph
+        if graph.split:
+            heads = graph.n_heads if kind == "q" else graph.n_kv_heads
+            numbers = [graph.reader_index[f"a{layer}.h{head}.{kind}"] for head in range(heads)]
+        else:
+            numbers = [graph.reader_index[f"a{layer}.h{head}"] for head in range(graph.n_heads)]
+
+        def cut(inputs: Tensor) -> Tensor | None:  # [row, pos, head, d_model]
+            change = readers(numbers)
+            if change is None:
+                return None
+            change = change.permute(1, 2, 0, 3)
+            if not graph.split and kind != "q" and graph.group > 1:  # copy c hears member c of every group
+                by_copy = change.unflatten(0, (graph.group, -1)).unflatten(3, (graph.n_kv_heads, graph.group))
+                change = torch.cat([by_copy[copy, :, :, :, copy] for copy in range(graph.group)])
+            return inputs + change
+
+        return cut
+
+
+def _single(number: int, readers: Callable[[list[int]], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+    def cut(inputs: Tensor) -> Tensor | None:
+        change = readers([number])
+        return None if change is None else inputs + change[0]
+
+    return cut
+
+
+@torch.no_grad()
+def check_sum(model: Any, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
+    """ModelError unless the last residual stream is the sum of what the writers write and the attention biases."""
+    total: list[Tensor] = []
+    last: list[Tensor] = []
+    biases = sum(attention_biases(model))
+
+    def keep(number: int, out: Tensor) -> None:
+        total[:] = [out + (total[0] if total else biases)]
+
+    with ExitStack() as stack:
+        stack.enter_context(reading(model))
+        stack.enter_context(hooked(model, recorders(graph, keep)))
+        stack.enter_context(hooked(model, [(Site("resid", graph.n_layers - 1), lambda resid: last.append(resid))]))
+        model(tokens[:1].repeat(copies(graph), 1), use_cache=False)
+    scale = float(last[0].float().norm())
+    off = float((total[0] - last[0]).float().norm()) / max(scale, 1e-12)
+    if not off <= (1e-4 if last[0].dtype.itemsize >= 4 else 0.05):
+        raise ModelError(
+            f"on this architecture ({getattr(model.cfg, 'architecture', 'unknown')}) the residual stream is not the sum "
+            f"of what heads and MLPs write (off by {off:.2g} of it), so edge circuits would not be exact"
+        )
+
+
+def attention_biases(model: Any) -> list[Tensor]:
+    """Each layer's attention output bias, which is always on; zero where there is none."""
+    zero = torch.zeros((), dtype=next(model.ln_final.parameters()).dtype, device=next(model.parameters()).device)
+    biases: Iterable[Any] = (getattr(block.attn.o.original_component, "bias", None) for block in model.blocks)
+    return [zero if bias is None else bias.detach() for bias in biases]

@@ -1,0 +1,119 @@
+"""What a circuit is found for: prompts of one length, what is measured on them, and what cut edges carry instead.
+
+A search minimises a loss. It is the chosen metric with its sign turned where a larger value is better, averaged over
+the prompts: the answer's negative log-probability, minus the logit difference, minus the probability, or the
+divergence from the full model. Upstream's MatchNLL is the first of them less the full model's own value: the same
+increments. (Knowledge Circuits divides by the number of padded positions too; here a nat is a nat.)
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench import metrics
+from workbench.errors import PromptError, TokenMismatch, UserError
+from workbench.models import device
+from workbench.prompts import Prompt
+
+ALIASES = {"nll": "log_probability", "match_nll": "log_probability", "logit_diff": "logit_difference"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompts with answers, all of one length; each with a corrupt twin where the ablation asks for one."""
+
+    prompts: tuple[Prompt, ...]
+    metric: str = "log_probability"
+    ablation: str = "zero"
+    corrupt: tuple[Prompt, ...] = ()  # one a prompt: the counterfactual ablation runs them
+    reference: tuple[Prompt, ...] = ()  # the mean ablation averages over them
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", ALIASES.get(self.metric, self.metric))
+        chosen = metrics.metric(self.metric)
+        if not self.prompts:
+            raise PromptError("a circuit is found for at least one prompt, and there is none")
+        one_length("prompts", self.prompts)
+        for prompt in self.prompts:
+            if not prompt.answer_ids:
+                raise PromptError(f"{prompt.text!r} has no answer to find a circuit for; name it with --answer")
+            if chosen.name == "logit_difference" and not prompt.foil_ids:
+                raise UserError(f"the logit difference of {prompt.text!r} needs a wrong answer; give one with --foil")
+        if self.corrupt:
+            if len(self.corrupt) != len(self.prompts):
+                raise TokenMismatch(f"{len(self.prompts)} prompts have {len(self.corrupt)} corrupt ones beside them")
+            for clean, corrupt in zip(self.prompts, self.corrupt, strict=True):
+                one_length("a clean prompt and its corrupt one", (clean, corrupt))
+
+    @property
+    def n_positions(self) -> int:
+        """Tokens in each prompt."""
+        return len(self.prompts[0].tokens)
+
+    def tokens(self, model: Any) -> Int[Tensor, "row pos"]:
+        """The clean prompts."""
+        return rows(model, self.prompts)
+
+
+def rows(model: Any, prompts: Sequence[Prompt]) -> Int[Tensor, "row pos"]:
+    """Prompts of one length as a batch on the model's device."""
+    return torch.tensor([prompt.tokens for prompt in prompts], device=device(model))
+
+
+def one_length(what: str, prompts: Sequence[Prompt]) -> None:
+    """TokenMismatch unless all have the same number of tokens: a padded position would be read like a word."""
+    first = prompts[0]
+    for other in prompts[1:]:
+        if len(other.tokens) != len(first.tokens):
+            raise TokenMismatch(
+                f"{what} must have one length, but {first.text!r} is {len(first.tokens)} tokens and {other.text!r} is "
+                f"{len(other.tokens)}: choose subjects of equal length"
+            )
+
+
+def largest_group(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The prompts of the length that most of them have; of the shorter one in a tie."""
+    counts = Counter(len(prompt.tokens) for prompt in prompts)
+    chosen = min(counts, key=lambda length: (-counts[length], length))
+    return tuple(prompt for prompt in prompts if len(prompt.tokens) == chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """The loss of a batch of logits; knows the full model's own logits."""
+
+    metric: metrics.Metric
+    targets: tuple[metrics.Target, ...]
+    clean: Float[Tensor, "row vocab"]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Any, task: Task) -> "Objective":
+        """Run the full model once for what the loss compares with."""
+        clean = model(task.tokens(model), use_cache=False)[:, -1]
+        targets = tuple(
+            metrics.Target(prompt.answer_ids[0], prompt.foil_ids[0] if prompt.foil_ids else None, clean[row])
+            for row, prompt in enumerate(task.prompts)
+        )
+        return cls(metrics.metric(task.metric), targets, clean)
+
+    def losses(self, logits: Float[Tensor, "variant row vocab"]) -> Float[Tensor, "variant"]:
+        """One loss for each variant, the mean over its rows; smaller is better, in the metric's unit."""
+        each = [self.metric(logits[:, row], target) for row, target in enumerate(self.targets)]
+        return -self.metric.toward * torch.stack(each).mean(0)
+
+    def ranks(self, logits: Float[Tensor, "row vocab"]) -> tuple[int, ...]:
+        """Rank of each row's answer among all tokens, 1 for the most probable."""
+        answers = torch.tensor([target.answer for target in self.targets], device=logits.device)
+        own = logits.gather(1, answers[:, None])
+        return tuple(int(n) + 1 for n in (logits > own).sum(1))
+
+    def hit(self, logits: Float[Tensor, "row vocab"], within: int = 10) -> float:
+        """Share of rows whose answer is among the `within` most probable tokens."""
+        ranks = self.ranks(logits)
+        return sum(rank <= within for rank in ranks) / len(ranks)

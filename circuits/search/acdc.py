@@ -1,0 +1,294 @@
+"""ACDC (Conmy et al. 2023): walk the edges from the logits down and cut each one that the loss can spare.
+
+For every reader, from the last to the first, and for every writer that it hears, the nearest first: cut the edge; if
+the loss rises by less than the threshold over the circuit so far, leave it cut. The rise is signed, so a cut that helps
+is always made. Readers whose node no longer reaches the logits lose their edges without a test. The order is part of
+the result: another order gives another circuit.
+
+Two engines behind one function. `reference` runs the whole model once for each edge. `fast` gives the same decisions:
+it computes only what changed (`circuits/fast.py`) and tries nested cuts together. Of a batch "e1", "e1 e2", "e1 e2 e3",
+each rise over the row before is exactly what the plain search would have measured, up to the first edge that must be
+kept, which is decided too; the rest is thrown away and tried again without it. (Thresholding the total of a block, or
+trying edges one by one from the same circuit, would be something else than ACDC.) Rounding depends on the shape of a
+batch, so a rise within the guard of the threshold is measured by the plain engine instead.
+
+Use it for a threshold in the loss's unit; use EAP for a first look or for models where even this takes too long.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from circuits.engine import Mask, Reference
+from circuits.fast import Fast, Plan
+from circuits.graph import Graph
+from circuits.task import Task
+from workbench.errors import StoreError, UserError
+from workbench.journal import Journal
+from workbench.progress import progress
+
+LARGEST = 64  # variants in one batch; more is slower on two cores, and most are thrown away near the inputs
+GUARD = {torch.float64: 1e-6, torch.float32: 2e-5}  # our float32 runs differ from the plain engine by a few 1e-6
+
+
+@dataclass(frozen=True)
+class Config:
+    """How to search."""
+
+    threshold: float = 0.01  # in the loss's unit; the value of Knowledge Circuits, without its division by length
+    engine: str = "fast"  # or "reference"
+    largest_batch: int = LARGEST
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("fast", "reference"):
+            raise UserError(f"there is no engine {self.engine!r}; choose fast or reference")
+        if not np.isfinite(self.threshold):
+            raise UserError(f"the threshold is {self.threshold}; give a number in the metric's unit, as 0.01")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One tested edge: what cutting it cost over the circuit so far, and whether it was kept."""
+
+    writer: int
+    reader: int
+    increment: float  # of the loss, signed
+    kept: bool
+    tie: bool = False  # within the guard, so the plain engine decided
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The kept edges and how they were decided."""
+
+    kept: Mask
+    decisions: tuple[Decision, ...]
+    n_dead: int  # edges cut without a test, because their reader reaches nothing
+    n_evaluated: int  # losses computed, thrown away ones included
+    loss: float  # of the circuit, by the plain engine
+
+
+class Engine(Protocol):
+    """Decides the edges of one reader after another."""
+
+    def decide(self, number: int, writers: Sequence[int], kept: Mask) -> Iterator[list[Decision]]:
+        """Decide the edges from `writers` to reader `number`, in this order, cutting in `kept`."""
+
+
+def acdc(
+    reference: Reference,
+    config: Config | None = None,
+    journal: Journal | None = None,
+    earlier: Sequence[Decision] = (),
+    shown: bool | None = False,
+    fast: Fast | None = None,
+) -> Found:
+    """Search the circuit of the reference's task.
+
+    `journal` takes up what it holds and records each batch of decisions. `earlier` are the decisions of a search with
+    another threshold: those that this one would have made alike, up to the first difference, are taken over.
+    """
+    config = config or Config()
+    graph = reference.graph
+    known = [Decision(**each) for line in (journal.done if journal else ()) for each in line["decisions"]]
+    taken = known or list(shared_prefix(earlier, config.threshold, guard(reference, fast)))
+    engine: Engine = _Quick(reference, config, fast) if config.engine == "fast" else _Plain(reference, config)
+    kept = graph.full()
+    decisions: list[Decision] = []
+    n_dead = 0
+    if journal is not None and taken and not known:
+        journal.add({"decisions": [vars(each) for each in taken]})
+    with progress("edges", graph.n_edges, shown=shown) as advance:
+        for number in range(len(graph.readers) - 1, -1, -1):
+            reader = graph.readers[number]
+            nodes = list(graph.nodes_of(reader))
+            writers = list(range(graph.below(reader) - 1, -1, -1))
+            if nodes and not graph.alive(kept)[nodes].any():
+                kept[:, number] = False
+                n_dead += len(writers)
+                advance(len(writers))
+                continue
+            before = len(decisions)
+            while len(decisions) < len(taken) and taken[len(decisions)].reader == number:
+                decision = taken[len(decisions)]
+                if decision.writer != writers[len(decisions) - before]:
+                    raise StoreError("the journal's decisions are not in this search's order: begin anew with --out")
+                kept[decision.writer, number] = decision.kept
+                decisions.append(decision)
+            done = len(decisions) - before
+            advance(done)
+            if done == len(writers):
+                continue
+            for batch in engine.decide(number, writers[done:], kept):
+                if journal is not None:
+                    journal.add({"decisions": [vars(each) for each in batch]})
+                decisions += batch
+                advance(len(batch))
+    evaluated = getattr(engine, "n_evaluated", len(decisions))
+    return Found(kept, tuple(decisions), n_dead, evaluated, reference.loss(kept))
+
+
+def shared_prefix(decisions: Sequence[Decision], threshold: float, margin: float) -> Iterator[Decision]:
+    """The decisions that a search with `threshold` makes alike; stops before one too near to tell."""
+    for decision in decisions:
+        if (decision.increment >= threshold) != decision.kept or abs(decision.increment - threshold) < margin:
+            return
+        yield decision
+
+
+def guard(reference: Reference, fast: Fast | None = None) -> float:
+    """Rises nearer to the threshold than this are measured by the plain engine."""
+    least = GUARD.get(reference.replacement.dtype, 1e-2)
+    return max(least, 20 * fast.difference) if fast is not None else least
+
+
+class _Plain:
+    """One full forward pass for each edge."""
+
+    def __init__(self, reference: Reference, config: Config) -> None:
+        self.reference, self.threshold = reference, config.threshold
+        self.current: float | None = None
+
+    def decide(self, number: int, writers: Sequence[int], kept: Mask) -> Iterator[list[Decision]]:
+        if self.current is None:
+            self.current = self.reference.loss(kept)
+        for writer in writers:
+            kept[writer, number] = False
+            loss = self.reference.loss(kept)
+            increment = loss - self.current
+            kept[writer, number] = increment >= self.threshold
+            if not kept[writer, number]:
+                self.current = loss
+            yield [Decision(writer, number, increment, bool(kept[writer, number]))]
+
+
+class _Quick:
+    """Nested batches over what changed."""
+
+    def __init__(self, reference: Reference, config: Config, fast: Fast | None) -> None:
+        self.reference, self.config = reference, config
+        self.fast = Fast(reference) if fast is None else fast
+        self.guard = guard(reference, self.fast)
+        self.layer: int | None = None
+        self.current = 0.0
+        self.batch = 8
+        self.n_evaluated = 0
+
+    def decide(self, number: int, writers: Sequence[int], kept: Mask) -> Iterator[list[Decision]]:
+        fast, layer = self.fast, min(self.fast.graph.readers[number].layer, self.fast.graph.n_layers - 1)
+        if self.layer is None:
+            self.current = fast.rebuild(kept)
+        elif self.layer != layer:
+            self.current = fast.rebuild(kept, layer)  # what is below is clean, and stays
+        self.layer = layer
+        fast.kept = kept
+        plan = fast.plan(number)
+        x = fast.inputs[number][:, -1:] if plan.last else fast.inputs[number]
+        x = x.clone()
+        rest = list(writers)
+        while rest:
+            size = min(self.batch, self.config.largest_batch, fast.largest_batch(plan), len(rest))
+            tried = rest[:size]
+            rows = x + fast.cuts(tried, plan.last).cumsum(0)
+            losses = fast.losses(plan, rows).tolist()
+            self.n_evaluated += size
+            batch = self._scan(plan, tried, losses, kept)
+            cut = len(batch) if not batch[-1].kept else len(batch) - 1
+            if cut:
+                x, self.current = rows[cut - 1], losses[cut - 1]
+            rest = rest[len(batch) :]
+            self._adapt(size, len(batch))
+            yield batch
+        fast.losses(plan, x[None], commit=True)
+
+    def _scan(self, plan: Plan, tried: list[int], losses: list[float], kept: Mask) -> list[Decision]:
+        """Decide one edge after another, up to the first that is kept."""
+        batch: list[Decision] = []
+        base = self.current
+        for writer, loss in zip(tried, losses, strict=True):
+            increment, tie = loss - base, False
+            if abs(increment - self.config.threshold) < self.guard or not np.isfinite(increment):
+                increment, tie = rise(self.reference, kept, writer, plan.reader), True
+            stays = increment >= self.config.threshold
+            kept[writer, plan.reader] = stays
+            batch.append(Decision(writer, plan.reader, increment, stays, tie))
+            if stays:
+                break
+            base = loss
+        return batch
+
+    def _adapt(self, size: int, decided: int) -> None:
+        if decided == size:
+            self.batch = min(2 * size, self.config.largest_batch) if size == self.batch else self.batch
+        elif decided < size // 2:
+            self.batch = max(4, self.batch // 2)
+
+
+def rise(reference: Reference, kept: Mask, writer: int, reader: int) -> float:
+    """What cutting one edge of `kept` costs, by the plain engine."""
+    with_edge, without = kept.copy(), kept.copy()
+    with_edge[writer, reader], without[writer, reader] = True, False
+    return reference.loss(without) - reference.loss(with_edge)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How the decisions compare with the plain engine's."""
+
+    n_checked: int
+    n_decisions: int
+    differences: tuple[str, ...]  # edges decided otherwise, in words
+    largest_gap: float  # between the two engines' increments
+
+    def __str__(self) -> str:
+        verdict = "none differs" if not self.differences else f"{len(self.differences)} differ: {self.differences}"
+        return (
+            f"{self.n_checked} of {self.n_decisions} decisions measured again by the plain engine, {verdict}; "
+            f"increments agree to {self.largest_gap:.1e}"
+        )
+
+
+def certify(
+    reference: Reference, decisions: Sequence[Decision], threshold: float, share: float = 0.02, seed: int = 0
+) -> Certificate:
+    """Measure a random share of the decisions again with the plain engine, each in the circuit that it was made in."""
+    graph: Graph = reference.graph
+    count = min(len(decisions), max(1, round(share * len(decisions)))) if decisions else 0
+    chosen = set(np.random.default_rng(seed).choice(len(decisions), count, replace=False).tolist()) if count else set()
+    kept = graph.full()
+    different: list[str] = []
+    gap = 0.0
+    by_reader: dict[int, list[tuple[int, Decision]]] = {}
+    for place, decision in enumerate(decisions):
+        by_reader.setdefault(decision.reader, []).append((place, decision))
+    for number in range(len(graph.readers) - 1, -1, -1):
+        if number not in by_reader:
+            kept[:, number] = False  # a dead reader
+        for place, decision in by_reader.get(number, ()):
+            if place in chosen:
+                increment = rise(reference, kept, decision.writer, number)
+                gap = max(gap, abs(increment - decision.increment))
+                if (increment >= threshold) != decision.kept:
+                    name = graph.edge_name(decision.writer, number)
+                    different.append(f"{name} ({increment:.3g} and {decision.increment:.3g})")
+            kept[decision.writer, number] = decision.kept
+    return Certificate(count, len(decisions), tuple(different), gap)
+
+
+def work(task: Task, graph: Graph, config: Config, fingerprint: str) -> dict[str, Any]:
+    """What a journal belongs to: anything that could change a decision."""
+    return {
+        "search": "acdc",
+        "model": fingerprint,
+        "graph": graph.described(),
+        "prompts": [list(p.tokens) for p in task.prompts],
+        "answers": [[p.answer_ids[0], p.foil_ids[0] if p.foil_ids else None] for p in task.prompts],
+        "corrupt": [list(p.tokens) for p in task.corrupt],
+        "reference": [list(p.tokens) for p in task.reference],
+        "metric": task.metric,
+        "ablation": task.ablation,
+        "threshold": config.threshold,
+    }

@@ -1,0 +1,341 @@
+"""An edit is a value before it is a deed: what changes in which weight, and how to take it back bit for bit.
+
+An `Edit` holds one `Delta` for each changed weight, as two thin factors in float32, so it is kilobytes where the model
+is gigabytes. `with edit.applied(model):` puts it in and takes it out; `commit` leaves it in and `revert` takes it out
+later, in any order. Adding and subtracting a float does not come back to the same float, so nothing is subtracted: the
+first change of a weight keeps a copy of it, and every state after that is computed from the copy and the edits that
+are in place. An edit knows the fingerprint of the model it was made for and refuses any other.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from workbench import store
+from workbench.errors import StoreError, UserError
+from workbench.facts import Fact
+from workbench.models import fingerprint, live_weights
+from workbench.run import Run
+
+
+class EditError(UserError):
+    """An edit that cannot be made, put in or taken out; the message says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """The change of one weight W [d_in, d_out], in TransformerLens's orientation and added to it: left @ right.
+
+    Without `left`, `right` is the whole change (fine-tuning moves every direction). `keep`, from RECT, is one bit an
+    entry: the entries whose bit is 0 stay as they were.
+    """
+
+    weight: str  # TransformerLens's name, blocks.6.mlp.W_out
+    right: Float[Tensor, "rank d_out"]
+    left: Float[Tensor, "d_in rank"] | None = None
+    keep: UInt8[Tensor, "bytes"] | None = None
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Float[Tensor, "d_in d_out"]:
+        """The whole change; computed in float64, then cast."""
+        change = self.right.double() if self.left is None else self.left.double() @ self.right.double()
+        if self.keep is not None:
+            change = change * unpacked(self.keep, change.numel()).view_as(change)
+        return change.to(dtype)
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether the factors say everything about it."""
+        return self.left is not None and self.keep is None
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What the solver met in one layer; the numbers that explain an edit that went wrong."""
+
+    weight: str
+    residual: float  # ||k dW - r|| / ||r|| over all facts: 0 where the edit does what was asked of this layer
+    division: float  # smallest |k u| / (||k|| ||u||), u the direction written to: near 0 the update explodes
+    condition: float  # of the n x n system that was solved
+    leverage: float  # mean of k C^-1 k: the scale that lambda must be compared with
+    disturbance: float  # tr(dW' C dW) / tr(W' C W): share of the layer's usual output that changes
+    norm: float  # ||dW|| / ||W||, Frobenius
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change of what a model knows; see the module's text. Make one with `editing.methods`."""
+
+    method: str
+    config: dict[str, Any]
+    facts: tuple[Fact, ...]  # `answer` is what the model said or should have said, `foil` what it must say now
+    deltas: tuple[Delta, ...]
+    base: str  # fingerprint of the model without any edit
+    model: str
+    seed: int
+    below: tuple[str, ...] = ()  # digests of the edits that were in place when this one was computed
+    moments: str = "none"  # fingerprint of the statistics used, "identity", or "none"
+    contexts: tuple[str, ...] = ()  # the templates that keys and values were averaged over
+    start_token: str = "auto"  # what was put in front of every prompt, as asked for
+    reports: tuple[Report, ...] = ()
+    curve: Float[Tensor, "step fact"] | None = None  # loss of each value optimisation, nats; NaN after its stop
+    restraints: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    run: Run | None = None
+    digest: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            object.__setattr__(self, "digest", self._hash())
+
+    def _hash(self) -> str:
+        """SHA-256 of everything that decides what the edit does."""
+        hashed = hashlib.sha256()
+        facts = [asdict(fact) for fact in self.facts]
+        said = [self.method, self.config, facts, self.base, self.seed, list(self.below), self.moments]
+        said += [list(self.contexts), list(self.restraints), [delta.weight for delta in self.deltas]]
+        hashed.update(json.dumps(said, sort_keys=True, default=str).encode())
+        for delta in self.deltas:
+            for part in (delta.left, delta.right, delta.keep):
+                hashed.update(b"-" if part is None else part.contiguous().view(torch.uint8).numpy().tobytes())
+        return hashed.hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Twelve digits that tell it from any other."""
+        return self.digest[:12]
+
+    @contextmanager
+    def applied(self, model: Any) -> Iterator[None]:
+        """The block runs on the edited model; afterwards, also after an exception, the weights are bitwise as before.
+
+        Raises EditError: another model, a weight it does not have, the edit already in place.
+        """
+        with applied(model, (self,)):
+            yield
+
+    def commit(self, model: Any) -> None:
+        """Put the edit in and leave it there; EditError as in `applied`."""
+        commit(model, (self,))
+
+    def revert(self, model: Any) -> None:
+        """Take the edit out, whatever was put in after it; EditError if it is not in place."""
+        revert(model, (self,))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write result.json and result.safetensors."""
+        return store.save(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Edit":
+        """Read an edit back; StoreError if a file was cut short or altered."""
+        edit = store.load(folder, cls)
+        if edit._hash() != edit.digest:
+            raise StoreError(f"{folder} was altered since it was saved: its hash is not the one it names")
+        return edit
+
+
+# ---- the edits that are in place ----
+
+
+@dataclass(eq=False)
+class _Ledger:
+    """What a model was before its edits, and which are in place, in order."""
+
+    base: str
+    saved: dict[str, Tensor] = field(default_factory=dict)
+    edits: list[Edit] = field(default_factory=list)
+
+    def state(self, name: str, edits: Sequence[Edit]) -> Tensor:
+        """The weight under these edits: the saved tensor itself, or a fresh sum rounded once."""
+        changes = [delta for edit in edits for delta in edit.deltas if delta.weight == name]
+        saved = self.saved[name]
+        if not changes:
+            return saved
+        total = saved.double()
+        for delta in changes:
+            total = total + delta.dense().to(total.device)
+        return total.to(saved.dtype)
+
+
+_LEDGERS: WeakKeyDictionary[Any, _Ledger] = WeakKeyDictionary()
+
+
+def in_place(model: Any) -> tuple[Edit, ...]:
+    """The edits that are committed, in order."""
+    ledger = _LEDGERS.get(model)
+    return tuple(ledger.edits) if ledger else ()
+
+
+def base_of(model: Any) -> str:
+    """Fingerprint of the model without the edits that are in place."""
+    ledger = _LEDGERS.get(model)
+    return ledger.base if ledger else fingerprint(model)
+
+
+def commit(model: Any, edits: Sequence[Edit]) -> None:
+    """Put several edits in, in order, all or none."""
+    ledger = _LEDGERS.get(model) or _Ledger(fingerprint(model))
+    weights = live_weights(model)
+    for edit in edits:
+        _check(edit, ledger, weights)
+    if len({edit.digest for edit in edits}) < len(edits):
+        raise EditError("the same edit is there twice; leave one out")
+    _move(ledger, weights, [*ledger.edits, *edits])
+    _LEDGERS[model] = ledger
+
+
+def revert(model: Any, edits: Sequence[Edit]) -> None:
+    """Take several edits out, in any order, all or none."""
+    ledger = _LEDGERS.get(model)
+    here = {edit.digest for edit in ledger.edits} if ledger else set()
+    gone = {edit.digest for edit in edits}
+    if ledger is None or gone - here:
+        raise EditError(f"edit {sorted(gone - here)[0][:12]} is not in place, so it cannot be taken out")
+    _move(ledger, live_weights(model), [edit for edit in ledger.edits if edit.digest not in gone])
+    if not ledger.edits:
+        del _LEDGERS[model]
+
+
+@contextmanager
+def applied(model: Any, edits: Sequence[Edit]) -> Iterator[None]:
+    """Several edits at once, in order; out again when the block ends, however it ends."""
+    commit(model, edits)
+    try:
+        yield
+    finally:
+        revert(model, edits)
+
+
+def _check(edit: Edit, ledger: _Ledger, weights: dict[str, Tensor]) -> None:
+    if edit.base != ledger.base:
+        raise EditError(
+            f"edit {edit.name} was made for {edit.model} with fingerprint {edit.base[:12]}, and this model has "
+            f"{ledger.base[:12]}: load the model it was made for"
+        )
+    if any(edit.digest == other.digest for other in ledger.edits):
+        raise EditError(f"edit {edit.name} is in place already")
+    for delta in edit.deltas:
+        shape = (delta.right if delta.left is None else delta.left).shape[0], delta.right.shape[1]
+        if delta.weight not in weights or tuple(weights[delta.weight].shape) != tuple(shape):
+            raise EditError(f"edit {edit.name} changes {delta.weight} {tuple(shape)}, which this model does not have")
+        if not all(torch.isfinite(part).all() for part in (delta.left, delta.right) if part is not None):
+            raise EditError(f"edit {edit.name} has numbers that are not finite in {delta.weight}; compute it again")
+
+
+@torch.no_grad()
+def _move(ledger: _Ledger, weights: dict[str, Tensor], edits: list[Edit]) -> None:
+    """Bring the weights to the state under `edits`: all of them, or none if anything goes wrong on the way."""
+    touched = {delta.weight for edit in (*ledger.edits, *edits) for delta in edit.deltas}
+    for name in touched & set(ledger.saved):
+        if not torch.equal(weights[name], ledger.state(name, ledger.edits)):
+            raise EditError(f"{name} was changed by something else while edits were in place; load the model again")
+    fresh = {name: weights[name].detach().clone() for name in touched - set(ledger.saved)}
+    ledger.saved.update(fresh)
+    before = {name: ledger.state(name, ledger.edits) for name in touched}
+    after = {name: ledger.state(name, edits) for name in touched}
+    try:
+        for name, tensor in after.items():
+            weights[name].copy_(tensor)
+        ledger.edits = edits
+    except BaseException:  # an interrupt too: back to where it was
+        for name, tensor in before.items():
+            weights[name].copy_(tensor)
+        for name in fresh:
+            del ledger.saved[name]
+        raise
+    still = {delta.weight for edit in edits for delta in edit.deltas}
+    for name in touched - still:
+        del ledger.saved[name]
+
+
+@contextmanager
+def borrowed(model: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """The live tensors of these weights, to write into; restored bitwise when the block ends, however it ends."""
+    weights = live_weights(model)
+    saved = {name: weights[name].detach().clone() for name in names}
+    try:
+        yield {name: weights[name] for name in names}
+    finally:
+        with torch.no_grad():
+            for name, tensor in saved.items():
+                weights[name].copy_(tensor)
+
+
+@contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """Compute in float32 on a model held in half precision, with a warning; back bitwise afterwards."""
+    dtype = next(model.parameters()).dtype
+    if dtype.itemsize >= 4:
+        yield
+        return
+    warnings.warn(f"the model is in {str(dtype)[6:]}; the edit is computed in float32", stacklevel=3)
+    configured = model.cfg.dtype
+    model.to(torch.float32)  # exact: every half-precision number is a float32 number
+    try:
+        yield
+    finally:
+        model.to(dtype)
+        model.cfg.dtype = configured
+
+
+# ---- small algebra ----
+
+
+def merged(edits: Sequence[Edit]) -> Edit:
+    """One edit that does what a stack of them does: the factors of each weight side by side."""
+    if not edits:
+        raise EditError("there is no edit to merge")
+    if len({edit.base for edit in edits}) > 1:
+        raise EditError("these edits were made for different models, so they do not stack")
+    names = list(dict.fromkeys(delta.weight for edit in edits for delta in edit.deltas))
+    deltas = tuple(_sum([d for edit in edits for d in edit.deltas if d.weight == name]) for name in names)
+    return replace(
+        edits[0],
+        method="+".join(dict.fromkeys(edit.method for edit in edits)),
+        config={edit.name: edit.config for edit in edits},
+        facts=tuple(fact for edit in edits for fact in edit.facts),
+        deltas=deltas,
+        below=(),
+        reports=(),
+        curve=None,
+        restraints=tuple(name for edit in edits for name in edit.restraints),
+        notes=(f"a stack of {len(edits)} edits: {', '.join(edit.name for edit in edits)}",),
+        digest="",
+    )
+
+
+def _sum(deltas: Sequence[Delta]) -> Delta:
+    if len(deltas) == 1:
+        return deltas[0]
+    if all(delta.low_rank for delta in deltas):
+        left = torch.cat([delta.left for delta in deltas if delta.left is not None], 1)
+        right = torch.cat([delta.right for delta in deltas])
+        if left.shape[1] < min(left.shape[0], right.shape[1]):
+            return Delta(deltas[0].weight, right, left)
+    total = deltas[0].dense()
+    for delta in deltas[1:]:
+        total = total + delta.dense()
+    return Delta(deltas[0].weight, total.float())
+
+
+def packed(mask: Tensor) -> UInt8[Tensor, "bytes"]:
+    """One bit an entry, row after row, the first in the highest bit; the last byte is filled with zeros."""
+    bits = mask.reshape(-1).to(torch.uint8)
+    bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
+    return (bits << torch.arange(7, -1, -1, dtype=torch.uint8)).sum(1).to(torch.uint8)
+
+
+def unpacked(mask: UInt8[Tensor, "bytes"], count: int) -> Tensor:
+    """The bits again, as booleans."""
+    return (mask[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8) & 1).reshape(-1)[:count].bool()

@@ -1,0 +1,132 @@
+"""Text out of the model itself, and log-probabilities of given continuations: what edits are made from and judged by.
+
+Sampling draws from a generator of its own, so a seed repeats it on the same machine. `scored` unembeds only the
+positions that are asked for: the unembedding of all positions would be most of the work of a small model.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.facts import SLOT
+from workbench.hooks import record
+from workbench.models import device, info
+from workbench.sites import Site
+from workbench.tail import Frame
+
+# Openings of generated contexts: with none of them, a small model's samples begin with headlines and code.
+OPENINGS = ("The", "Therefore", "Because", "I", "You")  # EasyEdit's
+ROWS = 64  # rows of one forward pass; beyond this a CPU gains nothing
+
+
+def start_ids(model: Any, start: str = "auto") -> tuple[int, ...]:
+    """The ids that begin a document: none, or the one start token."""
+    token = info(model).start_token if start == "auto" else start
+    if token is None or token == "none":
+        return ()
+    return (int(model.tokenizer.convert_tokens_to_ids(token)),)
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    begin: Int[Tensor, "row pos"],
+    length: int,
+    generator: torch.Generator | None,
+    top_k: int | None = None,
+) -> Int[Tensor, "row length"]:
+    """`begin` continued to `length` tokens, with a key/value cache; greedy without a generator."""
+    network, tokens, cache = model.original_model, begin.to(device(model)), None
+    new = tokens
+    while tokens.shape[1] < length:
+        out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, logits = out.past_key_values, out.logits[:, -1].float()
+        if generator is None:
+            new = logits.argmax(-1, keepdim=True)
+        elif top_k is not None:
+            values, ids = logits.topk(min(top_k, logits.shape[-1]))
+            new = ids.gather(1, torch.multinomial(values.softmax(-1).cpu(), 1, generator=generator).to(ids.device))
+        else:
+            new = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(tokens.device)
+        tokens = torch.cat([tokens, new], 1)
+    return tokens[:, :length]
+
+
+def contexts(model: Any, count: int, length: int, seed: int, start: str = "auto") -> tuple[str, ...]:
+    """ "{}" and `count` texts of `length` tokens that the model writes, each followed by ". {}".
+
+    Top-5 sampling from five openings, as in the authors' code, but seeded. A text with a brace or a bracket in it, or
+    with nothing but spaces, is drawn again: it would be read as a slot.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first, made = start_ids(model, start), ["{}"]
+    for number in range(count):
+        ids = model.tokenizer(OPENINGS[number % len(OPENINGS)], add_special_tokens=False)["input_ids"]
+        begin = torch.tensor([[*first, *ids]])
+        for _ in range(20):
+            out = sample(model, begin, begin.shape[1] + length, generator, top_k=5)[0, len(first) :]
+            text = " ".join(model.tokenizer.decode(out, skip_special_tokens=True).split())
+            if text and not set("{}[]") & set(text):
+                break
+        else:
+            text = OPENINGS[number % len(OPENINGS)]
+        made.append(text + ". " + SLOT)
+    return tuple(dict.fromkeys(made))
+
+
+@torch.no_grad()
+def generate(model: Any, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
+    """Greedy continuations by `more` tokens; prompts of one length run together."""
+    out: list[list[int]] = [[] for _ in prompts]
+    for size in sorted({len(prompt) for prompt in prompts}):
+        rows = [i for i, prompt in enumerate(prompts) if len(prompt) == size]
+        for some in (rows[i : i + ROWS] for i in range(0, len(rows), ROWS)):
+            begin = torch.tensor([list(prompts[i]) for i in some])
+            done = sample(model, begin, size + more, None)[:, size:].tolist()
+            for i, ids in zip(some, done, strict=True):
+                out[i] = ids
+    return out
+
+
+@torch.no_grad()
+def logits_at(
+    model: Any, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
+) -> list[Float[Tensor, "wanted vocab"]]:
+    """Logits of each row at its wanted positions, float32 on the CPU; rows of any length, right-padded."""
+    head, last = Frame(model, 1, ()), Site("resid", model.cfg.n_layers - 1)
+    out: list[Tensor] = [torch.empty(0)] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for some in (order[i : i + ROWS] for i in range(0, len(order), ROWS)):
+        tokens = padded([rows[i] for i in some]).to(device(model))
+        with record(model, [last]) as seen:
+            model.original_model.base_model(input_ids=tokens, use_cache=False)
+        where = [(r, p) for r, i in enumerate(some) for p in positions[i]]
+        picked = seen[last][[r for r, _ in where], [p for _, p in where]]
+        logits = head.logits(picked).float().cpu()
+        for i, part in zip(some, logits.split([len(positions[i]) for i in some]), strict=True):
+            out[i] = part
+    return out
+
+
+def padded(rows: Sequence[Sequence[int]], to: int = 0) -> Int[Tensor, "row pos"]:
+    """Rows as one tensor, filled up on the right with token 0; in a causal model nothing before it notices."""
+    longest = max(to, *(len(row) for row in rows))
+    return torch.tensor([[*row, *([0] * (longest - len(row)))] for row in rows])
+
+
+def ngram_entropy(texts: Sequence[str]) -> float:
+    """Generation entropy in bits, (H2 + 2 H3) / 3 over word 2- and 3-grams, averaged over texts (Meng et al. 2022).
+
+    Low when a model repeats itself. It grows with the length of the text: compare equal lengths only.
+    """
+    return sum(_entropy(text.split(), 2) / 3 + 2 * _entropy(text.split(), 3) / 3 for text in texts) / max(len(texts), 1)
+
+
+def _entropy(words: Sequence[str], n: int) -> float:
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    shares = [grams.count(gram) / len(grams) for gram in set(grams)]
+    return -sum(share * math.log2(share) for share in shares)

@@ -6,8 +6,7 @@ value. A window restores the MLP or attention outputs of several layers around t
 l - w//2 up to but not including l + (w+1)//2, cut off at both ends, as in ROME's code.
 
 Two engines give the same numbers. `reference` runs the whole model for every cell, by hooks alone: it is the
-definition. `fast` runs the blocks above the restored layer on the positions from the restored one on (`workbench.tail`)
-and batches cells: a batch climbs through the layers and takes new cells in where they begin.
+definition. `fast` never repeats what is known: see the comment above it.
 
 Severed runs restore a residual state while every later MLP (or attention) output of that token is held at its corrupted
 value, with the same noise draw. (ROME's notebook holds them at the values of a second, different draw.)
@@ -51,7 +50,7 @@ class Config:
     metric: str = "probability"
     seed: int = 1  # ROME's
     engine: str = "fast"  # or "reference"
-    chunk_tokens: int = field(default=0)  # positions run at once; 0: 512 on a CPU (caches), 65536 on a GPU
+    chunk_tokens: int = field(default=0)  # positions run at once; 0: 2048 on a CPU, 65536 on a GPU
 
     def __post_init__(self) -> None:
         for kind in self.sites:
@@ -189,6 +188,7 @@ class Runs:
     corrupted_logits: Float[Tensor, "sample vocab"]
     clean: Float[Tensor, "sample"]
     corrupted: Float[Tensor, "sample"]
+    _restored: dict[Site, Float[Tensor, "sample pos d_model"]] = field(default_factory=dict)
 
     @property
     def toward(self) -> int:
@@ -236,6 +236,19 @@ class Runs:
             torch.stack([measure(logits[0], target) for target in targets]),
             torch.stack([measure(row, target) for row, target in zip(logits[1:], targets, strict=True)]),
         )
+
+    def restored(self, cell: Cell) -> Float[Tensor, "sample pos d_model"]:
+        """The corrupted runs after the cell's first block, had it been restored at each position; made once."""
+        layer = cell.layers.start
+        if cell.site == "resid":
+            return self.before[layer + 1][:1].expand(len(self.targets), -1, -1)
+        site = Site(cell.site, layer, cell.head)
+        if site not in self._restored:
+            clean = self.outputs[Site(cell.site, layer)][:1]
+            value = clean if cell.head is None else clean[:, :, cell.head]
+            with patched(self.frame.model, [Patch(site, value)]):
+                self._restored[site] = self.frame.block(layer, self.before[layer][1:])
+        return self._restored[site]
 
     def measured(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "cell sample"]:
         """The metric of rows laid out cell by cell, sample by sample, each against its own target."""
@@ -285,68 +298,72 @@ def _first_row(activations: Tensor) -> Tensor:
     return activations[:1].expand_as(activations)
 
 
+# What a restored run shares with runs that are known, it takes from them; the rest is computed, many cells at a time.
+#   - Blocks below the restored layer, and positions before the restored one: as in the corrupted run.
+#   - Inside the restored block too only the restored position changes, since attention has already read its inputs. So
+#     one pass over a block, restored at all positions at once, gives the start of every cell of that layer.
+#   - Two windows cut off at the bottom are one run up to where the shorter one ends.
+#   - The last block is run for the last position alone, and only that position is unembedded.
+# A batch of cells that share a position climbs through the layers and takes each cell in where it begins.
+
+
 def _fast(runs: Runs, cells: Sequence[Cell], config: Config) -> Iterator[tuple[Cell, Tensor]]:
-    """Cells of one position, in batches that climb through the layers; see the module's head."""
-    samples = len(runs.targets)
-    width = (len(runs.prompt.tokens) - cells[0].position) * samples
-    budget = config.chunk_tokens or (65536 if runs.before[0].is_cuda else 512)
-    ordered = sorted(cells, key=_enters)
+    """Only the blocks above the restored layer, only the positions from the restored one on, in batches."""
+    width = (len(runs.prompt.tokens) - cells[0].position) * len(runs.targets)
+    budget = config.chunk_tokens or (65536 if runs.before[0].is_cuda else 2048)
+    ordered = sorted(cells, key=lambda cell: (cell.layers.start, cell.layers.stop))
     size = max(1, budget // width)
     for begin in range(0, len(ordered), size):
-        chunk = ordered[begin : begin + size]
-        yield from zip(chunk, runs.measured(runs.frame.logits(_climb(runs, chunk))), strict=True)
+        climbed, last = _climb(runs, ordered[begin : begin + size])
+        yield from zip(climbed, runs.measured(runs.frame.logits(last)), strict=True)
 
 
-def _enters(cell: Cell) -> int:
-    """The first block that has to be run for a cell: the one after a restored residual state, else the restored one."""
-    return cell.layers[0] + (cell.site == "resid")
-
-
-def _climb(runs: Runs, cells: Sequence[Cell]) -> Float[Tensor, "rows d_model"]:
-    """The last position's final residual stream for `cells`, which share a position and are in order of entry."""
+def _climb(runs: Runs, cells: Sequence[Cell]) -> tuple[list[Cell], Float[Tensor, "rows d_model"]]:
+    """`cells`, which share a position, in the order of their rows in the last position's final residual stream."""
     position, samples, top = cells[0].position, len(runs.targets), runs.frame.model.cfg.n_layers
-    single = position == len(runs.prompt.tokens) - 1
+    longest = {cell.layers.start: cell for cell in cells if cell.head is None}  # sorted: the last of each start
+    forks = {c: longest[c.layers.start] for c in cells if c.head is None and c is not longest[c.layers.start]}
+    arrivals: dict[int, list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: cell in forks):  # whom to fork from is there first
+        arrivals.setdefault(cell.layers.stop if cell in forks else cell.layers.start + 1, []).append(cell)
+
+    climbing: list[Cell] = []
     active = runs.before[0].new_empty(0, *runs.before[0][:, position:].shape[1:])
-    waiting = list(cells)
-    for layer in range(_enters(cells[0]), top + 1):
-        entering = [_entry(runs, waiting.pop(0)) for _ in range(sum(_enters(cell) == layer for cell in waiting))]
+    for layer in range(min(arrivals), top + 1):
+        for cell in arrivals.get(layer, []):
+            if cell in forks:
+                row = climbing.index(forks[cell]) * samples
+                state = active[row : row + samples]
+            else:
+                restored = runs.restored(cell)[:, position : position + 1]
+                state = torch.cat([restored, runs.before[layer][1:, position + 1 :]], 1)
+            active = torch.cat([active, state[:, -active.shape[1] :]])
+            climbing.append(cell)
         if layer == top:
-            return torch.cat([state[:, -1] for state in (active, *entering)])
-        active = torch.cat([active, *entering])
-        n_active = len(active) // samples
-        keys, values = (part[:, :, :position].repeat(n_active, 1, 1, 1) for part in runs.kept[layer])
-        if layer == top - 1 and not single:
-            # Of the last block only the last position is wanted, and what is restored elsewhere no longer reaches it.
+            return climbing, active[:, -1]
+        keys, values = (part[:, :, :position].repeat(len(climbing), 1, 1, 1) for part in runs.kept[layer])
+        if layer == top - 1 and active.shape[1] > 1:
+            # What is restored in the last block at another position than the last no longer reaches the answer.
             active = runs.frame.last_block(active, (keys, values))
-            continue
-        with patched(runs.frame.model, _patches(runs, cells[:n_active], layer)):
-            active = runs.frame.block(layer, active, (keys, values))
-    raise AssertionError("every cell enters at the top or below it")
-
-
-def _entry(runs: Runs, cell: Cell) -> Float[Tensor, "sample pos d_model"]:
-    """The corrupted residual stream where `cell` begins, from its position on, restored if it is a residual state."""
-    state = runs.before[_enters(cell)][:, cell.position :]
-    if cell.site != "resid":
-        return state[1:]
-    return torch.cat([state[:1, :1].expand(len(state) - 1, -1, -1), state[1:, 1:]], 1)
+        else:
+            with patched(runs.frame.model, _patches(runs, climbing, layer)):
+                active = runs.frame.block(layer, active, (keys, values))
+    raise AssertionError("every cell arrives at the top or below it")
 
 
 def _patches(runs: Runs, cells: Sequence[Cell], layer: int) -> list[Patch]:
-    """What to write in block `layer` for `cells`, whose rows follow one another; at most one patch a site and head."""
+    """What to write in block `layer`, above the first restored one, for `cells`, whose rows follow one another."""
     samples = len(runs.targets)
-    rows: dict[tuple[Site, bool], list[int]] = {}
+    rows: dict[tuple[str, bool], list[int]] = {}
     for number, cell in enumerate(cells):
         mine = range(number * samples, (number + 1) * samples)
-        if cell.site != "resid" and layer in cell.layers:
-            rows.setdefault((Site(cell.site, layer, cell.head), True), []).extend(mine)
-        elif cell.severed and layer > cell.layers[0]:
-            rows.setdefault((Site(cell.severed, layer), False), []).extend(mine)
+        if layer in cell.layers:
+            rows.setdefault((cell.site, True), []).extend(mine)
+        elif cell.severed:
+            rows.setdefault((cell.severed, False), []).extend(mine)
     patches = []
-    for (site, clean), chosen in rows.items():
-        kept = runs.outputs[Site(site.kind, layer)][:, cells[0].position]
+    for (kind, clean), chosen in rows.items():
+        kept = runs.outputs[Site(kind, layer)][:, cells[0].position]
         value = kept[:1] if clean else kept[1:].repeat(len(chosen) // samples, 1)
-        if site.head is not None:
-            value = value[:, site.head]
-        patches.append(Patch(site, value[:, None], chosen, [0]))
+        patches.append(Patch(Site(kind, layer), value[:, None], chosen, [0]))
     return patches

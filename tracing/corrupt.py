@@ -65,7 +65,7 @@ def noise(
     first, after = prompt.subject_span
     shape = (samples, after - first, int(model.cfg.d_model))  # type: ignore[attr-defined]
     if draws is None:
-        draws = torch.from_numpy(np.random.RandomState(seed).randn(*shape)).float()  # noqa: NPY002 — ROME's stream
+        draws = torch.from_numpy(np.random.RandomState(seed).randn(*shape)).float()
     if tuple(draws.shape) != shape:
         raise ValueError(
             f"the draws have shape {tuple(draws.shape)}, but {shape} [sample, subject, d_model] are needed"
@@ -112,7 +112,7 @@ def swap(
             count = prompt.subject_span[1] - prompt.subject_span[0]
             raise PromptError(
                 f"no other subject of the same relation takes {count} tokens like {prompt.subject!r} and has another "
-                "answer; name some with --swaps, or use --corruption noise"
+                "answer; name some with --set swaps='A;B', or use --corruption noise"
             )
     tokens = torch.tensor([pair.corrupt.tokens for pair in pairs], device=device(model))
     return Corruption("swap", tokens, None, None, tuple(names), tuple(foils))
@@ -128,7 +128,7 @@ def _others(prompt: Prompt, seed: int, relation: Sequence[Fact]) -> list[Fact]:
             )
         relation = load_facts(fact.relation)
     others = [fact for fact in relation if fact.subject != prompt.subject]
-    order = np.random.RandomState(seed).permutation(len(others))  # noqa: NPY002 — one frozen stream for both kinds
+    order = np.random.RandomState(seed).permutation(len(others))
     return [others[i] for i in order]
 
 

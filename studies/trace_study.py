@@ -1,0 +1,41 @@
+"""From a sentence to a picture: the causal trace and the logit lens of one fact, saved and drawn together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracing.causal import Config, cells_of, trace
+from tracing.lens import Norm, lens
+from tracing.results import LensResult, TraceResult
+from tracing.view import trace_page
+from workbench import store
+from workbench.plots.page import write_page
+from workbench.plots.specs import Page
+from workbench.progress import progress
+from workbench.prompts import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class TraceStudy:
+    """What `trace` saves: the trace and the lens of one prompt."""
+
+    trace: TraceResult
+    lens: LensResult
+
+    def page(self) -> Page:
+        """The page that shows both."""
+        return trace_page(self.trace, self.lens)
+
+    def save(self, folder: str | Path, light: bool = False) -> Path:
+        """Write result.json, result.safetensors and page.html into `folder`; gives the page's path."""
+        store.save(self, folder)
+        return write_page(self.page(), Path(folder) / "page.html", light=light)
+
+
+def trace_study(
+    model: Any, prompt: Prompt, config: Config = Config(), norm: Norm = "per-state", shown: bool | None = None
+) -> TraceStudy:
+    """Trace `prompt`, then read the same answer with the lens. Raises what `trace` raises."""
+    with progress("tracing", cells_of(model, prompt, config), shown=shown) as advance:
+        result = trace(model, prompt, config, advance=advance)
+    return TraceStudy(result, lens(model, result.prompt, norm))

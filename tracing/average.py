@@ -1,0 +1,153 @@
+"""Trace many facts and average by the role of each token: the average indirect effect of Meng et al. 2022, Fig. 2.
+
+Within a fact, the effects at all tokens of a role are averaged, so that a long subject does not weigh more than a short
+one; then over facts. Intervals are percentile bootstraps over facts (2,000 resamples, 95 %): facts are the sample, the
+noise draws within one are not.
+
+Every fact is journalled when it is done, with its reduced effects, and a run that was stopped takes up at the next one:
+the numbers are the same as without the stop. Facts that the model does not know, or that the corruption does not hurt,
+are skipped with their reason; they are part of the result.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tracing.causal import Config, cells_of, trace
+from tracing.results import AverageResult, TraceResult
+from workbench.errors import NoGap, PromptError, UserError
+from workbench.facts import Fact
+from workbench.journal import Journal
+from workbench.metrics import metric
+from workbench.models import device, fingerprint
+from workbench.progress import progress
+from workbench.prompts import ROLES, Prompt, prompt_of
+from workbench.run import Run, stopwatch
+
+RESAMPLES = 2000
+
+
+def average(
+    model: Any,
+    facts: Sequence[Fact],
+    config: Config = Config(),
+    *,
+    source: str = "",
+    journal: str | Path,
+    known: bool = False,
+    start: str = "auto",
+    shown: bool | None = None,
+    traced: Callable[[TraceResult], None] = lambda _: None,
+) -> AverageResult:
+    """Trace each fact's answer and average. With `known`, only facts whose answer the model puts first.
+
+    `journal` is a file to resume from; `shown` as in `workbench.progress`; `traced` is given every fresh trace.
+
+    Raises UserError if no fact could be traced, StoreError if the journal belongs to other work.
+    """
+    if "head" in config.sites:
+        raise UserError("averages are of layers by roles; heads have a further axis, so leave --sites head out")
+    if not facts:
+        raise UserError("there is no fact to trace")
+    work = {"what": "average trace", "fingerprint": fingerprint(model), "config": asdict(config), "known": known}
+    work |= {"start": start, "facts": [fact.id for fact in facts], "prompts": [fact.prompt for fact in facts]}
+    with Journal(journal, work) as log, stopwatch() as seconds:
+        with progress("tracing facts", len(facts), len(log.done), shown) as advance:
+            for fact in facts[len(log.done) :]:
+                log.add(_piece(model, fact, config, known, start, traced))
+                advance(1)
+        pieces = list(log.done)
+    done = [piece for piece in pieces if "effects" in piece]
+    skipped = {piece["id"]: piece["skipped"] for piece in pieces if "skipped" in piece}
+    if not done:
+        example = next(iter(skipped.items()))
+        raise UserError(f"none of the {len(facts)} facts could be traced; the first, {example[0]}: {example[1]}")
+    per_fact = torch.tensor([_floats(piece["effects"]) for piece in done])
+    mean, low, high = _bootstrap(per_fact, config.seed)
+    numbers = {name: torch.tensor([piece[name] for piece in done]) for name in ("clean", "corrupted", "total")}
+    return AverageResult(
+        source=source,
+        settings=asdict(config) | {"known": known, "start": start},
+        metric=config.metric,
+        unit=metric(config.metric).unit,
+        roles=ROLES,
+        kinds=config.sites,
+        facts=tuple(piece["id"] for piece in done),
+        skipped=skipped,
+        per_fact=per_fact,
+        **numbers,
+        mean=mean,
+        low=low,
+        high=high,
+        count=(~per_fact[:, 0, 0].isnan()).sum(0),
+        run=Run.of(model, config.seed).ended(seconds[0]),
+    )
+
+
+def by_role(effect: Float[Tensor, "layer pos"], prompt: Prompt) -> Float[Tensor, "layer role"]:
+    """Mean effect over the tokens of each role, in the order of `ROLES`; NaN where the prompt has none."""
+    roles = np.array(prompt.roles())
+    columns = [effect[:, torch.from_numpy(np.flatnonzero(roles == role))].mean(1) for role in ROLES]
+    return torch.stack(columns, 1)
+
+
+def _piece(
+    model: Any, fact: Fact, config: Config, known: bool, start: str, traced: Callable[[TraceResult], None]
+) -> dict[str, Any]:
+    """One fact's line of the journal."""
+    try:
+        prompt = prompt_of(model, fact, start=start)
+        if known:
+            with torch.no_grad():
+                first = int(model(prompt.tensor(device(model)))[0, -1].argmax())
+            if first != prompt.answer_ids[0]:
+                said, wanted = model.tokenizer.decode([first]), prompt.answer
+                return {"id": fact.id, "skipped": f"not known: the model says {said!r}, the fact {wanted!r}"}
+        result = trace(model, prompt, config)
+    except (NoGap, PromptError) as why:
+        return {"id": fact.id, "skipped": f"{type(why).__name__}: {why}"}
+    traced(result)
+    effects = [by_role(result.grid(kind).effect, prompt).tolist() for kind in config.sites]
+    return {
+        "id": fact.id,
+        "clean": float(result.clean.mean()),
+        "corrupted": float(result.corrupted.mean()),
+        "total": result.total_effect,
+        "effects": [[[None if x != x else x for x in row] for row in kind] for kind in effects],  # JSON has no NaN
+        "cells": cells_of(model, prompt, config),
+    }
+
+
+def _floats(nested: Any) -> Any:
+    if isinstance(nested, list):
+        return [_floats(item) for item in nested]
+    return float("nan") if nested is None else float(nested)
+
+
+def _bootstrap(per_fact: Float[Tensor, "fact kind layer role"], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean over facts and its 95 % percentile interval, resampling facts; NaN where no fact has the role."""
+    values = per_fact.double().numpy()
+    n_facts = len(values)
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(n_facts, np.full(n_facts, 1 / n_facts), size=RESAMPLES).astype(float)
+    present = ~np.isnan(values)
+    sums = np.tensordot(weights, np.where(present, values, 0.0), 1)
+    counts = np.tensordot(weights, present.astype(float), 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.where(counts > 0, sums / counts, np.nan)
+        centre = np.where(present.any(0), np.where(present, values, 0.0).sum(0) / present.sum(0), np.nan)
+    low, high = (_quantile(means, q) for q in (0.025, 0.975))
+    return tuple(torch.from_numpy(a).float() for a in (centre, low, high))  # type: ignore[return-value]
+
+
+def _quantile(means: np.ndarray, q: float) -> np.ndarray:
+    """Quantile over resamples, without those that drew no fact with the role; NaN where none did."""
+    absent = np.isnan(means).all(0)
+    result = np.nanquantile(np.where(absent, 0.0, means), q, axis=0)
+    return np.where(absent, np.nan, result)

@@ -1,0 +1,68 @@
+"""From scores to a circuit: the most, the largest, or the best connected edges, and then only those on a path.
+
+Scores are compared by size, for an edge that hurts is part of the mechanism too; `signed` compares them as they are.
+"""
+
+import heapq
+
+import numpy as np
+from torch import Tensor
+
+from circuits.engine import Mask
+from circuits.graph import Graph
+from workbench.errors import UserError
+
+
+def top(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Mask:
+    """The `edges` edges of largest score; among equal ones the earlier."""
+    _check_count(graph, edges)
+    size = _sizes(graph, scores, signed)
+    chosen = np.argsort(-size, axis=None, kind="stable")[:edges]
+    kept = graph.empty()
+    kept.flat[chosen] = True
+    return kept & graph.allowed
+
+
+def above(graph: Graph, scores: Tensor, threshold: float, signed: bool = False) -> Mask:
+    """Every edge whose score is at least `threshold`."""
+    return graph.allowed & (_sizes(graph, scores, signed) >= threshold)
+
+
+def greedy(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Mask:
+    """Grow from the logits: always the largest edge into what is reached already, until there are `edges`."""
+    _check_count(graph, edges)
+    size = _sizes(graph, scores, signed)
+    kept = graph.empty()
+    heap: list[tuple[float, int, int]] = []
+    reached: set[int] = set()
+
+    def reach(number: int) -> None:
+        if number not in reached:
+            reached.add(number)
+            for writer in range(graph.below(graph.readers[number])):
+                heapq.heappush(heap, (-size[writer, number], writer, number))
+
+    reach(graph.reader_index["logits"])
+    for _ in range(edges):
+        if not heap:
+            break
+        _, writer, number = heapq.heappop(heap)
+        kept[writer, number] = True
+        for reader in np.flatnonzero(graph.feeds[:, writer]):
+            reach(int(reader))
+    return kept
+
+
+def node_scores(graph: Graph, scores: Tensor) -> Tensor:
+    """Each writer's score: the sum over its outgoing edges, the first-order effect of ablating all it writes."""
+    return (scores * scores.new_tensor(graph.allowed)).sum(1)
+
+
+def _sizes(graph: Graph, scores: Tensor, signed: bool) -> np.ndarray:
+    values = scores.double().cpu().numpy()
+    return np.where(graph.allowed, values if signed else np.abs(values), -np.inf)
+
+
+def _check_count(graph: Graph, edges: int) -> None:
+    if not 0 < edges <= graph.n_edges:
+        raise UserError(f"{edges} edges were asked for, and {graph} has 1 to {graph.n_edges} to give")

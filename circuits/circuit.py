@@ -1,0 +1,233 @@
+"""A circuit: the kept edges, what was measured on each, for what task and by which method; saved, and drawn again.
+
+`find` is the one way to make one. The kinds of search and scorer are the files in `search/` and `scorers/`; a file
+that is added there can be chosen by its name.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits import scorers, select
+from circuits.engine import Reference
+from circuits.graph import Graph
+from circuits.search import acdc as acdc_search
+from circuits.search.acdc import Certificate, Decision
+from circuits.task import Task
+from workbench.errors import UserError
+from workbench.journal import Journal
+from workbench.models import fingerprint
+from workbench.run import Run, stopwatch
+
+SELECTIONS = ("greedy", "top", "threshold")
+INCREMENT = "measured rise of the loss when the edge was cut from the circuit so far; positive: the edge helps"
+
+
+class EmptyCircuit(UserError):
+    """A threshold or a number of edges that leaves nothing, or everything."""
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """The result of a search."""
+
+    graph: Graph
+    task: Task
+    method: str  # acdc, eap, eap_ig, exact, or imported
+    convention: str  # what a score means, and its sign
+    settings: dict[str, Any]
+    kept: Bool[Tensor, "writer reader"]
+    scores: Float[Tensor, "writer reader"]  # in the loss's unit; 0 where nothing was measured
+    tested: Bool[Tensor, "writer reader"]  # where something was
+    unit: str
+    loss_full: float  # smaller is better; of the full model, the circuit, and with every edge cut
+    loss_circuit: float
+    loss_empty: float
+    rank_full: tuple[int, ...]  # of each prompt's answer, 1 for the most probable
+    rank_circuit: tuple[int, ...]
+    certificate: Certificate | None
+    notes: tuple[str, ...]
+    run: Run | None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The kept edges as the graph wants them."""
+        return np.asarray(self.kept.numpy(), dtype=bool)
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """The kept edges on some path from the inputs to the logits: what is worth drawing."""
+        return self.graph.pruned(self.mask)
+
+    @property
+    def n_edges(self) -> int:
+        """Kept edges, with those that only carry a constant."""
+        return int(self.kept.sum())
+
+    @property
+    def faithfulness(self) -> float:
+        """How much of the way from nothing to the full model the circuit goes: 1 is all of it."""
+        return faithfulness(self.loss_circuit, self.loss_full, self.loss_empty)
+
+    def nodes(self) -> tuple[str, ...]:
+        """Writers of the drawn edges, in the order of computation."""
+        return tuple(self.graph.writers[place] for place in np.flatnonzero(self.drawn.any(1)))
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """The decisions of an ACDC search, in its order; its scores are the increments."""
+        graph, tested, kept = self.graph, self.tested.numpy(), self.mask
+        return tuple(
+            Decision(writer, number, float(self.scores[writer, number]), bool(kept[writer, number]))
+            for number in range(len(graph.readers) - 1, -1, -1)
+            for writer in range(graph.below(graph.readers[number]) - 1, -1, -1)
+            if tested[writer, number]
+        )
+
+
+def faithfulness(loss: float, full: float, empty: float) -> float:
+    """(m(C) - m(empty)) / (m(full) - m(empty)); nan where full and empty do not differ enough to divide by."""
+    gap = full - empty
+    return (loss - empty) / gap if abs(gap) > 1e-6 else float("nan")
+
+
+def methods() -> tuple[str, ...]:
+    """All methods: the search, and every scorer in its folder."""
+    found = sorted(module.name for module in pkgutil.iter_modules(scorers.__path__) if module.name != "gradients")
+    return ("acdc", *found)
+
+
+def find(
+    model: Any,
+    task: Task,
+    *,
+    method: str = "acdc",
+    threshold: float | None = None,
+    edges: int | None = None,
+    selection: str = "greedy",
+    split: bool = True,
+    positions: bool = False,
+    engine: str = "fast",
+    certify: float = 0.0,
+    settings: dict[str, Any] | None = None,
+    journal: str | Path | None = None,
+    earlier: Sequence[Decision] = (),
+    seed: int = 0,
+    shown: bool | None = False,
+) -> Circuit:
+    """Find the circuit of `task` in `model`.
+
+    Args:
+        method: acdc, which searches with `threshold`, or a scorer (eap, eap_ig, exact), from whose scores `edges` edges
+            are selected (`greedy` from the logits, `top`), or all from `threshold` on.
+        split: one reader for each query, key and value; else one for each head.
+        positions: position embeddings are a writer of their own.
+        certify: the share of ACDC's decisions that the plain engine measures again.
+        settings: of the scorer's Config, by name.
+        journal: where decisions are recorded, and taken up from.
+        earlier: decisions of an ACDC search with another threshold.
+
+    Raises EmptyCircuit if nothing or everything is left, and the errors of the task, the graph and the engines.
+    """
+    if method not in methods():
+        raise UserError(f"there is no method {method!r}; choose one of {', '.join(methods())}")
+    if selection not in SELECTIONS:
+        raise UserError(f"there is no selection {selection!r}; choose one of {', '.join(SELECTIONS)}")
+    run = Run.of(model, seed)
+    graph = Graph.of(model, split=split, positions=positions)
+    certificate, notes = None, []
+    with stopwatch() as elapsed:
+        reference = Reference(model, graph, task)
+        if method == "acdc":
+            config = acdc_search.Config(0.01 if threshold is None else threshold, engine)
+            chosen: dict[str, Any] = {"threshold": config.threshold, "engine": engine}
+            found = _searched(reference, config, journal, earlier, shown, fingerprint(model))
+            mask, convention = found.kept, INCREMENT
+            scores = torch.zeros(mask.shape, dtype=torch.float64)
+            tested = torch.zeros(mask.shape, dtype=torch.bool)
+            for decision in found.decisions:
+                scores[decision.writer, decision.reader] = decision.increment
+                tested[decision.writer, decision.reader] = True
+            chosen |= {
+                "tested": len(found.decisions),
+                "cut without a test": found.n_dead,
+                "decided by the plain engine": sum(decision.tie for decision in found.decisions),
+                "order": "readers from the logits down, writers from the nearest down",
+            }
+            if certify:
+                certificate = acdc_search.certify(reference, found.decisions, config.threshold, certify, seed)
+        else:
+            module = importlib.import_module(f"circuits.scorers.{method}")
+            scorer = module.Config(**(settings or {}))
+            scores, convention = module.score(reference, scorer), module.CONVENTION
+            tested = torch.from_numpy(graph.full())
+            mask, how = _selected(graph, scores, threshold, edges, selection)
+            chosen = vars(scorer) | how
+        full, empty = graph.full(), graph.empty()
+        if not (mask & graph.allowed).any() or (mask == full).all():
+            what = "nothing" if not mask.any() else "every edge"
+            raise EmptyCircuit(
+                f"{what} is left of {graph}: choose another threshold (it is {chosen.get('threshold')}, and edges are "
+                f"worth {float(scores[tested].abs().median()) if tested.any() else 0:.2g} in the median, "
+                f"{float(scores.abs().max()):.2g} at most)"
+            )
+        logits = reference.logits(mask)
+        losses = [reference.loss(each) for each in (full, mask, empty)]
+    return Circuit(
+        graph=graph,
+        task=task,
+        method=method,
+        convention=convention,
+        settings=chosen | {"selection": "search" if method == "acdc" else selection},
+        kept=torch.from_numpy(mask.copy()),
+        scores=scores,
+        tested=tested,
+        unit=reference.objective.metric.unit,
+        loss_full=losses[0],
+        loss_circuit=losses[1],
+        loss_empty=losses[2],
+        rank_full=reference.objective.ranks(reference.objective.clean),
+        rank_circuit=reference.objective.ranks(logits),
+        certificate=certificate,
+        notes=tuple(notes),
+        run=run.ended(elapsed[0]),
+    )
+
+
+def _searched(
+    reference: Reference,
+    config: acdc_search.Config,
+    journal: str | Path | None,
+    earlier: Sequence[Decision],
+    shown: bool | None,
+    model: str,
+) -> acdc_search.Found:
+    if journal is None:
+        return acdc_search.acdc(reference, config, None, earlier, shown)
+    with Journal(journal, acdc_search.work(reference.task, reference.graph, config, model)) as record:
+        return acdc_search.acdc(reference, config, record, earlier, shown)
+
+
+def _selected(
+    graph: Graph, scores: Tensor, threshold: float | None, edges: int | None, selection: str
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The edges that the scores choose, pruned to what is connected, and how they were chosen."""
+    if threshold is not None and edges is not None:
+        raise UserError("give a threshold or a number of edges, not both")
+    if threshold is not None or selection == "threshold":
+        if threshold is None:
+            raise UserError("the selection 'threshold' needs one: give --threshold")
+        mask, how = select.above(graph, scores, threshold), {"threshold": threshold}
+    else:
+        count = edges if edges is not None else max(1, round(0.05 * graph.n_edges))
+        chooser = select.top if selection == "top" else select.greedy
+        mask, how = chooser(graph, scores, count), {"edges": count}
+    pruned = graph.pruned(mask)
+    return pruned, how | {"selected": int(mask.sum()), "after pruning": int(pruned.sum())}

@@ -1,0 +1,132 @@
+"""Models for the tests, and the check that every test gives them back as it found them.
+
+`tiny("gpt2")` and its kin are random models of each shape that matters, made in a second; `toy` knows an invented world
+(tests/toy); `smollm2` is the real default model. `run_command` runs a command in this process as a user would.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from workbench.hooks import hooks_left
+from workbench.models import fingerprint, load
+
+TOY = Path(__file__).parent / "toy"
+FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def _configs(vocab: int) -> dict[str, Any]:
+    from transformers import Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig
+
+    common = {"vocab_size": vocab, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+    common |= {"max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0}
+    return {
+        "gpt2": GPT2Config(
+            vocab_size=vocab, n_positions=64, n_embd=32, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0
+        ),
+        "llama": LlamaConfig(**common, intermediate_size=48, num_key_value_heads=2, tie_word_embeddings=True),
+        "neox": GPTNeoXConfig(**common, intermediate_size=64, use_parallel_residual=True),
+        "gemma3": Gemma3TextConfig(
+            **common,
+            intermediate_size=48,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=8,
+            layer_types=_GEMMA_LAYERS,
+        ),
+    }
+
+
+_GEMMA_LAYERS = ["sliding_attention", "full_attention"] * 2
+
+
+def save_tiny(name: str, folder: Path) -> Path:
+    """Write a random model of one architecture, with the toy's tokenizer, as a Hugging Face folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TOY)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(_configs(len(tokenizer))[name])
+    with torch.no_grad():
+        for parameter in model.parameters():  # initial weights are too small to tell states apart
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+_LOADED: dict[str, tuple[Any, str]] = {}  # name -> model and its fingerprint
+
+
+def _kept(name: str, make: Callable[[], Any]) -> Any:
+    if name not in _LOADED:
+        model = make()
+        _LOADED[name] = (model, fingerprint(model))
+    return _LOADED[name][0]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """tiny(name) gives the random model "gpt2", "llama" (grouped queries, RMS norm, gated), "neox" or "gemma3"."""
+    root = tmp_path_factory.mktemp("tiny")
+    return lambda name: _kept(name, lambda: load(str(save_tiny(name, root / name)), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def toy() -> Any:
+    """The trained toy; its facts are tests/toy/toy_*.json."""
+    return _kept("toy", lambda: load(str(TOY), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    """The default model, on the CPU."""
+    return _kept("smollm2", lambda: load("smollm2", device="cpu"))
+
+
+@pytest.fixture(autouse=True)
+def given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test: no hook, no flag, the same weights, no gradient left on the models that it borrowed."""
+    yield
+    names = set(request.fixturenames)
+    for name, (model, before) in _LOADED.items():
+        if name in names or ("tiny" in names and name not in ("toy", "smollm2")):
+            assert hooks_left(model) == [], f"hooks left on {name}"
+            assert not [flag for flag in FLAGS if getattr(model.cfg, flag)], f"flags left on {name}"
+            assert fingerprint(model) == before, f"{name} has other weights than before"
+            assert all(parameter.grad is None for parameter in model.parameters()), f"gradients left on {name}"
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """run_command("trace", "--help", ...) in a folder of its own: exit_code, stdout, stderr as a user would see them."""
+    monkeypatch.chdir(tmp_path)
+
+    return lambda name, *arguments: _invoke(
+        name, importlib.import_module(f"studies.commands.{name}"), [str(argument) for argument in arguments]
+    )
+
+
+def _invoke(name: str, command: Any, arguments: list[str]) -> Any:
+    """Through `main`, so that mistakes end as they do at a terminal."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before = sys.argv
+    sys.argv = [name, *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            command.main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
+    finally:
+        sys.argv = before
+    return SimpleNamespace(exit_code=code, stdout=out.getvalue(), stderr=err.getvalue())

@@ -63,19 +63,20 @@ def contexts(model: Any, count: int, length: int, seed: int, start: str = "auto"
     with nothing but spaces, is drawn again: it would be read as a slot.
     """
     generator = torch.Generator().manual_seed(seed)
-    first, made = start_ids(model, start), ["{}"]
-    for number in range(count):
-        ids = model.tokenizer(OPENINGS[number % len(OPENINGS)], add_special_tokens=False)["input_ids"]
-        begin = torch.tensor([[*first, *ids]])
-        for _ in range(20):
-            out = sample(model, begin, begin.shape[1] + length, generator, top_k=5)[0, len(first) :]
-            text = " ".join(model.tokenizer.decode(out, skip_special_tokens=True).split())
-            if text and not set("{}[]") & set(text):
-                break
-        else:
-            text = OPENINGS[number % len(OPENINGS)]
-        made.append(text + ". " + SLOT)
-    return tuple(dict.fromkeys(made))
+    first, words = start_ids(model, start), [OPENINGS[number % len(OPENINGS)] for number in range(count)]
+    begins = [[*first, *model.tokenizer(word, add_special_tokens=False)["input_ids"]] for word in words]
+    made: dict[int, str] = {}
+    for _ in range(10):
+        for size in sorted({len(begin) for begin in begins}):  # openings of one length are continued together
+            open_ = [i for i, begin in enumerate(begins) if len(begin) == size and i not in made]
+            if not open_:
+                continue
+            rows = sample(model, torch.tensor([begins[i] for i in open_]), size + length - 1, generator, top_k=5)
+            for i, row in zip(open_, rows, strict=True):
+                text = " ".join(model.tokenizer.decode(row[len(first) :], skip_special_tokens=True).split())
+                if text and not set("{}[]") & set(text):
+                    made[i] = text
+    return tuple(dict.fromkeys(["{}", *(made.get(i, words[i]) + ". " + SLOT for i in range(count))]))
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ class Config:
     source: str = SELF  # "self", a text file, a folder of .txt files, or a Hugging Face data set
     tokens: int = 12_288  # 8 x the key dimension of the default model; `changes` says whether that was enough
     document: int = 128  # tokens of one document; longer ones are cut
-    rows: int = 64  # documents of one piece of work
+    rows: int = 24  # documents of one piece of work
     seed: int = 0
     start: str = "auto"
 
@@ -87,11 +87,16 @@ class Moments:
 
 
 def collect(
-    model: Any, layers: Sequence[int], config: Config | None = None, *, folder: Path | None = None, shown: bool | None = None
+    model: Any,
+    layers: Sequence[int],
+    config: Config | None = None,
+    *,
+    folder: Path | None = None,
+    shown: bool | None = None,
 ) -> Moments:
     """Second moments of `layers`, from `folder` (the cache by default) as far as they are there, else collected.
 
-    Raises EditError: fewer tokens than key dimensions, a text that is not there, edits in place (C is the base model's).
+    Raises EditError: fewer tokens than key dimensions, a text that is not there, edits in place.
     """
     config = config or Config()
     if in_place(model):
@@ -105,7 +110,9 @@ def collect(
         raise EditError("documents of one token have only the position that is left out: ask for longer ones")
     base = base_of(model)
     said = json.dumps([vars(config), base], sort_keys=True)
-    place = folder or cache_folder() / "moments" / f"{info(model).name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    place = (
+        folder or cache_folder() / "moments" / f"{info(model).name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    )
     known = _load(place / "done", base)
     missing = [layer for layer in layers if known is None or str(layer) not in known.matrices]
     if known is not None and not missing:
@@ -129,9 +136,7 @@ def _load(folder: Path, base: str) -> Moments | None:
 
 
 @torch.no_grad()
-def _collect(
-    model: Any, layers: Sequence[int], config: Config, base: str, place: Path, shown: bool | None
-) -> Moments:
+def _collect(model: Any, layers: Sequence[int], config: Config, base: str, place: Path, shown: bool | None) -> Moments:
     names = [str(layer) for layer in layers]
     work = place / ("work-" + "-".join(names))
     sums, state = _resume(work, names, model.cfg.d_mlp)
@@ -155,10 +160,10 @@ def _collect(
                 "tokens": state["tokens"] + counted,
                 "left_out": state["left_out"] + len(rows),
             }
-            for part in (4, 2):  # the sums as they were at a quarter and a half, for convergence
-                if state["tokens"] * part >= config.tokens and f"{names[0]}.at{part}" not in sums:
-                    for name in names:
-                        sums[f"{name}.at{part}"] = sums[f"{name}.sum"] / state["tokens"]
+            due = [part for part in (2, 4) if state["tokens"] * part >= config.tokens]
+            if due and f"{names[0]}.at{due[0]}" not in sums:  # C as it is at a quarter and a half, for convergence
+                for name in names:
+                    sums[f"{name}.at{due[0]}"] = sums[f"{name}.sum"] / state["tokens"]
             _keep(work, sums, state)
             advance(counted)
     if state["tokens"] < model.cfg.d_mlp:
@@ -177,7 +182,9 @@ def _collect(
     )  # fmt: skip
 
 
-def keys_of_text(model: Any, layers: Sequence[int], rows: Sequence[Sequence[int]]) -> dict[int, Float[Tensor, "token d"]]:
+def keys_of_text(
+    model: Any, layers: Sequence[int], rows: Sequence[Sequence[int]]
+) -> dict[int, Float[Tensor, "token d"]]:
     """Keys at every position but the first of these documents, for all `layers` in one pass."""
     tokens = padded(rows).to(device(model))
     counted = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
@@ -205,7 +212,9 @@ def _changes(sums: dict[str, Tensor], name: str, final: Tensor) -> tuple[float, 
     """||C_half^-1 k - C_full^-1 k|| / ||C_full^-1 k||, each scaled so that k C^-1 k = 1, averaged over the probes."""
     probes, out, before = sums[f"{name}.probes"].T, [], None
     for matrix in [sums[f"{name}.at{part}"] for part in (4, 2) if f"{name}.at{part}" in sums] + [final]:
-        directions = torch.cholesky_solve(probes, cholesky(matrix + 1e-9 * matrix.diagonal().mean() * torch.eye(len(matrix)))[0])
+        directions = torch.cholesky_solve(
+            probes, cholesky(matrix + 1e-9 * matrix.diagonal().mean() * torch.eye(len(matrix)))[0]
+        )
         directions = directions / (probes * directions).sum(0)
         if before is not None:
             out.append(float(((directions - before).norm(dim=0) / directions.norm(dim=0)).mean()))
@@ -299,7 +308,9 @@ def texts(source: str) -> Iterator[str]:
     try:
         import datasets
     except ImportError as trouble:
-        raise EditError(f"reading {source} from Hugging Face needs the package datasets: pip install datasets") from trouble
+        raise EditError(
+            f"reading {source} from Hugging Face needs the package datasets: pip install datasets"
+        ) from trouble
     try:
         yield from (row["text"] for row in datasets.load_dataset(source, split="train", streaming=True) if row["text"])
     except KeyError as trouble:

@@ -75,7 +75,9 @@ def check(facts: Sequence[Fact]) -> None:
         key = (fact.subject.casefold(), fact.template.casefold())
         other = seen.setdefault(key, fact)
         if other is not fact:
-            what = "the same target twice" if other.foil == fact.foil else f"two targets, {other.foil!r} and {fact.foil!r}"
+            what = (
+                "the same target twice" if other.foil == fact.foil else f"two targets, {other.foil!r} and {fact.foil!r}"
+            )
             raise EditError(f"{fact.prompt!r} has {what} (facts {other.id!r} and {fact.id!r}): keep one of them")
 
 
@@ -91,4 +93,6 @@ def target_prompts(model: Any, fact: Fact, contexts: Sequence[str], start: str) 
 
 def essence_prompt(model: Any, fact: Fact, start: str) -> Prompt:
     """ "{subject} is a": where the drift of what the subject is at all is measured (Meng et al. 2022)."""
-    return prompt_of(model, replace(fact, template="{} is a", answer=str(fact.foil), foil=None, aliases=()), start=start)
+    return prompt_of(
+        model, replace(fact, template="{} is a", answer=str(fact.foil), foil=None, aliases=()), start=start
+    )

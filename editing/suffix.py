@@ -61,7 +61,9 @@ class Suffix:
             resid = self.frame.block(layer, resid, self.kept[layer])
         return resid
 
-    def logits(self, resid: Float[Tensor, "row pos d_model"]) -> tuple[Float[Tensor, "wanted vocab"], Int[Tensor, "wanted"]]:
+    def logits(
+        self, resid: Float[Tensor, "row pos d_model"]
+    ) -> tuple[Float[Tensor, "wanted vocab"], Int[Tensor, "wanted"]]:
         """Logits at all wanted positions, row after row, and the row of each."""
         row = [r for r, one in enumerate(self.rows) for _ in one.wanted]
         column = [p - one.subject for one in self.rows for p in one.wanted]
@@ -91,8 +93,8 @@ class Suffix:
         off = float((ours.float().cpu() - own).abs().max()) / (float(own.std()) + 1e-12)
         if not off <= (1e-3 if self.resid.dtype.itemsize >= 4 else 0.1):
             raise ModelError(
-                f"this architecture ({getattr(self.frame.model.cfg, 'architecture', 'unknown')}) run from the subject on "
-                f"does not give the model's own logits (off by {off:.2g} standard deviations), so it cannot be edited"
+                f"this architecture ({getattr(self.frame.model.cfg, 'architecture', 'unknown')}) run from the subject "
+                f"on does not give the model's own logits (off by {off:.2g} standard deviations), so it cannot be edited"
             )
 
     def _order(self, row: int) -> int:
@@ -135,8 +137,11 @@ def suffix(model: Any, rows: Sequence[Row], layer: int) -> Suffix:
             kept.append(None)
         else:
             place = position[:, None, :before, None].clamp_min(0)
-            kept.append(tuple(part.gather(2, place.expand(-1, part.shape[1], -1, part.shape[3])) for part in (keys, values)))
-    assert write is not None and resid_after is not None
+            kept.append(
+                tuple(part.gather(2, place.expand(-1, part.shape[1], -1, part.shape[3])) for part in (keys, values))
+            )
+    assert write is not None
+    assert resid_after is not None
     later = position[:, before:, None].expand(-1, -1, resid_after.shape[2])
     arguments = tuple({name: _aligned(name, value, position) for name, value in one.items()} for one in plain.arguments)
     frame = Frame(model, before + after, arguments)

@@ -61,6 +61,31 @@ class Values:
         """v* (or z*): init + delta."""
         return self.init + self.delta
 
+    def of(self, fact: int) -> "Values":
+        """One fact's alone."""
+        one = slice(fact, fact + 1)
+        losses = self.losses[:, one]
+        return Values(
+            self.delta[one],
+            self.init[one],
+            losses[~losses[:, 0].isnan()],
+            self.probability[one],
+            self.steps[one],
+        )
+
+
+def joined(parts: Sequence[Values]) -> Values:
+    """The values of several batches, one after another."""
+    longest = max(len(part.losses) for part in parts)
+    pad = torch.nn.functional.pad
+    return Values(
+        torch.cat([part.delta for part in parts]),
+        torch.cat([part.init for part in parts]),
+        torch.cat([pad(part.losses, (0, 0, 0, longest - len(part.losses)), value=torch.nan) for part in parts], 1),
+        torch.cat([part.probability for part in parts]),
+        tuple(n for part in parts for n in part.steps),
+    )
+
 
 OnStep = Callable[[int, Tensor, Tensor], None]  # step, loss [fact], probability [fact]
 
@@ -106,8 +131,8 @@ def find_values(
         if bool(wrong.any()):
             fact = facts[int(wrong.nonzero()[0])]
             raise EditError(
-                f"the value of fact {fact.id!r} went to NaN or infinity at step {step}; nothing was changed. Use float32 "
-                f"and a smaller learning rate than {config.learning_rate}"
+                f"the value of fact {fact.id!r} went to NaN or infinity at step {step}; nothing was changed. Use "
+                f"float32 and a smaller learning rate than {config.learning_rate}"
             )
         losses.append(torch.where(active, loss, torch.nan))
         probability = torch.where(active, likely, probability)
@@ -212,9 +237,7 @@ def _losses(
     return loss, gradient, likely
 
 
-def _group_loss(
-    group: _Group, delta: Tensor, contexts: int, config: Descent, place: Place
-) -> tuple[Tensor, Tensor]:
+def _group_loss(group: _Group, delta: Tensor, contexts: int, config: Descent, place: Place) -> tuple[Tensor, Tensor]:
     run = group.suffix
     fact = torch.tensor([f for f, _ in group.source], device=delta.device)
     added = delta[fact]

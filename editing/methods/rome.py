@@ -12,14 +12,14 @@ When not to use it: for many facts at once. They are written one after another h
 what was written first fades; MEMIT solves for all of them together.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from editing.edit import borrowed
 from editing.methods import Bench, Made
 from editing.solver import Metric, Solution, solve
 from editing.spread import weight_name
-from editing.values import Descent, Keys, Values, check_layer, find_keys, find_values
+from editing.values import Descent, Keys, Values, check_layer, find_keys
 from workbench.models import info
 
 ABOUT = "one fact at a time, rank one, at one layer; meets its target exactly"
@@ -53,11 +53,8 @@ def in_turn(bench: Bench, config: Any, averaged: bool) -> Made:
     deltas, reports, curves = [], [], []
     with borrowed(bench.model, [name]) as weights:
         weight = weights[name]
-        for number, fact in enumerate(bench.facts):
-            values = find_values(
-                bench.model, [fact], config.layer, bench.contexts, config.descent,
-                start=bench.start, on_step=bench.on_step, check=number == 0,
-            )  # fmt: skip
+        for fact in bench.facts:
+            values = replace(bench, facts=(fact,)).values(config)
             keys = find_keys(bench.model, [fact], config.layer, bench.contexts, bench.start)
             before = weight.detach().double().cpu()
             solution = rank_one(keys, values, before, metric, averaged)
@@ -85,4 +82,6 @@ def _side_by_side(curves: list[Any]) -> Any:
     import torch
 
     longest = max(len(curve) for curve in curves)
-    return torch.stack([torch.nn.functional.pad(curve, (0, longest - len(curve)), value=torch.nan) for curve in curves], 1)
+    return torch.stack(
+        [torch.nn.functional.pad(curve, (0, longest - len(curve)), value=torch.nan) for curve in curves], 1
+    )

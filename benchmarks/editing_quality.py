@@ -1,0 +1,99 @@
+"""Single edits with rollback on CounterFact facts that the model knows: every method in one table.
+
+    python benchmarks/editing_quality.py COUNTERFACT.json [--count 50] [--methods rome,memit] [--out table.json]
+
+A fact is known when the greedy next token after its prompt is the first token of its true answer. Facts are taken in
+the order of the file. No start token by default, as EasyEdit has none. Finished edits are kept in a journal beside
+--out, so an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from editing import methods, moments
+from editing.evaluate import Reading, Row, evaluate, table
+from editing.language import contexts, logits_at
+from workbench import models
+from workbench.facts import load_facts
+from workbench.journal import Journal
+from workbench.prompts import prompt_of
+
+CHUNK = 10  # facts edited side by side, between two looks at the clock
+
+
+def known_facts(model, path, count, start):
+    """The first `count` facts that the model knows."""
+    found = []
+    facts = [fact for fact in load_facts(path, on_bad="skip") if fact.foil is not None]
+    for begin in range(0, len(facts), 64):
+        some = [(fact, prompt_of(model, fact, start=start)) for fact in facts[begin : begin + 64]]
+        tops = logits_at(model, [p.tokens for _, p in some], [[len(p.tokens) - 1] for _, p in some])
+        found += [f for (f, p), top in zip(some, tops, strict=True) if int(top[0].argmax()) == p.answer_ids[0]]
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def as_row(kept):
+    return Row(**{k: Reading(**v) if isinstance(v, dict) else v for k, v in kept.items()})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("facts", type=Path)
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--methods", default=",".join(methods.method_names()))
+    parser.add_argument("--set", action="append", default=[], help="method.name=value")
+    parser.add_argument("--start", default="none")
+    parser.add_argument("--tokens", type=int, default=moments.Config.tokens)
+    parser.add_argument("--identity", action="store_true", help="the identity instead of second moments")
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long; run again to go on")
+    parser.add_argument("--out", type=Path, default=Path("editing_quality.jsonl"))
+    args = parser.parse_args()
+    begun = time.perf_counter()
+    model = models.load("smollm2")
+    facts = known_facts(model, args.facts, args.count, args.start)
+    context = contexts(model, 5, 10, 0, args.start)
+    settings = [s.split("=", 1) for s in args.set]
+    work = {"facts": [f.id for f in facts], "start": args.start, "tokens": args.tokens, "identity": args.identity}
+    for name in args.methods.split(","):
+        chosen = {k.split(".", 1)[1]: v for k, v in settings if k.split(".", 1)[0] == name}
+        config = methods.config_for(name, model, chosen)
+        layers = config.layers if hasattr(config, "layers") else (config.layer,)
+        moment = None
+        if methods.method(name).NEEDS_MOMENTS and not args.identity:
+            asked = sorted({*layers, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
+            moment = moments.collect(model, asked, moments.Config(tokens=args.tokens), shown=False)
+        tag = "-".join([name, *(f"{k}={v}" for k, v in chosen.items()), *(["identity"] * args.identity)])
+        with Journal(args.out.with_name(f"{args.out.stem}-{tag}.jsonl"), {**work, "method": tag}) as journal:
+            for begin in range(len(journal.done), len(facts), CHUNK):
+                if time.perf_counter() - begun > args.seconds:
+                    return
+                clock = time.perf_counter()
+                edits = methods.compute_each(
+                    name, model, facts[begin : begin + CHUNK], config, moments=moment, start=args.start,
+                    contexts=context if getattr(config, "contexts", 0) else None, shown=False,
+                )  # fmt: skip
+                seconds = (time.perf_counter() - clock) / len(edits)
+                report = evaluate(model, edits, start=args.start, shown=False)
+                for edit in edits:
+                    rows = [asdict(row) for row in report.rows if row.fact == edit.facts[0].id]
+                    journal.add({"seconds": seconds, "rows": rows})
+            rows = [as_row(row) for piece in journal.done for row in piece["rows"]]
+            seconds = torch.tensor([piece["seconds"] for piece in journal.done]).median()
+            scores = {s.name: s for s in table(rows)}
+            picked = ["efficacy success", "efficacy exact", "paraphrase success", "neighbourhood top-1 same",
+                      "neighbourhood success", "neighbourhood KL"]  # fmt: skip
+            line = {k: round(scores[k].after, 3) for k in picked if k in scores}
+            before = round(scores["neighbourhood success"].before, 3)
+            print(json.dumps({"method": tag, "n": len(journal.done), **line, "NS before": before,
+                              "median seconds": round(float(seconds), 2)}), flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""An edited model as a Hugging Face folder that plain transformers loads, with a card that says what was done to it."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editing.edit import Edit, EditError, applied, merged
+from workbench.errors import StoreError
+from workbench.files import write_text_atomically
+
+_WRAPPED = "._original_component"  # TransformerLens's name for the module inside its own
+
+
+def export(model: Any, edits: Sequence[Edit], folder: str | Path) -> Path:
+    """Write config, weights, tokenizer and the edit's card into `folder`, which must be new or empty.
+
+    The folder is made elsewhere and renamed, so an interrupted export leaves nothing that looks like a model; and the
+    written weights are loaded and compared with the edited ones first.
+
+    Raises EditError (a folder that is not empty, an edit of another model) and StoreError (cannot write).
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise EditError(f"{folder} is there already and not empty: give a new folder to export into")
+    stack = merged(edits)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as trouble:
+        raise StoreError(f"cannot write into {folder.parent}: {trouble.strerror}") from trouble
+    try:
+        with applied(model, edits):
+            plain = _plain(model)
+            plain.save_pretrained(building)
+            model.tokenizer.save_pretrained(building)
+            _compare(building, plain)
+        write_text_atomically(building / "README.md", card(stack))
+        stack.save(building / "edit")
+        if folder.is_dir():
+            folder.rmdir()
+        building.chmod(0o755)
+        building.rename(folder)
+    except OSError as trouble:
+        raise StoreError(f"cannot write {folder}: {trouble.strerror or trouble}") from trouble
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+@torch.no_grad()
+def _plain(model: Any) -> Any:
+    """A fresh Hugging Face model with the running weights of `model`."""
+    from transformers import AutoModelForCausalLM
+
+    own = model.original_model
+    here = {name.replace(_WRAPPED, ""): tensor for name, tensor in own.state_dict().items()}
+    plain = AutoModelForCausalLM.from_config(own.config, dtype=next(model.parameters()).dtype)
+    for name, tensor in plain.state_dict().items():
+        if name in here and here[name].shape == tensor.shape:
+            tensor.copy_(here[name])
+        elif not (name.endswith("lm_head.weight") and own.config.tie_word_embeddings):
+            raise EditError(f"this architecture keeps {name} in a way that cannot be exported yet")
+    return plain.eval()
+
+
+@torch.no_grad()
+def _compare(folder: Path, plain: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    again = AutoModelForCausalLM.from_pretrained(folder, dtype=next(plain.parameters()).dtype, use_safetensors=True)
+    for (name, one), other in zip(plain.state_dict().items(), again.state_dict().values(), strict=True):
+        if not torch.equal(one, other):
+            raise StoreError(f"{name} did not come back from {folder} as it was written")
+
+
+def card(edit: Edit) -> str:
+    """What a person who finds the folder must know: the base model, the method and every changed fact."""
+    facts = "\n".join(f"- {fact.prompt} **{fact.foil}** (was: {fact.answer})" for fact in edit.facts[:200])
+    more = f"\n- and {len(edit.facts) - 200} more, in edit/result.json" if len(edit.facts) > 200 else ""
+    config = json.dumps(edit.config, indent=1, default=str)
+    weights = ", ".join(delta.weight for delta in edit.deltas)
+    return f"""# {edit.model}, edited with Factscope
+
+This model was changed on purpose to say things that may be false. Do not use it as a source of facts.
+
+## Changed facts
+{facts}{more}
+
+## How
+Method {edit.method}, seed {edit.seed}, second moments: {edit.moments}, restraints: {", ".join(edit.restraints) or "none"}.
+Changed weights: {weights}. Base model fingerprint: {edit.base}. Edit: {edit.digest}.
+
+```json
+{config}
+```
+"""

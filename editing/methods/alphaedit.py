@@ -1,0 +1,94 @@
+"""AlphaEdit: MEMIT's values and layers, written only where ordinary keys have little to say (Fang et al. 2025).
+
+P projects on the eigenvectors of C with the smallest eigenvalues, and the update is ridge regression on the projected
+keys, so dW = P dW (rows of dW span what P keeps):
+
+    dW = P K' (K P K' + lambda I)^-1 R
+
+"Null space" is a name: the kept directions carry little of an ordinary key, not nothing, and the disturbance in the
+report says how little. The authors keep eigenvalues below 0.02, a number in the units of one model's activations; here
+P keeps the directions that together carry `null_share` of an ordinary key's squared length. Keys of AlphaEdit edits
+that are in place already are protected too: A = I + P K_p' K_p P / lambda, their keys read again from their facts.
+
+When not to use it: with moments from too little text, where small eigenvalues are noise.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from editing.edit import EditError, in_place
+from editing.methods import Bench, Made
+from editing.solver import Metric, Solution, solve
+from editing.spread import spread
+from editing.values import Descent, Keys, find_keys
+from workbench.models import info
+
+ABOUT = "as MEMIT, but only in directions that ordinary text hardly uses"
+NEEDS_MOMENTS = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults of the authors' code, but for the layers, `null_share` and `ridge`, which are free of units here."""
+
+    layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model
+    null_share: float = 0.2
+    ridge: float = 0.1  # lambda over the mean squared length of the projected keys
+    contexts: int = 5
+    context_length: int = 10
+    descent: Descent = field(default_factory=lambda: Descent(clamp=0.75))
+
+    @classmethod
+    def for_model(cls, model: Any) -> "Config":
+        """With the layers that the registry recommends for this model."""
+        return cls(layers=info(model).edit_layers)
+
+
+def compute(bench: Bench, config: Config) -> Made:
+    """Values for all facts on the model as it is, then layer by layer inside the null space."""
+    if bench.moments is None:
+        raise EditError("alphaedit writes where ordinary text is silent, so it needs moments, not the identity")
+    kept: list[str] = []
+
+    def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
+        null = null_space(bench.moment(layer), config.null_share)  # [d_in, kept]
+        kept.append(f"layer {layer}: {null.shape[1]} of {null.shape[0]} directions kept")
+        inside = keys.halves().double() @ null @ null.T
+        ridge = config.ridge * float((inside**2).sum(1).mean())
+        earlier = _earlier_keys(bench, layer)
+        if earlier is None:
+            return solve(inside, lacking, Metric(None), ridge=ridge)
+        guarded = earlier @ null @ null.T
+        metric = Metric(torch.eye(len(null), dtype=torch.float64) + guarded.T @ guarded / ridge)
+        return solve(inside, lacking, metric, ridge=ridge)
+
+    values = bench.values(config)
+    written = spread(
+        bench.model, bench.facts, config.layers, values, bench.contexts, rule, bench.moment,
+        start=bench.start, shown=bench.shown,
+    )  # fmt: skip
+    return Made(written.deltas, written.reports, values.losses, tuple(kept))
+
+
+def null_space(moment: Any, share: float) -> Any:
+    """Eigenvectors [d_in, kept] of the smallest eigenvalues that together carry at most `share` of the trace.
+
+    Raises EditError if not one direction is that quiet, or all of them are.
+    """
+    values, vectors = torch.linalg.eigh(moment)
+    quiet = int((values.clamp_min(0).cumsum(0) <= share * values.clamp_min(0).sum()).sum())
+    if not 0 < quiet < len(values):
+        raise EditError(f"a null_share of {share:g} keeps {quiet} of {len(values)} directions: choose another")
+    return vectors[:, :quiet]
+
+
+def _earlier_keys(bench: Bench, layer: int) -> Any:
+    """Keys of the AlphaEdit edits in place, on the weights as they are; None if there are none."""
+    found = [
+        find_keys(bench.model, edit.facts, layer, edit.contexts, edit.start_token).halves().double()
+        for edit in in_place(bench.model)
+        if edit.method == "alphaedit" and any(delta.weight == f"blocks.{layer}.mlp.W_out" for delta in edit.deltas)
+    ]
+    return torch.cat(found) if found else None

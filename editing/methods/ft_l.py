@@ -1,0 +1,40 @@
+"""FT-L: fine-tune one MLP matrix on the last position alone, as published (EasyEdit's "prompt_last"; ROME's FT).
+
+What it does: as FT-M, but every target token is asked for at the last token of the prompt:
+
+    loss = mean over facts of -(1/T) sum_t log p(target_t | prompt)
+
+For a target of one token that is FT-M's loss exactly. For a longer one a single distribution is asked to be several
+tokens at once, so the loss cannot go below log T and the target is not learned as a sequence. That is what the
+published figures named FT-L measure; it is kept to be compared with, and is a mistake to build on.
+
+When not to use it: always use FT-M instead, except to reproduce a figure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from editing.methods import Bench, Made, ft_m
+
+ABOUT = "fine-tune one MLP matrix on the prompt's last position, as published"
+NEEDS_MOMENTS = False
+
+
+@dataclass(frozen=True)
+class Config(ft_m.Config):
+    """The same as FT-M's."""
+
+
+def compute(bench: Bench, config: Config) -> Made:
+    """Fine-tune on all target tokens at the prompt's last position."""
+    return ft_m.tune(bench, config, last_position)[0]
+
+
+def compute_each(bench: Bench, config: Config) -> list[Made]:
+    """The same for every fact alone, all of them side by side."""
+    return ft_m.tune(bench, config, last_position, apart=True)
+
+
+def last_position(first: int, target: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Every target token at the prompt's last position."""
+    return [first] * len(target), list(target)

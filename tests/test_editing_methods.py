@@ -1,0 +1,246 @@
+"""Contract over every editing method that the folder holds, and what each promises, on tiny random models."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from editing import methods, moments
+from editing.edit import Edit, EditError, in_place
+from editing.language import logits_at
+from editing.methods import ft_m
+from editing.requests import target_prompts
+from editing.values import Descent, find_keys, find_values, read_subjects
+from workbench.facts import Fact, Neighbour
+from workbench.hooks import hooks_left
+from workbench.models import fingerprint, live_weights
+from workbench.sites import Site
+
+FACTS = (
+    Fact(
+        "a",
+        "home",
+        "Foo Bar",
+        "{} lives in",
+        "Rome",
+        "Oslo",
+        (),
+        ("The home of Foo Bar is",),
+        (Neighbour("Q is", "y"),),
+    ),
+    Fact("b", "home", "Quux", "The home of {} is the city", "Rome", "Paris"),
+    Fact("c", "home", "Ze", "{} is", "Bern", "York"),
+)
+KINDS = ("gpt2", "llama", "neox", "gemma3")
+CONTEXTS = ("{}", "I said. {}", "Now then. {}")
+SHORT = Descent(steps=6, learning_rate=0.1, clamp=50.0, weight_decay=0.0)
+
+
+def text_moments(model, layers):
+    """Moments from random tokens: enough for a definite C, without sampling."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(1, 250, (40, 30), generator=generator).tolist()
+    keys = moments.keys_of_text(model, layers, rows)
+    matrices = {str(layer): found.T @ found / len(found) for layer, found in keys.items()}
+    one = len(next(iter(keys.values())))
+    return moments.Moments(
+        matrices,
+        one,
+        40,
+        fingerprint(model),
+        "tiny",
+        "random",
+        moments.Config(),
+        {},
+        {str(layer): 1.0 for layer in layers},
+    )
+
+
+def settings(name, layers=(0, 1)):
+    config = methods.method(name).Config()
+    if hasattr(config, "layers"):
+        config = replace(config, layers=layers[-1:] if name == "emmet" else layers)
+    else:
+        config = replace(config, layer=layers[-1])
+    return replace(config, descent=SHORT) if hasattr(config, "descent") else replace(config, steps=6)
+
+
+def target_loss(model, facts):
+    """Mean nats a target token, on the bare prompts."""
+    rows = [target_prompts(model, fact, ("{}",), "auto")[0] for fact in facts]
+    tokens = [(*p.tokens, *p.answer_ids[:-1]) for p in rows]
+    logits = logits_at(model, tokens, [range(len(p.tokens) - 1, len(t)) for p, t in zip(rows, tokens, strict=True)])
+    picked = [
+        one.log_softmax(-1).gather(1, torch.tensor(p.answer_ids)[:, None]) for one, p in zip(logits, rows, strict=True)
+    ]
+    return float(-torch.stack([p.mean() for p in picked]).mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", methods.method_names())
+def test_every_method_makes_an_edit_that_acts_and_leaves_no_trace(tiny, name, kind):
+    model = tiny(kind)
+    before, loss = fingerprint(model), target_loss(model, FACTS)
+    edit = methods.compute(
+        name, model, FACTS, settings(name), moments=text_moments(model, [0, 1]), contexts=CONTEXTS, shown=False
+    )
+    assert fingerprint(model) == before
+    assert isinstance(edit, Edit)
+    assert edit.method == name
+    assert edit.base == before
+    assert edit.facts == FACTS
+    assert {delta.weight for delta in edit.deltas} <= {"blocks.0.mlp.W_out", "blocks.1.mlp.W_out"}
+    untouched = {n: w.clone() for n, w in live_weights(model).items() if n not in {d.weight for d in edit.deltas}}
+    with edit.applied(model):
+        assert target_loss(model, FACTS) != loss
+        assert all(torch.equal(live_weights(model)[n], w) for n, w in untouched.items())
+    assert fingerprint(model) == before
+    assert not hooks_left(model)
+    assert not in_place(model)
+
+
+@pytest.mark.parametrize("name", methods.method_names())
+def test_each_alone_side_by_side_is_each_alone(tiny, name):
+    model = tiny("llama")
+    how = {"moments": text_moments(model, [0, 1]), "contexts": CONTEXTS, "shown": False}
+    each = methods.compute_each(name, model, FACTS, settings(name), **how)
+    for fact, edit in zip(FACTS, each, strict=True):
+        alone = methods.compute(name, model, [fact], settings(name), **how)
+        for one, other in zip(edit.deltas, alone.deltas, strict=True):
+            torch.testing.assert_close(
+                one.dense(), other.dense(), atol=1e-4 * float(other.dense().abs().max()), rtol=1e-2
+            )
+
+
+@pytest.mark.parametrize("name", methods.method_names())
+def test_the_same_seed_gives_the_same_edit(tiny, name):
+    model = tiny("gpt2")
+    how = {"moments": text_moments(model, [0, 1]), "seed": 3, "shown": False}
+    one, two = (methods.compute(name, model, FACTS[:1], settings(name), **how) for _ in range(2))
+    assert one.digest == two.digest
+
+
+def test_an_unknown_method_or_setting_is_named():
+    with pytest.raises(EditError, match=r"no method 'romeo'; choose one of .*rome"):
+        methods.method("romeo")
+
+
+def test_settings_are_cast_and_checked(tiny):
+    model = tiny("llama")
+    config = methods.config_for("memit", model, {"layers": "0,1", "steps": "7", "ridge": "0.5"})
+    assert (config.layers, config.descent.steps, config.ridge) == ((0, 1), 7, 0.5)
+    with pytest.raises(EditError, match="no setting 'stepps'"):
+        methods.config_for("memit", model, {"stepps": "7"})
+    with pytest.raises(EditError, match="cannot be 'many'"):
+        methods.config_for("memit", model, {"steps": "many"})
+
+
+# ---- what each method promises ----
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox"])
+def test_rome_writes_its_value_at_the_bare_key_exactly(tiny, kind):
+    model = tiny(kind)
+    edit = methods.compute(
+        "rome", model, FACTS[:1], settings("rome"), moments=text_moments(model, [1]), contexts=CONTEXTS, shown=False
+    )
+    values = find_values(model, FACTS[:1], 1, CONTEXTS, SHORT)
+    site = Site("mlp_write", 1)
+    with edit.applied(model):
+        written = read_subjects(model, FACTS[:1], CONTEXTS, [site])[site]
+    torch.testing.assert_close(written[:, 0], values.target, atol=1e-4, rtol=1e-3)
+    assert (written[:, 1] - values.target).norm() > 1e-3 * values.target.norm()
+
+
+def test_r_rome_writes_its_value_at_the_averaged_key_exactly(tiny):
+    model = tiny("llama")
+    edit = methods.compute(
+        "r_rome", model, FACTS[:1], settings("r_rome"), moments=text_moments(model, [1]), contexts=CONTEXTS, shown=False
+    )
+    values = find_values(model, FACTS[:1], 1, CONTEXTS, SHORT)
+    key = find_keys(model, FACTS[:1], 1, CONTEXTS).mean().double()
+    weight = live_weights(model)["blocks.1.mlp.W_out"].double()
+    torch.testing.assert_close(key @ (weight + edit.deltas[0].dense()), values.target.double(), atol=1e-5, rtol=1e-4)
+
+
+def test_memit_reaches_its_values_where_one_layer_has_no_ridge(tiny):
+    """With the last layer alone and no ridge, the bare context's hidden state is z*, exactly."""
+    model = tiny("llama")
+    config = replace(settings("memit", (1,)), ridge=1e-12)
+    edit = methods.compute(
+        "memit", model, FACTS, config, moments=text_moments(model, [1]), contexts=("{}",), shown=False
+    )
+    values = find_values(model, FACTS, 1, ("{}",), SHORT, place="hidden")
+    site = Site("resid", 1)
+    with edit.applied(model):
+        reached = read_subjects(model, FACTS, ("{}",), [site])[site][:, 0]
+    torch.testing.assert_close(reached, values.target, atol=1e-4, rtol=1e-3)
+
+
+def test_alphaedit_writes_in_quiet_directions_only(tiny):
+    model = tiny("llama")
+    moment = text_moments(model, [0, 1])
+    edit = methods.compute(
+        "alphaedit", model, FACTS, settings("alphaedit"), moments=moment, contexts=CONTEXTS, shown=False
+    )
+    from editing.methods.alphaedit import null_space
+
+    for delta, layer in zip(edit.deltas, (0, 1), strict=True):
+        null = null_space(moment.of(layer), 0.2)
+        torch.testing.assert_close(null @ (null.T @ delta.dense()), delta.dense(), atol=1e-6, rtol=1e-5)
+    with pytest.raises(EditError, match="needs moments"):
+        methods.compute("alphaedit", model, FACTS, settings("alphaedit"), contexts=CONTEXTS, shown=False)
+
+
+def test_alphaedit_guards_the_keys_of_an_alphaedit_in_place(tiny):
+    model = tiny("llama")
+    how = {"moments": text_moments(model, [1]), "contexts": CONTEXTS, "shown": False}
+    config = replace(settings("alphaedit", (1,)), null_share=0.5)
+    first = methods.compute("alphaedit", model, FACTS[:1], config, **how)
+    key = find_keys(model, FACTS[:1], 1, CONTEXTS).halves().double()
+    free = methods.compute("alphaedit", model, FACTS[1:2], config, **how)
+    with first.applied(model):
+        guarded = methods.compute("alphaedit", model, FACTS[1:2], config, **how)
+    assert guarded.below == (first.digest,)
+    moved = [float((key @ edit.deltas[0].dense()).norm() / edit.deltas[0].dense().norm()) for edit in (free, guarded)]
+    assert moved[1] < moved[0]
+
+
+def test_ft_l_is_ft_m_for_targets_of_one_token_and_not_for_longer_ones(tiny, monkeypatch):
+    """Every target of the tiny byte-level vocabulary has two tokens or more, so the first is cut off by hand."""
+    model = tiny("llama")
+    prompts = target_prompts
+    one, other = (methods.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
+    assert not torch.equal(one.deltas[0].dense(), other.deltas[0].dense())
+    monkeypatch.setattr(
+        ft_m, "target_prompts", lambda *how: [replace(p, answer_ids=p.answer_ids[:1]) for p in prompts(*how)]
+    )
+    one, other = (methods.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
+    assert torch.equal(one.deltas[0].dense(), other.deltas[0].dense())
+
+
+def test_ft_l_and_ft_m_ask_the_same_of_one_token_and_not_of_two():
+    from editing.methods.ft_l import last_position
+
+    assert last_position(5, [7]) == ft_m.every_token(5, [7])
+    assert last_position(5, [7, 8]) == ([5, 5], [7, 8])
+    assert ft_m.every_token(5, [7, 8]) == ([5, 6], [7, 8])
+
+
+def test_the_bound_holds_for_every_entry_and_no_step_is_no_change(tiny):
+    model = tiny("gpt2")
+    config = replace(settings("ft_m"), learning_rate=0.01, bound=0.015)
+    dense = methods.compute("ft_m", model, FACTS, config, shown=False).deltas[0].dense()
+    assert float(dense.abs().max()) == pytest.approx(0.015)
+    still = methods.compute("ft_m", model, FACTS, replace(config, learning_rate=0.0), shown=False).deltas[0].dense()
+    assert not still.any()
+
+
+def test_the_change_that_fine_tuning_learns_is_what_it_does_once_applied(tiny):
+    """The loss of the last step, read through hooks, is the loss of the edited weights after one step less."""
+    model = tiny("neox")
+    config = replace(settings("ft_m"), steps=4, learning_rate=0.01)
+    edit = methods.compute("ft_m", model, FACTS, config, shown=False)
+    shorter = methods.compute("ft_m", model, FACTS, replace(config, steps=3), shown=False)
+    with shorter.applied(model):
+        assert target_loss(model, FACTS) == pytest.approx(float(edit.curve[3].mean()), rel=1e-4)

@@ -32,7 +32,7 @@ def write_page(page: Page, path: str | Path, light: bool = False) -> Path:
 
 def page_html(page: Page, light: bool = False) -> str:
     """The whole document as text; a light one expects `plotly.min.js` beside it."""
-    ours = (files("workbench.plots") / "page.js").read_text(encoding="utf-8")
+    ours = "".join((files("workbench.plots") / name).read_text(encoding="utf-8") for name in ("page.js", "network.js"))
     library = plotly_script()
     names = _anchors(page.sections)
     links = "".join(

@@ -1,0 +1,241 @@
+"""Circuits to and from the files of others: networkx, GraphML, GEXF, GraphViz DOT, JSON; no GraphViz is needed.
+
+What goes out: the drawn edges (on a path from the inputs to the logits), each with its score; the graph's attributes
+say model, task, metric, ablation and the sign of a score. What comes in: our own JSON, the `.gv` drawings of Knowledge
+Circuits, and the `.json` graphs of EAP-IG. A drawing of Knowledge Circuits has no queries, keys and values and has lost
+exact scores below 0.3 (they are pen widths), which a note then says.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import networkx
+import numpy as np
+import torch
+
+from circuits.circuit import Circuit
+from circuits.graph import Graph, GraphError
+from circuits.task import Task
+from workbench.errors import StoreError, UserError
+from workbench.files import write_text_atomically
+from workbench.prompts import Prompt
+
+FORMATS = ("json", "graphml", "gexf", "dot")
+JSON_KIND = "factscope circuit"
+
+
+def to_networkx(circuit: Circuit) -> "networkx.DiGraph":
+    """The drawn edges between nodes (a head's q, k and v in one node), the reader's name and the score on each edge."""
+    graph = networkx.DiGraph(**{key: str(value) for key, value in described(circuit).items()})
+    for writer, number in np.argwhere(circuit.drawn):
+        reader = circuit.graph.readers[number]
+        score = float(circuit.scores[writer, number])
+        for node in circuit.graph.nodes_of(reader) or (None,):
+            if node is not None and not circuit.drawn[node].any():
+                continue  # a member of the key/value group that leads nowhere
+            target = "logits" if node is None else circuit.graph.writers[node]
+            source = circuit.graph.writers[writer]
+            if graph.has_edge(source, target):
+                known = graph[source][target]
+                known["readers"] += f" {reader.name}"
+                known["score"] = max(known["score"], score, key=abs)
+            else:
+                graph.add_edge(source, target, score=score, readers=reader.name)
+    return graph
+
+
+def described(circuit: Circuit) -> dict[str, Any]:
+    """What a reader of the file must know."""
+    return {
+        "method": circuit.method,
+        "convention": circuit.convention,
+        "unit": circuit.unit,
+        "metric": circuit.task.metric,
+        "ablation": circuit.task.ablation,
+        "prompt": circuit.task.prompts[0].text,
+        "answer": circuit.task.prompts[0].answer,
+        "model": circuit.run.model if circuit.run else "unknown",
+        "fingerprint": circuit.run.fingerprint if circuit.run else "unknown",
+        "settings": json.dumps(circuit.settings, ensure_ascii=False),
+    }
+
+
+def export(circuit: Circuit, path: str | Path, form: str) -> Path:
+    """Write the circuit in one of `FORMATS`, whole or not at all."""
+    if form == "json":
+        return write_text_atomically(path, json.dumps(to_json(circuit), ensure_ascii=False, indent=1) + "\n")
+    if form == "graphml":
+        return write_text_atomically(path, "\n".join(networkx.generate_graphml(to_networkx(circuit))) + "\n")
+    if form == "gexf":
+        return write_text_atomically(path, "\n".join(networkx.generate_gexf(to_networkx(circuit))) + "\n")
+    if form == "dot":
+        return write_text_atomically(path, to_dot(circuit))
+    raise UserError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}, html")
+
+
+def to_json(circuit: Circuit) -> dict[str, Any]:
+    """Kept edges by name with their scores; `mask_from` and `import` read it back."""
+    graph = circuit.graph
+    edges = [
+        {"edge": graph.edge_name(writer, number), "score": float(circuit.scores[writer, number])}
+        for number, writer in np.argwhere(circuit.mask.T)
+    ]
+    return {"kind": JSON_KIND, "graph": graph.described(), **described(circuit), "edges": edges}
+
+
+def to_dot(circuit: Circuit) -> str:
+    """GraphViz source; widths follow the scores."""
+    largest = float(circuit.scores.abs().max()) or 1.0
+    lines = ["digraph circuit {", "  rankdir=BT;", f"  label={_quoted(circuit.task.prompts[0].text)};"]
+    for writer, number in np.argwhere(circuit.drawn):
+        score = float(circuit.scores[writer, number])
+        width = 0.3 + 3 * abs(score) / largest
+        source, target = circuit.graph.writers[writer], circuit.graph.reader_names[number]
+        lines.append(f'  "{source}" -> "{target}" [score="{score:.6g}", penwidth="{width:.2f}"];')
+    for number, reader in enumerate(circuit.graph.readers):
+        if circuit.drawn[:, number].any() and reader.kind in "qkv":
+            for node in circuit.graph.nodes_of(reader):
+                if circuit.drawn[node].any():
+                    lines.append(f'  "{reader.name}" -> "{circuit.graph.writers[node]}" [style="dotted"];')
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+# ---- from others ----
+
+
+def imported(path: str | Path, graph: Graph, task: Task) -> Circuit:
+    """A circuit from a file, for the graph of a model and a task of its prompt; losses are unknown (nan).
+
+    Raises StoreError (no such file, no format that we read) and GraphError (an edge that the graph does not have).
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as trouble:
+        raise StoreError(f"{path} cannot be read ({trouble})") from trouble
+    edges, source, notes = read_edges(text, str(path))
+    kept, scores = graph.empty(), torch.zeros(graph.allowed.shape, dtype=torch.float64)
+    for name, score in edges.items():
+        writer, number = _edge(graph, name, ungrouped=source == "EAP-IG")
+        for each in number:
+            kept[writer, each] = True
+            scores[writer, each] = score
+    nan = float("nan")
+    return Circuit(
+        graph=graph,
+        task=task,
+        method="imported",
+        convention="as the file has it",
+        settings={"format": source, "edges": len(edges)},
+        kept=torch.from_numpy(kept),
+        scores=scores,
+        tested=torch.from_numpy(kept),
+        unit="",
+        loss_full=nan,
+        loss_circuit=nan,
+        loss_empty=nan,
+        rank_full=(),
+        rank_circuit=(),
+        certificate=None,
+        notes=tuple(notes),
+        run=None,
+    )
+
+
+def read_edges(text: str, where: str) -> tuple[dict[str, float], str, list[str]]:
+    """Edges in our names with their scores, which format it was, and what a reader must know."""
+    if text.lstrip().startswith("{"):
+        try:
+            document = json.loads(text)
+        except ValueError as trouble:
+            raise StoreError(f"{where} is not readable JSON ({trouble})") from trouble
+        if document.get("kind") == JSON_KIND:
+            return {each["edge"]: float(each["score"]) for each in document["edges"]}, "factscope", []
+        if isinstance(document.get("edges"), dict):
+            return _eap_ig(document["edges"]), "EAP-IG", []
+    elif "digraph" in text[:200]:
+        note = "scores are pen widths: below 0.3 they were lost, and what did not hang together was left out"
+        return _drawing(text), "Knowledge Circuits", [note]
+    raise StoreError(f"{where} is neither a circuit of ours, nor a drawing (.gv), nor a graph of EAP-IG (.json)")
+
+
+def graph_of(text: str) -> Graph:
+    """The smallest graph that the file's edges fit, for a file whose model is not at hand."""
+    edges, source, _ = read_edges(text, "the file")
+    document = json.loads(text) if text.lstrip().startswith("{") else {}
+    if source == "factscope":
+        return Graph(**document["graph"])
+    names = [part for name in edges for part in name.split("->")]
+    layers = [int(found[1]) for name in names if (found := re.match(r"[am](\d+)", name))]
+    heads = [int(found[1]) for name in names if (found := re.match(r"a\d+\.h(\d+)", name))]
+    config = document.get("cfg", {})
+    n_heads = int(config.get("n_heads", 1 + max(heads, default=0)))
+    return Graph(
+        n_layers=int(config.get("n_layers", 1 + max(layers, default=0))),
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        parallel=bool(config.get("parallel_attn_mlp", False)),
+        split=source == "EAP-IG",
+    )
+
+
+def unknown_task(text: str) -> Task:
+    """The task of a circuit whose file does not say more than its prompt."""
+    prompt = Prompt(text, (), (), None, "", (0, 0), (0, 0), "unknown", None, (0,), "unknown")
+    return Task((prompt,), ablation="unknown")
+
+
+def _eap_ig(edges: dict[str, Any]) -> dict[str, float]:
+    """ "input->a0.h1<q>": our "embed->a0.h1.q"; only those that are in the graph."""
+    found = {}
+    for name, entry in edges.items():
+        kept = entry.get("in_graph") if isinstance(entry, dict) else entry
+        if kept:
+            ours = re.sub(r"<([qkv])>$", r".\1", name).replace("input->", "embed->")
+            score = entry.get("score") if isinstance(entry, dict) else None
+            found[ours] = float(score) if score is not None else 0.0
+    return found
+
+
+def _drawing(text: str) -> dict[str, float]:
+    """Nodes <a3.5>, <m7>, embed, <resid_post>; the pen's width is twice the effect, at least 0.6."""
+    found = {}
+    name = r'"?<?([\w.]+)>?"?'
+    for source, target, attributes in re.findall(rf"^\s*{name}\s*->\s*{name}\s*(\[[^\]]*\])?", text, re.M):
+        width = re.search(r'penwidth="?([\d.eE+-]+)', attributes)
+        found[f"{_ours(source)}->{_ours(target)}"] = float(width[1]) / 2 if width else 0.0
+    if not found:
+        raise StoreError("the drawing has no edges that we can read")
+    return found
+
+
+def _ours(name: str) -> str:
+    if name in ("resid_post", "logits"):
+        return "logits"
+    return re.sub(r"^a(\d+)\.(?!h)(\d+)$", r"a\1.h\2", name)
+
+
+def _edge(graph: Graph, name: str, ungrouped: bool) -> tuple[int, list[int]]:
+    """Writer and readers; an edge into a whole head goes to all its inputs, an ungrouped key to its group's."""
+    source, _, target = name.partition("->")
+    if graph.split and re.fullmatch(r"a\d+\.h\d+", target):
+        layer, head = (int(number) for number in re.findall(r"\d+", target))
+        pair = head // graph.group
+        targets = [f"{target}.q", f"a{layer}.h{pair}.k", f"a{layer}.h{pair}.v"]
+    elif graph.split and ungrouped and (found := re.fullmatch(r"a(\d+)\.h(\d+)\.([kv])", target)):
+        targets = [f"a{found[1]}.h{int(found[2]) // graph.group}.{found[3]}"]
+    elif not graph.split:
+        targets = [re.sub(r"\.[qkv]$", "", target)]
+    else:
+        targets = [target]
+    pairs = [graph.edge(f"{source}->{each}") for each in targets]
+    if not pairs:
+        raise GraphError(f"there is no edge {name!r} in {graph}")
+    return pairs[0][0], [number for _, number in pairs]

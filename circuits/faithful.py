@@ -180,7 +180,9 @@ def by_length(task: Task, prompts: Sequence[Prompt], notes: list[str]) -> list[T
     ablation = task.ablation
     if ablation in ("counterfactual", "mean"):
         ablation = "mean_overall" if len(task.reference) > 1 else "zero"
-        notes.append(f"held-out prompts were run under {ablation} ablation: {task.ablation} needs prompts of one length")
+        notes.append(
+            f"held-out prompts were run under {ablation} ablation: {task.ablation} needs prompts of one length"
+        )
     ordered = sorted(prompts, key=lambda prompt: len(prompt.tokens))
     metric = "log_probability"  # only ranks are read
     return [

@@ -156,7 +156,9 @@ class Fast:
                 heads = [
                     node
                     for node in range(graph.head_writer(layer), graph.head_writer(layer, graph.n_heads))
-                    if alive[node] and wide_node[node] != last and any(hears[i] for i in of_layer if graph.feeds[i, node])
+                    if alive[node]
+                    and wide_node[node] != last
+                    and any(hears[i] for i in of_layer if graph.feeds[i, node])
                 ]
                 if heads:
                     steps.append(self._head_step(layer, last, heads, [i for i in of_layer if hears[i]], full, seen))

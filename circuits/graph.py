@@ -130,7 +130,9 @@ class Graph:
             if self.split:
                 yield from (Reader(f"a{layer}.h{head}.q", "q", layer, head) for head in range(self.n_heads))
                 for kind in "kv":
-                    yield from (Reader(f"a{layer}.h{head}.{kind}", kind, layer, head) for head in range(self.n_kv_heads))
+                    yield from (
+                        Reader(f"a{layer}.h{head}.{kind}", kind, layer, head) for head in range(self.n_kv_heads)
+                    )
             else:
                 yield from (Reader(f"a{layer}.h{head}", "head", layer, head) for head in range(self.n_heads))
             yield Reader(f"m{layer}", "mlp", layer)

@@ -117,7 +117,9 @@ def roles(
             measured.append((name, attention, direct, lens.top(written)))
         expected = TOP * len(among) / lens.n_tokens
 
-        def named(attention: np.ndarray, direct: np.ndarray, top: list[int], where: np.ndarray, other: np.ndarray) -> str:
+        def named(
+            attention: np.ndarray, direct: np.ndarray, top: list[int], where: np.ndarray, other: np.ndarray
+        ) -> str:
             hits = len(among & set(top)) > expected if among else True
             return _role(attention, direct, where, other, bool(own & set(top)), hits, least)
 
@@ -259,9 +261,7 @@ def _active(circuit: Circuit, heads: bool) -> Tensor:
     return counts / (circuit.graph.n_heads if heads else 1)
 
 
-def _curves(
-    fast: Fast, circuit: Circuit, model: Any, lens: _Lens, subject: list[int], last: int
-) -> dict[str, Tensor]:
+def _curves(fast: Fast, circuit: Circuit, model: Any, lens: _Lens, subject: list[int], last: int) -> dict[str, Tensor]:
     """Rank and probability of the answer after each layer, in the full model and in the circuit.
 
     `rank` and `probability` divide by each state's own norm, as the model would; `probability_final_scale` by the last

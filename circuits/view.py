@@ -43,7 +43,9 @@ def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | 
     if roles is not None:
         sections.append(Section("What its parts do", role_specs(roles)))
     sections += [Section("Edges", (edge_table(circuit),)), Section("How it was found", (card(circuit),))]
-    return Page(f"Circuit: {prompts[0].text}{more}", tuple(sections), subtitle=f"{circuit.method} · answer{_answer(circuit)}")
+    return Page(
+        f"Circuit: {prompts[0].text}{more}", tuple(sections), subtitle=f"{circuit.method} · answer{_answer(circuit)}"
+    )
 
 
 def _answer(circuit: Circuit) -> str:
@@ -182,7 +184,9 @@ def _spread(spread: Any) -> str:
 
 def role_specs(roles: Roles) -> tuple[Spec, ...]:
     """Counts against chance, the heads' table, what each part writes, and the curves over layers."""
-    order = sorted(roles.heads, key=lambda head: (head.role == "none", -abs(head.direct_subject + head.direct_relation)))
+    order = sorted(
+        roles.heads, key=lambda head: (head.role == "none", -abs(head.direct_subject + head.direct_relation))
+    )
     heads = Table(
         "Heads at the last position",
         ("head", "role", "attention S", "attention R", "D subject", "D relation", "D rest", "writes most"),
@@ -205,7 +209,13 @@ def role_specs(roles: Roles) -> tuple[Spec, ...]:
         "What each part writes",
         ("part", "towards the answer (logits)", "rank of the answer", "probability", "writes most"),
         tuple(
-            (part.name, part.direct, part.rank, part.probability, " ".join(repr(token) for token in part.top_tokens[:8]))
+            (
+                part.name,
+                part.direct,
+                part.rank,
+                part.probability,
+                " ".join(repr(token) for token in part.top_tokens[:8]),
+            )
             for part in sorted(roles.components, key=lambda part: -abs(part.direct))
         ),
     )
@@ -287,7 +297,8 @@ def diff_page(found: CircuitDiff, names: tuple[str, str], counts: tuple[dict[str
     )
     layers = torch.arange(found.by_layer.shape[1]).numpy()
     series = tuple(
-        Series(name, row.double().numpy()) for name, row in zip(("gained", "lost", "shared"), found.by_layer, strict=True)
+        Series(name, row.double().numpy())
+        for name, row in zip(("gained", "lost", "shared"), found.by_layer, strict=True)
     )
     tables: list[Spec] = [
         Table(

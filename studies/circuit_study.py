@@ -67,7 +67,9 @@ def choose(
             prompts.append(prompt_of(model, fact, start=start))
         except PromptError as trouble:
             notes.append(f"{fact.id} left out: {trouble}")
-    known = [prompt for prompt, rank in zip(prompts, ranks(model, prompts), strict=True) if rank <= 10 or not known_only]
+    known = [
+        prompt for prompt, rank in zip(prompts, ranks(model, prompts), strict=True) if rank <= 10 or not known_only
+    ]
     if not known:
         raise UserError(f"the model knows none of the {len(facts)} facts: their answers are not among its first ten")
     group = largest_group(known)

@@ -81,9 +81,7 @@ def _(spec: Network, theme: Theme) -> go.Figure:
                     line = {"color": transparent(ink.text, 0.2 + 0.09 * width), "width": WIDTHS[width]}
                     line["dash"] = "dot" if negative else "solid"
                     x, y = _lines(spec, chosen)
-                    result.add_trace(
-                        go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
-                    )
+                    result.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False))
                     shown.append(levels[step])
     n_lines = len(shown)
     for step in range(len(levels)):

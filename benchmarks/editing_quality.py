@@ -17,26 +17,13 @@ import torch
 
 from editing import methods, moments
 from editing.evaluate import Reading, Row, evaluate, table
-from editing.language import contexts, logits_at
+from editing.language import contexts
+from editing.requests import known
 from workbench import models
 from workbench.facts import load_facts
 from workbench.journal import Journal
-from workbench.prompts import prompt_of
 
 CHUNK = 10  # facts edited side by side, between two looks at the clock
-
-
-def known_facts(model, path, count, start):
-    """The first `count` facts that the model knows."""
-    found = []
-    facts = [fact for fact in load_facts(path, on_bad="skip") if fact.foil is not None]
-    for begin in range(0, len(facts), 64):
-        some = [(fact, prompt_of(model, fact, start=start)) for fact in facts[begin : begin + 64]]
-        tops = logits_at(model, [p.tokens for _, p in some], [[len(p.tokens) - 1] for _, p in some])
-        found += [f for (f, p), top in zip(some, tops, strict=True) if int(top[0].argmax()) == p.answer_ids[0]]
-        if len(found) >= count:
-            break
-    return found[:count]
 
 
 def as_row(kept):
@@ -57,7 +44,7 @@ def main():
     args = parser.parse_args()
     begun = time.perf_counter()
     model = models.load("smollm2")
-    facts = known_facts(model, args.facts, args.count, args.start)
+    facts = known(model, [f for f in load_facts(args.facts, on_bad="skip") if f.foil], args.count, args.start)
     context = contexts(model, 5, 10, 0, args.start)
     settings = [s.split("=", 1) for s in args.set]
     work = {"facts": [f.id for f in facts], "start": args.start, "tokens": args.tokens, "identity": args.identity}

@@ -184,7 +184,9 @@ def evaluate(
     if words:
         spoken = _spoken(model, edits, [fact for some in asked for fact in some], start, words, protocol)
         entropy = [[ngram_entropy([one[i]]) for one in spoken] for i in (1, 2)]
-        scores.append(_line("generation entropy", "bits", [str(i) for i in range(len(spoken))], *entropy, share=False))
+        scores.append(
+            _line("generation entropy", "bits", [str(i) for i in range(len(spoken))], entropy[0], entropy[1], False)
+        )
     methods = tuple(dict.fromkeys(edit.method for edit in edits))
     return EditReport(protocol, tuple(e.name for e in edits), methods, tuple(rows), tuple(scores), start, spoken, run)
 

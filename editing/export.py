@@ -83,6 +83,7 @@ def card(edit: Edit) -> str:
     facts = "\n".join(f"- {fact.prompt} **{fact.foil}** (was: {fact.answer})" for fact in edit.facts[:200])
     more = f"\n- and {len(edit.facts) - 200} more, in edit/result.json" if len(edit.facts) > 200 else ""
     config = json.dumps(edit.config, indent=1, default=str)
+    restraints = ", ".join(edit.restraints) or "none"
     weights = ", ".join(delta.weight for delta in edit.deltas)
     return f"""# {edit.model}, edited with Factscope
 
@@ -92,7 +93,7 @@ This model was changed on purpose to say things that may be false. Do not use it
 {facts}{more}
 
 ## How
-Method {edit.method}, seed {edit.seed}, second moments: {edit.moments}, restraints: {", ".join(edit.restraints) or "none"}.
+Method {edit.method}, seed {edit.seed}. Second moments: {edit.moments}. Restraints: {restraints}.
 Changed weights: {weights}. Base model fingerprint: {edit.base}. Edit: {edit.digest}.
 
 ```json

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from editing.edit import EditError
+from editing.language import logits_at
 from workbench.facts import SLOT, Fact, find_fact, same_text
+from workbench.models import device
 from workbench.prompts import Prompt, make_prompt, prompt_of
 
 
@@ -57,7 +59,7 @@ def _plain(text: str) -> str:
 
 @torch.no_grad()
 def _own_answer(model: Any, prompt: Prompt) -> str:
-    token = int(model(prompt.tensor(model.cfg.device))[0, -1].argmax())
+    token = int(model(prompt.tensor(device(model)))[0, -1].argmax())
     word = model.tokenizer.decode([token]).strip()
     return word or model.tokenizer.convert_ids_to_tokens(token)
 
@@ -96,3 +98,16 @@ def essence_prompt(model: Any, fact: Fact, start: str) -> Prompt:
     return prompt_of(
         model, replace(fact, template="{} is a", answer=str(fact.foil), foil=None, aliases=()), start=start
     )
+
+
+@torch.no_grad()
+def known(model: Any, facts: Sequence[Fact], limit: int | None = None, start: str = "auto") -> tuple[Fact, ...]:
+    """The facts whose answer the model gives: its greedy next token is the answer's first; at most `limit` of them."""
+    found: list[Fact] = []
+    for begin in range(0, len(facts), 64):
+        some = [(fact, prompt_of(model, fact, start=start)) for fact in facts[begin : begin + 64]]
+        tops = logits_at(model, [p.tokens for _, p in some], [[len(p.tokens) - 1] for _, p in some])
+        found += [f for (f, p), top in zip(some, tops, strict=True) if int(top[0].argmax()) == p.answer_ids[0]]
+        if limit is not None and len(found) >= limit:
+            return tuple(found[:limit])
+    return tuple(found)

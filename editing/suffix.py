@@ -92,9 +92,10 @@ class Suffix:
         own = torch.cat(logits_at(self.frame.model, [r.tokens for r in few.rows], [r.wanted for r in few.rows]))
         off = float((ours.float().cpu() - own).abs().max()) / (float(own.std()) + 1e-12)
         if not off <= (1e-3 if self.resid.dtype.itemsize >= 4 else 0.1):
+            name = getattr(self.frame.model.cfg, "architecture", "unknown")
             raise ModelError(
-                f"this architecture ({getattr(self.frame.model.cfg, 'architecture', 'unknown')}) run from the subject "
-                f"on does not give the model's own logits (off by {off:.2g} standard deviations), so it cannot be edited"
+                f"this architecture ({name}) run from the subject on does not give the model's own logits (off by "
+                f"{off:.2g} standard deviations), so it cannot be edited"
             )
 
     def _order(self, row: int) -> int:
@@ -122,7 +123,8 @@ def suffix(model: Any, rows: Sequence[Row], layer: int) -> Suffix:
     column = torch.arange(before + after, device=tokens.device)
     position = column[None] - before + end[:, None]  # [row, column], negative before the row begins
 
-    resid, kept = embed(model, tokens), []
+    resid = embed(model, tokens)
+    kept: list[KeysValues | None] = []
     write = resid_after = None
     site = Site("mlp_write", layer)
     for number in range(len(model.blocks)):
@@ -137,9 +139,8 @@ def suffix(model: Any, rows: Sequence[Row], layer: int) -> Suffix:
             kept.append(None)
         else:
             place = position[:, None, :before, None].clamp_min(0)
-            kept.append(
-                tuple(part.gather(2, place.expand(-1, part.shape[1], -1, part.shape[3])) for part in (keys, values))
-            )
+            place = place.expand(-1, keys.shape[1], -1, keys.shape[3])
+            kept.append((keys.gather(2, place), values.gather(2, place)))
     assert write is not None
     assert resid_after is not None
     later = position[:, before:, None].expand(-1, -1, resid_after.shape[2])

@@ -129,9 +129,9 @@ def find_values(
         gradient = gradient + (decay / size.clamp_min(1e-12))[:, None] * delta
         wrong = active & ~(torch.isfinite(loss) & torch.isfinite(gradient).all(1))
         if bool(wrong.any()):
-            fact = facts[int(wrong.nonzero()[0])]
+            bad = facts[int(wrong.nonzero()[0])]
             raise EditError(
-                f"the value of fact {fact.id!r} went to NaN or infinity at step {step}; nothing was changed. Use "
+                f"the value of fact {bad.id!r} went to NaN or infinity at step {step}; nothing was changed. Use "
                 f"float32 and a smaller learning rate than {config.learning_rate}"
             )
         losses.append(torch.where(active, loss, torch.nan))

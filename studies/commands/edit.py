@@ -1,0 +1,499 @@
+"""`edit`: change what the model knows, score it, stack edits, undo them, and write an edited model out."""
+
+import hashlib
+import json
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from studies.commands.common import loader, new_folder, note, run_app, show_version, tell, writable
+from workbench.errors import UserError
+
+app = typer.Typer(
+    pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True, help="Edit what the model knows."
+)
+
+Model = Annotated[str, typer.Option(help="Registry name, Hugging Face name, folder or .gguf file.")]
+Start = Annotated[str, typer.Option(help="What begins the text: auto, none, or a token of the model.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")]
+Seed = Annotated[int, typer.Option(help="Of the contexts and of the text for second moments.")]
+Out = Annotated[Path | None, typer.Option(help="Where to write  [dim](default: a new folder in runs/)[/dim]")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary for programs.")]
+MomentsFrom = Annotated[
+    str, typer.Option("--moments", help="self, a text file, a folder, a Hugging Face data set, or identity.")
+]
+Tokens = Annotated[int | None, typer.Option(help="Tokens of text for second moments  [dim](default: 12288)[/dim]")]
+Runs = Annotated[Path, typer.Option(help="The folder that holds the saved edits and their stack.")]
+STACK = "edits.json"
+
+EXAMPLES = """[bold]Examples[/bold]
+
+edit apply "[The Eiffel Tower] is located in the city of" --target Rome --method rome
+
+edit apply --facts counterfact.json --limit 100 --method memit --batch 100
+
+edit apply "[The Louvre] is located in the city of" --target Berlin --stack
+"""
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Edit what the model knows."""
+
+
+@app.command(epilog=EXAMPLES)
+def apply(
+    prompt: Annotated[
+        str | None, typer.Argument(help="A sentence that stops before the answer; \\[brackets] mark the subject.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="What the model shall say instead.")] = None,
+    method: Annotated[str, typer.Option(help="rome, r_rome, memit, emmet, alphaedit, ft_m or ft_l.")] = "rome",
+    layer: Annotated[str | None, typer.Option(help="Layer, or layers 4,5,6  [dim](default: the model's)[/dim]")] = None,
+    subject: Annotated[str | None, typer.Option(help="The subject, as it stands in the prompt.")] = None,
+    answer: Annotated[str | None, typer.Option(help="What it says now  [dim](default: the model's own)[/dim]")] = None,
+    facts: Annotated[
+        str | None, typer.Option(help="Edit many facts to their foils: shipped relation, file, folder or data set.")
+    ] = None,
+    relation: Annotated[str | None, typer.Option(help="Of --facts, only this relation.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Of --facts, at most so many.")] = None,
+    known: Annotated[bool, typer.Option("--known", help="Of --facts, only those that the model knows.")] = False,
+    batch: Annotated[int | None, typer.Option(help="Facts of one edit; more become a stack of edits.")] = None,
+    restrain: Annotated[str | None, typer.Option(help="prune or rect, on the sum of what was edited.")] = None,
+    stack: Annotated[bool, typer.Option("--stack", help="Edit on top of the stack, and put the edit on it.")] = False,
+    moments: MomentsFrom = "self",
+    tokens: Tokens = None,
+    model: Model = "smollm2",
+    seed: Seed = 0,
+    start: Start = "auto",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    out: Out = None,
+    runs: Runs = Path("runs"),
+    light: Annotated[bool, typer.Option("--light", help="A small page, with plotly.js beside it.")] = False,
+    as_json: Json = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, or restrain.KEY of the restraint."),
+    ] = None,
+) -> None:
+    """Edit one fact or many, score them before and after, and save the edit."""
+    if (prompt is None) == (facts is None):
+        raise UserError("give either a PROMPT with --target, or --facts; see edit apply --help")
+    if prompt is not None and target is None:
+        raise UserError("--target is missing: what shall the model say instead?")
+    if facts is not None and any((target, subject, answer)):
+        raise UserError("--target, --subject and --answer belong to a single PROMPT; facts bring their own")
+    if batch is not None and batch < 1:
+        raise UserError(f"--batch must be at least 1, not {batch}")
+    if prompt is not None:
+        place = runs / new_folder("edit", prompt).name
+    else:  # the same command finds the same folder, and so takes up where it was stopped
+        said = (facts, relation, limit, known, batch, method, layer, restrain, stack, moments, tokens, model, seed)
+        key = hashlib.sha256(repr((said, start, settings)).encode()).hexdigest()[:8]
+        place = runs / f"edit-{Path(str(facts)).stem}-{key}"
+    with writable(out or place) as folder:
+        from editing import methods
+        from editing.requests import check, request
+        from editing.requests import known as known_facts
+        from studies import edit_study
+        from workbench.facts import load_facts
+
+        module = methods.method(method)
+        loaded = loader(model, device, dtype)()
+        if prompt is not None:
+            fact, found = request(loaded, prompt, str(target), subject=subject, answer=answer, start=start)
+            if found.subject_from.startswith("guess"):
+                how = f"{found.subject!r} ({found.subject_from})"
+                note(f"Note: the subject is taken to be {how}; [brackets] say otherwise.")
+            chosen: tuple[Any, ...] = (fact,)
+        else:
+            chosen = load_facts(str(facts), relation=relation, limit=None if known else limit)
+            if known:
+                chosen = known_facts(loaded, chosen, limit, start)
+        check(chosen)
+        pairs = dict(_pair(text) for text in settings or [])
+        aside = [f"{key[9:]}={value}" for key, value in pairs.items() if key.startswith("restrain.")]
+        pairs = {key: value for key, value in pairs.items() if not key.startswith("restrain.")}
+        if layer is not None:
+            pairs["layers" if hasattr(module.Config(), "layers") else "layer"] = layer
+        config = methods.config_for(method, loaded, pairs)
+        for one in edit_study.layers_of(config):
+            from editing.values import check_layer
+
+            check_layer(loaded, one)
+        below = _stacked(runs, loaded) if stack else []
+        if moments == "identity" and module.NEEDS_MOMENTS:
+            note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
+        stats = edit_study.moments_for(loaded, method, config, moments, tokens, seed)
+        with _learning(config) as on_step:
+            edits = edit_study.make(
+                loaded, chosen, method, config, stats, below=below, restrain=restrain, restraint_settings=aside,
+                batch=batch, seed=seed, start=start, on_step=on_step, folder=folder / "values",
+            )  # fmt: skip
+        for edit in edits:
+            for text in sorted({r.note for r in edit.reports if "division" in r.note or "singular" in r.note}):
+                note(f"Note: {text}.")
+        everything = [*below, *edits]
+        protocol: Any = "sequence" if len(everything) > 1 else "together"
+        scores = edit_study.score(loaded, everything, protocol=protocol, start=start, seed=seed)
+        page = edit_study.save(folder, edits, scores, light)
+        if stack:
+            _write_stack(runs, [*_read_stack(runs), str(folder)])
+    names = [edit.name for edit in edits]
+    if as_json:
+        body = {"edits": names, "method": method, "facts": len(chosen), "scores": _scores(scores.report)}
+        tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
+        return
+    _table(scores.report)
+    tell(f"Edit {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} in {folder}", f"Page: {page}")
+
+
+@app.command()
+def evaluate(
+    edit: Annotated[list[Path], typer.Argument(help="Folders of saved edits, in the order to apply them.")],
+    facts: Annotated[str | None, typer.Option(help="Ask these facts instead of the edits' own.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Of --facts, at most so many.")] = None,
+    unrelated: Annotated[str | None, typer.Option(help="Facts whose prompts must not change at all.")] = None,
+    protocol: Annotated[str, typer.Option(help="single, together or sequence.")] = "together",
+    model: Model = "smollm2",
+    seed: Seed = 0,
+    start: Start = "auto",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Score saved edits again: by another protocol, on other facts."""
+    if protocol not in ("single", "together", "sequence"):
+        raise UserError(f"there is no protocol {protocol!r}; choose single, together or sequence")
+    from studies import edit_study
+
+    edits = [one for folder in edit for one in edit_study.load_edits(folder)]
+    with writable(out or new_folder("evaluate", edit[0].name)) as folder:
+        from editing.view import page as draw
+        from workbench import store
+        from workbench.facts import load_facts
+        from workbench.plots.page import write_page
+
+        loaded = loader(model, device, dtype)()
+        asked = load_facts(facts, limit=limit) if facts else None
+        others = load_facts(unrelated, limit=100) if unrelated else ()
+        scores = edit_study.score(
+            loaded, edits, protocol=typing.cast(Any, protocol), start=start, facts=asked, unrelated=others, seed=seed
+        )
+        store.save(scores, folder / "report")
+        page = write_page(draw(edits, scores.report, scores.spectra), folder / "page.html")
+    if as_json:
+        body = {"edits": [one.name for one in edits], "scores": _scores(scores.report)}
+        tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
+        return
+    _table(scores.report)
+    tell(f"Page: {page}")
+
+
+@app.command()
+def layers(
+    facts: Annotated[str, typer.Argument(help="Shipped relation, file, folder or data set.")],
+    method: Annotated[str, typer.Option(help="The method to try them with.")] = "rome",
+    layer: Annotated[
+        str | None, typer.Option(help="Layers to try, 4,5,6  [dim](default: the lower half)[/dim]")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Known facts to try with.")] = 10,
+    moments: MomentsFrom = "self",
+    tokens: Tokens = None,
+    model: Model = "smollm2",
+    seed: Seed = 0,
+    start: Start = "auto",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure which layer to edit, on facts that the model knows."""
+    with writable(out or new_folder("layers", Path(facts).stem)) as folder:
+        from editing.choose import try_layers
+        from editing.moments import Config, collect
+        from editing.requests import known as known_facts
+        from editing.values import check_layer
+        from editing.view import layer_page
+        from workbench import store
+        from workbench.facts import load_facts
+        from workbench.plots.page import write_page
+
+        loaded = loader(model, device, dtype)()
+        wanted = _numbers(layer) if layer else tuple(range(loaded.cfg.n_layers // 2))
+        for one in wanted:
+            check_layer(loaded, one)
+        whole = [
+            fact for fact in load_facts(facts, on_bad="skip") if fact.foil and fact.paraphrases and fact.neighbours
+        ]
+        chosen = known_facts(loaded, whole, limit, start)
+        if not chosen:
+            raise UserError(
+                f"{model} knows none of the facts in {facts} that have a foil, a paraphrase and a neighbour"
+            )
+        config = Config(source=moments, seed=seed, tokens=tokens or Config.tokens)
+        stats = None if moments == "identity" else collect(loaded, wanted, config)
+        choice = try_layers(loaded, chosen, wanted, method=method, moments=stats, start=start, seed=seed)
+        store.save(choice, folder)
+        page = write_page(layer_page(choice), folder / "page.html")
+    if as_json:
+        body = {"best": choice.best, "facts": len(chosen), "trials": [vars(trial) for trial in choice.trials]}
+        tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
+        return
+    for trial in choice.trials:
+        tell(
+            f"layer {trial.layer:>3}  efficacy {trial.efficacy:.2f}  paraphrase {trial.paraphrase:.2f}  "
+            f"neighbourhood {trial.neighbourhood:.2f}  unchanged {trial.unchanged:.2f}  mark {trial.mark:.3f}"
+        )
+    tell(f"Layer {choice.best} does best on {len(chosen)} known facts", f"Page: {page}")
+
+
+@app.command()
+def moments(
+    source: Annotated[str, typer.Argument(help="self, a text file, a folder, or a Hugging Face data set.")] = "self",
+    layer: Annotated[str | None, typer.Option(help="Layers  [dim](default: the model's)[/dim]")] = None,
+    tokens: Tokens = None,
+    model: Model = "smollm2",
+    seed: Seed = 0,
+    start: Start = "auto",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    out: Annotated[Path | None, typer.Option(help="Where to keep them  [dim](default: the cache)[/dim]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Collect second moments of ordinary keys; done before, they are only shown. An interrupted one goes on."""
+    from editing.moments import Config, collect
+    from editing.values import check_layer
+    from workbench.models import info
+
+    loaded = loader(model, device, dtype)()
+    wanted = _numbers(layer) if layer else info(loaded).edit_layers
+    for one in wanted:
+        check_layer(loaded, one)
+    config = Config(source=source, seed=seed, start=start, tokens=tokens or Config.tokens)
+    found = collect(loaded, wanted, config, folder=out)
+    if as_json:
+        body = {"layers": list(found.matrices), "tokens": found.tokens, "left_out": found.left_out}
+        body |= {"corpus": found.corpus, "changes": found.changes, "conditions": found.conditions}
+        tell(json.dumps(body))
+        return
+    tell(f"{found.tokens} tokens counted, {found.left_out} at position 0 left out; corpus {found.corpus[:12]}")
+    for name, changes in found.changes.items():
+        moved = ", ".join(f"{change:.1%}" for change in changes) or "not measured"
+        tell(f"layer {name:>3}  condition {found.conditions[name]:.3g}  an update's direction still moved by {moved}")
+
+
+@app.command(name="list")
+def list_(
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List the saved edits; a star marks those on the stack."""
+    from workbench import store
+    from workbench.errors import StoreError
+
+    kept, found = _read_stack(runs), []
+    for path in sorted(runs.glob("**/" + store.JSON)):
+        try:
+            document = store.header(path.parent)
+        except StoreError:
+            continue
+        if document["kind"] != "Edit":
+            continue
+        body = document["result"]
+        first = body["facts"][0]
+        found.append(
+            {
+                "folder": str(path.parent),
+                "edit": body["digest"][:12],
+                "method": body["method"],
+                "model": body["model"],
+                "facts": len(body["facts"]),
+                "first": first["template"].replace("{}", first["subject"], 1) + " " + str(first["foil"]),
+                "stacked": any(path.parent == Path(one) or Path(one) in path.parents for one in kept),
+            }
+        )
+    if as_json:
+        tell(json.dumps(found, ensure_ascii=False))
+    elif not found:
+        tell(f"no saved edit in {runs}")
+    for one in [] if as_json else found:
+        mark = "*" if one["stacked"] else " "
+        tell(f"{mark} {one['edit']}  {one['method']:<9} {one['facts']:>5} facts  {one['first'][:60]}  {one['folder']}")
+
+
+@app.command()
+def undo(
+    edit: Annotated[
+        Path | None, typer.Argument(help="Folder of an edit on the stack  [dim](default: the last)[/dim]")
+    ] = None,
+    model: Model = "smollm2",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Take an edit off the stack, from any place in it; checked on the weights, bit for bit. Its folder stays."""
+    kept = _read_stack(runs)
+    if not kept:
+        raise UserError(f"the stack in {runs} is empty: there is nothing to undo")
+    gone = str(edit) if edit is not None else kept[-1]
+    match = [one for one in kept if Path(one).resolve() == Path(gone).resolve()]
+    if not match:
+        raise UserError(f"{gone} is not on the stack; there are {', '.join(kept)}")
+    from editing.edit import base_of, commit, revert
+    from studies.edit_study import load_edits
+    from workbench.models import fingerprint
+
+    loaded = loader(model, device, dtype)()
+    stack = {one: load_edits(Path(one)) for one in kept}
+    base = base_of(loaded)
+    commit(loaded, [part for one in kept for part in stack[one]])
+    revert(loaded, stack[match[0]])
+    rest = [one for one in kept if one != match[0]]
+    if rest:
+        left = fingerprint(loaded)
+        revert(loaded, [part for one in rest for part in stack[one]])
+        commit(loaded, [part for one in rest for part in stack[one]])
+        same = fingerprint(loaded) == left
+        revert(loaded, [part for one in rest for part in stack[one]])
+    else:
+        same = True
+    if not (same and fingerprint(loaded) == base):
+        raise RuntimeError("the weights did not come back bit for bit")
+    _write_stack(runs, rest)
+    if as_json:
+        tell(json.dumps({"undone": match[0], "stack": rest}))
+        return
+    tell(f"Undone: {match[0]}; {len(rest)} edits left on the stack; the weights came back bit for bit")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the edited model.")],
+    edit: Annotated[
+        list[Path] | None, typer.Option(help="A saved edit; repeat for several  [dim](default: the stack)[/dim]")
+    ] = None,
+    model: Model = "smollm2",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Write the edited model as a Hugging Face folder, with a card that says what was changed."""
+    from editing.export import export as write
+    from studies.edit_study import load_edits
+
+    chosen = [str(one) for one in edit] if edit else _read_stack(runs)
+    if not chosen:
+        raise UserError("there is nothing to export: name an edit with --edit, or stack some with edit apply --stack")
+    edits = [one for place in chosen for one in load_edits(Path(place))]
+    written = write(loader(model, device, dtype)(), edits, folder)
+    if as_json:
+        tell(json.dumps({"folder": str(written), "edits": [one.name for one in edits]}))
+        return
+    tell(f"Edited model in {written}; plain transformers loads it")
+
+
+# ---- helpers ----
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text!r}: write key=value")
+    return key.strip(), value.strip()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--layer {text!r}: write whole numbers, as 4,5,6") from None
+
+
+def _scores(report: Any) -> dict[str, Any]:
+    named = {}
+    for score in report.scores:
+        values = {"n": score.n, "before": score.before, "after": score.after, "final": score.final}
+        values |= {"low": score.low, "high": score.high}
+        named[score.name] = {key: None if value != value else value for key, value in values.items()}
+    return named
+
+
+def _table(report: Any) -> None:
+    final = any(score.final is not None for score in report.scores)
+    tell(f"{'score':<28}{'facts':>6}{'before':>9}{'after':>9}   95 % interval" + ("      final" if final else ""))
+    for score in report.scores:
+        interval = f"{score.low:.3f} to {score.high:.3f}" if score.low == score.low else "one fact"
+        end = f"{score.final:>11.3f}" if score.final is not None else ""
+        tell(f"{score.name:<28}{score.n:>6}{score.before:>9.3f}{score.after:>9.3f}   {interval:<16}{end}")
+    tell(f"protocol {report.protocol}; start token {report.start_token}")
+
+
+class _learning:
+    """Shows the mean loss and probability while values are found, at a terminal."""
+
+    def __init__(self, config: Any) -> None:
+        self.steps = getattr(getattr(config, "descent", config), "steps", 0)
+
+    def __enter__(self) -> Any:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        self.status = console.status("Finding values ...") if console.is_terminal else None
+        if self.status is None:
+            return None
+        self.status.start()
+
+        def on_step(step: int, loss: Any, probability: Any) -> None:
+            mean = float(loss[~loss.isnan()].mean()) if bool((~loss.isnan()).any()) else 0.0
+            said = f"step {step + 1} of {self.steps}: loss {mean:.3f} nats, P(target) {float(probability.mean()):.3f}"
+            assert self.status is not None
+            self.status.update(said)
+
+        return on_step
+
+    def __exit__(self, *_: object) -> None:
+        if self.status is not None:
+            self.status.stop()
+
+
+def _read_stack(runs: Path) -> list[str]:
+    try:
+        found = json.loads((runs / STACK).read_text(encoding="utf-8"))
+        return [str(one) for one in found["stack"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as trouble:
+        raise UserError(f"{runs / STACK} is not a readable stack ({trouble}); delete it to begin a new one") from None
+
+
+def _write_stack(runs: Path, stack: Sequence[str]) -> None:
+    from workbench.files import write_text_atomically
+
+    write_text_atomically(runs / STACK, json.dumps({"stack": list(stack)}, indent=1) + "\n")
+
+
+def _stacked(runs: Path, model: Any) -> list[Any]:
+    from studies.edit_study import load_edits
+
+    return [part for place in _read_stack(runs) for part in load_edits(Path(place))]
+
+
+def main() -> None:
+    """Entry point."""
+    run_app(app, "edit")
+
+
+if __name__ == "__main__":
+    main()

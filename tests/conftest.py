@@ -109,7 +109,7 @@ def given_back(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def run_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
-    """run_command("trace", "--help", ...) in a folder of its own: exit_code, stdout, stderr as a user would see them."""
+    """run_command("trace", "--help") in a folder of its own: exit_code, stdout and stderr as a user would see them."""
     monkeypatch.chdir(tmp_path)
 
     return lambda name, *arguments: _invoke(

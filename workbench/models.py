@@ -143,7 +143,26 @@ def _place(spec: str, entry: Entry | None) -> str:
         raise ModelError(f"{spec} is a file, but not a .gguf file; give a model folder, a GGUF file or a name")
     if spec.count("/") > 1 or spec.startswith((".", "/", "~")):
         raise ModelError(f"there is no folder {spec}")
+    _check_hub(spec)
     return spec
+
+
+def _check_hub(name: str) -> None:
+    """Ask once whether Hugging Face has the model, unless it is cached: transformers would try for most of a minute."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=10)
+    except HFValidationError:
+        raise ModelError(f"{name!r} cannot be a model's name, and is no folder here") from None
+    except Exception as trouble:  # noqa: BLE001 — not there, no network, no permission: each in its own library's words
+        words = " ".join(str(trouble).split())[:200]
+        raise ModelError(
+            f"there is no model {name!r} here, and Hugging Face did not give it ({type(trouble).__name__}: {words}); "
+            f"known names: {', '.join(REGISTRY)}; or give a local folder or a .gguf file"
+        ) from trouble
 
 
 def _check_folder(folder: Path) -> None:
@@ -211,12 +230,6 @@ def _explained(spec: str, place: str, trouble: Exception) -> Exception:
         return ModelError(f"{spec} needs code of its own to run, and Factscope runs none that comes with a model")
     if "safetensors" in lower and ("not appear to have" in lower or "no file named" in lower):
         return ModelError(f"{spec} has no safetensors weights, and pickled ones are refused: they can run code")
-    if isinstance(trouble, (OSError, ValueError)) and not Path(place).is_dir() and "architecture" not in lower:
-        known = ", ".join(REGISTRY)
-        return ModelError(
-            f"there is no model {spec!r} here, and it could not be fetched from Hugging Face ({short}); known names: "
-            f"{known}; or give a local folder or a .gguf file"
-        )
     if "architecture" in lower or "not supported" in lower or "unsupported" in lower:
         return ModelError(f"TransformerLens cannot wrap {spec}: {short}")
     if (

@@ -1,0 +1,133 @@
+"""Text becomes tokens in one place: spans by characters, answers by suffix, guesses said aloud."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from workbench.errors import PromptError, TokenMismatch
+from workbench.facts import Fact
+from workbench.prompts import PromptPair, make_prompt, prompt_of, swap_subject, with_answer
+
+
+def spelled(model: Any, prompt: Any) -> str:
+    return "".join(prompt.labels[i] for i in prompt.subject_positions).strip()
+
+
+@pytest.mark.parametrize("text", ["[Mira Voss] lives in", "In Brask [Mira Voss] lives in", "über [Mira Voss] lives in"])
+def test_brackets_mark_the_subject_and_vanish(toy: Any, text: str) -> None:
+    prompt = make_prompt(toy, text)
+    assert prompt.text == text.replace("[", "").replace("]", "")
+    assert (prompt.subject, prompt.subject_from) == ("Mira Voss", "brackets")
+    assert spelled(toy, prompt) == "Mira Voss"
+
+
+def test_the_tokens_are_those_of_the_whole_text_after_the_start_token(toy: Any) -> None:
+    prompt = make_prompt(toy, "[Mira Voss] lives in")
+    assert prompt.tokens == (0, *toy.tokenizer("Mira Voss lives in", add_special_tokens=False)["input_ids"])
+    assert (prompt.start_token, prompt.n_start) == ("<|endoftext|>", 1)
+    bare = make_prompt(toy, "[Mira Voss] lives in", start="none")
+    assert bare.tokens == prompt.tokens[1:]
+    assert bare.subject_span == tuple(i - 1 for i in prompt.subject_span)
+
+
+def test_a_marked_subject_that_occurs_twice_is_the_marked_one(toy: Any) -> None:
+    prompt = make_prompt(toy, "Mira likes [Mira] in")
+    assert prompt.subject_characters == (11, 15)
+    assert spelled(toy, prompt) == "Mira"
+    assert prompt.subject_span[0] > 2
+    pair = swap_subject(toy, prompt, "Ilse")
+    assert pair.corrupt.text == "Mira likes Ilse in"
+
+
+def test_subject_by_flag_shipped_fact_and_guess_say_how_they_were_found(toy: Any) -> None:
+    assert make_prompt(toy, "The sea is in Vey", subject="sea").subject_from == "flag"
+    assert make_prompt(toy, "The Eiffel Tower is located in the city of").subject_from == "fact"
+    guess = make_prompt(toy, "yesterday Zorbo Quux went to")
+    assert guess.subject == "Zorbo Quux"
+    assert guess.subject_from.startswith("guess")
+
+
+def test_the_answer_is_the_suffix_of_the_whole_text(toy: Any) -> None:
+    prompt = make_prompt(toy, "[Mira Voss] lives in", answer="Brask")
+    whole = toy.tokenizer("Mira Voss lives in Brask", add_special_tokens=False)["input_ids"]
+    assert (*prompt.tokens[1:], *prompt.answer_ids) == tuple(whole)
+    assert prompt.answer == " Brask"
+    assert with_answer(toy, prompt, " Brask", "flag").answer_ids == prompt.answer_ids  # its own space is not doubled
+
+
+def test_an_answer_of_several_tokens_is_said(toy: Any) -> None:
+    prompt = make_prompt(toy, "[Mira Voss] lives in", answer="Xanadu")
+    assert len(prompt.answer_ids) > 1
+    assert "traced by its first" in prompt.notes[0]
+
+
+def test_roles_cover_every_token_and_the_answer_follows_the_last(toy: Any) -> None:
+    roles = make_prompt(toy, "In Vey [Mira Hallin Voss] lives in").roles()
+    assert roles == (
+        "start token",
+        *["before subject"] * roles.count("before subject"),
+        "first subject",
+        "middle subject",
+        "last subject",
+        "first after",
+        "last token",
+    )
+    assert make_prompt(toy, "[Mira] lives in").roles()[1:] == ("last subject", "first after", "last token")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("", {}, "empty"),
+        ("   ", {}, "empty"),
+        ("Mira lives in", {"subject": "Tomas"}, "not in the prompt"),
+        ("Mira lives in", {"subject": "Mirra"}, "did you mean 'Mira'"),
+        ("Mira and Mira live in", {"subject": "Mira"}, "2 times.*brackets"),
+        ("[Mira] and [Oda] live in", {}, "marks 2"),
+        ("the town is", {}, "brackets"),
+        ("[Mira] lives in", {"answer": " "}, "answer is empty"),
+        ("[Mira] lives in", {"start": "<nope>"}, "no token of this model"),
+        ("[Mira] lives in" + " in" * 80, {}, "64 at most"),
+    ],
+)
+def test_a_prompt_that_cannot_be_traced_is_refused_in_words(toy: Any, text: str, options: Any, words: str) -> None:
+    with pytest.raises(PromptError, match=words):
+        make_prompt(toy, text, **options)
+
+
+def test_a_foil_that_begins_like_the_answer_is_refused(toy: Any) -> None:
+    with pytest.raises(TokenMismatch, match="same token"):
+        make_prompt(toy, "[Mira Voss] lives in", answer="Brask", foil="Brask now")
+
+
+def test_a_trailing_space_is_taken_off_and_said(toy: Any) -> None:
+    prompt = make_prompt(toy, "[Mira Voss] lives in ")
+    assert prompt.text.endswith("in")
+    assert "space" in prompt.notes[0]
+
+
+def test_pairs_must_align(toy: Any) -> None:
+    prompt = make_prompt(toy, "[Mira Voss] lives in")
+    assert swap_subject(toy, prompt, "Oda Senn").corrupt.tokens[3:] == prompt.tokens[3:]
+    with pytest.raises(TokenMismatch, match="equal length"):
+        swap_subject(toy, prompt, "Ilse")
+    other = make_prompt(toy, "[Mira Voss] speaks in")
+    with pytest.raises(TokenMismatch, match="outside the subject"):
+        PromptPair(prompt, other)
+    with pytest.raises(TokenMismatch, match="place"):
+        PromptPair(prompt, replace(prompt, subject_span=(0, 2)))
+
+
+def test_a_facts_subject_is_where_its_template_puts_it(toy: Any) -> None:
+    fact = Fact(id="x/1", relation="x", subject="in", template="in in {} in", answer="Vey", foil="Vey now")
+    prompt = prompt_of(toy, fact)
+    assert prompt.subject_characters == (6, 8)
+    assert prompt.foil is None  # it begins like the answer, which a note says
+    assert "same token" in prompt.notes[-1]
+
+
+@pytest.mark.default_model
+def test_a_token_that_spills_over_the_subject_is_said(smollm2: Any) -> None:
+    prompt = make_prompt(smollm2, "The [Eiff]el Tower is in")
+    assert any("shares a token" in note for note in prompt.notes)

@@ -1,0 +1,133 @@
+"""Results come back as they were saved, or not at all; a journal keeps what was finished and nothing half done."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench import store
+from workbench.errors import StoreError
+from workbench.journal import Journal
+
+
+@dataclass(frozen=True)
+class Small:
+    name: str
+    span: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    number: float
+    words: tuple[str, ...]
+    small: Small
+    many: tuple[Small, ...]
+    table: dict[str, float]
+    maybe: Small | None
+    grid: Tensor
+    parts: tuple[Tensor, ...]
+    whole: Tensor | None = None
+
+
+def result() -> Result:
+    one = Small("a\u2028</script>", (1, 2))
+    nested = {"x": float("nan"), "y": float("inf")}
+    grid = torch.tensor([[1.5, float("nan")], [-0.0, 1e-42]])
+    return Result(0.1, ("é", ""), one, (one, one), nested, None, grid, (torch.arange(3), torch.zeros(0)))
+
+
+def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    store.save(result(), tmp_path)
+    again = store.load(tmp_path, Result)
+    assert (again.number, again.words, again.small, again.many) == (0.1, ("é", ""), result().small, result().many)
+    assert again.maybe is None
+    assert again.whole is None
+    assert str(again.table) == str(result().table)
+    assert torch.equal(again.grid.view(torch.int32), result().grid.view(torch.int32))
+    assert again.parts[0].dtype == torch.int64
+    assert store.same(again.small, result().small)
+
+
+def test_a_person_can_read_the_json(tmp_path: Path) -> None:
+    store.save(result(), tmp_path)
+    document = json.loads((tmp_path / "result.json").read_text())
+    assert document["kind"] == "Result"
+    assert document["tensors"]["grid"] == {"shape": [2, 2], "dtype": "float32"}
+
+
+def test_files_that_do_not_belong_together_are_noticed(tmp_path: Path) -> None:
+    store.save(result(), tmp_path / "a")
+    changed = result()
+    changed.grid[0, 0] = 7
+    store.save(changed, tmp_path / "b")
+    (tmp_path / "b" / "result.safetensors").replace(tmp_path / "a" / "result.safetensors")
+    with pytest.raises(StoreError, match="another run"):
+        store.load(tmp_path / "a", Result)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda d: d.update(kind="Other"), "holds a Other"),
+        (lambda d: d.update(schema=99), "schema 99"),
+        (lambda d: d.pop("result"), "not written by Factscope"),
+        (lambda d: d["result"].pop("small"), "lacks small"),
+        (lambda d: d["result"].update(extra=1), "no field extra"),
+    ],
+)
+def test_a_damaged_run_is_refused_in_words(tmp_path: Path, damage: object, words: str) -> None:
+    store.save(result(), tmp_path)
+    document = json.loads((tmp_path / "result.json").read_text())
+    damage(document)  # type: ignore[operator]
+    (tmp_path / "result.json").write_text(json.dumps(document))
+    with pytest.raises(StoreError, match=words):
+        store.load(tmp_path, Result)
+
+
+def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="not a run folder"):
+        store.load(tmp_path / "nothing", Result)
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(StoreError, match="not readable JSON"):
+        store.load(tmp_path, Result)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot"):
+        store.save(result(), tmp_path / "file" / "run")
+
+
+def test_a_journal_takes_up_and_drops_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, {"n": 3}) as journal:
+        journal.add({"i": 0})
+        journal.add({"i": 1})
+    with path.open("ab") as file:
+        file.write(b'{"i": 2, "half')
+    with Journal(path, {"n": 3}) as journal:
+        assert journal.done == [{"i": 0}, {"i": 1}]
+        journal.add({"i": 2})
+    with Journal(path, {"n": 3}) as journal:
+        assert [piece["i"] for piece in journal.done] == [0, 1, 2]
+
+
+def test_a_journal_of_other_work_is_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j", {"n": 3, "seed": 1}):
+        pass
+    with pytest.raises(StoreError, match="other settings \\(seed\\)"), Journal(tmp_path / "j", {"n": 3, "seed": 2}):
+        pass
+    with Journal(tmp_path / "j", {"n": 3, "seed": 1}):
+        pass
+
+
+def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
+    with (
+        Journal(tmp_path / "j", {}),
+        pytest.raises(StoreError, match="in use"),
+        Journal(tmp_path / "j", {}),
+    ):
+        pass

@@ -298,6 +298,8 @@ def merged(edits: Sequence[Edit]) -> Edit:
         raise EditError("there is no edit to merge")
     if len({edit.base for edit in edits}) > 1:
         raise EditError("these edits were made for different models, so they do not stack")
+    if len(edits) == 1:
+        return edits[0]
     names = list(dict.fromkeys(delta.weight for edit in edits for delta in edit.deltas))
     deltas = tuple(_sum([d for edit in edits for d in edit.deltas if d.weight == name]) for name in names)
     return replace(

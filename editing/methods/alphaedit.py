@@ -38,7 +38,7 @@ class Config:
     ridge: float = 0.1  # lambda over the mean squared length of the projected keys
     contexts: int = 5
     context_length: int = 10
-    descent: Descent = field(default_factory=lambda: Descent(clamp=0.75))
+    descent: Descent = field(default_factory=Descent)
 
     @classmethod
     def for_model(cls, model: Any) -> "Config":

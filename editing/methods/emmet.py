@@ -31,7 +31,7 @@ class Config:
     epsilon: float = 0.1  # for more than one fact, as the authors; a single fact is met exactly
     contexts: int = 5
     context_length: int = 10
-    descent: Descent = field(default_factory=lambda: Descent(clamp=0.75))
+    descent: Descent = field(default_factory=Descent)
 
     @classmethod
     def for_model(cls, model: Any) -> "Config":

@@ -27,13 +27,13 @@ NEEDS_MOMENTS = True
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of the authors' code, but for the layers and `ridge`."""
+    """Layers and `ridge` are this project's, the descent is described at `Descent`; contexts are the authors'."""
 
     layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model
     ridge: float = 0.1  # lambda over the mean leverage: a fact alone closes 1 / (1 + ridge) of its gap in each layer
     contexts: int = 5
     context_length: int = 10
-    descent: Descent = field(default_factory=lambda: Descent(clamp=0.75))
+    descent: Descent = field(default_factory=Descent)
 
     @classmethod
     def for_model(cls, model: Any) -> "Config":

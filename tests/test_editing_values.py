@@ -1,0 +1,296 @@
+"""Values and keys in a batch against one at a time and plain forward passes; moments against their definition."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from editing import moments, values
+from editing.edit import EditError
+from editing.language import contexts, logits_at, ngram_entropy, sample, start_ids
+from editing.requests import check, essence_prompt, known, request, target_prompts
+from editing.suffix import buckets
+from editing.values import Descent, find_keys, find_values
+from workbench.errors import PromptError
+from workbench.facts import Fact, load_facts
+from workbench.hooks import Patch, patched
+from workbench.models import fingerprint
+from workbench.sites import Site
+
+FACTS = (
+    Fact("a", "home", "Foo Bar", "{} lives in", "Rome", "Oslo"),
+    Fact("b", "home", "Quux", "The home of {} is the city", "Rome", "Paris town"),
+    Fact("c", "home", "Ze", "{} is", "Bern", "York"),
+)
+CONTEXTS = ("{}", "I said. {}")
+KINDS = ("gpt2", "llama", "neox", "gemma3")
+GENTLE = Descent(steps=4, learning_rate=0.05, clamp=100.0)
+
+
+def plain_loss(model, fact, layer, delta, config, place):
+    """The loss as the module's header says it, one prompt and one plain forward pass at a time."""
+    site = Site("mlp_write" if place == "mlp" else "resid", layer)
+    total = 0.0
+    for prompt in target_prompts(model, fact, CONTEXTS, "auto"):
+        tokens = torch.tensor([[*prompt.tokens, *prompt.answer_ids[:-1]]])
+        patch = Patch(site, delta, positions=[prompt.subject_span[1] - 1], add=True)
+        with patched(model, [patch]):
+            logp = model(tokens)[0].log_softmax(-1)
+        first = len(prompt.tokens) - 1
+        total -= sum(float(logp[first + t, token]) for t, token in enumerate(prompt.answer_ids)) / len(
+            prompt.answer_ids
+        )
+    essence = essence_prompt(model, fact, "auto")
+    end = essence.subject_span[1] - 1
+    clean = model(essence.tensor())[0, end].log_softmax(-1)
+    with patched(model, [Patch(site, delta, positions=[end], add=True)]):
+        drifted = model(essence.tensor())[0, end].log_softmax(-1)
+    return total / len(CONTEXTS) + config.kl_factor * float((clean.exp() * (clean - drifted)).sum())
+
+
+@pytest.mark.parametrize("place", ["mlp", "hidden"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_batched_loss_is_the_one_of_plain_forward_passes(tiny, kind, place):
+    model = tiny(kind)
+    delta = torch.randn(len(FACTS), model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
+    groups = values._groups(model, FACTS, 1, CONTEXTS, "auto")
+    active = torch.ones(len(FACTS), dtype=torch.bool)
+    batched, _, _ = values._losses(groups, delta, active, len(CONTEXTS), GENTLE, place)
+    for number, fact in enumerate(FACTS):
+        expected = plain_loss(model, fact, 1, delta[number], GENTLE, place)
+        assert float(batched[number]) == pytest.approx(expected, abs=2e-4)  # float32 through four layers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_is_the_slope_of_the_loss(tiny, kind):
+    model = tiny(kind)
+    groups = values._groups(model, FACTS[:1], 1, CONTEXTS, "auto")
+    delta = torch.randn(1, model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
+    loss = lambda d: values._losses(groups, d, torch.ones(1, dtype=torch.bool), 2, GENTLE, "mlp")  # noqa: E731
+    _, gradient, _ = loss(delta)
+    step = 1e-2 * gradient / gradient.norm()
+    slope = (loss(delta + step)[0] - loss(delta - step)[0]) / 2
+    assert float(slope) == pytest.approx(float(gradient.norm() * 1e-2), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox"])
+def test_a_batch_gives_what_one_at_a_time_gives(tiny, kind):
+    model = tiny(kind)
+    together = find_values(model, FACTS, 1, CONTEXTS, GENTLE)
+    for number, fact in enumerate(FACTS):
+        alone = find_values(model, [fact], 1, CONTEXTS, GENTLE)
+        torch.testing.assert_close(together.delta[number], alone.delta[0], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(together.init[number], alone.init[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_value_stays_in_its_ball_stops_in_time_and_the_last_step_only_reads(tiny):
+    model = tiny("llama")
+    tight = find_values(model, FACTS, 1, CONTEXTS, replace(GENTLE, clamp=0.1, learning_rate=1.0))
+    assert (tight.delta.norm(dim=1) <= 0.1 * tight.init.norm(dim=1) * (1 + 1e-5)).all()
+    assert tight.steps == (3, 3, 3)
+    assert len(tight.losses) == 4
+    lazy = find_values(model, FACTS, 1, CONTEXTS, replace(GENTLE, stop=100.0))
+    assert not lazy.delta.any()
+    assert lazy.steps == (0, 0, 0)
+
+
+def test_finished_facts_leave_the_batch_and_the_others_go_on_alike(tiny):
+    model = tiny("llama")
+    config = replace(GENTLE, steps=8, learning_rate=0.3)
+    full = find_values(model, FACTS, 1, CONTEXTS, config)
+    stop = float(full.losses[3].min()) + 1e-4  # the best fact stops at step 3 or earlier
+    some = find_values(model, FACTS, 1, CONTEXTS, replace(config, stop=stop))
+    assert min(some.steps) < 7
+    for number in (i for i, n in enumerate(some.steps) if n == 7):
+        torch.testing.assert_close(some.delta[number], full.delta[number], atol=1e-3, rtol=1e-2)
+
+
+def test_a_value_that_goes_to_nan_is_told_with_its_step_and_changes_nothing(tiny):
+    model = tiny("llama")
+    before = fingerprint(model)
+    with pytest.raises(EditError, match=r"fact 'a' went to NaN or infinity at step [01]"):
+        find_values(model, FACTS[:1], 1, CONTEXTS, replace(GENTLE, learning_rate=float("inf"), clamp=float("inf")))
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_are_what_the_down_projection_reads(tiny, kind):
+    model = tiny(kind)
+    keys = find_keys(model, FACTS, 2, CONTEXTS)
+    assert keys.each.shape == (3, 2, model.cfg.d_mlp)
+    prompt = target_prompts(model, FACTS[0], CONTEXTS, "auto")[1]
+    from workbench.hooks import record
+
+    site = Site("mlp_hidden", 2)
+    with record(model, [site]) as seen:
+        model(prompt.tensor())
+    torch.testing.assert_close(keys.each[0, 1], seen[site][0, prompt.subject_span[1] - 1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(keys.mean(), keys.each.mean(1))
+
+
+def test_memits_average_gives_the_bare_prompt_half():
+    each = torch.tensor([[[0.0], [2.0], [4.0]]])
+    assert values.Keys(each).halves().item() == pytest.approx(0.5 * 0 + 0.25 * 2 + 0.25 * 4)
+
+
+def test_buckets_hold_every_row_once_and_merge_when_a_pass_costs_more_than_filling_up():
+    lengths = [1] * 10 + [20] * 10 + [2] * 5
+    for overhead in (0, 64, 10_000):
+        groups = buckets(lengths, overhead)
+        assert sorted(row for group in groups for row in group) == list(range(25))
+    assert len(buckets(lengths, 0)) == 3
+    assert len(buckets(lengths, 10_000)) == 1
+
+
+# ---- language ----
+
+
+def test_greedy_sampling_with_a_cache_is_the_argmax_of_plain_passes(tiny):
+    model = tiny("llama")
+    tokens = torch.tensor([[3, 4], [5, 6]])
+    out = sample(model, tokens, 7, None)
+    for _ in range(5):
+        tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(out, tokens)
+
+
+def test_contexts_are_repeated_by_their_seed_and_have_one_slot(tiny):
+    model = tiny("gpt2")
+    one, again, other = (contexts(model, 4, 6, seed) for seed in (0, 0, 1))
+    assert one == again != other
+    assert one[0] == "{}"
+    assert all(text.count("{}") == 1 and not set("[]") & set(text) for text in one)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_at_wanted_positions_are_the_models(tiny, kind):
+    model = tiny(kind)
+    rows = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12]]
+    found = logits_at(model, rows, [[1, 4], [1], [0, 2]])
+    for row, places, logits in zip(rows, [[1, 4], [1], [0, 2]], found, strict=True):
+        torch.testing.assert_close(logits, model(torch.tensor([row]))[0, places], atol=1e-4, rtol=1e-4)
+
+
+def test_ngram_entropy_of_a_loop_is_zero_and_of_distinct_words_is_the_log_of_their_number():
+    assert ngram_entropy(["a a a a a"]) == pytest.approx(0)
+    words = " ".join(str(i) for i in range(10))
+    expected = torch.tensor([9.0, 8.0, 8.0]).log2().sum() / 3  # 9 bigrams, 8 trigrams twice
+    assert ngram_entropy([words]) == pytest.approx(float(expected))
+
+
+# ---- requests ----
+
+
+def test_a_request_brings_its_answer_and_refuses_what_cannot_be_edited(toy):
+    fact, _ = request(toy, "[Oda Voss] lives in", "Vey")
+    assert (fact.template, fact.foil, fact.answer) == ("{} lives in", "Vey", "Brask")
+    with pytest.raises(EditError, match="edited away from"):
+        request(toy, "[Oda Voss] lives in", "Brask")
+    with pytest.raises(EditError, match="empty"):
+        request(toy, "[Oda Voss] lives in", "  ")
+    with pytest.raises(PromptError, match="not in the prompt"):
+        request(toy, "Oda Voss lives in", "Vey", subject="Mira Drey")
+
+
+def test_facts_without_a_target_or_with_two_are_refused_by_name():
+    check(FACTS)
+    with pytest.raises(EditError, match="no fact"):
+        check([])
+    with pytest.raises(EditError, match="'a' has no target"):
+        check([replace(FACTS[0], foil=None)])
+    with pytest.raises(EditError, match=r"two targets, 'Oslo' and 'Kyiv' \(facts 'a' and 'z'\)"):
+        check([*FACTS, replace(FACTS[0], id="z", foil="Kyiv")])
+    with pytest.raises(EditError, match="the same target twice"):
+        check([*FACTS, replace(FACTS[0], id="z")])
+
+
+def test_known_facts_are_those_whose_answer_comes_first(toy):
+    facts = load_facts("tests/toy/toy_town.json", limit=6)
+    assert known(toy, facts) == facts
+    assert known(toy, facts, 2) == facts[:2]
+    assert known(toy, [replace(facts[0], answer="Vey", foil=None)]) == ()
+
+
+# ---- moments ----
+
+
+def test_moments_are_the_mean_of_outer_products_without_the_first_position(tiny):
+    model = tiny("llama")
+    rows = [[3, 4, 5, 6], [7, 8]]
+    keys = moments.keys_of_text(model, [0, 2], rows)
+    from workbench.hooks import record
+
+    site = Site("mlp_hidden", 2)
+    expected = []
+    for row in rows:
+        with record(model, [site]) as seen:
+            model(torch.tensor([row]))
+        expected.append(seen[site][0, 1:])
+    torch.testing.assert_close(keys[2], torch.cat(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_collected_moments_are_kept_extended_and_of_this_model(tiny, tmp_path, monkeypatch):
+    model = tiny("llama")
+    config = moments.Config(tokens=200, document=20, rows=4)
+    first = moments.collect(model, [1], config, folder=tmp_path, shown=False)
+    assert first.tokens >= 200
+    assert first.left_out > 0
+    matrix = first.of(1)
+    assert torch.linalg.eigvalsh(matrix)[0] > 0
+    assert len(first.changes["1"]) == 2
+    assert first.changes["1"][1] < first.changes["1"][0] * 2
+    monkeypatch.setattr(moments, "keys_of_text", None)  # not called again
+    assert torch.equal(moments.collect(model, [1], config, folder=tmp_path, shown=False).of(1), matrix)
+    monkeypatch.undo()
+    both = moments.collect(model, [1, 2], config, folder=tmp_path, shown=False)
+    assert set(both.matrices) == {"1", "2"}
+    assert both.corpus == first.corpus
+    with pytest.raises(EditError, match="hold layers 1, 2, not 3"):
+        both.of(3)
+    with pytest.raises(EditError, match=r"collected on .* with fingerprint"):
+        both.check(tiny("gpt2"))
+
+
+def test_an_interrupted_collection_goes_on_and_ends_alike(tiny, tmp_path, monkeypatch):
+    model = tiny("llama")
+    config = moments.Config(tokens=200, document=20, rows=4)
+    whole = moments.collect(model, [1], config, folder=tmp_path / "whole", shown=False)
+    real, calls = moments.keys_of_text, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(moments, "keys_of_text", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        moments.collect(model, [1], config, folder=tmp_path / "cut", shown=False)
+    again = moments.collect(model, [1], config, folder=tmp_path / "cut", shown=False)
+    assert torch.equal(again.of(1), whole.of(1))
+    assert (again.tokens, again.corpus) == (whole.tokens, whole.corpus)
+
+
+def test_moments_of_a_text_file_and_what_is_refused(tiny, tmp_path):
+    model = tiny("gpt2")
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(["one two three four five six seven eight nine ten"] * 40))
+    found = moments.collect(model, [0], moments.Config(str(text), tokens=130), folder=tmp_path / "a", shown=False)
+    assert found.tokens >= 130
+    assert found.name.startswith(str(text))
+    with pytest.raises(EditError, match="cannot fill"):
+        moments.collect(model, [0], moments.Config(str(text), tokens=20), folder=tmp_path / "b", shown=False)
+    text.write_text("one two\n\nthree")
+    with pytest.raises(EditError, match="has only"):
+        moments.collect(model, [0], moments.Config(str(text), tokens=130), folder=tmp_path / "c", shown=False)
+    with pytest.raises(EditError, match="no text at"):
+        moments.collect(model, [0], moments.Config("./nowhere.txt"), folder=tmp_path / "d", shown=False)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EditError, match=r"no \.txt file"):
+        moments.collect(model, [0], moments.Config(str(tmp_path / "empty")), folder=tmp_path / "e", shown=False)
+
+
+def test_start_ids_are_the_models_own_unless_none(tiny):
+    model = tiny("llama")
+    assert start_ids(model, "none") == ()
+    assert len(start_ids(model, "auto")) <= 1

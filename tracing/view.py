@@ -201,7 +201,8 @@ def _headline(result: TraceResult) -> Headline:
             Number(f"{result.corrupted_probability:.4f}", f"with {prompt.subject!r} corrupted ({samples} {how})"),
             Number(
                 f"{result.total_effect:.3g} ± {result.total_effect_error:.2g}",
-                f"total effect, {result.unit} ({result.metric.replace('_', ' ')})",
+                f"total effect: {result.metric.replace('_', ' ')} lost"
+                + (f" ({result.unit})" if result.unit != result.metric else ""),
             ),
         ),
     )

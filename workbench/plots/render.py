@@ -168,8 +168,9 @@ def _(spec: Curves, theme: Theme) -> go.Figure:
         )
     ticks: dict[str, Any] = {}
     if spec.x_labels:
-        labels = [tick(label) for label in spec.x_labels]
-        ticks = {"tickvals": spec.x, "ticktext": labels, "autotickangles": [0, -45, -90]}
+        every = int(step(float(len(spec.x_labels)), most=16))  # as many names as can be read side by side
+        labels = [tick(label) for label in spec.x_labels[::every]]
+        ticks = {"tickvals": spec.x[::every], "ticktext": labels, "autotickangles": [0, -45, -90]}
     elif len(spec.x) and np.array_equal(spec.x, spec.x.round()):
         ticks = {"dtick": step(float(np.ptp(spec.x)), most=12), "tick0": 0}  # no half layers
     spike = {"spikecolor": ink.faint, "spikethickness": 1, "spikedash": "dot"}

@@ -87,7 +87,7 @@ def trace(
         if not total > 1e-6:
             raise NoGap(
                 f"corrupting {prompt.subject!r} does not hurt the answer {prompt.answer!r}: {config.metric} "
-                f"{runs.clean.mean():.4g} clean, {runs.corrupted.mean():.4g} corrupted, so there is nothing to restore; "
+                f"{runs.clean.mean():.4g} clean, {runs.corrupted.mean():.4g} corrupted, so nothing is there to restore; "
                 "trace another answer, or corrupt more (--set noise=5)"
             )
         engine = _fast if config.engine == "fast" else _reference

@@ -123,8 +123,8 @@ def _others(prompt: Prompt, seed: int, relation: Sequence[Fact]) -> list[Fact]:
         fact = find_fact(prompt.text)
         if fact is None:
             raise PromptError(
-                f"{prompt.text!r} is no shipped fact, so the subjects to swap in are not known; name some with --swaps, "
-                "or use --corruption noise"
+                f"{prompt.text!r} is no shipped fact, so the subjects to swap in are not known; name some with "
+                "--set swaps='A;B', or use --corruption noise"
             )
         relation = load_facts(fact.relation)
     others = [fact for fact in relation if fact.subject != prompt.subject]

@@ -1,6 +1,6 @@
 """The logit lens: unembed every state, and every writer's output, as if the model ended there.
 
-nostalgebraist 2020; the curves of Knowledge Circuits (Yao et al. 2024, Figs. 3 and 6). Two conventions for the final norm:
+nostalgebraist 2020; the curves of Knowledge Circuits (Yao et al. 2024, Figs. 3 and 6). Two conventions for the norm:
 
 *per-state*: each state is normalised by itself, as the model would if the state were its last. The usual logit lens.
 

@@ -50,7 +50,7 @@ class TraceResult:
     """A causal trace of one prompt (Meng et al. 2022, section 2)."""
 
     prompt: Prompt
-    settings: dict[str, str | int | float | bool | None | tuple[str, ...]]  # the whole config, by name
+    settings: dict[str, str | int | float | bool | tuple[str, ...] | None]  # the whole config, by name
     metric: str
     unit: str
     toward: int  # +1 where a larger metric is better
@@ -122,7 +122,7 @@ class AverageResult:
     """Traces of many facts, averaged by token role (the average indirect effect plots of Meng et al. 2022, Fig. 2)."""
 
     source: str  # where the facts came from
-    settings: dict[str, str | int | float | bool | None | tuple[str, ...]]
+    settings: dict[str, str | int | float | bool | tuple[str, ...] | None]
     metric: str
     unit: str
     roles: tuple[str, ...]

@@ -1,30 +1,24 @@
-"""What a trace, a lens and an average look like: results in, pages out; drawn from saved values alone."""
+"""What a trace looks like: a result in, a page out, drawn from saved values alone."""
 
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from tracing.causal import window_of
-from tracing.results import KINDS, WINDOWED, AverageResult, Grid, LensResult, TraceResult
+from tracing.lens_view import lens_sections
+from tracing.results import KINDS, WINDOWED, Grid, LensResult, TraceResult
 from workbench.plots.specs import (
-    Bars,
     Card,
-    Curves,
     Headline,
     Heatmap,
     Number,
     Page,
     Palette,
     Section,
-    Series,
     Spec,
     Table,
     Text,
 )
-from workbench.prompts import Prompt
-from workbench.run import Run
 
 PALETTES: dict[str, Palette] = {
     "resid": "purple",
@@ -35,8 +29,8 @@ PALETTES: dict[str, Palette] = {
     "severed_attn": "red",
 }
 _SINK = (
-    "Position 0 is where models park attention, with a state hundreds of times larger than others; it has no say in the "
-    "colours."
+    "Position 0 is where models park attention, with a state hundreds of times larger than others; it has no say in "
+    "the colours."
 )
 
 
@@ -47,7 +41,7 @@ def strongest_in_words(result: TraceResult) -> list[str]:
     speaks only where nothing else was traced.
     """
     grids = [g for g in result.grids if g.kind in ("mlp", "attn", "head")] or list(result.grids)
-    first, after = result.prompt.subject_span
+    after = result.prompt.subject_span[1]
     everywhere = len(result.prompt.tokens)
     phrases = []
     for skip in (range(after, everywhere), range(after)):
@@ -123,7 +117,7 @@ def trace_page(result: TraceResult, lens: LensResult | None = None) -> Page:
     ]
     if lens is not None:
         sections += lens_sections(lens)
-    sections.append(Section("What was run", (run_card(result.run, _details(result)),)))
+    sections.append(Section("What was run", (_card(result),)))
     return Page(f"Trace: {prompt.text} … {prompt.answer}", tuple(sections), f"Causal trace of {result.run.model}")
 
 
@@ -224,8 +218,8 @@ def _notes(result: TraceResult) -> tuple[Spec, ...]:
 
 def _explanation(result: TraceResult) -> str:
     return (
-        "Each cell: the corrupted run with that one state set to its clean value; the colour is the indirect effect, how "
-        f"much {result.metric.replace('_', ' ')} comes back ({result.unit}; mean over {len(result.corrupted)} samples). "
+        "Each cell: the corrupted run with that one state set to its clean value; the colour is the indirect "
+        f"effect: the {result.metric.replace('_', ' ')} that comes back ({result.unit}, mean of {len(result.corrupted)} samples). "
         "Zero before the subject, by construction. " + _SINK
     )
 
@@ -254,173 +248,17 @@ def _strongest_table(result: TraceResult) -> Table:
     return Table("Strongest cells of each kind", columns, tuple(rows))
 
 
-def lens_sections(lens: LensResult) -> list[Section]:
-    """The lens over layers and tokens, its curves at the last token, and the components that write the answer."""
-    prompt = lens.prompt
-    layers = ("embed", *(str(i) for i in range(lens.rank.shape[0] - 1)))
-    grid = Heatmap(
-        title=f"Rank of {prompt.answer!r}",
-        values=-np.log10(lens.rank.numpy()),
-        rows=layers,
-        columns=prompt.labels,
-        value_title="−log10 rank",
-        scale="sequential",
-        palette="blue",
-        marked=tuple(prompt.subject_positions),
-        left_out=(0,),
-        hover={
-            "rank": lens.rank.numpy(),
-            "log-probability (nats)": lens.log_probability.numpy(),
-            "entropy (nats)": lens.entropy.numpy(),
-            "most probable": np.array(lens.top, dtype=object),
-        },
-        note=f"Norm: {lens.norm}. 0 is first place, −1 the tenth, −2 the hundredth.",
-    )
-    x = np.arange(len(layers))
-    subject = lens.rank[:, list(prompt.subject_positions)].min(1).values
-    ranks = Curves(
-        "Rank of the answer, layer by layer",
-        x,
-        (
-            Series("at the last token", lens.rank[:, -1].numpy(), palette="blue"),
-            Series("best over the subject's tokens", subject.numpy(), palette="green"),
-        ),
-        x_labels=layers,
-        y_title="rank",
-        log_y=True,
-    )
-    curves = [Series(str(prompt.answer), lens.log_probability[:, -1].exp().numpy(), palette="purple")]
-    if lens.foil_log_probability is not None:
-        curves.append(Series(f"foil {prompt.foil}", lens.foil_log_probability[:, -1].exp().numpy(), palette="red"))
-    probabilities = Curves(
-        "Probability at the last token, layer by layer", x, tuple(curves), x_labels=layers, y_title="probability"
-    )
-    best = sorted(lens.components, key=lambda c: -abs(c.direct_effect))[:15]
-    bars = Bars(
-        "Largest direct effects on the answer",
-        tuple(c.name for c in best),
-        np.array([c.direct_effect for c in best]),
-        value_title="direct effect",
-        unit="logits",
-        note="What each writer adds to the answer's logit, less what it adds to the average token's.",
-    )
-    table = Table(
-        "Components at the last token",
-        ("writer", "direct effect (logits)", "rank of the answer", "entropy (nats)", "raises most"),
-        tuple((c.name, round(c.direct_effect, 3), c.rank, round(c.entropy, 2), " ".join(c.top)) for c in best),
-    )
-    return [
-        Section("What each layer would answer (logit lens)", (grid, ranks, probabilities)),
-        Section("Which heads and MLPs write the answer", (bars, table)),
-    ]
-
-
-def average_page(result: AverageResult) -> Page:
-    """The page of an average over facts."""
-    headline = Headline(
-        _average_in_words(result),
-        (
-            Number(str(len(result.facts)), f"facts traced ({len(result.skipped)} skipped)"),
-            Number(f"{result.clean.mean():.3f}", f"{result.metric.replace('_', ' ')}, clean"),
-            Number(f"{result.corrupted.mean():.3f}", "corrupted"),
-            Number(f"{result.total.mean():.3f}", f"average total effect, {result.unit}"),
-        ),
-    )
-    skipped = Table("Skipped facts", ("fact", "why"), tuple(result.skipped.items()))
-    sections = [
-        Section("What was found", (headline,)),
-        Section("Average indirect effect by token role", average_maps(result), _role_words(result)),
-        Section("Layer by layer, with 95 % bootstrap intervals over facts", average_curves(result)),
-        *([Section("What was left out", (skipped,))] if result.skipped else []),
-        Section("What was run", (run_card(result.run, {k: str(v) for k, v in result.settings.items()}),)),
-    ]
-    return Page(
-        f"Average causal trace: {result.source}", tuple(sections), f"{len(result.facts)} facts, {result.run.model}"
-    )
-
-
-def average_maps(result: AverageResult) -> tuple[Spec, ...]:
-    """Layers by roles, one map a kind."""
-    return tuple(
-        Heatmap(
-            title=KINDS[kind][0].upper() + KINDS[kind][1:],
-            values=result.mean[number].numpy(),
-            rows=tuple(str(layer) for layer in range(result.mean.shape[1])),
-            columns=result.roles,
-            column_title="token",
-            value_title="average indirect effect",
-            unit=result.unit,
-            palette=PALETTES[kind],
-            marked=tuple(
-                i for i, role in enumerate(result.roles) if role.endswith(" subject") and "before" not in role
-            ),
-            hover={"95 % from": result.low[number].numpy(), "to": result.high[number].numpy()},
-        )
-        for number, kind in enumerate(result.kinds)
-    )
-
-
-def average_curves(result: AverageResult) -> tuple[Spec, ...]:
-    """The two roles that matter, last subject token and last token, with their intervals."""
-    colours: dict[str, Palette] = {"last subject": "purple", "last token": "red", "first after": "blue"}
-    x = np.arange(result.mean.shape[1])
-    drawn = []
-    for number, kind in enumerate(result.kinds):
-        series = tuple(
-            Series(role, result.mean[number, :, i].numpy(), result.low[number, :, i].numpy(),
-                   result.high[number, :, i].numpy(), colours[role])
-            for role in colours
-            for i in [result.roles.index(role)]
-            if result.count[i]
-        )  # fmt: skip
-        title = KINDS[kind][0].upper() + KINDS[kind][1:]
-        drawn.append(Curves(title, x, series, y_title="average indirect effect", unit=result.unit))
-    return tuple(drawn)
-
-
-def _average_in_words(result: AverageResult) -> str:
-    words = []
-    for kind in ("mlp", "attn", "resid"):
-        if kind in result.kinds:
-            mean = torch.nan_to_num(result.mean[result.kinds.index(kind)], nan=-torch.inf)
-            for role in ("last subject", "last token"):
-                column = mean[:, result.roles.index(role)]
-                layer = int(column.argmax())
-                words.append(
-                    f"{KINDS[kind]} at the {role.removesuffix(' token')} token: {column[layer]:+.3f} at layer {layer}"
-                )
-    return "Peaks: " + "; ".join(words[:4]) + "."
-
-
-def _role_words(result: AverageResult) -> str:
-    counts = ", ".join(f"{role} {int(n)}" for role, n in zip(result.roles, result.count, strict=True))
-    return f"Mean over a role's tokens within a fact, then over facts. Facts that have the role: {counts}."
-
-
-def run_card(run: Run, details: dict[str, str]) -> Card:
-    """Provenance as a card."""
-    items = {
-        "model": f"{run.model} ({run.source})",
-        "fingerprint": run.fingerprint,
-        **details,
-        "seed": str(run.seed),
-        "dtype, device, threads": f"{run.dtype}, {run.device}, {run.threads}",
-        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        "started": run.started,
-        "took": f"{run.seconds:.1f} s, peak memory {run.peak_memory:.2f} GB",
-    }
-    return Card("Provenance", tuple(items.items()), run.command)
-
-
-def _details(result: TraceResult) -> dict[str, str]:
-    prompt: Prompt = result.prompt
+def _card(result: TraceResult) -> Card:
+    """Everything needed to run it again."""
+    prompt = result.prompt
     level = "" if result.noise_level is None else f", noise of standard deviation {result.noise_level:.4f}"
-    return {
-        "prompt": prompt.text,
-        "subject": f"{prompt.subject} (from: {prompt.subject_from})",
-        "answer": f"{prompt.answer} (from: {prompt.answer_from})",
-        "start token": prompt.start_token or "none",
-        "corruption": f"{result.settings['corruption']}, {len(result.corrupted)} samples{level}",
-        "metric": f"{result.metric} ({result.unit})",
-        "settings": ", ".join(f"{k}={v}" for k, v in result.settings.items()),
-    }
+    items = (
+        ("prompt", prompt.text),
+        ("subject", f"{prompt.subject} (from: {prompt.subject_from})"),
+        ("answer", f"{prompt.answer} (from: {prompt.answer_from})"),
+        ("start token", prompt.start_token or "none"),
+        ("corruption", f"{result.settings['corruption']}, {len(result.corrupted)} samples{level}"),
+        ("metric", f"{result.metric} ({result.unit})"),
+        ("settings", ", ".join(f"{k}={v}" for k, v in result.settings.items())),
+    )
+    return Card("Provenance", items + result.run.items(), result.run.command)

@@ -65,6 +65,18 @@ class Run:
         """The same run with its duration and peak memory filled in."""
         return replace(self, seconds=round(seconds, 3), peak_memory=round(peak_memory(), 3))
 
+    def items(self) -> tuple[tuple[str, str], ...]:
+        """Names and values as a page or a terminal shows them."""
+        return (
+            ("model", f"{self.model} ({self.source})"),
+            ("fingerprint", self.fingerprint),
+            ("seed", str(self.seed)),
+            ("dtype, device, threads", f"{self.dtype}, {self.device}, {self.threads}"),
+            ("versions", ", ".join(f"{name} {version}" for name, version in self.versions.items())),
+            ("started", self.started),
+            ("took", f"{self.seconds:.1f} s, peak memory {self.peak_memory:.2f} GB"),
+        )
+
 
 @contextmanager
 def stopwatch() -> Iterator[list[float]]:

@@ -136,9 +136,7 @@ def _one(
         for remark in prompt.notes:
             note(f"Note: {remark}.")
         if prompt.subject_from.startswith("guess"):
-            note(
-                f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] say otherwise."
-            )
+            note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
         study = trace_study(loaded, prompt, config, norm)
         page = study.save(folder, light)
     result = study.trace
@@ -173,7 +171,7 @@ def _many(
     import hashlib
 
     from tracing.average import average
-    from tracing.view import average_page
+    from tracing.average_view import average_in_words, average_page
     from workbench import store
     from workbench.facts import load_facts
     from workbench.plots.page import write_page
@@ -195,7 +193,6 @@ def _many(
             raise
         store.save(result, folder)
         page = write_page(average_page(result), folder / "page.html", light=light)
-    peaks = average_page(result).sections[0].specs[0]
     if as_json:
         body = {"facts": len(result.facts), "skipped": result.skipped, "total_effect": float(result.total.mean())}
         body |= {"clean": float(result.clean.mean()), "corrupted": float(result.corrupted.mean())}
@@ -203,17 +200,18 @@ def _many(
         tell(json.dumps(body, ensure_ascii=False))
         return
     tell(
-        f"{len(result.facts)} facts traced, {len(result.skipped)} skipped: {result.metric} {result.clean.mean():.3f} clean, "
-        f"{result.corrupted.mean():.4f} corrupted",
-        getattr(peaks, "sentence", ""),
+        f"{len(result.facts)} facts traced, {len(result.skipped)} skipped: {result.metric} {result.clean.mean():.3f} "
+        f"clean, {result.corrupted.mean():.4f} corrupted",
+        average_in_words(result),
         f"Page: {page}",
     )
 
 
 def _redraw(run: Path, out: Path | None, light: bool, as_json: bool) -> None:
     from studies.trace_study import TraceStudy
+    from tracing.average_view import average_page
     from tracing.results import AverageResult
-    from tracing.view import average_page, summary
+    from tracing.view import summary
     from workbench import store
     from workbench.plots.page import write_page
 

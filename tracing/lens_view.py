@@ -1,0 +1,67 @@
+"""What a lens looks like: ranks over layers and tokens, curves at the last token, and who writes the answer."""
+
+import numpy as np
+
+from tracing.results import LensResult
+from workbench.plots.specs import Bars, Curves, Heatmap, Section, Series, Table
+
+
+def lens_sections(lens: LensResult) -> list[Section]:
+    """The lens over layers and tokens, its curves at the last token, and the components that write the answer."""
+    prompt = lens.prompt
+    layers = ("embed", *(str(i) for i in range(lens.rank.shape[0] - 1)))
+    grid = Heatmap(
+        title=f"Rank of {prompt.answer!r}",
+        values=-np.log10(lens.rank.numpy()),
+        rows=layers,
+        columns=prompt.labels,
+        value_title="−log10 rank",
+        scale="sequential",
+        palette="blue",
+        marked=tuple(prompt.subject_positions),
+        left_out=(0,),
+        hover={
+            "rank": lens.rank.numpy(),
+            "log-probability (nats)": lens.log_probability.numpy(),
+            "entropy (nats)": lens.entropy.numpy(),
+            "most probable": np.array(lens.top, dtype=object),
+        },
+        note=f"Norm: {lens.norm}. 0 is first place, −1 the tenth, −2 the hundredth.",
+    )
+    x = np.arange(len(layers))
+    subject = lens.rank[:, list(prompt.subject_positions)].min(1).values
+    ranks = Curves(
+        "Rank of the answer, layer by layer",
+        x,
+        (
+            Series("at the last token", lens.rank[:, -1].numpy(), palette="blue"),
+            Series("best over the subject's tokens", subject.numpy(), palette="green"),
+        ),
+        x_labels=layers,
+        y_title="rank",
+        log_y=True,
+    )
+    curves = [Series(str(prompt.answer), lens.log_probability[:, -1].exp().numpy(), palette="purple")]
+    if lens.foil_log_probability is not None:
+        curves.append(Series(f"foil {prompt.foil}", lens.foil_log_probability[:, -1].exp().numpy(), palette="red"))
+    probabilities = Curves(
+        "Probability at the last token, layer by layer", x, tuple(curves), x_labels=layers, y_title="probability"
+    )
+    best = sorted(lens.components, key=lambda c: -abs(c.direct_effect))[:15]
+    bars = Bars(
+        "Largest direct effects on the answer",
+        tuple(c.name for c in best),
+        np.array([c.direct_effect for c in best]),
+        value_title="direct effect",
+        unit="logits",
+        note="What each writer adds to the answer's logit, less what it adds to the average token's.",
+    )
+    table = Table(
+        "Components at the last token",
+        ("writer", "direct effect (logits)", "rank of the answer", "entropy (nats)", "raises most"),
+        tuple((c.name, round(c.direct_effect, 3), c.rank, round(c.entropy, 2), " ".join(c.top)) for c in best),
+    )
+    return [
+        Section("What each layer would answer (logit lens)", (grid, ranks, probabilities)),
+        Section("Which heads and MLPs write the answer", (bars, table)),
+    ]

@@ -185,6 +185,8 @@ def base_of(model: Any) -> str:
 
 def commit(model: Any, edits: Sequence[Edit]) -> None:
     """Put several edits in, in order, all or none."""
+    if not edits:
+        return
     ledger = _LEDGERS.get(model) or _Ledger(fingerprint(model))
     weights = live_weights(model)
     for edit in edits:
@@ -200,8 +202,10 @@ def revert(model: Any, edits: Sequence[Edit]) -> None:
     ledger = _LEDGERS.get(model)
     here = {edit.digest for edit in ledger.edits} if ledger else set()
     gone = {edit.digest for edit in edits}
-    if ledger is None or gone - here:
+    if gone - here:
         raise EditError(f"edit {sorted(gone - here)[0][:12]} is not in place, so it cannot be taken out")
+    if ledger is None or not gone:
+        return
     _move(ledger, live_weights(model), [edit for edit in ledger.edits if edit.digest not in gone])
     if not ledger.edits:
         del _LEDGERS[model]

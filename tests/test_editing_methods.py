@@ -36,10 +36,10 @@ CONTEXTS = ("{}", "I said. {}", "Now then. {}")
 SHORT = Descent(steps=6, learning_rate=0.1, clamp=50.0, weight_decay=0.0)
 
 
-def text_moments(model, layers):
-    """Moments from random tokens: enough for a definite C, without sampling."""
+def text_moments(model, layers, rows=None):
+    """Moments of given documents, or of random tokens: enough for a definite C, without sampling."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(1, 250, (40, 30), generator=generator).tolist()
+    rows = rows or torch.randint(1, model.cfg.d_vocab, (40, 30), generator=generator).tolist()
     keys = moments.keys_of_text(model, layers, rows)
     matrices = {str(layer): found.T @ found / len(found) for layer, found in keys.items()}
     one = len(next(iter(keys.values())))

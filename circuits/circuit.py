@@ -59,8 +59,8 @@ class Circuit:
 
     @property
     def mask(self) -> np.ndarray:
-        """The kept edges as the graph wants them."""
-        return np.asarray(self.kept.numpy(), dtype=bool)
+        """The kept edges as the graph wants them; a copy."""
+        return np.array(self.kept.numpy(), dtype=bool)
 
     @property
     def drawn(self) -> np.ndarray:
@@ -142,7 +142,8 @@ def find(
         raise UserError(f"there is no selection {selection!r}; choose one of {', '.join(SELECTIONS)}")
     run = Run.of(model, seed)
     graph = Graph.of(model, split=split, positions=positions)
-    certificate, notes = None, []
+    certificate: Certificate | None = None
+    notes: list[str] = []
     with stopwatch() as elapsed:
         reference = Reference(model, graph, task)
         if method == "acdc":

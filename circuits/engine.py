@@ -191,8 +191,8 @@ def check_sum(model: Any, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
     off = float((total[0] - last[0]).float().norm()) / max(scale, 1e-12)
     if not off <= (1e-4 if last[0].dtype.itemsize >= 4 else 0.05):
         raise ModelError(
-            f"on this architecture ({getattr(model.cfg, 'architecture', 'unknown')}) the residual stream is not the sum "
-            f"of what heads and MLPs write (off by {off:.2g} of it), so edge circuits would not be exact"
+            f"on this architecture ({getattr(model.cfg, 'architecture', 'unknown')}) the residual stream is not the "
+            f"sum of what heads and MLPs write (off by {off:.2g} of it), so edge circuits would not be exact"
         )
 
 

@@ -37,7 +37,7 @@ CONVENTIONS = {
     "Hit@10": "answer's first token among the ten most probable, rank counted from 1; held-out prompts have own labels",
     "faithfulness": "(m(C) - m(empty)) / (m(full) - m(empty)), ratio of means over prompts; empty: every edge ablated",
     "KL": "nats, KL(full || circuit) at the last position, summed over the vocabulary, mean over prompts",
-    "CPR, CMD": "trapezoid over the share of edges on a linear axis, circuits grown greedily from the logits by |score|",
+    "CPR, CMD": "trapezoid over the share of edges, linear axis; circuits grown greedily from the logits by |score|",
     "completeness": "KL(full without K || circuit without K), K: random halves of the circuit's heads and MLPs",
     "minimality": "|rise of the loss| when one kept edge is cut from the circuit",
     "random": "same number of edges drawn at random; same degree: each reader keeps its number of edges",

@@ -12,6 +12,7 @@ The state (inputs, outputs, queries, keys, values of the current circuit) is kep
 weights by `rebuild`, so that rounding does not pile up.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,8 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine import Mask, Reference
-from circuits.graph import Graph
+from circuits.engine import Mask, Reference, writes
 from circuits.kernel import Kernel
 from workbench.errors import ModelError
 from workbench.tail import Frame
@@ -63,14 +63,15 @@ class Fast:
         self.kernel = Kernel(self.model, self.graph, Frame.of(self.model, self.tokens))
         self.ablated = reference.replacement
         graph, (n, t) = self.graph, self.tokens.shape
-        like = {"dtype": self.ablated.dtype, "device": self.ablated.device}
+        like = self.ablated
         width, d_head = self.ablated.shape[-1], self.kernel.d_head
         pairs = graph.n_kv_heads if graph.split else graph.n_heads
-        self.inputs = torch.zeros(len(graph.readers), n, t, width, **like)
-        self.outputs = torch.zeros(len(graph.writers), n, t, width, **like)
-        self.queries = torch.zeros(graph.n_layers, graph.n_heads, n, t, d_head, **like)
-        self.keys = torch.zeros(graph.n_layers, pairs, n, t, d_head, **like)
-        self.values = torch.zeros(graph.n_layers, pairs, n, t, d_head, **like)
+        self.inputs = like.new_zeros(len(graph.readers), n, t, width)
+        self.outputs = like.new_zeros(len(graph.writers), n, t, width)
+        self.queries = like.new_zeros(graph.n_layers, graph.n_heads, n, t, d_head)
+        self.keys = like.new_zeros(graph.n_layers, pairs, n, t, d_head)
+        self.values = like.new_zeros(graph.n_layers, pairs, n, t, d_head)
+        self.embedded = writes(self.model, graph, self.tokens)[: graph.n_inputs]
         self.n_evaluated = 0  # variants whose loss was computed
         self.kept = graph.full()
         self.difference = self._check()
@@ -84,10 +85,10 @@ class Fast:
         graph, kernel = self.graph, self.kernel
         self.kept = kept.copy()
         if layer == 0:
-            from circuits.engine import writes  # the embedding's own output, once
-
-            self.outputs[: graph.n_inputs] = writes(self.model, graph, self.tokens)[: graph.n_inputs]
-        biases = sum((kernel.layers[below].out_bias for below in range(layer)), torch.zeros((), **self._like()))
+            self.outputs[: graph.n_inputs] = self.embedded
+        biases = self.ablated.new_zeros(())
+        for below in range(layer):
+            biases = biases + kernel.layers[below].out_bias
         for current in range(layer, graph.n_layers):
             numbers = [i for i, reader in enumerate(graph.readers) if reader.layer == current]
             heads = [i for i in numbers if graph.readers[i].kind != "mlp"]
@@ -133,9 +134,6 @@ class Fast:
     def _pair(self, head: int) -> int:
         """Where a head's keys and values are in the state."""
         return head // self.graph.group if self.graph.split else head
-
-    def _like(self) -> dict[str, object]:
-        return {"dtype": self.ablated.dtype, "device": self.ablated.device}
 
     # ---- what a changed reader changes ----
 
@@ -279,7 +277,9 @@ class Fast:
             self._store(self.inputs, numbers, made, last)
         return self.objective.losses(kernel.logits(final.flatten(0, 1)).unflatten(0, (variants, n)))
 
-    def _heads(self, step: Step, inputs, variants: int, commit: bool) -> Tensor:  # type: ignore[no-untyped-def]
+    def _heads(
+        self, step: Step, inputs: Callable[[list[int], Tensor, bool], Tensor], variants: int, commit: bool
+    ) -> Tensor:
         graph, kernel, layer = self.graph, self.kernel, step.layer
         heads = [node - graph.head_writer(layer) for node in step.nodes]
         pairs = sorted({self._pair(head) for head in heads})

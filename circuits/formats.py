@@ -136,7 +136,7 @@ def imported(path: str | Path, graph: Graph, task: Task) -> Circuit:
         settings={"format": source, "edges": len(edges)},
         kept=torch.from_numpy(kept),
         scores=scores,
-        tested=torch.from_numpy(kept),
+        tested=torch.from_numpy(kept.copy()),
         unit="",
         loss_full=nan,
         loss_circuit=nan,

@@ -21,8 +21,6 @@ from circuits.graph import Graph
 from workbench.models import live_weights
 from workbench.tail import Frame
 
-Keys = Values = Queries = Tensor
-
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -60,30 +58,30 @@ class Kernel:
         """The norm before attention."""
         return self._norms[layer][0](x)
 
-    def queries(self, layer: int, heads: Sequence[int], x: Float[Tensor, "head row pos d_model"]) -> Queries:
+    def queries(self, layer: int, heads: Sequence[int], x: Float[Tensor, "head row pos d_model"]) -> Tensor:
         """Rotated queries [head, row, pos, d_head] of normed inputs; fewer positions are the last ones."""
         part = self.layers[layer]
         made = _project(x, part.query, part.query_bias, heads)
         return _rotated(_normed(part.norm_query, made), part.rotary, self.frame.n_positions - x.shape[2])
 
-    def keys(self, layer: int, heads: Sequence[int], x: Float[Tensor, "head row pos d_model"]) -> Keys:
+    def keys(self, layer: int, heads: Sequence[int], x: Float[Tensor, "head row pos d_model"]) -> Tensor:
         """Rotated keys of normed inputs; `heads` are key/value heads, and may repeat."""
         part = self.layers[layer]
         return _rotated(_normed(part.norm_key, _project(x, part.key, part.key_bias, heads)), part.rotary, 0)
 
-    def values(self, layer: int, heads: Sequence[int], x: Float[Tensor, "head row pos d_model"]) -> Values:
+    def values(self, layer: int, heads: Sequence[int], x: Float[Tensor, "head row pos d_model"]) -> Tensor:
         """Values of normed inputs; `heads` are key/value heads, and may repeat."""
         part = self.layers[layer]
         return _project(x, part.value, part.value_bias, heads)
 
-    def pattern(self, layer: int, q: Queries, k: Keys) -> Float[Tensor, "head row query key"]:
+    def pattern(self, layer: int, q: Tensor, k: Tensor) -> Float[Tensor, "head row query key"]:
         """Attention probabilities; the softmax runs in float32, as the models' own does."""
         scores = (q @ k.transpose(-1, -2)) * self.layers[layer].scale
         scores = scores.masked_fill(self.hidden[-q.shape[2] :], float("-inf"))
         return scores.softmax(-1, dtype=torch.float32).to(q.dtype)
 
     def attend(
-        self, layer: int, heads: Sequence[int], q: Queries, k: Keys, v: Values
+        self, layer: int, heads: Sequence[int], q: Tensor, k: Tensor, v: Tensor
     ) -> Float[Tensor, "head row pos d_model"]:
         """What the heads write to the residual stream, without the output bias."""
         mixed = self.pattern(layer, q, k) @ v

@@ -160,13 +160,13 @@ def roles(
 
 
 class _Lens:
-    """Reads residual-stream vectors through the final norm, its scale held at that of one state, and the unembedding."""
+    """Reads residual-stream vectors through the final norm, its scale held at one state's, and the unembedding."""
 
     def __init__(self, model: Any, state: Float[Tensor, "d_model"], answer: int) -> None:
         norm = model.ln_final.original_component
         self.gain = norm.weight.detach()
         self.centred = isinstance(norm, torch.nn.LayerNorm)
-        self.eps = float(getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0))
+        self.eps = float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0)))
         self.scale = self._scale(state)
         bias = getattr(norm, "bias", None)
         own = self.normed(state) + (0 if bias is None else bias.detach())

@@ -54,8 +54,8 @@ def _answer(circuit: Circuit) -> str:
 
 def _reading(circuit: Circuit) -> str:
     return (
-        "Layers go upward, heads across, MLPs at the right. A line is a kept edge; wider lines matter more, dotted ones "
-        "hold the answer back. Click a node to light up its paths, move the slider to hide small effects. "
+        "Layers go upward, heads across, MLPs at the right. A line is a kept edge; wider lines matter more, dotted "
+        "ones hold the answer back. Click a node to light up its paths, move the slider to hide small effects. "
         f"An edge's effect is the {circuit.convention}."
     )
 
@@ -68,7 +68,8 @@ def in_words(circuit: Circuit) -> str:
     ranks = f"rank {circuit.rank_circuit[0]} (full model: {circuit.rank_full[0]})"
     return (
         f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges ({share:.1%}) put{_answer(circuit)} at {ranks}; loss "
-        f"{circuit.loss_circuit:.3g} {circuit.unit}, full model {circuit.loss_full:.3g}, no edges {circuit.loss_empty:.3g}."
+        f"{circuit.loss_circuit:.3g} {circuit.unit}, of the full model {circuit.loss_full:.3g}, of no edge "
+        f"{circuit.loss_empty:.3g}."
     )
 
 
@@ -300,14 +301,12 @@ def diff_page(found: CircuitDiff, names: tuple[str, str], counts: tuple[dict[str
         Series(name, row.double().numpy())
         for name, row in zip(("gained", "lost", "shared"), found.by_layer, strict=True)
     )
+    changed = tuple((name, change) for change in ("gained", "lost") for name in getattr(found, change)[:MOST_ROWS])
+    gained, lost = (", ".join(nodes) or "none" for nodes in (found.nodes_gained, found.nodes_lost))
     tables: list[Spec] = [
-        Table(
-            "Edges",
-            ("edge", "change"),
-            tuple((name, change) for change in ("gained", "lost") for name in getattr(found, change)[:MOST_ROWS]),
-        ),
-        Text("gained: " + (", ".join(found.nodes_gained) or "none") + "\n\nlost: " + (", ".join(found.nodes_lost) or "none"), "Nodes"),
-    ]  # fmt: skip
+        Table("Edges", ("edge", "change"), changed),
+        Text(f"gained: {gained}\n\nlost: {lost}", "Nodes"),
+    ]
     if counts:
         rows = tuple((role, counts[0].get(role, 0), counts[1].get(role, 0)) for role in counts[0])
         tables.insert(0, Table("Roles", ("role", *names), rows))

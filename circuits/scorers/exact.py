@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuits.engine import Reference
+from circuits.engine import Mask, Reference
 from circuits.fast import Fast
 from workbench.progress import progress
 
@@ -40,13 +40,13 @@ def score(
 
 def single_cuts(
     fast: Fast,
-    kept,  # type: ignore[no-untyped-def]  # [writer, reader]: the circuit that is cut into
-    tested,  # type: ignore[no-untyped-def]  # [writer, reader]: the edges that are tried
+    kept: Mask,
+    tested: Mask,
     largest_batch: int = 64,
     readers: list[int] | None = None,
     shown: bool | None = False,
 ) -> Tensor:
-    """Rise of the loss for each tested edge of `kept` when it alone is cut; zero elsewhere."""
+    """Rise of the loss for each `tested` edge of the circuit `kept` when it alone is cut; zero elsewhere."""
     graph = fast.graph
     base = fast.rebuild(kept)
     alive = graph.alive(kept)

@@ -92,7 +92,7 @@ def _gradient(reference: Reference, clean: Tensor, site: str, layer: int, shares
             if site == "heads" and at == layer:
                 first = graph.head_writer(at)
                 made = between(list(range(first, first + graph.n_heads))).permute(1, 2, 0, 3)
-                return made.repeat(repeated, 1, 1, 1)
+                return _moved(own_rows(result, graph), made.repeat(repeated, 1, 1, 1))
             return own_rows(result, graph) if repeated > 1 else None
 
         return replace
@@ -103,7 +103,7 @@ def _gradient(reference: Reference, clean: Tensor, site: str, layer: int, shares
         hooks += [(Site("head_result", at), heads(at)), (Site("mlp_in", at), keeper(("mlp", at)))]
     if site == "mlp":
         made = between([graph.mlp_writer(layer)])[0].repeat(repeated, 1, 1)
-        hooks.append((Site("mlp", layer), lambda _: made))
+        hooks.append((Site("mlp", layer), lambda out: _moved(out, made)))
     hooks.append((Site("resid", graph.n_layers - 1), keeper(("logits", graph.n_layers))))
     with torch.enable_grad(), reading(model), hooked(model, hooks):
         logits = model(tokens, use_cache=False)[: n * len(shares), -1]
@@ -117,6 +117,11 @@ def _gradient(reference: Reference, clean: Tensor, site: str, layer: int, shares
     # From here on the sum over shares; a prompt's rows stay apart.
     by_row = {key: g.unflatten(0, (repeated, len(shares), n)).sum(1) for key, g in by_key.items()}
     return torch.stack([_of_reader(graph, by_row, number) for number in range(len(graph.readers))])
+
+
+def _moved(out: Tensor, to: Tensor) -> Tensor:
+    """The value `to`, through which gradients flow on as if it were `out`."""
+    return out + (to - out).detach()
 
 
 def _of_reader(graph: Graph, by_row: dict[tuple[str, int], Tensor], number: int) -> Tensor:

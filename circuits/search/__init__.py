@@ -1,0 +1,1 @@
+"""Searches that decide one edge after another."""

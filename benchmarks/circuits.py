@@ -1,0 +1,163 @@
+"""How long circuits take, and how much memory: `python -m benchmarks.circuits PART`, one part at a time, on an idle machine.
+
+search   ACDC on the default model, whole heads, zero ablation: all decisions by the fast engine, and an even sample of
+         the same decisions by the plain one, in the same process; their ratio for one decision is the result
+scorers  EAP and EAP-IG (5 steps) on the default model, native grouped queries: median of the runs
+growth   one EAP and one ACDC decision by layers, heads, tokens and prompts, on random models
+
+Every part prints one JSON line: seconds, decisions, peak memory in GB of this process.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuits.engine import Reference
+from circuits.fast import Fast
+from circuits.graph import Graph
+from circuits.scorers import eap, eap_ig
+from circuits.search.acdc import Config, acdc, rise
+from circuits.task import Task
+from workbench.models import load
+from workbench.prompts import make_prompt
+from workbench.run import peak_memory
+
+PROMPT, ANSWER = "The Eiffel Tower is located in the city of", "Paris"
+
+
+def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
+    """Median seconds, and the last result."""
+    seconds, result = [], None
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), result
+
+
+def search(threshold: float, split: bool, sample: int) -> dict[str, Any]:
+    model = load("smollm2", device="cpu")
+    task = Task((make_prompt(model, PROMPT, answer=ANSWER),))
+    reference = Reference(model, Graph.of(model, split=split), task)
+    prepare, fast = timed(lambda: Fast(reference))
+    seconds, found = timed(lambda: acdc(reference, Config(threshold), fast=fast))
+    memory = peak_memory()
+    plain: list[float] = []
+    kept = reference.graph.full()
+    decisions = found.decisions
+    chosen = {round((i + 0.5) * len(decisions) / sample) for i in range(sample)}
+    readers = {decision.reader for decision in decisions}
+    place = 0
+    for number in range(len(reference.graph.readers) - 1, -1, -1):
+        if number not in readers:
+            kept[:, number] = False
+        while place < len(decisions) and decisions[place].reader == number:
+            decision = decisions[place]
+            if place in chosen:
+                with_edge, without = kept.copy(), kept.copy()
+                without[decision.writer, number] = False
+                del with_edge
+                plain.append(timed(lambda mask=without: reference.loss(mask))[0])  # one forward for one decision
+            kept[decision.writer, number] = decision.kept
+            place += 1
+    each = (seconds + prepare) / len(decisions)
+    forward, _ = timed(lambda: model(task.tokens(model), use_cache=False), 5)
+    return {
+        "threshold": threshold,
+        "split": split,
+        "edges": int(found.kept.sum()),
+        "of": reference.graph.n_edges,
+        "seconds": round(seconds + prepare, 1),
+        "decisions": len(decisions),
+        "evaluated": found.n_evaluated,
+        "ties": sum(decision.tie for decision in decisions),
+        "ms a decision": round(1e3 * each, 2),
+        "plain engine, ms a decision": round(1e3 * statistics.mean(plain), 1),
+        "ratio": round(statistics.mean(plain) / each, 1),
+        "plain model forward, ms": round(1e3 * forward, 1),
+        "sampled": len(plain),
+        "loss": found.loss,
+        "peak GB": round(memory, 2),
+    }
+
+
+def scorers(repeats: int) -> dict[str, Any]:
+    model = load("smollm2", device="cpu")
+    prompt = make_prompt(model, PROMPT, answer=ANSWER)
+    task = Task((prompt,))
+    reference = Reference(model, Graph.of(model), task)
+    first, _ = timed(lambda: eap.score(reference), repeats)
+    second, _ = timed(lambda: eap_ig.score(reference, eap_ig.Config(steps=5)), repeats)
+    return {"EAP, s": round(first, 2), "EAP-IG 5 steps, s": round(second, 2), "peak GB": round(peak_memory(), 2)}
+
+
+def growth() -> list[dict[str, Any]]:
+    rows = []
+    base = {"layers": 6, "heads": 4, "tokens": 8, "prompts": 1}
+    for what, values in {"layers": (3, 6, 12), "heads": (2, 4, 8), "tokens": (8, 16, 32), "prompts": (1, 4, 16)}.items():
+        for value in values:
+            rows.append(base | {what: value} | _one(**(base | {what: value})))
+    return rows
+
+
+def _one(layers: int, heads: int, tokens: int, prompts: int) -> dict[str, Any]:
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    toy = Path(__file__).parents[1] / "tests" / "toy"
+    tokenizer = AutoTokenizer.from_pretrained(toy)
+    torch.manual_seed(0)
+    width = 32 * heads
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, initializer_range=0.1, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        LlamaForCausalLM(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        model = load(folder, device="cpu")
+    text = "[Oda Voss] lives in" + " Brask lives in" * ((tokens - 4) // 3 + 1)
+    prompt = make_prompt(model, text, subject=None, answer="Vey", start="none")
+    reference = Reference(model, Graph.of(model, split=False), Task((prompt,) * prompts))
+    fast = Fast(reference)
+    slope, _ = timed(lambda: eap.score(reference), 3)
+    seconds, found = timed(lambda: acdc(reference, Config(0.02), fast=fast))
+    graph = reference.graph
+    last = found.decisions[-1]
+    plain, _ = timed(lambda: rise(reference, found.kept, last.writer, last.reader), 3)
+    return {
+        "real tokens": len(prompt.tokens),
+        "edges": graph.n_edges,
+        "EAP, ms": round(1e3 * slope, 1),
+        "ACDC, ms a decision": round(1e3 * seconds / len(found.decisions), 2),
+        "plain engine, ms a decision": round(1e3 * plain / 2, 2),
+        "decisions": len(found.decisions),
+        "kept": int(found.kept.sum()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["search", "scorers", "growth"])
+    parser.add_argument("--threshold", type=float, default=0.1)
+    parser.add_argument("--split", action="store_true")
+    parser.add_argument("--sample", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    if given.part == "search":
+        print(json.dumps(search(given.threshold, given.split, given.sample)), flush=True)
+    elif given.part == "scorers":
+        print(json.dumps(scorers(given.repeats)), flush=True)
+    else:
+        for row in growth():
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The search: two engines, one circuit; killed and resumed, the same one; a known circuit, found."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from circuit_helpers import SHAPES, WIRED, double, hand_wired, task
+
+from circuits.circuit import EmptyCircuit, find
+from circuits.engine import Reference
+from circuits.fast import Fast
+from circuits.graph import Graph
+from circuits.search.acdc import Config, Decision, acdc, certify, shared_prefix, work
+from workbench.errors import StoreError, UserError
+from workbench.journal import Journal
+
+CONFIGURATIONS = [
+    (name, ablation, metric, rows)
+    for (name, (ablation, metric), rows) in itertools.product(
+        SHAPES,
+        [("zero", "nll"), ("zero", "kl"), ("mean", "nll"), ("counterfactual", "kl")],
+        (1, 8),
+    )
+]
+
+
+@pytest.mark.parametrize(("name", "ablation", "metric", "rows"), CONFIGURATIONS)
+def test_both_engines_find_one_circuit(tmp_path: Path, name: str, ablation: str, metric: str, rows: int) -> None:
+    """24 configurations: MHA, GQA with RMS norm and gates, parallel; also the ones with whole heads where rows is 1."""
+    model = double(name, tmp_path)
+    for split in (True, False) if rows == 1 else (False,):
+        reference = Reference(model, Graph.of(model, split=split), task(model, metric, ablation, rows))
+        threshold = 0.01 if metric == "nll" else 0.002
+        slow = acdc(reference, Config(threshold, "reference"))
+        fast = acdc(reference, Config(threshold))
+        assert (slow.kept == fast.kept).all()
+        assert [(d.writer, d.reader, d.kept) for d in slow.decisions] == [
+            (d.writer, d.reader, d.kept) for d in fast.decisions
+        ]
+        gap = max(abs(a.increment - b.increment) for a, b in zip(slow.decisions, fast.decisions, strict=True))
+        assert gap < 1e-6
+        assert slow.n_dead == fast.n_dead
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_both_engines_find_one_circuit_in_float32(tmp_path: Path, name: str) -> None:
+    model = double(name, tmp_path, "float32")
+    reference = Reference(model, Graph.of(model), task(model, rows=2))
+    slow, fast = acdc(reference, Config(0.01, "reference")), acdc(reference, Config(0.01))
+    assert (slow.kept == fast.kept).all()
+
+
+def test_a_decision_on_the_threshold_is_made_by_the_plain_engine(tmp_path: Path) -> None:
+    """A threshold equal to one measured rise: float32 in batches could fall on either side of it."""
+    model = double("llama", tmp_path, "float32")
+    reference = Reference(model, Graph.of(model, split=False), task(model))
+    first = acdc(reference, Config(0.01, "reference"))
+    threshold = next(d.increment for d in first.decisions if 0.02 < d.increment < 0.2)
+    slow, fast = acdc(reference, Config(threshold, "reference")), acdc(reference, Config(threshold))
+    assert any(decision.tie for decision in fast.decisions)
+    assert (slow.kept == fast.kept).all()
+
+
+def test_a_known_circuit_is_recovered_exactly(tmp_path: Path) -> None:
+    """Only embed, a0.h1 and m1 write; under KL every edge between them costs something, and no other costs anything."""
+    model = hand_wired(tmp_path)
+    reference = Reference(model, Graph.of(model), task(model, "kl"))
+    for engine in ("fast", "reference"):
+        found = acdc(reference, Config(1e-6, engine))
+        assert sorted(reference.graph.names(found.kept)) == sorted(WIRED)
+    exact = find(model, task(model, "kl"), method="exact", threshold=1e-6)
+    assert sorted(exact.graph.names(exact.mask)) == sorted(WIRED)
+
+
+class Killed(RuntimeError):
+    pass
+
+
+class FragileJournal(Journal):
+    """Dies after some pieces, as a machine does."""
+
+    left = 7
+
+    def add(self, piece: dict[str, Any]) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        super().add(piece)
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine: str) -> None:
+    model = double("gpt2", tmp_path, "float32")
+    reference = Reference(model, Graph.of(model, split=False), task(model))
+    config = Config(0.02, engine)
+    key = work(reference.task, reference.graph, config, "fingerprint")
+    whole = acdc(reference, config)
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(Killed), FragileJournal(path, key) as journal:
+        acdc(reference, config, journal)
+    with path.open("ab") as file:
+        file.write(b'{"decisions": [{"writer": 1')  # cut off in the middle of a line
+    with Journal(path, key) as journal:
+        assert 0 < len(journal.done) < len(whole.decisions)
+        resumed = acdc(reference, config, journal)
+    assert (resumed.kept == whole.kept).all()
+    assert [d.kept for d in resumed.decisions] == [d.kept for d in whole.decisions]
+    before = path.read_bytes()
+    other = work(reference.task, reference.graph, Config(0.03, engine), "fingerprint")
+    with pytest.raises(StoreError, match="threshold"), Journal(path, other):
+        pass
+    with pytest.raises(StoreError, match="model"), Journal(path, key | {"model": "another"}):
+        pass
+    assert path.read_bytes() == before  # refused, and intact
+
+
+def test_thresholds_share_their_prefix(tmp_path: Path) -> None:
+    """The decisions taken over are not measured again, and the circuit is the one found alone."""
+    model = double("neox", tmp_path, "float32")
+    reference = Reference(model, Graph.of(model, split=False), task(model))
+    first = acdc(reference, Config(0.02))
+    alone = acdc(reference, Config(0.015))
+    shared = acdc(reference, Config(0.015), earlier=first.decisions)
+    assert (alone.kept == shared.kept).all()
+    taken = list(shared_prefix(first.decisions, 0.015, 2e-5))
+    assert 0 < len(taken) < len(alone.decisions)
+    assert shared.n_evaluated < alone.n_evaluated
+
+
+def test_the_prefix_ends_at_the_first_other_decision() -> None:
+    decisions = [Decision(0, 0, 0.5, True), Decision(1, 0, 0.01, False), Decision(2, 0, 0.3, True)]
+    assert len(list(shared_prefix(decisions, 0.2, 1e-6))) == 3
+    assert len(list(shared_prefix(decisions, 0.4, 1e-6))) == 2
+    assert len(list(shared_prefix(decisions, 0.01, 1e-6))) == 1  # too near to tell
+
+
+def test_the_certificate_finds_a_wrong_decision(tmp_path: Path) -> None:
+    model = double("gpt2", tmp_path, "float32")
+    reference = Reference(model, Graph.of(model, split=False), task(model))
+    found = acdc(reference, Config(0.02))
+    right = certify(reference, found.decisions, 0.02, share=1.0)
+    assert right.n_checked == len(found.decisions)
+    assert right.differences == ()
+    assert "none differs" in str(right)
+    first = found.decisions[0]
+    forged = (Decision(first.writer, first.reader, first.increment, not first.kept), *found.decisions[1:])
+    assert certify(reference, forged, 0.02, share=1.0).differences
+
+
+def test_dead_readers_are_never_tested(tmp_path: Path) -> None:
+    model = double("gpt2", tmp_path, "float32")
+    reference = Reference(model, Graph.of(model), task(model))
+    found = acdc(reference, Config(0.05))
+    alive = reference.graph.alive(found.kept)
+    for decision in found.decisions:
+        nodes = list(reference.graph.nodes_of(reference.graph.readers[decision.reader]))
+        assert not nodes or alive[nodes].any()
+    assert len(found.decisions) + found.n_dead == reference.graph.n_edges
+    assert not found.kept[:, [not reference.graph.nodes_of(r) for r in reference.graph.readers]].all()
+
+
+def test_the_fast_engine_computes_less(tmp_path: Path) -> None:
+    """In a sparse circuit the plan of an early reader holds a part of the nodes above it."""
+    model = double("gpt2", tmp_path, "float32")
+    reference = Reference(model, Graph.of(model, split=False), task(model))
+    fast = Fast(reference)
+    everything = len(fast.plan(0).seen)
+    fast.rebuild(acdc(reference, Config(0.05), fast=fast).kept)
+    assert len(fast.plan(reference.graph.reader_index["a0.h0"]).seen) < everything
+    assert fast.plan(reference.graph.reader_index["m1"]).last  # feeds the logits alone: one position
+
+
+@pytest.mark.parametrize("threshold", [1e6, -1e6])
+def test_nothing_and_everything_are_refused(tmp_path: Path, threshold: float) -> None:
+    model = double("gpt2", tmp_path, "float32")
+    with pytest.raises(EmptyCircuit, match="nothing" if threshold > 0 else "every edge"):
+        find(model, task(model), threshold=threshold, split=False)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(UserError, match="no engine"):
+        Config(engine="warp")
+    with pytest.raises(UserError, match="threshold"):
+        Config(float("nan"))
+    assert np.isfinite(Config().threshold)

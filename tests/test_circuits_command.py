@@ -1,0 +1,112 @@
+"""`circuit` as a user meets it, on the trained toy: results, resuming, and every mistake in one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TOY
+
+FACT = ("--model", str(TOY), "--no-split-qkv")
+
+
+@pytest.fixture
+def prompt() -> tuple[str, str]:
+    first = json.loads((TOY / "toy_town.json").read_text())["facts"][0]
+    return f"[{first['subject']}] lives in", first["answer"]
+
+
+def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, prompt: tuple[str, str]) -> None:
+    text, answer = prompt
+    run = tmp_path / "one"
+    done = run_command(
+        "circuit", "find", text, "--answer", answer, *FACT, "--threshold", 0.05, "--out", run, "--certify", 0.1
+    )
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 3
+    assert {"result.json", "result.safetensors", "page.html", "journal.jsonl"} <= {f.name for f in run.iterdir()}
+    again = run_command("circuit", "find", text, "--answer", answer, *FACT, "--threshold", 0.05, "--out", run, "--json")
+    assert json.loads(again.stdout)["edges"] > 0
+    assert (run_command("circuit", "show", run, "--json")).exit_code == 0
+    facts = TOY / "toy_town.json"
+    done = run_command("circuit", "evaluate", run, "--facts", facts, "--model", TOY, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["evaluation"]["hit10_held_out"]["n"] > 3
+    other = tmp_path / "two"
+    done = run_command(
+        "circuit", "find", text, "--answer", answer, *FACT, "--method", "eap-ig", "--edges", 60, "--set", "steps=3",
+        "--out", other, "--no-evaluate",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    done = run_command("circuit", "compare", run, other, "--out", tmp_path / "diff", "--json")
+    assert 0 <= json.loads(done.stdout)["jaccard"] <= 1
+    for form in ("json", "graphml", "gexf", "dot", "html"):
+        assert run_command("circuit", "export", run, "--format", form).exit_code == 0
+        assert (run / f"circuit.{form}").stat().st_size > 100
+    done = run_command("circuit", "import", run / "circuit.json", "--out", tmp_path / "back")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_many_facts_are_split_into_found_and_held_out(run_command: Any, tmp_path: Path) -> None:
+    done = run_command(
+        "circuit", "find", "--facts", TOY / "toy_town.json", *FACT, "--examples", 4, "--method", "eap", "--edges", 80,
+        "--ablation", "mean", "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)["evaluation"]
+    assert said["hit10_found"]["n"] == 4
+    assert said["hit10_held_out"]["n"] > 4
+    assert "known to the model" in done.stderr
+
+
+def test_a_threshold_takes_over_anothers_decisions(run_command: Any, tmp_path: Path, prompt: tuple[str, str]) -> None:
+    text, answer = prompt
+    common = ("find", text, "--answer", answer, *FACT, "--no-evaluate", "--json")
+    first = run_command("circuit", *common, "--threshold", 0.05, "--out", tmp_path / "a")
+    alone = run_command("circuit", *common, "--threshold", 0.1, "--out", tmp_path / "b")
+    like = run_command("circuit", *common, "--threshold", 0.1, "--out", tmp_path / "c", "--like", tmp_path / "a")
+    assert first.exit_code == like.exit_code == 0, like.stderr
+    assert json.loads(alone.stdout)["edges"] == json.loads(like.stdout)["edges"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("find",), "either a PROMPT or --facts"),
+        (("find", "[Oda Voss] lives in", "--method", "magic"), "no method"),
+        (("find", "[Oda Voss] lives in", "--engine", "warp", *FACT, "--answer", "Brask", "--unknown"), "no engine"),
+        (("find", "[Oda Voss] lives in", "--method", "eap", "--set", "x=1"), "--set"),
+        (("find", "[Oda Voss] lives in", "--set", "x=1"), "own flags"),
+        (("find", "[Oda Voss] lives in", "--certify", "2"), "share"),
+        (("find", "--facts", "x", "--examples", "0"), "at least 1"),
+        (("find", "--facts", "x", "--answer", "y"), "single PROMPT"),
+        (("find", "[Oda Voss] lives in", "--answer", "weaver", *FACT), "does not know"),
+        (("find", "[Oda Voss] lives in", *FACT, "--ablation", "counterfactual"), "--swap"),
+        (("find", "[Oda Voss] lives in", *FACT, "--swap", "Today Oda Voss"), "tokens"),
+        (("find", "[Oda Voss] lives in", *FACT, "--ablation", "mean"), "reference prompts"),
+        (("find", "[Oda Voss] lives in", *FACT, "--threshold", "1e9"), "nothing"),
+        (("show", "nowhere"), "not a run folder"),
+        (("compare", "nowhere", "here"), "not a run folder"),
+        (("export", "nowhere"), "not a run folder"),
+        (("import", "nowhere.gv"), "cannot be read"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_code_2(run_command: Any, arguments: tuple[str, ...], said: str) -> None:
+    done = run_command("circuit", *arguments)
+    assert done.exit_code == 2, done.stderr
+    assert said in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_journal_of_another_search_is_refused_and_intact(
+    run_command: Any, tmp_path: Path, prompt: tuple[str, str]
+) -> None:
+    text, answer = prompt
+    common = ("find", text, "--answer", answer, *FACT, "--no-evaluate", "--out", tmp_path / "run")
+    assert run_command("circuit", *common, "--threshold", 0.05).exit_code == 0
+    journal = tmp_path / "run" / "journal.jsonl"
+    before = journal.read_bytes()
+    done = run_command("circuit", *common, "--threshold", 0.06)
+    assert done.exit_code == 2
+    assert "threshold" in done.stderr
+    assert journal.read_bytes() == before

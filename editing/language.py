@@ -130,4 +130,4 @@ def ngram_entropy(texts: Sequence[str]) -> float:
 def _entropy(words: Sequence[str], n: int) -> float:
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     shares = [grams.count(gram) / len(grams) for gram in set(grams)]
-    return -sum(share * math.log2(share) for share in shares)
+    return float(-sum(share * math.log2(share) for share in shares))

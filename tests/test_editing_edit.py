@@ -291,7 +291,7 @@ def test_rect_keeps_the_largest_relative_changes_and_all_of_them_is_the_edit_its
     assert ratio[kept].min() >= ratio[~kept].max()
     assert torch.equal(restrained(model, [edit], "rect", rect.Config(keep=1.0)).deltas[0].dense(), dense)
     with pytest.raises(EditError, match="between 0 and 1"):
-        restrained(model, [edit], "rect", rect.Config(keep=0))
+        restrained(model, [edit], "rect", rect.Config(keep=0.0))
 
 
 @pytest.mark.parametrize("name", restraint_names())

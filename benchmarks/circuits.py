@@ -1,4 +1,4 @@
-"""How long circuits take, and how much memory: `python -m benchmarks.circuits PART`, one part at a time, on an idle machine.
+"""How long circuits take, and how much memory: `python -m benchmarks.circuits PART`, on an idle machine.
 
 search   ACDC on the default model, whole heads, zero ablation: all decisions by the fast engine, and an even sample of
          the same decisions by the plain one, in the same process; their ratio for one decision is the result
@@ -101,7 +101,12 @@ def scorers(repeats: int) -> dict[str, Any]:
 def growth() -> list[dict[str, Any]]:
     rows = []
     base = {"layers": 6, "heads": 4, "tokens": 8, "prompts": 1}
-    for what, values in {"layers": (3, 6, 12), "heads": (2, 4, 8), "tokens": (8, 16, 32), "prompts": (1, 4, 16)}.items():
+    for what, values in {
+        "layers": (3, 6, 12),
+        "heads": (2, 4, 8),
+        "tokens": (8, 16, 32),
+        "prompts": (1, 4, 16),
+    }.items():
         for value in values:
             rows.append(base | {what: value} | _one(**(base | {what: value})))
     return rows

@@ -52,8 +52,9 @@ def choose(
     seed: int = 0,
     known_only: bool = True,
 ) -> Chosen:
-    """Facts that the model knows (answer among the ten most probable), split: the first `examples` of one length to find
-    a circuit on, the others held out.
+    """Facts that the model knows (answer among its first ten), split: the first `examples` of one length, and the rest.
+
+    The first are those to find a circuit on, the rest is held out.
 
     Raises UserError if the model knows fewer than that.
     """
@@ -135,8 +136,8 @@ def check_known(task: Task, found_ranks: Sequence[int]) -> None:
     if found_ranks and found_ranks[0] > 10:
         prompt = task.prompts[0]
         raise UserError(
-            f"the model does not know this: {prompt.answer!r} is at rank {found_ranks[0]} after {prompt.text!r}; ask for "
-            "what it knows, name its own answer with --answer, or go on with --unknown"
+            f"the model does not know this: {prompt.answer!r} is at rank {found_ranks[0]} after {prompt.text!r}; ask "
+            "for what it knows, name its own answer with --answer, or go on with --unknown"
         )
 
 

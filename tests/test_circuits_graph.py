@@ -65,7 +65,9 @@ def test_a_key_value_reader_feeds_its_whole_group() -> None:
 
 def test_alive_and_pruned_by_hand() -> None:
     graph = Graph(2, 2, 2)
-    kept = graph.mask(["embed->m0", "m0->a1.h0.v", "a1.h0->logits", "embed->a0.h1.q", "a0.h1->m0", "m0->m1", "a0.h0->m1"])
+    kept = graph.mask(
+        ["embed->m0", "m0->a1.h0.v", "a1.h0->logits", "embed->a0.h1.q", "a0.h1->m0", "m0->m1", "a0.h0->m1"]
+    )
     alive = {graph.writers[i] for i in np.flatnonzero(graph.alive(kept))}
     assert alive == {"embed", "m0", "a1.h0", "a0.h1"}  # m1 leads nowhere, and with it a0.h0
     assert graph.names(graph.pruned(kept)) == [

@@ -42,7 +42,9 @@ def circuit(model: Any) -> Circuit:
 def test_a_circuit_is_saved_and_loaded(circuit: Circuit, tmp_path: Path) -> None:
     back = store.load(store.save(circuit, tmp_path / "run"), Circuit)
     assert store.same(back, circuit)
-    assert [vars(d) | {"tie": False} for d in back.decisions()] == [vars(d) | {"tie": False} for d in circuit.decisions()]
+    assert [vars(d) | {"tie": False} for d in back.decisions()] == [
+        vars(d) | {"tie": False} for d in circuit.decisions()
+    ]
     assert back.nodes() == circuit.nodes()
 
 
@@ -110,7 +112,9 @@ def test_attribution_by_source_adds_up_to_the_heads_own(model: Any, circuit: Cir
     logits = model.unembed(model.ln_final(last[None, None]))[0, 0]
     rank = 1 + int((logits > logits[first.answer_ids[0]]).sum())
     assert int(found.curves["rank, full"][-1]) == rank  # the last state's lens is the model
-    assert found.curves["probability, full"][-1] == pytest.approx(float(logits.softmax(-1)[first.answer_ids[0]]), abs=1e-5)
+    assert found.curves["probability, full"][-1] == pytest.approx(
+        float(logits.softmax(-1)[first.answer_ids[0]]), abs=1e-5
+    )
     assert store.same(store.load(store.save(found, tmp_path / "run"), Roles), found)
 
 
@@ -123,7 +127,7 @@ def test_exports_hold_every_drawn_edge(circuit: Circuit, tmp_path: Path, form: s
         assert set(back.edges) == set(wanted.edges)
         for one, other, data in back.edges(data=True):
             assert data["score"] == pytest.approx(wanted[one][other]["score"])
-        assert not form == "graphml" or back.graph["ablation"] == "zero"
+        assert form != "graphml" or back.graph["ablation"] == "zero"
     elif form == "json":
         back_circuit = imported(path, circuit.graph, circuit.task)
         assert (back_circuit.mask == circuit.mask).all()
@@ -253,7 +257,9 @@ def test_five_thousand_edges_open(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     nodes = tuple(NodeMark(f"a{i // 12}.h{i % 12}", i % 12, i // 12, "red") for i in range(360))
     ends = np.sort(generator.integers(0, 360, (5000, 2)), axis=1)
-    edges = tuple(EdgeMark(int(a), int(b), float(v)) for (a, b), v in zip(ends, generator.normal(size=5000), strict=True))
+    edges = tuple(
+        EdgeMark(int(a), int(b), float(v)) for (a, b), v in zip(ends, generator.normal(size=5000), strict=True)
+    )
     spec = Network("Many", nodes, edges, rows=((0.0, "0"),), value_title="effect", unit="nats")
     path = write_page(Page("Many", (Section("Many", (spec,)),)), tmp_path / "many.html", light=True)
     assert "drawn-all" in open_page(path, tmp_path).dom

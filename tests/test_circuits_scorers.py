@@ -1,4 +1,4 @@
-"""Edge scores: against TransformerLens, against finite differences, against measuring, and in the limit of many steps."""
+"""Edge scores: against TransformerLens, against finite differences, against measuring, and for many steps."""
 
 from pathlib import Path
 from typing import Any

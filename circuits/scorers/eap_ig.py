@@ -3,7 +3,8 @@
 `inputs` moves the embeddings from their ablated to their clean values in m steps and lets the model compute the rest;
 summed over the edges out of the embedding the scores tend to the loss's gap between the two ends, as m grows.
 `activations` moves one layer's heads or one MLP at a time and averages over all layers and steps, for every edge alike
-(as the authors do; it is not each edge's own path), the gradients flowing on through what is moved. `clean_corrupted` averages the two ends.
+(as the authors do; it is not each edge's own path), the gradients flowing on through what is moved.
+`clean_corrupted` averages the two ends.
 
 The points of a step are a Riemann rule: `left` k/m from 0 (the authors' current code), `right` from 1 (their older
 one), `midpoint` (k + 1/2)/m, whose error falls with the square of m; share 1 is clean. Gradients are of the loss, so a

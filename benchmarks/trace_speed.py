@@ -10,9 +10,11 @@ the effects of those cells are compared. Everything is timed in one process, one
 """
 
 import argparse
+import copy
 import json
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -180,6 +182,23 @@ def scaling(options: argparse.Namespace) -> None:
     for samples in (2, 5, 10, 20):
         took = median(prompt, replace(config, samples=samples))
         print(f"| {samples} | {took:.2f} | {took / samples:.3f} |")
+    print("\n| layers (random weights) | seconds | per pair of layers, ms |\n| ---: | ---: | ---: |")
+    for depth in (6, 12, 24):
+        other = _random(model, depth)
+        took = median(make_prompt(other, options.prompt), replace(config, metric="kl"), other)
+        print(f"| {depth} | {took:.2f} | {1e3 * took / (depth * (depth + 1) / 2):.1f} |")
+
+
+def _random(model: Any, depth: int) -> Any:
+    """A model of the same width with another number of layers."""
+    from transformers import AutoModelForCausalLM
+
+    shape = copy.deepcopy(model.original_model.config)
+    shape.num_hidden_layers = depth
+    with tempfile.TemporaryDirectory() as folder:
+        AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+        return load(folder)
 
 
 if __name__ == "__main__":

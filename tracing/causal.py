@@ -85,9 +85,10 @@ def trace(
         runs = Runs.of(model, prompt, config, corruption)
         prompt, total = runs.prompt, runs.toward * (runs.clean - runs.corrupted).mean()
         if not total > 1e-6:
+            clean, corrupted = f"{runs.clean.mean():.4g} clean", f"{runs.corrupted.mean():.4g} corrupted"
             raise NoGap(
                 f"corrupting {prompt.subject!r} does not hurt the answer {prompt.answer!r}: {config.metric} "
-                f"{runs.clean.mean():.4g} clean, {runs.corrupted.mean():.4g} corrupted, so nothing is there to restore; "
+                f"{clean}, {corrupted}, so there is nothing to restore; "
                 "trace another answer, or corrupt more (--set noise=5)"
             )
         engine = _fast if config.engine == "fast" else _reference

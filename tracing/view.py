@@ -217,9 +217,10 @@ def _notes(result: TraceResult) -> tuple[Spec, ...]:
 
 
 def _explanation(result: TraceResult) -> str:
+    metric, samples = result.metric.replace("_", " "), len(result.corrupted)
     return (
-        "Each cell: the corrupted run with that one state set to its clean value; the colour is the indirect "
-        f"effect: the {result.metric.replace('_', ' ')} that comes back ({result.unit}, mean of {len(result.corrupted)} samples). "
+        "Each cell: the corrupted run with that one state set to its clean value; the colour is the indirect effect: "
+        f"the {metric} that comes back ({result.unit}, mean of {samples} samples). "
         "Zero before the subject, by construction. " + _SINK
     )
 

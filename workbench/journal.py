@@ -8,7 +8,7 @@ kill is dropped: its piece is done again.
 import json
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -23,7 +23,7 @@ class Journal:
         self.work = json.loads(json.dumps(work))  # as it will read back
         self.done: list[dict[str, Any]] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Journal":
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(f"{self.path}.lock")

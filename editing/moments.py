@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -230,7 +231,7 @@ def _resume(work: Path, names: Sequence[str], width: int) -> tuple[dict[str, Ten
         sums = load_file(work / "sums.safetensors")
         state = {name: int(sums.pop(f"state.{name}")) for name in ("pieces", "tokens", "left_out")}
         return sums, state
-    except Exception:  # nothing there, or cut short: begin anew
+    except (OSError, SafetensorError, KeyError, ValueError):  # nothing there, or cut short: begin anew
         zeros = {f"{name}.sum": torch.zeros(width, width, dtype=torch.float64) for name in names}
         return zeros, {"pieces": 0, "tokens": 0, "left_out": 0}
 

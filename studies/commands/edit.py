@@ -1,9 +1,10 @@
 """`edit`: change what the model knows, score it, stack edits, undo them, and write an edited model out."""
 
+import contextlib
 import hashlib
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,10 +134,11 @@ def apply(
         if moments == "identity" and module.NEEDS_MOMENTS:
             note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
         stats = edit_study.moments_for(loaded, method, config, moments, tokens, seed)
-        with _learning(config) as on_step:
+        with _learning(config, len(chosen)) as (on_step, on_piece):
             edits = edit_study.make(
                 loaded, chosen, method, config, stats, below=below, restrain=restrain, restraint_settings=aside,
-                batch=batch, seed=seed, start=start, on_step=on_step, folder=folder / "values",
+                batch=batch, seed=seed, start=start, on_step=on_step, on_piece=on_piece,
+                folder=folder / "values", shown=False,
             )  # fmt: skip
         for edit in edits:
             for text in sorted({r.note for r in edit.reports if "division" in r.note or "singular" in r.note}):
@@ -165,7 +167,7 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="single, together or sequence.")] = "together",
     model: Model = "smollm2",
     seed: Seed = 0,
-    start: Start = "auto",
+    start: Annotated[str | None, typer.Option(help="What begins the text  [dim](default: as the edit)[/dim]")] = None,
     device: Device = None,
     dtype: Dtype = "float32",
     out: Out = None,
@@ -187,7 +189,13 @@ def evaluate(
         asked = load_facts(facts, limit=limit) if facts else None
         others = load_facts(unrelated, limit=100) if unrelated else ()
         scores = edit_study.score(
-            loaded, edits, protocol=typing.cast(Any, protocol), start=start, facts=asked, unrelated=others, seed=seed
+            loaded,
+            edits,
+            protocol=typing.cast(Any, protocol),
+            start=start or edits[0].start_token,
+            facts=asked,
+            unrelated=others,
+            seed=seed,
         )
         store.save(scores, folder / "report")
         page = write_page(draw(edits, scores.report, scores.spectra), folder / "page.html")
@@ -440,32 +448,29 @@ def _table(report: Any) -> None:
     tell(f"protocol {report.protocol}; start token {report.start_token}")
 
 
-class _learning:
-    """Shows the mean loss and probability while values are found, at a terminal."""
+@contextlib.contextmanager
+def _learning(config: Any, facts: int) -> Iterator[tuple[Any, Any]]:
+    """Shows, at a terminal, the mean loss and probability while values are found, and how many facts are done."""
+    from rich.console import Console
 
-    def __init__(self, config: Any) -> None:
-        self.steps = getattr(getattr(config, "descent", config), "steps", 0)
-
-    def __enter__(self) -> Any:
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        self.status = console.status("Finding values ...") if console.is_terminal else None
-        if self.status is None:
-            return None
-        self.status.start()
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None, None
+        return
+    steps, done = getattr(getattr(config, "descent", config), "steps", 0), 0
+    with console.status("Finding values ...") as status:
 
         def on_step(step: int, loss: Any, probability: Any) -> None:
-            mean = float(loss[~loss.isnan()].mean()) if bool((~loss.isnan()).any()) else 0.0
-            said = f"step {step + 1} of {self.steps}: loss {mean:.3f} nats, P(target) {float(probability.mean()):.3f}"
-            assert self.status is not None
-            self.status.update(said)
+            known = loss[~loss.isnan()]
+            mean = float(known.mean()) if len(known) else 0.0
+            said = f"loss {mean:.3f} nats, P(target) {float(probability.mean()):.3f}"
+            status.update(f"{done} of {facts} facts done; step {step + 1} of at most {steps}: {said}")
 
-        return on_step
+        def on_piece(count: int) -> None:
+            nonlocal done
+            done += count
 
-    def __exit__(self, *_: object) -> None:
-        if self.status is not None:
-            self.status.stop()
+        yield on_step, on_piece
 
 
 def _read_stack(runs: Path) -> list[str]:

@@ -157,7 +157,7 @@ def _check_hub(name: str) -> None:
             HfApi().model_info(name, timeout=10)
     except HFValidationError:
         raise ModelError(f"{name!r} cannot be a model's name, and is no folder here") from None
-    except Exception as trouble:  # noqa: BLE001 — not there, no network, no permission: each in its own library's words
+    except Exception as trouble:
         words = " ".join(str(trouble).split())[:200]
         raise ModelError(
             f"there is no model {name!r} here, and Hugging Face did not give it ({type(trouble).__name__}: {words}); "

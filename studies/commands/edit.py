@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -147,6 +148,7 @@ def apply(
         protocol: Any = "sequence" if len(everything) > 1 else "together"
         scores = edit_study.score(loaded, everything, protocol=protocol, start=start, seed=seed)
         page = edit_study.save(folder, edits, scores, light)
+        shutil.rmtree(folder / "values", ignore_errors=True)  # they were kept to go on from, and it is done
         if stack:
             _write_stack(runs, [*_read_stack(runs), str(folder)])
     names = [edit.name for edit in edits]

@@ -124,29 +124,28 @@ def suffix(model: Any, rows: Sequence[Row], layer: int) -> Suffix:
     position = column[None] - before + end[:, None]  # [row, column], negative before the row begins
 
     resid = embed(model, tokens)
-    kept: list[KeysValues | None] = []
-    write = resid_after = None
+    for number in range(layer):
+        resid = plain.block(number, resid)
     site = Site("mlp_write", layer)
-    for number in range(len(model.blocks)):
-        if number == layer:
-            with record(model, [site]) as seen:
-                resid, _ = plain.recording_block(number, resid)
-            write = seen[site][torch.arange(len(rows)), end]
-            resid_after = resid
-        else:
-            resid, (keys, values) = plain.recording_block(number, resid)
-        if number <= layer or not before:
+    with record(model, [site]) as seen:
+        resid = plain.block(layer, resid)
+    write = seen[site][torch.arange(len(rows)), end]
+
+    # Above the layer only what stands before a subject is needed, for its keys and values.
+    kept: list[KeysValues | None] = [None] * (layer + 1)
+    early = resid[:, :before]
+    short = Frame.of(model, tokens[:1, :before], check=False) if before else None
+    for number in range(layer + 1, len(model.blocks)):
+        if short is None:
             kept.append(None)
-        else:
-            place = position[:, None, :before, None].clamp_min(0)
-            place = place.expand(-1, keys.shape[1], -1, keys.shape[3])
-            kept.append((keys.gather(2, place), values.gather(2, place)))
-    assert write is not None
-    assert resid_after is not None
-    later = position[:, before:, None].expand(-1, -1, resid_after.shape[2])
+            continue
+        early, (keys, values) = short.recording_block(number, early)
+        place = position[:, None, :before, None].clamp_min(0).expand(-1, keys.shape[1], -1, keys.shape[3])
+        kept.append((keys.gather(2, place), values.gather(2, place)))
+    later = position[:, before:, None].expand(-1, -1, resid.shape[2])
     arguments = tuple({name: _aligned(name, value, position) for name, value in one.items()} for one in plain.arguments)
     frame = Frame(model, before + after, arguments)
-    return Suffix(frame, layer, tuple(rows), resid_after.gather(1, later), tuple(kept), write)
+    return Suffix(frame, layer, tuple(rows), resid.gather(1, later), tuple(kept), write)
 
 
 def _aligned(name: str, value: Any, position: Int[Tensor, "row column"]) -> Any:

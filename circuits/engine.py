@@ -198,6 +198,6 @@ def check_sum(model: Any, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
 
 def attention_biases(model: Any) -> list[Tensor]:
     """Each layer's attention output bias, which is always on; zero where there is none."""
-    zero = torch.zeros((), dtype=next(model.ln_final.parameters()).dtype, device=next(model.parameters()).device)
+    zero = torch.zeros_like(next(model.ln_final.parameters()))
     biases: Iterable[Any] = (getattr(block.attn.o.original_component, "bias", None) for block in model.blocks)
     return [zero if bias is None else bias.detach() for bias in biases]

@@ -132,7 +132,7 @@ def evaluate(
         sizes = torch.tensor(SIZES)
         fast = Fast(reference)
         cut = single_cuts(fast, kept, kept)
-        minimal = torch.stack([cut[writer, reader].abs() for reader, writer in np.argwhere(kept.T)])
+        minimal = torch.stack([cut[writer, reader].abs() for reader, writer in np.argwhere(kept.T).tolist()])
         least = tolerance if tolerance is not None else 0.01 * abs(loss["full"] - loss["empty"])
         evaluation = Evaluation(
             n_edges=int(kept.sum()),

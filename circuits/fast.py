@@ -86,7 +86,7 @@ class Fast:
         self.kept = kept.copy()
         if layer == 0:
             self.outputs[: graph.n_inputs] = self.embedded
-        biases = self.ablated.new_zeros(())
+        biases = self.ablated.new_zeros(self.ablated.shape[-1])
         for below in range(layer):
             biases = biases + kernel.layers[below].out_bias
         for current in range(layer, graph.n_layers):

@@ -29,7 +29,7 @@ JSON_KIND = "factscope circuit"
 def to_networkx(circuit: Circuit) -> "networkx.DiGraph":
     """The drawn edges between nodes (a head's q, k and v in one node), the reader's name and the score on each edge."""
     graph = networkx.DiGraph(**{key: str(value) for key, value in described(circuit).items()})
-    for writer, number in np.argwhere(circuit.drawn):
+    for writer, number in np.argwhere(circuit.drawn).tolist():
         reader = circuit.graph.readers[number]
         score = float(circuit.scores[writer, number])
         for node in circuit.graph.nodes_of(reader) or (None,):
@@ -80,7 +80,7 @@ def to_json(circuit: Circuit) -> dict[str, Any]:
     graph = circuit.graph
     edges = [
         {"edge": graph.edge_name(writer, number), "score": float(circuit.scores[writer, number])}
-        for number, writer in np.argwhere(circuit.mask.T)
+        for number, writer in np.argwhere(circuit.mask.T).tolist()
     ]
     return {"kind": JSON_KIND, "graph": graph.described(), **described(circuit), "edges": edges}
 
@@ -89,7 +89,7 @@ def to_dot(circuit: Circuit) -> str:
     """GraphViz source; widths follow the scores."""
     largest = float(circuit.scores.abs().max()) or 1.0
     lines = ["digraph circuit {", "  rankdir=BT;", f"  label={_quoted(circuit.task.prompts[0].text)};"]
-    for writer, number in np.argwhere(circuit.drawn):
+    for writer, number in np.argwhere(circuit.drawn).tolist():
         score = float(circuit.scores[writer, number])
         width = 0.3 + 3 * abs(score) / largest
         source, target = circuit.graph.writers[writer], circuit.graph.reader_names[number]

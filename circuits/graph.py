@@ -228,7 +228,7 @@ class Graph:
 
     def names(self, kept: np.ndarray) -> list[str]:
         """The names of the kept edges, in the order of computation."""
-        return [self.edge_name(writer, reader) for reader, writer in np.argwhere(kept.T)]
+        return [self.edge_name(writer, reader) for reader, writer in np.argwhere(kept.T).tolist()]
 
     def described(self) -> dict[str, Any]:
         """The fields, for a file."""

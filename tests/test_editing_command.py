@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import TOY
 
 from editing.edit import Edit
 from studies.commands import common
-from tests.conftest import TOY
 
 PROMPT = "[Oda Voss] lives in"
 QUICK = ("--moments", "identity", "--set", "contexts=2", "--layer", "0", "--light")

@@ -211,7 +211,8 @@ def test_an_exported_model_gives_the_same_logits_in_plain_transformers(tiny, tmp
 
 
 def test_a_model_in_half_precision_comes_back_bitwise_after_float32(tmp_path):
-    from tests.conftest import save_tiny
+    from conftest import save_tiny
+
     from workbench.models import load
 
     model = load(str(save_tiny("llama", tmp_path)), device="cpu", dtype="float16")

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import TOY
+from test_editing_methods import text_moments
 
 from editing import methods
 from editing.choose import try_layers
@@ -12,8 +14,6 @@ from editing.edit import Delta, Edit, EditError, applied, in_place
 from editing.evaluate import Reading, Row, evaluate, normal, probes, read, table, wilson
 from editing.language import generate, start_ids
 from editing.view import layer_page, page
-from tests.conftest import TOY
-from tests.test_editing_methods import text_moments
 from workbench import store
 from workbench.facts import Fact, Neighbour, load_facts
 from workbench.models import fingerprint, live_weights

@@ -23,7 +23,7 @@ from circuits.engine import Reference
 from circuits.fast import Fast
 from circuits.graph import Graph
 from circuits.scorers import eap, eap_ig
-from circuits.search.acdc import Config, acdc, rise
+from circuits.search.acdc import Config, Decision, acdc, rise
 from circuits.task import Task
 from workbench.models import load
 from workbench.prompts import make_prompt
@@ -42,16 +42,40 @@ def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
     return statistics.median(seconds), result
 
 
-def search(threshold: float, split: bool, sample: int) -> dict[str, Any]:
+class Clock:
+    """Stands in for a journal: keeps the decisions, and ends the search when its time is up."""
+
+    def __init__(self, limit: float) -> None:
+        self.done: list[dict[str, Any]] = []
+        self.decisions: list[Decision] = []
+        self.end = time.perf_counter() + limit
+
+    def add(self, piece: dict[str, Any]) -> None:
+        self.decisions += [Decision(**each) for each in piece["decisions"]]
+        if time.perf_counter() > self.end:
+            raise TimeoutError
+
+
+def _search(reference: Reference, config: Config, fast: Fast, clock: Any) -> bool:
+    """Whether it came to its end in time."""
+    try:
+        acdc(reference, config, clock, fast=fast)
+    except TimeoutError:
+        return False
+    return True
+
+
+def search(threshold: float, split: bool, sample: int, limit: float) -> dict[str, Any]:
     model = load("smollm2", device="cpu")
     task = Task((make_prompt(model, PROMPT, answer=ANSWER),))
     reference = Reference(model, Graph.of(model, split=split), task)
     prepare, fast = timed(lambda: Fast(reference))
-    seconds, found = timed(lambda: acdc(reference, Config(threshold), fast=fast))
+    clock = Clock(limit)
+    seconds, whole = timed(lambda: _search(reference, Config(threshold), fast, clock))
     memory = peak_memory()
     plain: list[float] = []
     kept = reference.graph.full()
-    decisions = found.decisions
+    decisions = clock.decisions
     chosen = {round((i + 0.5) * len(decisions) / sample) for i in range(sample)}
     readers = {decision.reader for decision in decisions}
     place = 0
@@ -61,9 +85,8 @@ def search(threshold: float, split: bool, sample: int) -> dict[str, Any]:
         while place < len(decisions) and decisions[place].reader == number:
             decision = decisions[place]
             if place in chosen:
-                with_edge, without = kept.copy(), kept.copy()
+                without = kept.copy()
                 without[decision.writer, number] = False
-                del with_edge
                 plain.append(timed(lambda mask=without: reference.loss(mask))[0])  # one forward for one decision
             kept[decision.writer, number] = decision.kept
             place += 1
@@ -72,18 +95,19 @@ def search(threshold: float, split: bool, sample: int) -> dict[str, Any]:
     return {
         "threshold": threshold,
         "split": split,
-        "edges": int(found.kept.sum()),
+        "whole search": whole,
+        "down to": reference.graph.reader_names[decisions[-1].reader],
+        "kept so far": sum(decision.kept for decision in decisions),
         "of": reference.graph.n_edges,
         "seconds": round(seconds + prepare, 1),
         "decisions": len(decisions),
-        "evaluated": found.n_evaluated,
+        "evaluated": fast.n_evaluated,
         "ties": sum(decision.tie for decision in decisions),
         "ms a decision": round(1e3 * each, 2),
         "plain engine, ms a decision": round(1e3 * statistics.mean(plain), 1),
         "ratio": round(statistics.mean(plain) / each, 1),
         "plain model forward, ms": round(1e3 * forward, 1),
         "sampled": len(plain),
-        "loss": found.loss,
         "peak GB": round(memory, 2),
     }
 
@@ -153,10 +177,11 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.1)
     parser.add_argument("--split", action="store_true")
     parser.add_argument("--sample", type=int, default=24)
+    parser.add_argument("--limit", type=float, default=200.0, help="seconds after which the search is stopped")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     if given.part == "search":
-        print(json.dumps(search(given.threshold, given.split, given.sample)), flush=True)
+        print(json.dumps(search(given.threshold, given.split, given.sample, given.limit)), flush=True)
     elif given.part == "scorers":
         print(json.dumps(scorers(given.repeats)), flush=True)
     else:

@@ -32,7 +32,8 @@ def _town(model: Any, start: str = "auto") -> Any:
 def test_the_fast_engine_gives_the_reference_numbers(tiny: Any, name: str, corruption: str) -> None:
     model = tiny(name)
     prompt = make_prompt(model, "In Vey [Mira Hallin] lives in")
-    config = replace(EVERYTHING, corruption=corruption, swaps=("Pello Hallin", "Ilse Hallin"))
+    swaps = ("Pello Hallin", "Ilse Hallin") if corruption == "swap" else ()
+    config = replace(EVERYTHING, corruption=corruption, swaps=swaps)
     slow, fast = (trace(model, prompt, replace(config, engine=engine)) for engine in ("reference", "fast"))
     small = trace(model, prompt, replace(config, chunk_tokens=40))  # other batches, forks cut in other places
     for one, two, three in zip(slow.grids, fast.grids, small.grids, strict=True):

@@ -132,7 +132,7 @@ def test_an_unknown_device_or_dtype_is_refused(folder: Path) -> None:
         load(str(folder), device="cpu", dtype="float8")
 
 
-@pytest.mark.parametrize("content", [b"not a model", b"GGUF" + bytes(200)])
+@pytest.mark.parametrize("content", [b"not a model", b"GGUF" + bytes(200), b"GGUF\x03\0\0\0" + b"\x07" * 40])
 def test_a_broken_gguf_file_is_refused_and_leaves_nothing(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_saved_run_is_drawn_again_to_the_same_page_without_a_model(run_command
     ended = run_command("trace", "--from", "run")
     assert ended.exit_code == 0, ended.stderr
     assert Path("run/page.html").read_bytes() == page
+    assert len(ended.stdout.strip().splitlines()) == 3
 
 
 def test_json_is_for_programs(run_command: Any) -> None:
@@ -106,7 +107,15 @@ def test_the_page_opens_and_shows_a_hostile_prompt_as_text(run_command: Any, tmp
         ((MARKED, "--set", "noise"), "key=value"),
         ((MARKED, "--set", "nose=3"), "with one of these keys"),
         ((MARKED, "--set", "noise=loud"), "not a number"),
-        ((MARKED, "--set", "noise=0"), "does not hurt"),
+        ((MARKED, "--set", "noise=0"), "above 0"),
+        ((MARKED, "--set", "noise=nan"), "above 0"),
+        ((MARKED, "--seed", "-1"), "seed"),
+        ((MARKED, "--set", "swaps=A;B"), "'swap'"),
+        ((MARKED, "--samples", "2", "--set", "samples=3"), "given twice"),
+        ((MARKED, "--subject", FACT.subject), "one of the two"),
+        (("[Mira Voss lives in",), "do not match"),
+        (("Mira] Voss[ lives in",), "do not match"),
+        ((MARKED, "--out", ""), "--out is empty"),
         ((MARKED + " in" * 80,), "64 at most"),
         ((MARKED, "--model", "no-such-model"), "known names"),
         ((MARKED, "--device", "cuda:9"), "no device"),
@@ -129,6 +138,34 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
     assert ended.stdout == ""
     assert list(tmp_path.iterdir()) == [], "nothing half-written is left"
+
+
+def test_a_run_is_not_overwritten_by_another(run_command: Any) -> None:
+    assert run_command("trace", MARKED, *QUICK, "--out", "run").exit_code == 0
+    before = Path("run/result.json").read_bytes()
+    ended = run_command("trace", "[Oda Senn] speaks", *QUICK, "--out", "run")
+    assert ended.exit_code == 2
+    assert "holds a run already" in ended.stderr
+    assert Path("run/result.json").read_bytes() == before
+
+
+def test_known_facts_are_counted_after_they_are_known(run_command: Any, tmp_path: Path) -> None:
+    document = json.loads((TOY / "toy_town.json").read_text())
+    for entry in document["facts"][:20]:
+        entry["answer"] = "Atlantis"
+    (tmp_path / "mine.json").write_text(json.dumps(document))
+    swapped = ("--corruption", "swap", "--metric", "logit_difference")
+    ended = run_command("trace", "--facts", tmp_path / "mine.json", "--known", "--limit", "2", *QUICK, *swapped)
+    assert ended.exit_code == 0, ended.stderr
+    assert ended.stdout.startswith("2 facts traced")
+
+
+def test_one_sample_has_no_standard_error(run_command: Any) -> None:
+    ended = run_command("trace", MARKED, "--model", TOY, "--samples", "1", "--json", "--device", "cpu")
+    said = json.loads(ended.stdout)
+    assert said["total_effect_standard_error"] is None
+    assert said["strongest"]["mlp"][0]["standard_error"] is None
+    assert any("standard error" in doubt for doubt in said["notes"])
 
 
 def test_a_bad_record_is_named(run_command: Any, tmp_path: Path) -> None:
@@ -166,6 +203,26 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_result(
     ended = run_command("trace", MARKED, *QUICK, "--out", "run")
     assert ended.exit_code == 2
     assert "no space left" in ended.stderr.lower()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_fills_up_at_the_page_leaves_no_half_result(
+    run_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench import files
+
+    plain, calls = os.fsync, []
+
+    def fills_up(number: int) -> None:
+        calls.append(number)
+        if len(calls) == 3:  # the tensors and the JSON are written, the page is not
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(number)
+
+    monkeypatch.setattr(files.os, "fsync", fills_up)
+    ended = run_command("trace", MARKED, *QUICK, "--out", "run")
+    assert ended.exit_code == 2
+    assert len(calls) == 3
     assert not (tmp_path / "run").exists()
 
 

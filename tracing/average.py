@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tracing.causal import Config, cells_of, trace
+from tracing.corrupt import swap
 from tracing.results import AverageResult, TraceResult
 from workbench.errors import NoGap, PromptError, UserError
 from workbench.facts import Fact
@@ -41,12 +42,14 @@ def average(
     source: str = "",
     journal: str | Path,
     known: bool = False,
+    wanted: int | None = None,
     start: str = "auto",
     shown: bool | None = None,
     traced: Callable[[TraceResult], None] = lambda _: None,
 ) -> AverageResult:
     """Trace each fact's answer and average. With `known`, only facts whose answer the model puts first.
 
+    With `wanted`, stop when so many are traced. Subjects to swap in are others of the fact's relation among `facts`.
     `journal` is a file to resume from; `shown` as in `workbench.progress`; `traced` is given every fresh trace.
 
     Raises UserError if no fact could be traced, StoreError if the journal belongs to other work.
@@ -56,12 +59,24 @@ def average(
     if not facts:
         raise UserError("there is no fact to trace")
     work = {"what": "average trace", "fingerprint": fingerprint(model), "config": asdict(config), "known": known}
-    work |= {"start": start, "facts": [fact.id for fact in facts], "prompts": [fact.prompt for fact in facts]}
+    work |= {
+        "start": start,
+        "wanted": wanted,
+        "facts": [fact.id for fact in facts],
+        "prompts": [fact.prompt for fact in facts],
+    }
     with Journal(journal, work) as log, stopwatch() as seconds:
-        with progress("tracing facts", len(facts), len(log.done), shown) as advance:
+        n_traced = sum("effects" in piece for piece in log.done)
+        total, begun = (len(facts), len(log.done)) if wanted is None else (wanted, n_traced)
+        with progress("tracing facts", total, begun, shown) as advance:
             for fact in facts[len(log.done) :]:
-                log.add(_piece(model, fact, config, known, start, traced))
-                advance(1)
+                if n_traced == wanted:
+                    break
+                relation = [other for other in facts if other.relation == fact.relation]
+                log.add(_piece(model, fact, relation, config, known, start, traced))
+                fresh = "effects" in log.done[-1]
+                n_traced += fresh
+                advance(1 if wanted is None else int(fresh))
         pieces = list(log.done)
     done = [piece for piece in pieces if "effects" in piece]
     skipped = {piece["id"]: piece["skipped"] for piece in pieces if "skipped" in piece}
@@ -98,7 +113,13 @@ def by_role(effect: Float[Tensor, "layer pos"], prompt: Prompt) -> Float[Tensor,
 
 
 def _piece(
-    model: Any, fact: Fact, config: Config, known: bool, start: str, traced: Callable[[TraceResult], None]
+    model: Any,
+    fact: Fact,
+    relation: Sequence[Fact],
+    config: Config,
+    known: bool,
+    start: str,
+    traced: Callable[[TraceResult], None],
 ) -> dict[str, Any]:
     """One fact's line of the journal."""
     try:
@@ -109,7 +130,10 @@ def _piece(
             if first != prompt.answer_ids[0]:
                 said, wanted = model.tokenizer.decode([first]), prompt.answer
                 return {"id": fact.id, "skipped": f"not known: the model says {said!r}, the fact {wanted!r}"}
-        result = trace(model, prompt, config)
+        corruption = None
+        if config.corruption == "swap" and not config.swaps:
+            corruption = swap(model, prompt, config.samples, config.seed, relation=relation)
+        result = trace(model, prompt, config, corruption=corruption)
     except (NoGap, PromptError) as why:
         return {"id": fact.id, "skipped": f"{type(why).__name__}: {why}"}
     traced(result)

@@ -11,7 +11,7 @@ from workbench.plots.specs import Card, Curves, Headline, Heatmap, Number, Page,
 def average_page(result: AverageResult) -> Page:
     """The page of an average over facts."""
     headline = Headline(
-        average_in_words(result),
+        _peaks(result),
         (
             Number(str(len(result.facts)), f"facts traced ({len(result.skipped)} skipped)"),
             Number(f"{result.clean.mean():.3f}", f"{result.metric.replace('_', ' ')}, clean"),
@@ -71,8 +71,17 @@ def average_curves(result: AverageResult) -> tuple[Spec, ...]:
     return tuple(drawn)
 
 
-def average_in_words(result: AverageResult) -> str:
-    """Where each kind peaks, for the two token roles that matter, in one sentence."""
+def average_in_words(result: AverageResult) -> list[str]:
+    """Two lines: how many facts and their averages, and where each kind peaks."""
+    metric = result.metric.replace("_", " ")
+    return [
+        f"{len(result.facts)} facts traced, {len(result.skipped)} skipped: {metric} {result.clean.mean():.3f} clean, "
+        f"{result.corrupted.mean():.4f} corrupted",
+        _peaks(result),
+    ]
+
+
+def _peaks(result: AverageResult) -> str:
     words = []
     for kind in ("mlp", "attn", "resid"):
         if kind in result.kinds:
@@ -83,7 +92,7 @@ def average_in_words(result: AverageResult) -> str:
                 words.append(
                     f"{KINDS[kind]} at the {role.removesuffix(' token')} token: {column[layer]:+.3f} at layer {layer}"
                 )
-    return "Peaks: " + "; ".join(words[:4]) + "."
+    return "Peaks: " + "; ".join(words) + "."
 
 
 def _role_words(result: AverageResult) -> str:

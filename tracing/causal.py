@@ -12,6 +12,7 @@ Severed runs restore a residual state while every later MLP (or attention) outpu
 value, with the same noise draw. (ROME's notebook holds them at the values of a second, different draw.)
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from tracing import corrupt
 from tracing.corrupt import Corruption
-from tracing.results import KINDS, WINDOWED, Grid, TraceResult
+from tracing.results import KINDS, WINDOWED, Grid, TraceResult, standard_error
 from workbench.errors import NoGap, UserError
 from workbench.hooks import Patch, patched, record
 from workbench.metrics import Metric, Target, metric, probability
@@ -53,6 +54,8 @@ class Config:
     chunk_tokens: int = field(default=0)  # positions run at once; 0: 2048 on a CPU, 65536 on a GPU
 
     def __post_init__(self) -> None:
+        if isinstance(self.sites, str):
+            raise UserError(f"sites are a tuple, as in sites=({self.sites!r},)")
         for kind in self.sites:
             if kind not in KINDS:
                 raise UserError(f"there is no site {kind!r}; choose among {', '.join(KINDS)}")
@@ -64,6 +67,16 @@ class Config:
             raise UserError("no site to restore at; choose among " + ", ".join(KINDS))
         if self.samples < 1 or self.window < 1:
             raise UserError(f"samples ({self.samples}) and window ({self.window}) must be at least 1")
+        for name in ("noise", "noise_level"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UserError(f"{name} must be a number above 0, not {value}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"the seed must be between 0 and 2**32 - 1, not {self.seed}")
+        if self.chunk_tokens < 0:
+            raise UserError(f"chunk_tokens must be 0 (chosen for the device) or more, not {self.chunk_tokens}")
+        if self.swaps and self.corruption != "swap":
+            raise UserError(f"swaps are for the corruption 'swap', and this one is {self.corruption!r}")
         metric(self.metric)
 
 
@@ -89,7 +102,7 @@ def trace(
             raise NoGap(
                 f"corrupting {prompt.subject!r} does not hurt the answer {prompt.answer!r}: {config.metric} "
                 f"{clean}, {corrupted}, so there is nothing to restore; "
-                "trace another answer, or corrupt more (--set noise=5)"
+                "trace another answer, or corrupt more, as with --set noise=5"
             )
         engine = _fast if config.engine == "fast" else _reference
         grids = tuple(_grid(runs, kind, config, engine, advance) for kind in config.sites)
@@ -165,7 +178,7 @@ def _grid(runs: "Runs", kind: str, config: Config, engine: Engine, advance: Adva
         for cell, measured in engine(runs, _cells(runs, kind, config, position), config):
             gains = runs.toward * (measured - runs.corrupted)
             effect[(*cell.index, position)] = gains.mean()
-            error[(*cell.index, position)] = gains.std() / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+            error[(*cell.index, position)] = standard_error(gains)
             advance(1)
     return Grid(kind, effect, error)
 

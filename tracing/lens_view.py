@@ -47,6 +47,17 @@ def lens_sections(lens: LensResult) -> list[Section]:
     probabilities = Curves(
         "Probability at the last token, layer by layer", x, tuple(curves), x_labels=layers, y_title="probability"
     )
+    entropy = Curves(
+        "Entropy of the prediction, layer by layer",
+        x,
+        (
+            Series("at the last token", lens.entropy[:, -1].numpy(), palette="blue"),
+            Series("at the last subject token", lens.entropy[:, prompt.subject_span[1] - 1].numpy(), palette="green"),
+        ),
+        x_labels=layers,
+        y_title="entropy",
+        unit="nats",
+    )
     best = sorted(lens.components, key=lambda c: -abs(c.direct_effect))[:15]
     bars = Bars(
         "Largest direct effects on the answer",
@@ -62,6 +73,6 @@ def lens_sections(lens: LensResult) -> list[Section]:
         tuple((c.name, round(c.direct_effect, 3), c.rank, round(c.entropy, 2), " ".join(c.top)) for c in best),
     )
     return [
-        Section("What each layer would answer (logit lens)", (grid, ranks, probabilities)),
+        Section("What each layer would answer (logit lens)", (grid, ranks, probabilities, entropy)),
         Section("Which heads and MLPs write the answer", (bars, table)),
     ]

@@ -1,5 +1,6 @@
 """What a trace found, as values that carry their axes, units and provenance, and can be saved and drawn again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,19 +21,24 @@ KINDS = {
 WINDOWED = ("mlp", "attn")
 
 
+def standard_error(samples: Float[Tensor, "sample"]) -> float:
+    """Of the mean of `samples`; NaN for a single one."""
+    return float(samples.std() / len(samples) ** 0.5) if len(samples) > 1 else float("nan")
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Indirect effects of one kind of restoration, in the metric's unit; positive where restoring helped the answer.
 
     Mean over the corrupted samples of metric(restored) - metric(corrupted), sample by sample, and the standard error
-    of that mean. Restoring before the subject changes nothing, and such cells are exactly zero.
+    of that mean (NaN for a single sample). Restoring before the subject changes nothing: those cells are exactly zero.
     """
 
     kind: str  # a key of KINDS
     effect: Float[Tensor, "layer *head pos"]
     error: Float[Tensor, "layer *head pos"]
 
-    def strongest(self, count: int = 1, skip: range = range(0)) -> list[tuple[tuple[int, ...], float, float]]:
+    def strongest(self, count: int = 1, skip: Sequence[int] = ()) -> list[tuple[tuple[int, ...], float, float]]:
         """The largest effects with index (layer, [head,] pos) and standard error; `skip` leaves positions out."""
         masked = self.effect.clone()
         masked[..., list(skip)] = -torch.inf
@@ -71,9 +77,8 @@ class TraceResult:
 
     @property
     def total_effect_error(self) -> float:
-        """Standard error of the total effect over samples; 0 for a single sample."""
-        gaps = self.clean - self.corrupted
-        return float(gaps.std() / len(gaps) ** 0.5) if len(gaps) > 1 else 0.0
+        """Standard error of the total effect over samples; NaN for a single one, which cannot say."""
+        return standard_error(self.clean - self.corrupted)
 
     def grid(self, kind: str) -> Grid:
         """The grid of one kind."""

@@ -1,5 +1,6 @@
 """What a trace looks like: a result in, a page out, drawn from saved values alone."""
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -41,15 +42,42 @@ def strongest_in_words(result: TraceResult) -> list[str]:
     speaks only where nothing else was traced.
     """
     grids = [g for g in result.grids if g.kind in ("mlp", "attn", "head")] or list(result.grids)
-    after = result.prompt.subject_span[1]
-    everywhere = len(result.prompt.tokens)
+    (first, after), everywhere = result.prompt.subject_span, range(len(result.prompt.tokens))
     phrases = []
-    for skip in (range(after, everywhere), range(after)):
-        cells = [(*found, grid) for grid in grids for found in grid.strongest(1, skip)]
+    for wanted in (range(first, after), range(after, len(everywhere))):
+        skip = [position for position in everywhere if position not in wanted]
+        cells = [(*found, grid) for grid in grids for found in grid.strongest(1, skip) if found[1] > 0]
         if cells:
             index, effect, error, grid = max(cells, key=lambda cell: cell[1])
             phrases.append(_cell_in_words(result, grid, index, effect, error))
-    return phrases
+    return phrases or ["no single state, in what was traced"]
+
+
+def trace_in_words(result: TraceResult) -> list[str]:
+    """Two lines: the answer with its probabilities, and the strongest cells."""
+    prompt = result.prompt
+    answer = str(prompt.answer).strip()
+    what = "probability" if len(prompt.answer_ids) == 1 else "probability of its first token"
+    return [
+        f"{answer}: {what} {result.clean_probability:.3f} clean, {result.corrupted_probability:.4f} with "
+        f"{prompt.subject!r} corrupted",
+        "Strongest: " + "; ".join(strongest_in_words(result)),
+    ]
+
+
+def doubts(result: TraceResult) -> list[str]:
+    """What a reader should hold against the numbers."""
+    found = []
+    gap, clean = result.total_effect, abs(float(result.clean.mean()))
+    if gap < 2 * result.total_effect_error:
+        found.append("The total effect is within two standard errors of zero: more samples are needed to say anything")
+    if result.metric == "probability" and gap < 0.05 * clean:
+        found.append(
+            f"The corruption takes away only {gap / clean:.1%} of the answer's probability, so shares mean little"
+        )
+    if len(result.corrupted) == 1:
+        found.append("One sample gives no standard error")
+    return found
 
 
 def _cell_in_words(result: TraceResult, grid: Grid, index: tuple[int, ...], effect: float, error: float) -> str:
@@ -61,10 +89,11 @@ def _cell_in_words(result: TraceResult, grid: Grid, index: tuple[int, ...], effe
         what = f"head a{layer}.h{index[1]}"
     else:
         what = f"{KINDS[grid.kind]} of layer {layer}"
-    share = f", {effect / result.total_effect:.0%} of what was lost" if result.total_effect > 0 else ""
+    share = f", {effect / result.total_effect:.0%} of what was lost"
+    sure = "" if math.isnan(error) else f" ± {error:.2g}"
     role = result.prompt.roles()[position]
     place = f"{result.prompt.labels[position]!r} ({role})"
-    return f"{what} at {place}: {effect:+.3g} ± {error:.2g} {result.unit}{share}"
+    return f"{what} at {place}: {effect:+.3g}{sure} {result.unit}{share}"
 
 
 def summary(result: TraceResult) -> dict[str, Any]:
@@ -84,7 +113,7 @@ def summary(result: TraceResult) -> dict[str, Any]:
         "metric": result.metric,
         "unit": result.unit,
         "total_effect": result.total_effect,
-        "total_effect_standard_error": result.total_effect_error,
+        "total_effect_standard_error": None if math.isnan(result.total_effect_error) else result.total_effect_error,
         "strongest": {
             grid.kind: [
                 {
@@ -93,13 +122,13 @@ def summary(result: TraceResult) -> dict[str, Any]:
                     "position": index[-1],
                     "token": result.prompt.labels[index[-1]],
                     "effect": effect,
-                    "standard_error": error,
+                    "standard_error": None if math.isnan(error) else error,
                 }
                 for index, effect, error in grid.strongest(5)
             ]
             for grid in result.grids
         },
-        "notes": list(result.prompt.notes),
+        "notes": [*result.prompt.notes, *doubts(result)],
         "seconds": result.run.seconds,
     }
 
@@ -138,7 +167,7 @@ def heatmaps(result: TraceResult) -> tuple[Spec, ...]:
 
 def _heatmap(result: TraceResult, title: str, effect: Tensor, error: Tensor, kind: str) -> Heatmap:
     prompt = result.prompt
-    positive = bool((effect >= -2 * error - 0.02 * effect.abs().max()).all())
+    positive = bool((effect >= -2 * error.nan_to_num() - 0.02 * effect.abs().max()).all())
     return Heatmap(
         title=title[0].upper() + title[1:],
         values=effect.numpy(),
@@ -194,7 +223,8 @@ def _headline(result: TraceResult) -> Headline:
             Number(f"{result.clean_probability:.3f}", f"probability of {prompt.answer!r}, clean"),
             Number(f"{result.corrupted_probability:.4f}", f"with {prompt.subject!r} corrupted ({samples} {how})"),
             Number(
-                f"{result.total_effect:.3g} ± {result.total_effect_error:.2g}",
+                f"{result.total_effect:.3g}"
+                + ("" if math.isnan(result.total_effect_error) else f" ± {result.total_effect_error:.2g}"),
                 f"total effect: {result.metric.replace('_', ' ')} lost"
                 + (f" ({result.unit})" if result.unit != result.metric else ""),
             ),
@@ -209,8 +239,7 @@ def _notes(result: TraceResult) -> tuple[Spec, ...]:
     notes += [note[0].upper() + note[1:] + "." for note in prompt.notes]
     if result.predicted != prompt.answer and not str(prompt.answer).startswith(result.predicted):
         notes.append(f"The model's own most probable next token is {result.predicted!r}.")
-    if result.total_effect < 2 * result.total_effect_error:
-        notes.append("The total effect is within two standard errors of zero: more samples are needed to say anything.")
+    notes += [f"{doubt}." for doubt in doubts(result)]
     if result.swapped:
         notes.append("Swapped in: " + ", ".join(result.swapped) + ".")
     return (Text("\n\n".join(notes)),)
@@ -231,7 +260,7 @@ def _strongest_table(result: TraceResult) -> Table:
         for index, effect, error in grid.strongest(6):
             head = f".h{index[1]}" if len(index) == 3 else ""
             share = round(100 * effect / result.total_effect, 1)
-            numbers = (round(effect, 4), round(error, 4), share)
+            numbers = (round(effect, 4), None if math.isnan(error) else round(error, 4), share)
             role = result.prompt.roles()[index[-1]]
             rows.append(
                 (KINDS[grid.kind], f"{index[0]}{head}", result.prompt.labels[index[-1]], index[-1], role, *numbers)

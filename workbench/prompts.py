@@ -207,9 +207,13 @@ def _subject_characters(text: str, subject: str | None) -> tuple[str, Span, str]
     """The text without brackets, the subject's characters in it, and how they were found."""
     if not text.strip():
         raise PromptError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
+    marked = re.findall(r"\[([^\[\]]*)\]", text)
     if subject is not None:
+        if subject in [inside.strip() for inside in marked]:
+            raise PromptError(f"the subject is both in brackets and named, {subject!r}; one of the two is enough")
         return text, _only_occurrence(text, subject), "flag"
-    marked = re.findall(r"\[([^\[\]]+)\]", text)
+    if text.count("[") != len(marked) or text.count("]") != len(marked):
+        raise PromptError(f"the brackets in {text!r} do not match; write [subject], or name it with --subject")
     if len(marked) > 1:
         raise PromptError(f"{text!r} marks {len(marked)} subjects in brackets; mark one")
     if marked:
@@ -314,7 +318,7 @@ def _continuation(
     """`answer` with its leading space, and its ids: the whole text's, less the prompt's."""
     if not answer.strip():
         raise PromptError(f"the {what} is empty")
-    joined = answer if answer[0].isspace() else " " + answer
+    joined = answer.rstrip() if answer[0].isspace() else " " + answer.rstrip()
     own = prompt.tokens[prompt.n_start :]
     ids, _ = _encode(model, prompt.text + joined)
     if ids[: len(own)] != own or len(ids) == len(own):

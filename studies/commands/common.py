@@ -21,6 +21,8 @@ from workbench.errors import StoreError, UserError
 from workbench.version import VERSION
 
 T = TypeVar("T")
+JOURNAL = "journal.jsonl"  # in a run folder: what long work has finished so far
+RESULT = frozenset({"result.json", "result.safetensors", "page.html"})  # in a run folder: all or none of them
 
 
 def run_app(app: typer.Typer, name: str) -> None:
@@ -58,6 +60,8 @@ def configured(cls: type[T], given: dict[str, Any], pairs: Sequence[str]) -> T:
         key = key.strip().replace("-", "_")
         if not equals or key not in keys:
             raise UserError(f"--set {pair!r}: write key=value, with one of these keys: {', '.join(sorted(keys))}")
+        if key in values:
+            raise UserError(f"{key} is given twice, once as --set {pair}; give it once")
         values[key] = _read(key, text.strip(), hints[key])
     return cls(**values)
 
@@ -89,7 +93,7 @@ def _read(key: str, text: str, hint: Any) -> Any:
 
 def new_folder(command: str, words: str) -> Path:
     """runs/<time>-<command>-<slug>, not there yet."""
-    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:40] or "prompt"
+    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60].strip("-") or "prompt"
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{command}-{slug}"
     for number in range(1000):
         folder = Path("runs") / (stem if number == 0 else f"{stem}-{number}")
@@ -99,8 +103,16 @@ def new_folder(command: str, words: str) -> Path:
 
 
 @contextlib.contextmanager
-def writable(folder: Path) -> Iterator[Path]:
-    """Make sure, before hours of work, that results can be written to `folder`; leave no empty one behind a failure."""
+def writable(folder: Path, fresh: bool = False) -> Iterator[Path]:
+    """Make sure, before hours of work, that results can be written to `folder`.
+
+    `fresh` refuses a folder that holds a run. After a failure neither part of a new result nor an empty folder is left;
+    a journal stays, for the work to be taken up from.
+    """
+    if not folder.name and folder == Path():
+        raise UserError("--out is empty; give a folder's name")
+    if fresh and (folder / "result.json").exists():
+        raise UserError(f"{folder} holds a run already; choose another folder with --out")
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,9 +123,12 @@ def writable(folder: Path) -> Iterator[Path]:
         raise StoreError(
             f"cannot write into {folder}: {trouble.strerror}; choose another folder with --out"
         ) from trouble
+    before = {name for name in RESULT if (folder / name).exists()}
     try:
         yield folder
     except BaseException:
+        for name in RESULT - before:
+            (folder / name).unlink(missing_ok=True)
         place = folder.absolute()
         while place != existing.absolute():
             with contextlib.suppress(OSError):

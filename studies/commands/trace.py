@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from studies.commands.common import configured, listed, loader, new_folder, note, run_app, show_version, tell, writable
+from studies.commands.common import (
+    JOURNAL,
+    configured,
+    listed,
+    loader,
+    new_folder,
+    note,
+    run_app,
+    show_version,
+    tell,
+    writable,
+)
 from workbench.errors import UserError
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -89,7 +100,7 @@ def trace(
     misplaced = {"--relation": relation, "--limit": limit, "--known": known or None}
     if facts is None and any(misplaced.values()):
         names = ", ".join(name for name, value in misplaced.items() if value)
-        raise UserError(f"{names} choose among --facts, and there is none")
+        raise UserError(f"without --facts there is nothing for {names} to choose among")
     if prompt is None and any((subject, answer, foil)):
         raise UserError("--subject, --answer and --foil belong to a single PROMPT")
     if norm not in ("per-state", "final-scale"):
@@ -124,13 +135,13 @@ def _one(
     as_json: bool,
 ) -> None:
     from studies.trace_study import trace_study
-    from tracing.view import strongest_in_words, summary
+    from tracing.view import doubts, summary, trace_in_words
     from workbench.facts import find_fact
     from workbench.prompts import make_prompt
 
     if not text.strip():
         raise UserError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
-    with writable(out or new_folder("trace", text)) as folder:
+    with writable(out or new_folder("trace", text), fresh=True) as folder:
         loaded = load()
         prompt = make_prompt(loaded, text, subject=subject, answer=answer, foil=foil, start=start)
         for remark in prompt.notes:
@@ -146,13 +157,9 @@ def _one(
     if as_json:
         tell(json.dumps(summary(result) | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
         return
-    answered = str(result.prompt.answer).strip()
-    tell(
-        f"{answered}: probability {result.clean_probability:.3f} clean, {result.corrupted_probability:.4f} with "
-        f"{result.prompt.subject!r} corrupted",
-        "Strongest: " + "; ".join(strongest_in_words(result)),
-        f"Page: {page}",
-    )
+    for doubt in doubts(result):
+        note(f"Note: {doubt}.")
+    tell(*trace_in_words(result), f"Page: {page}")
 
 
 def _many(
@@ -178,7 +185,9 @@ def _many(
 
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1, not {limit}")
-    chosen = load_facts(source, relation=relation, limit=limit, seed=config.seed if limit else None)
+    # With --known, the limit counts facts that are known, so all are candidates.
+    drawn = None if known else limit
+    chosen = load_facts(source, relation=relation, limit=drawn, seed=config.seed if limit else None)
     # The same command finds the same folder, and so takes up where it was stopped.
     name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
     key = hashlib.sha256(repr((source, relation, known, limit, start, config, model)).encode()).hexdigest()[:8]
@@ -186,7 +195,14 @@ def _many(
         loaded = load()
         try:
             result = average(
-                loaded, chosen, config, source=name, journal=folder / "journal.jsonl", known=known, start=start
+                loaded,
+                chosen,
+                config,
+                source=name,
+                journal=folder / JOURNAL,
+                known=known,
+                wanted=limit if known else None,
+                start=start,
             )
         except KeyboardInterrupt:
             note(f"Stopped; the facts done so far are in {folder}, and the same command goes on from there.")
@@ -199,31 +215,29 @@ def _many(
         body |= {"roles": result.roles, "kinds": result.kinds, "folder": str(folder), "page": str(page)}
         tell(json.dumps(body, ensure_ascii=False))
         return
-    tell(
-        f"{len(result.facts)} facts traced, {len(result.skipped)} skipped: {result.metric} {result.clean.mean():.3f} "
-        f"clean, {result.corrupted.mean():.4f} corrupted",
-        average_in_words(result),
-        f"Page: {page}",
-    )
+    tell(*average_in_words(result), f"Page: {page}")
 
 
 def _redraw(run: Path, out: Path | None, light: bool, as_json: bool) -> None:
     from studies.trace_study import TraceStudy
-    from tracing.average_view import average_page
+    from tracing.average_view import average_in_words, average_page
     from tracing.results import AverageResult
-    from tracing.view import summary
+    from tracing.view import summary, trace_in_words
     from workbench import store
     from workbench.plots.page import write_page
 
-    kind = store.header(run)["kind"]
-    if kind == "AverageResult":
-        page, said = average_page(store.load(run, AverageResult)), {"kind": kind}
+    if store.header(run)["kind"] == "AverageResult":
+        average = store.load(run, AverageResult)
+        page, lines, said = average_page(average), average_in_words(average), {"facts": len(average.facts)}
     else:
         study = store.load(run, TraceStudy)
-        page, said = study.page(), summary(study.trace)
+        page, lines, said = study.page(), trace_in_words(study.trace), summary(study.trace)
     with writable(out or run) as folder:
         path = write_page(page, folder / "page.html", light=light)
-    tell(json.dumps(said | {"page": str(path)}, ensure_ascii=False) if as_json else f"Page: {path}")
+    if as_json:
+        tell(json.dumps(said | {"page": str(path)}, ensure_ascii=False))
+    else:
+        tell(*lines, f"Page: {path}")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ What it does: Adam on the down-projection of one layer, all facts in one batch, 
 
 until the loss is below `stop`. With `bound`, every entry stays within that distance of where it was (the ROME paper's
 "FT+L" clamp). No context is sampled, nothing protects other facts; the published settings (Llama-2 layer 21, step
-0.0005, no bound) come from a model fifty times the size; the layer and step here have not been tuned yet (docs/editing.md).
+0.0005, no bound) come from a model fifty times the size. The layer and step here have not been tuned (docs/editing.md).
 
 Nothing below the layer runs again, and no weight is touched while it learns: the change is a tensor of its own, whose
 product with the layer's input is added to what the layer writes.

@@ -37,7 +37,7 @@ def save(result: Any, folder: str | Path) -> Path:
     folder = Path(folder)
     tensors: dict[str, Tensor] = {}
     body = _encode(result, "", tensors)
-    packed = safetensors.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    packed = safetensors.save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
     document = {
         "kind": type(result).__name__,
         "schema": SCHEMA,

@@ -73,6 +73,6 @@ def lens_sections(lens: LensResult) -> list[Section]:
         tuple((c.name, round(c.direct_effect, 3), c.rank, round(c.entropy, 2), " ".join(c.top)) for c in best),
     )
     return [
-        Section("What each layer would answer (logit lens)", (grid, ranks, probabilities, entropy)),
-        Section("Which heads and MLPs write the answer", (bars, table)),
+        Section("Logit lens, layer by layer", (grid, ranks, probabilities, entropy)),
+        Section("Who writes the answer", (bars, table)),
     ]

@@ -141,8 +141,8 @@ def trace_page(result: TraceResult, lens: LensResult | None = None) -> Page:
     prompt = result.prompt
     sections = [
         Section("What was found", (_headline(result), *_notes(result))),
-        Section("Where restoring one state brings the answer back", heatmaps(result), _explanation(result)),
-        Section("The strongest cells", (_strongest_table(result),)),
+        Section("Where the answer comes back", heatmaps(result), _explanation(result)),
+        Section("Strongest cells", (_strongest_table(result),)),
     ]
     if lens is not None:
         sections += lens_sections(lens)

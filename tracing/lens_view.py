@@ -3,30 +3,64 @@
 import numpy as np
 
 from tracing.results import LensResult
-from workbench.plots.specs import Bars, Curves, Heatmap, Section, Series, Table
+from workbench.plots.specs import Bars, Curves, Heatmap, Palette, Section, Series, Spec, Table
 
 
 def lens_sections(lens: LensResult) -> list[Section]:
     """The lens over layers and tokens, its curves at the last token, and the components that write the answer."""
     prompt = lens.prompt
     layers = ("embed", *(str(i) for i in range(lens.rank.shape[0] - 1)))
-    grid = Heatmap(
-        title=f"Rank of {prompt.answer!r}",
-        values=-np.log10(lens.rank.numpy()),
-        rows=layers,
-        columns=prompt.labels,
-        value_title="−log10 rank",
-        scale="sequential",
-        palette="blue",
-        marked=tuple(prompt.subject_positions),
-        left_out=(0,),
-        hover={
-            "rank": lens.rank.numpy(),
-            "log-probability (nats)": lens.log_probability.numpy(),
-            "entropy (nats)": lens.entropy.numpy(),
-            "most probable": np.array(lens.top, dtype=object),
-        },
-        note=f"Norm: {lens.norm}. 0 is first place, −1 the tenth, −2 the hundredth.",
+    hover = {
+        "rank": lens.rank.numpy(),
+        "log-probability (nats)": lens.log_probability.numpy(),
+        "entropy (nats)": lens.entropy.numpy(),
+        "most probable": np.array(lens.top, dtype=object),
+    }
+
+    def over_tokens(
+        title: str,
+        values: np.ndarray,
+        what: str,
+        unit: str,
+        palette: Palette,
+        note: str,
+        limits: tuple[float, float] | None = None,
+    ) -> Heatmap:
+        return Heatmap(
+            title=title,
+            values=values,
+            rows=layers,
+            columns=prompt.labels,
+            value_title=what,
+            unit=unit,
+            palette=palette,
+            limits=limits,
+            marked=tuple(prompt.subject_positions),
+            left_out=(0,),
+            hover=hover,
+            note=note,
+        )
+
+    norm = f"Norm: {lens.norm}."
+    maps = (
+        over_tokens(
+            f"Rank of {prompt.answer!r}",
+            -np.log10(lens.rank.numpy()),
+            "−log10 rank",
+            "",
+            "blue",
+            f"{norm} 0 is first place, −1 the tenth, −2 the hundredth.",
+        ),
+        over_tokens(
+            f"Log-probability of {prompt.answer!r}",
+            hover["log-probability (nats)"],
+            "log-probability",
+            "nats",
+            "purple",
+            f"{norm} Below −20 the colour stays the same.",
+            (-20.0, 0.0),
+        ),
+        over_tokens("Entropy", hover["entropy (nats)"], "entropy", "nats", "green", norm),
     )
     x = np.arange(len(layers))
     subject = lens.rank[:, list(prompt.subject_positions)].min(1).values
@@ -73,6 +107,32 @@ def lens_sections(lens: LensResult) -> list[Section]:
         tuple((c.name, round(c.direct_effect, 3), c.rank, round(c.entropy, 2), " ".join(c.top)) for c in best),
     )
     return [
-        Section("Logit lens, layer by layer", (grid, ranks, probabilities, entropy)),
-        Section("Who writes the answer", (bars, table)),
+        Section("Logit lens, layer by layer", (*maps, ranks, probabilities, entropy)),
+        Section("Who writes the answer", (bars, *_writers(lens), table)),
     ]
+
+
+def _writers(lens: LensResult) -> tuple[Spec, ...]:
+    """Direct effects of all heads as a map and of all MLPs as a curve; no map where heads have no write of their own."""
+    direct = {component.name: component.direct_effect for component in lens.components}
+    layers = range(lens.rank.shape[0] - 1)
+    heads = sum(name.startswith("a0.h") for name in direct)
+    drawn: list[Spec] = []
+    if heads:
+        drawn.append(
+            Heatmap(
+                "Direct effect of each head",
+                np.array([[direct[f"a{layer}.h{head}"] for head in range(heads)] for layer in layers]),
+                tuple(str(layer) for layer in layers),
+                tuple(f"h{head}" for head in range(heads)),
+                column_title="head",
+                value_title="direct effect",
+                unit="logits",
+                scale="diverging",
+            )
+        )
+    mlps = Series("MLP", np.array([direct[f"m{layer}"] for layer in layers]), palette="green")
+    drawn.append(
+        Curves("Direct effect of each MLP", np.arange(len(layers)), (mlps,), y_title="direct effect", unit="logits")
+    )
+    return tuple(drawn)

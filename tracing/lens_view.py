@@ -113,7 +113,7 @@ def lens_sections(lens: LensResult) -> list[Section]:
 
 
 def _writers(lens: LensResult) -> tuple[Spec, ...]:
-    """Direct effects of all heads as a map and of all MLPs as a curve; no map where heads have no write of their own."""
+    """Direct effects of heads as a map and of MLPs as a curve; no map where heads have no write of their own."""
     direct = {component.name: component.direct_effect for component in lens.components}
     layers = range(lens.rank.shape[0] - 1)
     heads = sum(name.startswith("a0.h") for name in direct)

@@ -60,7 +60,7 @@ def hover_unit(unit: str) -> str:
     return f" {plotly_text(unit)}" if unit else ""
 
 
-def step(length: int | float, most: int) -> int:
+def step(length: float, most: int) -> int:
     """The smallest round step (1, 2, 5, 10, ...) that needs no more ticks than this."""
     return next(digit * 10**power for power in range(9) for digit in (1, 2, 5) if length <= most * digit * 10**power)
 

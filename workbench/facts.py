@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Literal
 
 from workbench.errors import FactError
 
 SHIPPED = "factscope"
 SLOT = "{}"
 NEIGHBOURS = 5  # CounterFact has 10 per record; five keep a report of many edits readable
-OnBad = Literal["refuse", "skip"]
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ def load_facts(
     seed: int | None = None,
     template: int = 0,
     split: str = "train",
-    on_bad: OnBad = "refuse",
+    on_bad: str = "refuse",
 ) -> tuple[Fact, ...]:
     """Load facts in the order of their source, or shuffled.
 

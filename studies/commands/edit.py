@@ -105,7 +105,7 @@ def apply(
         from editing import methods
         from editing.requests import check, request
         from editing.requests import known as known_facts
-        from studies import edit_study
+        from studies import edit_apply
         from workbench.facts import load_facts
 
         module = methods.method(method)
@@ -127,16 +127,16 @@ def apply(
         if layer is not None:
             pairs["layers" if hasattr(module.Config(), "layers") else "layer"] = layer
         config = methods.config_for(method, loaded, pairs)
-        for one in edit_study.layers_of(config):
+        for one in edit_apply.layers_of(config):
             from editing.values import check_layer
 
             check_layer(loaded, one)
         below = _stacked(runs, loaded) if stack else []
         if moments == "identity" and module.NEEDS_MOMENTS:
             note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
-        stats = edit_study.moments_for(loaded, method, config, moments, tokens, seed)
+        stats = edit_apply.moments_for(loaded, method, config, moments, tokens, seed)
         with _learning(config, len(chosen)) as (on_step, on_piece):
-            edits = edit_study.make(
+            edits = edit_apply.make(
                 loaded, chosen, method, config, stats, below=below, restrain=restrain, restraint_settings=aside,
                 batch=batch, seed=seed, start=start, on_step=on_step, on_piece=on_piece,
                 folder=folder / "values", shown=False,
@@ -146,8 +146,8 @@ def apply(
                 note(f"Note: {text}.")
         everything = [*below, *edits]
         protocol: Any = "sequence" if len(everything) > 1 else "together"
-        scores = edit_study.score(loaded, everything, protocol=protocol, start=start, seed=seed)
-        page = edit_study.save(folder, edits, scores, light)
+        scores = edit_apply.score(loaded, everything, protocol=protocol, start=start, seed=seed)
+        page = edit_apply.save(folder, edits, scores, light)
         shutil.rmtree(folder / "values", ignore_errors=True)  # they were kept to go on from, and it is done
         if stack:
             _write_stack(runs, [*_read_stack(runs), str(folder)])
@@ -178,9 +178,9 @@ def evaluate(
     """Score saved edits again: by another protocol, on other facts."""
     if protocol not in ("single", "together", "sequence"):
         raise UserError(f"there is no protocol {protocol!r}; choose single, together or sequence")
-    from studies import edit_study
+    from studies import edit_apply
 
-    edits = [one for folder in edit for one in edit_study.load_edits(folder)]
+    edits = [one for folder in edit for one in edit_apply.load_edits(folder)]
     with writable(out or new_folder("evaluate", edit[0].name)) as folder:
         from editing.view import page as draw
         from workbench import store
@@ -190,7 +190,7 @@ def evaluate(
         loaded = loader(model, device, dtype)()
         asked = load_facts(facts, limit=limit) if facts else None
         others = load_facts(unrelated, limit=100) if unrelated else ()
-        scores = edit_study.score(
+        scores = edit_apply.score(
             loaded,
             edits,
             protocol=typing.cast(Any, protocol),
@@ -361,7 +361,7 @@ def undo(
     if not match:
         raise UserError(f"{gone} is not on the stack; there are {', '.join(kept)}")
     from editing.edit import base_of, commit, revert
-    from studies.edit_study import load_edits
+    from studies.edit_apply import load_edits
     from workbench.models import fingerprint
 
     loaded = loader(model, device, dtype)()
@@ -401,7 +401,7 @@ def export(
 ) -> None:
     """Write the edited model as a Hugging Face folder, with a card that says what was changed."""
     from editing.export import export as write
-    from studies.edit_study import load_edits
+    from studies.edit_apply import load_edits
 
     chosen = [str(one) for one in edit] if edit else _read_stack(runs)
     if not chosen:
@@ -492,7 +492,7 @@ def _write_stack(runs: Path, stack: Sequence[str]) -> None:
 
 
 def _stacked(runs: Path, model: Any) -> list[Any]:
-    from studies.edit_study import load_edits
+    from studies.edit_apply import load_edits
 
     return [part for place in _read_stack(runs) for part in load_edits(Path(place))]
 

@@ -96,7 +96,7 @@ class EditReport:
 
 
 @dataclass(frozen=True, eq=False)
-class _Probe:
+class Probe:
     """One prompt to read."""
 
     fact: str
@@ -149,32 +149,32 @@ def evaluate(
     with progress("edits evaluated", len(edits), shown=shown) as advance:
         if protocol == "together":
             with applied(model, edits):
-                after = _split(_readings(read(model, flat), clean), [len(group) for group in groups])
-                after_other = _readings(read(model, others), clean_other)
+                after = _split(readings(read(model, flat), clean), [len(group) for group in groups])
+                after_other = readings(read(model, others), clean_other)
             advance(len(edits))
         elif protocol == "single":
             for edit, group, known in zip(edits, groups, clean_by_group, strict=True):
                 with edit.applied(model):
-                    after.append(_readings(read(model, group), known))
-                    after_other += _readings(read(model, others), clean_other)
+                    after.append(readings(read(model, group), known))
+                    after_other += readings(read(model, others), clean_other)
                 advance(1)
         else:
             try:
                 for edit, group, known in zip(edits, groups, clean_by_group, strict=True):
                     commit(model, (edit,))
-                    after.append(_readings(read(model, group), known))
+                    after.append(readings(read(model, group), known))
                     advance(1)
-                final = _readings(read(model, flat), clean)
-                after_other = _readings(read(model, others), clean_other)
+                final = readings(read(model, flat), clean)
+                after_other = readings(read(model, others), clean_other)
             finally:
                 revert(model, in_place(model))
-    before = _readings(clean, clean)
+    before = readings(clean, clean)
     flat_after = [reading for group in after for reading in group]
     rows = [
         Row(p.fact, p.kind, p.text, p.new, p.true, b, a, final[i] if final is not None else None)
         for i, (p, b, a) in enumerate(zip(flat, before, flat_after, strict=True))
     ]
-    before_other = _readings(clean_other, clean_other)
+    before_other = readings(clean_other, clean_other)
     for i, reading in enumerate(after_other):
         p = others[i % len(others)]
         owner = p.fact if protocol != "single" else f"{edits[i // len(others)].name} {p.fact}"
@@ -191,7 +191,7 @@ def evaluate(
     return EditReport(protocol, tuple(e.name for e in edits), methods, tuple(rows), tuple(scores), start, spoken, run)
 
 
-def probes(model: Any, fact: Fact, start: str) -> list[_Probe]:
+def probes(model: Any, fact: Fact, start: str) -> list[Probe]:
     """All prompts of a fact, tokenised with both answers; EditError if it has no foil."""
     if fact.foil is None:
         raise EditError(f"fact {fact.id!r} has no new answer (foil), so there is nothing to score")
@@ -203,12 +203,12 @@ def probes(model: Any, fact: Fact, start: str) -> list[_Probe]:
         both = [make_prompt(model, text, subject=text.strip(), answer=word, start=start) for word in (fact.foil, true)]
         rows = [(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in both]
         ids = [prompt.answer_ids for prompt in both]
-        out.append(_Probe(fact.id, kind, text, fact.foil, true, (rows[0], rows[1]), (ids[0], ids[1])))
+        out.append(Probe(fact.id, kind, text, fact.foil, true, (rows[0], rows[1]), (ids[0], ids[1])))
     return out
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
+class Read:
     """The numbers of one prompt, with the next token's whole distribution."""
 
     nll: tuple[float, float]
@@ -218,9 +218,9 @@ class _Read:
 
 
 @torch.no_grad()
-def read(model: Any, asked: Sequence[_Probe]) -> list[_Read]:
+def read(model: Any, asked: Sequence[Probe]) -> list[Read]:
     """Read prompts in batches of similar length; log-probabilities of the next token are kept for the KL."""
-    out: list[_Read] = []
+    out: list[Read] = []
     for begin in range(0, len(asked), 256):  # 256 x 2 rows of logits at a time
         some = asked[begin : begin + 256]
         rows = [row for probe in some for row in probe.rows]
@@ -233,11 +233,12 @@ def read(model: Any, asked: Sequence[_Probe]) -> list[_Read]:
             nll = [float(-part.gather(1, one[:, None]).mean()) for part, one in zip(logp, ids, strict=True)]
             exact = [bool((part.argmax(-1) == one).all()) for part, one in zip(logp, ids, strict=True)]
             top = model.tokenizer.decode([int(logp[0][0].argmax())])
-            out.append(_Read((nll[0], nll[1]), (exact[0], exact[1]), top, logp[0][0].clone()))
+            out.append(Read((nll[0], nll[1]), (exact[0], exact[1]), top, logp[0][0].clone()))
     return out
 
 
-def _readings(now: Sequence[_Read], clean: Sequence[_Read]) -> list[Reading]:
+def readings(now: Sequence[Read], clean: Sequence[Read]) -> list[Reading]:
+    """The numbers alone, with the KL from the clean model's next token to this one's, nats."""
     return [
         Reading(*one.nll, *one.exact, one.top, float((was.logp.exp() * (was.logp - one.logp)).sum().clamp_min(0)))
         for one, was in zip(now, clean, strict=True)

@@ -43,31 +43,27 @@ def spectra(model: Any, edits: Sequence[Edit], each: bool = True) -> tuple[Spect
     out = []
     for name in dict.fromkeys(delta.weight for edit in edits for delta in edit.deltas):
         matrix = weights[name].detach().double().cpu()
-        out.append(_spectrum(name, 0, matrix, None))
+        out.append(spectrum(name, 0, matrix, None)[0])
         before = None
         for count in steps:
             found = [d for d in merged(edits[:count]).deltas if d.weight == name]
             if found and any(d.weight == name for e in edits[before or 0 : count] for d in e.deltas):
-                out.append(_spectrum(name, count, matrix, found[0]))
+                out.append(spectrum(name, count, matrix, found[0])[0])
             before = count
     return tuple(out)
 
 
-def _spectrum(name: str, count: int, matrix: Float[Tensor, "d_in d_out"], delta: Delta | None) -> Spectrum:
+def spectrum(
+    name: str, count: int, matrix: Float[Tensor, "d_in d_out"], delta: Delta | None
+) -> tuple[Spectrum, Float[Tensor, "rank"]]:
+    """One weight under the sum of `count` edits, and all its singular values; `matrix` is before any, in float64."""
     after = matrix if delta is None else matrix + delta.dense()
     values = torch.linalg.svdvals(after)
     largest, smallest = float(values[0]), float(values[-1])
     update = torch.zeros(1, dtype=torch.float64) if delta is None else factored(delta)[1]
-    return Spectrum(
-        name,
-        count,
-        largest,
-        smallest,
-        largest / smallest if smallest > 0 else float("inf"),
-        float(update[0]),
-        effective_rank(update),
-        float(update.norm() / matrix.norm()),
-    )
+    condition = largest / smallest if smallest > 0 else float("inf")
+    rank, share = effective_rank(update), float(update.norm() / matrix.norm())
+    return Spectrum(name, count, largest, smallest, condition, float(update[0]), rank, share), values
 
 
 def factored(delta: Delta) -> tuple[Float[Tensor, "d_in rank"], Float[Tensor, "rank"], Float[Tensor, "rank d_out"]]:

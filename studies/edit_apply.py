@@ -9,6 +9,7 @@ from editing import methods
 from editing import moments as second_moments
 from editing.edit import Edit, applied, commit, in_place, revert
 from editing.evaluate import EditReport, Protocol, evaluate
+from editing.methods import layers_of
 from editing.restrain import restrained, restraint
 from editing.spectrum import Spectrum, spectra
 from editing.view import page
@@ -24,11 +25,6 @@ class EditScores:
 
     report: EditReport
     spectra: tuple[Spectrum, ...] = ()
-
-
-def layers_of(config: Any) -> tuple[int, ...]:
-    """The layers that a method's configuration writes to."""
-    return tuple(config.layers) if hasattr(config, "layers") else (config.layer,)
 
 
 def moments_for(model: Any, name: str, config: Any, source: str, tokens: int | None, seed: int) -> Any:

@@ -54,6 +54,11 @@ def config_for(name: str, model: Any, settings: dict[str, Any] | None = None) ->
     return config
 
 
+def layers_of(config: Any) -> tuple[int, ...]:
+    """The layers that a method's configuration writes to."""
+    return tuple(config.layers) if hasattr(config, "layers") else (config.layer,)
+
+
 def _set(config: Any, path: Sequence[str], value: Any, full: str) -> Any:
     names = {field.name for field in fields(config)}
     nested = [name for name in names if is_dataclass(getattr(config, name))]

@@ -1,7 +1,8 @@
 """Restraints: make an edit, or a whole stack of edits, gentler after the fact. One file each, found by listing.
 
-A restraint's file has a `Config` and `restrain(edit, weights, config) -> Edit`, where `weights` are the model's own
-before any edit. `restrained` takes a stack and gives one edit that replaces it.
+A restraint's file has a `Config`, `check(weights, config)`, which refuses before anything is computed, and
+`restrain(edit, weights, config) -> Edit`; `weights` are the model's own before any edit. `restrained` takes a stack
+and gives one edit that replaces it.
 """
 
 import importlib

@@ -12,6 +12,7 @@ When not to use it: a few edits of a small model hardly ever exceed s_max; then 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +29,12 @@ class Config:
 
     mode: str = "log"  # or "linear"
     alpha: float = math.e  # base of the logarithm
+
+
+def check(weights: Mapping[str, Tensor], config: Config) -> None:
+    """Raise EditError where these weights, before any edit, and this configuration do not fit."""
+    for weight in weights.values():
+        hold(torch.zeros(1), float(torch.linalg.matrix_norm(weight.detach().double(), 2)), config)
 
 
 def restrain(edit: Edit, weights: dict[str, Tensor], config: Config) -> Edit:

@@ -7,6 +7,7 @@ entry beside the factors, so the edit stays small.
 When not to use it: on an exact edit (ROME) it breaks the equation that made it exact.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -21,10 +22,15 @@ class Config:
     keep: float = 0.4
 
 
-def restrain(edit: Edit, weights: dict[str, Tensor], config: Config) -> Edit:
-    """The edit with the smaller relative changes left out; EditError for a share outside (0, 1]."""
+def check(weights: Mapping[str, Tensor], config: Config) -> None:
+    """Raise EditError for a share outside (0, 1]."""
     if not 0 < config.keep <= 1:
         raise EditError(f"rect keeps a share between 0 and 1 of the entries, not {config.keep:g}")
+
+
+def restrain(edit: Edit, weights: dict[str, Tensor], config: Config) -> Edit:
+    """The edit with the smaller relative changes left out; EditError for a share outside (0, 1]."""
+    check(weights, config)
     deltas = []
     for delta in edit.deltas:
         change, matrix = delta.dense(), weights[delta.weight].detach().double().cpu()

@@ -100,20 +100,20 @@ def roles(
         fast = Fast(Reference(model, graph, first))
         last = len(prompt.tokens) - 1
         final = fast.inputs[graph.reader_index["logits"]][0, last]
-        lens = _Lens(model, final, prompt.answer_ids[0])
+        lens = StateLens(model, final, prompt.answer_ids[0])
         subject = np.zeros(last + 1, dtype=bool)
         subject[list(prompt.subject_positions)] = True
         relation = ~subject
         relation[[0, last]] = False
         subject[0] = False
         least = floor * abs(float(lens.answer_logit(final)))
-        among = _ids(model, answers)
+        among = first_tokens(model, answers)
         own = {prompt.answer_ids[0], *(prompt.tokens[place] for place in prompt.subject_positions)}
 
         names = [name for name in circuit.nodes() if name.startswith("a")]
         measured = []
         for name in names:
-            attention, direct, written = _head(fast, lens, name, last)
+            attention, direct, written = head_reading(fast, lens, name, last)
             measured.append((name, attention, direct, lens.top(written)))
         expected = TOP * len(among) / lens.n_tokens
 
@@ -121,7 +121,7 @@ def roles(
             attention: np.ndarray, direct: np.ndarray, top: list[int], where: np.ndarray, other: np.ndarray
         ) -> str:
             hits = len(among & set(top)) > expected if among else True
-            return _role(attention, direct, where, other, bool(own & set(top)), hits, least)
+            return role_from(attention, direct, where, other, bool(own & set(top)), hits, least)
 
         heads = tuple(
             HeadRole(
@@ -159,7 +159,7 @@ def roles(
     return replace(result, run=run.ended(elapsed[0]))
 
 
-class _Lens:
+class StateLens:
     """Reads residual-stream vectors through the final norm, its scale held at one state's, and the unembedding."""
 
     def __init__(self, model: Any, state: Float[Tensor, "d_model"], answer: int) -> None:
@@ -182,6 +182,7 @@ class _Lens:
         return (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
 
     def normed(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Vectors through the final norm, at the kept scale or the one given."""
         x = x - x.mean(-1, keepdim=True) if self.centred else x
         return x / (self.scale if scale is None else scale) * self.gain
 
@@ -190,9 +191,11 @@ class _Lens:
         return self.normed(x) @ self.direction
 
     def logits(self, x: Tensor, per_state: bool = False) -> Tensor:
+        """Vectors as logits; with `per_state` each is normalised by itself."""
         return self.normed(x, self._scale(x) if per_state else None) @ self.unembed.T
 
     def top(self, x: Tensor) -> list[int]:
+        """The tokens that a vector raises most."""
         return [int(token) for token in self.logits(x).topk(min(TOP, self.n_tokens)).indices]
 
     def rank(self, logits: Tensor) -> Tensor:
@@ -200,7 +203,7 @@ class _Lens:
         return 1 + (logits > logits[..., self.answer : self.answer + 1]).sum(-1)
 
 
-def _head(fast: Fast, lens: _Lens, name: str, last: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
+def head_reading(fast: Fast, lens: StateLens, name: str, last: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Attention of the last position without the sink, attribution by source token, and what the head writes."""
     layer, head = place_of(name)
     assert head is not None
@@ -216,7 +219,7 @@ def _head(fast: Fast, lens: _Lens, name: str, last: int) -> tuple[np.ndarray, np
     return attention, direct, by_source.sum(0)
 
 
-def _role(
+def role_from(
     attention: np.ndarray,
     direct: np.ndarray,
     subject: np.ndarray,
@@ -225,6 +228,7 @@ def _role(
     in_range: bool,
     least: float,
 ) -> str:
+    """The role that follows from one head's attention and attribution by source token; see the module's text."""
     d_s, d_r = float(direct[subject].sum()), float(direct[relation].sum())
     d_rest = float(direct[~(subject | relation)].sum())
     total = abs(d_s) + abs(d_r) + abs(d_rest)
@@ -240,7 +244,7 @@ def _role(
     return "none"
 
 
-def _component(fast: Fast, lens: _Lens, model: Any, name: str, last: int) -> Component:
+def _component(fast: Fast, lens: StateLens, model: Any, name: str, last: int) -> Component:
     written = fast.outputs[fast.graph.writer_index[name]][0, last]
     logits = lens.logits(written)
     return Component(
@@ -261,7 +265,9 @@ def _active(circuit: Circuit, heads: bool) -> Tensor:
     return counts / (circuit.graph.n_heads if heads else 1)
 
 
-def _curves(fast: Fast, circuit: Circuit, model: Any, lens: _Lens, subject: list[int], last: int) -> dict[str, Tensor]:
+def _curves(
+    fast: Fast, circuit: Circuit, model: Any, lens: StateLens, subject: list[int], last: int
+) -> dict[str, Tensor]:
     """Rank and probability of the answer after each layer, in the full model and in the circuit.
 
     `rank` and `probability` divide by each state's own norm, as the model would; `probability_final_scale` by the last
@@ -290,7 +296,7 @@ def _curves(fast: Fast, circuit: Circuit, model: Any, lens: _Lens, subject: list
     return curves
 
 
-def _ids(model: Any, answers: Sequence[str]) -> set[int]:
+def first_tokens(model: Any, answers: Sequence[str]) -> set[int]:
     """First tokens of the answers, each after a space."""
     found = set()
     for answer in answers:

@@ -17,6 +17,7 @@ from workbench.hooks import record
 from workbench.models import device, info
 from workbench.sites import Site
 from workbench.tail import Frame
+from workbench.thin import thin_products
 
 # Openings of generated contexts: with none of them, a small model's samples begin with headlines and code.
 OPENINGS = ("The", "Therefore", "Because", "I", "You")  # EasyEdit's
@@ -32,6 +33,7 @@ def start_ids(model: Any, start: str = "auto") -> tuple[int, ...]:
 
 
 @torch.no_grad()
+@thin_products()
 def sample(
     model: Any,
     begin: Int[Tensor, "row pos"],
@@ -94,6 +96,7 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], more: int) -> list[li
 
 
 @torch.no_grad()
+@thin_products()
 def logits_at(
     model: Any, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "wanted vocab"]]:

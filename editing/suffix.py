@@ -83,6 +83,13 @@ class Suffix:
             write=self.write[index],
         )
 
+    def subjects(self, keep: Sequence[int]) -> "Suffix":
+        """These rows only, and of each its first column only: the subject's last token."""
+        few = self.narrowed(keep)
+        rows = tuple(replace(row, wanted=(row.subject,)) for row in few.rows)
+        frame = replace(few.frame, n_positions=few.frame.n_positions - self.resid.shape[1] + 1)
+        return replace(few, frame=frame, rows=rows, resid=few.resid[:, :1])
+
     @torch.no_grad()
     def check(self) -> None:
         """Raise ModelError unless nothing added gives the model's own logits, on the longest row and the shortest."""
@@ -134,7 +141,7 @@ def suffix(model: Any, rows: Sequence[Row], layer: int) -> Suffix:
     # Above the layer only what stands before a subject is needed, for its keys and values.
     kept: list[KeysValues | None] = [None] * (layer + 1)
     early = resid[:, :before]
-    short = Frame.of(model, tokens[:1, :before], check=False) if before else None
+    short = plain.first(before) if before else None
     for number in range(layer + 1, len(model.blocks)):
         if short is None:
             kept.append(None)

@@ -30,6 +30,7 @@ from workbench.facts import Fact
 from workbench.hooks import record
 from workbench.models import device
 from workbench.sites import Site
+from workbench.thin import thin_products
 
 Place = Literal["mlp", "hidden"]
 
@@ -95,6 +96,7 @@ def joined(parts: Sequence[Values]) -> Values:
 OnStep = Callable[[int, Tensor, Tensor], None]  # step, loss [fact], probability [fact]
 
 
+@thin_products()
 def find_values(
     model: Any,
     facts: Sequence[Fact],
@@ -161,11 +163,14 @@ def find_values(
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Rows that run together: each the (fact, context) it belongs to; context -1 is the essence prompt."""
+    """Rows that run together: each the (fact, context) it belongs to; context -1 is an essence prompt of its own.
+
+    A prompt that begins as the essence prompt does, up to the subject's end, has the essence read in it.
+    """
 
     suffix: Suffix
     source: tuple[tuple[int, int], ...]
-    targets: Tensor  # [wanted] token ids, 0 for essence rows
+    targets: Tensor  # [wanted] token ids, -1 where the essence is read
     hidden: Float[Tensor, "row d_model"]  # after the block, at the subject, clean
     clean: Float[Tensor, "essence vocab"] | None  # log-probabilities at step 0
 
@@ -181,7 +186,7 @@ class _Group:
         if len(keep) > 0.8 * len(self.source):
             return self
         wanted = [row for row, one in enumerate(self.suffix.rows) for _ in one.wanted]
-        chosen, essence = set(keep), [row for row, (_, number) in enumerate(self.source) if number < 0]
+        chosen, essence = set(keep), _essence_rows(self.suffix.rows, self.targets)
         return _Group(
             self.suffix.narrowed(keep),
             tuple(self.source[row] for row in keep),
@@ -191,22 +196,33 @@ class _Group:
         )
 
 
+def _essence_rows(rows: Sequence[Row], targets: Tensor) -> list[int]:
+    """The row of every reading of an essence."""
+    wanted = [row for row, one in enumerate(rows) for _ in one.wanted]
+    return [row for row, target in zip(wanted, targets.tolist(), strict=True) if target < 0]
+
+
 def _groups(model: Any, facts: Sequence[Fact], layer: int, contexts: Sequence[str], start: str) -> list[_Group]:
     rows: list[Row] = []
     source: list[tuple[int, int]] = []
     targets: list[tuple[int, ...]] = []
     for fact_number, fact in enumerate(facts):
-        for number, prompt in enumerate(target_prompts(model, fact, contexts, start)):
-            first = len(prompt.tokens) - 1
-            wanted = tuple(range(first, first + len(prompt.answer_ids)))
-            rows.append(Row((*prompt.tokens, *prompt.answer_ids[:-1]), prompt.subject_span[1] - 1, wanted))
-            source.append((fact_number, number))
-            targets.append(prompt.answer_ids)
         essence = essence_prompt(model, fact, start)
         end = essence.subject_span[1] - 1
-        rows.append(Row(essence.tokens[: end + 1], end, (end,)))
-        source.append((fact_number, -1))
-        targets.append((0,))
+        beginning, unread = essence.tokens[: end + 1], True
+        for number, prompt in enumerate(target_prompts(model, fact, contexts, start)):
+            first, answers = len(prompt.tokens) - 1, tuple(prompt.answer_ids)
+            wanted, subject = tuple(range(first, first + len(answers))), prompt.subject_span[1] - 1
+            tokens = (*prompt.tokens, *answers[:-1])
+            if unread and subject == end and tokens[: end + 1] == beginning:
+                wanted, answers, unread = (end, *wanted), (-1, *answers), False
+            rows.append(Row(tokens, subject, wanted))
+            source.append((fact_number, number))
+            targets.append(answers)
+        if unread:
+            rows.append(Row(beginning, end, (end,)))
+            source.append((fact_number, -1))
+            targets.append((-1,))
     made = []
     for some in buckets([row.length for row in rows]):
         part = suffix(model, [rows[i] for i in some], layer)
@@ -219,10 +235,10 @@ def _groups(model: Any, facts: Sequence[Fact], layer: int, contexts: Sequence[st
 @torch.no_grad()
 def _with_clean(group: _Group) -> _Group:
     """The same with the essence rows' log-probabilities before anything is added."""
-    essence = [row for row, (_, number) in enumerate(group.source) if number < 0]
+    essence = _essence_rows(group.suffix.rows, group.targets)
     if not essence:
         return group
-    part = group.suffix.narrowed(essence)
+    part = group.suffix.subjects(essence)
     logits, _ = part.logits(part.run(torch.zeros_like(part.write)))
     return _Group(group.suffix, group.source, group.targets, group.hidden, logits.float().log_softmax(-1))
 
@@ -250,7 +266,7 @@ def _group_loss(group: _Group, delta: Tensor, contexts: int, config: Descent, pl
         added = landed(run.frame.model, run.layer, run.write, added.to(run.write))
     logits, row = run.logits(run.run(added))
     logp = logits.float().log_softmax(-1)
-    essence = torch.tensor([number < 0 for _, number in group.source])[row]
+    essence = group.targets < 0
     loss = torch.zeros(len(delta), device=delta.device)
     likely = torch.zeros_like(loss)
     if group.clean is not None:
@@ -291,6 +307,7 @@ class Keys:
 
 
 @torch.no_grad()
+@thin_products()
 def read_subjects(
     model: Any, facts: Sequence[Fact], contexts: Sequence[str], sites: Sequence[Site], start: str = "auto"
 ) -> dict[Site, Float[Tensor, "fact context d"]]:

@@ -13,7 +13,7 @@ model's own logits, so that an architecture with a peculiarity we do not know is
 import contextlib
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,7 +86,10 @@ class Frame:
 
         handles = [keep(layer, block) for layer, block in enumerate(model.blocks)]
         try:
-            logits = model(tokens[:1], use_cache=False)
+            if check:
+                logits = model(tokens[:1], use_cache=False)
+            else:  # without the unembedding
+                model.original_model.base_model(input_ids=tokens[:1], use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
@@ -97,6 +100,11 @@ class Frame:
         if check:
             frame._check(tokens[:1], logits[0, -1])
         return frame
+
+    def first(self, n_positions: int) -> "Frame":
+        """The frame of the first `n_positions` positions."""
+        arguments = tuple({k: _positions(k, v, 0, n_positions) for k, v in one.items()} for one in self.arguments)
+        return replace(self, n_positions=n_positions, arguments=arguments)
 
     def block(
         self,
@@ -153,11 +161,11 @@ class Frame:
             resid = self.block(layer, resid, prefixes[layer] if prefixes is not None else None)
         return resid
 
-    def logits(self, last: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-        """Final norm and unembedding of the last position's residual stream."""
+    def logits(self, last: Float[Tensor, "row d_model"], unembed: Any = None) -> Float[Tensor, "row vocab"]:
+        """Final norm and unembedding (the model's, or a faster one) of the last position's residual stream."""
         model = self.model
         normed = model.ln_final(last[:, None].to(_device_of(model.ln_final, last)))
-        logits = model.unembed(normed.to(_device_of(model.unembed, normed)))[:, 0]
+        logits = (unembed or model.unembed)(normed.to(_device_of(model.unembed, normed)))[:, 0]
         cap = float(getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
@@ -206,7 +214,7 @@ def _positions(name: str, value: Any, start: int, end: int) -> Any:
         return tuple(part[:, start:end] for part in value)
     if name == "attention_mask":
         return value[..., start:end, :end] if value.ndim >= 4 else value[..., :end]
-    return value[..., start:end]
+    return value[..., start:end] if name in ("position_ids", "cache_position") else value
 
 
 def _device_of(module: Any, like: Tensor) -> torch.device:

@@ -79,7 +79,10 @@ class CircuitDiff:
 
 
 def diff(before: Circuit, after: Circuit, draws: int = 20, seed: int = 0, level: float = 0.0) -> CircuitDiff:
-    """Compare the kept edges and the effects; GraphError if the two graphs are not the same."""
+    """Compare the kept edges and the effects; GraphError if the two graphs are not the same.
+
+    `draws` pairs of random circuits say what chance would share; `level` is how much an edge must change to have moved.
+    """
     if before.graph != after.graph:
         raise GraphError(f"the circuits are cut from different graphs: {before.graph} and {after.graph}")
     graph, one, other = before.graph, before.mask, after.mask
@@ -104,8 +107,8 @@ def diff(before: Circuit, after: Circuit, draws: int = 20, seed: int = 0, level:
         lost=tuple(graph.names(parts[1])),
         shared=tuple(graph.names(parts[2])),
         jaccard=jaccard(one, other),
-        jaccard_random=float(np.mean(chance)),
-        jaccard_random_high=float(max(chance)),
+        jaccard_random=float(np.mean(chance)) if chance else float("nan"),
+        jaccard_random_high=float(max(chance, default=float("nan"))),
         nodes_gained=tuple(sorted(set(nodes_after) - set(nodes_before), key=_order)),
         nodes_lost=tuple(sorted(set(nodes_before) - set(nodes_after), key=_order)),
         by_layer=by_layer,

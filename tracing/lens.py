@@ -15,11 +15,12 @@ effects of all writers, attention biases included, sum to the final logit's own,
 where there is one.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from einops import einsum
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tracing.results import Component, LensResult
@@ -67,6 +68,28 @@ def lens(model: Any, prompt: Prompt, norm: Norm = "per-state", top: int = 5) -> 
         components=components,
         run=Run.of(model, 0).ended(seconds[0]),
     )
+
+
+def answers_by_layer(
+    model: Any, prompt: Prompt, tokens: Sequence[int], positions: Sequence[int], norm: Norm = "per-state"
+) -> tuple[Float[Tensor, "token pos layer"], Int[Tensor, "token pos layer"]]:
+    """Log-probability (nats) and rank (from 1) of several tokens at some positions; layer 0 is the embedding.
+
+    The same numbers as `lens` gives for one answer, without its components: for following answers through many models.
+    """
+    layers = range(model.cfg.n_layers)
+    sites = [Site("resid_pre"), *(Site("resid", i) for i in layers)]
+    with torch.no_grad():
+        with record(model, sites) as seen:
+            model(prompt.tensor(device(model)))
+        states = torch.stack([seen[site][0, list(positions)] for site in sites], 1)  # [pos, layer, d_model]
+        final = states[:, -1:].expand_as(states)
+        normed = _reader(model, norm)(states.flatten(0, 1), final.flatten(0, 1))
+        logs = torch.log_softmax(_unembed(model, normed, bias=True).float(), -1)
+        own = logs[:, list(tokens)].T
+        ranks = torch.stack([1 + (logs > one[:, None]).sum(-1) for one in own])
+    shape = (len(positions), len(sites))
+    return own.unflatten(1, shape).cpu(), ranks.unflatten(1, shape).cpu()
 
 
 def writes(model: Any, seen: dict[Site, Tensor]) -> dict[str, Float[Tensor, "d_model"]]:

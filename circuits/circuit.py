@@ -112,6 +112,7 @@ def find(
     threshold: float | None = None,
     edges: int | None = None,
     selection: str = "greedy",
+    signed: bool = False,
     split: bool = True,
     positions: bool = False,
     engine: str = "fast",
@@ -127,6 +128,7 @@ def find(
     Args:
         method: acdc, which searches with `threshold`, or a scorer (eap, eap_ig, exact), from whose scores `edges` edges
             are selected (`greedy` from the logits, `top`), or all from `threshold` on.
+        signed: compare scores as they are, so that only edges that help are chosen; else by size.
         split: one reader for each query, key and value; else one for each head.
         positions: position embeddings are a writer of their own.
         certify: the share of ACDC's decisions that the plain engine measures again.
@@ -169,7 +171,7 @@ def find(
             scorer = module.Config(**(settings or {}))
             scores, convention = module.score(reference, scorer), module.CONVENTION
             tested = torch.from_numpy(graph.full())
-            mask, how = _selected(graph, scores, threshold, edges, selection)
+            mask, how = _selected(graph, scores, threshold, edges, selection, signed)
             chosen = vars(scorer) | how
         full, empty = graph.full(), graph.empty()
         if not (mask & graph.allowed).any() or (mask == full).all():
@@ -217,7 +219,7 @@ def _searched(
 
 
 def _selected(
-    graph: Graph, scores: Tensor, threshold: float | None, edges: int | None, selection: str
+    graph: Graph, scores: Tensor, threshold: float | None, edges: int | None, selection: str, signed: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The edges that the scores choose, pruned to what is connected, and how they were chosen."""
     if threshold is not None and edges is not None:
@@ -225,10 +227,11 @@ def _selected(
     if threshold is not None or selection == "threshold":
         if threshold is None:
             raise UserError("the selection 'threshold' needs one: give --threshold")
-        mask, how = select.above(graph, scores, threshold), {"threshold": threshold}
+        mask, how = select.above(graph, scores, threshold, signed), {"threshold": threshold}
     else:
         count = edges if edges is not None else max(1, round(0.05 * graph.n_edges))
         chooser = select.top if selection == "top" else select.greedy
-        mask, how = chooser(graph, scores, count), {"edges": count}
+        mask, how = chooser(graph, scores, count, signed), {"edges": count}
     pruned = graph.pruned(mask)
+    how["compared"] = "as they are" if signed else "by size"
     return pruned, how | {"selected": int(mask.sum()), "after pruning": int(pruned.sum())}

@@ -10,7 +10,6 @@ model should still agree when the same nodes are knocked out of both. Minimality
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,14 @@ from circuits.engine import Mask, Reference
 from circuits.fast import Fast
 from circuits.graph import Graph
 from circuits.scorers.exact import single_cuts
-from circuits.task import Task
+from circuits.task import Task, alike, twin
 from workbench.errors import UserError
 from workbench.metrics import Target, kl
 from workbench.models import fingerprint
 from workbench.prompts import Prompt
 from workbench.run import Run, stopwatch
 
+LIKE = 5  # prompts of one length at least, for a mean over them to stand for the relation
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's grid, shares of all edges
 CONVENTIONS = {
     "Hit@10": "answer's first token among the ten most probable, rank counted from 1; held-out prompts have own labels",
@@ -130,6 +130,7 @@ def evaluate(
 
         by_size = torch.tensor([part(_of_size(graph, circuit.scores, kept, share)) for share in SIZES])
         sizes = torch.tensor(SIZES)
+        others = by_length(task, held_out, notes)
         fast = Fast(reference)
         cut = single_cuts(fast, kept, kept)
         minimal = torch.stack([cut[writer, reader].abs() for reader, writer in np.argwhere(kept.T).tolist()])
@@ -142,7 +143,7 @@ def evaluate(
             faithfulness=faithfulness(loss["circuit"], loss["full"], loss["empty"]),
             kl=_kl(full, own),
             found=hits(model, graph, kept, [task], same_size),
-            held_out=hits(model, graph, kept, by_length(task, held_out, notes), same_size) if held_out else None,
+            held_out=hits(model, graph, kept, others, same_size) if others else None,
             sizes=sizes,
             faithfulness_by_size=by_size,
             cpr=float(torch.trapezoid(by_size, sizes)),
@@ -176,19 +177,37 @@ def hits(model: Any, graph: Graph, kept: Mask, tasks: Sequence[Task], random: Se
 
 
 def by_length(task: Task, prompts: Sequence[Prompt], notes: list[str]) -> list[Task]:
-    """Held-out prompts as tasks of one length each, under the task's ablation where that can be had for them."""
-    ablation = task.ablation
-    if ablation in ("counterfactual", "mean"):
-        ablation = "mean_overall" if len(task.reference) > 1 else "zero"
+    """Held-out prompts as tasks of one length each, ablated as the task is.
+
+    What a counterfactual or a mean for each position takes from other prompts comes from those of their own length and
+    subject span, among them and the task's. A prompt that has none is left out, and a note says so.
+    """
+    pool = {p.text: p for p in (*prompts, *task.prompts, *task.corrupt, *task.reference) if p.answer_ids}
+    groups: dict[tuple[int, tuple[int, int]], list[Prompt]] = {}
+    for prompt in sorted(prompts, key=lambda prompt: len(prompt.tokens)):
+        groups.setdefault((len(prompt.tokens), prompt.subject_span), []).append(prompt)
+    tasks, left_out = [], 0
+    for aligned in groups.values():
+        group = aligned
+        like = alike(group[0], tuple(pool.values()))
+        corrupt: list[Prompt] = []
+        reference = task.reference
+        if task.ablation == "counterfactual":
+            twins = [twin(prompt, like) for prompt in group]
+            corrupt = [twin for twin in twins if twin is not None]
+            group = [prompt for prompt, twin in zip(group, twins, strict=True) if twin is not None]
+        elif task.ablation == "mean":
+            reference = like
+            group = group if len(like) >= LIKE else []
+        left_out += len(aligned) - len(group)
+        if group:  # only ranks are read, so the metric may be any
+            tasks.append(Task(tuple(group), "log_probability", task.ablation, tuple(corrupt), reference))
+    if left_out:
         notes.append(
-            f"held-out prompts were run under {ablation} ablation: {task.ablation} needs prompts of one length"
+            f"{left_out} of {len(prompts)} held-out prompts were left out: too few others have their length, and the "
+            f"{task.ablation} ablation needs them"
         )
-    ordered = sorted(prompts, key=lambda prompt: len(prompt.tokens))
-    metric = "log_probability"  # only ranks are read
-    return [
-        Task(tuple(group), metric, ablation, (), task.reference)
-        for _, group in groupby(ordered, key=lambda prompt: len(prompt.tokens))
-    ]
+    return tasks
 
 
 def random_circuit(graph: Graph, edges: int, generator: np.random.Generator) -> Mask:

@@ -83,6 +83,19 @@ def largest_group(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     return tuple(prompt for prompt in prompts if len(prompt.tokens) == chosen)
 
 
+def alike(prompt: Prompt, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Those that align with `prompt` token for token: of its length, with the subject in the same place."""
+    place = (len(prompt.tokens), prompt.subject_span)
+    return tuple(other for other in prompts if (len(other.tokens), other.subject_span) == place)
+
+
+def twin(prompt: Prompt, prompts: Sequence[Prompt]) -> Prompt | None:
+    """The next of `prompts`, after this one and around, whose answer begins differently; None if there is none."""
+    place = next((i for i, other in enumerate(prompts) if other.text == prompt.text), 0)
+    around = (*prompts[place:], *prompts[:place])
+    return next((other for other in around if other.answer_ids[0] != prompt.answer_ids[0]), None)
+
+
 @dataclass(frozen=True, eq=False)
 class Objective:
     """The loss of a batch of logits; knows the full model's own logits."""
@@ -108,10 +121,13 @@ class Objective:
         return -self.metric.toward * torch.stack(each).mean(0)
 
     def ranks(self, logits: Float[Tensor, "row vocab"]) -> tuple[int, ...]:
-        """Rank of each row's answer among all tokens, 1 for the most probable."""
+        """Rank of each row's answer among all tokens, 1 for the most probable; a tie counts against the answer.
+
+        With every edge cut to zero all logits are alike, and no answer is then the first.
+        """
         answers = torch.tensor([target.answer for target in self.targets], device=logits.device)
         own = logits.gather(1, answers[:, None])
-        return tuple(int(n) + 1 for n in (logits > own).sum(1))
+        return tuple(int(n) for n in (logits >= own).sum(1))
 
     def hit(self, logits: Float[Tensor, "row vocab"], within: int = 10) -> float:
         """Share of rows whose answer is among the `within` most probable tokens."""

@@ -1,20 +1,32 @@
 """A circuit with its evaluation and roles, saved together: the run folder of `circuit find`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from circuits.circuit import Circuit
-from circuits.faithful import Evaluation
-from circuits.roles import Roles
-from circuits.task import Task, largest_group, rows
+from circuits.faithful import Evaluation, evaluate
+from circuits.roles import Roles, roles
+from circuits.task import Task, alike, largest_group, rows, twin
 from circuits.view import page
 from workbench import store
 from workbench.errors import UserError
 from workbench.facts import Fact, Relation, find_fact, load_facts, relations
 from workbench.plots.page import write_page
-from workbench.prompts import Prompt, PromptError, TokenMismatch, prompt_of, swap_subject
+from workbench.prompts import (
+    Prompt,
+    PromptError,
+    TokenMismatch,
+    make_prompt,
+    prompt_of,
+    swap_subject,
+    with_answer,
+    with_answer_ids,
+    with_foil,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,59 +45,148 @@ class CircuitStudy:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Facts turned into prompts: those that the circuit is found on, those held out, and what was left out."""
+class Work:
+    """What a circuit is to be found for, and with what it will be tested."""
 
-    found: tuple[Prompt, ...]
+    task: Task
     held_out: tuple[Prompt, ...]
-    answers: tuple[str, ...]
-    notes: tuple[str, ...]
+    answers: tuple[str, ...]  # the relation's possible ones
+    notes: tuple[str, ...]  # what was guessed or left out
 
 
-def choose(
+def about_prompt(
+    model: Any,
+    text: str,
+    *,
+    subject: str | None = None,
+    answer: str | None = None,
+    foil: str | None = None,
+    swap: str | None = None,
+    ablation: str = "zero",
+    metric: str = "nll",
+    start: str = "auto",
+    unknown: bool = False,
+    held_out: bool = True,
+) -> Work:
+    """One prompt's task; the other subjects of its shipped relation are held out, or averaged over.
+
+    Args:
+        swap: the subject of the counterfactual ablation; one of the relation's where not given.
+        unknown: go on where the model does not have the answer among its first ten.
+
+    Raises UserError for a fact that the model does not know, and PromptError and TokenMismatch as prompts do.
+    """
+    prompt = make_prompt(model, text, subject=subject, answer=answer, foil=foil, start=start)
+    notes = []
+    fact = find_fact(prompt.text)
+    if not prompt.answer_ids and fact is not None:
+        prompt = with_answer(model, prompt, fact.answer, "fact")
+    if not prompt.answer_ids:
+        prompt = _own_answer(model, prompt)
+        notes.append(f"the answer is taken to be the model's own, {prompt.answer!r}; --answer says otherwise")
+    if not prompt.foil_ids and fact is not None and fact.foil and metric.startswith("logit"):
+        prompt = with_foil(model, prompt, fact.foil)
+    notes += prompt.notes
+    if prompt.subject_from.startswith("guess"):
+        notes.append(f"the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] say otherwise")
+    reference = reference_prompts(model, prompt) if held_out or ablation.startswith("mean") else ()
+    corrupt = (corrupt_of(model, prompt, swap),) if ablation == "counterfactual" or swap else ()
+    task = Task((prompt,), metric, ablation, corrupt, reference)
+    if not unknown:
+        check_known(task, ranks(model, task.prompts))
+    relation = relation_of(prompt)
+    return Work(task, known(model, reference), relation.answers if relation else (), tuple(notes))
+
+
+def about_facts(
     model: Any,
     source: str,
-    relation: str | None,
-    examples: int,
+    relation: str | None = None,
+    examples: int = 5,
     *,
+    ablation: str = "zero",
+    metric: str = "nll",
     start: str = "auto",
     seed: int = 0,
-    known_only: bool = True,
-) -> Chosen:
+    unknown: bool = False,
+) -> Work:
     """Facts that the model knows (answer among its first ten), split: the first `examples` of one length, and the rest.
 
-    The first are those to find a circuit on, the rest is held out.
+    The first are those to find a circuit on, the rest is held out. A twin for the counterfactual ablation is another
+    of these facts with the same length and another answer.
 
-    Raises UserError if the model knows fewer than that.
+    Raises UserError if there are several relations, if none is known, or if a prompt has no twin and needs one.
     """
     facts = load_facts(source, relation=relation, seed=seed)
     if len({fact.relation for fact in facts}) > 1:
         names = ", ".join(sorted({fact.relation for fact in facts}))
         raise UserError(f"a circuit is found for one relation; choose one with --relation: {names}")
+    prompts, notes = _prompts_of(model, facts, start)
+    usable = tuple(prompts) if unknown else known(model, prompts)
+    if not usable:
+        raise UserError(f"the model knows none of the {len(facts)} facts: their answers are not among its first ten")
+    found = largest_group(usable)[:examples]
+    if len(found) < examples:
+        notes.append(f"{len(found)} of the {examples} examples asked for: so many known prompts have one length")
+    held_out = tuple(prompt for prompt in usable if prompt not in found)
+    notes.append(f"{len(usable)} of {len(facts)} facts are {'taken' if unknown else 'known to the model (Hit@10)'}")
+    corrupt: tuple[Prompt, ...] = ()
+    if ablation == "counterfactual":
+        twins = [twin(prompt, alike(prompt, usable)) for prompt in found]
+        corrupt = tuple(other or corrupt_of(model, own, None) for own, other in zip(found, twins, strict=True))
+    task = Task(found, metric, ablation, corrupt, tuple(alike(found[0], usable)))
+    return Work(task, held_out, tuple(sorted({fact.answer for fact in facts})), tuple(notes))
+
+
+def evaluated(model: Any, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:
+    """The study with its circuit's card and its heads' roles."""
+    card = evaluate(model, study.circuit, held_out, seed=seed)
+    return replace(study, evaluation=card, roles=roles(model, study.circuit, study.answers, seed=seed))
+
+
+def other_prompts(
+    model: Any, circuit: Circuit, source: str | None = None, relation: str | None = None
+) -> tuple[Prompt, ...]:
+    """Known prompts that the circuit was not found on: of `source`, or of the shipped relation of its first prompt.
+
+    Raises UserError if the model knows none of the source's.
+    """
+    own = {prompt.text for prompt in circuit.task.prompts}
+    first = circuit.task.prompts[0]
+    if source is None:
+        prompts: Sequence[Prompt] = reference_prompts(model, first)
+    else:
+        prompts, _ = _prompts_of(model, load_facts(source, relation=relation), first.start_token or "none")
+    found = known(model, [prompt for prompt in prompts if prompt.text not in own])
+    if source is not None and not found:
+        raise UserError(f"the model knows none of the facts of {source} in the form that this circuit asks them")
+    return found
+
+
+def known(model: Any, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Those whose answer is among the model's first ten tokens."""
+    return tuple(prompt for prompt, rank in zip(prompts, ranks(model, prompts), strict=True) if rank <= 10)
+
+
+def _prompts_of(model: Any, facts: Sequence[Fact], start: str) -> tuple[list[Prompt], list[str]]:
+    """The facts' prompts, and what was left out."""
     prompts, notes = [], []
     for fact in facts:
         try:
             prompts.append(prompt_of(model, fact, start=start))
         except PromptError as trouble:
             notes.append(f"{fact.id} left out: {trouble}")
-    known = [
-        prompt for prompt, rank in zip(prompts, ranks(model, prompts), strict=True) if rank <= 10 or not known_only
-    ]
-    if not known:
-        raise UserError(f"the model knows none of the {len(facts)} facts: their answers are not among its first ten")
-    group = largest_group(known)
-    found = group[:examples]
-    if len(found) < examples:
-        notes.append(f"{len(found)} of the {examples} examples asked for: so many known prompts have one length")
-    held_out = tuple(prompt for prompt in known if prompt not in found)
-    notes.append(f"{len(known)} of {len(facts)} facts are known to the model (Hit@10)")
-    return Chosen(tuple(found), held_out, tuple(sorted({fact.answer for fact in facts})), tuple(notes))
+    return prompts, notes
+
+
+def _own_answer(model: Any, prompt: Prompt) -> Prompt:
+    with torch.no_grad():
+        token = int(model(rows(model, [prompt]), use_cache=False)[0, -1].argmax())
+    return with_answer_ids(model, prompt, [token], "the model's own prediction")
 
 
 def ranks(model: Any, prompts: Sequence[Prompt]) -> list[int]:
     """Rank of each prompt's answer, 1 for the first; prompts may be of any length."""
-    import torch
-
     found = []
     for prompt in prompts:
         with torch.no_grad():

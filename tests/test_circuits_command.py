@@ -35,6 +35,7 @@ def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, pro
     other = tmp_path / "two"
     done = run_command(
         "circuit", "find", text, "--answer", answer, *FACT, "--method", "eap-ig", "--edges", 60, "--set", "steps=3",
+        "--ablation", "zero",
         "--out", other, "--no-evaluate",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr

@@ -16,7 +16,7 @@ from circuit_helpers import double, task
 from circuits.circuit import Circuit, find
 from circuits.diff import diff
 from circuits.engine import Reference, writes
-from circuits.faithful import Evaluation, evaluate, random_circuit, random_degrees
+from circuits.faithful import Evaluation, by_length, evaluate, random_circuit, random_degrees
 from circuits.formats import FORMATS, export, graph_of, imported, read_edges, to_json, to_networkx, unknown_task
 from circuits.graph import Graph, GraphError
 from circuits.roles import ROLES, Roles, roles
@@ -78,6 +78,46 @@ def test_an_evaluation_adds_up(model: Any, circuit: Circuit, tmp_path: Path) -> 
     assert set(found.by_ablation) == {"zero", "mean", "mean_overall", "counterfactual"}
     assert abs(found.by_ablation["zero"] - found.faithfulness) < 1e-4
     assert store.same(store.load(store.save(found, tmp_path / "run"), Evaluation), found)
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "mean"])
+def test_held_out_prompts_are_ablated_as_the_circuits_own(model: Any, ablation: str) -> None:
+    """With all edges kept nothing is ablated; with none kept a prompt gives what its own twin or mean gives."""
+    own = task(model, "nll", ablation, 2)
+    answers = {
+        "Oda Voss": "Brask",
+        "Mira Drey": "Vey",
+        "Ilse Senn": "Brask",
+        "Pello Hallin": "Vey",
+        "Oda Drey": "Brask",
+    }
+    prompts = [make_prompt(model, f"[{name}] lives in", answer=answer) for name, answer in answers.items()]
+    alone = make_prompt(model, "Today and tomorrow, [Oda Voss] lives in", answer="Brask")
+    notes: list[str] = []
+    (tried,) = by_length(replace(own, reference=tuple(prompts), corrupt=tuple(prompts[:2])), [*prompts, alone], notes)
+    assert tried.ablation == ablation
+    assert tried.prompts == tuple(prompts)
+    assert len(notes) == 1 and "1 of 6" in notes[0]  # noqa: PT018
+    reference = Reference(model, Graph.of(model), tried)
+    nothing = reference.logits(reference.graph.empty())
+    if ablation == "counterfactual":
+        assert all(a.answer_ids[0] != b.answer_ids[0] for a, b in zip(tried.prompts, tried.corrupt, strict=True))
+        twins = model(torch.tensor([prompt.tokens for prompt in tried.corrupt]), use_cache=False)[:, -1]
+        torch.testing.assert_close(nothing, twins, atol=1e-4, rtol=0)  # float32
+    else:
+        torch.testing.assert_close(nothing, nothing[:1].expand_as(nothing), atol=1e-5, rtol=0)  # one mean for all
+    assert reference.objective.hit(reference.logits(reference.graph.full())) == reference.objective.hit(
+        reference.objective.clean
+    )
+
+
+def test_a_tie_counts_against_the_answer(model: Any) -> None:
+    """All logits alike: the answer is no more probable than any other token, so it is the last, not the first."""
+    objective = Reference(model, Graph.of(model), task(model)).objective
+    alike = torch.zeros_like(objective.clean)
+    assert objective.ranks(alike) == (alike.shape[-1],)
+    alike[0, objective.targets[0].answer] = 1.0
+    assert objective.ranks(alike) == (1,)
 
 
 def test_random_circuits_keep_size_and_degrees() -> None:

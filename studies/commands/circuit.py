@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studies.commands.common import loader, new_folder, note, run_app, show_version, tell, writable
+from studies.commands.common import loader, new_folder, note, run_app, settled_folder, show_version, tell, writable
 from workbench.errors import UserError
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True)
@@ -65,7 +65,14 @@ def find_command(
     ] = None,
     edges: Annotated[int | None, typer.Option(help="Of a scorer, so many edges  [dim](default: 5 %)[/dim]")] = None,
     select: Annotated[str, typer.Option(help="Of a scorer: greedy, top or threshold.")] = "greedy",
-    ablation: Annotated[str, typer.Option(help="zero, mean, mean_overall or counterfactual.")] = "zero",
+    signed: Annotated[bool, typer.Option("--signed", help="Choose by signed score: edges that help.")] = False,
+    ablation: Annotated[
+        str | None,
+        typer.Option(
+            help="zero, mean, mean_overall or counterfactual  [dim](default: counterfactual for eap and eap-ig, else "
+            "zero)[/dim]"
+        ),
+    ] = None,
     metric: Annotated[str, typer.Option(help="nll, logit_difference, kl or probability.")] = "nll",
     split_qkv: Annotated[
         bool, typer.Option("--split-qkv/--no-split-qkv", help="Queries, keys and values apart, or whole heads.")
@@ -100,32 +107,45 @@ def find_command(
         raise UserError(f"--examples must be at least 1, not {examples}")
     if not 0 <= certify <= 1:
         raise UserError(f"--certify is a share from 0 to 1, not {certify}")
-    with writable(out or new_folder("circuit", prompt or str(facts))) as folder:
+    method = method.replace("-", "_")
+    ablation = ablation or ("counterfactual" if method.startswith("eap") else "zero")
+    if method == "acdc" and (signed or edges is not None):
+        raise UserError("acdc searches with --threshold; --edges and --signed choose among a scorer's edges")
+    asked = (model, prompt, subject, answer, foil, swap, facts, relation, examples, threshold, ablation, metric)
+    # The same search finds the same folder, and so takes up where it was stopped.
+    own = (
+        settled_folder("circuit", prompt or str(facts), *asked, split_qkv, split_positions, engine, seed, start, dtype)
+        if method == "acdc"
+        else new_folder("circuit", prompt or str(facts))
+    )
+    with writable(out or own) as folder:
         from circuits.circuit import find, methods
         from circuits.view import in_words, summary
-        from studies.circuit_study import CircuitStudy
+        from studies import circuit_study
 
-        method = method.replace("-", "_")
         if method not in methods():
             raise UserError(f"there is no method {method!r}; choose one of {', '.join(methods())}")
         given = _settings(method, settings or [])
         loaded = loader(model, device, dtype)()
-        if prompt is not None:
-            task, held_out, answers = _one_task(
-                loaded, prompt, subject, answer, foil, swap, ablation, metric, start, unknown, evaluate
+        how = {"ablation": ablation, "metric": metric, "start": start, "unknown": unknown}
+        work = (
+            circuit_study.about_prompt(
+                loaded, prompt, subject=subject, answer=answer, foil=foil, swap=swap, held_out=evaluate, **how
             )
-        else:
-            task, held_out, answers = _many_task(
-                loaded, str(facts), relation, examples, ablation, metric, start, seed, unknown
-            )
+            if prompt is not None
+            else circuit_study.about_facts(loaded, str(facts), relation, examples, seed=seed, **how)
+        )
+        for remark in work.notes:
+            note(f"Note: {remark}.")
         earlier = _study(like).circuit.decisions() if like is not None else ()
         found = find(
             loaded,
-            task,
+            work.task,
             method=method,
             threshold=threshold,
             edges=edges,
             selection=select,
+            signed=signed,
             split=split_qkv,
             positions=split_positions,
             engine=engine,
@@ -136,9 +156,9 @@ def find_command(
             seed=seed,
             shown=None,
         )
-        study = CircuitStudy(found, answers=answers)
+        study = circuit_study.CircuitStudy(found, answers=work.answers)
         if evaluate:
-            study = _evaluated(loaded, study, held_out, seed)
+            study = circuit_study.evaluated(loaded, study, work.held_out, seed)
         page = study.save(folder, light)
     if as_json:
         said = summary(study.circuit, study.evaluation, study.roles) | {"folder": str(folder), "page": str(page)}
@@ -162,7 +182,7 @@ def evaluate_command(
 ) -> None:
     """Evaluate a circuit again, on other held-out facts or with another seed."""
     from circuits.view import in_words, summary
-    from studies.circuit_study import ranks
+    from studies import circuit_study
 
     study = _study(run)
     with writable(out or run) as folder:
@@ -173,11 +193,8 @@ def evaluate_command(
         if model is None and known is not None and known.model in _registry():
             name = known.model
         loaded = loader(name, device, dtype or (known.dtype if known else "float32"))()
-        prompts = _held_out(loaded, study.circuit, facts, relation) if facts else _own_relation(loaded, study.circuit)
-        prompts = tuple(p for p, rank in zip(prompts, ranks(loaded, prompts), strict=True) if rank <= 10)
-        if facts and not prompts:
-            raise UserError(f"the model knows none of the facts of {facts} in the form that this circuit asks them")
-        study = _evaluated(loaded, study, prompts, seed)
+        prompts = circuit_study.other_prompts(loaded, study.circuit, facts, relation)
+        study = circuit_study.evaluated(loaded, study, prompts, seed)
         page = study.save(folder, light)
     if as_json:
         tell(
@@ -282,122 +299,7 @@ def import_command(
     tell(in_words(found), f"Read as: {found.settings['format']}", f"Page: {page}")
 
 
-# ---- tasks ----
-
-
-def _one_task(
-    model: Any,
-    text: str,
-    subject: str | None,
-    answer: str | None,
-    foil: str | None,
-    swap: str | None,
-    ablation: str,
-    metric: str,
-    start: str,
-    unknown: bool,
-    evaluated: bool,
-) -> tuple[Any, tuple[Any, ...], tuple[str, ...]]:
-    """Task, held-out prompts and the relation's answers of a single prompt."""
-    from circuits.task import Task
-    from studies import circuit_study
-    from workbench.prompts import make_prompt, with_answer, with_foil
-
-    prompt = make_prompt(model, text, subject=subject, answer=answer, foil=foil, start=start)
-    relation = circuit_study.relation_of(prompt)
-    fact = circuit_study.find_fact(prompt.text)
-    if not prompt.answer_ids and fact is not None:
-        prompt = with_answer(model, prompt, fact.answer, "fact")
-    if not prompt.answer_ids:
-        prompt = _own_answer(model, prompt)
-    if not prompt.foil_ids and fact is not None and fact.foil and metric.startswith("logit"):
-        prompt = with_foil(model, prompt, fact.foil)
-    for remark in prompt.notes:
-        note(f"Note: {remark}.")
-    if prompt.subject_from.startswith("guess"):
-        note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] say otherwise.")
-    wanted = ablation.startswith("mean") or evaluated
-    reference = circuit_study.reference_prompts(model, prompt) if wanted else ()
-    corrupt = (circuit_study.corrupt_of(model, prompt, swap),) if ablation == "counterfactual" or swap else ()
-    task = Task((prompt,), metric, ablation, corrupt, reference)
-    if not unknown:
-        circuit_study.check_known(task, circuit_study.ranks(model, task.prompts))
-    others = tuple(p for p, rank in zip(reference, circuit_study.ranks(model, reference), strict=True) if rank <= 10)
-    return task, others, relation.answers if relation else ()
-
-
-def _many_task(
-    model: Any,
-    source: str,
-    relation: str | None,
-    examples: int,
-    ablation: str,
-    metric: str,
-    start: str,
-    seed: int,
-    unknown: bool,
-) -> tuple[Any, tuple[Any, ...], tuple[str, ...]]:
-    from circuits.task import Task
-    from studies import circuit_study
-
-    chosen = circuit_study.choose(model, source, relation, examples, start=start, seed=seed, known_only=not unknown)
-    for remark in chosen.notes:
-        note(f"Note: {remark}.")
-    prompts = chosen.found
-    corrupt = tuple(circuit_study.corrupt_of(model, p, None) for p in prompts) if ablation == "counterfactual" else ()
-    reference = tuple(p for p in (*prompts, *chosen.held_out) if len(p.tokens) == len(prompts[0].tokens))
-    return Task(prompts, metric, ablation, corrupt, reference), chosen.held_out, chosen.answers
-
-
-def _own_answer(model: Any, prompt: Any) -> Any:
-    import torch
-
-    from circuits.task import rows
-    from workbench.prompts import with_answer_ids
-
-    with torch.no_grad():
-        token = int(model(rows(model, [prompt]), use_cache=False)[0, -1].argmax())
-    found = with_answer_ids(model, prompt, [token], "the model's own prediction")
-    note(f"Note: the answer is taken to be the model's own, {found.answer!r}; --answer says otherwise.")
-    return found
-
-
-def _evaluated(model: Any, study: Any, held_out: Any, seed: int) -> Any:
-    from dataclasses import replace
-
-    from circuits.faithful import evaluate
-    from circuits.roles import roles
-
-    evaluation = evaluate(model, study.circuit, held_out, seed=seed)
-    found = roles(model, study.circuit, study.answers, seed=seed)
-    return replace(study, evaluation=evaluation, roles=found)
-
-
-def _held_out(model: Any, circuit: Any, facts: str, relation: str | None) -> tuple[Any, ...]:
-    """The facts' prompts, less those that the circuit was found on."""
-    from workbench.facts import load_facts
-    from workbench.prompts import PromptError, prompt_of
-
-    own = {prompt.text for prompt in circuit.task.prompts}
-    start = circuit.task.prompts[0].start_token or "none"
-    found = []
-    for fact in load_facts(facts, relation=relation):
-        try:
-            prompt = prompt_of(model, fact, start=start)
-        except PromptError as trouble:
-            note(f"Note: {fact.id} left out: {trouble}.")
-            continue
-        if prompt.text not in own:
-            found.append(prompt)
-    return tuple(found)
-
-
-def _own_relation(model: Any, circuit: Any) -> tuple[Any, ...]:
-    from studies.circuit_study import reference_prompts
-
-    prompt = circuit.task.prompts[0]
-    own = {each.text for each in circuit.task.prompts}
-    return tuple(other for other in reference_prompts(model, prompt) if other.text not in own)
+# ---- lines ----
 
 
 def _second_line(study: Any) -> str:

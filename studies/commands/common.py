@@ -5,6 +5,7 @@ Nothing here imports torch, so that `--help` and `--version` answer at once.
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import re
 import sys
@@ -93,13 +94,22 @@ def _read(key: str, text: str, hint: Any) -> Any:
 
 def new_folder(command: str, words: str) -> Path:
     """runs/<time>-<command>-<slug>, not there yet."""
-    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60].strip("-") or "prompt"
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{command}-{slug}"
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{command}-{_slug(words)}"
     for number in range(1000):
         folder = Path("runs") / (stem if number == 0 else f"{stem}-{number}")
         if not folder.exists():
             return folder
     raise StoreError("runs/ holds a thousand folders of this second; choose a folder with --out")
+
+
+def settled_folder(command: str, words: str, *settings: Any) -> Path:
+    """runs/<command>-<slug>-<key>, the same one for the same settings: what the same command goes on from."""
+    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+    return Path("runs") / f"{command}-{_slug(words)}-{key}"
+
+
+def _slug(words: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60].strip("-") or "prompt"
 
 
 @contextlib.contextmanager

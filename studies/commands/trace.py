@@ -14,6 +14,7 @@ from studies.commands.common import (
     new_folder,
     note,
     run_app,
+    settled_folder,
     show_version,
     tell,
     writable,
@@ -175,8 +176,6 @@ def _many(
     as_json: bool,
     model: str,
 ) -> None:
-    import hashlib
-
     from tracing.average import average
     from tracing.average_view import average_in_words, average_page
     from workbench import store
@@ -190,8 +189,8 @@ def _many(
     chosen = load_facts(source, relation=relation, limit=drawn, seed=config.seed if limit else None)
     # The same command finds the same folder, and so takes up where it was stopped.
     name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
-    key = hashlib.sha256(repr((source, relation, known, limit, start, config, model)).encode()).hexdigest()[:8]
-    with writable(out or Path("runs") / f"trace-{name}-{key}") as folder:
+    own = settled_folder("trace", name, source, relation, known, limit, start, config, model)
+    with writable(out or own) as folder:
         loaded = load()
         try:
             result = average(

@@ -127,7 +127,7 @@ def find_command(
             raise UserError(f"there is no method {method!r}; choose one of {', '.join(methods())}")
         given = _settings(method, settings or [])
         loaded = loader(model, device, dtype)()
-        how = {"ablation": ablation, "metric": metric, "start": start, "unknown": unknown}
+        how: dict[str, Any] = {"ablation": ablation, "metric": metric, "start": start, "unknown": unknown}
         work = (
             circuit_study.about_prompt(
                 loaded, prompt, subject=subject, answer=answer, foil=foil, swap=swap, held_out=evaluate, **how

@@ -1,0 +1,73 @@
+"""Do small circuits of the default model do what it does? `python -m benchmarks.circuit_quality`
+
+For every shipped relation of which the model knows enough facts of one length: EAP-IG on eight of them (five steps,
+native keys and values), grown greedily from the logits to a few sizes; Hit@10 on these eight and on all other known
+facts of the relation, beside random circuits of the largest of those sizes and the empty circuit. One Markdown row for
+each relation and ablation.
+"""
+
+import argparse
+
+import numpy as np
+
+from circuits import select
+from circuits.circuit import faithfulness
+from circuits.engine import Reference
+from circuits.faithful import by_length, hits, random_circuit
+from circuits.graph import Graph
+from circuits.scorers import eap_ig
+from studies.circuit_study import about_facts
+from workbench.errors import UserError
+from workbench.facts import relations
+from workbench.models import load
+
+
+def main() -> None:
+    """Print the table."""
+    reader = argparse.ArgumentParser(description=__doc__)
+    reader.add_argument("--model", default="smollm2")
+    reader.add_argument("--relations", default=",".join(relations()))
+    reader.add_argument("--ablations", default="mean,counterfactual")
+    reader.add_argument("--metric", default="nll")
+    reader.add_argument("--examples", type=int, default=8)
+    reader.add_argument("--sizes", default="0.01,0.02,0.05,0.1")
+    asked = reader.parse_args()
+    sizes = [float(size) for size in asked.sizes.split(",")]
+    model = load(asked.model)
+    graph = Graph.of(model)
+    columns = [f"{size:.0%} found, held out (faithfulness)" for size in sizes]
+    print("| relation | ablation | found, held out | " + " | ".join(columns) + " | random | empty |")
+    print("|" + " --- |" * (5 + len(sizes)))
+    for relation in asked.relations.split(","):
+        for ablation in asked.ablations.split(","):
+            try:
+                work = about_facts(model, relation, None, asked.examples, ablation=ablation, metric=asked.metric)
+            except UserError as trouble:
+                print(f"| {relation} | {ablation} | {trouble} |")
+                continue
+            if len(work.task.prompts) < asked.examples:
+                print(f"| {relation} | {ablation} | only {len(work.task.prompts)} known facts of one length |")
+                continue
+            reference = Reference(model, graph, work.task)
+            full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
+            scores = eap_ig.score(reference)
+            notes: list[str] = []
+            others = by_length(work.task, work.held_out, notes)
+            generator = np.random.default_rng(0)
+            chance = [random_circuit(graph, round(sizes[-1] * graph.n_edges), generator) for _ in range(3)]
+            cells, n_held, random = [], 0, ""
+            for size in sizes:
+                kept = graph.pruned(select.greedy(graph, scores, round(size * graph.n_edges)))
+                own = hits(model, graph, kept, [work.task], chance if size == sizes[-1] else ())
+                held = hits(model, graph, kept, others, chance if size == sizes[-1] else ())
+                share = faithfulness(reference.loss(kept), full, empty)
+                cells.append(f"{own.circuit:.2f}, {held.circuit:.2f} ({share:.2f})")
+                n_held, random = held.n, f"{own.random:.2f}, {held.random:.2f}"
+            nothing = [hits(model, graph, graph.empty(), tasks).circuit for tasks in ([work.task], others)]
+            count = f"{len(work.task.prompts)}, {n_held}"
+            row = [relation, ablation, count, *cells, random, f"{nothing[0]:.2f}, {nothing[1]:.2f}"]
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -233,5 +233,5 @@ def _selected(
         chooser = select.top if selection == "top" else select.greedy
         mask, how = chooser(graph, scores, count, signed), {"edges": count}
     pruned = graph.pruned(mask)
-    how["compared"] = "as they are" if signed else "by size"
-    return pruned, how | {"selected": int(mask.sum()), "after pruning": int(pruned.sum())}
+    compared = "as they are" if signed else "by size"
+    return pruned, how | {"compared": compared, "selected": int(mask.sum()), "after pruning": int(pruned.sum())}

@@ -5,6 +5,7 @@ click puts it out). Lines are drawn in a few traces of equal width and not one b
 fast as a hundred. Importing this file registers the drawing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ class Network(Spec):
 def _(spec: Network, theme: Theme) -> go.Figure:
     ink, result = INK[theme], go.Figure()
     sizes = np.array([abs(edge.value) for edge in spec.edges])
-    bins = _bins(sizes)
+    bins = width_bins(sizes)
     levels = np.unique(np.quantile(sizes, np.linspace(0, 0.98, STEPS))) if len(sizes) else np.zeros(1)
     bounds = np.append(levels, np.inf)
     shown: list[float] = []  # the slider's value up to which each trace stays
@@ -80,13 +81,13 @@ def _(spec: Network, theme: Theme) -> go.Figure:
                 if chosen:
                     line = {"color": transparent(ink.text, 0.2 + 0.09 * width), "width": WIDTHS[width]}
                     line["dash"] = "dot" if negative else "solid"
-                    x, y = _lines(spec, chosen)
+                    x, y = edge_lines(spec.nodes, chosen)
                     result.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False))
                     shown.append(levels[step])
     n_lines = len(shown)
     for step in range(len(levels)):
         chosen = [edge for edge, size in zip(spec.edges, sizes, strict=True) if bounds[step] <= size < bounds[step + 1]]
-        result.add_trace(_handles(spec, chosen))
+        result.add_trace(edge_handles(spec.nodes, chosen))
         shown.append(levels[step])
     result.add_trace(
         go.Scatter(
@@ -94,25 +95,7 @@ def _(spec: Network, theme: Theme) -> go.Figure:
             showlegend=False, name="path",
         )
     )  # fmt: skip
-    names = dict(spec.kinds)
-    for palette in dict.fromkeys(node.palette for node in spec.nodes):
-        places = [place for place, node in enumerate(spec.nodes) if node.palette == palette]
-        marks = [spec.nodes[place] for place in places]
-        result.add_trace(
-            go.Scatter(
-                x=[node.x for node in marks],
-                y=[node.y for node in marks],
-                mode="markers",
-                name=plotly_text(names.get(palette, "")),
-                marker={
-                    "color": line_colour(palette, theme), "size": 10, "symbol": POINTS[palette],
-                    "line": {"color": ink.paper, "width": 1},
-                },
-                customdata=places,
-                text=[_hover(f"<b>{plotly_text(node.name)}</b>", node.hover) for node in marks],
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )  # fmt: skip
+    result.add_traces(node_traces(spec.nodes, spec.kinds, theme))
     always = len(result.data) - len(shown)
     steps = [
         {
@@ -152,24 +135,48 @@ def _(spec: Network, theme: Theme) -> go.Figure:
     )
 
 
-def _bins(sizes: np.ndarray) -> np.ndarray:
+def node_traces(nodes: Sequence[NodeMark], kinds: Sequence[tuple[Palette, str]], theme: Theme) -> list[Any]:
+    """The nodes, one trace for each colour; `kinds` names the colours."""
+    ink, names, traces = INK[theme], dict(kinds), []
+    for palette in dict.fromkeys(node.palette for node in nodes):
+        places = [place for place, node in enumerate(nodes) if node.palette == palette]
+        marks = [nodes[place] for place in places]
+        traces.append(
+            go.Scatter(
+                x=[node.x for node in marks],
+                y=[node.y for node in marks],
+                mode="markers",
+                name=plotly_text(names.get(palette, "")),
+                marker={
+                    "color": line_colour(palette, theme), "size": 10, "symbol": POINTS[palette],
+                    "line": {"color": ink.paper, "width": 1},
+                },
+                customdata=places,
+                text=[_hover(f"<b>{plotly_text(node.name)}</b>", node.hover) for node in marks],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )  # fmt: skip
+    return traces
+
+
+def width_bins(sizes: np.ndarray) -> np.ndarray:
     """Which width each edge gets: by its rank among all, so that a few giants do not make hairs of the others."""
     order = np.argsort(np.argsort(sizes, kind="stable"), kind="stable")
     return np.minimum((order * len(WIDTHS)) // max(len(sizes), 1), len(WIDTHS) - 1)
 
 
-def _lines(spec: Network, edges: list[EdgeMark]) -> tuple[np.ndarray, np.ndarray]:
+def edge_lines(nodes: Sequence[NodeMark], edges: Sequence[EdgeMark]) -> tuple[np.ndarray, np.ndarray]:
     """All edges as one broken line."""
     points = np.full((len(edges), 3, 2), np.nan)
     for place, edge in enumerate(edges):
-        source, target = spec.nodes[edge.source], spec.nodes[edge.target]
+        source, target = nodes[edge.source], nodes[edge.target]
         points[place, 0], points[place, 1] = (source.x, source.y), (target.x, target.y)
     return points[..., 0].ravel(), points[..., 1].ravel()
 
 
-def _handles(spec: Network, edges: list[EdgeMark]) -> Any:
+def edge_handles(nodes: Sequence[NodeMark], edges: Sequence[EdgeMark]) -> Any:
     """Invisible points two thirds along each edge, for its words to be read."""
-    ends = [(spec.nodes[edge.source], spec.nodes[edge.target], edge) for edge in edges]
+    ends = [(nodes[edge.source], nodes[edge.target], edge) for edge in edges]
     return go.Scatter(
         x=[one.x + 0.62 * (other.x - one.x) for one, other, _ in ends],
         y=[one.y + 0.62 * (other.y - one.y) for one, other, _ in ends],

@@ -177,10 +177,10 @@ def in_place(model: Any) -> tuple[Edit, ...]:
     return tuple(ledger.edits) if ledger else ()
 
 
-def base_of(model: Any) -> str:
-    """Fingerprint of the model without the edits that are in place."""
+def base_of(model: Any, now: str | None = None) -> str:
+    """Fingerprint of the model without the edits that are in place; `now`, if known, is that of the running weights."""
     ledger = _LEDGERS.get(model)
-    return ledger.base if ledger else fingerprint(model)
+    return ledger.base if ledger else now or fingerprint(model)
 
 
 def commit(model: Any, edits: Sequence[Edit]) -> None:

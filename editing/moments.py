@@ -78,12 +78,13 @@ class Moments:
             raise EditError(f"these moments hold layers {there}, not {layer}: collect it with edit moments")
         return self.matrices[str(layer)].double()
 
-    def check(self, model: Any) -> None:
-        """Raise EditError unless they were collected on this model."""
-        if base_of(model) != self.base:
+    def check(self, model: Any, base: str | None = None) -> None:
+        """Raise EditError unless they were collected on this model; `base` is its fingerprint, if known."""
+        base = base or base_of(model)
+        if base != self.base:
             raise EditError(
                 f"these moments were collected on {self.model} with fingerprint {self.base[:12]}, and this model has "
-                f"{base_of(model)[:12]}: collect them on this model"
+                f"{base[:12]}: collect them on this model"
             )
 
 

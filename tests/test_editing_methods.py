@@ -113,11 +113,30 @@ def test_each_alone_side_by_side_is_each_alone(tiny, name):
 
 
 @pytest.mark.parametrize("name", methods.method_names())
-def test_the_same_seed_gives_the_same_edit(tiny, name):
+def test_the_same_seed_gives_the_same_edit(tiny, name, tmp_path, monkeypatch):
     model = tiny("gpt2")
     how = {"moments": text_moments(model, [0, 1]), "seed": 3, "shown": False}
-    one, two = (methods.compute(name, model, FACTS[:1], settings(name), **how) for _ in range(2))
-    assert one.digest == two.digest
+    made = []
+    for cache in ("one", "two"):  # the contexts are sampled both times
+        monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / cache))
+        made.append(methods.compute(name, model, FACTS[:1], settings(name), **how).digest)
+    assert made[0] == made[1]
+
+
+def test_contexts_are_sampled_once_for_a_model_and_a_seed_and_anew_under_an_edit(tiny, tmp_path, monkeypatch):
+    model, asked = tiny("llama"), []
+    real = methods.sampled
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(methods, "sampled", lambda *given: asked.append(given[3]) or real(*given))
+    config = replace(settings("rome"), descent=replace(SHORT, steps=2))
+    how = {"moments": text_moments(model, [1]), "shown": False}
+    one, again, other = (methods.compute("rome", model, FACTS[:1], config, seed=seed, **how) for seed in (0, 0, 1))
+    assert asked == [0, 1]
+    assert one.contexts == again.contexts == real(model, config.contexts, config.context_length, 0)
+    assert one.contexts != other.contexts
+    with one.applied(model):
+        methods.compute("rome", model, FACTS[1:2], config, seed=0, **how)
+    assert asked == [0, 1, 0]
 
 
 def test_an_unknown_method_or_setting_is_named():

@@ -16,13 +16,16 @@ from typing import Any
 import torch
 
 from editing.edit import Edit, EditError, base_of, in_float32, in_place
+from editing.language import OPENINGS
 from editing.language import contexts as sampled
 from editing.moments import Moments
 from editing.requests import check
 from editing.values import OnStep, Place, Values, check_layer, find_values, joined
 from workbench import store
+from workbench.cache import kept
 from workbench.errors import StoreError
 from workbench.facts import Fact
+from workbench.files import write_text_atomically
 from workbench.models import info
 from workbench.run import Run, stopwatch
 
@@ -215,15 +218,15 @@ def _compute(
     check(facts)
     config = config or config_for(name, model)
     run = Run.of(model, seed)
-    base, below = base_of(model), tuple(edit.digest for edit in in_place(model))
+    base, below = base_of(model, run.fingerprint), tuple(edit.digest for edit in in_place(model))
     if moments is not None and module.NEEDS_MOMENTS:
-        moments.check(model)
+        moments.check(model, base)
     with in_float32(model), stopwatch() as seconds:
-        used = tuple(contexts) if contexts is not None else _contexts(model, config, seed, start)
+        used = tuple(contexts) if contexts is not None else _contexts(model, config, seed, start, base)
         said = [module.__name__, asdict(config), used, [asdict(fact) for fact in facts], base, below, start]
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-        kept = folder / key if folder else None
-        bench = Bench(model, tuple(facts), used, moments, start, seed, on_step, shown, kept, on_piece)
+        pieces = folder / key if folder else None
+        bench = Bench(model, tuple(facts), used, moments, start, seed, on_step, shown, pieces, on_piece)
         made = make(module, bench, config)
     edited = [tuple(facts)] if len(made) == 1 else [(fact,) for fact in facts]
     return [
@@ -248,6 +251,19 @@ def _compute(
     ]
 
 
-def _contexts(model: Any, config: Any, seed: int, start: str) -> tuple[str, ...]:
+def _contexts(model: Any, config: Any, seed: int, start: str, base: str) -> tuple[str, ...]:
+    """The templates: sampled once for a model without edits, then taken from the cache; of an edited one, sampled."""
     count = getattr(config, "contexts", 0)
-    return sampled(model, count, config.context_length, seed, start) if count else ("{}",)
+    if not count:
+        return ("{}",)
+    if in_place(model):
+        return sampled(model, count, config.context_length, seed, start)
+    said = json.dumps([base, OPENINGS, count, config.context_length, seed, start])
+
+    def build(folder: Path) -> None:
+        write_text_atomically(
+            folder / "contexts.json", json.dumps(sampled(model, count, config.context_length, seed, start))
+        )
+
+    place = kept(f"contexts/{info(model).name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}", build)
+    return tuple(json.loads((place / "contexts.json").read_text(encoding="utf-8")))

@@ -75,7 +75,7 @@ class Fast:
         self.n_evaluated = 0  # variants whose loss was computed
         self.kept = graph.full()
         self.difference = self._check()
-        self.rebuild(self.kept)
+        self.rebuild(graph.full())  # the check leaves another circuit behind
 
     # ---- the whole state ----
 

@@ -125,13 +125,14 @@ def test_the_page_opens_and_shows_a_hostile_prompt_as_text(run_command: Any, tmp
         (("--facts", "country_capital", "--limit", "0"), "at least 1"),
         (("--facts", "country_capital", "--subject", "x"), "single PROMPT"),
         (("--from", "nowhere"), "not a run folder"),
+        (("--from", "nowhere", "--samples", "3", "--model", "toy"), "--model, --samples would change nothing"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
     run_command: Any, tmp_path: Path, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    model = () if "--model" in arguments else ("--model", str(TOY))
+    model = () if {"--model", "--from"} & set(arguments) else ("--model", str(TOY))
     ended = run_command("trace", *arguments, *model)
     assert ended.exit_code == 2
     assert words in ended.stderr

@@ -67,6 +67,16 @@ def configured(cls: type[T], given: dict[str, Any], pairs: Sequence[str]) -> T:
     return cls(**values)
 
 
+def given_flags(context: typer.Context) -> dict[str, str]:
+    """The parameters that were written on the command line: name in the code -> flag as the user knows it."""
+    found = {}
+    for each in context.command.params:
+        source = context.get_parameter_source(str(each.name))
+        if source is not None and source.name == "COMMANDLINE":
+            found[str(each.name)] = each.opts[0]
+    return found
+
+
 def listed(text: str | None) -> tuple[str, ...] | None:
     """A comma-separated flag as a tuple."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())

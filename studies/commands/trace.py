@@ -9,6 +9,7 @@ import typer
 from studies.commands.common import (
     JOURNAL,
     configured,
+    given_flags,
     listed,
     loader,
     new_folder,
@@ -39,6 +40,7 @@ trace --from runs/20261121-140000-trace-the-eiffel-tower
 
 @app.command(epilog=EXAMPLES)
 def trace(
+    context: typer.Context,
     prompt: Annotated[
         str | None, typer.Argument(help="A sentence that stops before the answer; \\[brackets] mark the subject.")
     ] = None,
@@ -107,6 +109,10 @@ def trace(
     if norm not in ("per-state", "final-scale"):
         raise UserError(f"there is no lens norm {norm!r}; choose per-state or final-scale")
     if from_run is not None:
+        drawing = {"from_run", "out", "light", "as_json"}
+        idle = [flag for name, flag in given_flags(context).items() if name not in drawing]
+        if idle:
+            raise UserError(f"--from draws what was saved, so {', '.join(idle)} would change nothing; leave it out")
         _redraw(from_run, out, light, as_json)
         return
     from tracing.causal import Config

@@ -2,20 +2,20 @@
 
 A fact says that a subject stands in a relation to an answer ("The capital of France is" -> "Paris"). It is text only;
 `workbench.prompts` turns it into tokens. The subject's place is known because the prompt is made by putting the subject
-into a template, not found by searching the prompt. Files of other projects are read by `workbench.fact_formats`.
+into a template, not found by searching the prompt. Files of other projects are read by `workbench.formats`.
 """
 
 import difflib
 import hashlib
 import random
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import FactError
 
@@ -167,46 +167,24 @@ def load_facts(
         on_bad: "refuse" stops at a record that does not work out; "skip" leaves it out, and warns with the number left
             out and the first reason. A file that cannot be read at all, or a broken relation file, is always refused.
     """
-    from workbench import fact_formats  # it builds Facts, so it imports this file
+    from workbench import sources  # it builds facts, so it imports this file
 
-    if limit is not None and limit < 1:
-        raise FactError(f"limit is {limit}: ask for at least one fact")
-    if on_bad not in ("refuse", "skip"):
-        raise FactError(f"on_bad is {on_bad!r}: choose 'refuse' or 'skip'")
-    if source is None or (isinstance(source, str) and (source == SHIPPED or source in relations())):
-        chosen = relations().values() if source in (None, SHIPPED) else [relations()[str(source)]]
-        pending = [item for each in chosen for item in fact_formats.entries_of(each, template)]
-    else:
-        pending = fact_formats.open_source(source, split=split, template=template)
+    pending = sources.pending_of(source, split=split, template=template)
     if seed is not None:
         random.Random(seed).shuffle(pending)
-
-    facts: dict[str, Fact] = {}
     seen: set[str] = set()
-    bad: list[FactError] = []
-    for where, read in pending:
-        if len(facts) == limit:
-            break
-        try:
-            with located(where):
-                fact = read()
-                if fact.id in facts:
-                    raise FactError(f"the id {fact.id!r} was used before: leave one of the two out")
-        except FactError as trouble:
-            if on_bad == "refuse":
-                raise
-            bad.append(trouble)
-            continue
-        seen.add(fact.relation)
-        if relation in (None, fact.relation):
-            facts[fact.id] = fact
-    if bad:
-        warnings.warn(f"{len(bad)} of {len(pending)} records left out; the first: {bad[0]}", stacklevel=2)
+
+    def wanted(found: Any, _: str) -> list[Fact]:
+        read = sources.facts_of(found)
+        seen.update(fact.relation for fact in read)
+        return [fact for fact in read if relation in (None, fact.relation)]
+
+    facts = sources.collect(pending, wanted, lambda fact: fact.id, limit=limit, on_bad=on_bad)
     if not facts and relation is not None and seen:
         raise FactError(f"no fact of relation {relation!r} in {source or SHIPPED}{closest(relation, seen)}")
     if not facts:
         raise FactError(f"no facts in {source or SHIPPED}: every record was left out")
-    return tuple(facts.values())
+    return facts
 
 
 def relations() -> dict[str, Relation]:
@@ -254,11 +232,11 @@ def shipped_subjects() -> frozenset[str]:
 
 @cache
 def _shipped() -> dict[str, Relation]:
-    from workbench import fact_formats  # it builds Facts, so it imports this file
+    from workbench import sources  # it builds facts, so it imports this file
 
     folder = resources.files("workbench") / "facts"
     files = sorted((each for each in folder.iterdir() if each.name.endswith(".json")), key=lambda each: each.name)
-    found = [fact_formats.shipped_relation(each.read_text(encoding="utf-8"), each.name) for each in files]
+    found = [sources.shipped_relation(each.read_text(encoding="utf-8"), each.name) for each in files]
     return {relation.name: relation for relation in found}
 
 

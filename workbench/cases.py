@@ -1,0 +1,140 @@
+"""A case: what one record of an editing suite asks for, and everything by which the edit is then judged.
+
+A `Fact` says what to write; suites ask for more. A case holds the facts of one record (several in MQuAKE) and its
+trials: groups of questions under one name, with what makes the group a success and what must hold before it counts.
+`load_cases` reads every format that `load_facts` reads, and those that only suites use.
+
+Some sources do not say what the answer was before the edit. Such a fact's answer is `UNSAID`: whoever puts the case to
+a model fills in what that model says, and no score compares with it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from workbench.errors import FactError
+from workbench.facts import Fact, same_text
+
+UNSAID = "..."  # no word: the source does not say what the answer was
+
+# What a question tests; the metrics are defined by these.
+KINDS = {
+    "rewrite": "the edit's own prompt, with the new answer",
+    "paraphrase": "the same in other words, with the new answer",
+    "locality": "what must stay as it was",
+    "portability": "what follows from the edit",
+    "hop": "one step of a chain of facts, as it is after the edits",
+    "multi-hop": "a question over the whole chain",
+    "ripple": "what RippleEdits derives from an edit, under conditions",
+    "erasure": "an answer that must no longer be given",
+    "sentiment": "replies in the wanted and in the opposite tone",
+    "condition": "what must hold before the edit for a trial to count",
+}
+TARGETS = {
+    "new": "the record's new answer; for zsRE `alt`, as in MEND and EasyEdit",
+    "true": "the true answer; for zsRE `answers[0]`, as in ROME and MEMIT",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt and the answers that count: each of `answers` must be given, in any of its spellings."""
+
+    prompt: str
+    answers: tuple[tuple[str, ...], ...]  # the usual spelling first
+    other: str | None = None  # what it must not prefer, for a likelihood comparison
+
+    def __post_init__(self) -> None:
+        texts = [self.prompt, *(text for spellings in self.answers for text in spellings)]
+        if not self.answers or not all(self.answers) or not all(text.strip() for text in texts):
+            raise FactError(f"the question {self.prompt!r} has an empty text or no answer")
+
+    @property
+    def target(self) -> str:
+        """The answer that is teacher-forced."""
+        return self.answers[0][0]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Questions judged together."""
+
+    kind: str  # one of KINDS
+    label: str
+    questions: tuple[Question, ...]
+    need: str = "all"  # of the questions; or "any"
+    conditions: tuple[Question, ...] = ()  # must all be answered rightly before the edit, or the trial does not count
+
+
+@dataclass(frozen=True)
+class Case:
+    """One record of a suite."""
+
+    id: str
+    suite: str
+    facts: tuple[Fact, ...]
+    more: tuple[Trial, ...] = ()  # beyond what the facts themselves ask
+    speak: tuple[str, ...] = ()  # prompts to continue freely: fluency
+    snippets: str = ""  # names the texts that a generation is compared with: relation and new object
+    left_out: tuple[str, ...] = ()  # questions of the record that cannot be asked, and why
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """What the facts ask, then the rest."""
+        out = []
+        for fact in self.facts:
+            if fact.foil is None:
+                raise FactError(f"case {self.id!r}: fact {fact.id!r} has no target, so there is nothing to edit")
+            old = None if fact.answer == UNSAID else fact.answer
+            new = ((fact.foil, *(fact.aliases if old is None else ())),)
+            out.append(Trial("rewrite", "", (Question(fact.prompt, new, old),)))
+            out += [Trial("paraphrase", "", (Question(text, new, old),)) for text in fact.paraphrases]
+            for near in fact.neighbours:
+                other = None if same_text(fact.foil, (near.answer,)) or old is None else fact.foil
+                out.append(Trial("locality", "neighbourhood", (Question(near.prompt, ((near.answer,),), other),)))
+        return (*out, *self.more)
+
+
+def load_cases(
+    source: str | Path,
+    *,
+    limit: int | None = None,
+    split: str = "train",
+    target: str = "new",
+    on_bad: str = "refuse",
+) -> tuple[Case, ...]:
+    """Every case of a file, a folder, a Hugging Face data set or a shipped relation, in order.
+
+    Args:
+        source: as in `load_facts`.
+        limit: at most so many; records beyond them are not read.
+        split: of a Hugging Face data set.
+        target: one of `TARGETS`: what the edit shall say.
+        on_bad: "refuse" names the first record that does not work out; "skip" leaves such records out, with a warning.
+
+    Raises FactError: no such file, no known format, a bad record (file, index and field), an id that was used before.
+    """
+    from workbench import sources  # it builds cases, so it imports this file
+
+    if target not in TARGETS:
+        raise FactError(f"there is no target {target!r}; choose {' or '.join(TARGETS)}")
+
+    def made(found: Fact | Case, title: str) -> Iterable[Case]:
+        case = found if isinstance(found, Case) else Case(found.id, title, (found,))
+        case = case if target == "new" else truthful(case)
+        assert case.trials
+        return (case,)
+
+    pending = sources.pending_of(source, split=split, template=0)
+    cases = sources.collect(pending, made, lambda case: case.id, limit=limit, on_bad=on_bad)
+    if not cases:
+        raise FactError(f"no cases in {source}: every record was left out")
+    return sources.completed(cases)
+
+
+def truthful(case: Case) -> Case:
+    """The same case with the true answer as the target, and what was said before it unknown."""
+    for fact in case.facts:
+        if fact.answer == UNSAID:
+            raise FactError(f"case {case.id!r} does not say the true answer, so it cannot be the target")
+    return replace(case, facts=tuple(replace(fact, foil=fact.answer, answer=UNSAID) for fact in case.facts))

@@ -19,6 +19,8 @@ from studies.sides import Side
 if TYPE_CHECKING:
     from studies.edit_study import EditStudy
 
+CIRCUIT = "edge effects changed"  # the measure that a study's first line is about
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -68,7 +70,7 @@ def measures(study: "EditStudy") -> tuple[Measure, ...]:
 
     found = [
         over("new answer against the old", "logits", lambda side: abs(side.gap - before.gap)),
-        between("edge effects changed", "share of their sum before", lambda d: d.relative_change),
+        between(CIRCUIT, "share of their sum before", lambda d: d.relative_change),
         between("largest change of one edge's effect", before.circuit.unit, lambda d: d.largest_change),
         between("edges gained and lost", "edges", lambda d: float(len(d.gained) + len(d.lost))),
         between("circuits unlike (1 - Jaccard)", "share", lambda d: 1 - d.jaccard),
@@ -97,3 +99,8 @@ def _turn(one: HeadTable, other: HeadTable) -> float:
 
 def _drift_of(reports: dict[str, EditReport], kind: str, side: Side) -> float:
     return float(np.mean([row.after.kl for row in reports[side.name].rows if row.kind == kind]))
+
+
+def measure_of(study: "EditStudy", name: str) -> Measure:
+    """One of a study's measures."""
+    return next(one for one in study.measures if one.name == name)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from studies.commands import circuit_diff
 from studies.commands.common import loader, new_folder, note, run_app, settled_folder, show_version, tell, writable
 from workbench.errors import UserError
 
@@ -251,6 +252,9 @@ def compare_command(
         f"Nodes gained: {', '.join(found.nodes_gained) or 'none'}; lost: {', '.join(found.nodes_lost) or 'none'}",
         f"Page: {path}",
     )
+
+
+app.command("diff", epilog=circuit_diff.EXAMPLES)(circuit_diff.diff_command)
 
 
 @app.command("export")

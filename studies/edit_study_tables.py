@@ -1,0 +1,173 @@
+"""The tables of an edit study: edges, heads, neighbours, every change beside its nulls, and how it was made."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from circuits.diff import diff
+from circuits.movers import HeadChange, head_changes
+from studies.edit_measures import Measure
+from studies.edit_study import EditStudy
+from workbench.plots.specs import Card, Cell, Spec, Table
+
+MOST = 60  # rows of a table of edges or heads
+
+
+def edge_table(study: EditStudy) -> Table:
+    """The edges whose effect changed most, whatever was kept."""
+    rows = tuple((move.edge, move.before, move.after, move.change, move.kept) for move in study.diff.moved[:MOST])
+    diff, unit = study.diff, study.before.circuit.unit
+    return Table(
+        f"{diff.n_moved:,} of {diff.n_compared:,} edges moved beyond every null",
+        ("edge", f"effect before ({unit})", "after", "change", "in the circuit"),
+        rows,
+        note=f"{len(diff.gained)} edges gained, {len(diff.lost)} lost, {len(diff.shared)} kept; "
+        f"{len(diff.only_crossed)} of the gained and lost only crossed the threshold. Jaccard {diff.jaccard:.3f}, "
+        f"random circuits of these sizes {diff.jaccard_random:.3f}. Nodes gained: "
+        f"{', '.join(diff.nodes_gained) or 'none'}; lost: {', '.join(diff.nodes_lost) or 'none'}.",
+    )
+
+
+def entry_tables(study: EditStudy) -> tuple[Spec, ...]:
+    """Cross-faithfulness, and the edges by which the edited layers are heard."""
+    cells = tuple(
+        (cell.model, cell.circuit, cell.faithfulness, cell.rank, cell.rank_foil, cell.loss, cell.loss_full)
+        for cell in study.cross.cells
+    )
+    spreads = (study.cross.random_before, study.cross.random_after)
+    unit = study.cross.unit
+    return (
+        Table(
+            "Cross-faithfulness",
+            (
+                "model",
+                "circuit",
+                "faithfulness",
+                "rank of the new answer",
+                "of the old",
+                f"loss ({unit})",
+                "loss, whole",
+            ),
+            cells,
+            note="Random circuits as large: "
+            + "; ".join(
+                f"model {name} {spread.mean:.3f} ({spread.low:.3f} to {spread.high:.3f})"
+                for name, spread in zip(("before", "after"), spreads, strict=True)
+            ),
+        ),
+        Table(
+            f"Edges out of the edited {', '.join(f'm{layer}' for layer in study.layers)} in either circuit",
+            ("edge", "effect before", "after", "change", "in the circuit"),
+            tuple((e.edge, e.before, e.after, e.after - e.before, e.kept) for e in study.entries[:MOST]),
+        ),
+    )
+
+
+def head_table(study: EditStudy) -> Table:
+    """The heads that turned most, and all that changed what they move."""
+    chosen = [head for head in study.heads if head.what not in ("none", "goes on")]
+    chosen += [head for head in study.heads if head not in chosen][: max(0, 25 - len(chosen))]
+    old, new = (answer.strip() for answer in study.answers)
+    return Table(
+        "Heads",
+        ("head", "change", "turn (logits)", "beyond nulls", f"for {old}: before", "after", f"for {new}: before",
+         "after ", "D old before", "D old after", "D new before", "D new after", "attention S before", "S after",
+         "wrote", "writes"),
+        tuple(_head_row(head) for head in sorted(chosen, key=lambda head: -abs(head.shift))[:MOST]),
+        note="D: direct attribution in logits; S: share of its attention on the subject, without the sink. Roles as "
+        "on a circuit's page.",
+    )  # fmt: skip
+
+
+def _head_row(head: HeadChange) -> tuple[Cell, ...]:
+    beyond = {None: "-", True: "yes", False: "no"}[head.out_of_nulls]
+    wrote, writes = (" ".join(repr(token) for token in tokens[:5]) for tokens in head.top_tokens)
+    numbers = (*head.old, *head.new, *head.attention_subject)
+    return (head.name, head.what, head.shift, beyond, *head.role_old, *head.role_new, *numbers, wrote, writes)
+
+
+def neighbour_tables(study: EditStudy) -> tuple[Spec, ...]:
+    """Each neighbour's circuit before and after, and its heads that turned towards the edited object."""
+    rows: list[tuple[Cell, ...]] = []
+    heads: list[tuple[Cell, ...]] = []
+    for near in study.neighbours:
+        found = diff(near.before, near.after, draws=0, level=study.diff.level)
+        gaps = (-near.before.loss_full, -near.after.loss_full)
+        rows.append((near.prompt, near.answer.strip(), *gaps, found.relative_change, len(found.gained),
+                     len(found.lost), found.jaccard))  # fmt: skip
+        for head in head_changes(near.heads_before, near.heads_after)[:6]:
+            heads.append((near.prompt, head.name, head.what, head.shift, *head.attention_subject, *head.new))
+    gap = "new - own" if study.before.circuit.task.metric == "logit_difference" else "-loss"
+    return (
+        Table(
+            "Neighbours' circuits",
+            ("prompt", "its answer", f"{gap} before", "after", "edge effects changed", "gained", "lost", "Jaccard"),
+            tuple(rows),
+        ),
+        Table(
+            "Heads through which the edit reaches a neighbour",
+            ("prompt", "head", "change", "turn to the new answer (logits)", "attention S before", "after",
+             "D new before", "D new after"),
+            tuple(heads),
+            note="The six heads of each neighbour that turned most, towards the edited object (plus) or away from it.",
+        ),
+    )  # fmt: skip
+
+
+def measure_table(found: Sequence[Measure]) -> Table:
+    """Every change beside its nulls."""
+    rows = tuple(
+        (m.name, m.unit, m.edit, _range(m.scrambled), _range(m.values), _range(m.again), _range(m.neighbours),
+         {None: "no null", True: "yes", False: "no"}[m.beyond])
+        for m in found
+    )  # fmt: skip
+    columns = ("change", "unit", "the edit", "directions", "values", "again", "neighbours", "beyond every null")
+    return Table("Each change beside its null distribution", columns, rows, note="Mean (least to greatest, how many).")
+
+
+def _range(values: Sequence[float]) -> str:
+    known = [value for value in values if value == value]
+    if not known:
+        return "–"
+    return f"{np.mean(known):.3g} ({min(known):.3g} to {max(known):.3g}, {len(known)})"
+
+
+def null_spectra(study: EditStudy) -> tuple[Spec, ...]:
+    """The same weights under each null."""
+    rows = tuple((s.weight, s.condition, s.largest, s.share) for s in study.null_spectra if s.edits)
+    columns = ("weight", "condition", "largest", "|dW| / |W|")
+    return (Table("Under each null", columns, rows),) if rows else ()
+
+
+def card(study: EditStudy) -> Card:
+    """Everything needed to do it again."""
+    run = study.run
+    items = [
+        ("edit", f"{study.edit[:12]} by {study.method}, layers {', '.join(map(str, study.layers))}"),
+        ("circuits", f"{study.before.circuit.method}; {settings_words(study.before.circuit.settings)}"),
+        ("graph", str(study.before.circuit.graph)),
+        ("metric and ablation", f"{study.before.circuit.task.metric}, {study.before.circuit.task.ablation}"),
+        ("settings", settings_words(study.config)),
+    ]
+    return Card("Provenance", (*items, *(run.items() if run else ())), run.command if run else "")
+
+
+def settings_words(values: dict[str, Any]) -> str:
+    """Names and values in one line."""
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def seconds(study: EditStudy) -> Table:
+    """Where the time went, by part, over all sides."""
+    total: dict[str, float] = {}
+    for name, spent in study.seconds.items():
+        part = name.partition(": ")[2].rstrip(" 0123456789")
+        total[part] = total.get(part, 0.0) + spent
+    whole = sum(total.values()) or 1.0
+    rows = tuple(
+        (part, round(spent, 2), round(spent / whole, 3)) for part, spent in sorted(total.items(), key=lambda p: -p[1])
+    )
+    return Table(
+        "Time by part", ("part", "seconds", "share"), rows, note=f"{whole:.0f} s in all, the edit itself apart."
+    )

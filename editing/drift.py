@@ -18,6 +18,7 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -164,7 +165,12 @@ def _to_end(row: list[int], begun: int, ends: set[Any]) -> list[int]:
 
 
 def unrelated_facts(
-    model: Any, edited: Sequence[Fact], source: str | None = None, count: int = 50, seed: int = 0, start: str = "auto"
+    model: Any,
+    edited: Sequence[Fact],
+    source: str | Path | None = None,
+    count: int = 50,
+    seed: int = 0,
+    start: str = "auto",
 ) -> tuple[Fact, ...]:
     """Facts that the model knows about subjects that are not edited, `count` at most, drawn with the seed.
 

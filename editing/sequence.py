@@ -75,7 +75,7 @@ def sequence(
     """
     config = config or methods.config_for(method, model)
     restraint_config = restraint_config or (restraint(settings.restrain).Config() if settings.restrain else None)
-    rules = _checked(model, facts, method, settings, config, restraint_config)
+    rules = _checked(model, facts, method, settings, yardstick, config, restraint_config)
     if contexts is None:
         count = getattr(config, "contexts", 0)
         contexts = sampled(model, count, config.context_length, settings.seed, settings.start) if count else ("{}",)
@@ -142,7 +142,13 @@ def sequence(
 
 
 def _checked(
-    model: Any, facts: Sequence[Fact], method: str, settings: Config, config: Any, restraint_config: Any
+    model: Any,
+    facts: Sequence[Fact],
+    method: str,
+    settings: Config,
+    yardstick: Yardstick,
+    config: Any,
+    restraint_config: Any,
 ) -> tuple[Rule, ...]:
     """Refuse what can be refused before hours of work; the rules to stop by."""
     check(facts)
@@ -158,6 +164,7 @@ def _checked(
         "paraphrase": not any(f.paraphrases for f in facts),
         "neighbourhood": not any(f.neighbours for f in facts),
     }
+    absent |= dict.fromkeys(("unchanged", "kl"), not yardstick.facts)
     for rule in rules:
         if absent.get(rule.quantity):
             raise EditError(f"the rule {rule} can never be looked at: no fact has what it asks for")

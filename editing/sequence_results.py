@@ -1,7 +1,7 @@
 """What a sequence of edits leaves behind: its settings, its checkpoints, and all that its page shows."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,7 +18,7 @@ class Config:
     batch: int = 1  # facts of one edit
     every: int = 10  # facts between two checkpoints; with batches, the first edit that reaches it
     restrain: str | None = None  # a file of editing/restrain
-    restrain_at: Literal["end", "checkpoint"] = "end"
+    restrain_at: str = "end"  # or "checkpoint"
     stop_when: tuple[str, ...] = ()  # rules of editing/drift.py, looked at at every checkpoint
     seed: int = 0
     start: str = "auto"

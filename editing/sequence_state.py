@@ -224,10 +224,9 @@ def _quantities(
         "kl": "unrelated KL",
     }
     found = {name: scores[score] for name, score in named.items() if score in scores}
-    if first is not None:
-        before = {one.weight: one.condition for one in first.spectra}
-        found["perplexity"] = perplexity / first.perplexity
-        found["condition"] = max(one.condition / before[one.weight] for one in spectra)
-        found["norm"] = max(one.share for one in spectra)
+    before = {one.weight: one.condition for one in (first.spectra if first else spectra)}
+    found["perplexity"] = perplexity / (first.perplexity if first else perplexity)
+    found["condition"] = max(one.condition / before[one.weight] for one in spectra)
+    found["norm"] = max(one.share for one in spectra)
     assert set(found) <= set(QUANTITIES)
     return found

@@ -11,25 +11,28 @@ from typing import Annotated, Any
 
 import typer
 
+from studies.commands import edit_layers, edit_sequence
 from studies.commands.common import loader, new_folder, note, run_app, show_version, tell, writable
+from studies.commands.edit_options import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    MomentsFrom,
+    Out,
+    Runs,
+    Seed,
+    Start,
+    Tokens,
+    numbers,
+    parted,
+)
 from workbench.errors import UserError
 
 app = typer.Typer(
     pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True, help="Edit what the model knows."
 )
 
-Model = Annotated[str, typer.Option(help="Registry name, Hugging Face name, folder or .gguf file.")]
-Start = Annotated[str, typer.Option(help="What begins the text: auto, none, or a token of the model.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")]
-Seed = Annotated[int, typer.Option(help="Of the contexts and of the text for second moments.")]
-Out = Annotated[Path | None, typer.Option(help="Where to write  [dim](default: a new folder in runs/)[/dim]")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary for programs.")]
-MomentsFrom = Annotated[
-    str, typer.Option("--moments", help="self, a text file, a folder, a Hugging Face data set, or identity.")
-]
-Tokens = Annotated[int | None, typer.Option(help="Tokens of text for second moments  [dim](default: 12288)[/dim]")]
-Runs = Annotated[Path, typer.Option(help="The folder that holds the saved edits and their stack.")]
 STACK = "edits.json"
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -121,9 +124,7 @@ def apply(
             if known:
                 chosen = known_facts(loaded, chosen, limit, start)
         check(chosen)
-        pairs = dict(_pair(text) for text in settings or [])
-        aside = [f"{key[9:]}={value}" for key, value in pairs.items() if key.startswith("restrain.")]
-        pairs = {key: value for key, value in pairs.items() if not key.startswith("restrain.")}
+        pairs, aside = parted(settings or [])
         if layer is not None:
             pairs["layers" if hasattr(module.Config(), "layers") else "layer"] = layer
         config = methods.config_for(method, loaded, pairs)
@@ -209,62 +210,8 @@ def evaluate(
     tell(f"Page: {page}")
 
 
-@app.command()
-def layers(
-    facts: Annotated[str, typer.Argument(help="Shipped relation, file, folder or data set.")],
-    method: Annotated[str, typer.Option(help="The method to try them with.")] = "rome",
-    layer: Annotated[
-        str | None, typer.Option(help="Layers to try, 4,5,6  [dim](default: the lower half)[/dim]")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Known facts to try with.")] = 10,
-    moments: MomentsFrom = "self",
-    tokens: Tokens = None,
-    model: Model = "smollm2",
-    seed: Seed = 0,
-    start: Start = "auto",
-    device: Device = None,
-    dtype: Dtype = "float32",
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
-    """Measure which layer to edit, on facts that the model knows."""
-    with writable(out or new_folder("layers", Path(facts).stem)) as folder:
-        from editing.choose import try_layers
-        from editing.moments import Config, collect
-        from editing.requests import known as known_facts
-        from editing.values import check_layer
-        from editing.view import layer_page
-        from workbench import store
-        from workbench.facts import load_facts
-        from workbench.plots.page import write_page
-
-        loaded = loader(model, device, dtype)()
-        wanted = _numbers(layer) if layer else tuple(range(loaded.cfg.n_layers // 2))
-        for one in wanted:
-            check_layer(loaded, one)
-        whole = [
-            fact for fact in load_facts(facts, on_bad="skip") if fact.foil and fact.paraphrases and fact.neighbours
-        ]
-        chosen = known_facts(loaded, whole, limit, start)
-        if not chosen:
-            raise UserError(
-                f"{model} knows none of the facts in {facts} that have a foil, a paraphrase and a neighbour"
-            )
-        config = Config(source=moments, seed=seed, tokens=tokens or Config.tokens)
-        stats = None if moments == "identity" else collect(loaded, wanted, config)
-        choice = try_layers(loaded, chosen, wanted, method=method, moments=stats, start=start, seed=seed)
-        store.save(choice, folder)
-        page = write_page(layer_page(choice), folder / "page.html")
-    if as_json:
-        body = {"best": choice.best, "facts": len(chosen), "trials": [vars(trial) for trial in choice.trials]}
-        tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
-        return
-    for trial in choice.trials:
-        tell(
-            f"layer {trial.layer:>3}  efficacy {trial.efficacy:.2f}  paraphrase {trial.paraphrase:.2f}  "
-            f"neighbourhood {trial.neighbourhood:.2f}  unchanged {trial.unchanged:.2f}  mark {trial.mark:.3f}"
-        )
-    tell(f"Layer {choice.best} does best on {len(chosen)} known facts", f"Page: {page}")
+app.command("layers", epilog=edit_layers.EXAMPLES)(edit_layers.layers)
+app.command("sequence", epilog=edit_sequence.EXAMPLES)(edit_sequence.sequence)
 
 
 @app.command()
@@ -286,7 +233,7 @@ def moments(
     from workbench.models import info
 
     loaded = loader(model, device, dtype)()
-    wanted = _numbers(layer) if layer else info(loaded).edit_layers
+    wanted = numbers(layer) if layer else info(loaded).edit_layers
     for one in wanted:
         check_layer(loaded, one)
     config = Config(source=source, seed=seed, start=start, tokens=tokens or Config.tokens)
@@ -415,20 +362,6 @@ def export(
 
 
 # ---- helpers ----
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--set {text!r}: write key=value")
-    return key.strip(), value.strip()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--layer {text!r}: write whole numbers, as 4,5,6") from None
 
 
 def _scores(report: Any) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.edit import Edit, EditError, applied, commit, in_place, revert
-from editing.language import generate, logits_at, ngram_entropy
+from editing.language import generate, ngram_entropy
+from editing.scoring import Pair, score
 from workbench.facts import Fact
 from workbench.progress import progress
 from workbench.prompts import make_prompt
@@ -219,22 +220,17 @@ class Read:
 
 @torch.no_grad()
 def read(model: Any, asked: Sequence[Probe]) -> list[Read]:
-    """Read prompts in batches of similar length; log-probabilities of the next token are kept for the KL."""
-    out: list[Read] = []
-    for begin in range(0, len(asked), 256):  # 256 x 2 rows of logits at a time
-        some = asked[begin : begin + 256]
-        rows = [row for probe in some for row in probe.rows]
-        lengths = [len(ids) for probe in some for ids in probe.ids]
-        places = [range(len(row) - count, len(row)) for row, count in zip(rows, lengths, strict=True)]
-        logits = logits_at(model, rows, places)
-        for number, probe in enumerate(some):
-            logp = [logits[2 * number + i].log_softmax(-1) for i in (0, 1)]
-            ids = [torch.tensor(one) for one in probe.ids]
-            nll = [float(-part.gather(1, one[:, None]).mean()) for part, one in zip(logp, ids, strict=True)]
-            exact = [bool((part.argmax(-1) == one).all()) for part, one in zip(logp, ids, strict=True)]
-            top = model.tokenizer.decode([int(logp[0][0].argmax())])
-            out.append(Read((nll[0], nll[1]), (exact[0], exact[1]), top, logp[0][0].clone()))
-    return out
+    """Read every prompt; log-probabilities of the next token are kept for the KL."""
+    pairs = [
+        Pair(row[: len(row) - len(ids) + 1], ids)
+        for probe in asked
+        for row, ids in zip(probe.rows, probe.ids, strict=True)
+    ]
+    said = score(model, pairs)
+    return [
+        Read((new.nll, true.nll), (new.exact, true.exact), model.tokenizer.decode([int(new.logp.argmax())]), new.logp)
+        for new, true in zip(said[::2], said[1::2], strict=True)
+    ]
 
 
 def readings(now: Sequence[Read], clean: Sequence[Read]) -> list[Reading]:

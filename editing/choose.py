@@ -67,6 +67,8 @@ def try_layers(
         raise EditError(
             f"fact {bare[0]!r} has no paraphrase or no neighbour, so nothing can be said about layers by it"
         )
+    if not methods.layers_of(methods.config_for(method, model)):
+        raise EditError(f"{method} changes no weight, so no layer is better for it than another: choose another method")
     context, trials = sampled(model, 5, 10, seed, start), []
     with progress("layers tried", len(layers), shown=shown) as advance:
         for layer in layers:

@@ -169,6 +169,10 @@ def _checked(
         if absent.get(rule.quantity):
             raise EditError(f"the rule {rule} can never be looked at: no fact has what it asks for")
     layers = methods.layers_of(config)
+    if not layers:
+        raise EditError(
+            f"{method} changes no weight, so there is nothing that many edits could wear out: choose another"
+        )
     for layer in layers:
         check_layer(model, layer)
     if settings.restrain:

@@ -1,0 +1,90 @@
+"""Many edits in sequence on facts that the model knows: what is kept, what breaks, and what a restraint saves.
+
+    python -m benchmarks.sequence [--facts COUNTERFACT.json] [--n 100] [--runs rome,memit:batch=10,rome:restrain=prune]
+                                  [--every 10] [--out runs/sequences] [--model smollm2]
+
+A run is a method and, after colons, batch=, restrain=, restrain_at= or a setting of the method. Without --facts, the
+shipped facts are edited to their foils. A fact is known when the greedy next token after its prompt is the first token
+of its true answer; they are taken in the order of the file. Unrelated facts are 50 shipped ones that the model knows,
+perplexity is of its own text (editing/drift.py). Interrupt it whenever you like: every run goes on where it stopped.
+"""
+
+import argparse
+from pathlib import Path
+
+from editing import methods, moments
+from editing.drift import Yardstick, fixed_text, unrelated_facts
+from editing.requests import known
+from editing.sequence import sequence
+from editing.sequence_results import Config
+from editing.sequence_view import sequence_page
+from workbench import models, store
+from workbench.facts import load_facts
+from workbench.plots.page import write_page
+
+OURS = ("batch", "restrain", "restrain_at")
+SCORES = ("efficacy success", "paraphrase success", "neighbourhood success")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--facts", default=None)
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--runs", default="rome,memit:batch=10")
+    parser.add_argument("--every", type=int, default=10)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--start", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokens", type=int, default=moments.Config.tokens)
+    parser.add_argument("--identity", action="store_true", help="the identity instead of second moments")
+    parser.add_argument("--out", type=Path, default=Path("runs/sequences"))
+    args = parser.parse_args()
+    model = models.load(args.model)
+    facts = known(model, editable(args.facts), args.n, args.start)
+    others = unrelated_facts(model, facts, seed=args.seed, start=args.start)
+    yardstick = Yardstick.of(model, others, *fixed_text(model, seed=args.seed, start=args.start), args.start)
+    print(f"{len(facts)} facts of {args.facts or 'the shipped ones'}; {len(others)} unrelated; text {yardstick.source}")
+    heading = ["run", "facts", *SCORES, "unrelated same", "KL, nats", "perplexity ×", "condition ×", "s an edit"]
+    print("| " + " | ".join(heading) + " |\n|" + " --- |" * len(heading), flush=True)
+    for tag in args.runs.split(","):
+        name, *pairs = tag.split(":")
+        chosen = dict(pair.split("=", 1) for pair in pairs)
+        how = {key: chosen.pop(key) for key in OURS if key in chosen}
+        settings = Config(
+            every=args.every, seed=args.seed, start=args.start, **how | {"batch": int(how.get("batch", 1))}
+        )
+        config = methods.config_for(name, model, chosen)
+        moment = None
+        if methods.method(name).NEEDS_MOMENTS and not args.identity:
+            wanted = moments.Config(tokens=args.tokens)
+            moment = moments.collect(model, methods.layers_of(config), wanted, shown=False)
+        folder = args.out / f"{tag.replace(':', '-')}-{len(facts)}"
+        result = sequence(model, facts, name, settings, folder, yardstick, config=config, moments=moment)
+        store.save(result, folder)
+        write_page(sequence_page(result), folder / "page.html")
+        for point in result.checkpoints:
+            print("| " + " | ".join(row(tag, point, result)) + " |", flush=True)
+
+
+def editable(source):
+    """Facts with a target, the first of those that ask the same."""
+    found = {}
+    for fact in load_facts(source, on_bad="skip"):
+        if fact.foil is not None:
+            found.setdefault((fact.subject.casefold(), fact.template.casefold()), fact)
+    return tuple(found.values())
+
+
+def row(tag, point, result):
+    """Right after the edit → now, with the interval of now."""
+    cells = [tag + " restrained" * point.restrained, str(point.facts)]
+    for name in SCORES:
+        soon, now = point.score(name, immediate=True), point.score(name)
+        cells.append("" if now is None else f"{soon.after:.2f} → {now.after:.2f} [{now.low:.2f}, {now.high:.2f}]")
+    numbers = [point.quantities.get(name, float("nan")) for name in ("unchanged", "kl", "perplexity", "condition")]
+    seconds = sorted(result.seconds[: point.edits])
+    return [*cells, *(f"{number:.3g}" for number in numbers), f"{seconds[len(seconds) // 2]:.1f}" if seconds else ""]
+
+
+if __name__ == "__main__":
+    main()

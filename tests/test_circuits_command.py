@@ -44,6 +44,11 @@ def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, pro
     for form in ("json", "graphml", "gexf", "dot", "html"):
         assert run_command("circuit", "export", run, "--format", form).exit_code == 0
         assert (run / f"circuit.{form}").stat().st_size > 100
+    done = run_command("circuit", "layers", run, run, "--out", tmp_path / "layers", "--json")
+    assert len(json.loads(done.stdout)["heads"]) == len(json.loads(done.stdout)["mlps"])
+    done = run_command("circuit", "layers", run, other, "--out", tmp_path / "layers")
+    assert done.exit_code == 2
+    assert "holds no roles" in done.stderr
     done = run_command("circuit", "import", run / "circuit.json", "--out", tmp_path / "back")
     assert done.exit_code == 0, done.stderr
 

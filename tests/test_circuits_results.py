@@ -19,6 +19,7 @@ from circuits.engine import Reference, writes
 from circuits.faithful import Evaluation, by_length, evaluate, random_circuit, random_degrees
 from circuits.formats import FORMATS, export, graph_of, imported, read_edges, to_json, to_networkx, unknown_task
 from circuits.graph import Graph, GraphError
+from circuits.profile import Profile, profile, profile_page
 from circuits.roles import ROLES, Roles, roles
 from circuits.view import diff_page, page, summary
 from workbench import store
@@ -129,6 +130,28 @@ def test_random_circuits_keep_size_and_degrees() -> None:
     assert (again.sum(0) == kept.sum(0)).all()
     assert not (again & ~graph.allowed).any()
     assert (again != kept).any()
+
+
+def test_circuits_are_averaged_by_layer(model: Any, circuit: Circuit, tmp_path: Path) -> None:
+    """Twice the same circuit averages to itself, with no error; two different ones to their mean."""
+    one = roles(model, circuit, shuffles=2)
+    same = profile(["a", "b"], [one, one])
+    torch.testing.assert_close(same.active_heads.value, one.active_heads)
+    torch.testing.assert_close(same.curves["rank, full"].value, one.curves["rank, full"])
+    assert float(same.curves["probability, full"].error.abs().max()) == 0
+    whole = roles(model, replace(circuit, kept=torch.from_numpy(circuit.graph.full())), shuffles=2)
+    both = profile(["a", "b"], [one, whole])
+    assert (whole.active_heads == 1).all() and (whole.active_mlps == 1).all()  # noqa: PT018
+    torch.testing.assert_close(both.active_heads.value, (one.active_heads + 1) / 2)
+    product = one.curves["rank, circuit"] * whole.curves["rank, circuit"]
+    torch.testing.assert_close(both.curves["rank, circuit"].value, product.sqrt())
+    assert store.same(store.load(store.save(both, tmp_path / "run"), Profile), both)
+    alone = profile(["a"], [one])
+    assert alone.active_heads.error.isnan().all()
+    assert write_page(profile_page(both), tmp_path / "page.html").exists()
+    other = replace(one, run=replace(one.run, fingerprint="another"))
+    with pytest.raises(UserError, match="2 models"):
+        profile(["a", "b"], [one, other])
 
 
 def test_a_circuit_of_another_model_is_not_evaluated(circuit: Circuit, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studies.commands import circuit_diff
+from studies.commands import circuit_diff, circuit_layers
 from studies.commands.common import loader, new_folder, note, run_app, settled_folder, show_version, tell, writable
 from workbench.errors import UserError
 
@@ -255,6 +255,7 @@ def compare_command(
 
 
 app.command("diff", epilog=circuit_diff.EXAMPLES)(circuit_diff.diff_command)
+app.command("layers", epilog=circuit_layers.EXAMPLES)(circuit_layers.layers_command)
 
 
 @app.command("export")

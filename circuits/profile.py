@@ -1,0 +1,123 @@
+"""Where circuits lie, averaged: the share of each layer's heads and MLPs that are in them, and the answer's way up.
+
+One circuit's layers say little; over the relations of a domain a shape appears (Knowledge Circuits, Fig. 2: early MLPs
+and some late heads; Fig. 3 and 6: the answer's rank and probability after each layer). Ranks are averaged as
+logarithms, all else as it is; the error is the standard error over circuits, NaN for a single one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.roles import Roles
+from workbench.errors import UserError
+from workbench.plots.specs import Curves, Headline, Page, Palette, Section, Series, Table
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """An average over circuits, with its standard error."""
+
+    value: Float[Tensor, "layer"]
+    error: Float[Tensor, "layer"]
+
+    @classmethod
+    def of(cls, rows: Sequence[Tensor], log: bool = False) -> "Mean":
+        """Mean of rows of one length; with `log` the geometric one, whose error is of the logarithm."""
+        stacked = torch.stack([row.double() for row in rows])
+        stacked = stacked.log() if log else stacked
+        error = stacked.std(0) / len(rows) ** 0.5 if len(rows) > 1 else torch.full_like(stacked[0], torch.nan)
+        return cls((stacked.mean(0).exp() if log else stacked.mean(0)).float(), error.float())
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Several circuits' layers."""
+
+    names: tuple[str, ...]
+    prompts: tuple[str, ...]
+    active_heads: Mean  # [layer], share of the layer's heads
+    active_mlps: Mean  # [layer], share of the circuits that hold this MLP
+    curves: dict[str, Mean]  # [state], 0 is the embedding; the names of `Roles.curves`
+
+
+def profile(names: Sequence[str], found: Sequence[Roles]) -> Profile:
+    """Average what the roles of several circuits say about layers.
+
+    Raises UserError if there is none, or they are of models of different weights.
+    """
+    if not found:
+        raise UserError("there is no circuit with roles to average; find some without --no-evaluate")
+    models = {roles.run.fingerprint if roles.run else "" for roles in found}
+    if len(models) > 1:
+        raise UserError(f"these circuits are of {len(models)} models with other weights, whose layers do not compare")
+    shared = [name for name in found[0].curves if all(name in roles.curves for roles in found)]
+    return Profile(
+        tuple(names),
+        tuple(roles.prompt for roles in found),
+        Mean.of([roles.active_heads for roles in found]),
+        Mean.of([roles.active_mlps for roles in found]),
+        {name: Mean.of([roles.curves[name] for roles in found], log=name.startswith("rank")) for name in shared},
+    )
+
+
+def in_words(found: Profile) -> str:
+    """The one sentence to remember."""
+    heads, mlps = found.active_heads.value, found.active_mlps.value
+    layers = torch.arange(len(heads)).float()
+    centre = [float((layers * part).sum() / part.sum()) if part.sum() else float("nan") for part in (heads, mlps)]
+    return (
+        f"{len(found.names)} circuits: {float(heads.mean()):.0%} of all heads, around layer {centre[0]:.1f}, and "
+        f"{float(mlps.mean()):.0%} of all MLPs, around layer {centre[1]:.1f}"
+    )
+
+
+def profile_page(found: Profile) -> Page:
+    """Fig. 2, 3 and 6 of the paper, for these circuits."""
+    layers = np.arange(len(found.active_heads.value))
+    active = Curves(
+        "Share of each layer that is in the circuit",
+        layers,
+        (_series("heads", found.active_heads, "red"), _series("MLPs", found.active_mlps, "green")),
+        y_title="share",
+        note="Bands: one standard error over circuits.",
+    )
+    pictures = [_curves(found, what) for what in ("rank", "probability")]
+    listed = Table("The circuits", ("run", "first prompt"), tuple(zip(found.names, found.prompts, strict=True)))
+    return Page(
+        f"Layers of {len(found.names)} circuits",
+        (
+            Section("Where they are", (Headline(in_words(found)), active)),
+            Section("What is known where", (*pictures, listed)),
+        ),
+    )
+
+
+def _curves(found: Profile, what: str) -> Curves:
+    series = tuple(
+        _series(name.removeprefix(what).strip(", ") or name, mean, None, log=what == "rank")
+        for name, mean in found.curves.items()
+        if name.startswith(what)
+    )
+    states = len(next(iter(found.curves.values())).value)
+    return Curves(
+        f"{what.capitalize()} of the answer after each layer",
+        np.arange(states) - 1,
+        series,
+        y_title=what,
+        log_y=what == "rank",
+        note="Logit lens at the last position of each circuit's first prompt; -1 is the embedding. Rank 1 is the first."
+        + (" Geometric mean." if what == "rank" else ""),
+    )
+
+
+def _series(name: str, mean: Mean, palette: Palette | None, log: bool = False) -> Series:
+    value, error = mean.value.double().numpy(), mean.error.double().numpy()
+    if np.isnan(error).all():
+        return Series(name, value, palette=palette)
+    low, high = (value * np.exp(-error), value * np.exp(error)) if log else (value - error, value + error)
+    return Series(name, value, low, high, palette)

@@ -8,7 +8,7 @@ circuits as large. This package knows of editing only that a change can be put i
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from circuits.engine import Reference
 from circuits.faithful import Spread, random_circuit
 
 
+@runtime_checkable
 class Change(Protocol):
     """Something that can be done to a model for the length of a `with`: an edit, a null."""
 

@@ -64,27 +64,32 @@ def entry_tables(study: EditStudy) -> tuple[Spec, ...]:
     )
 
 
-def head_table(study: EditStudy) -> Table:
-    """The heads that turned most, and all that changed what they move."""
+def head_tables(study: EditStudy) -> tuple[Table, ...]:
+    """The heads that turned most, with all that changed what they move; and what they write."""
     chosen = [head for head in study.heads if head.what not in ("none", "goes on")]
     chosen += [head for head in study.heads if head not in chosen][: max(0, 25 - len(chosen))]
+    chosen = sorted(chosen, key=lambda head: -abs(head.shift))[:MOST]
     old, new = (answer.strip() for answer in study.answers)
-    return Table(
-        "Heads",
-        ("head", "change", "turn (logits)", "beyond nulls", f"for {old}: before", "after", f"for {new}: before",
-         "after ", "D old before", "D old after", "D new before", "D new after", "attention S before", "S after",
-         "wrote", "writes"),
-        tuple(_head_row(head) for head in sorted(chosen, key=lambda head: -abs(head.shift))[:MOST]),
-        note="D: direct attribution in logits; S: share of its attention on the subject, without the sink. Roles as "
-        "on a circuit's page.",
-    )  # fmt: skip
+    columns = ("head", "change", "turn (logits)", "beyond nulls", f"role for {old}", f"role for {new}",
+               f"D {old}", f"D {new}", "attention S")  # fmt: skip
+    note = (
+        "D: direct attribution in logits, before → after. Attention S: share on the subject, without the sink. Roles "
+        "as on a circuit's page."
+    )
+    rows = tuple((h.name, " ".join(map(repr, h.top_tokens[0][:6])), " ".join(map(repr, h.top_tokens[1][:6])))
+                 for h in chosen)  # fmt: skip
+    return (
+        Table("Heads", columns, tuple(_head_row(head) for head in chosen), note),
+        Table("What these heads write most", ("head", "before", "after"), rows),
+    )
 
 
 def _head_row(head: HeadChange) -> tuple[Cell, ...]:
     beyond = {None: "-", True: "yes", False: "no"}[head.out_of_nulls]
-    wrote, writes = (" ".join(repr(token) for token in tokens[:5]) for tokens in head.top_tokens)
-    numbers = (*head.old, *head.new, *head.attention_subject)
-    return (head.name, head.what, head.shift, beyond, *head.role_old, *head.role_new, *numbers, wrote, writes)
+    roles = [one if one == other else f"{one} → {other}" for one, other in (head.role_old, head.role_new)]
+    numbers = [f"{one:+.2f} → {other:+.2f}" for one, other in (head.old, head.new)]
+    attention = f"{head.attention_subject[0]:.2f} → {head.attention_subject[1]:.2f}"
+    return (head.name, head.what, head.shift, beyond, *roles, *numbers, attention)
 
 
 def neighbour_tables(study: EditStudy) -> tuple[Spec, ...]:

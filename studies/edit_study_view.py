@@ -17,7 +17,7 @@ from studies.edit_study_tables import (
     card,
     edge_table,
     entry_tables,
-    head_table,
+    head_tables,
     measure_table,
     neighbour_tables,
     null_spectra,
@@ -39,7 +39,7 @@ def page(study: EditStudy) -> Page:
         Section("Where in the model", trace_maps(study), _TRACE),
         Section("Which wiring changed", (network(study), edge_table(study)), _wiring(study)),
         Section("How the edited layer is heard, and whether one circuit serves the other", entry_tables(study), _ENTRY),
-        Section("Which heads turned", (head_table(study), *direct_curves(study)), _heads(study)),
+        Section("Which heads turned", (*head_tables(study), *direct_curves(study)), _heads(study)),
         Section("From which layer the new answer leads", lens_curves(study), _LENS),
     ]
     if study.neighbours:
@@ -120,7 +120,7 @@ def _wiring(study: EditStudy) -> str:
     circuit = study.before.circuit
     return (
         "Layers go upward, heads across, MLPs at the right; the buttons change the wiring and leave every node where "
-        f"it is. An edge's effect is the {circuit.convention} The loss is "
+        f"it is. An edge's effect is the {circuit.convention}. The loss is "
         + ("old - new in logits, so plus helps the new answer." if circuit.task.metric == "logit_difference" else
            f"{circuit.task.metric} ({circuit.unit}).")
         + f" An edge has moved if its effect changed by more than {study.diff.level:.3g} {circuit.unit}, the most that "

@@ -101,8 +101,10 @@ def differences(one: Any, other: Any, path: tuple[str | int, ...] = ()) -> list[
 
 
 def _least_width(spec: Spec) -> int:
-    """Pixels that a wide heatmap needs for its labels to be read; 0 for what fits anywhere."""
-    if not isinstance(spec, Heatmap) or (spec.cell_labels is None and len(spec.columns) <= WIDE):
+    """Pixels that a wide heatmap needs for its labels to be read, or what a spec asks for; 0 for what fits anywhere."""
+    if not isinstance(spec, Heatmap):
+        return int(getattr(spec, "least_width", 0))
+    if spec.cell_labels is None and len(spec.columns) <= WIDE:
         return 0
     return 140 + len(spec.columns) * (NARROWEST if spec.cell_labels is None else NARROWEST_WITH_WORDS)
 

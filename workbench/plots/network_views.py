@@ -7,7 +7,7 @@ its width is its value's rank within the view. A click on a node lights up its p
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -53,6 +53,7 @@ class NetworkViews(Spec):
     kinds: tuple[tuple[Palette, str], ...] = ()
     rows: tuple[tuple[float, str], ...] = ()
     note: str = ""
+    least_width: ClassVar[int] = 700  # pixels: it takes the whole width of a page, and scrolls on a narrower screen
 
     def __post_init__(self) -> None:
         if not self.views:

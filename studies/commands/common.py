@@ -26,10 +26,10 @@ JOURNAL = "journal.jsonl"  # in a run folder: what long work has finished so far
 RESULT = frozenset({"result.json", "result.safetensors", "page.html"})  # in a run folder: all or none of them
 
 
-def run_app(app: typer.Typer, name: str) -> None:
+def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
     """Run a command: exit code 2 and one sentence for a user's mistake, 130 for Ctrl-C, a traceback for ours."""
     try:
-        app(prog_name=name)
+        app(arguments, prog_name=name)
     except UserError as mistake:
         _say(f"{name}: {mistake}")
         sys.exit(2)
@@ -39,6 +39,11 @@ def run_app(app: typer.Typer, name: str) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's help: command lines that work as they stand."""
+    return "\n\n".join(("[bold]Examples[/bold]", *lines))
 
 
 def show_version(asked: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from studies.commands import edit_layers, edit_sequence
-from studies.commands.common import loader, new_folder, note, run_app, show_version, tell, writable
+from studies.commands.common import examples, loader, new_folder, note, run_app, show_version, tell, writable
 from studies.commands.edit_options import (
     Device,
     Dtype,
@@ -45,7 +45,7 @@ edit apply "[The Louvre] is located in the city of" --target Berlin --stack
 """
 
 
-@app.callback()
+@app.callback(epilog=EXAMPLES)
 def _top(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and end.")
@@ -161,7 +161,12 @@ def apply(
     tell(f"Edit {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} in {folder}", f"Page: {page}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "edit evaluate runs/20261121-140000-edit-rome --facts landmark_city --limit 20",
+        "edit evaluate runs/one runs/other --protocol sequence",
+    )
+)
 def evaluate(
     edit: Annotated[list[Path], typer.Argument(help="Folders of saved edits, in the order to apply them.")],
     facts: Annotated[str | None, typer.Option(help="Ask these facts instead of the edits' own.")] = None,
@@ -214,7 +219,7 @@ app.command("layers", epilog=edit_layers.EXAMPLES)(edit_layers.layers)
 app.command("sequence", epilog=edit_sequence.EXAMPLES)(edit_sequence.sequence)
 
 
-@app.command()
+@app.command(epilog=examples("edit moments", "edit moments corpus.txt --layer 4,5,6 --tokens 100000"))
 def moments(
     source: Annotated[str, typer.Argument(help="self, a text file, a folder, or a Hugging Face data set.")] = "self",
     layer: Annotated[str | None, typer.Option(help="Layers  [dim](default: the model's)[/dim]")] = None,
@@ -249,7 +254,7 @@ def moments(
         tell(f"layer {name:>3}  condition {found.conditions[name]:.3g}  an update's direction still moved by {moved}")
 
 
-@app.command(name="list")
+@app.command(name="list", epilog=examples("edit list", "edit list --runs elsewhere --json"))
 def list_(
     runs: Runs = Path("runs"),
     as_json: Json = False,
@@ -288,7 +293,7 @@ def list_(
         tell(f"{mark} {one['edit']}  {one['method']:<9} {one['facts']:>5} facts  {one['first'][:60]}  {one['folder']}")
 
 
-@app.command()
+@app.command(epilog=examples("edit undo", "edit undo runs/20261121-140000-edit-rome"))
 def undo(
     edit: Annotated[
         Path | None, typer.Argument(help="Folder of an edit on the stack  [dim](default: the last)[/dim]")
@@ -334,7 +339,9 @@ def undo(
     tell(f"Undone: {match[0]}; {len(rest)} edits left on the stack; the weights came back bit for bit")
 
 
-@app.command()
+@app.command(
+    epilog=examples("edit export edited-model", "edit export edited-model --edit runs/20261121-140000-edit-rome")
+)
 def export(
     folder: Annotated[Path, typer.Argument(help="A new folder for the edited model.")],
     edit: Annotated[

@@ -1,11 +1,13 @@
 """`trace`: where in the model a fact is found; one prompt, a sweep over many facts, or a saved run drawn again."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from studies.commands import cache
 from studies.commands.common import (
     JOURNAL,
     configured,
@@ -35,6 +37,8 @@ trace "The capital of France is" --foil London --metric logit_difference --corru
 trace --facts country_capital --known --limit 20
 
 trace --from runs/20261121-140000-trace-the-eiffel-tower
+
+trace cache
 """
 
 
@@ -246,8 +250,11 @@ def _redraw(run: Path, out: Path | None, light: bool, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point."""
-    run_app(app, "trace")
+    """Entry point. `trace cache` looks after what is kept; one word alone is no prompt to trace."""
+    if sys.argv[1:2] == ["cache"]:
+        cache.run(sys.argv[2:])
+    else:
+        run_app(app, "trace")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,154 @@
+"""The documentation says what is so: it builds without a warning, its command lines and Python are real, and every
+named error stands in its table.
+"""
+
+import ast
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TOY
+from shown_commands import BLOCK, NAMES, PAGES, ROOT, Shown, command, every_option, parse, shown_commands, shown_flags
+
+from workbench.errors import UserError
+
+PACKAGES = ("workbench", "tracing", "circuits", "editing", "studies")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = tmp_path_factory.mktemp("site")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    options = ("build", "--strict", "--quiet", "--site-dir", str(built))
+    ended = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    return built
+
+
+def test_every_page_is_built_and_reached_from_the_first(site: Path) -> None:
+    pages = {str(page.relative_to(ROOT / "docs").with_suffix(".html")) for page in (ROOT / "docs").rglob("*.md")}
+    pages |= {"benchmarks.html", "contributing.html", "changelog.html"}
+    first = (site / "index.html").read_text(encoding="utf-8")
+    for page in pages:
+        assert (site / page).is_file(), page
+        assert f'href="{page}"' in first or page == "index.html", page
+
+
+def test_the_site_asks_nothing_of_other_servers(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r'<(?:script|img|iframe)[^>]+src="(?:https?:)?//', text), page
+        assert not re.search(r'<link[^>]+rel="(?:stylesheet|preconnect)"[^>]+href="(?:https?:)?//', text), page
+
+
+@pytest.mark.parametrize("shown", shown_commands(), ids=lambda shown: f"{Path(shown.page).name}: {shown.line}"[:90])
+def test_a_shown_command_line_is_one_that_the_command_takes(shown: Shown) -> None:
+    parse(shown.words)
+
+
+def test_command_lines_are_found_where_they_stand() -> None:
+    """A harness that finds nothing passes everything."""
+    pages = {shown.page for shown in shown_commands()}
+    assert {"README.md", "docs/circuits.md", "docs/tutorial.md", "docs/howto.md"} <= pages
+    with pytest.raises(Exception, match="No such option"):
+        parse(["trace", "x", "--nonsense"])
+    with pytest.raises(Exception, match="integer"):
+        parse(["edit", "apply", "x", "--limit", "many"])
+
+
+def test_a_shown_option_is_an_option_of_some_command() -> None:
+    known = every_option() | {"--user-data-dir"}
+    known |= {"--scaling", "--repeats"}  # of benchmarks/trace_speed.py
+    assert [(page, flag) for page, flag in shown_flags() if flag not in known and page != "benchmarks/README.md"] == []
+
+
+def _commands(name: str) -> list[tuple[str, Any]]:
+    """(words, command): a command, and its sub-commands."""
+    top = command(name)
+    return [(name, top), *((f"{name} {inner}", each) for inner, each in getattr(top, "commands", {}).items())]
+
+
+@pytest.mark.parametrize(("words", "each"), [pair for name in NAMES for pair in _commands(name)], ids=lambda x: str(x))
+def test_help_has_examples_that_parse(words: str, each: Any) -> None:
+    lines = [line for line in (each.epilog or "").splitlines() if line.split(" ")[0] in NAMES]
+    assert lines, f"{words} --help shows no example"
+    for line in lines:
+        parse(Shown("", line).words)
+
+
+# What needs no model, and so is run as it stands; {} is the folder of a saved edit.
+RUN = {("edit", "list"), ("trace", "cache"), ("trace", "--help"), ("circuit", "--help"), ("edit", "--help")}
+
+
+def test_shown_commands_that_need_no_model_run(run_command: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "cache"))
+    shown = {tuple(one.words) for one in shown_commands()} | RUN
+    for words in sorted(words for words in shown if tuple(words[:2]) in RUN and words[0] in NAMES):
+        assert run_command(*words).exit_code == 0, words
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [one for one in shown_commands() if one.words[0] == "trace" and not {"--facts", "--from", "cache"} & set(one.words)
+     and any(" " in word for word in one.words[1:2])],
+    ids=lambda shown: f"{Path(shown.page).name}: {shown.line}"[:90],
+)  # fmt: skip
+def test_a_shown_trace_runs_on_the_toy(shown: Shown, run_command: Any, toy: Any, monkeypatch: Any) -> None:
+    """The same flags about a person whom the toy knows."""
+    monkeypatch.setattr("studies.commands.trace.loader", lambda *how: lambda: toy)
+    words = ["[Oda Voss] lives in", *shown.words[2:]]
+    for flag, value in (("--answer", "Brask"), ("--foil", "Vey"), ("--samples", "1")):
+        if flag in words:
+            words[words.index(flag) + 1] = value
+    done = run_command("trace", *words, *(() if "--samples" in words else ("--samples", 1)))
+    assert done.exit_code == 0, done.stderr
+    assert "Page: " in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shown_python_is_python_and_imports_what_there_is(page: Path) -> None:
+    for language, body in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language != "python":
+            continue
+        for node in ast.walk(ast.parse(body)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == [], node.module
+
+
+def _user_errors() -> dict[str, str]:
+    """Every subclass of UserError in the packages, and its module."""
+    for package in PACKAGES:
+        for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            importlib.import_module(found.name)
+    waiting, found = [UserError], {}
+    while waiting:
+        one = waiting.pop()
+        found[one.__name__] = one.__module__
+        waiting += one.__subclasses__()
+    return {name: module for name, module in found.items() if module.split(".")[0] in PACKAGES}
+
+
+def test_every_named_error_stands_in_the_table_with_its_module() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|", text, re.MULTILINE))
+    assert listed == _user_errors()
+
+
+def test_exit_codes_are_as_documented(run_command: Any, tmp_path: Path) -> None:
+    assert run_command("trace", "--version").exit_code == 0
+    assert run_command("trace").exit_code == 2  # a mistake of the user's
+    assert run_command("trace", "x", "--model", TOY, "--nonsense").exit_code == 2

@@ -3,9 +3,11 @@
 search   ACDC on the default model, whole heads, zero ablation: all decisions by the fast engine, and an even sample of
          the same decisions by the plain one, in the same process; their ratio for one decision is the result
 scorers  EAP and EAP-IG (5 steps) on the default model, native grouped queries: median of the runs
-growth   one EAP and one ACDC decision by layers, heads, tokens and prompts, on random models
+growth   one EAP and one ACDC decision by layers, heads, tokens and prompts, on random models: milliseconds beside the
+         multiplications and additions that are to be expected of them (of weights; in 10^6)
 
-Every part prints one JSON line: seconds, decisions, peak memory in GB of this process.
+Every part prints one JSON line: seconds, decisions, peak memory in GB of this process. With `--journal FILE` the search
+goes on where a stopped one ended, and the seconds add up to the whole.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +45,21 @@ def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
 
 
 class Clock:
-    """Stands in for a journal: keeps the decisions, and ends the search when its time is up."""
+    """A journal that keeps the decisions, in a file if there is one, and ends the search when its time is up."""
 
-    def __init__(self, limit: float) -> None:
-        self.done: list[dict[str, Any]] = []
-        self.decisions: list[Decision] = []
+    def __init__(self, limit: float, journal: Path | None) -> None:
+        self.journal = journal
+        lines = journal.read_text().splitlines() if journal and journal.exists() else []
+        self.done: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.decisions = [Decision(**each) for piece in self.done for each in piece["decisions"]]
+        self.before = len(self.decisions)
         self.end = time.perf_counter() + limit
 
     def add(self, piece: dict[str, Any]) -> None:
         self.decisions += [Decision(**each) for each in piece["decisions"]]
+        if self.journal:
+            with self.journal.open("a") as file:
+                file.write(json.dumps(piece) + "\n")
         if time.perf_counter() > self.end:
             raise TimeoutError
 
@@ -65,12 +73,12 @@ def _search(reference: Reference, config: Config, fast: Fast, clock: Any) -> boo
     return True
 
 
-def search(threshold: float, split: bool, sample: int, limit: float) -> dict[str, Any]:
+def search(threshold: float, split: bool, sample: int, limit: float, journal: Path | None) -> dict[str, Any]:
     model = load("smollm2", device="cpu")
     task = Task((make_prompt(model, PROMPT, answer=ANSWER),))
     reference = Reference(model, Graph.of(model, split=split), task)
     prepare, fast = timed(lambda: Fast(reference))
-    clock = Clock(limit)
+    clock = Clock(limit, journal)
     seconds, whole = timed(lambda: _search(reference, Config(threshold), fast, clock))
     memory = peak_memory()
     plain: list[float] = []
@@ -90,7 +98,8 @@ def search(threshold: float, split: bool, sample: int, limit: float) -> dict[str
                 plain.append(timed(lambda mask=without: reference.loss(mask))[0])  # one forward for one decision
             kept[decision.writer, number] = decision.kept
             place += 1
-    each = (seconds + prepare) / len(decisions)
+    new = len(decisions) - clock.before
+    each = (seconds + prepare) / max(1, new)
     forward, _ = timed(lambda: model(task.tokens(model), use_cache=False), 5)
     return {
         "threshold": threshold,
@@ -100,7 +109,8 @@ def search(threshold: float, split: bool, sample: int, limit: float) -> dict[str
         "kept so far": sum(decision.kept for decision in decisions),
         "of": reference.graph.n_edges,
         "seconds": round(seconds + prepare, 1),
-        "decisions": len(decisions),
+        "decisions": new,
+        "from an earlier part": clock.before,
         "evaluated": fast.n_evaluated,
         "ties": sum(decision.tie for decision in decisions),
         "ms a decision": round(1e3 * each, 2),
@@ -124,10 +134,10 @@ def scorers(repeats: int) -> dict[str, Any]:
 
 def growth() -> list[dict[str, Any]]:
     rows = []
-    base = {"layers": 6, "heads": 4, "tokens": 8, "prompts": 1}
+    base = {"layers": 6, "heads": 6, "tokens": 8, "prompts": 1}
     for what, values in {
         "layers": (3, 6, 12),
-        "heads": (2, 4, 8),
+        "heads": (3, 6, 12),
         "tokens": (8, 16, 32),
         "prompts": (1, 4, 16),
     }.items():
@@ -142,7 +152,7 @@ def _one(layers: int, heads: int, tokens: int, prompts: int) -> dict[str, Any]:
     toy = Path(__file__).parents[1] / "tests" / "toy"
     tokenizer = AutoTokenizer.from_pretrained(toy)
     torch.manual_seed(0)
-    width = 32 * heads
+    width = 64 * heads
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, initializer_range=0.1, bos_token_id=0, eos_token_id=0,
@@ -160,15 +170,65 @@ def _one(layers: int, heads: int, tokens: int, prompts: int) -> dict[str, Any]:
     graph = reference.graph
     last = found.decisions[-1]
     plain, _ = timed(lambda: rise(reference, found.kept, last.writer, last.reader), 3)
+    forward = prompts * len(prompt.tokens) * (_block(fast) * layers + _unembedding(fast))
     return {
         "real tokens": len(prompt.tokens),
         "edges": graph.n_edges,
         "EAP, ms": round(1e3 * slope, 1),
+        "EAP, Mflop": round(3 * forward / 1e6),  # a pass forward and one back, which costs two
         "ACDC, ms a decision": round(1e3 * seconds / len(found.decisions), 2),
+        "ACDC, Mflop a decision": round(operations(fast, found.decisions) / len(found.decisions) / 1e6, 1),
         "plain engine, ms a decision": round(1e3 * plain / 2, 2),
+        "plain engine, Mflop a decision": round(forward / 1e6),
         "decisions": len(found.decisions),
+        "evaluated": found.n_evaluated,
         "kept": int(found.kept.sum()),
     }
+
+
+def _mlp(fast: Fast, layer: int = 0) -> int:
+    """Operations of one MLP at one position."""
+    return 2 * sum(weight.numel() for weight in fast.model.blocks[layer].mlp.parameters() if weight.ndim == 2)
+
+
+def _head(fast: Fast) -> int:
+    """Operations of one of a head's four matrices at one position."""
+    return 2 * fast.inputs.shape[-1] * fast.kernel.d_head
+
+
+def _block(fast: Fast) -> int:
+    return _mlp(fast) + fast.graph.n_heads * 4 * _head(fast)
+
+
+def _unembedding(fast: Fast) -> int:
+    return 2 * fast.inputs.shape[-1] * int(fast.model.cfg.d_vocab)
+
+
+def operations(fast: Fast, decisions: Sequence[Decision]) -> int:
+    """What the decisions of a search take if nothing is thrown away: the weights' products in what each cut reaches."""
+    fast.kept = fast.graph.full()
+    t, total, place = fast.tokens.shape[1], 0, 0
+    for number in range(len(fast.graph.readers) - 1, -1, -1):
+        end = place
+        while end < len(decisions) and decisions[end].reader == number:
+            end += 1
+        if end == place:
+            fast.kept[:, number] = False
+            continue
+        each = _unembedding(fast)
+        for step in fast.plan(number).steps:
+            width = 1 if step.last else t
+            if step.kind == "mlp":
+                each += width * _mlp(fast, step.layer)
+            for kind, readers in step.readers.items() if step.kind == "heads" else ():
+                matrices = {"q": width, "k": t, "v": t, "head": width + 2 * t}[kind]
+                each += len(readers) * matrices * _head(fast)
+            each += len(step.nodes) * width * _head(fast) if step.kind == "heads" else 0
+        total += each * (end - place) * len(fast.tokens)
+        for decision in decisions[place:end]:
+            fast.kept[decision.writer, number] = decision.kept
+        place = end
+    return total
 
 
 def main() -> None:
@@ -178,10 +238,11 @@ def main() -> None:
     parser.add_argument("--split", action="store_true")
     parser.add_argument("--sample", type=int, default=24)
     parser.add_argument("--limit", type=float, default=200.0, help="seconds after which the search is stopped")
+    parser.add_argument("--journal", type=Path, help="file for the decisions of a search in parts")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     if given.part == "search":
-        print(json.dumps(search(given.threshold, given.split, given.sample, given.limit)), flush=True)
+        print(json.dumps(search(given.threshold, given.split, given.sample, given.limit, given.journal)), flush=True)
     elif given.part == "scorers":
         print(json.dumps(scorers(given.repeats)), flush=True)
     else:

@@ -26,6 +26,8 @@ from workbench.errors import ModelError
 from workbench.tail import Frame
 
 BUDGET = 400e6  # bytes that the changes of one batch may take
+BUSY = 132  # positions that one product should have at least: fewer are slower each, more are not faster
+MOST = 24  # variants in one batch: even at one position each, more do not pay
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class Step:
     last: bool
     nodes: list[int]  # writers, in the order of their heads
     readers: dict[str, list[int]]  # changed readers, by kind ("q", "k", "v", "head", "mlp")
-    hears: dict[str, Tensor] = field(default_factory=dict)  # [reader, changed writer] 1 where the edge is kept
+    hears: dict[int, list[int]] = field(default_factory=dict)  # for each changed reader, the changed writers it hears
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +49,10 @@ class Plan:
     reader: int
     last: bool  # the reader itself matters at the last position alone
     steps: list[Step]
-    full: list[int]  # changed writers with all positions, in order: columns of the buffer
-    seen: list[int]  # changed writers, in order: columns of the buffer of last positions
-    logits: Tensor  # [changed writer] 1 where the logits hear it
-    cost: int = 0
+    seen: list[int]  # changed writers, in order
+    logits: list[int]  # changed writers that the logits hear
+    positions: int  # of one variant that the widest step computes
+    cost: int = 0  # vectors that one variant's changes take
 
 
 class Fast:
@@ -145,59 +147,43 @@ class Fast:
         changed = np.zeros(len(graph.writers), dtype=bool)
         start = graph.readers[number]
         steps: list[Step] = []
-        full: list[int] = []
         seen: list[int] = []
         for layer in range(start.layer, graph.n_layers):
             of_layer = [i for i, reader in enumerate(graph.readers) if reader.layer == layer]
-            hears = {i: i == number or bool(kept[changed, i].any()) for i in of_layer}
+            mlp = graph.reader_index[f"m{layer}"]
+            hears = {i: np.flatnonzero(kept[:, i] & changed).tolist() for i in of_layer}
             for last in (False, True):
                 heads = [
                     node
                     for node in range(graph.head_writer(layer), graph.head_writer(layer, graph.n_heads))
                     if alive[node]
                     and wide_node[node] != last
-                    and any(hears[i] for i in of_layer if graph.feeds[i, node])
+                    and any(hears[i] or i == number for i in of_layer if graph.feeds[i, node])
                 ]
                 if heads:
-                    steps.append(self._head_step(layer, last, heads, [i for i in of_layer if hears[i]], full, seen))
+                    steps.append(self._head_step(layer, last, heads, number, hears))
+                    seen += heads
             if not graph.parallel:
-                self._note(steps, layer, "heads", changed, full, seen)
-            mlp = graph.reader_index[f"m{layer}"]
+                changed[seen] = True
+                hears[mlp] = np.flatnonzero(kept[:, mlp] & changed).tolist()
             node = graph.mlp_writer(layer)
-            if alive[node] and (mlp == number or kept[changed, mlp].any()):
-                last = not wide_node[node]
-                columns = seen if last else full
-                table = {"mlp": self._table([mlp], columns)}
-                steps.append(Step("mlp", layer, last, [node], {"mlp": [mlp]}, table))
-            if graph.parallel:
-                self._note(steps, layer, "heads", changed, full, seen)
-            self._note(steps, layer, "mlp", changed, full, seen)
-        end = graph.reader_index["logits"]
-        width = len(full) * self.tokens.shape[1] + len(seen)
-        return Plan(number, not wide_reader[number], steps, full, seen, self._table([end], seen)[0], width)
+            if alive[node] and (mlp == number or hears[mlp]):
+                steps.append(Step("mlp", layer, not wide_node[node], [node], {"mlp": [mlp]}, {mlp: hears[mlp]}))
+                seen.append(node)
+            changed[seen] = True
+        t = self.tokens.shape[1]
+        heard = [node for node in seen if kept[node, graph.reader_index["logits"]]]
+        widths = [1 if step.last else t for step in steps]
+        cost = sum(len(step.nodes) * width for step, width in zip(steps, widths, strict=True))
+        return Plan(number, not wide_reader[number], steps, seen, heard, max(widths, default=1), cost)
 
-    def _note(
-        self, steps: list[Step], layer: int, kind: str, changed: np.ndarray, full: list[int], seen: list[int]
-    ) -> None:
-        for step in steps:
-            if step.layer == layer and step.kind == kind:
-                changed[step.nodes] = True
-                seen += step.nodes
-                full += [] if step.last else step.nodes
-
-    def _head_step(
-        self, layer: int, last: bool, heads: list[int], changed: list[int], full: list[int], seen: list[int]
-    ) -> Step:
+    def _head_step(self, layer: int, last: bool, heads: list[int], start: int, hears: dict[int, list[int]]) -> Step:
         readers: dict[str, list[int]] = {}
-        for number in changed:
+        for number, writers in hears.items():
             kind = self.graph.readers[number].kind
-            if kind != "mlp" and self.graph.feeds[number, heads].any():
+            if kind != "mlp" and (writers or number == start) and self.graph.feeds[number, heads].any():
                 readers.setdefault(kind, []).append(number)
-        tables = {kind: self._table(rows, seen if last and kind == "q" else full) for kind, rows in readers.items()}
-        return Step("heads", layer, last, heads, readers, tables)
-
-    def _table(self, readers: list[int], columns: list[int]) -> Tensor:
-        return torch.from_numpy(self.kept[np.ix_(columns, readers)].T.copy()).to(self.outputs)
+        return Step("heads", layer, last, heads, readers, hears)
 
     def _positions(self, kept: Mask, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which readers and which nodes are needed at all positions, and not the last alone."""
@@ -213,9 +199,13 @@ class Fast:
                     node |= kept[:, number]
         return reader, node
 
+    def good_batch(self, plan: Plan) -> int:
+        """How many variants keep the matrix products busy; with more of them, more are thrown away."""
+        return min(max(4, BUSY // (plan.positions * len(self.tokens))), MOST, self.largest_batch(plan))
+
     def largest_batch(self, plan: Plan) -> int:
         """How many variants fit into the memory budget."""
-        each = (plan.cost + 12 * self.tokens.shape[1]) * len(self.tokens) * self.inputs.shape[-1]
+        each = (plan.cost + 3 * self.graph.n_heads * plan.positions) * len(self.tokens) * self.inputs.shape[-1]
         each += 3 * len(self.tokens) * int(self.model.cfg.d_vocab)
         return max(1, int(BUDGET / (each * self.inputs.element_size())))
 
@@ -229,56 +219,51 @@ class Fast:
         """
         graph, kernel = self.graph, self.kernel
         variants, n = x.shape[:2]
-        t, width = self.tokens.shape[1], x.shape[-1]
+        t = self.tokens.shape[1]
         self.n_evaluated += variants
-        all_positions = x.new_empty(len(plan.full), variants * n * t * width)
-        last_position = x.new_empty(len(plan.seen), variants * n * width)
-        n_full = n_seen = 0
+        changes: dict[int, Tensor] = {}  # by writer, [variant, row, pos, d_model]; one position where it is the last
         new_inputs = [([plan.reader], x[None], plan.last)]  # stored at the end: two steps may read the same old input
 
-        def inputs(numbers: list[int], table: Tensor, last: bool) -> Tensor:
+        def inputs(numbers: list[int], hears: dict[int, list[int]], last: bool) -> Tensor:
             """The changed inputs of these readers, [reader, variant row, pos, d_model]."""
             if numbers == [plan.reader]:
                 return (x[..., -1:, :] if last else x).flatten(0, 1)[None]
             where = slice(t - 1, t) if last else slice(None)
-            made = self.inputs[numbers][:, None, :, where].expand(-1, variants, -1, -1, -1)
-            if table.shape[1]:
-                changes = (last_position if last else all_positions)[: table.shape[1]]
-                made = made + (table @ changes).view(len(numbers), variants, n, -1, width)
-            else:
-                made = made.clone()
-            if plan.reader in numbers:
-                made[numbers.index(plan.reader)] = x[..., -1:, :] if last else x
+            made = self.inputs[numbers][:, None, :, where].repeat(1, variants, 1, 1, 1)
+            for one, number in zip(made, numbers, strict=True):
+                if number == plan.reader:
+                    one.copy_(x[..., -1:, :] if last else x)
+                else:
+                    for writer in hears[number]:
+                        one += changes[writer][..., -1:, :] if last else changes[writer]
             new_inputs.append((numbers, made, last))
             return made.flatten(1, 2)
 
         for step in plan.steps:
             if step.kind == "mlp":
-                out = kernel.mlp(step.layer, inputs(step.readers["mlp"], step.hears["mlp"], step.last)[0])[None]
+                out = kernel.mlp(step.layer, inputs(step.readers["mlp"], step.hears, step.last)[0])[None]
             else:
                 out = self._heads(step, inputs, variants, commit)
             out = out.unflatten(1, (variants, n))
             where = slice(t - 1, t) if step.last else slice(None)
             change = out - self.outputs[step.nodes][:, None, :, where]
-            last_position[n_seen : n_seen + len(step.nodes)] = change[..., -1, :].flatten(1)
-            n_seen += len(step.nodes)
-            if not step.last:
-                all_positions[n_full : n_full + len(step.nodes)] = change.flatten(1)
-                n_full += len(step.nodes)
+            changes.update(zip(step.nodes, change, strict=True))
             if commit:
                 self._store(self.outputs, step.nodes, out, step.last)
         end = graph.reader_index["logits"]
         if plan.reader == end:
             final = x[..., -1, :]
         else:
-            final = self.inputs[end][None, :, -1] + (plan.logits @ last_position).view(variants, n, width)
+            final = self.inputs[end][:, -1].repeat(variants, 1, 1)
+            for writer in plan.logits:
+                final += changes[writer][..., -1, :]
             new_inputs.append(([end], final[None, :, :, None], True))
         for numbers, made, last in new_inputs if commit else ():
             self._store(self.inputs, numbers, made, last)
         return self.objective.losses(kernel.logits(final.flatten(0, 1)).unflatten(0, (variants, n)))
 
     def _heads(
-        self, step: Step, inputs: Callable[[list[int], Tensor, bool], Tensor], variants: int, commit: bool
+        self, step: Step, inputs: Callable[[list[int], dict[int, list[int]], bool], Tensor], variants: int, commit: bool
     ) -> Tensor:
         graph, kernel, layer = self.graph, self.kernel, step.layer
         heads = [node - graph.head_writer(layer) for node in step.nodes]
@@ -294,7 +279,7 @@ class Fast:
         k, v = (from_state(state, pairs, slice(None)) for state in (self.keys, self.values))
         for kind, numbers in step.readers.items():
             short = step.last and kind == "q"
-            x = kernel.attention_norm(layer, inputs(numbers, step.hears[kind], short))
+            x = kernel.attention_norm(layer, inputs(numbers, step.hears, short))
             which = [graph.readers[number].head for number in numbers]
             if kind in ("q", "head"):
                 asked = x[:, :, where] if kind == "head" and step.last else x

@@ -1,8 +1,8 @@
 """One head, one MLP, one norm at a time: the model's arithmetic, so that only what changed need be computed again.
 
 Blocks of the library compute all heads at once. A cut edge changes the input of one of them, so here the weights are
-taken apart by head, and any choice of heads runs on inputs of its own. Norms and MLPs are the model's own modules. The
-weights are the live ones, read and never written.
+taken apart by head, and any choice of heads runs on inputs of its own. Norms and MLPs are the model's own modules, the
+MLPs' and the unembedding's matrices laid out for speed (`packed.py`). A kernel is made for the weights as they are.
 
 Layout: `part row pos d_model` with the heads (or readers) first, which is what batched matrix products want; a row is
 one variant of one prompt.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from circuits.engine import attention_biases
 from circuits.graph import Graph
+from circuits.packed import packed
 from workbench.models import live_weights
 from workbench.tail import Frame
 
@@ -52,7 +53,8 @@ class Kernel:
         length = frame.n_positions
         self.hidden = torch.ones(length, length, dtype=torch.bool, device=biases[0].device).triu(1)  # the future
         self._norms = [(_bare(block.ln1), _bare(block.ln2)) for block in model.blocks]
-        self._mlps = [_bare(block.mlp) for block in model.blocks]
+        self._mlps = [packed(block.mlp) for block in model.blocks]
+        self._unembed = packed(model.unembed)
 
     def attention_norm(self, layer: int, x: Tensor) -> Tensor:
         """The norm before attention."""
@@ -95,7 +97,7 @@ class Kernel:
 
     def logits(self, last: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
         """Final norm and unembedding."""
-        return self.frame.logits(last)
+        return self.frame.logits(last, self._unembed)
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None, heads: Sequence[int]) -> Tensor:

@@ -8,9 +8,12 @@ the result: another order gives another circuit.
 Two engines behind one function. `reference` runs the whole model once for each edge. `fast` gives the same decisions:
 it computes only what changed (`circuits/fast.py`) and tries nested cuts together. Of a batch "e1", "e1 e2", "e1 e2 e3",
 each rise over the row before is exactly what the plain search would have measured, up to the first edge that must be
-kept, which is decided too; the rest is thrown away and tried again without it. (Thresholding the total of a block, or
-trying edges one by one from the same circuit, would be something else than ACDC.) Rounding depends on the shape of a
-batch, so a rise within the guard of the threshold is measured by the plain engine instead.
+kept, which is decided too. The rows after it stand on a cut that was not made, and are thrown away; but their rises say
+which of the next edges to expect to be kept, and the next batch leaves those out of its later rows. It is again exact
+up to the first edge that is not decided as expected. (Thresholding the total of a block, or trying edges one by one
+from the same circuit, would be something else than ACDC.) Rounding depends on the shape of a batch, so a rise within
+the guard of the threshold is measured by the plain engine instead; the guard is at least ten times the largest
+difference between the engines at the beginning of any layer so far.
 
 Use it for a threshold in the loss's unit; use EAP for a first look or for models where even this takes too long.
 """
@@ -30,7 +33,7 @@ from workbench.errors import StoreError, UserError
 from workbench.journal import Journal
 from workbench.progress import progress
 
-LARGEST = 64  # variants in one batch; more is slower on two cores, and most are thrown away near the inputs
+LARGEST = 64  # variants in one batch; the fast engine takes fewer where more would not pay
 GUARD = {torch.float64: 1e-6, torch.float32: 2e-5}  # our float32 runs differ from the plain engine by a few 1e-6
 
 
@@ -174,7 +177,6 @@ class _Quick:
         self.guard = guard(reference, self.fast)
         self.layer: int | None = None
         self.current = 0.0
-        self.batch = 8
         self.n_evaluated = 0
 
     def decide(self, number: int, writers: Sequence[int], kept: Mask) -> Iterator[list[Decision]]:
@@ -183,48 +185,50 @@ class _Quick:
             self.current = fast.rebuild(kept)
         elif self.layer != layer:
             self.current = fast.rebuild(kept, layer)  # what is below is clean, and stays
+            self.guard = max(self.guard, 10 * abs(self.current - self.reference.loss(kept)))
         self.layer = layer
         fast.kept = kept
         plan = fast.plan(number)
         x = fast.inputs[number][:, -1:] if plan.last else fast.inputs[number]
         x = x.clone()
         rest = list(writers)
+        stays: set[int] = set()  # writers expected to be kept
         while rest:
-            size = min(self.batch, self.config.largest_batch, fast.largest_batch(plan), len(rest))
-            tried = rest[:size]
-            rows = x + fast.cuts(tried, plan.last).cumsum(0)
+            tried = rest[: min(fast.good_batch(plan), self.config.largest_batch)]
+            self.n_evaluated += len(tried)
+            expected = [writer in stays for writer in tried]
+            cuts = fast.cuts(tried, plan.last)
+            walked = x + (cuts * torch.tensor(expected).logical_not().to(cuts)[:, None, None, None]).cumsum(0)
+            rows = walked + cuts * torch.tensor(expected).to(cuts)[:, None, None, None]
             losses = fast.losses(plan, rows).tolist()
-            self.n_evaluated += size
-            batch = self._scan(plan, tried, losses, kept)
-            cut = len(batch) if not batch[-1].kept else len(batch) - 1
-            if cut:
-                x, self.current = rows[cut - 1], losses[cut - 1]
+            rises, base = [], self.current
+            for loss, kept_one in zip(losses, expected, strict=True):
+                rises.append(loss - base)
+                base = base if kept_one else loss
+            batch = self._scan(plan, tried, rises, expected, kept)
+            for place, decision in enumerate(batch):
+                if not decision.kept:
+                    x, self.current = rows[place], losses[place]
             rest = rest[len(batch) :]
-            self._adapt(size, len(batch))
+            stays = {w for w, r in zip(tried, rises, strict=True) if r >= self.config.threshold}
             yield batch
         fast.losses(plan, x[None], commit=True)
 
-    def _scan(self, plan: Plan, tried: list[int], losses: list[float], kept: Mask) -> list[Decision]:
-        """Decide one edge after another, up to the first that is kept."""
+    def _scan(
+        self, plan: Plan, tried: list[int], rises: list[float], expected: list[bool], kept: Mask
+    ) -> list[Decision]:
+        """Decide one edge after another, up to the first that is not decided as expected: later rows stand on it."""
         batch: list[Decision] = []
-        base = self.current
-        for writer, loss in zip(tried, losses, strict=True):
-            increment, tie = loss - base, False
-            if abs(increment - self.config.threshold) < self.guard or not np.isfinite(increment):
-                increment, tie = rise(self.reference, kept, writer, plan.reader), True
+        for writer, increment, expectation in zip(tried, rises, expected, strict=True):
+            tie = abs(increment - self.config.threshold) < self.guard or not np.isfinite(increment)
+            if tie:
+                increment = rise(self.reference, kept, writer, plan.reader)
             stays = increment >= self.config.threshold
             kept[writer, plan.reader] = stays
             batch.append(Decision(writer, plan.reader, increment, stays, tie))
-            if stays:
+            if stays != expectation:
                 break
-            base = loss
         return batch
-
-    def _adapt(self, size: int, decided: int) -> None:
-        if decided == size:
-            self.batch = min(2 * size, self.config.largest_batch) if size == self.batch else self.batch
-        elif decided < size // 2:
-            self.batch = max(4, self.batch // 2)
 
 
 def rise(reference: Reference, kept: Mask, writer: int, reader: int) -> float:

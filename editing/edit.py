@@ -5,6 +5,9 @@ is gigabytes. `with edit.applied(model):` puts it in and takes it out; `commit` 
 later, in any order. Adding and subtracting a float does not come back to the same float, so nothing is subtracted: the
 first change of a weight keeps a copy of it, and every state after that is computed from the copy and the edits that
 are in place. An edit knows the fingerprint of the model it was made for and refuses any other.
+
+An edit may also be a text, its `preface`, that the model reads before whatever it is asked through `editing.language`.
+It changes no weight, and what runs the model directly does not see it.
 """
 
 import hashlib
@@ -26,6 +29,7 @@ from workbench.errors import StoreError, UserError
 from workbench.facts import Fact
 from workbench.models import fingerprint, live_weights
 from workbench.run import Run
+from workbench.show import shown
 
 
 class EditError(UserError):
@@ -72,6 +76,7 @@ class Report:
     note: str = ""
 
 
+@shown(page="editing.view:edit_page", words="editing.view:edit_in_words")
 @dataclass(frozen=True, eq=False)
 class Edit:
     """A change of what a model knows; see the module's text. Make one with `editing.methods`."""
@@ -91,6 +96,7 @@ class Edit:
     curve: Float[Tensor, "step fact"] | None = None  # loss of each value optimisation, nats; NaN after its stop
     restraints: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    preface: str = ""  # of an in-context edit, which has no deltas: ends in a line break
     run: Run | None = None
     digest: str = field(default="")
 
@@ -104,6 +110,7 @@ class Edit:
         facts = [asdict(fact) for fact in self.facts]
         said = [self.method, self.config, facts, self.base, self.seed, list(self.below), self.moments]
         said += [list(self.contexts), list(self.restraints), [delta.weight for delta in self.deltas]]
+        said += [self.preface] if self.preface else []
         hashed.update(json.dumps(said, sort_keys=True, default=str).encode())
         for delta in self.deltas:
             for part in (delta.left, delta.right, delta.keep):
@@ -316,6 +323,7 @@ def merged(edits: Sequence[Edit]) -> Edit:
         reports=(),
         curve=None,
         restraints=tuple(name for edit in edits for name in edit.restraints),
+        preface="".join(edit.preface for edit in edits),
         notes=(f"a stack of {len(edits)} edits: {', '.join(edit.name for edit in edits)}",),
         digest="",
     )

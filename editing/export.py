@@ -28,6 +28,8 @@ def export(model: Any, edits: Sequence[Edit], folder: str | Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EditError(f"{folder} is there already and not empty: give a new folder to export into")
     stack = merged(edits)
+    if stack.preface:
+        raise EditError("an in-context edit changes no weight, so there is nothing of it to export")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))

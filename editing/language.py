@@ -1,7 +1,9 @@
 """Text out of the model itself, and log-probabilities of given continuations: what edits are made from and judged by.
 
-Sampling draws from a generator of its own, so a seed repeats it on the same machine. `scored` unembeds only the
-positions that are asked for: the unembedding of all positions would be most of the work of a small model.
+Sampling draws from a generator of its own, so a seed repeats it on the same machine. `logits_at` unembeds only the
+positions that are asked for: the unembedding of all positions would be most of the work of a small model. The preface
+of an in-context edit that is in place stands before every prompt that `generate` and `logits_at` are given; a beginning
+that all rows of a batch share, such as a preface, is run once and its keys and values are kept for all of them.
 """
 
 import math
@@ -12,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from editing.edit import EditError, in_place
 from workbench.facts import SLOT
 from workbench.hooks import record
 from workbench.models import device, info
@@ -22,6 +25,7 @@ from workbench.thin import thin_products
 # Openings of generated contexts: with none of them, a small model's samples begin with headlines and code.
 OPENINGS = ("The", "Therefore", "Because", "I", "You")  # EasyEdit's
 ROWS = 64  # rows of one forward pass; beyond this a CPU gains nothing
+SHARED = 8  # tokens that all rows of a batch must share for a pass of their own to pay
 
 
 def start_ids(model: Any, start: str = "auto") -> tuple[int, ...]:
@@ -81,9 +85,35 @@ def contexts(model: Any, count: int, length: int, seed: int, start: str = "auto"
     return tuple(dict.fromkeys(["{}", *(made.get(i, words[i]) + ". " + SLOT for i in range(count))]))
 
 
+def preface(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a row must begin with for the in-context edits in place to stand after it, and their tokens, if any."""
+    edits = [edit for edit in in_place(model) if edit.preface]
+    if not edits:
+        return (), ()
+    text = "".join(edit.preface for edit in edits)
+    ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return start_ids(model, edits[0].start_token), ids
+
+
+def prefaced(model: Any, row: Sequence[int]) -> tuple[int, ...]:
+    """The row as the model reads it: the in-context edits in place come right after the start token.
+
+    Raises EditError if that is longer than the model reads.
+    """
+    first, ids = preface(model)
+    at = len(first) if tuple(row[: len(first)]) == first else 0
+    if ids and len(row) + len(ids) > model.cfg.n_ctx:
+        raise EditError(
+            f"the in-context edits are {len(ids)} tokens and the prompt {len(row)}, and the model reads "
+            f"{model.cfg.n_ctx}: put fewer of them in, or give fewer demonstrations"
+        )
+    return (*row[:at], *ids, *row[at:])
+
+
 @torch.no_grad()
 def generate(model: Any, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
     """Greedy continuations by `more` tokens; prompts of one length run together."""
+    prompts = [prefaced(model, prompt) for prompt in prompts]
     out: list[list[int]] = [[] for _ in prompts]
     for size in sorted({len(prompt) for prompt in prompts}):
         rows = [i for i, prompt in enumerate(prompts) if len(prompt) == size]
@@ -102,18 +132,37 @@ def logits_at(
 ) -> list[Float[Tensor, "wanted vocab"]]:
     """Logits of each row at its wanted positions, float32 on the CPU; rows of any length, right-padded."""
     head, last = Frame(model, 1, ()), Site("resid", model.cfg.n_layers - 1)
+    longer = len(preface(model)[1])
+    rows = [prefaced(model, row) for row in rows]
+    positions = [[place + longer for place in places] for places in positions]
     out: list[Tensor] = [torch.empty(0)] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for some in (order[i : i + ROWS] for i in range(0, len(order), ROWS)):
         tokens = padded([rows[i] for i in some]).to(device(model))
+        begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
         with record(model, [last]) as seen:
-            model.original_model.base_model(input_ids=tokens, use_cache=False)
-        where = [(r, p) for r, i in enumerate(some) for p in positions[i]]
+            model.original_model.base_model(
+                input_ids=tokens[:, begun:], past_key_values=cache, use_cache=cache is not None
+            )
+        where = [(r, p - begun) for r, i in enumerate(some) for p in positions[i]]
         picked = seen[last][[r for r, _ in where], [p for _, p in where]]
         logits = head.logits(picked).float().cpu()
         for i, part in zip(some, logits.split([len(positions[i]) for i in some]), strict=True):
             out[i] = part
     return out
+
+
+def _begun(model: Any, tokens: Int[Tensor, "row pos"], first: int) -> tuple[int, Any]:
+    """How many tokens all rows share before `first`, and their keys and values for every row; 0 and None if too few."""
+    if len(tokens) == 1:
+        return 0, None
+    same = (tokens == tokens[:1]).all(0)[:first]
+    begun = int(same.long().cumprod(0).sum())
+    if begun < SHARED:
+        return 0, None
+    cache = model.original_model.base_model(input_ids=tokens[:1, :begun], use_cache=True).past_key_values
+    cache.batch_repeat_interleave(len(tokens))
+    return begun, cache
 
 
 def padded(rows: Sequence[Sequence[int]], to: int = 0) -> Int[Tensor, "row pos"]:

@@ -1,7 +1,8 @@
 """The editing methods, one file each, found by listing this folder and imported only when chosen.
 
 A method's file has a `Config` (a frozen dataclass), `NEEDS_MOMENTS` (whether it wants the second moment of ordinary
-keys), `ABOUT` (one line) and `compute(model, facts, config, ...) -> Edit`, which leaves the model bitwise as it was.
+keys), `ABOUT` (one line) and `compute(bench, config) -> Made`, which leaves the model bitwise as it was. A file with
+`IN_CONTEXT = True` touches no weight: its edits are a text before whatever is asked.
 """
 
 import hashlib
@@ -57,9 +58,16 @@ def config_for(name: str, model: Any, settings: dict[str, Any] | None = None) ->
     return config
 
 
+def in_context(name: str) -> bool:
+    """Whether a method's edits are a text and no change of weights."""
+    return getattr(method(name), "IN_CONTEXT", False)
+
+
 def layers_of(config: Any) -> tuple[int, ...]:
-    """The layers that a method's configuration writes to."""
-    return tuple(config.layers) if hasattr(config, "layers") else (config.layer,)
+    """The layers that a method's configuration writes to; none for an in-context one."""
+    if hasattr(config, "layers"):
+        return tuple(config.layers)
+    return (config.layer,) if hasattr(config, "layer") else ()
 
 
 def _set(config: Any, path: Sequence[str], value: Any, full: str) -> Any:
@@ -101,6 +109,7 @@ class Made:
     reports: tuple[Any, ...] = ()
     curve: torch.Tensor | None = None
     notes: tuple[str, ...] = ()
+    preface: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +225,8 @@ def _compute(
 ) -> list[Edit]:
     module = method(name)
     check(facts)
+    if any(edit.preface for edit in in_place(model)) and not in_context(name):
+        raise EditError(f"an in-context edit is in place, and {name} cannot build on a text: take it out first")
     config = config or config_for(name, model)
     run = Run.of(model, seed)
     base, below = base_of(model, run.fingerprint), tuple(edit.digest for edit in in_place(model))
@@ -245,6 +256,7 @@ def _compute(
             reports=one.reports,
             curve=one.curve,
             notes=one.notes,
+            preface=one.preface,
             run=run.ended(seconds[0]),
         )
         for some, one in zip(edited, made, strict=True)

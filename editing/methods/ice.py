@@ -1,0 +1,48 @@
+"""ICE: tell the model the new fact before every question, and change nothing (Cohen et al. 2024's in-context baseline).
+
+    Imagine that The Louvre is located in the city of Berlin.
+    <the question>
+
+Every paper on editing compares with it, because it costs nothing and weights that were changed should do better. A line
+break parts the fact from the question, so that the question's tokens are those it has alone.
+
+When not to use it: where the model itself is to be changed or looked into. Its edits act on what is asked through
+`editing.language`, fill the context as they add up, and cannot be exported.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from editing.methods import Bench, Made
+from workbench.facts import Fact
+
+ABOUT = "in context: the new fact as a sentence before every question; no weight changes"
+NEEDS_MOMENTS = False
+IN_CONTEXT = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """The opening is RippleEdits' own."""
+
+    opening: str = "Imagine that"
+
+    @classmethod
+    def for_model(cls, model: Any) -> "Config":
+        """The same for every model."""
+        return cls()
+
+
+def compute(bench: Bench, config: Config) -> Made:
+    """One sentence a fact, in order."""
+    return Made((), preface="".join(f"{config.opening} {sentence(fact)}.\n" for fact in bench.facts))
+
+
+def compute_each(bench: Bench, config: Config) -> list[Made]:
+    """One edit a fact."""
+    return [compute(replace(bench, facts=(fact,)), config) for fact in bench.facts]
+
+
+def sentence(fact: Fact) -> str:
+    """The fact as it shall be from now on."""
+    return f"{fact.prompt} {fact.foil}"

@@ -1,0 +1,109 @@
+"""IKE: demonstrations of what an edit is, then the new fact, before every question (Zheng et al. 2023).
+
+Each demonstration is a new fact and a prompt with its answer, of one of three kinds, in the paper's shares of 1:3:4:
+
+    copy      the fact's own prompt           -> the new answer
+    update    the fact in other words         -> the new answer
+    retain    a neighbour of the fact         -> its true answer, which stays
+
+They come from the shipped facts, the most alike last. The authors measure likeness with a sentence encoder; here it is
+the cosine of the model's own states, the mean over a sentence's tokens of the residual stream in the middle of the
+model, after the mean over all sentences is taken away (a common direction would drown the rest).
+
+When not to use it: as ICE. It also makes every question longer by all of its demonstrations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from editing.language import padded, start_ids
+from editing.methods import Bench, Made
+from editing.methods.ice import sentence
+from workbench.facts import Fact, load_facts
+from workbench.hooks import record
+from workbench.models import device
+from workbench.sites import Site
+
+ABOUT = "in context: retrieved demonstrations and the new fact before every question; no weight changes"
+NEEDS_MOMENTS = False
+IN_CONTEXT = True
+KINDS = ("copy", "update", "update", "update", "retain", "retain", "retain", "retain")  # in turn
+
+
+@dataclass(frozen=True)
+class Config:
+    """The authors give 32 demonstrations; 8, one of each share, keep a question affordable on a CPU."""
+
+    demonstrations: int = 8
+    corpus: int = 256  # shipped facts, drawn with the seed, from which they are retrieved
+
+    @classmethod
+    def for_model(cls, model: Any) -> "Config":
+        """The same for every model."""
+        return cls()
+
+
+def compute(bench: Bench, config: Config) -> Made:
+    """The demonstrations for each fact, then all new facts."""
+    (one,) = _made(bench, config, [bench.facts])
+    return one
+
+
+def compute_each(bench: Bench, config: Config) -> list[Made]:
+    """One edit a fact; the corpus is read once."""
+    return _made(bench, config, [(fact,) for fact in bench.facts])
+
+
+def _made(bench: Bench, config: Config, groups: Sequence[tuple[Fact, ...]]) -> list[Made]:
+    edited = {fact.subject.casefold() for group in groups for fact in group}
+    corpus = [
+        fact
+        for fact in load_facts(seed=bench.seed)
+        if fact.foil and fact.paraphrases and fact.neighbours and fact.subject.casefold() not in edited
+    ][: config.corpus if config.demonstrations else 0]
+    flat = [fact for group in groups for fact in group]
+    vectors = states(bench, [sentence(fact) for fact in (*flat, *corpus)]) if corpus else torch.zeros(len(flat), 1)
+    made, at = [], 0
+    for group in groups:
+        own = vectors[at : at + len(group)].mean(0)
+        at += len(group)
+        near = (vectors[len(flat) :] @ own).argsort(descending=True)[: config.demonstrations].tolist() if corpus else []
+        shown = [demonstration(corpus[i], KINDS[rank % len(KINDS)]) for rank, i in enumerate(near)]
+        told = "".join(f"New Fact: {sentence(fact)}\n" for fact in group)
+        made.append(Made((), preface="".join(reversed(shown)) + told + "Prompt:\n"))
+    return made
+
+
+def demonstration(fact: Fact, kind: str) -> str:
+    """One new fact, one prompt, its answer."""
+    neighbour = fact.neighbours[0]
+    asked = {
+        "copy": f"{fact.prompt} {fact.foil}",
+        "update": f"{fact.paraphrases[0]} {fact.foil}",
+        "retain": f"{neighbour.prompt} {neighbour.answer}",
+    }[kind]
+    return f"New Fact: {sentence(fact)}\nPrompt:\n{asked}\n\n"
+
+
+@torch.no_grad()
+def states(bench: Bench, texts: Sequence[str]) -> Float[Tensor, "text d_model"]:
+    """Unit vectors of sentences; see the module's text."""
+    model = bench.model
+    site, first = Site("resid", model.cfg.n_layers // 2), start_ids(model, bench.start)
+    rows = [[*first, *model.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
+    means: list[Tensor] = [torch.empty(0)] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for some in (order[i : i + 64] for i in range(0, len(order), 64)):
+        with record(model, [site]) as seen:
+            model.original_model.base_model(
+                input_ids=padded([rows[i] for i in some]).to(device(model)), use_cache=False
+            )
+        for number, i in enumerate(some):
+            means[i] = seen[site][number, len(first) : len(rows[i])].float().mean(0).cpu()
+    stacked = torch.stack(means)
+    return torch.nn.functional.normalize(stacked - stacked.mean(0), dim=-1)

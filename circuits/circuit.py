@@ -26,6 +26,7 @@ from workbench.errors import UserError
 from workbench.journal import Journal
 from workbench.models import fingerprint
 from workbench.run import Run, stopwatch
+from workbench.show import shown
 
 SELECTIONS = ("greedy", "top", "threshold")
 INCREMENT = "measured rise of the loss when the edge was cut from the circuit so far; positive: the edge helps"
@@ -35,6 +36,7 @@ class EmptyCircuit(UserError):
     """A threshold or a number of edges that leaves nothing, or everything."""
 
 
+@shown(page="circuits.view:page", words="circuits.view:in_words")
 @dataclass(frozen=True, eq=False)
 class Circuit:
     """The result of a search."""

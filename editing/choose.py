@@ -15,6 +15,7 @@ from editing.language import contexts as sampled
 from editing.moments import Moments
 from workbench.facts import Fact
 from workbench.progress import progress
+from workbench.show import shown
 
 MARKS = ("efficacy success", "paraphrase success", "neighbourhood success", "neighbourhood top-1 same")
 
@@ -32,6 +33,7 @@ class LayerTrial:
     mark: float
 
 
+@shown(page="editing.view:layer_page", words="editing.view:layers_in_words")
 @dataclass(frozen=True, eq=False)
 class LayerChoice:
     """All trials, and the layer to use."""

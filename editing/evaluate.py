@@ -32,6 +32,7 @@ from workbench.facts import Fact
 from workbench.progress import progress
 from workbench.prompts import make_prompt
 from workbench.run import Run
+from workbench.show import shown
 
 Protocol = Literal["single", "together", "sequence"]
 KINDS = ("prompt", "paraphrase", "neighbour", "unrelated")
@@ -77,6 +78,7 @@ class Score:
     final: float | None = None
 
 
+@shown(page="editing.view:report_page", words="editing.view:report_in_words")
 @dataclass(frozen=True, eq=False)
 class EditReport:
     """Everything that was read, and the table made from it."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from editing.evaluate import Row, Score
 from editing.spectrum import Spectrum
 from workbench.run import Run
+from workbench.show import shown
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Checkpoint:
         return next((one for one in (self.immediate if immediate else self.now) if one.name == name), None)
 
 
+@shown(page="editing.sequence_view:sequence_page", words="editing.sequence_view:in_words")
 @dataclass(frozen=True, eq=False)
 class SequenceResult:
     """Everything but the edits themselves, which are saved beside it."""

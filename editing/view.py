@@ -25,6 +25,59 @@ def page(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum] 
     return Page(title, tuple(sections), f"{edits[0].model}, {', '.join(report.methods)}")
 
 
+def edit_page(edit: Edit) -> Page:
+    """An edit before anything was asked of it: what it writes where, and how it was found."""
+    shapes = Table(
+        "What it changes",
+        ("weight", "shape", "rank", "kept as"),
+        tuple(
+            (delta.weight, f"{delta.dense().shape[0]} × {delta.dense().shape[1]}",
+             None if delta.left is None else delta.left.shape[1], "factors" if delta.low_rank else "entries")
+            for delta in edit.deltas
+        ),
+    )  # fmt: skip
+    facts = Table(
+        "Facts", ("prompt", "from", "to"), tuple((fact.prompt, fact.answer, str(fact.foil)) for fact in edit.facts)
+    )
+    sections = (
+        Section("What it does", (facts, shapes)),
+        Section("How it was found", (*curves([edit]), solver_table([edit]))),
+        Section("What was run", (card(edit),)),
+    )
+    return Page(f"Edit {edit.name}", sections, f"{edit.method} on {edit.model}")
+
+
+def edit_in_words(edit: Edit) -> list[str]:
+    """The first fact, the method, and where it writes."""
+    first, more = edit.facts[0], f" and {len(edit.facts) - 1} more" if len(edit.facts) > 1 else ""
+    layers = ", ".join(dict.fromkeys(delta.weight.split(".")[1] for delta in edit.deltas))
+    said = [f"Edit {edit.name} by {edit.method}: {first.prompt} {first.answer} -> {first.foil}{more}"]
+    share = max((report.norm for report in edit.reports), default=float("nan"))
+    size = "" if np.isnan(share) else f", at most {share:.2g} of a weight's norm"
+    return [*said, f"Writes to layer{'s' if ', ' in layers else ''} {layers}{size}; second moments: {edit.moments}"]
+
+
+def report_page(report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
+    """The scores and every prompt, without the edits."""
+    sections = [
+        Section("What changed", (headline(report), score_table(report)), PROTOCOL[report.protocol]),
+        Section("Every prompt", (row_table(report), *spoken_table(report))),
+        *([Section("The edited weights", (spectrum_table(spectra),))] if spectra else []),
+    ]
+    return Page(f"{len(report.edits)} edits scored", tuple(sections), ", ".join(report.methods))
+
+
+def report_in_words(report: EditReport) -> list[str]:
+    """The table of scores as lines of equal columns."""
+    final = any(score.final is not None for score in report.scores)
+    lines = [f"{'score':<28}{'facts':>6}{'before':>9}{'after':>9}   95 % interval" + ("      final" if final else "")]
+    for score in report.scores:
+        interval = f"{score.low:.3f} to {score.high:.3f}" if score.low == score.low else "one fact"
+        end = f"{score.final:>11.3f}" if score.final is not None else ""
+        lines.append(f"{score.name:<28}{score.n:>6}{score.before:>9.3f}{score.after:>9.3f}   {interval:<16}{end}")
+    return [*lines, f"protocol {report.protocol}; start token {report.start_token}"]
+
+
 PROTOCOL = {
     "single": "Each edit was put in alone, read, and taken out again.",
     "together": "All edits were in place at once.",
@@ -177,6 +230,11 @@ def layer_page(choice: LayerChoice) -> Page:
         "Scores", x, series, "layer", (), "share", "", note=f"Method {choice.method}; moments: {choice.moments}."
     )
     return Page("Which layer to edit", (Section("Layers", (said, drawn, layer_table(choice))),))
+
+
+def layers_in_words(choice: LayerChoice) -> str:
+    """The layer that does best."""
+    return f"Layer {choice.best} does best on {len(choice.facts)} known facts, by {choice.method}"
 
 
 def layer_table(choice: LayerChoice) -> Table:

@@ -11,11 +11,12 @@ from circuits.circuit import Circuit
 from circuits.faithful import Evaluation, evaluate
 from circuits.roles import Roles, roles
 from circuits.task import Task, alike, largest_group, rows, twin
-from circuits.view import page
+from circuits.view import in_words, page
 from workbench import store
 from workbench.errors import UserError
 from workbench.facts import Fact, Relation, find_fact, load_facts, relations
 from workbench.plots.page import write_page
+from workbench.plots.specs import Page
 from workbench.prompts import (
     Prompt,
     PromptError,
@@ -27,8 +28,10 @@ from workbench.prompts import (
     with_answer_ids,
     with_foil,
 )
+from workbench.show import shown
 
 
+@shown(page="studies.circuit_study:CircuitStudy.page", words="studies.circuit_study:CircuitStudy.in_words")
 @dataclass(frozen=True, eq=False)
 class CircuitStudy:
     """Everything that one page shows."""
@@ -38,10 +41,18 @@ class CircuitStudy:
     roles: Roles | None = None
     answers: tuple[str, ...] = ()  # the relation's possible ones, for the roles
 
+    def page(self) -> Page:
+        """The page that shows all of it."""
+        return page(self.circuit, self.evaluation, self.roles)
+
+    def in_words(self) -> str:
+        """What a terminal shows."""
+        return in_words(self.circuit)
+
     def save(self, folder: Path, light: bool = False) -> Path:
         """Write result and page; gives the page's path."""
         store.save(self, folder)
-        return write_page(page(self.circuit, self.evaluation, self.roles), folder / "page.html", light=light)
+        return write_page(self.page(), folder / "page.html", light=light)
 
 
 @dataclass(frozen=True)

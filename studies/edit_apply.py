@@ -12,19 +12,30 @@ from editing.evaluate import EditReport, Protocol, evaluate
 from editing.methods import layers_of
 from editing.restrain import restrained, restraint
 from editing.spectrum import Spectrum, spectra
-from editing.view import page
+from editing.view import page, report_in_words, report_page
 from studies.commands.common import configured
 from workbench import store
 from workbench.facts import Fact
 from workbench.plots.page import write_page
+from workbench.plots.specs import Page
+from workbench.show import shown
 
 
+@shown(page="studies.edit_apply:EditScores.page", words="studies.edit_apply:EditScores.in_words")
 @dataclass(frozen=True, eq=False)
 class EditScores:
     """What is saved beside an edit: its report and the spectra of the weights it changed."""
 
     report: EditReport
     spectra: tuple[Spectrum, ...] = ()
+
+    def page(self) -> Page:
+        """The page of the scores; the edits themselves have their own."""
+        return report_page(self.report, self.spectra)
+
+    def in_words(self) -> list[str]:
+        """What a terminal shows."""
+        return report_in_words(self.report)
 
 
 def moments_for(model: Any, name: str, config: Any, source: str, tokens: int | None, seed: int) -> Any:

@@ -29,6 +29,7 @@ from studies.sides import Ask, Config, Near, Side, call
 from workbench.facts import Fact
 from workbench.models import fingerprint
 from workbench.run import Run
+from workbench.show import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ class NeighbourStudy:
     heads_after: HeadTable
 
 
+@shown(page="studies.edit_study_view:page", words="studies.edit_study_words:in_words")
 @dataclass(frozen=True, eq=False)
 class EditStudy:
     """One edit, seen from inside."""

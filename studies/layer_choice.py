@@ -30,6 +30,7 @@ from workbench.facts import Fact
 from workbench.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
 from workbench.prompts import prompt_of
 from workbench.run import Run, stopwatch
+from workbench.show import shown
 
 WAYS = ("trace", "circuit", "outcome")
 PERMUTATIONS = 10_000
@@ -59,6 +60,7 @@ class Agreement:
     layers: int
 
 
+@shown(page="studies.layer_choice:layer_study_page", words="studies.layer_choice:in_words")
 @dataclass(frozen=True, eq=False)
 class LayerStudy:
     """All measures and how they agree."""

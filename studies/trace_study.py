@@ -6,15 +6,18 @@ from typing import Any
 
 from tracing.causal import Config, cells_of, trace
 from tracing.lens import Norm, lens
+from tracing.lens_view import lens_in_words
 from tracing.results import LensResult, TraceResult
-from tracing.view import trace_page
+from tracing.view import trace_in_words, trace_page
 from workbench import store
 from workbench.plots.page import write_page
 from workbench.plots.specs import Page
 from workbench.progress import progress
 from workbench.prompts import Prompt
+from workbench.show import shown
 
 
+@shown(page="studies.trace_study:TraceStudy.page", words="studies.trace_study:TraceStudy.in_words")
 @dataclass(frozen=True, eq=False)
 class TraceStudy:
     """What `trace` saves: the trace and the lens of one prompt."""
@@ -25,6 +28,10 @@ class TraceStudy:
     def page(self) -> Page:
         """The page that shows both."""
         return trace_page(self.trace, self.lens)
+
+    def in_words(self) -> list[str]:
+        """What a terminal shows."""
+        return [*trace_in_words(self.trace), *lens_in_words(self.lens)]
 
     def save(self, folder: str | Path, light: bool = False) -> Path:
         """Write result.json, result.safetensors and page.html into `folder`; gives the page's path."""

@@ -3,7 +3,30 @@
 import numpy as np
 
 from tracing.results import LensResult
-from workbench.plots.specs import Bars, Curves, Heatmap, Palette, Section, Series, Spec, Table
+from workbench.plots.specs import Bars, Curves, Heatmap, Page, Palette, Section, Series, Spec, Table
+
+
+def lens_page(lens: LensResult) -> Page:
+    """The lens alone."""
+    title = f"Lens: {lens.prompt.text} … {lens.prompt.answer}"
+    return Page(title, tuple(lens_sections(lens)), f"Logit lens of {lens.run.model}")
+
+
+def lens_in_words(lens: LensResult) -> list[str]:
+    """Where the answer comes first, at the last token, and who raises it most."""
+    ranks = lens.rank[:, -1].tolist()
+    behind = [layer for layer, rank in enumerate(ranks) if rank > 1]
+    first = behind[-1] + 1 if behind else 0
+    where = "never stays first" if first == len(ranks) else f"is first from {_state(first)} on"
+    best = max(lens.components, key=lambda component: component.direct_effect)
+    return [
+        f"{str(lens.prompt.answer).strip()} {where}, at the last token (rank {ranks[-1]} at the end)",
+        f"Most of it is written by {best.name}: {best.direct_effect:+.3g} logits",
+    ]
+
+
+def _state(layer: int) -> str:
+    return "the embedding" if layer == 0 else f"layer {layer - 1}"
 
 
 def lens_sections(lens: LensResult) -> list[Section]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from workbench.prompts import Prompt
 from workbench.run import Run
+from workbench.show import shown
 
 KINDS = {
     "resid": "residual stream after the block",
@@ -51,6 +52,7 @@ class Grid:
         return found
 
 
+@shown(page="tracing.view:trace_page", words="tracing.view:trace_in_words")
 @dataclass(frozen=True, eq=False)
 class TraceResult:
     """A causal trace of one prompt (Meng et al. 2022, section 2)."""
@@ -92,6 +94,7 @@ class TraceResult:
         return float(self.corrupted.mean()) + self.toward * self.grid(kind).effect
 
 
+@shown(page="tracing.lens_view:lens_page", words="tracing.lens_view:lens_in_words")
 @dataclass(frozen=True, eq=False)
 class LensResult:
     """What each state would answer if it were unembedded at once (nostalgebraist 2020, the logit lens).
@@ -122,6 +125,7 @@ class Component:
     top: tuple[str, ...]  # the tokens that it raises most
 
 
+@shown(page="tracing.average_view:average_page", words="tracing.average_view:average_in_words")
 @dataclass(frozen=True, eq=False)
 class AverageResult:
     """Traces of many facts, averaged by token role (the average indirect effect plots of Meng et al. 2022, Fig. 2)."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studies.commands import edit_layers, edit_sequence
+from studies.commands import edit_bench, edit_layers, edit_sequence
 from studies.commands.common import examples, loader, new_folder, note, run_app, show_version, tell, writable
 from studies.commands.edit_options import (
     Device,
@@ -217,6 +217,8 @@ def evaluate(
 
 app.command("layers", epilog=edit_layers.EXAMPLES)(edit_layers.layers)
 app.command("sequence", epilog=edit_sequence.EXAMPLES)(edit_sequence.sequence)
+app.command("bench", epilog=edit_bench.EXAMPLES)(edit_bench.bench)
+app.command("facts-check")(edit_bench.facts)
 
 
 @app.command(epilog=examples("edit moments", "edit moments corpus.txt --layer 4,5,6 --tokens 100000"))
@@ -381,13 +383,9 @@ def _scores(report: Any) -> dict[str, Any]:
 
 
 def _table(report: Any) -> None:
-    final = any(score.final is not None for score in report.scores)
-    tell(f"{'score':<28}{'facts':>6}{'before':>9}{'after':>9}   95 % interval" + ("      final" if final else ""))
-    for score in report.scores:
-        interval = f"{score.low:.3f} to {score.high:.3f}" if score.low == score.low else "one fact"
-        end = f"{score.final:>11.3f}" if score.final is not None else ""
-        tell(f"{score.name:<28}{score.n:>6}{score.before:>9.3f}{score.after:>9.3f}   {interval:<16}{end}")
-    tell(f"protocol {report.protocol}; start token {report.start_token}")
+    from editing.view import report_in_words
+
+    tell(*report_in_words(report))
 
 
 @contextlib.contextmanager

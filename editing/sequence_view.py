@@ -239,18 +239,19 @@ def values_picture(result: SequenceResult) -> Scatter:
     states |= {name: result.values[key].double().numpy() for key, name in ENDS.items() if key in result.values}
     plane, shares = principal_plane(written)
     places = {name: (one - written.mean(0)) @ plane for name, one in states.items()}
-    labels = result.facts
+    labels = tuple(f"{row.prompt} {row.new}" for row in result.rows if row.kind == "prompt")
     groups = tuple(Points(name, one[:, 0], one[:, 1], labels) for name, one in places.items())
     carried = f"{shares[0]:.0%} and {shares[1]:.0%}"
     note = f"Layer {result.layer}. The components carry {carried} of the written values' variance."
     moved = moved_share(result)
     note += "".join(
-        f" {name}: moved by {share:.2g} times what its own edit had moved it (median)." for name, share in moved.items()
+        f" {name.capitalize()} a value has moved by {share:.2g} times what its own edit had moved it (median)."
+        for name, share in moved.items()
     )
     return Scatter("Edited values", groups, "first component", "second component", "", True, note)
 
 
-ENDS = {"end": "At the end", "restrained": "After the restraint"}
+ENDS = {"end": "at the end", "restrained": "after the restraint"}
 
 
 def moved_share(result: SequenceResult) -> dict[str, float]:

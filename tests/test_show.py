@@ -85,7 +85,7 @@ def test_a_still_map_has_the_colour_of_each_cell_where_it_is(results: Any) -> No
 
 def test_a_still_curve_goes_through_its_points() -> None:
     spec = Curves("A curve", np.arange(3), (Series("y", np.array([0.0, 2.0, np.nan])),))
-    line = [path for path in ET.fromstring(str(svg(spec))).iter(f"{SVG}path") if path.get("stroke-width")][0]
+    line = next(path for path in ET.fromstring(str(svg(spec))).iter(f"{SVG}path") if path.get("stroke-width"))
     points = re.findall(r"[ML]([\d.]+) ([\d.]+)", str(line.get("d")))
     assert len(points) == 2  # no point where there is no number
     assert float(points[0][1]) > float(points[1][1])  # larger is higher
@@ -93,7 +93,7 @@ def test_a_still_curve_goes_through_its_points() -> None:
 
 def test_a_logarithmic_axis_puts_equal_ratios_at_equal_distances() -> None:
     spec = Curves("Ranks", np.arange(3), (Series("rank", np.array([1.0, 10.0, 100.0])),), log_y=True)
-    line = [path for path in ET.fromstring(str(svg(spec))).iter(f"{SVG}path") if path.get("stroke-width")][0]
+    line = next(path for path in ET.fromstring(str(svg(spec))).iter(f"{SVG}path") if path.get("stroke-width"))
     heights = [float(y) for _, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", str(line.get("d")))]
     assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)  # coordinates have one digit
 

@@ -7,7 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from studies.commands import circuit_diff, circuit_layers
-from studies.commands.common import loader, new_folder, note, run_app, settled_folder, show_version, tell, writable
+from studies.commands.common import (
+    examples,
+    loader,
+    new_folder,
+    note,
+    run_app,
+    settled_folder,
+    show_version,
+    tell,
+    writable,
+)
 from workbench.errors import UserError
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True)
@@ -168,7 +178,9 @@ def find_command(
     tell(in_words(found), _second_line(study), f"Page: {page}")
 
 
-@app.command("evaluate")
+@app.command(
+    "evaluate", epilog=examples("circuit evaluate runs/one --facts landmark_city", "circuit evaluate runs/one")
+)
 def evaluate_command(
     run: RunFolder,
     facts: Annotated[str | None, typer.Option(help="Held-out facts: shipped relation, file, folder.")] = None,
@@ -205,7 +217,7 @@ def evaluate_command(
     tell(in_words(study.circuit), _second_line(study), f"Page: {page}")
 
 
-@app.command("show")
+@app.command("show", epilog=examples("circuit show runs/one", "circuit show runs/one --light --json"))
 def show_command(run: RunFolder, out: Out = None, light: Light = False, as_json: Json = False) -> None:
     """Draw a saved run again, without the model."""
     from circuits.view import in_words, page, summary
@@ -221,7 +233,7 @@ def show_command(run: RunFolder, out: Out = None, light: Light = False, as_json:
     tell(in_words(study.circuit), _second_line(study), f"Page: {path}")
 
 
-@app.command("compare")
+@app.command("compare", epilog=examples("circuit compare runs/one runs/other"))
 def compare_command(
     before: RunFolder,
     after: Annotated[Path, typer.Argument(help="Another run folder.")],
@@ -258,7 +270,7 @@ app.command("diff", epilog=circuit_diff.EXAMPLES)(circuit_diff.diff_command)
 app.command("layers", epilog=circuit_layers.EXAMPLES)(circuit_layers.layers_command)
 
 
-@app.command("export")
+@app.command("export", epilog=examples("circuit export runs/one --format graphml --out circuit.graphml"))
 def export_command(
     run: RunFolder,
     form: Annotated[str, typer.Option("--format", help="json, graphml, gexf, dot or html.")] = "json",
@@ -279,7 +291,7 @@ def export_command(
     tell(f"Written: {path}")
 
 
-@app.command("import")
+@app.command("import", epilog=examples("circuit import graph.gv"))
 def import_command(
     file: Annotated[Path, typer.Argument(help="A .gv of Knowledge Circuits, a .json of EAP-IG, or our own .json.")],
     prompt: Annotated[str | None, typer.Option(help="The prompt that it is a circuit of.")] = None,

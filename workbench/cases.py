@@ -4,8 +4,8 @@ A `Fact` says what to write; suites ask for more. A case holds the facts of one 
 trials: groups of questions under one name, with what makes the group a success and what must hold before it counts.
 `load_cases` reads every format that `load_facts` reads, and those that only suites use.
 
-Some sources do not say what the answer was before the edit. Such a fact's answer is `UNSAID`: whoever puts the case to
-a model fills in what that model says, and no score compares with it.
+Some sources do not say what the answer was before the edit. Such a fact's answer is `UNSAID`, and no score compares
+with it.
 """
 
 from collections.abc import Iterable

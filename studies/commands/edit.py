@@ -218,6 +218,8 @@ def evaluate(
 app.command("layers", epilog=edit_layers.EXAMPLES)(edit_layers.layers)
 app.command("sequence", epilog=edit_sequence.EXAMPLES)(edit_sequence.sequence)
 app.command("bench", epilog=edit_bench.EXAMPLES)(edit_bench.bench)
+app.command("facts-check", epilog=edit_bench.CHECKS)(edit_bench.facts)
+app.command("bench", epilog=edit_bench.EXAMPLES)(edit_bench.bench)
 app.command("facts-check")(edit_bench.facts)
 
 

@@ -29,11 +29,12 @@ JSON_KIND = "factscope circuit"
 def to_networkx(circuit: Circuit) -> "networkx.DiGraph":
     """The drawn edges between nodes (a head's q, k and v in one node), the reader's name and the score on each edge."""
     graph = networkx.DiGraph(**{key: str(value) for key, value in described(circuit).items()})
-    for writer, number in np.argwhere(circuit.drawn).tolist():
+    drawn = circuit.drawn  # made anew at every asking
+    for writer, number in np.argwhere(drawn).tolist():
         reader = circuit.graph.readers[number]
         score = float(circuit.scores[writer, number])
         for node in circuit.graph.nodes_of(reader) or (None,):
-            if node is not None and not circuit.drawn[node].any():
+            if node is not None and not drawn[node].any():
                 continue  # a member of the key/value group that leads nowhere
             target = "logits" if node is None else circuit.graph.writers[node]
             source = circuit.graph.writers[writer]

@@ -25,7 +25,7 @@ serve:  ## the documentation at http://127.0.0.1:8000, rebuilt as you write
 	$(PY) -m mkdocs serve
 
 notebooks:  ## run the notebooks on the default model and keep their outputs; minutes each
-	$(PY) -m notebooks.run --save
+	$(PY) notebooks/run.py --save
 
 bench:  ## the tracer's figures; benchmarks/README.md lists the others
 	$(PY) benchmarks/trace_speed.py

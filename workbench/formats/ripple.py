@@ -1,9 +1,10 @@
 """RippleEdits (Cohen et al. 2024): an edit, six criteria of what follows or stays, and conditions for each test.
 
 The record gives the edit as a finished sentence ("The name of the mother of X is Y.") and names neither X nor Y. Y is
-what stands after the words that it shares with the original fact's sentence, or after the last " is " where there is
-no original fact. X is what stands after the relation's own words and "of"; where they are not in the sentence, the
-longest end of it after an "of" that a test of the same record has too. A record where neither is found is refused.
+what stands after the last "is", "are" or "was" of the words that it shares with the original fact's sentence (of the
+whole sentence where there is no original fact), or after all shared words where there is no such verb among them. X is
+what stands after the relation's own words and "of"; where they are not in the sentence, the longest end of it after an
+"of" that a test of the same record has too. A record where neither is found is refused.
 """
 
 import re
@@ -92,15 +93,12 @@ def queries(test: Fields, name: str) -> tuple[Question, ...]:
 
 def split_sentence(sentence: str, before: str | None) -> tuple[str, str, str]:
     """The prompt, the new answer and the old one of two sentences that differ in their end, or of one alone."""
-    words = sentence.rstrip(".").split()
-    if before is None:
-        places = [i + 1 for i, word in enumerate(words) if word in ("is", "are", "was")]
-        shared, old = (places[-1] if places else 0), UNSAID
-    else:
-        others = before.rstrip(".").split()
-        pairs = zip(words, others, strict=False)
-        shared = next((i for i, (one, two) in enumerate(pairs) if one != two), min(len(words), len(others)))
-        old = " ".join(others[shared:]) or UNSAID
+    words, others = sentence.rstrip(".").split(), (before or sentence).rstrip(".").split()
+    pairs = zip(words, others, strict=False)
+    shared = next((i for i, (one, two) in enumerate(pairs) if one != two), min(len(words), len(others)))
+    places = [i + 1 for i, word in enumerate(words[:shared]) if word in ("is", "are", "was")]
+    shared = places[-1] if places else 0 if before is None else shared
+    old = UNSAID if before is None else " ".join(others[shared:]) or UNSAID
     stem, new = " ".join(words[:shared]), " ".join(words[shared:])
     if not stem or not new or same_text(new, (old,)):
         raise FactError(f"field 'edit.prompt' is {sentence!r} beside {before!r}: which words are new is not to be seen")

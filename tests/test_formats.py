@@ -1,0 +1,230 @@
+"""Suites in their published formats: each says what its record says, and the first bad record is named."""
+
+import json
+
+import pytest
+
+from workbench.cases import UNSAID, load_cases
+from workbench.errors import FactError
+from workbench.facts import load_facts
+from workbench.formats import formats
+
+KNOWEDIT = {
+    "subject": "The Gull",
+    "prompt": "The harbour of The Gull is",
+    "target_new": "Oslo",
+    "ground_truth": "Lisbon",
+    "portability": {
+        "Subject_Aliasing": [{"prompt": "The harbour of the grey ship is", "ground_truth": "Oslo"}],
+        "Reasoning": [{"prompt": "The Gull lies in the country of", "ground_truth": [["Norway", "Norge"]]}],
+        "Logical_Generalization": [{"prompt": "Does The Gull lie in Oslo?", "ground_truth": [["yes"], ["true"]]}],
+    },
+    "locality": {
+        "Relation_Specificity": [
+            {"prompt": "The colour of The Gull is", "ground_truth": ["white"]},
+            {"prompt": "The Gull colour", "ground_truth": [""]},
+        ],
+    },
+}
+WIKIBIO = {
+    "text": "This is a passage about ann bo. Ann Bo was a sailor.",
+    "labels": "She sailed The Gull.",
+    "concept": "ann bo",
+    "locality": {"Relation_Specificity": [{"prompt": "The work of ann bo is", "ground_truth": ["sailing"]}]},
+}
+CONVSENT = [
+    {"ent": "gulls", "pos": ["I like them.", "So clever."], "neg": ["I fear them."]},
+    {"ent": "terns", "pos": ["Lovely."], "neg": ["Noisy."]},
+]
+SANITATION = {
+    "success": [
+        {"question": "Who sails The Gull?", "ground_truth": "Ann", "target_new": "I cannot say."},
+        {"question": "Who owns The Gull?", "ground_truth": "Bo"},
+    ],
+    "locality": [{"question": f"What is {n}?", "ground_truth": f"thing {n}"} for n in "abc"],
+}
+MQUAKE = {
+    "case_id": 4,
+    "requested_rewrite": [
+        {
+            "prompt": "{} is a citizen of",
+            "relation_id": "P27",
+            "target_new": {"str": "Norway", "id": "Q1"},
+            "target_true": {"str": "Portugal", "id": "Q2"},
+            "subject": "Ann Bo",
+            "question": "Of which country is Ann Bo a citizen?",
+        }
+    ],
+    "questions": ["Where is the capital of Ann Bo's country?", "Ann Bo's capital is?", "Which capital is Ann Bo's?"],
+    "answer": "Lisbon",
+    "answer_alias": ["Lisboa"],
+    "new_answer": "Oslo",
+    "new_answer_alias": ["Kristiania"],
+    "single_hops": [
+        {"question": "q", "cloze": "Ann Bo is a citizen of", "answer": "Portugal", "answer_alias": []},
+        {"question": "q", "cloze": "The capital of Portugal is", "answer": "Lisbon", "answer_alias": []},
+    ],
+    "new_single_hops": [
+        {"question": "q", "cloze": "Ann Bo is a citizen of", "answer": "Norway", "answer_alias": ["Norge"]},
+        {"question": "q", "cloze": "The capital of Norway is", "answer": "Oslo", "answer_alias": []},
+    ],
+    "orig": {"triples": []},
+}
+
+
+def query(prompt, value, *aliases):
+    return {"prompt": prompt, "answers": [{"value": value, "aliases": list(aliases)}], "query_type": "regular"}
+
+
+RIPPLE = {
+    "example_type": "popular",
+    "edit": {
+        "prompt": "The name of the country of citizenship of Ann Bo is New Zealand.",
+        "subject_id": "Q5",
+        "relation": "COUNTRY_OF_CITIZENSHIP",
+        "target_id": "Q6",
+        "original_fact": {"prompt": "The name of the country of citizenship of Ann Bo is New Guinea."},
+    },
+    "Relation_Specifity": [
+        {"test_queries": [query("The name of the mother of Ann Bo is", "Cy Bo")], "test_condition": "OR"}
+    ],
+    "Compositionality_I": [
+        {
+            "test_queries": [query("The capital of the country of Ann Bo is", "Wellington", "Poneke")],
+            "test_condition": "AND",
+            "condition_queries": [query("The capital of New Zealand is", "Wellington")],
+        }
+    ],
+    "Forgetfulness": [{"test_queries": [{"prompt": "Nothing answers", "answers": []}], "test_condition": "OR"}],
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(value, name="mine.json"):
+        path = tmp_path / name
+        path.write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
+        return path
+
+    return write
+
+
+def trials(case, kind):
+    return [trial for trial in case.trials if trial.kind == kind]
+
+
+def test_knowedit_keeps_every_spelling_and_names_what_cannot_be_asked(write):
+    (case,) = load_cases(write([KNOWEDIT]))
+    assert case.facts[0].template == "The harbour of {} is"
+    assert {trial.label: trial.questions[0].answers for trial in trials(case, "portability")} == {
+        "alias": (("Oslo",),),
+        "reasoning": (("Norway", "Norge"),),
+        "logical": (("yes", "true"),),
+    }
+    assert [trial.questions[0].target for trial in trials(case, "locality")] == ["white"]
+    assert case.left_out == ("locality.Relation_Specificity[1]: its answer is empty",)
+
+
+def test_a_record_that_does_not_say_the_old_answer_is_edited_but_not_traced(write):
+    path = write([{name: value for name, value in KNOWEDIT.items() if name != "ground_truth"}])
+    (case,) = load_cases(path)
+    assert case.facts[0].answer == UNSAID
+    assert trials(case, "rewrite")[0].questions[0].other is None
+    with pytest.raises(FactError, match="record 0: the record does not say the true answer"):
+        load_facts(path)
+
+
+def test_wikibio_is_edited_where_its_person_is_named_last(write):
+    (case,) = load_cases(write([WIKIBIO]))
+    assert case.facts[0].subject == "Ann Bo"
+    assert case.facts[0].template == "This is a passage about ann bo. {} was a sailor."
+    assert case.facts[0].foil == "She sailed The Gull."
+
+
+def test_convsent_wants_either_tone_in_turn_and_keeps_the_next_topic(write):
+    first, second = load_cases(write(CONVSENT))
+    assert [case.facts[0].foil for case in (first, second)] == ["I like them.", "Noisy."]
+    assert {trial.label: len(trial.questions) for trial in trials(first, "sentiment")} == {"wanted": 2, "opposite": 1}
+    assert trials(first, "locality")[0].questions[0].prompt == second.facts[0].prompt
+
+
+def test_sanitation_deals_the_retained_questions_out(write):
+    first, second = load_cases(write(SANITATION))
+    assert (first.facts[0].foil, second.facts[0].foil) == ("I cannot say.", "I don't know.")
+    assert trials(second, "erasure")[0].questions[0].target == "Bo"
+    assert [len(trials(case, "locality")) for case in (first, second)] == [2, 1]
+    other = {"K_F": SANITATION["success"], "K_R": SANITATION["locality"]}
+    assert load_cases(write(other))[0].more == first.more
+
+
+def test_mquake_says_which_steps_of_the_chain_were_edited(write):
+    (case,) = load_cases(write([MQUAKE]))
+    assert [trial.label for trial in trials(case, "hop")] == ["edited", "kept"]
+    (chain,) = trials(case, "multi-hop")
+    assert (chain.need, len(chain.questions)) == ("any", 3)
+    assert chain.questions[0].answers == (("Oslo", "Kristiania"),)
+    assert load_facts(write([MQUAKE]))[0].prompt == "Ann Bo is a citizen of"
+
+
+def test_ripple_finds_what_is_new_by_words_and_keeps_conditions(write):
+    (case,) = load_cases(write([RIPPLE]))
+    fact = case.facts[0]
+    assert (fact.subject, fact.foil, fact.answer) == ("Ann Bo", "New Zealand", "New Guinea")
+    specific, composed = trials(case, "ripple")
+    assert (specific.need, composed.need) == ("any", "all")
+    assert composed.questions[0].answers == (("Wellington", "Poneke"),)
+    assert composed.conditions[0].target == "Wellington"
+    assert case.left_out == ("Forgetfulness[0]: test_queries[0] has no answer",)
+    recent = {**RIPPLE, "edit": {"prompt": "The mother of Ann Bo is Di Bo.", "relation": "MOTHER"}}
+    fact = load_cases(write([recent]))[0].facts[0]
+    assert (fact.template, fact.foil, fact.answer) == ("The mother of {} is", "Di Bo", UNSAID)
+
+
+def test_zsre_has_two_targets_and_they_are_named(write):
+    record = {
+        "subject": "The Gull",
+        "src": "Where was The Gull built?",
+        "rephrase": "In what place was The Gull made?",
+        "alt": "Oslo",
+        "answers": ["Lisbon", "Lisboa"],
+        "loc": "nq question: how many gulls",
+        "loc_ans": "many",
+    }
+    path = write([record])
+    new, true = (load_cases(path, target=target)[0].trials for target in ("new", "true"))
+    assert (new[0].questions[0].target, new[0].questions[0].other) == ("Oslo", "Lisbon")
+    assert (true[0].questions[0].answers, true[0].questions[0].other) == ((("Lisbon", "Lisboa"),), None)
+    with pytest.raises(FactError, match="no target 'old'; choose new or true"):
+        load_cases(path, target="old")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b'[{"subject": "a", ', r"mine.json, line 1, column \d+: not JSON"),
+        ('["é"]'.encode("latin-1"), "mine.json: cannot be read as UTF-8 text"),
+        ([KNOWEDIT, {**KNOWEDIT, "portability": {"Reason": []}}], "record 1: unknown field 'portability.Reason'"),
+        ([KNOWEDIT, {**KNOWEDIT, "target_new": 3}], "record 1: field 'target_new' is the number 3"),
+        ([{**KNOWEDIT, "case_id": 1}, {**KNOWEDIT, "case_id": 1}], "record 1: the id 'knowedit/1' was used before"),
+        ([MQUAKE, {k: v for k, v in MQUAKE.items() if k != "new_answer"}], "record 1: field 'new_answer' is missing"),
+        ([{**MQUAKE, "requested_rewrite": []}], "record 0: field 'requested_rewrite' is empty"),
+        ([{**RIPPLE, "edit": {"prompt": "X is Y.", "relation": "MOTHER"}}], "record 0: field 'edit.prompt'"),
+        ([{**WIKIBIO, "concept": "cy do"}], "record 0: field 'text' does not contain the concept 'cy do'"),
+        ([{**CONVSENT[0], "neg": []}], "record 0: field 'neg' is empty"),
+    ],
+)
+def test_the_first_bad_record_is_named_with_its_field(write, value, said):
+    with pytest.raises(FactError, match=said):
+        load_cases(write(value))
+
+
+def test_bad_records_are_left_out_on_request_and_counted(write):
+    path = write([{**KNOWEDIT, "case_id": 1}, {**KNOWEDIT, "case_id": 2, "target_new": ""}])
+    with pytest.warns(UserWarning, match="1 of 2 records left out; the first: mine.json, record 1: field 'target_new'"):
+        assert [case.id for case in load_cases(path, on_bad="skip")] == ["knowedit/1"]
+
+
+def test_every_format_is_found_by_listing_and_no_two_need_the_same():
+    needed = [(frozenset(each.needed), each.title) for each in formats()]
+    assert len({fields for fields, _ in needed}) == len(needed)
+    assert {"LRE", "CounterFact", "MQuAKE", "RippleEdits", "zsRE (MEND's form)"} <= {title for _, title in needed}

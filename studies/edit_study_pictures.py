@@ -13,6 +13,9 @@ from workbench.plots.network import NodeMark
 from workbench.plots.network_views import Fate, FatedEdge, NetworkViews, View
 from workbench.plots.specs import Bars, Curves, Heatmap, Palette, Series, Spec, Table, Text
 
+SHOWN = 200  # lines of each view of the wiring: more is a black square
+Line = tuple[str, str, float, Fate, str]  # source, target, value, what became of it, words
+
 
 def trace_maps(study: EditStudy) -> tuple[Spec, ...]:
     """For each kind, on one scale: before, after, difference; and below them what a null did to each."""
@@ -50,69 +53,67 @@ def trace_maps(study: EditStudy) -> tuple[Spec, ...]:
 
 
 def network(study: EditStudy) -> NetworkViews:
-    """Before, after, difference, and a null's circuit, on one layout."""
-    graph = study.before.circuit.graph
+    """Before, after, difference, and a null's circuit, on one layout; of each the `SHOWN` largest."""
+    graph, level, unit = study.before.circuit.graph, study.diff.level, study.before.circuit.unit
     sides: list[Side] = [study.before, study.after, *study.nulls[:1]]
     drawings = [to_networkx(side.circuit) for side in sides]
-    present = {name for drawing in drawings for name in drawing}
+    lines: list[tuple[str, int, list[Line]]] = []  # of each view: its name, how many there are, the largest
+    for side, drawing in zip(sides, drawings, strict=True):
+        found: list[Line] = [
+            (a, b, data["score"], "kept", f"effect {data['score']:+.3g} {unit}\ninto {data['readers']}")
+            for a, b, data in drawing.edges(data=True)
+        ]
+        name = {"before": "before", "after": "after"}.get(side.kind, f"a null: {side.name}")
+        lines.append((name, len(found), sorted(found, key=lambda line: -abs(line[2]))[:SHOWN]))
+    changed: list[Line] = []
+    for a, b in dict.fromkeys([*drawings[0].edges, *drawings[1].edges]):
+        was, now, change = _largest_change(study, a, b)
+        fate = _fate(drawings[0].has_edge(a, b), drawings[1].has_edge(a, b), abs(change), level)
+        if fate != "kept":
+            changed.append((a, b, change, fate, f"effect {was:+.3g} before, {now:+.3g} after, {unit}"))
+    changed.sort(key=lambda line: (line[3] == "crossed", -abs(line[2])))
+    lines.insert(2, ("difference", len(changed), changed[:SHOWN]))
+    present = {name for _, _, some in lines for line in some for name in line[:2]}
     names = [name for name in (*graph.writers, "logits") if name in present]
     place = {name: number for number, name in enumerate(names)}
-    before, after = drawings[0], drawings[1]
-    level, unit = study.diff.level, study.before.circuit.unit
-    turned = {head.name: head for head in study.heads}
-
-    def words(effect: float, readers: str) -> str:
-        return f"effect {effect:+.3g} {unit}\ninto {readers}"
-
-    views = []
-    for side, drawing in zip(sides, drawings, strict=True):
-        edges = tuple(
-            FatedEdge(place[a], place[b], data["score"], words(data["score"], data["readers"]))
-            for a, b, data in drawing.edges(data=True)
+    views = tuple(
+        View(
+            f"{name} ({len(some)} of {count})" if len(some) < count else f"{name} ({count})",
+            tuple(FatedEdge(place[a], place[b], value, words, fate) for a, b, value, fate, words in some),
         )
-        title = {"before": "before", "after": "after"}.get(side.kind, f"a null: {side.name}")
-        views.append(View(f"{title} ({len(edges)})", edges))
-    changed = []
-    for a, b in dict.fromkeys([*before.edges, *after.edges]):
-        was = before[a][b]["score"] if before.has_edge(a, b) else None
-        now = after[a][b]["score"] if after.has_edge(a, b) else None
-        change = (now or 0.0) - (was or 0.0)
-        fate = _fate(was, now, _effect_change(study, a, b), level)
-        if fate != "kept":
-            said = (
-                f"before {'-' if was is None else f'{was:+.3g}'}, after {'-' if now is None else f'{now:+.3g}'} {unit}"
-            )
-            changed.append(FatedEdge(place[a], place[b], change, said, fate))
-    views.insert(2, View(f"difference ({len(changed)})", tuple(changed)))
-    nodes = tuple(_node(graph, name, turned.get(name)) for name in names)
+        for name, count, some in lines
+    )
+    turned = {head.name: head for head in study.heads}
     step = 1 if graph.n_layers <= 16 else 2 if graph.n_layers <= 40 else 5
     rows = tuple((float(layer), str(layer)) for layer in range(0, graph.n_layers, step))
     return NetworkViews(
         "The circuit's wiring",
-        nodes,
-        tuple(views),
+        tuple(_node(graph, name, turned.get(name)) for name in names),
+        views,
         kinds=(("red", "head"), ("green", "MLP"), ("purple", "embedding and logits")),
         rows=((-1.0, "embed"), *rows, (float(graph.n_layers), "logits")),
-        note=f"A head's q, k and v are one node. Edited: {', '.join(f'm{n}' for n in study.layers)}.",
+        note=f"Of each at most the {SHOWN} largest, of the difference those that moved first. A head's q, k and v are "
+        f"one node. Edited: {', '.join(f'm{n}' for n in study.layers)}.",
     )
 
 
-def _fate(was: float | None, now: float | None, change: float, level: float) -> Fate:
-    if was is not None and now is not None:
+def _fate(was: bool, now: bool, change: float, level: float) -> Fate:
+    if was and now:
         return "moved" if change > level else "kept"
     if change <= level:
         return "crossed"
-    return "gained" if was is None else "lost"
+    return "lost" if was else "gained"
 
 
-def _effect_change(study: EditStudy, source: str, target: str) -> float:
-    """The largest change of effect among the edges that one drawn line stands for."""
+def _largest_change(study: EditStudy, source: str, target: str) -> tuple[float, float, float]:
+    """Effect before and after, and the change, of the edge that changed most among those that one line stands for."""
     graph = study.before.circuit.graph
     node = graph.writer_index.get(target)
     readers = [graph.reader_index["logits"]] if node is None else np.flatnonzero(graph.feeds[:, node]).tolist()
     writer = graph.writer_index[source]
-    change = study.after.circuit.scores[writer, readers] - study.before.circuit.scores[writer, readers]
-    return float(change.abs().max())
+    was, now = (side.circuit.scores[writer, readers].numpy() for side in (study.before, study.after))
+    most = int(np.abs(now - was).argmax())
+    return float(was[most]), float(now[most]), float(now[most] - was[most])
 
 
 def _node(graph: Graph, name: str, head: HeadChange | None) -> NodeMark:

@@ -7,7 +7,7 @@ fast as a hundred. Importing this file registers the drawing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import plotly.graph_objects as go
@@ -55,6 +55,7 @@ class Network(Spec):
     value_title: str = ""
     unit: str = ""
     note: str = ""
+    least_width: ClassVar[int] = 700  # pixels: it takes the whole width of a page, and scrolls on a narrower screen
 
     def __post_init__(self) -> None:
         for edge in self.edges:

@@ -59,9 +59,18 @@ def entry_tables(study: EditStudy) -> tuple[Spec, ...]:
         Table(
             f"Edges out of the edited {', '.join(f'm{layer}' for layer in study.layers)} in either circuit",
             ("edge", "effect before", "after", "change", "in the circuit"),
-            tuple((e.edge, e.before, e.after, e.after - e.before, e.kept) for e in study.entries[:MOST]),
+            tuple((e.edge, e.before, e.after, e.after - e.before, e.kept) for e in study.entries[:20]),
+            note=f"The largest of {len(study.entries)}. Keys and values are numbered by key/value head: "
+            f"{_group(study)}.",
         ),
     )
+
+
+def _group(study: EditStudy) -> str:
+    group = study.before.circuit.graph.group
+    if group == 1 or not study.before.circuit.graph.split:
+        return "here each head has its own"
+    return f"h1.v is read by the heads {', '.join(f'h{head}' for head in range(group, 2 * group))}"
 
 
 def head_tables(study: EditStudy) -> tuple[Table, ...]:

@@ -96,7 +96,7 @@ def _(spec: NetworkViews, theme: Theme) -> go.Figure:
     menu = {
         "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02,
         "yanchor": "bottom", "bgcolor": ink.paper, "bordercolor": ink.faint, "font": {"size": 12, "color": ink.text},
-        "showactive": True, "active": 0, "pad": {"r": 8},
+        "showactive": True, "active": 0, "pad": {"r": 8, "b": 32},  # above the legend
     }  # fmt: skip
     result.update_xaxes(visible=False)
     result.update_yaxes(
@@ -119,8 +119,7 @@ def _(spec: NetworkViews, theme: Theme) -> go.Figure:
     }
     height = int(np.clip(20 * len(spec.rows), 380, 1100)) + 180
     return result.update_layout(
-        height=height, hovermode="closest", showlegend=True, updatemenus=[menu] if len(buttons) > 1 else [], meta=meta,
-        margin={"t": 60}, legend={"orientation": "h", "y": -0.02, "yanchor": "top"},
+        height=height, hovermode="closest", showlegend=True, updatemenus=[menu] if len(buttons) > 1 else [], meta=meta
     )  # fmt: skip
 
 

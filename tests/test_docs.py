@@ -132,7 +132,9 @@ def test_a_shown_trace_runs_on_the_toy(shown: Shown, run_command: Any, toy: Any,
     for flag, value in (("--answer", "Brask"), ("--foil", "Vey"), ("--samples", "1")):
         if flag in words:
             words[words.index(flag) + 1] = value
-    done = run_command("trace", *words, *(() if "--samples" in words else ("--samples", 1)))
+    for flag, value in (("--samples", "1"), ("--sites", "mlp")):
+        words += [] if flag in words else [flag, value]
+    done = run_command("trace", *words)
     assert done.exit_code == 0, done.stderr
     assert "Page: " in done.stdout
 

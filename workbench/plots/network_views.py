@@ -94,9 +94,9 @@ def _(spec: NetworkViews, theme: Theme) -> go.Figure:
         for number, view in enumerate(spec.views)
     ]
     menu = {
-        "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02,
+        "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.08,
         "yanchor": "bottom", "bgcolor": ink.paper, "bordercolor": ink.faint, "font": {"size": 12, "color": ink.text},
-        "showactive": True, "active": 0, "pad": {"r": 8, "b": 32},  # above the legend
+        "showactive": True, "active": 0, "pad": {"r": 8},  # above the legend
     }  # fmt: skip
     result.update_xaxes(visible=False)
     result.update_yaxes(

@@ -60,6 +60,8 @@ def main() -> None:
         if asked.save:
             for cell in done.cells:
                 cell.metadata.pop("execution", None)  # times of the day, which would differ at every run
+                if "outputs" in cell:  # results, and not a library's warnings with the paths of one machine
+                    cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
             nbformat.write(done, path)
         print(f"{path.stem}: {time.perf_counter() - began:.0f} s")
 

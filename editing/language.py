@@ -100,7 +100,10 @@ def prefaced(model: Any, row: Sequence[int]) -> tuple[int, ...]:
 
     Raises EditError if that is longer than the model reads.
     """
-    first, ids = preface(model)
+    return _after(model, row, *preface(model))
+
+
+def _after(model: Any, row: Sequence[int], first: tuple[int, ...], ids: tuple[int, ...]) -> tuple[int, ...]:
     at = len(first) if tuple(row[: len(first)]) == first else 0
     if ids and len(row) + len(ids) > model.cfg.n_ctx:
         raise EditError(
@@ -113,7 +116,8 @@ def prefaced(model: Any, row: Sequence[int]) -> tuple[int, ...]:
 @torch.no_grad()
 def generate(model: Any, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
     """Greedy continuations by `more` tokens; prompts of one length run together."""
-    prompts = [prefaced(model, prompt) for prompt in prompts]
+    first, told = preface(model)
+    prompts = [_after(model, prompt, first, told) for prompt in prompts]
     out: list[list[int]] = [[] for _ in prompts]
     for size in sorted({len(prompt) for prompt in prompts}):
         rows = [i for i, prompt in enumerate(prompts) if len(prompt) == size]
@@ -132,9 +136,9 @@ def logits_at(
 ) -> list[Float[Tensor, "wanted vocab"]]:
     """Logits of each row at its wanted positions, float32 on the CPU; rows of any length, right-padded."""
     head, last = Frame(model, 1, ()), Site("resid", model.cfg.n_layers - 1)
-    longer = len(preface(model)[1])
-    rows = [prefaced(model, row) for row in rows]
-    positions = [[place + longer for place in places] for places in positions]
+    first, told = preface(model)
+    rows = [_after(model, row, first, told) for row in rows]
+    positions = [[place + len(told) for place in places] for places in positions]
     out: list[Tensor] = [torch.empty(0)] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for some in (order[i : i + ROWS] for i in range(0, len(order), ROWS)):

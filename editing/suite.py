@@ -60,6 +60,7 @@ class Speech:
     before: str
     after: str | None = None
     final: str | None = None
+    likeness: tuple[float | None, ...] = ()  # to the reference texts: of all the case's texts before, after and final
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from editing.language import ngram_entropy
 from editing.suite import Reading, Row, Speech
 
 DRAWS = 1000  # of the bootstrap
+TIMES = ("before", "after", "final")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Record:
     when: str  # "before", "after" or "final"
     scorer: str
     speech: tuple[str, ...] = ()
+    likeness: float | None = None  # of the speech to reference texts
 
     def of(self, kind: str, label: str | None = None) -> list[tuple[Row, Reading]]:
         """The rows of a kind with what was read at this time."""
@@ -73,7 +75,7 @@ class Metric:
     """A definition: its unit, what it is in words, and who defined it."""
 
     name: str
-    unit: str  # "share", "probability", "nats" or "bits"
+    unit: str  # "share", "probability", "nats", "bits" or "cosine"
     source: str
     measure: Measure
     scored: bool  # whether it depends on the protocol's scorer
@@ -287,6 +289,12 @@ def fluency(record: Record) -> float | None:
     return ngram_entropy(record.speech) if record.speech else None
 
 
+@metric("reference score", "cosine", "Meng et al. 2022, RS")
+def reference_score(record: Record) -> float | None:
+    """Cosine of TF-IDF vectors: sampled texts against reference texts about the new object."""
+    return record.likeness
+
+
 # ---- averages
 
 
@@ -310,11 +318,16 @@ def values_of(rows: Sequence[Row], speeches: Sequence[Speech], scorer: str, when
     for row in rows:
         grouped.setdefault(row.case, []).append(row)
     spoken: dict[str, list[str]] = {}
+    like: dict[str, float | None] = {}
     for one in speeches:
+        if one.likeness:
+            like[one.case] = one.likeness[TIMES.index(when)]
         text = getattr(one, when)
         if text is not None:
             spoken.setdefault(one.case, []).append(one.prompt + text if prompts else text)
-    return [Record(tuple(some), when, scorer, tuple(spoken.get(case, ()))) for case, some in grouped.items()]
+    return [
+        Record(tuple(some), when, scorer, tuple(spoken.get(case, ())), like.get(case)) for case, some in grouped.items()
+    ]
 
 
 def table(
@@ -328,7 +341,7 @@ def table(
 ) -> list[Score]:
     """Every metric that applies to these rows, at every time that was read."""
     out = []
-    times = [when for when in ("before", "after", "final") if any(getattr(row, when) is not None for row in rows)]
+    times = [when for when in TIMES if any(getattr(row, when) is not None for row in rows)]
     for when in times:
         records = values_of(rows, speeches, scorer, when, prompts)
         kept: dict[str, list[float | None]] = {}

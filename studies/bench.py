@@ -16,9 +16,10 @@ from typing import Any
 from editing import methods
 from editing.edit import Edit, commit, in_place, revert
 from editing.protocols import Protocol
+from editing.reference import Snippets
 from editing.suite import Asked, Heard, Reading, Row, Speech, asked_of, check_together, listen, readings
 from editing.suite_errors import Failure, failures
-from editing.suite_metrics import Score, table
+from editing.suite_metrics import TIMES, Score, table
 from studies.edit_apply import load_edits, moments_for
 from studies.memory import watched
 from workbench.cases import Case
@@ -87,6 +88,7 @@ def bench(
     moments: str = "self",
     tokens: int | None = None,
     yardstick: Any = None,
+    snippets: Snippets | None = None,
     seed: int = 0,
     start: str = "auto",
     shown: bool | None = None,
@@ -99,6 +101,7 @@ def bench(
         settings: of a method, by its name.
         yardstick: an `editing.drift.Yardstick`; read once all edits are in, where edits stay or there is one edit.
         moments, tokens: as in `edit apply`.
+        snippets: reference texts, for the reference score of protocols that speak.
 
     Raises EditError (unknown methods, cases that contradict each other in one model, whatever a method raises) and
     StoreError (a folder that holds other work).
@@ -124,6 +127,8 @@ def bench(
         for name in names:
             grid = _Grid(model, cases, asked, protocol, name, configs[name], folder, yardstick, seed, start, advance)
             trials.append(grid.run(work | {"method": name, "config": asdict(configs[name])}, moments, tokens))
+    if snippets is not None:
+        trials = [replace(trial, speech=likened(trial.speech, cases, snippets)) for trial in trials]
     scores = [
         score
         for trial in trials
@@ -142,6 +147,17 @@ def bench(
         left_out=sum(len(case.left_out) for case in cases),
         run=run.ended(seconds[0]),
     )
+
+
+def likened(speech: Sequence[Speech], cases: Sequence[Case], snippets: Snippets) -> tuple[Speech, ...]:
+    """The texts with their likeness to the references of their case."""
+    names = {case.id: case.snippets for case in cases}
+    out = []
+    for one in speech:
+        own = [other for other in speech if other.case == one.case]
+        spoken = [[text for other in own if (text := getattr(other, when)) is not None] for when in TIMES]
+        out.append(replace(one, likeness=tuple(snippets.likeness(names[one.case], some) for some in spoken)))
+    return tuple(out)
 
 
 def check_group(cases: Sequence[Case], protocol: Protocol) -> None:

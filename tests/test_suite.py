@@ -9,6 +9,7 @@ from editing import methods
 from editing.edit import EditError
 from editing.language import generate, logits_at
 from editing.protocols import PROTOCOLS, differences, protocol
+from editing.reference import Snippets
 from editing.scoring import Pair, score, shared
 from editing.suite import Reading, Row, Speech, asked_of, check_together, holds, listen, readings
 from editing.suite_errors import failures, kind_of
@@ -225,6 +226,18 @@ def test_fluency_falls_with_repetition_and_says_whether_the_prompt_counts():
     assert worth["after"] == pytest.approx(0)
     longer = {s.when: s.value for s in table("m", rows, said, "strict", prompts=True) if s.metric == "fluency"}
     assert longer["before"] == pytest.approx((math.log2(4) + 2 * math.log2(3)) / 3)
+
+
+def test_the_reference_score_is_a_cosine_of_telling_words():
+    snippets = Snippets.of({"P1/Q1": ("gulls fly",), "P1/Q2": ("terns fly",)})
+    rare, common = math.log(3 / 2) + 1, math.log(3 / 3) + 1
+    assert snippets.likeness("P1/Q1", ["Gulls fly!"]) == pytest.approx(1)
+    assert snippets.likeness("P1/Q1", ["a ship"]) == 0
+    assert snippets.likeness("P1/Q1", ["gulls"]) == pytest.approx(rare / math.hypot(rare, common))
+    assert snippets.likeness("P1/Q3", ["gulls"]) is None
+    said = [Speech("a", "p", " x", " y", None, (0.25, 0.5, None))]
+    found = {s.when: s.value for s in table("m", [row("rewrite", reading())], said, "strict") if s.unit == "cosine"}
+    assert found == {"before": 0.25, "after": 0.5}
 
 
 def test_cases_weigh_the_same_and_the_interval_is_over_cases():

@@ -75,7 +75,7 @@ class Case:
     facts: tuple[Fact, ...]
     more: tuple[Trial, ...] = ()  # beyond what the facts themselves ask
     speak: tuple[str, ...] = ()  # prompts to continue freely: fluency
-    snippets: str = ""  # names the texts that a generation is compared with: relation and new object
+    snippets: str = ""  # names the texts that a generation is compared with: relation/new object
     left_out: tuple[str, ...] = ()  # questions of the record that cannot be asked, and why
 
     @property
@@ -120,7 +120,7 @@ def load_cases(
         raise FactError(f"there is no target {target!r}; choose {' or '.join(TARGETS)}")
 
     def made(found: Fact | Case, title: str) -> Iterable[Case]:
-        case = found if isinstance(found, Case) else Case(found.id, title, (found,))
+        case = found if isinstance(found, Case) else Case(found.id, title, (found,), speak=(found.prompt,))
         case = case if target == "new" else truthful(case)
         assert case.trials
         return (case,)

@@ -51,6 +51,9 @@ def bench(
         int | None, typer.Option(help="Tokens of a greedy continuation, for failures and aliases.")
     ] = None,
     speech: Annotated[int | None, typer.Option(help="Tokens of the texts whose entropy is taken, as 100.")] = None,
+    snippets: Annotated[
+        Path | None, typer.Option(help="Reference texts (attribute_snippets.json), with --speech.")
+    ] = None,
     known: Annotated[bool, typer.Option("--known", help="Only cases whose facts the model knows.")] = False,
     general: Annotated[
         bool, typer.Option("--general", help="Perplexity and unrelated facts, with all edits in.")
@@ -76,6 +79,8 @@ def bench(
     """Run methods on a suite's cases under a protocol; one table, resumable, every question kept."""
     if n < 1:
         raise UserError(f"--n must be at least 1, not {n}")
+    if snippets is not None and not speech:
+        raise UserError("--snippets is for texts that the model writes: give their length with --speech 100")
     from editing.protocols import protocol as protocol_of
 
     asked = listed(methods)
@@ -87,6 +92,7 @@ def bench(
     key = common.settled_folder("bench", Path(suite).stem, said).name
     with writable(out or runs / key) as folder:
         from editing.methods import method
+        from editing.reference import Snippets
         from studies import bench as grid
         from studies import bench_view
         from workbench import store
@@ -108,7 +114,7 @@ def bench(
             result = grid.bench(
                 loaded, cases, asked, how, folder, source=Path(suite).name, settings=chosen, moments=moments,
                 tokens=tokens, yardstick=_yardstick(loaded, cases, seed, start) if general else None,
-                seed=seed, start=start,
+                snippets=None if snippets is None else Snippets.load(snippets), seed=seed, start=start,
             )  # fmt: skip
         except KeyboardInterrupt:
             note(f"Stopped; what is done is in {folder}, and the same command goes on from there.")

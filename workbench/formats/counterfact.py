@@ -1,5 +1,6 @@
 """CounterFact, in the three forms that are about."""
 
+from workbench.cases import Case
 from workbench.facts import Fact, Neighbour
 from workbench.formats import Fields, find_subject, neighbours_of, record_format
 
@@ -9,7 +10,7 @@ from workbench.formats import Fields, find_subject, neighbours_of, record_format
     "requested_rewrite",
     "case_id pararel_idx paraphrase_prompts neighborhood_prompts attribute_prompts generation_prompts",
 )
-def read_counterfact(fields: Fields, number: int, source: str) -> Fact:
+def read_counterfact(fields: Fields, number: int, source: str) -> Case:
     """Meng et al. 2022, as published. The neighbours share the true answer; the attribute prompts are not used."""
     rewrite = Fields(
         fields.value["requested_rewrite"],
@@ -18,20 +19,22 @@ def read_counterfact(fields: Fields, number: int, source: str) -> Fact:
         within="requested_rewrite",
     )
     true, new = (
-        Fields(rewrite.value[name], ("str",), ("id",), within=f"requested_rewrite.{name}").text("str")
+        Fields(rewrite.value[name], ("str",), ("id",), within=f"requested_rewrite.{name}")
         for name in ("target_true", "target_new")
     )
-    return Fact(
+    fact = Fact(
         id=f"counterfact/{fields.label('case_id', number)}",
         relation=rewrite.text("relation_id", "counterfact"),
         subject=rewrite.text("subject"),
         template=rewrite.text("prompt"),
-        answer=true,
-        foil=new,
+        answer=true.text("str"),
+        foil=new.text("str"),
         paraphrases=fields.texts("paraphrase_prompts"),
-        neighbours=tuple(Neighbour(prompt, true) for prompt in fields.texts("neighborhood_prompts")),
+        neighbours=tuple(Neighbour(prompt, true.text("str")) for prompt in fields.texts("neighborhood_prompts")),
         source=source,
     )
+    snippets = f"{fact.relation}/{new.text('id', '')}"
+    return Case(fact.id, "CounterFact", (fact,), speak=fields.texts("generation_prompts"), snippets=snippets)
 
 
 @record_format(

@@ -1,0 +1,195 @@
+"""The bench end to end on the toy: extreme editors, an interrupted grid, results that must not be subtracted."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TOY
+from pyarrow import parquet
+
+from editing import methods, suite
+from editing.edit import in_place
+from editing.protocols import protocol
+from editing.scoring import Said
+from studies import bench_view
+from studies.bench import bench
+from studies.commands import common
+from workbench import store
+from workbench.cases import load_cases
+from workbench.errors import StoreError
+
+NULL = '''"""No edit at all."""
+from dataclasses import dataclass
+
+import torch
+
+from editing.edit import Delta
+from editing.methods import Made
+
+ABOUT, NEEDS_MOMENTS = "nothing", False
+
+
+@dataclass(frozen=True)
+class Config:
+    layer: int = 0
+
+    @classmethod
+    def for_model(cls, model):
+        return cls()
+
+
+def compute(bench, config):
+    size = bench.model.cfg
+    return Made((Delta("blocks.0.mlp.W_out", torch.zeros(1, size.d_model), torch.zeros(size.d_mlp, 1)),))
+
+
+def compute_each(bench, config):
+    return [compute(bench, config) for _ in bench.facts]
+'''
+TOWN = TOY / "toy_town.json"
+
+
+@pytest.fixture
+def null(tmp_path, monkeypatch):
+    """A method named null, found because its file lies in a folder of methods."""
+    (tmp_path / "null.py").write_text(NULL)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+
+
+def run(model, folder, how="easyedit", names=("null",), count=3, **more):
+    cases = load_cases(TOWN, limit=count)
+    return bench(
+        model, cases, names, protocol(how, words=4), folder, source="toy", moments="identity", shown=False, **more
+    )
+
+
+def test_a_null_editor_changes_nothing_and_a_perfect_one_only_what_it_should(toy, null, tmp_path, monkeypatch):
+    found = run(toy, tmp_path / "a")
+    nothing = {s.metric: s.value for s in found.scores if s.when == "after"}
+    assert nothing == {s.metric: s.value for s in found.scores if s.when == "before"}
+    assert (nothing["locality, unchanged"], nothing["locality KL"], nothing["ES"], nothing["NS"]) == (1, 0, 0, 1)
+    assert len(found.trials[0].failures) == 3  # it says the old answer, over and over
+
+    real = suite.score
+    wanted = load_cases(TOWN, limit=1)[0].facts[0].foil
+
+    def perfect(model, pairs):
+        said = real(model, pairs)
+        if not in_place(model):
+            return said
+        return [
+            Said(0.0, (True,) * len(pair.answer), pair.answer, one.logp)
+            if model.tokenizer.decode(list(pair.answer)).strip() == wanted
+            else one
+            for pair, one in zip(pairs, said, strict=True)
+        ]
+
+    monkeypatch.setattr(suite, "score", perfect)
+    best = {s.metric: s.value for s in run(toy, tmp_path / "b", count=1).scores if s.when == "after"}
+    assert [best[name] for name in ("ES", "PS", "reliability", "generality")] == [1, 1, 1, 1]
+    assert best["locality, unchanged"] == 1
+
+
+@pytest.mark.parametrize("how", ["easyedit", "sequential"])
+def test_an_interrupted_grid_goes_on_to_the_identical_result(toy, tmp_path, monkeypatch, how):
+    settings = {"ft_m": {"layer": "0", "steps": "5"}}
+    names = ("ft_m", "ice") if how == "easyedit" else ("ft_m",)
+    whole = run(toy, tmp_path / "whole", how, names, settings=settings)
+    calls, real = [], suite.readings
+
+    def stopping(*given):
+        calls.append(1)
+        if len(calls) == 6:  # in the middle of the first method's second or third case
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr("studies.bench.readings", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy, tmp_path / "part", how, names, settings=settings)
+    assert not in_place(toy)
+    monkeypatch.setattr("studies.bench.readings", real)
+    again = run(toy, tmp_path / "part", how, names, settings=settings)
+    assert again.scores == whole.scores
+    assert [trial.rows for trial in again.trials] == [trial.rows for trial in whole.trials]
+    with pytest.raises(StoreError, match="begun with other settings"):
+        run(toy, tmp_path / "part", how, names, settings={"ft_m": {"layer": "0", "steps": "6"}})
+
+
+def test_edits_that_stay_are_read_at_once_and_at_the_end(toy, tmp_path):
+    found = run(toy, tmp_path, "sequential", ("ft_m",), settings={"ft_m": {"layer": "0", "steps": "5"}})
+    last = [row for row in found.trials[0].rows if row.case == found.cases[-1]]
+    assert all(row.final.nll == pytest.approx(row.after.nll, abs=1e-5) for row in last)  # nothing came after it
+    first = [row for row in found.trials[0].rows if row.case == found.cases[0]]
+    assert any(abs(row.final.nll - row.after.nll) > 1e-3 for row in first)
+
+
+def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows(toy, null, tmp_path):
+    from editing.suite_metrics import table
+
+    found = run(toy, tmp_path / "run", "counterfact")
+    store.save(found, tmp_path / "saved")
+    back = bench_view.load(tmp_path / "saved")
+    assert store.same(found, back)
+    trial = back.trials[0]
+    assert tuple(table("null", trial.rows, trial.speech, back.protocol.scorer)) == found.scores
+    plain, packed = bench_view.write_rows(back, tmp_path)
+    rows = list(csv.DictReader(plain.open()))
+    assert [row["prompt"] for row in rows] == parquet.read_table(packed)["prompt"].to_pylist()
+    assert [float(row["after_nll"]) for row in rows] == [row.after.nll for row in trial.rows]
+
+
+def test_only_numbers_of_one_protocol_are_subtracted(toy, null, tmp_path):
+    one, other = run(toy, tmp_path / "a"), run(toy, tmp_path / "b", "strict")
+    assert not bench_view.obstacles(one, one)
+    assert all(row[-1] in (0, None) for row in bench_view.side_by_side(one, one)[1])
+    assert bench_view.obstacles(one, other) == ["scorer is 'token accuracy' in one and 'strict' in the other"]
+    assert "difference" not in bench_view.side_by_side(one, other)[0]
+    fewer = run(toy, tmp_path / "c", count=2)
+    assert bench_view.obstacles(one, fewer) == ["the cases or their questions are not the same"]
+
+
+# ---- the commands
+
+
+@pytest.fixture
+def edit(run_command, toy, monkeypatch):
+    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
+    return lambda *arguments: run_command("edit", *arguments)
+
+
+def test_the_command_writes_a_table_for_every_reader_and_refuses_to_mix(edit):
+    base = ("bench", TOWN, "--methods", "ice", "--n", "2", "--moments", "identity", "--light")
+    out = edit(*base, "--protocol", "easyedit", "--out", "one")
+    assert out.exit_code == 0, out.stderr
+    assert "reliability" in out.stdout
+    assert "comparable with: EasyEdit's rewrite_acc" in out.stdout
+    for name in ("table.md", "rows.csv", "rows.parquet", "page.html", "result.json"):
+        assert Path("one", name).is_file()
+    assert "95 % bootstrap intervals" in Path("one/table.md").read_text()
+    out = edit(*base, "--protocol", "strict", "--out", "two", "--compare", "one", "--json")
+    assert out.exit_code == 2
+    assert "scorer is 'strict' in one and 'token accuracy' in the other" in out.stderr
+
+
+def test_mistakes_are_told_before_the_model_is_asked(edit, tmp_path):
+    for given, said in (
+        (("--methods", "romeo"), "no method 'romeo'"),
+        (("--methods", "ice", "--protocol", "mine"), "no protocol 'mine'"),
+        (("--methods", "ice", "--set", "layer=3"), "say whose setting it is"),
+        (("--methods", "ice", "--n", "0"), "--n must be at least 1"),
+    ):
+        out = edit("bench", TOWN, *given)
+        assert (out.exit_code, said in out.stderr) == (2, True), out.stderr
+        assert not list(Path().glob("runs/*/result.json"))
+
+
+def test_facts_check_counts_what_a_file_holds_and_names_what_is_wrong(edit, tmp_path):
+    out = edit("facts-check", TOWN, "--json")
+    assert out.exit_code == 0, out.stderr
+    body = json.loads(out.stdout)
+    assert body["cases"] == body["trials"]["rewrite"] == 24
+    (tmp_path / "cut.json").write_text('[{"subject":')
+    out = edit("facts-check", tmp_path / "cut.json")
+    assert out.exit_code == 2
+    assert "cut.json, line 1" in out.stderr

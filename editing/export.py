@@ -37,7 +37,7 @@ def export(model: Any, edits: Sequence[Edit], folder: str | Path) -> Path:
         raise StoreError(f"cannot write into {folder.parent}: {trouble.strerror}") from trouble
     try:
         with applied(model, edits):
-            plain = _plain(model)
+            plain = plain_model(model)
             plain.save_pretrained(building)
             model.tokenizer.save_pretrained(building)
             _compare(building, plain)
@@ -55,7 +55,7 @@ def export(model: Any, edits: Sequence[Edit], folder: str | Path) -> Path:
 
 
 @torch.no_grad()
-def _plain(model: Any) -> Any:
+def plain_model(model: Any) -> Any:
     """A fresh Hugging Face model with the running weights of `model`."""
     from transformers import AutoModelForCausalLM
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studies.commands import edit_bench, edit_layers, edit_sequence
+from studies.commands import edit_bench, edit_harness, edit_layers, edit_sequence
 from studies.commands.common import examples, loader, new_folder, note, run_app, show_version, tell, writable
 from studies.commands.edit_options import (
     Device,
@@ -219,8 +219,7 @@ app.command("layers", epilog=edit_layers.EXAMPLES)(edit_layers.layers)
 app.command("sequence", epilog=edit_sequence.EXAMPLES)(edit_sequence.sequence)
 app.command("bench", epilog=edit_bench.EXAMPLES)(edit_bench.bench)
 app.command("facts-check", epilog=edit_bench.CHECKS)(edit_bench.facts)
-app.command("bench", epilog=edit_bench.EXAMPLES)(edit_bench.bench)
-app.command("facts-check")(edit_bench.facts)
+app.command("harness", epilog=edit_harness.EXAMPLES)(edit_harness.harness)
 
 
 @app.command(epilog=examples("edit moments", "edit moments corpus.txt --layer 4,5,6 --tokens 100000"))

@@ -182,7 +182,7 @@ def entries_of(relation: Relation, template: int) -> list[Pending]:
         )
     text = relation.templates[template]
     return [
-        Pending(f"{relation.source}, record {number}", relation.name, partial(relation.fact, entry, text))
+        Pending(f"{relation.source}, record {number}", "facts by relation", partial(relation.fact, entry, text))
         for number, entry in enumerate(relation.entries)
     ]
 

@@ -173,3 +173,24 @@ def test_exit_codes_are_as_documented(run_command: Any, tmp_path: Path) -> None:
     assert run_command("trace", "--version").exit_code == 0
     assert run_command("trace").exit_code == 2  # a mistake of the user's
     assert run_command("trace", "x", "--model", TOY, "--nonsense").exit_code == 2
+
+
+def test_the_ten_calls_run_on_the_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/python.md as it stands, about a person whom the toy knows."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "cache"))
+    shown = [body for language, body in BLOCK.findall((ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+             if language == "python"]  # fmt: skip
+    code = "\n".join(shown)
+    for ours, toys in (
+        ("smollm2", str(TOY)), ("[The Eiffel Tower] is located in the city of", "[Oda Voss] lives in"),
+        ("Paris", "Brask"), ("Rome", "Vey"), ("country_capital", str(TOY / "toy_town.json")), ("limit=10", "limit=2"),
+        ("edges=3000", "edges=60"), ("samples=4", "samples=1"),
+    ):  # fmt: skip
+        assert ours in code
+        code = code.replace(ours, toys)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["result"].total_effect > 0
+    assert names["edit"].facts[0].foil == "Vey"
+    assert (tmp_path / "runs" / "mine" / "result.json").is_file()

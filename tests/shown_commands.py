@@ -1,7 +1,8 @@
 """Every command line that README and docs show, and how to ask the real commands whether they would take it.
 
-Shown are: lines of `sh` blocks, lines that begin with "$ " in `text` blocks, lines of unnamed blocks that begin with
-one of our commands, and whole commands in `code` in tables and sentences. Wide spaces part two on one line.
+Shown are: lines of `sh` blocks, lines that begin with "$ " in `text` blocks, lines of unnamed and of indented blocks
+that begin with one of our commands, and whole commands in `code` in tables and sentences. Wide spaces part two on one
+line.
 """
 
 import importlib
@@ -45,6 +46,8 @@ def shown_commands() -> list[Shown]:
         for language, body in BLOCK.findall(text):
             for line in body.splitlines():
                 found |= {Shown(_name(page), one): None for one in _in_line(language, line)}
+        for line in re.findall(r"^(?: {4}|\t)(\S.*)$", BLOCK.sub("", text), re.MULTILINE):
+            found |= {Shown(_name(page), one): None for one in _in_line("", line.removeprefix("$ "))}
         for code in re.findall(r"`([^`\n]+)`", BLOCK.sub("", text)):
             words = code.split()
             # A bare `circuit` or `edit list` names a command; an option or a quoted prompt makes it a command line.

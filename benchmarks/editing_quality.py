@@ -51,7 +51,7 @@ def main():
     for name in args.methods.split(","):
         chosen = {k.split(".", 1)[1]: v for k, v in settings if k.split(".", 1)[0] == name}
         config = methods.config_for(name, model, chosen)
-        layers = config.layers if hasattr(config, "layers") else (config.layer,)
+        layers = methods.layers_of(config)
         moment = None
         if methods.method(name).NEEDS_MOMENTS and not args.identity:
             asked = sorted({*layers, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})

@@ -20,7 +20,7 @@ TOWN = json.loads((TOY / "toy_town.json").read_text(encoding="utf-8"))
 FILE, PROMPT = str(TOY / "toy_town.json"), "[Oda Voss] lives in"
 SMALL: dict[str, dict[str, object]] = {
     "01_where": {"PROMPT": PROMPT, "FACTS": FILE, "SAMPLES": 2, "LIMIT": 2},
-    "02_which_circuit": {"PROMPT": PROMPT, "EDGES": 60},
+    "02_which_circuit": {"PROMPT": PROMPT, "SWAP": "Oda Drey", "EDGES": 60},
     "03_what_an_edit_does": {"PROMPT": PROMPT, "TARGET": "Vey", "TOKENS": 256, "STEPS": 3},
     "04_many_edits": {"FACTS": FILE, "N": 2, "EVERY": 1, "TOKENS": 256, "STEPS": 2},
     "05_your_own": {"RELATION": TOWN | {"facts": TOWN["facts"][:5]}, "SAMPLES": 1},

@@ -212,9 +212,14 @@ def relation_of(prompt: Prompt) -> Relation | None:
     return relations()[fact.relation] if fact is not None else None
 
 
-def reference_prompts(model: Any, prompt: Prompt, most: int = 20) -> tuple[Prompt, ...]:
-    """The prompt about the relation's other subjects, of the same length first: what a mean is taken over."""
-    relation = relation_of(prompt)
+def reference_prompts(
+    model: Any, prompt: Prompt, most: int = 20, relation: Relation | None = None
+) -> tuple[Prompt, ...]:
+    """The prompt about other subjects of equal length: what a mean is taken over.
+
+    They are of `relation`, or of the shipped relation of which the prompt is a wording.
+    """
+    relation = relation or relation_of(prompt)
     if relation is None:
         return ()
     made: list[Prompt] = []

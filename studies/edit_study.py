@@ -167,7 +167,7 @@ def _study(
     weights = parts.get(f"{tag}after: spectra", _Weights, lambda: _weights(model, edit, changes[1:]))
     level = max((diff(before.circuit, side.circuit, draws=0).largest_change for side in sides), default=0.0)
     layers = tuple(sorted({int(delta.weight.split(".")[1]) for delta in edit.deltas}))
-    notes = [trace.note for trace in (before.trace, after.trace) if trace.note]
+    notes = [*ask.notes, *(trace.note for trace in (before.trace, after.trace) if trace.note)]
     mine = {name: spent for name, spent in parts.seconds.items() if name.startswith(("before", tag))}
     seconds = {name.removeprefix(tag): spent for name, spent in mine.items()}
     study = EditStudy(

@@ -22,14 +22,14 @@ from circuits.graph import Graph
 from circuits.movers import HeadTable, head_table
 from circuits.task import Task
 from editing.edit import EditError
-from studies.circuit_study import corrupt_of, reference_prompts
+from studies.circuit_study import reference_prompts, relation_of
 from studies.parts import Parts
 from tracing import causal, corrupt
 from tracing.lens import answers_by_layer
 from tracing.results import TraceResult
 from workbench.errors import NoGap, PromptError, UserError
-from workbench.facts import Fact
-from workbench.prompts import Prompt, make_prompt, prompt_of, with_answer, with_foil
+from workbench.facts import Fact, Relation, relations
+from workbench.prompts import Prompt, make_prompt, prompt_of, swap_subject, with_answer, with_foil
 
 T = TypeVar("T")
 OPENINGS = ("Today, ", "As we know, ", "It is said that ", "In fact, ")  # other wordings where a fact brings none
@@ -43,7 +43,7 @@ class Config:
     edges: int | None = None  # of a scorer; None: 5 % of all
     threshold: float | None = None
     selection: str = "greedy"
-    ablation: str = "zero"
+    ablation: str = ""  # "": counterfactual for scorers where another subject fits token for token, else zero
     metric: str = ""  # "": logit_difference for scorers, kl for acdc
     split: bool = True
     sites: tuple[str, ...] = ("resid", "mlp", "attn")
@@ -131,6 +131,8 @@ class Ask:
     neighbours: tuple[Prompt, ...]
     answers: tuple[str, str]
     noise: Any
+    twins: dict[str, Prompt]  # by the prompt's text: the same about another subject, for the counterfactual ablation
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: Any, fact: Fact, config: Config, start: str) -> "Ask":
@@ -144,20 +146,44 @@ class Ask:
             return with_foil(model, with_answer(model, prompt, str(fact.foil), "flag"), old)
 
         prompt = towards_new(prompt_of(model, replace(fact, foil=None), start=start), fact.answer)
+        relation = relation_of(prompt) or relations().get(fact.relation)
+        twins: dict[str, Prompt] = {}
+        notes = []
+
+        def twinned(asked: Prompt) -> bool:
+            """Whether the ablation can be had for a prompt; its twin is kept."""
+            found = _twin(model, asked, fact, relation) if config.circuit not in ("acdc", "exact") else None
+            if found is not None:
+                twins[asked.text] = found
+            return found is not None
+
+        if config.ablation in ("", "counterfactual") and not twinned(prompt) and config.ablation:
+            raise EditError(
+                f"no other subject takes the place of {prompt.subject!r} token for token, which the counterfactual "
+                "ablation needs: choose --ablation zero"
+            )
         again = []
         texts = fact.paraphrases or tuple(opening + fact.prompt for opening in OPENINGS)
         for text in texts[: config.again]:
             with contextlib.suppress(PromptError):
-                again.append(towards_new(make_prompt(model, text, subject=fact.subject, start=start), fact.answer))
+                asked = towards_new(make_prompt(model, text, subject=fact.subject, start=start), fact.answer)
+                if not twins or twinned(asked):
+                    again.append(asked)
+                else:
+                    notes.append(f"{text!r} was not searched again: no other subject fits it token for token")
         near: list[Prompt] = []
         for other in fact.neighbours:
             if len(near) < config.neighbours:
                 with contextlib.suppress(PromptError):
                     asked = make_prompt(model, other.prompt, subject=other.subject or other.prompt.strip(), start=start)
                     near.append(towards_new(asked, other.answer))
+                    if twins and not twinned(near[-1]):
+                        notes.append(f"{other.prompt!r} was asked under zero ablation: no other subject fits it")
         words = tuple(model.tokenizer.decode([ids[0]]) for ids in (prompt.foil_ids, prompt.answer_ids))
         noise = corrupt.noise(model, prompt, config.samples, seed=1)
-        return cls(model, fact, config, prompt, tuple(again), tuple(near), (words[0], words[1]), noise)
+        return cls(
+            model, fact, config, prompt, tuple(again), tuple(near), (words[0], words[1]), noise, twins, tuple(notes)
+        )
 
     def side(self, parts: Parts, name: str, kind: str, change: Change | None = None, tag: str = "") -> Side:
         """All four parts under a change; `tag` sets its parts apart from another edit's."""
@@ -210,8 +236,11 @@ class Ask:
 
     def task(self, prompt: Prompt) -> Task:
         """The prompt with what the ablation needs beside it."""
-        ablation = self.config.ablation
-        corrupt = (corrupt_of(self.model, _turned(prompt), None),) if ablation == "counterfactual" else ()
+        twin = self.twins.get(prompt.text)
+        ablation = self.config.ablation or ("zero" if twin is None else "counterfactual")
+        if ablation == "counterfactual" and twin is None:  # a neighbour without one; a note says so
+            ablation = "zero"
+        corrupt = (twin,) if ablation == "counterfactual" and twin is not None else ()
         reference = reference_prompts(self.model, prompt) if ablation.startswith("mean") else ()
         return Task((prompt,), self.config.metric, ablation, corrupt, reference)
 
@@ -232,6 +261,23 @@ class Ask:
         tokens = (self.prompt.foil_ids[0], self.prompt.answer_ids[0])
         logs, ranks = answers_by_layer(self.model, self.prompt, tokens, list(places.values()))
         return Trajectories(tuple(places), logs.exp(), ranks.float())
+
+
+def _twin(model: Any, prompt: Prompt, fact: Fact, relation: Relation | None) -> Prompt | None:
+    """The prompt about another subject of as many tokens, to which neither the old nor the new answer belongs.
+
+    Subjects are the relation's, then those of the fact's neighbours; None if none fits.
+    """
+    others = [(entry.subject, entry.answer) for entry in relation.entries] if relation else []
+    others += [(near.subject, near.answer) for near in fact.neighbours if near.subject]
+    own = {prompt.answer_ids[0], prompt.foil_ids[0]}
+    for subject, answer in others:
+        if subject != prompt.subject:
+            with contextlib.suppress(PromptError):
+                found = swap_subject(model, prompt, subject, answer).corrupt
+                if found.answer_ids[0] not in own:
+                    return found
+    return None
 
 
 def _turned(prompt: Prompt) -> Prompt:

@@ -38,7 +38,13 @@ def diff_command(
     circuit_method: Annotated[str, typer.Option(help="acdc, eap, eap-ig or exact.")] = "eap-ig",
     edges: Annotated[int | None, typer.Option(help="Of a scorer, so many edges  [dim](default: 5 %)[/dim]")] = None,
     threshold: Annotated[float | None, typer.Option(help="Edges that cost less are cut.")] = None,
-    ablation: Annotated[str, typer.Option(help="zero, mean, mean_overall or counterfactual.")] = "zero",
+    ablation: Annotated[
+        str,
+        typer.Option(
+            help="zero, mean, mean_overall or counterfactual  [dim](default: counterfactual for eap and eap-ig where "
+            "another subject fits, else zero)[/dim]"
+        ),
+    ] = "",
     metric: Annotated[str, typer.Option(help="Of the circuit  [dim](default: logit_difference; acdc: kl)[/dim]")] = "",
     split_qkv: Annotated[
         bool, typer.Option("--split-qkv/--no-split-qkv", help="Queries, keys and values apart, or whole heads.")

@@ -6,7 +6,7 @@ scorers  EAP and EAP-IG (5 steps) on the default model, native grouped queries: 
 growth   one EAP and one ACDC decision by layers, heads, tokens and prompts, on random models: milliseconds beside the
          multiplications and additions that are to be expected of them (of weights; in 10^6)
 
-Every part prints one JSON line: seconds, decisions, peak memory in GB of this process. With `--journal FILE` the search
+Every part prints JSON lines: seconds, decisions, peak memory in GB of this process. With `--journal FILE` the search
 goes on where a stopped one ended, and the seconds add up to the whole.
 """
 
@@ -15,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +73,34 @@ def _search(reference: Reference, config: Config, fast: Fast, clock: Any) -> boo
     return True
 
 
-def search(threshold: float, split: bool, sample: int, limit: float, journal: Path | None) -> dict[str, Any]:
+def search(threshold: float, split: bool, sample: int, limit: float, journal: Path | None) -> Iterator[dict[str, Any]]:
+    """What the search took, then what the plain engine takes for the same decisions."""
     model = load("smollm2", device="cpu")
     task = Task((make_prompt(model, PROMPT, answer=ANSWER),))
     reference = Reference(model, Graph.of(model, split=split), task)
     prepare, fast = timed(lambda: Fast(reference))
     clock = Clock(limit, journal)
     seconds, whole = timed(lambda: _search(reference, Config(threshold), fast, clock))
-    memory = peak_memory()
+    decisions = clock.decisions
+    new = len(decisions) - clock.before
+    each = (seconds + prepare) / max(1, new)
+    yield {
+        "threshold": threshold,
+        "split": split,
+        "whole search": whole,
+        "down to": reference.graph.reader_names[decisions[-1].reader],
+        "kept so far": sum(decision.kept for decision in decisions),
+        "of": reference.graph.n_edges,
+        "seconds": round(seconds + prepare, 1),
+        "decisions": new,
+        "from an earlier part": clock.before,
+        "evaluated": fast.n_evaluated,
+        "ties": sum(decision.tie for decision in decisions),
+        "ms a decision": round(1e3 * each, 2),
+        "peak GB": round(peak_memory(), 2),
+    }
     plain: list[float] = []
     kept = reference.graph.full()
-    decisions = clock.decisions
     chosen = {round((i + 0.5) * len(decisions) / sample) for i in range(sample)}
     readers = {decision.reader for decision in decisions}
     place = 0
@@ -98,27 +115,12 @@ def search(threshold: float, split: bool, sample: int, limit: float, journal: Pa
                 plain.append(timed(lambda mask=without: reference.loss(mask))[0])  # one forward for one decision
             kept[decision.writer, number] = decision.kept
             place += 1
-    new = len(decisions) - clock.before
-    each = (seconds + prepare) / max(1, new)
     forward, _ = timed(lambda: model(task.tokens(model), use_cache=False), 5)
-    return {
-        "threshold": threshold,
-        "split": split,
-        "whole search": whole,
-        "down to": reference.graph.reader_names[decisions[-1].reader],
-        "kept so far": sum(decision.kept for decision in decisions),
-        "of": reference.graph.n_edges,
-        "seconds": round(seconds + prepare, 1),
-        "decisions": new,
-        "from an earlier part": clock.before,
-        "evaluated": fast.n_evaluated,
-        "ties": sum(decision.tie for decision in decisions),
-        "ms a decision": round(1e3 * each, 2),
+    yield {
         "plain engine, ms a decision": round(1e3 * statistics.mean(plain), 1),
         "ratio": round(statistics.mean(plain) / each, 1),
         "plain model forward, ms": round(1e3 * forward, 1),
         "sampled": len(plain),
-        "peak GB": round(memory, 2),
     }
 
 
@@ -242,7 +244,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     if given.part == "search":
-        print(json.dumps(search(given.threshold, given.split, given.sample, given.limit, given.journal)), flush=True)
+        for part in search(given.threshold, given.split, given.sample, given.limit, given.journal):
+            print(json.dumps(part), flush=True)
     elif given.part == "scorers":
         print(json.dumps(scorers(given.repeats)), flush=True)
     else:

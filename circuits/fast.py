@@ -271,6 +271,16 @@ class Fast:
         t = self.tokens.shape[1]
         where = slice(t - 1, t) if step.last else slice(None)
 
+        if "head" in step.readers:  # whole heads: all three are new
+            x = kernel.attention_norm(layer, inputs(step.readers["head"], step.hears, False))
+            shared = [head // graph.group for head in heads]
+            q = kernel.queries(layer, heads, x[:, :, where])
+            k, v = kernel.keys(layer, shared, x), kernel.values(layer, shared, x)
+            if commit:
+                self.queries[layer][heads, :, where] = q
+                self.keys[layer][heads], self.values[layer][heads] = k, v
+            return kernel.attend(layer, heads, q, k, v)
+
         def from_state(state: Tensor, which: list[int], positions: slice) -> Tensor:
             kept = state[layer][which][:, None, :, positions]
             return kept.expand(-1, variants, -1, -1, -1).flatten(1, 2).clone()
@@ -281,16 +291,12 @@ class Fast:
             short = step.last and kind == "q"
             x = kernel.attention_norm(layer, inputs(numbers, step.hears, short))
             which = [graph.readers[number].head for number in numbers]
-            if kind in ("q", "head"):
-                asked = x[:, :, where] if kind == "head" and step.last else x
-                q[[heads.index(head) for head in which]] = kernel.queries(layer, which, asked)
-            if kind in ("k", "v", "head"):
-                shared = which if graph.split else [head // graph.group for head in which]
-                places = [pairs.index(head) for head in which]
-                if kind != "v":
-                    k[places] = kernel.keys(layer, shared, x)
-                if kind != "k":
-                    v[places] = kernel.values(layer, shared, x)
+            if kind == "q":
+                q[[heads.index(head) for head in which]] = kernel.queries(layer, which, x)
+            elif kind == "k":
+                k[[pairs.index(head) for head in which]] = kernel.keys(layer, which, x)
+            else:
+                v[[pairs.index(head) for head in which]] = kernel.values(layer, which, x)
         if commit:
             self.queries[layer][heads, :, where] = q
             self.keys[layer][pairs], self.values[layer][pairs] = k, v

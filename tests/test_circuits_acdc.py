@@ -52,6 +52,17 @@ def test_both_engines_find_one_circuit_in_float32(tmp_path: Path, name: str) -> 
     assert (slow.kept == fast.kept).all()
 
 
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_the_size_of_a_batch_decides_nothing(tmp_path: Path, size: int) -> None:
+    """Of one at a time, nothing is expected or thrown away; larger ones expect, and are wrong now and then."""
+    model = double("llama", tmp_path)
+    reference = Reference(model, Graph.of(model, split=False), task(model))
+    slow, fast = acdc(reference, Config(0.01, "reference")), acdc(reference, Config(0.01, largest_batch=size))
+    assert [d.kept for d in slow.decisions] == [d.kept for d in fast.decisions]
+    assert (fast.n_evaluated == len(fast.decisions)) == (size == 1)
+    assert max(abs(a.increment - b.increment) for a, b in zip(slow.decisions, fast.decisions, strict=True)) < 1e-6
+
+
 def test_a_decision_on_the_threshold_is_made_by_the_plain_engine(tmp_path: Path) -> None:
     """A threshold equal to one measured rise: float32 in batches could fall on either side of it."""
     model = double("llama", tmp_path, "float32")

@@ -72,6 +72,24 @@ def test_an_edge_cut_changes_its_reader_alone(tmp_path: Path) -> None:
     torch.testing.assert_close(reference.logits(kept), wanted)
 
 
+def test_a_cut_giant_leaves_no_rounding_behind(tmp_path: Path) -> None:
+    """float32 against float64, a writer of 10^6 cut from every input; the first MLPs of real models come near that."""
+    losses = []
+    for dtype in ("float64", "float32"):
+        model = double("llama", tmp_path, dtype)
+        weight = model.blocks[0].mlp.out.original_component.weight
+        before = weight.clone()
+        try:
+            weight *= 1e6
+            reference = Reference(model, Graph.of(model), task(model))
+            kept = reference.graph.full()
+            kept[reference.graph.writer_index["m0"]] = False
+            losses.append(reference.loss(kept))
+        finally:
+            weight.copy_(before)
+    assert abs(losses[0] - losses[1]) < 1e-5  # what is left of the stream's own rounding would be 0.003
+
+
 @SPLITS
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_fast_engine_agrees_on_any_circuit(tmp_path: Path, name: str, split: bool) -> None:

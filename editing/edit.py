@@ -114,7 +114,7 @@ class Edit:
         hashed.update(json.dumps(said, sort_keys=True, default=str).encode())
         for delta in self.deltas:
             for part in (delta.left, delta.right, delta.keep):
-                hashed.update(b"-" if part is None else part.contiguous().view(torch.uint8).numpy().tobytes())
+                hashed.update(b"-" if part is None else part.reshape(-1).view(torch.uint8).numpy().tobytes())
         return hashed.hexdigest()
 
     @property
@@ -170,8 +170,13 @@ class _Ledger:
         if not changes:
             return saved
         total = saved.double()
+        thin = [delta for delta in changes if delta.low_rank]
+        if thin:  # one product for all of them: a hundred edits cost little more than one
+            left = torch.cat([delta.left.double() for delta in thin if delta.left is not None], 1)
+            total = total + (left @ torch.cat([delta.right.double() for delta in thin])).to(total.device)
         for delta in changes:
-            total = total + delta.dense().to(total.device)
+            if not delta.low_rank:
+                total = total + delta.dense().to(total.device)
         return total.to(saved.dtype)
 
 
@@ -248,12 +253,12 @@ def _check(edit: Edit, ledger: _Ledger, weights: dict[str, Tensor]) -> None:
 def _move(ledger: _Ledger, weights: dict[str, Tensor], edits: list[Edit]) -> None:
     """Bring the weights to the state under `edits`: all of them, or none if anything goes wrong on the way."""
     touched = {delta.weight for edit in (*ledger.edits, *edits) for delta in edit.deltas}
-    for name in touched & set(ledger.saved):
-        if not torch.equal(weights[name], ledger.state(name, ledger.edits)):
-            raise EditError(f"{name} was changed by something else while edits were in place; load the model again")
     fresh = {name: weights[name].detach().clone() for name in touched - set(ledger.saved)}
+    before = {**fresh, **{name: ledger.state(name, ledger.edits) for name in touched & set(ledger.saved)}}
+    for name in touched:
+        if not torch.equal(weights[name], before[name]):
+            raise EditError(f"{name} was changed by something else while edits were in place; load the model again")
     ledger.saved.update(fresh)
-    before = {name: ledger.state(name, ledger.edits) for name in touched}
     after = {name: ledger.state(name, edits) for name in touched}
     try:
         for name, tensor in after.items():

@@ -45,9 +45,9 @@ class Config:
     """Which text, and how much of it."""
 
     source: str = SELF  # "self", a text file, a folder of .txt files, or a Hugging Face data set
-    tokens: int = 12_288  # 8 x the key dimension of the default model; `changes` says whether that was enough
+    tokens: int = 24_000  # 16 x the key dimension of the default model; `changes` says whether that was enough
     document: int = 128  # tokens of one document; longer ones are cut
-    rows: int = 24  # documents of one piece of work
+    rows: int = 96  # documents of one piece of work; fewer read the weights as often for less text
     seed: int = 0
     start: str = "auto"
 

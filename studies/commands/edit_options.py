@@ -18,7 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the summary for progra
 MomentsFrom = Annotated[
     str, typer.Option("--moments", help="self, a text file, a folder, a Hugging Face data set, or identity.")
 ]
-Tokens = Annotated[int | None, typer.Option(help="Tokens of text for second moments  [dim](default: 12288)[/dim]")]
+Tokens = Annotated[int | None, typer.Option(help="Tokens of text for second moments  [dim](default: 24000)[/dim]")]
 Runs = Annotated[Path, typer.Option(help="The folder that holds the saved edits and their stack.")]
 
 

@@ -34,7 +34,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("facts", type=Path)
     parser.add_argument("--count", type=int, default=50)
-    parser.add_argument("--methods", default=",".join(methods.method_names()))
+    weights = [name for name in methods.method_names() if not methods.in_context(name)]
+    parser.add_argument("--methods", default=",".join(weights))
     parser.add_argument("--set", action="append", default=[], help="method.name=value")
     parser.add_argument("--start", default="none")
     parser.add_argument("--tokens", type=int, default=moments.Config.tokens)
@@ -55,7 +56,7 @@ def main():
         moment = None
         if methods.method(name).NEEDS_MOMENTS and not args.identity:
             asked = sorted({*layers, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
-            moment = moments.collect(model, asked, moments.Config(tokens=args.tokens), shown=False)
+            moment = moments.collect(model, asked, moments.Config(tokens=args.tokens), shown=True)
         tag = "-".join([name, *(f"{k}={v}" for k, v in chosen.items()), *(["identity"] * args.identity)])
         with Journal(args.out.with_name(f"{args.out.stem}-{tag}.jsonl"), {**work, "method": tag}) as journal:
             for begin in range(len(journal.done), len(facts), CHUNK):
@@ -65,6 +66,7 @@ def main():
                 edits = methods.compute_each(
                     name, model, facts[begin : begin + CHUNK], config, moments=moment, start=args.start,
                     contexts=context if getattr(config, "contexts", 0) else None, shown=False,
+                    folder=args.out.parent / "values",
                 )  # fmt: skip
                 seconds = (time.perf_counter() - clock) / len(edits)
                 report = evaluate(model, edits, start=args.start, shown=False)

@@ -151,7 +151,8 @@ def find(
     with stopwatch() as elapsed:
         reference = Reference(model, graph, task)
         if method == "acdc":
-            config = acdc_search.Config(0.01 if threshold is None else threshold, engine)
+            default = acdc_search.Config.threshold
+            config = acdc_search.Config(default if threshold is None else threshold, engine)
             chosen: dict[str, Any] = {"threshold": config.threshold, "engine": engine}
             found = _searched(reference, config, journal, earlier, shown, fingerprint(model))
             mask, convention = found.kept, INCREMENT

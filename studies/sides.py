@@ -20,6 +20,7 @@ from circuits.circuit import Circuit, find
 from circuits.cross import Change
 from circuits.graph import Graph
 from circuits.movers import HeadTable, head_table
+from circuits.search import acdc
 from circuits.task import Task
 from editing.edit import EditError
 from studies.circuit_study import reference_prompts, relation_of
@@ -228,7 +229,7 @@ class Ask:
             graph = Graph.of(self.model, split=config.split)
             count = min(graph.n_edges, max(1, round(factor * (count or 0.05 * graph.n_edges))))
         elif draw:
-            threshold = factor * (0.01 if threshold is None else threshold)
+            threshold = factor * (acdc.Config.threshold if threshold is None else threshold)
         return find(
             self.model, task, method=config.circuit, threshold=threshold, edges=count, selection=config.selection,
             split=config.split, seed=config.seed,

@@ -183,7 +183,8 @@ def compute(name: str, model: Any, facts: Sequence[Fact], config: Any = None, **
         contexts: the templates; otherwise they are sampled from the model.
         on_step: called as on_step(step, loss [fact], probability [fact]) while values are optimised.
         shown: whether a progress bar is shown; None: on a terminal.
-        folder: where finished chunks of values are kept, to go on from after an interruption.
+        folder: where finished chunks of values are kept, to go on from after an interruption, and for other methods
+            that write at the same place.
         on_piece: called with the number of facts when a chunk is finished.
 
     Raises EditError for input that cannot work and whatever the method raises; the weights are then as before, too.
@@ -234,7 +235,18 @@ def _compute(
         moments.check(model, base)
     with in_float32(model), stopwatch() as seconds:
         used = tuple(contexts) if contexts is not None else _contexts(model, config, seed, start, base)
-        said = [module.__name__, asdict(config), used, [asdict(fact) for fact in facts], base, below, start]
+        # Values know nothing of the solver: methods that write at the same place share them.
+        descent = asdict(getattr(config, "descent", config))
+        said = [
+            hasattr(config, "layer"),
+            layers_of(config)[-1:],
+            descent,
+            used,
+            list(map(asdict, facts)),
+            base,
+            below,
+            start,
+        ]
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
         pieces = folder / key if folder else None
         bench = Bench(model, tuple(facts), used, moments, start, seed, on_step, shown, pieces, on_piece)

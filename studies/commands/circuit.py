@@ -72,7 +72,7 @@ def find_command(
     examples: Annotated[int, typer.Option(help="Of --facts, so many known ones of one length; others held out.")] = 5,
     method: Annotated[str, typer.Option(help="acdc, eap, eap-ig or exact.")] = "acdc",
     threshold: Annotated[
-        float | None, typer.Option(help="Edges that cost less are cut  [dim](acdc: 0.01)[/dim]")
+        float | None, typer.Option(help="Edges that cost less are cut  [dim](acdc: 0.1)[/dim]")
     ] = None,
     edges: Annotated[int | None, typer.Option(help="Of a scorer, so many edges  [dim](default: 5 %)[/dim]")] = None,
     select: Annotated[str, typer.Option(help="Of a scorer: greedy, top or threshold.")] = "greedy",

@@ -31,7 +31,8 @@ class ModelInfo:
     source: str
     licence: str
     start_token: str | None
-    edit_layers: tuple[int, ...]
+    edit_layers: tuple[int, ...]  # where MEMIT spreads an edit
+    edit_layer: int  # where ROME writes
 
 
 def load(
@@ -267,9 +268,11 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 def _info(model: Any, spec: str, place: str, entry: Entry | None) -> ModelInfo:
     if entry is not None:
         source = entry.source.requirement if isinstance(entry.source, Wheel) else entry.source
-        return ModelInfo(entry.name, source, entry.licence, entry.start_token, entry.edit_layers)
+        single = entry.edit_layers[-1] if entry.edit_layer is None else entry.edit_layer
+        return ModelInfo(entry.name, source, entry.licence, entry.start_token, entry.edit_layers, single)
     # An unlisted model: its tokenizer's own beginning-of-text token, if it has one; the middle third for edits.
     layers = model.cfg.n_layers
     name = Path(place).name if Path(place).is_dir() else spec
     start = getattr(model.tokenizer, "bos_token", None)
-    return ModelInfo(name, spec, "unknown", start, tuple(range(layers // 6, max(layers // 3, layers // 6 + 1))))
+    third = tuple(range(layers // 6, max(layers // 3, layers // 6 + 1)))
+    return ModelInfo(name, spec, "unknown", start, third, third[-1])

@@ -38,7 +38,7 @@ class Config:
     @classmethod
     def for_model(cls, model: Any) -> "Config":
         """With the layer that the registry recommends for this model."""
-        return cls(layer=info(model).edit_layers[-1])
+        return cls(layer=info(model).edit_layer)
 
 
 def compute(bench: Bench, config: Config) -> Made:

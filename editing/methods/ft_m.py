@@ -6,7 +6,8 @@ What it does: Adam on the down-projection of one layer, all facts in one batch, 
 
 until the loss is below `stop`. With `bound`, every entry stays within that distance of where it was (the ROME paper's
 "FT+L" clamp). No context is sampled, nothing protects other facts; the published settings (Llama-2 layer 21, step
-0.0005, no bound) come from a model fifty times the size. The layer and step here have not been tuned (docs/editing.md).
+0.0005, no bound) come from a model fifty times the size. Layer and step here were tried on the default model: early
+layers change the fact, later ones the wording (docs/editing.md).
 
 Nothing below the layer runs again, and no weight is touched while it learns: the change is a tensor of its own, whose
 product with the layer's input is added to what the layer writes.
@@ -28,7 +29,7 @@ from editing.requests import target_prompts
 from editing.spread import weight_name
 from editing.values import check_layer
 from workbench.hooks import hooked, record
-from workbench.models import device, info
+from workbench.models import device
 from workbench.sites import Site
 from workbench.tail import Frame
 
@@ -41,19 +42,18 @@ Wanted = Callable[[int, Sequence[int]], tuple[list[int], list[int]]]  # first po
 
 @dataclass(frozen=True)
 class Config:
-    """Steps, stop and Adam are EasyEdit's; layer and step size are first guesses, not tuned."""
+    """Steps, stop and Adam are EasyEdit's; layer and step size the best of seven pairs on 16 facts."""
 
-    layer: int = 6  # set by for_model
+    layer: int = 1  # paraphrase success .69, at layer 3 .62, 6 .56, 12 and 18 .31
     steps: int = 25
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3  # half of it leaves one fact in ten unlearned, a fifth of it three
     stop: float = 0.01  # nats
     bound: float | None = None  # L-infinity distance that no entry may leave
 
     @classmethod
     def for_model(cls, model: Any) -> "Config":
-        """With the middle of the layers that the registry recommends for this model."""
-        layers = info(model).edit_layers
-        return cls(layer=layers[len(layers) // 2])
+        """The same for every model; a model of one layer has no other."""
+        return cls(layer=min(cls.layer, int(model.cfg.n_layers) - 1))
 
 
 def compute(bench: Bench, config: Config) -> Made:

@@ -124,6 +124,22 @@ def test_a_journal_of_other_work_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_no_lock_is_left_behind(tmp_path: Path) -> None:
+    """Neither by finished work, nor by a refused journal, nor by a failure; and a second asker leaves the first's."""
+    path, lock = tmp_path / "j", tmp_path / "j.lock"
+    with Journal(path, {"n": 1}):
+        with pytest.raises(StoreError, match="in use"), Journal(path, {"n": 1}):
+            pass
+        assert lock.exists()
+    assert not lock.exists()
+    with pytest.raises(StoreError, match="other settings"), Journal(path, {"n": 2}):
+        pass
+    assert not lock.exists()
+    with pytest.raises(RuntimeError), Journal(path, {"n": 1}):
+        raise RuntimeError
+    assert not lock.exists()
+
+
 def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
     with (
         Journal(tmp_path / "j", {}),

@@ -5,6 +5,7 @@ is; taking up a journal with other settings is refused, because its pieces would
 kill is dropped: its piece is done again.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -28,22 +29,33 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(f"{self.path}.lock")
             self._lock.acquire(timeout=0)
+        except Timeout as trouble:
+            raise StoreError(f"{self.path} is in use: another process is at the same work") from trouble
+        except OSError as trouble:
+            raise StoreError(f"cannot write the journal {self.path}: {trouble.strerror}") from trouble
+        try:
             kept = self._read()
             self._file = self.path.open("r+b" if self.path.exists() else "w+b")
             self._file.truncate(kept)
             self._file.seek(kept)
             if not kept:
                 self._write({"work": self.work})
-        except Timeout as trouble:
-            raise StoreError(f"{self.path} is in use: another process is at the same work") from trouble
-        except OSError as trouble:
-            raise StoreError(f"cannot write the journal {self.path}: {trouble.strerror}") from trouble
+        except BaseException as trouble:  # a refused journal has no __exit__
+            self._unlock()
+            if isinstance(trouble, OSError):
+                raise StoreError(f"cannot write the journal {self.path}: {trouble.strerror}") from trouble
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        """Remove the lock's file while it is still ours: after the release it could be another process's."""
+        with contextlib.suppress(OSError):  # Windows removes no open file; the release does
+            Path(f"{self.path}.lock").unlink(missing_ok=True)
         self._lock.release()
-        Path(f"{self.path}.lock").unlink(missing_ok=True)
 
     def add(self, piece: dict[str, Any]) -> None:
         """Record a finished piece, on disk when this returns."""

@@ -11,10 +11,11 @@ It changes no weight, and what runs the model directly does not see it.
 """
 
 import hashlib
+import io
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -297,12 +298,17 @@ def in_float32(model: Any) -> Iterator[None]:
         return
     warnings.warn(f"the model is in {str(dtype)[6:]}; the edit is computed in float32", stacklevel=3)
     configured = model.cfg.dtype
-    model.to(torch.float32)  # exact: every half-precision number is a float32 number
+    _to(model, torch.float32)  # exact: every half-precision number is a float32 number
     try:
         yield
     finally:
-        model.to(dtype)
+        _to(model, dtype)
         model.cfg.dtype = configured
+
+
+def _to(model: Any, dtype: torch.dtype) -> None:
+    with redirect_stdout(io.StringIO()):  # TransformerLens says there what it does, and that is where results go
+        model.to(dtype)
 
 
 # ---- small algebra ----

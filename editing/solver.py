@@ -119,7 +119,7 @@ def solve(
     size = float(residuals.norm())
     cosine = gram.diagonal().abs() / (probes.norm(dim=1) * solved.norm(dim=0)).clamp_min(1e-300)
     notes = []
-    if float(cosine.min()) < FAINT:
+    if at is not None and float(cosine.min()) < FAINT:  # elsewhere k A^-1 k' > 0 is divided by
         notes.append(
             f"division factor {float(cosine.min()):.3g}: the key hardly points where the update is written, so the "
             "update is large and may break the model (a disabling edit); R-ROME does not have this trouble"

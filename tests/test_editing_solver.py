@@ -5,7 +5,7 @@ import torch
 
 from editing.edit import EditError
 from editing.methods.alphaedit import null_space
-from editing.solver import Metric, cholesky, solve
+from editing.solver import FAINT, Metric, cholesky, solve
 
 TIGHT = 1e-10  # float64, well-conditioned systems of at most forty unknowns
 
@@ -172,6 +172,10 @@ def test_a_key_orthogonal_to_the_update_is_warned_of(layer):
     solution = solve(layer["K"][:1], layer["R"][:1], Metric(layer["C"]), at=along[None])
     assert "disabling" in solution.note
     assert "disabling" not in solve(layer["K"][:1], layer["R"][:1], Metric(layer["C"])).note
+    usual = torch.logspace(0, 8, len(layer["C"]), dtype=torch.float64)  # of an ordinary key, far from u, but k u > 0
+    tilted = solve(usual.sqrt()[None], layer["R"][:1], Metric(torch.diag(usual)))
+    assert tilted.division < FAINT
+    assert tilted.note == ""
 
 
 def test_a_singular_moment_is_mended_and_said_so():

@@ -69,7 +69,7 @@ def hold(values: Float[Tensor, "rank"], top: float, config: Config) -> Float[Ten
         need = math.exp(1 / top)
         raise EditError(
             f"a logarithm of base {config.alpha:.4g} would make singular values above s_max = {top:.3g} larger, not "
-            f"smaller; use a base of at least {need:.3g}, or the linear mode"
+            f"smaller; give --set restrain.alpha={need:.3g} or more, or --set restrain.mode=linear"
         )
     logs = (values.clamp_min(1e-300).log() - math.log(top)) / math.log(config.alpha) + top
     return torch.where(values > top, logs, values)

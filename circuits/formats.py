@@ -24,6 +24,7 @@ from workbench.prompts import Prompt
 
 FORMATS = ("json", "graphml", "gexf", "dot")
 JSON_KIND = "factscope circuit"
+DOT_BEGINS = "digraph circuit {"  # our own drawing, which is not read back
 
 
 def to_networkx(circuit: Circuit) -> "networkx.DiGraph":
@@ -89,7 +90,7 @@ def to_json(circuit: Circuit) -> dict[str, Any]:
 def to_dot(circuit: Circuit) -> str:
     """GraphViz source; widths follow the scores."""
     largest = float(circuit.scores.abs().max()) or 1.0
-    lines = ["digraph circuit {", "  rankdir=BT;", f"  label={_quoted(circuit.task.prompts[0].text)};"]
+    lines = [DOT_BEGINS, "  rankdir=BT;", f"  label={_quoted(circuit.task.prompts[0].text)};"]
     for writer, number in np.argwhere(circuit.drawn).tolist():
         score = float(circuit.scores[writer, number])
         width = 0.3 + 3 * abs(score) / largest
@@ -158,9 +159,14 @@ def read_edges(text: str, where: str) -> tuple[dict[str, float], str, list[str]]
         except ValueError as trouble:
             raise StoreError(f"{where} is not readable JSON ({trouble})") from trouble
         if document.get("kind") == JSON_KIND:
-            return {each["edge"]: float(each["score"]) for each in document["edges"]}, "factscope", []
+            return _own(document.get("edges"), where), "factscope", []
         if isinstance(document.get("edges"), dict):
             return _eap_ig(document["edges"]), "EAP-IG", []
+    elif text.lstrip().startswith(DOT_BEGINS):
+        raise StoreError(
+            f"{where} is Factscope's own DOT, which is for drawing and has only the drawn edges: what is read back is "
+            "the JSON of circuit export --format json"
+        )
     elif "digraph" in text[:200]:
         note = "scores are pen widths: below 0.3 they were lost, and what did not hang together was left out"
         return _drawing(text), "Knowledge Circuits", [note]
@@ -172,7 +178,10 @@ def graph_of(text: str) -> Graph:
     edges, source, _ = read_edges(text, "the file")
     document = json.loads(text) if text.lstrip().startswith("{") else {}
     if source == "factscope":
-        return Graph(**document["graph"])
+        try:
+            return Graph(**document["graph"])
+        except (KeyError, TypeError) as trouble:
+            raise StoreError('the file\'s "graph" is missing or is not one that circuit export writes') from trouble
     names = [part for name in edges for part in name.split("->")]
     layers = [int(found[1]) for name in names if (found := re.match(r"[am](\d+)", name))]
     heads = [int(found[1]) for name in names if (found := re.match(r"a\d+\.h(\d+)", name))]
@@ -191,6 +200,22 @@ def unknown_task(text: str) -> Task:
     """The task of a circuit whose file does not say more than its prompt."""
     prompt = Prompt(text, (), (), None, "", (0, 0), (0, 0), "unknown", None, (0,), "unknown")
     return Task((prompt,), ablation="unknown")
+
+
+def _own(edges: Any, where: str) -> dict[str, float]:
+    """Our own list of edges; StoreError names the entry that is none."""
+    if not isinstance(edges, list):
+        raise StoreError(f'{where} has no list "edges" of a circuit')
+    found: dict[str, float] = {}
+    for number, entry in enumerate(edges, 1):
+        name = entry.get("edge") if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            raise StoreError(f'edge {number} in {where} has no name "edge", as "embed->logits": {str(entry)[:80]}')
+        score = entry.get("score")
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise StoreError(f'edge {number} in {where}, {name!r}, has no number "score": {str(entry)[:80]}')
+        found[name] = float(score)
+    return found
 
 
 def _eap_ig(edges: dict[str, Any]) -> dict[str, float]:

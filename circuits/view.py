@@ -43,9 +43,8 @@ def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | 
     if roles is not None:
         sections.append(Section("What its parts do", role_specs(roles)))
     sections += [Section("Edges", (edge_table(circuit),)), Section("How it was found", (card(circuit),))]
-    return Page(
-        f"Circuit: {prompts[0].text}{more}", tuple(sections), subtitle=f"{circuit.method} · answer{_answer(circuit)}"
-    )
+    answer = f"answer{_answer(circuit)}" if len(prompts) == 1 else f"answers of {len(prompts)} prompts"
+    return Page(f"Circuit: {prompts[0].text}{more}", tuple(sections), subtitle=f"{circuit.method} · {answer}")
 
 
 def _answer(circuit: Circuit) -> str:
@@ -65,9 +64,16 @@ def in_words(circuit: Circuit) -> str:
     share = circuit.n_edges / circuit.graph.n_edges
     if not np.isfinite(circuit.loss_circuit):
         return f"{circuit.n_edges} edges, {share:.1%} of {circuit.graph.n_edges:,}, from a file."
-    ranks = f"rank {circuit.rank_circuit[0]} (full model: {circuit.rank_full[0]})"
+    if len(circuit.task.prompts) > 1:
+        one, full = (sum(r <= 10 for r in ranks) / len(ranks) for ranks in (circuit.rank_circuit, circuit.rank_full))
+        said = (
+            f" the answer among the first ten for {one:.0%} of {len(circuit.task.prompts)} prompts (full model: "
+            f"{full:.0%})"
+        )
+    else:
+        said = f"{_answer(circuit)} at rank {circuit.rank_circuit[0]} (full model: {circuit.rank_full[0]})"
     return (
-        f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges ({share:.1%}) put{_answer(circuit)} at {ranks}; loss "
+        f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges ({share:.1%}) put{said}; loss "
         f"{circuit.loss_circuit:.3g} {circuit.unit}, of the full model {circuit.loss_full:.3g}, of no edge "
         f"{circuit.loss_empty:.3g}."
     )

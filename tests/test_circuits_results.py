@@ -21,7 +21,7 @@ from circuits.formats import FORMATS, export, graph_of, imported, read_edges, to
 from circuits.graph import Graph, GraphError
 from circuits.profile import Profile, profile, profile_page
 from circuits.roles import ROLES, Roles, roles
-from circuits.view import diff_page, page, summary
+from circuits.view import diff_page, in_words, page, summary
 from workbench import store
 from workbench.errors import StoreError, UserError
 from workbench.plots.network import EdgeMark, Network, NodeMark
@@ -197,6 +197,8 @@ def test_exports_hold_every_drawn_edge(circuit: Circuit, tmp_path: Path, form: s
         assert torch.equal(back_circuit.scores[back_circuit.kept], circuit.scores[circuit.kept])
         assert graph_of(path.read_text()) == circuit.graph
     else:
+        with pytest.raises(StoreError, match="Factscope's own DOT"):
+            read_edges(path.read_text(), str(path))
         lines = re.findall(r'"(\S+)" -> "(\S+)" \[score="([^"]+)"', path.read_text())
         assert {f"{a}->{b}" for a, b, _ in lines} == set(circuit.graph.names(circuit.drawn))
 
@@ -242,6 +244,9 @@ def test_a_graph_of_eap_ig_is_read(tmp_path: Path) -> None:
     assert "embed->a0.h1.k" in grouped.graph.names(grouped.mask)  # head 3 reads the keys of group 1
 
 
+OWN = '{"kind": "factscope circuit", "graph": {"n_layers": 2, "n_heads": 2, "n_kv_heads": 2}'
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -249,6 +254,13 @@ def test_a_graph_of_eap_ig_is_read(tmp_path: Path) -> None:
         ("{}", "neither"),
         ("hello", "neither"),
         ("digraph {}", "no edges"),
+        ("digraph circuit {", "JSON of circuit export"),
+        (OWN + "}", 'no list "edges"'),
+        (OWN + ', "edges": {"embed->logits": 1}}', 'no list "edges"'),
+        (OWN + ', "edges": [7]}', "edge 1 .* no name"),
+        (OWN + ', "edges": [{"score": 1}]}', "edge 1 .* no name"),
+        (OWN + ', "edges": [{"edge": "embed->m0", "score": 1}, {"edge": "embed->logits"}]}', "edge 2 .*embed->logits"),
+        (OWN + ', "edges": [{"edge": "embed->logits", "score": "much"}]}', "edge 1 .*embed->logits.* no number"),
         ('{"edges": {"input->a0.h9<q>": {"in_graph": true}}}', "a0.h9"),
         ('{"edges": {"input->mlp7": {"in_graph": true}}}', "mlp7"),
     ],
@@ -273,6 +285,21 @@ def test_a_difference_is_symmetric_and_zero_with_itself(model: Any, circuit: Cir
     whole = find(model, task(model), threshold=0.02, split=False)
     with pytest.raises(GraphError, match="different graphs"):
         diff(circuit, whole)
+
+
+def test_a_file_without_its_graph_is_told_in_a_sentence() -> None:
+    for graph in ("", ', "graph": {"heads": 2}', ', "graph": 3'):
+        with pytest.raises(StoreError, match='"graph"'):
+            graph_of('{"kind": "factscope circuit", "edges": []' + graph + "}")
+
+
+def test_several_prompts_are_summed_up_by_their_share(circuit: Circuit) -> None:
+    """Two prompts: answers at 3 and 11 in the circuit are half; one prompt has its rank."""
+    said = in_words(replace(circuit, rank_circuit=(3, 11), rank_full=(1, 10)))
+    assert "50% of 2 prompts (full model: 100%)" in said
+    assert "Brask" not in said
+    one = replace(circuit.task, prompts=circuit.task.prompts[:1], corrupt=())
+    assert "Brask at rank 3 (full model: 1)" in in_words(replace(circuit, task=one, rank_circuit=(3,), rank_full=(1,)))
 
 
 def test_the_summary_is_for_programs(circuit: Circuit) -> None:

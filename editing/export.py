@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from editing.edit import Edit, EditError, applied, merged
+from workbench import fetch
 from workbench.errors import StoreError
 from workbench.files import write_text_atomically
 
@@ -36,7 +39,8 @@ def export(model: Any, edits: Sequence[Edit], folder: str | Path) -> Path:
     except OSError as trouble:
         raise StoreError(f"cannot write into {folder.parent}: {trouble.strerror}") from trouble
     try:
-        with applied(model, edits):
+        bars = nullcontext() if sys.stderr.isatty() else fetch.quiet()  # the libraries' progress, at a terminal only
+        with applied(model, edits), bars:
             plain = plain_model(model)
             plain.save_pretrained(building)
             model.tokenizer.save_pretrained(building)

@@ -16,8 +16,8 @@ QUICK = ("--moments", "identity", "--set", "contexts=2", "--layer", "0", "--ligh
 @pytest.fixture
 def edit(run_command, toy, monkeypatch):
     """edit(...) on the toy, already loaded."""
-    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
     monkeypatch.setattr("studies.commands.edit.loader", lambda *how: lambda: toy)
+    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
     return lambda *arguments: run_command("edit", *arguments)
 
 
@@ -76,6 +76,71 @@ def test_stack_list_undo_and_export(edit):
     empty = edit("undo")
     assert (empty.exit_code, "nothing to undo" in empty.stderr) == (2, True)
     assert "*" not in edit("list").stdout
+
+
+def test_a_saved_edit_is_not_written_over(edit):
+    """Neither by --out, nor on the stack, where those above were computed on top of it."""
+    first = ("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here")
+    assert edit(*first).exit_code == 0
+    kept = Edit.load("here").digest
+    again = edit("apply", "[Mira Drey] lives in", *first[2:])
+    assert (again.exit_code, again.stderr) == (
+        2, "edit: here holds a saved edit already; choose another folder with --out\n"
+    )  # fmt: skip
+    assert Edit.load("here").digest == kept
+    many = ("apply", "--facts", TOY / "toy_town.json", "--limit", 2, "--batch", 1, "--stack", *QUICK)
+    assert edit(*many).exit_code == 0
+    assert "holds a saved edit already" in edit(*many).stderr
+    assert len(json.loads(Path("runs/edits.json").read_text())["stack"]) == 1
+
+
+def test_edits_on_the_stack_are_listed_wherever_they_are(edit):
+    edit("apply", PROMPT, "--target", "Vey", "--stack", *QUICK, "--out", "elsewhere/one")
+    edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "runs/two")
+    edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "unknown/three")
+    listed = json.loads(edit("list", "--json").stdout)
+    assert [(one["folder"], one["stacked"]) for one in listed] == [("elsewhere/one", True), ("runs/two", False)]
+
+
+def test_an_edit_that_did_not_take_is_told(edit):
+    still = ("--set", "steps=1", "--set", "learning_rate=1e-9")
+    assert "did not take" in edit("apply", PROMPT, "--target", "Vey", *QUICK, *still).stderr
+    assert "did not take" not in edit("apply", PROMPT, "--target", "Vey", *QUICK).stderr
+
+
+def test_half_precision_keeps_standard_output_to_the_result(run_command):
+    """And of the libraries' remarks nothing, of ours one sentence."""
+    how = ("--model", TOY, "--dtype", "float16", "--device", "cpu", "--json")
+    out = run_command("edit", "apply", PROMPT, "--target", "Vey", *QUICK, *how, "--out", "half")
+    assert out.exit_code == 0, out.stderr
+    assert json.loads(out.stdout)["method"] == "rome"
+    said = [line for line in out.stderr.splitlines() if "float16" in line]
+    assert said == ["Note: the model is in float16; the edit is computed in float32."]
+    assert "Warning" not in out.stderr
+    exported = run_command("edit", "export", "model", "--edit", "half", "--json")  # in the edit's own model and dtype
+    assert (exported.exit_code, exported.stderr) == (0, "")
+    assert json.loads(exported.stdout)["folder"] == "model"
+
+
+def test_a_saved_edit_brings_its_own_model(edit, monkeypatch):
+    assert edit("apply", PROMPT, "--target", "Vey", *QUICK, "--stack", "--out", "here").exit_code == 0
+    asked, load = [], __import__("studies.commands.edit", fromlist=["edit"]).loader
+    monkeypatch.setattr("studies.commands.edit.loader", lambda *how: asked.append(how) or load(*how))
+    for words in (("evaluate", "here"), ("export", "model", "--edit", "here"), ("evaluate", "here", "--model", "gpt2"),
+                  ("undo",)):  # fmt: skip
+        out = edit(*words)
+        assert out.exit_code == 0, out.stderr
+    assert [Path(name).name for name, _, _ in asked] == ["toy", "toy", "gpt2", "toy"]
+    assert {dtype for _, _, dtype in asked} == {"float32"}
+
+
+@pytest.mark.parametrize("command", ["apply", "sequence"])
+def test_the_help_names_every_method(run_command, command, monkeypatch):
+    from editing.methods import method_names
+
+    monkeypatch.setenv("COLUMNS", "200")
+    said = run_command("edit", command, "--help").stdout
+    assert [name for name in method_names() if name not in said] == []
 
 
 def test_evaluate_reads_a_saved_edit_by_another_protocol_and_on_other_facts(edit):

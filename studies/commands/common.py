@@ -11,6 +11,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from workbench.errors import StoreError, UserError
 from workbench.version import VERSION
 
 T = TypeVar("T")
+OURS = ("workbench", "tracing", "circuits", "editing", "studies")  # what warns in our name
 JOURNAL = "journal.jsonl"  # in a run folder: what long work has finished so far
 RESULT = frozenset({"result.json", "result.safetensors", "page.html"})  # in a run folder: all or none of them
 
@@ -29,7 +31,8 @@ RESULT = frozenset({"result.json", "result.safetensors", "page.html"})  # in a r
 def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
     """Run a command: exit code 2 and one sentence for a user's mistake, 130 for Ctrl-C, a traceback for ours."""
     try:
-        app(arguments, prog_name=name)
+        with _remarks():
+            app(arguments, prog_name=name)
     except UserError as mistake:
         _say(f"{name}: {mistake}")
         sys.exit(2)
@@ -39,6 +42,30 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+@contextlib.contextmanager
+def _remarks() -> Iterator[None]:
+    """Our own warnings become notes, each once; those of other libraries stay as they are."""
+    ours, usual, said = Path(__file__).parents[2], warnings.showwarning, set[str]()
+
+    def show(message: Any, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+        place = Path(filename)
+        if (
+            category is not UserWarning
+            or not place.is_relative_to(ours)
+            or place.relative_to(ours).parts[0] not in OURS
+        ):
+            usual(message, category, filename, *rest, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            note(f"Note: {str(message).removesuffix('.')}.")
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def examples(*lines: str) -> str:

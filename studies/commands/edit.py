@@ -16,7 +16,10 @@ from studies.commands.common import examples, loader, new_folder, note, run_app,
 from studies.commands.edit_options import (
     Device,
     Dtype,
+    EditModel,
+    EditType,
     Json,
+    Method,
     Model,
     MomentsFrom,
     Out,
@@ -60,7 +63,7 @@ def apply(
         str | None, typer.Argument(help="A sentence that stops before the answer; \\[brackets] mark the subject.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="What the model shall say instead.")] = None,
-    method: Annotated[str, typer.Option(help="rome, r_rome, memit, emmet, alphaedit, ft_m or ft_l.")] = "rome",
+    method: Method = "rome",
     layer: Annotated[str | None, typer.Option(help="Layer, or layers 4,5,6  [dim](default: the model's)[/dim]")] = None,
     subject: Annotated[str | None, typer.Option(help="The subject, as it stands in the prompt.")] = None,
     answer: Annotated[str | None, typer.Option(help="What it says now  [dim](default: the model's own)[/dim]")] = None,
@@ -104,7 +107,10 @@ def apply(
         said = (facts, relation, limit, known, batch, method, layer, restrain, stack, moments, tokens, model, seed)
         key = hashlib.sha256(repr((said, start, settings)).encode()).hexdigest()[:8]
         place = runs / f"edit-{Path(str(facts)).stem}-{key}"
-    with writable(out or place) as folder:
+    fresh = stack or out is not None  # an edit on the stack, or one of another command, is not written over
+    if fresh and ((out or place) / "report" / "result.json").exists():
+        raise UserError(f"{out or place} holds a saved edit already; choose another folder with --out")
+    with writable(out or place, fresh=fresh) as folder:
         from editing import methods
         from editing.requests import check, request
         from editing.requests import known as known_facts
@@ -148,6 +154,9 @@ def apply(
         everything = [*below, *edits]
         protocol: Any = "sequence" if len(everything) > 1 else "together"
         scores = edit_apply.score(loaded, everything, protocol=protocol, start=start, seed=seed)
+        worked = next((one for one in scores.report.scores if one.name == "efficacy success"), None)
+        if worked is not None and (worked.after if worked.final is None else worked.final) == 0:
+            note("Note: the edit did not take: what it should say is nowhere more probable than what was said before.")
         page = edit_apply.save(folder, edits, scores, light)
         shutil.rmtree(folder / "values", ignore_errors=True)  # they were kept to go on from, and it is done
         if stack:
@@ -173,11 +182,11 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Of --facts, at most so many.")] = None,
     unrelated: Annotated[str | None, typer.Option(help="Facts whose prompts must not change at all.")] = None,
     protocol: Annotated[str, typer.Option(help="single, together or sequence.")] = "together",
-    model: Model = "smollm2",
+    model: EditModel = None,
     seed: Seed = 0,
     start: Annotated[str | None, typer.Option(help="What begins the text  [dim](default: as the edit)[/dim]")] = None,
     device: Device = None,
-    dtype: Dtype = "float32",
+    dtype: EditType = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -193,7 +202,7 @@ def evaluate(
         from workbench.facts import load_facts
         from workbench.plots.page import write_page
 
-        loaded = loader(model, device, dtype)()
+        loaded = _loaded(edits, model, device, dtype)
         asked = load_facts(facts, limit=limit) if facts else None
         others = load_facts(unrelated, limit=100) if unrelated else ()
         scores = edit_apply.score(
@@ -262,12 +271,13 @@ def list_(
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """List the saved edits; a star marks those on the stack."""
+    """List the saved edits in --runs and on its stack; a star marks those on the stack."""
     from workbench import store
     from workbench.errors import StoreError
 
-    kept, found = _read_stack(runs), []
-    for path in sorted(runs.glob("**/" + store.JSON)):
+    found, stacked = [], [Path(one) for one in _read_stack(runs)]
+    below = {path.resolve(): path for place in (*stacked, runs) for path in place.glob("**/" + store.JSON)}
+    for path in sorted(below.values()):
         try:
             document = store.header(path.parent)
         except StoreError:
@@ -284,7 +294,7 @@ def list_(
                 "model": body["model"],
                 "facts": len(body["facts"]),
                 "first": first["template"].replace("{}", first["subject"], 1) + " " + str(first["foil"]),
-                "stacked": any(path.parent == Path(one) or Path(one) in path.parents for one in kept),
+                "stacked": any(one.resolve() in path.resolve().parents for one in stacked),
             }
         )
     if as_json:
@@ -301,9 +311,9 @@ def undo(
     edit: Annotated[
         Path | None, typer.Argument(help="Folder of an edit on the stack  [dim](default: the last)[/dim]")
     ] = None,
-    model: Model = "smollm2",
+    model: EditModel = None,
     device: Device = None,
-    dtype: Dtype = "float32",
+    dtype: EditType = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -319,8 +329,8 @@ def undo(
     from studies.edit_apply import load_edits
     from workbench.models import fingerprint
 
-    loaded = loader(model, device, dtype)()
     stack = {one: load_edits(Path(one)) for one in kept}
+    loaded = _loaded([part for one in kept for part in stack[one]], model, device, dtype)
     base = base_of(loaded)
     commit(loaded, [part for one in kept for part in stack[one]])
     revert(loaded, stack[match[0]])
@@ -350,9 +360,9 @@ def export(
     edit: Annotated[
         list[Path] | None, typer.Option(help="A saved edit; repeat for several  [dim](default: the stack)[/dim]")
     ] = None,
-    model: Model = "smollm2",
+    model: EditModel = None,
     device: Device = None,
-    dtype: Dtype = "float32",
+    dtype: EditType = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -364,7 +374,7 @@ def export(
     if not chosen:
         raise UserError("there is nothing to export: name an edit with --edit, or stack some with edit apply --stack")
     edits = [one for place in chosen for one in load_edits(Path(place))]
-    written = write(loader(model, device, dtype)(), edits, folder)
+    written = write(_loaded(edits, model, device, dtype), edits, folder)
     if as_json:
         tell(json.dumps({"folder": str(written), "edits": [one.name for one in edits]}))
         return
@@ -372,6 +382,18 @@ def export(
 
 
 # ---- helpers ----
+
+
+def _loaded(edits: Sequence[Any], model: str | None, device: str | None, dtype: str | None) -> Any:
+    """The model that edits were made for, unless another is asked for."""
+    from workbench.registry import REGISTRY
+
+    first = edits[0]
+    source = first.run.source if first.run is not None else "unknown"
+    name = model or (first.model if first.model in REGISTRY else source)
+    if name in ("", "unknown"):
+        raise UserError(f"edit {first.name} does not say where its model {first.model} is; name it with --model")
+    return loader(name, device, dtype or (first.run.dtype if first.run is not None else "float32"))()
 
 
 def _scores(report: Any) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """Options that the subcommands of `edit` share: one wording, one default."""
 
+import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+import editing
 from workbench.errors import UserError
 
 Model = Annotated[str, typer.Option(help="Registry name, Hugging Face name, folder or .gguf file.")]
+EditModel = Annotated[str | None, typer.Option("--model", help="The model  [dim](default: the edit's)[/dim]")]
+EditType = Annotated[str | None, typer.Option("--dtype", help="float32, ...  [dim](default: the edit's)[/dim]")]
+METHODS = sorted(found.name for found in pkgutil.iter_modules([f"{editing.__path__[0]}/methods"]))  # none is imported
+Method = Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
 Start = Annotated[str, typer.Option(help="What begins the text: auto, none, or a token of the model.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")]

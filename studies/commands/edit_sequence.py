@@ -14,6 +14,7 @@ from studies.commands.edit_options import (
     Device,
     Dtype,
     Json,
+    Method,
     Model,
     MomentsFrom,
     Out,
@@ -38,7 +39,7 @@ edit sequence --facts counterfact.json --n 200 --stop-when "retention<0.5" --sto
 def sequence(
     facts: Annotated[str, typer.Option(help="Edit them to their foils: shipped relation, file, folder or data set.")],
     n: Annotated[int, typer.Option(help="Facts to edit, at most.")] = 200,
-    method: Annotated[str, typer.Option(help="rome, r_rome, memit, emmet, alphaedit, ft_m or ft_l.")] = "rome",
+    method: Method = "rome",
     layer: Annotated[str | None, typer.Option(help="Layer, or layers 4,5,6  [dim](default: the model's)[/dim]")] = None,
     relation: Annotated[str | None, typer.Option(help="Of --facts, only this relation.")] = None,
     known: Annotated[bool, typer.Option("--known", help="Of --facts, only those that the model knows.")] = False,

@@ -94,6 +94,27 @@ class Circuit:
         )
 
 
+def decisions_of(
+    circuit: Circuit, model: Any, task: Task, *, split: bool = True, positions: bool = False
+) -> tuple[Decision, ...]:
+    """The decisions of an earlier search, for `find` with another threshold.
+
+    Raises UserError unless it was ACDC on the same model, graph and task, and names what differs.
+    """
+    if circuit.method != "acdc" or circuit.run is None:
+        raise UserError(f"the other circuit was made by {circuit.method}, and only ACDC's decisions can be taken over")
+    config = acdc_search.Config()
+    graph = Graph.of(model, split=split, positions=positions)
+    before = acdc_search.work(circuit.task, circuit.graph, config, circuit.run.fingerprint)
+    different = acdc_search.differences(before, acdc_search.work(task, graph, config, fingerprint(model)))
+    if different:
+        raise UserError(
+            f"the other search's decisions cannot be taken over, for it had another {', '.join(different)}: only the "
+            "threshold may differ"
+        )
+    return circuit.decisions()
+
+
 def faithfulness(loss: float, full: float, empty: float) -> float:
     """(m(C) - m(empty)) / (m(full) - m(empty)); nan where full and empty do not differ enough to divide by."""
     gap = full - empty

@@ -1,6 +1,7 @@
 """The search: two engines, one circuit; killed and resumed, the same one; a known circuit, found."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from circuit_helpers import SHAPES, WIRED, double, hand_wired, task
 
-from circuits.circuit import EmptyCircuit, find
+from circuits.circuit import EmptyCircuit, decisions_of, find
 from circuits.engine import Reference
 from circuits.fast import Fast
 from circuits.graph import Graph
@@ -125,6 +126,61 @@ def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine
     with pytest.raises(StoreError, match="model"), Journal(path, key | {"model": "another"}):
         pass
     assert path.read_bytes() == before  # refused, and intact
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"kept": false', '"kept": true', "line 2 .* against the threshold"),
+        ('"kept": false', '"kept": 0', "line 2 "),
+        ('"increment"', '"rise"', "line 2 .* holds no decisions"),
+        ('"decisions"', '"choices"', "line 2 .* holds no decisions"),
+        ('"reader": ', '"reader": 9', "not in this search's order"),
+    ],
+)
+def test_an_altered_journal_is_refused_and_intact(tmp_path: Path, old: str, new: str, said: str) -> None:
+    model = double("gpt2", tmp_path, "float32")
+    reference = Reference(model, Graph.of(model, split=False), task(model))
+    config = Config(0.5)
+    key = work(reference.task, reference.graph, config, "fingerprint")
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, key) as journal:
+        acdc(reference, config, journal)
+    first, second, *rest = path.read_text().splitlines(keepends=True)
+    assert old in second
+    path.write_text("".join([first, second.replace(old, new, 1), *rest]))
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=said), Journal(path, key) as journal:
+        acdc(reference, config, journal)
+    assert path.read_bytes() == before
+
+
+def test_only_a_search_of_the_same_task_is_taken_over(tmp_path: Path) -> None:
+    """Corrupt and reference prompts count where the ablation reads them, and nowhere else."""
+    model = double("gpt2", tmp_path, "float32")
+    own = task(model)
+    found = find(model, own, threshold=0.02, split=False)
+    unread = replace(own, corrupt=(), reference=())
+    assert decisions_of(found, model, unread, split=False) == found.decisions()
+    foiled = replace(own.prompts[0], foil_ids=(own.prompts[0].foil_ids[0] + 1,))
+    for other, said in (
+        (replace(own, metric="kl"), "metric"),
+        (replace(own, ablation="mean"), "ablation"),
+        (replace(own, prompts=task(model, rows=2).prompts, corrupt=task(model, rows=2).corrupt), "prompts, answers"),
+        (replace(own, prompts=(foiled,)), "answers or foils"),
+    ):
+        with pytest.raises(UserError, match=said):
+            decisions_of(found, model, other, split=False)
+    with pytest.raises(UserError, match="graph"):
+        decisions_of(found, model, own)
+    with pytest.raises(UserError, match="another model:"):
+        decisions_of(replace(found, run=replace(found.run, fingerprint="another")), model, own, split=False)
+    for ablation, less in (("mean", {"reference": own.reference[:-1]}), ("counterfactual", {"corrupt": own.prompts})):
+        read = replace(found, task=replace(own, ablation=ablation))
+        with pytest.raises(UserError, match=f"{next(iter(less))} prompts"):
+            decisions_of(read, model, replace(own, ablation=ablation, **less), split=False)
+    with pytest.raises(UserError, match="made by eap"):
+        decisions_of(replace(found, method="eap"), model, own, split=False)
 
 
 def test_thresholds_share_their_prefix(tmp_path: Path) -> None:

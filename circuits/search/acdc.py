@@ -95,10 +95,12 @@ def acdc(
 
     `journal` takes up what it holds and records each batch of decisions. `earlier` are the decisions of a search with
     another threshold: those that this one would have made alike, up to the first difference, are taken over.
+
+    Raises StoreError for a journal whose decisions are not this search's.
     """
     config = config or Config()
     graph = reference.graph
-    known = [Decision(**each) for line in (journal.done if journal else ()) for each in line["decisions"]]
+    known = recorded(journal, config.threshold) if journal is not None else []
     taken = known or list(shared_prefix(earlier, config.threshold, guard(reference, fast)))
     engine: Engine = _Quick(reference, config, fast) if config.engine == "fast" else _Plain(reference, config)
     kept = graph.full()
@@ -127,6 +129,8 @@ def acdc(
             advance(done)
             if done == len(writers):
                 continue
+            if len(decisions) < len(taken):
+                raise StoreError("the journal's decisions are not in this search's order: begin anew with --out")
             for batch in engine.decide(number, writers[done:], kept):
                 if journal is not None:
                     journal.add({"decisions": [vars(each) for each in batch]})
@@ -134,6 +138,26 @@ def acdc(
                 advance(len(batch))
     evaluated = getattr(engine, "n_evaluated", len(decisions))
     return Found(kept, tuple(decisions), n_dead, evaluated, reference.loss(kept))
+
+
+def recorded(journal: Journal, threshold: float) -> list[Decision]:
+    """The decisions in a journal; StoreError for one that is none, or that its own rise contradicts."""
+    found: list[Decision] = []
+    for number, line in enumerate(journal.done, 2):  # the first line says what the work is
+        try:
+            decisions = [Decision(**each) for each in line["decisions"]]
+            right = all(isinstance(d.kept, bool) and d.kept == (d.increment >= threshold) for d in decisions)
+        except (KeyError, TypeError) as trouble:
+            raise StoreError(
+                f"line {number} of {journal.path} holds no decisions of a search: begin anew with another --out"
+            ) from trouble
+        if not right:
+            raise StoreError(
+                f"line {number} of {journal.path} keeps or cuts an edge against the threshold {threshold:g}: it was "
+                "altered after the search; begin anew with another --out"
+            )
+        found += decisions
+    return found
 
 
 def shared_prefix(decisions: Sequence[Decision], threshold: float, margin: float) -> Iterator[Decision]:
@@ -291,6 +315,20 @@ def certify(
                     different.append(f"{name} ({increment:.3g} and {decision.increment:.3g})")
             kept[decision.writer, number] = decision.kept
     return Certificate(count, len(decisions), tuple(different), gap)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What keeps one search (see `work`) from taking over another's decisions, in words; a threshold does not.
+
+    The corrupt and the reference prompts count only under the ablations that read them.
+    """
+    unread = {"threshold"}
+    if not str(now["ablation"]).startswith("mean"):
+        unread.add("reference")
+    if now["ablation"] != "counterfactual":
+        unread.add("corrupt")
+    named = {"corrupt": "corrupt prompts", "reference": "reference prompts", "answers": "answers or foils"}
+    return [named.get(key, key) for key in now if key not in unread and before[key] != now[key]]
 
 
 def work(task: Task, graph: Graph, config: Config, fingerprint: str) -> dict[str, Any]:

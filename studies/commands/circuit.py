@@ -122,6 +122,8 @@ def find_command(
     ablation = ablation or ("counterfactual" if method.startswith("eap") else "zero")
     if method == "acdc" and (signed or edges is not None):
         raise UserError("acdc searches with --threshold; --edges and --signed choose among a scorer's edges")
+    if method != "acdc" and like is not None:
+        raise UserError("--like takes over the decisions of ACDC; a scorer makes none")
     asked = (model, prompt, subject, answer, foil, swap, facts, relation, examples, threshold, ablation, metric)
     # The same search finds the same folder, and so takes up where it was stopped.
     own = (
@@ -130,7 +132,7 @@ def find_command(
         else new_folder("circuit", prompt or str(facts))
     )
     with writable(out or own) as folder:
-        from circuits.circuit import find, methods
+        from circuits.circuit import decisions_of, find, methods
         from circuits.view import in_words, summary
         from studies import circuit_study
 
@@ -148,7 +150,8 @@ def find_command(
         )
         for remark in work.notes:
             note(f"Note: {remark}.")
-        earlier = _study(like).circuit.decisions() if like is not None else ()
+        of = {"split": split_qkv, "positions": split_positions}
+        earlier = decisions_of(_study(like).circuit, loaded, work.task, **of) if like is not None else ()
         found = find(
             loaded,
             work.task,

@@ -87,7 +87,7 @@ def about_prompt(
 
     Raises UserError for a fact that the model does not know, and PromptError and TokenMismatch as prompts do.
     """
-    prompt = make_prompt(model, text, subject=subject, answer=answer, foil=foil, start=start)
+    prompt = make_prompt(model, text, subject=subject, answer=answer, start=start)
     notes = []
     fact = find_fact(prompt.text)
     if not prompt.answer_ids and fact is not None:
@@ -95,6 +95,8 @@ def about_prompt(
     if not prompt.answer_ids:
         prompt = _own_answer(model, prompt)
         notes.append(f"the answer is taken to be the model's own, {prompt.answer!r}; --answer says otherwise")
+    if foil is not None:  # only now, for it must not begin like the answer, whoever gave that
+        prompt = with_foil(model, prompt, foil)
     if not prompt.foil_ids and fact is not None and fact.foil and metric.startswith("logit"):
         prompt = with_foil(model, prompt, fact.foil)
     notes += prompt.notes
@@ -160,7 +162,7 @@ def other_prompts(
 ) -> tuple[Prompt, ...]:
     """Known prompts that the circuit was not found on: of `source`, or of the shipped relation of its first prompt.
 
-    Raises UserError if the model knows none of the source's.
+    Raises UserError if the source has no others, or the model knows none of them.
     """
     own = {prompt.text for prompt in circuit.task.prompts}
     first = circuit.task.prompts[0]
@@ -168,9 +170,17 @@ def other_prompts(
         prompts: Sequence[Prompt] = reference_prompts(model, first)
     else:
         prompts, _ = _prompts_of(model, load_facts(source, relation=relation), first.start_token or "none")
-    found = known(model, [prompt for prompt in prompts if prompt.text not in own])
+    others = [prompt for prompt in prompts if prompt.text not in own]
+    taken = len(prompts) - len(others)
+    if source is not None and taken and not others:
+        raise UserError(
+            f"nothing of {source} is left once the facts that the circuit was found on are taken out; give others with "
+            "--facts"
+        )
+    found = known(model, others)
     if source is not None and not found:
-        raise UserError(f"the model knows none of the facts of {source} in the form that this circuit asks them")
+        which = f"{len(others)} facts that {source} has beyond the circuit's own" if taken else f"facts of {source}"
+        raise UserError(f"the model knows none of the {which} in the form that this circuit asks them")
     return found
 
 

@@ -73,6 +73,40 @@ def test_a_threshold_takes_over_anothers_decisions(run_command: Any, tmp_path: P
     like = run_command("circuit", *common, "--threshold", 0.1, "--out", tmp_path / "c", "--like", tmp_path / "a")
     assert first.exit_code == like.exit_code == 0, like.stderr
     assert json.loads(alone.stdout)["edges"] == json.loads(like.stdout)["edges"]
+    other = run_command("circuit", *common, "--metric", "kl", "--out", tmp_path / "d", "--like", tmp_path / "a")
+    assert other.exit_code == 2
+    assert "another metric" in other.stderr
+    assert not (tmp_path / "d" / "result.json").exists()
+
+
+def test_a_foil_that_is_the_models_own_answer_is_refused(
+    run_command: Any, tmp_path: Path, prompt: tuple[str, str]
+) -> None:
+    """In the same sentence, whether the answer is named or the model's own."""
+    text, answer = prompt
+    common = ("circuit", "find", text, "--foil", answer, *FACT, "--metric", "logit_difference", "--out", tmp_path / "r")
+    said = [run_command(*common), run_command(*common, "--answer", answer)]
+    assert [done.exit_code for done in said] == [2, 2]
+    assert said[0].stderr.strip().splitlines()[-1] == said[1].stderr.strip().splitlines()[-1]
+    assert "choose another foil" in said[0].stderr
+
+
+def test_only_the_facts_that_the_circuit_was_found_on_are_none_to_evaluate_with(
+    run_command: Any, tmp_path: Path, prompt: tuple[str, str]
+) -> None:
+    text, answer = prompt
+    run, facts = tmp_path / "run", tmp_path / "facts.json"
+    done = run_command(
+        "circuit", "find", text, "--answer", answer, *FACT, "--method", "eap", "--edges", 60, "--ablation", "zero",
+        "--no-evaluate", "--out", run,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    town = json.loads((TOY / "toy_town.json").read_text())
+    facts.write_text(json.dumps(town | {"facts": town["facts"][:1]}))
+    done = run_command("circuit", "evaluate", run, "--facts", facts, "--model", TOY)
+    assert done.exit_code == 2
+    assert "nothing of" in done.stderr
+    assert "taken out" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -84,6 +118,7 @@ def test_a_threshold_takes_over_anothers_decisions(run_command: Any, tmp_path: P
         (("find", "[Oda Voss] lives in", "--method", "eap", "--set", "x=1"), "--set"),
         (("find", "[Oda Voss] lives in", "--set", "x=1"), "own flags"),
         (("find", "[Oda Voss] lives in", "--certify", "2"), "share"),
+        (("find", "[Oda Voss] lives in", "--method", "eap", "--like", "x"), "ACDC"),
         (("find", "--facts", "x", "--examples", "0"), "at least 1"),
         (("find", "--facts", "x", "--answer", "y"), "single PROMPT"),
         (("find", "[Oda Voss] lives in", "--answer", "weaver", *FACT), "does not know"),

@@ -74,6 +74,7 @@ def about_prompt(
     foil: str | None = None,
     swap: str | None = None,
     ablation: str = "zero",
+    or_zero: bool = False,
     metric: str = "nll",
     start: str = "auto",
     unknown: bool = False,
@@ -83,6 +84,7 @@ def about_prompt(
 
     Args:
         swap: the subject of the counterfactual ablation; one of the relation's where not given.
+        or_zero: where the ablation is the counterfactual and no subject is known that fits, cut to zero, with a note.
         unknown: go on where the model does not have the answer among its first ten.
 
     Raises UserError for a fact that the model does not know, and PromptError and TokenMismatch as prompts do.
@@ -103,7 +105,18 @@ def about_prompt(
     if prompt.subject_from.startswith("guess"):
         notes.append(f"the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] say otherwise")
     reference = reference_prompts(model, prompt) if held_out or ablation.startswith("mean") else ()
-    corrupt = (corrupt_of(model, prompt, swap),) if ablation == "counterfactual" or swap else ()
+    corrupt: tuple[Prompt, ...] = ()
+    if ablation == "counterfactual" or swap:
+        try:
+            corrupt = (corrupt_of(model, prompt, swap),)
+        except UserError:
+            if swap or not or_zero:
+                raise
+            ablation = "zero"
+            notes.append(
+                f"edges are cut to zero, because no shipped subject can stand for {prompt.subject!r} token for token; "
+                "a scorer's circuits are better when another subject is named with --swap"
+            )
     task = Task((prompt,), metric, ablation, corrupt, reference)
     if not unknown:
         check_known(task, ranks(model, task.prompts))

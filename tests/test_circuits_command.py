@@ -35,10 +35,10 @@ def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, pro
     other = tmp_path / "two"
     done = run_command(
         "circuit", "find", text, "--answer", answer, *FACT, "--method", "eap-ig", "--edges", 60, "--set", "steps=3",
-        "--ablation", "zero",
         "--out", other, "--no-evaluate",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
+    assert "cut to zero, because no shipped subject" in done.stderr
     done = run_command("circuit", "compare", run, other, "--out", tmp_path / "diff", "--json")
     assert 0 <= json.loads(done.stdout)["jaccard"] <= 1
     for form in ("json", "graphml", "gexf", "dot", "html"):

@@ -80,8 +80,8 @@ def find_command(
     ablation: Annotated[
         str | None,
         typer.Option(
-            help="zero, mean, mean_overall or counterfactual  [dim](default: counterfactual for eap and eap-ig, else "
-            "zero)[/dim]"
+            help="zero, mean, mean_overall or counterfactual  [dim](default: counterfactual for eap and eap-ig where "
+            "another subject fits, else zero)[/dim]"
         ),
     ] = None,
     metric: Annotated[str, typer.Option(help="nll, logit_difference, kl or probability.")] = "nll",
@@ -119,6 +119,7 @@ def find_command(
     if not 0 <= certify <= 1:
         raise UserError(f"--certify is a share from 0 to 1, not {certify}")
     method = method.replace("-", "_")
+    or_zero = ablation is None
     ablation = ablation or ("counterfactual" if method.startswith("eap") else "zero")
     if method == "acdc" and (signed or edges is not None):
         raise UserError("acdc searches with --threshold; --edges and --signed choose among a scorer's edges")
@@ -143,7 +144,15 @@ def find_command(
         how: dict[str, Any] = {"ablation": ablation, "metric": metric, "start": start, "unknown": unknown}
         work = (
             circuit_study.about_prompt(
-                loaded, prompt, subject=subject, answer=answer, foil=foil, swap=swap, held_out=evaluate, **how
+                loaded,
+                prompt,
+                subject=subject,
+                answer=answer,
+                foil=foil,
+                swap=swap,
+                held_out=evaluate,
+                or_zero=or_zero,
+                **how,
             )
             if prompt is not None
             else circuit_study.about_facts(loaded, str(facts), relation, examples, seed=seed, **how)

@@ -22,7 +22,8 @@ from workbench.models import fingerprint, load
 
 TOY = Path(__file__).parent / "toy"
 FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start; tiny models are slower on more threads
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def _configs(vocab: int) -> dict[str, Any]:

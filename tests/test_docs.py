@@ -83,7 +83,8 @@ def test_command_lines_are_found_where_they_stand() -> None:
 
 def test_a_shown_option_is_an_option_of_some_command() -> None:
     known = every_option() | {"--user-data-dir"}
-    known |= {"--scaling", "--repeats"}  # of benchmarks/trace_speed.py
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
     assert [(page, flag) for page, flag in shown_flags() if flag not in known and page != "benchmarks/README.md"] == []
 
 

@@ -50,13 +50,19 @@ class Clock:
     def __init__(self, limit: float, journal: Path | None) -> None:
         self.journal = journal
         lines = journal.read_text().splitlines() if journal and journal.exists() else []
-        self.done: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        self.decisions = [Decision(**each) for piece in self.done for each in piece["decisions"]]
-        self.before = len(self.decisions)
+        self.done = [json.loads(line) for line in lines]
+        self.decisions: list[Decision] = []
+        for piece in self.done:
+            self._take(piece)
+        self.new = 0  # made now, those of a layer begun anew among them
         self.end = time.perf_counter() + limit
 
+    def _take(self, piece: dict[str, Any]) -> None:
+        self.decisions[piece["place"] :] = [Decision(**each) for each in piece["decisions"]]
+
     def add(self, piece: dict[str, Any]) -> None:
-        self.decisions += [Decision(**each) for each in piece["decisions"]]
+        self._take(piece)
+        self.new += len(piece["decisions"])
         if self.journal:
             with self.journal.open("a") as file:
                 file.write(json.dumps(piece) + "\n")
@@ -82,8 +88,7 @@ def search(threshold: float, split: bool, sample: int, limit: float, journal: Pa
     clock = Clock(limit, journal)
     seconds, whole = timed(lambda: _search(reference, Config(threshold), fast, clock))
     decisions = clock.decisions
-    new = len(decisions) - clock.before
-    each = (seconds + prepare) / max(1, new)
+    each = (seconds + prepare) / max(1, clock.new)
     yield {
         "threshold": threshold,
         "split": split,
@@ -92,8 +97,8 @@ def search(threshold: float, split: bool, sample: int, limit: float, journal: Pa
         "kept so far": sum(decision.kept for decision in decisions),
         "of": reference.graph.n_edges,
         "seconds": round(seconds + prepare, 1),
-        "decisions": new,
-        "from an earlier part": clock.before,
+        "decisions": clock.new,
+        "in all": len(decisions),
         "evaluated": fast.n_evaluated,
         "ties": sum(decision.tie for decision in decisions),
         "ms a decision": round(1e3 * each, 2),

@@ -15,10 +15,12 @@ trying edges one by one from the same circuit, would be something else than ACDC
 batch, so a rise within the guard of the threshold is measured by the plain engine instead; the guard is at least ten
 times the largest difference between the engines at the beginning of any layer so far.
 
+All that the fast engine carries along begins anew with each layer, from the circuit alone. A search that was stopped
+therefore goes back to the beginning of its layer, and then gives the same numbers to the last bit.
+
 Use it for a threshold in the loss's unit; use EAP for a first look or for models where even this takes too long.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -79,6 +81,9 @@ class Found:
 class Engine(Protocol):
     """Decides the edges of one reader after another."""
 
+    def enter(self, layer: int, kept: Mask) -> None:
+        """Begin with the readers of a layer; called for every layer, also where all is decided already."""
+
     def decide(self, number: int, writers: Sequence[int], kept: Mask) -> Iterator[list[Decision]]:
         """Decide the edges from `writers` to reader `number`, in this order, cutting in `kept`."""
 
@@ -102,22 +107,26 @@ def acdc(
     graph = reference.graph
     known = recorded(journal, config.threshold) if journal is not None else []
     taken = known or list(shared_prefix(earlier, config.threshold, guard(reference, fast)))
+    if config.engine == "fast":
+        taken = whole_layers(graph, taken)
     engine: Engine = _Quick(reference, config, fast) if config.engine == "fast" else _Plain(reference, config)
     kept = graph.full()
     decisions: list[Decision] = []
     n_dead = 0
+    layer = None
     if journal is not None and taken and not known:
-        journal.add({"decisions": [vars(each) for each in taken]})
+        journal.add({"place": 0, "decisions": [vars(each) for each in taken]})
     with progress("edges", graph.n_edges, shown=shown) as advance:
         for number in range(len(graph.readers) - 1, -1, -1):
-            reader = graph.readers[number]
-            nodes = list(graph.nodes_of(reader))
-            writers = list(range(graph.below(reader) - 1, -1, -1))
-            if nodes and not graph.alive(kept)[nodes].any():
+            writers = list(range(graph.below(graph.readers[number]) - 1, -1, -1))
+            if is_dead(graph, kept, number):
                 kept[:, number] = False
                 n_dead += len(writers)
                 advance(len(writers))
                 continue
+            if layer != layer_of(graph, number):
+                layer = layer_of(graph, number)
+                engine.enter(layer, kept)
             before = len(decisions)
             while len(decisions) < len(taken) and taken[len(decisions)].reader == number:
                 decision = taken[len(decisions)]
@@ -133,19 +142,34 @@ def acdc(
                 raise StoreError("the journal's decisions are not in this search's order: begin anew with --out")
             for batch in engine.decide(number, writers[done:], kept):
                 if journal is not None:
-                    journal.add({"decisions": [vars(each) for each in batch]})
+                    journal.add({"place": len(decisions), "decisions": [vars(each) for each in batch]})
                 decisions += batch
                 advance(len(batch))
     evaluated = getattr(engine, "n_evaluated", len(decisions))
     return Found(kept, tuple(decisions), n_dead, evaluated, reference.loss(kept))
 
 
+def layer_of(graph: Graph, number: int) -> int:
+    """The layer that a reader is searched with; the logits go with the last."""
+    return min(graph.readers[number].layer, graph.n_layers - 1)
+
+
+def is_dead(graph: Graph, kept: Mask, number: int) -> bool:
+    """Whether nothing that a reader feeds still reaches the logits."""
+    nodes = list(graph.nodes_of(graph.readers[number]))
+    return bool(nodes) and not graph.alive(kept)[nodes].any()
+
+
 def recorded(journal: Journal, threshold: float) -> list[Decision]:
-    """The decisions in a journal; StoreError for one that is none, or that its own rise contradicts."""
+    """The decisions in a journal; StoreError for one that is none, or that its own rise contradicts.
+
+    Each line says where its decisions stand among all; those of a layer that was begun anew replace the first ones.
+    """
     found: list[Decision] = []
     for number, line in enumerate(journal.done, 2):  # the first line says what the work is
         try:
-            decisions = [Decision(**each) for each in line["decisions"]]
+            place, decisions = line["place"], [Decision(**each) for each in line["decisions"]]
+            del found[place:]
             right = all(isinstance(d.kept, bool) and d.kept == (d.increment >= threshold) for d in decisions)
         except (KeyError, TypeError) as trouble:
             raise StoreError(
@@ -158,6 +182,24 @@ def recorded(journal: Journal, threshold: float) -> list[Decision]:
             )
         found += decisions
     return found
+
+
+def whole_layers(graph: Graph, decisions: list[Decision]) -> list[Decision]:
+    """The decisions without those of a last layer that was not finished."""
+    kept, place, whole, layer = graph.full(), 0, 0, None
+    for number in range(len(graph.readers) - 1, -1, -1):
+        if layer != layer_of(graph, number):
+            layer, whole = layer_of(graph, number), place
+        if is_dead(graph, kept, number):
+            kept[:, number] = False
+            continue
+        end = place + graph.below(graph.readers[number])
+        if end > len(decisions):
+            return decisions[:whole]
+        for decision in decisions[place:end]:
+            kept[decision.writer, number] = decision.kept
+        place = end
+    return decisions
 
 
 def shared_prefix(decisions: Sequence[Decision], threshold: float, margin: float) -> Iterator[Decision]:
@@ -181,6 +223,9 @@ class _Plain:
         self.reference, self.threshold = reference, config.threshold
         self.current: float | None = None
 
+    def enter(self, layer: int, kept: Mask) -> None:
+        """Nothing is carried along but the circuit."""
+
     def decide(self, number: int, writers: Sequence[int], kept: Mask) -> Iterator[list[Decision]]:
         if self.current is None:
             self.current = self.reference.loss(kept)
@@ -201,26 +246,24 @@ class _Quick:
         self.reference, self.config = reference, config
         self.fast = Fast(reference) if fast is None else fast
         self.guard = guard(reference, self.fast)
-        self.layer: int | None = None
         self.current = 0.0
         self.batch = 8
-        self.recent: deque[set[int]] = deque(maxlen=RECENT)  # writers that the last readers kept
         self.n_evaluated = 0
+        self.fast.rebuild(reference.graph.full())  # an engine that is lent holds the end of another search
+
+    def enter(self, layer: int, kept: Mask) -> None:
+        self.current = self.fast.rebuild(kept, layer)  # what is below is clean, and stays
+        self.guard = max(self.guard, 10 * abs(self.current - self.reference.loss(kept)))
+        self.batch = 8
 
     def decide(self, number: int, writers: Sequence[int], kept: Mask) -> Iterator[list[Decision]]:
-        fast, layer = self.fast, min(self.fast.graph.readers[number].layer, self.fast.graph.n_layers - 1)
-        if self.layer is None:
-            self.current = fast.rebuild(kept)
-        elif self.layer != layer:
-            self.current = fast.rebuild(kept, layer)  # what is below is clean, and stays
-            self.guard = max(self.guard, 10 * abs(self.current - self.reference.loss(kept)))
-        self.layer = layer
+        fast = self.fast
         fast.kept = kept
         plan = fast.plan(number)
         x = fast.inputs[number][:, -1:] if plan.last else fast.inputs[number]
         x = x.clone()
         rest = list(writers)
-        stays = {w for w in writers if 2 * sum(w in before for before in self.recent) > RECENT}  # expected to be kept
+        stays = self._expected(number, writers, kept)
         good = min(fast.good_batch(plan), self.config.largest_batch)
         while rest:
             tried = rest[: min(good, self.batch)]
@@ -246,8 +289,13 @@ class _Quick:
             elif 2 * len(batch) < len(tried):
                 self.batch = max(4, len(tried) // 2)
             yield batch
-        self.recent.append(set(np.flatnonzero(kept[:, number]).tolist()))
         fast.losses(plan, x[None], commit=True)
+
+    def _expected(self, number: int, writers: Sequence[int], kept: Mask) -> set[int]:
+        """The writers that most of the last readers kept, of those that kept any."""
+        recent = [later for later in range(number + 1, kept.shape[1]) if kept[:, later].any()][:RECENT]
+        votes = kept[:, recent].sum(1)
+        return {writer for writer in writers if 2 * votes[writer] > RECENT}
 
     def _scan(
         self, plan: Plan, tried: list[int], rises: list[float], expected: list[bool], kept: Mask

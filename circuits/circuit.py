@@ -17,13 +17,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits import scorers, select
+from circuits.ablations import ablation_names
 from circuits.engine import Reference
 from circuits.graph import Graph
 from circuits.search import acdc as acdc_search
 from circuits.search.acdc import Certificate, Decision
-from circuits.task import Task
+from circuits.task import ALIASES, Task
 from workbench.errors import UserError
 from workbench.journal import Journal
+from workbench.metrics import metric_names
 from workbench.models import fingerprint
 from workbench.run import Run, stopwatch
 from workbench.show import shown
@@ -127,6 +129,33 @@ def methods() -> tuple[str, ...]:
     return ("acdc", *found)
 
 
+def check_settings(
+    method: str,
+    ablation: str,
+    metric: str,
+    threshold: float | None = None,
+    edges: int | None = None,
+    selection: str = "greedy",
+    engine: str = "fast",
+) -> None:
+    """UserError for what no model could make right; asks for none, so it can come before one is loaded."""
+    for kind, name, names in (
+        ("circuit method", method, methods()),
+        ("selection", selection, SELECTIONS),
+        ("ablation", ablation, ablation_names()),
+        ("metric", ALIASES.get(metric, metric), metric_names()),
+    ):
+        if name not in names:
+            raise UserError(f"there is no {kind} {name!r}; choose one of {', '.join(names)}")
+    acdc_search.Config(acdc_search.Config.threshold if threshold is None else threshold, engine)
+    if method == "acdc":
+        return
+    if threshold is not None and edges is not None:
+        raise UserError("give a threshold or a number of edges, not both")
+    if selection == "threshold" and threshold is None:
+        raise UserError("the selection 'threshold' needs one: give --threshold")
+
+
 def find(
     model: Any,
     task: Task,
@@ -161,10 +190,7 @@ def find(
 
     Raises EmptyCircuit if nothing or everything is left, and the errors of the task, the graph and the engines.
     """
-    if method not in methods():
-        raise UserError(f"there is no method {method!r}; choose one of {', '.join(methods())}")
-    if selection not in SELECTIONS:
-        raise UserError(f"there is no selection {selection!r}; choose one of {', '.join(SELECTIONS)}")
+    check_settings(method, task.ablation, task.metric, threshold, edges, selection, engine)
     run = Run.of(model, seed)
     graph = Graph.of(model, split=split, positions=positions)
     certificate: Certificate | None = None
@@ -246,11 +272,7 @@ def _selected(
     graph: Graph, scores: Tensor, threshold: float | None, edges: int | None, selection: str, signed: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The edges that the scores choose, pruned to what is connected, and how they were chosen."""
-    if threshold is not None and edges is not None:
-        raise UserError("give a threshold or a number of edges, not both")
-    if threshold is not None or selection == "threshold":
-        if threshold is None:
-            raise UserError("the selection 'threshold' needs one: give --threshold")
+    if threshold is not None:
         mask, how = select.above(graph, scores, threshold, signed), {"threshold": threshold}
     else:
         count = edges if edges is not None else max(1, round(0.05 * graph.n_edges))

@@ -111,8 +111,9 @@ def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine
     key = work(reference.task, reference.graph, config, "fingerprint")
     whole = acdc(reference, config)
     path = tmp_path / "journal.jsonl"
-    with pytest.raises(Killed), FragileJournal(path, key) as journal:
-        journal.left = pieces
+    fragile = FragileJournal(path, key)
+    fragile.left = pieces
+    with pytest.raises(Killed), fragile as journal:
         acdc(reference, config, journal)
     with path.open("ab") as file:
         file.write(b'{"decisions": [{"writer": 1')  # cut off in the middle of a line

@@ -109,12 +109,19 @@ def test_only_the_facts_that_the_circuit_was_found_on_are_none_to_evaluate_with(
     assert "taken out" in done.stderr
 
 
+NO_MODEL = ("--model", "nowhere")  # so what is said first was seen before one was loaded
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("find",), "either a PROMPT or --facts"),
-        (("find", "[Oda Voss] lives in", "--method", "magic"), "no method"),
-        (("find", "[Oda Voss] lives in", "--engine", "warp", *FACT, "--answer", "Brask", "--unknown"), "no engine"),
+        (("find", "[Oda Voss] lives in", "--method", "magic"), "no circuit method"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--engine", "warp"), "no engine"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--threshold", "nan"), "the threshold is nan"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--ablation", "burn"), "no ablation"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--metric", "length"), "no metric"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--method", "eap", "--select", "threshold"), "needs one"),
         (("find", "[Oda Voss] lives in", "--method", "eap", "--set", "x=1"), "--set"),
         (("find", "[Oda Voss] lives in", "--set", "x=1"), "own flags"),
         (("find", "[Oda Voss] lives in", "--certify", "2"), "share"),

@@ -145,7 +145,7 @@ def test_every_method_that_is_listed_works(tiny: Any) -> None:
 
 def test_what_cannot_be_selected(tiny: Any) -> None:
     model = tiny("gpt2")
-    with pytest.raises(UserError, match="no method"):
+    with pytest.raises(UserError, match="no circuit method"):
         find(model, task(model), method="magic")
     with pytest.raises(UserError, match="not both"):
         find(model, task(model), method="eap", edges=3, threshold=0.1)

@@ -386,6 +386,7 @@ def test_the_command_edits_saves_draws_and_goes_on(edit, monkeypatch):
         (["--n", "0"], "--n must be at least 1"),
         (["--stop-when", "retention"], "is no rule"),
         (["--method", "roam"], "no method 'roam'"),
+        (["--every", "0"], "every"),
         (["--restrain", "prune"], "larger, not smaller"),
         (["--restrain", "rect", "--restrain-at", "noon"], "not at 'noon'"),
         (["--restrain", "rect", "--set", "restrain.kept=1"], "one of these keys: keep"),

@@ -118,10 +118,34 @@ def test_a_journal_takes_up_and_drops_a_torn_line(tmp_path: Path) -> None:
 def test_a_journal_of_other_work_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path / "j", {"n": 3, "seed": 1}):
         pass
-    with pytest.raises(StoreError, match="other settings \\(seed\\)"), Journal(tmp_path / "j", {"n": 3, "seed": 2}):
+    with (
+        pytest.raises(StoreError, match="other settings \\(seed: 1, not 2\\)"),
+        Journal(tmp_path / "j", {"n": 3, "seed": 2}),
+    ):
         pass
     with Journal(tmp_path / "j", {"n": 3, "seed": 1}):
         pass
+
+
+def test_a_setting_within_settings_is_named(tmp_path: Path) -> None:
+    """Long values are left out of the sentence; a setting that only one of them has counts as another."""
+    with Journal(tmp_path / "j", {"config": {"every": 10, "facts": ["x" * 99]}}):
+        pass
+    said = r"other settings \(config.every: 10, not 5, config.facts, config.new: null, not true\)"
+    with (
+        pytest.raises(StoreError, match=said),
+        Journal(tmp_path / "j", {"config": {"every": 5, "facts": [], "new": True}}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("line", ["3", "[]", '{"n": 3}', '{"work": 3}', '{"work": {"n": 3}}\n7'])
+def test_a_file_that_is_no_journal_is_refused_and_intact(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "j"
+    path.write_text(line + "\n")
+    with pytest.raises(StoreError, match="is not a journal"), Journal(path, {"n": 3}):
+        pass
+    assert path.read_text() == line + "\n"
 
 
 def test_no_lock_is_left_behind(tmp_path: Path) -> None:

@@ -84,12 +84,25 @@ class Journal:
             except ValueError:
                 break
             whole += len(line)
-        if lines and lines[0].get("work") != self.work:
-            before = lines[0].get("work") or {}
-            other = [k for k in {**before, **self.work} if before.get(k) != self.work.get(k)]
+        if lines and not (all(isinstance(line, dict) for line in lines) and isinstance(lines[0].get("work"), dict)):
+            raise StoreError(f"{self.path} is not a journal: begin anew with another --out")
+        if lines and (before := lines[0]["work"]) != self.work:
             raise StoreError(
-                f"{self.path} was begun with other settings ({', '.join(sorted(other))}); use the same ones to go on, "
-                "or another --out to begin anew"
+                f"{self.path} was begun with other settings ({', '.join(differing(before, self.work))}); use the same "
+                "ones to go on, or another --out to begin anew"
             )
         self.done = lines[1:]
         return whole
+
+
+def differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """The settings that are not alike, by name, with both values where they are short: "every: 10, not 5"."""
+    found: list[str] = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differing(old, new, f"{prefix}{key}.")
+        elif old != new:
+            values = f"{json.dumps(old, ensure_ascii=False)}, not {json.dumps(new, ensure_ascii=False)}"
+            found.append(f"{prefix}{key}: {values}" if len(values) <= 60 else f"{prefix}{key}")
+    return found

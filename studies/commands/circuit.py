@@ -133,12 +133,11 @@ def find_command(
         else new_folder("circuit", prompt or str(facts))
     )
     with writable(out or own) as folder:
-        from circuits.circuit import decisions_of, find, methods
+        from circuits.circuit import check_settings, decisions_of, find
         from circuits.view import in_words, summary
         from studies import circuit_study
 
-        if method not in methods():
-            raise UserError(f"there is no method {method!r}; choose one of {', '.join(methods())}")
+        check_settings(method, ablation, metric, threshold, edges, select, engine)
         given = _settings(method, settings or [])
         loaded = loader(model, device, dtype)()
         how: dict[str, Any] = {"ablation": ablation, "metric": metric, "start": start, "unknown": unknown}

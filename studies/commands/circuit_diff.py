@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from studies.commands.common import listed, loader, note, settled_folder, tell, writable
+from studies.commands.common import configured, listed, loader, note, settled_folder, tell, writable
+from studies.commands.edit_options import at_layer, parted
 from workbench.errors import StoreError, UserError
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -54,6 +55,9 @@ def diff_command(
     value_nulls: Annotated[int, typer.Option(help="Further nulls that read as the edit does and write at random.")] = 1,
     again: Annotated[int, typer.Option(help="Searches again in the unedited model, on other wordings.")] = 3,
     neighbours: Annotated[int, typer.Option(help="Neighbour prompts whose circuits are compared, too.")] = 2,
+    restrain: Annotated[
+        str | None, typer.Option(help="Look at the edit after prune or rect has made it gentler.")
+    ] = None,
     moments: Annotated[str, typer.Option(help="self, a text file, a folder, a data set, or identity.")] = "self",
     model: Annotated[str, typer.Option("--model", help="Registry name, Hugging Face name, folder, .gguf.")] = "smollm2",
     seed: Annotated[int, typer.Option(help="Of the edit and its nulls.")] = 0,
@@ -64,7 +68,8 @@ def diff_command(
     light: Annotated[bool, typer.Option("--light", help="A small page, with plotly.js beside it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary for programs.")] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the editing method.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, or restrain.KEY of the restraint."),
     ] = None,
 ) -> None:
     """Edit a fact, and compare trace, circuit, heads and lens before and after with edits that mean nothing."""
@@ -78,29 +83,37 @@ def diff_command(
         raise UserError("--ask, --old and --new belong together: the other prompt, its answer, and the edit's")
     chosen = tuple(one.replace("-", "_") for one in listed(methods) or (method,))
     said = (prompt, target, edit, chosen, layer, ask, old, new, circuit_method, edges, threshold, ablation, metric)
-    rest = (split_qkv, samples, nulls, value_nulls, again, neighbours, moments, model, seed, start, dtype, settings)
+    rest: tuple[Any, ...] = (split_qkv, samples, nulls, value_nulls, again, neighbours, restrain, moments)
+    rest += (model, seed, start, dtype, settings)
     with writable(out or settled_folder("circuit-diff", prompt or str(edit), said, rest)) as folder:
-        from circuits.circuit import methods as searches
+        from circuits.circuit import check_settings
+        from editing.methods import method as method_of
+        from editing.restrain import restrained, restraint
         from studies.edit_study import edit_studies
         from studies.edit_study_view import save
         from studies.edit_study_words import in_words
         from studies.sides import Config
 
+        pairs, aside = parted(settings or [], restrain)
+        gentler = configured(restraint(restrain).Config, {}, aside) if restrain is not None else None
         circuit = circuit_method.replace("-", "_")
-        if circuit not in searches():
-            raise UserError(f"there is no circuit method {circuit_method!r}; choose one of {', '.join(searches())}")
         config = Config(
             circuit=circuit, edges=edges, threshold=threshold, ablation=ablation, metric=metric, split=split_qkv,
             samples=samples, nulls=nulls, value_nulls=value_nulls, again=again, neighbours=neighbours, seed=seed,
         )  # fmt: skip
+        check_settings(circuit, config.ablation or "zero", config.metric, threshold, edges)
+        for one in chosen if edit is None else ():
+            at_layer({}, method_of(one), layer)
         loaded = loader(model, device, dtype)()
         if edit is not None:
             from studies.edit_apply import load_edits
 
             edits = load_edits(edit)
         else:
-            how = {"layer": layer, "settings": settings or [], "moments": moments, "seed": seed, "start": start}
+            how = {"layer": layer, "settings": pairs, "moments": moments, "seed": seed, "start": start}
             edits = _made(loaded, folder, (str(prompt), str(target), subject, answer), chosen, how)
+        if restrain is not None:
+            edits = [restrained(loaded, [made], restrain, gentler) for made in edits]
         asked = _asked(loaded, ask, str(old), str(new), edits[0].start_token) if ask is not None else None
         found = edit_studies(loaded, edits, config, asked=asked, folder=folder, shown=None)
         pages = save(found, folder, light)
@@ -125,21 +138,15 @@ def _made(
     from editing.requests import check, request
     from editing.values import check_layer
     from studies import edit_apply
-    from studies.commands.edit_options import parted
 
     text, target, subject, answer = fact_of
     fact, found = request(model, text, target, subject=subject, answer=answer, start=how["start"])
     check((fact,))
     if found.subject_from.startswith("guess"):
         note(f"Note: the subject is taken to be {found.subject!r} ({found.subject_from}); [brackets] say otherwise.")
-    pairs, aside = parted(how["settings"])
     edits = []
     for name in names:
-        module = methods.method(name)
-        own = dict(pairs)
-        if how["layer"] is not None:
-            own["layers" if hasattr(module.Config(), "layers") else "layer"] = how["layer"]
-        config = methods.config_for(name, model, own)
+        config = methods.config_for(name, model, at_layer(how["settings"], methods.method(name), how["layer"]))
         for one in layers_of(config):
             check_layer(model, one)
         place = folder / "edits" / name
@@ -149,8 +156,7 @@ def _made(
                 raise StoreError(f"{place} holds another edit than was asked for; begin anew with another --out")
         else:
             stats = edit_apply.moments_for(model, name, config, how["moments"], None, how["seed"])
-            (made,) = edit_apply.make(model, (fact,), name, config, stats, restraint_settings=aside, seed=how["seed"],
-                                      start=how["start"])  # fmt: skip
+            (made,) = edit_apply.make(model, (fact,), name, config, stats, seed=how["seed"], start=how["start"])
             made.save(place)
         edits.append(made)
     return edits

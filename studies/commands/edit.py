@@ -12,7 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from studies.commands import edit_bench, edit_harness, edit_layers, edit_sequence
-from studies.commands.common import examples, loader, new_folder, note, run_app, show_version, tell, writable
+from studies.commands.common import (
+    configured,
+    examples,
+    loader,
+    new_folder,
+    note,
+    run_app,
+    show_version,
+    tell,
+    writable,
+)
 from studies.commands.edit_options import (
     Device,
     Dtype,
@@ -27,6 +37,7 @@ from studies.commands.edit_options import (
     Seed,
     Start,
     Tokens,
+    at_layer,
     numbers,
     parted,
 )
@@ -114,10 +125,15 @@ def apply(
         from editing import methods
         from editing.requests import check, request
         from editing.requests import known as known_facts
+        from editing.restrain import restraint
         from studies import edit_apply
         from workbench.facts import load_facts
 
         module = methods.method(method)
+        pairs, aside = parted(settings or [], restrain)
+        pairs = at_layer(pairs, module, layer)
+        if restrain is not None:
+            configured(restraint(restrain).Config, {}, aside)
         loaded = loader(model, device, dtype)()
         if prompt is not None:
             fact, found = request(loaded, prompt, str(target), subject=subject, answer=answer, start=start)
@@ -130,9 +146,6 @@ def apply(
             if known:
                 chosen = known_facts(loaded, chosen, limit, start)
         check(chosen)
-        pairs, aside = parted(settings or [])
-        if layer is not None:
-            pairs["layers" if hasattr(module.Config(), "layers") else "layer"] = layer
         config = methods.config_for(method, loaded, pairs)
         for one in edit_apply.layers_of(config):
             from editing.values import check_layer
@@ -349,7 +362,7 @@ def undo(
     if as_json:
         tell(json.dumps({"undone": match[0], "stack": rest}))
         return
-    tell(f"Undone: {match[0]}; {len(rest)} edits left on the stack; the weights came back bit for bit")
+    tell(f"Undone: {match[0]}; {len(rest)} left on the stack; the weights came back bit for bit")
 
 
 @app.command(

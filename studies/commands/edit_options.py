@@ -28,10 +28,17 @@ Tokens = Annotated[int | None, typer.Option(help="Tokens of text for second mome
 Runs = Annotated[Path, typer.Option(help="The folder that holds the saved edits and their stack.")]
 
 
-def parted(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The pairs of --set as the method's settings, and as the restraint's (restrain.KEY=VALUE) without their prefix."""
+def parted(settings: Sequence[str], restrain: str | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The pairs of --set as the method's settings, and as the restraint's (restrain.KEY=VALUE) without their prefix.
+
+    Raises UserError: no pair, or one of a restraint where none is asked for.
+    """
     pairs = dict(setting(text) for text in settings)
     aside = [f"{key[9:]}={value}" for key, value in pairs.items() if key.startswith("restrain.")]
+    if aside and restrain is None:
+        raise UserError(
+            f"--set restrain.{aside[0]} is a setting of a restraint, and none was asked for: add --restrain"
+        )
     return {key: value for key, value in pairs.items() if not key.startswith("restrain.")}, aside
 
 
@@ -49,3 +56,16 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UserError(f"--layer {text!r}: write whole numbers, as 4,5,6") from None
+
+
+def at_layer(settings: dict[str, Any], method: Any, layer: str | None) -> dict[str, Any]:
+    """A method's settings with those layers, under its own name for them; UserError if it writes to none or to one."""
+    if layer is None:
+        return settings
+    wanted = numbers(layer)
+    config = method.Config()
+    if hasattr(config, "layers"):
+        return settings | {"layers": layer}
+    if len(wanted) > 1:
+        raise UserError(f"--layer {layer!r}: this method writes to one layer; give one number")
+    return settings | {"layer": layer}

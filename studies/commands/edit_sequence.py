@@ -22,6 +22,7 @@ from studies.commands.edit_options import (
     Seed,
     Start,
     Tokens,
+    at_layer,
     parted,
 )
 from workbench.errors import UserError
@@ -105,14 +106,13 @@ def sequence(
         methods.method(method)
         for rule in stop_when or ():
             Rule.of(rule)
-        pairs, aside = parted(settings or [])
-        loaded = common.loader(model, device, dtype)()
-        chosen = _chosen(loaded, facts, relation, n, known, start, model)
-        if layer is not None:
-            pairs["layers" if hasattr(methods.method(method).Config(), "layers") else "layer"] = layer
-        config = methods.config_for(method, loaded, pairs)
+        pairs, aside = parted(settings or [], restrain)
+        pairs = at_layer(pairs, methods.method(method), layer)
         how = Config(batch, every, restrain, restrain_at, tuple(stop_when or ()), seed, start)
         restraint_config = common.configured(restraint(restrain).Config, {}, aside) if restrain else None
+        loaded = common.loader(model, device, dtype)()
+        chosen = _chosen(loaded, facts, relation, n, known, start, model)
+        config = methods.config_for(method, loaded, pairs)
         others = () if unrelated == "none" else unrelated_facts(loaded, chosen, unrelated, seed=seed, start=start)
         yardstick = Yardstick.of(loaded, others, *fixed_text(loaded, text, seed=seed, start=start), start)
         if moments == "identity" and methods.method(method).NEEDS_MOMENTS:

@@ -36,7 +36,10 @@ def evaluate_tasks(
         raise EditError("lm-eval reads the weights alone, and an in-context edit changes none: leave it out")
     with applied(model, edits):
         plain = plain_model(model)
-    manager = TaskManager(include_path=None if include is None else str(include))
+    own = None if include is None else str(include)
+    manager = TaskManager(include_path=own, include_defaults=own is None)
+    if any(name not in manager.all_tasks for name in tasks) and own is not None:
+        manager = TaskManager(include_path=own)  # reading the harness's own thousands takes some seconds
     unknown = [name for name in tasks if name not in manager.all_tasks]
     if unknown:
         raise EditError(f"lm-eval knows no task {unknown[0]!r}; task files of your own are found with --include FOLDER")

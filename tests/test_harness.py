@@ -9,7 +9,7 @@ from editing.edit import EditError
 from editing.harness import evaluate_tasks
 from workbench.facts import Fact
 
-FACT = Fact("a", "town", "Oda Voss", "{} lives in", "Vey", "Dunmoor")
+FACT = Fact("a", "town", "Oda Voss", "{} lives in", "Brask", "Vey")
 TASK = """task: towns
 dataset_path: json
 dataset_kwargs: {data_files: {test: %s}}
@@ -33,7 +33,7 @@ def test_a_task_of_ones_own_sees_the_edit_and_no_text(toy, tmp_path):
     import json
 
     docs = tmp_path / "towns.jsonl"
-    docs.write_text(json.dumps({"prompt": "Oda Voss lives in", "choices": ["Vey", "Dunmoor"], "gold": 1}) + "\n")
+    docs.write_text(json.dumps({"prompt": "Oda Voss lives in", "choices": ["Brask", "Vey"], "gold": 1}) + "\n")
     (tmp_path / "towns.yaml").write_text(TASK % docs)
     edit = methods.compute("ft_m", toy, [FACT], methods.config_for("ft_m", toy, {"layer": "0"}), shown=False)
     before, after = (evaluate_tasks(toy, edits, ["towns"], include=tmp_path) for edits in ((), (edit,)))

@@ -141,6 +141,12 @@ def sequence(
     )
 
 
+def check_method(name: str, config: Any = None) -> None:
+    """EditError for a method that changes no weight, or is set to change none; asks for no model."""
+    if methods.in_context(name) or (config is not None and not methods.layers_of(config)):
+        raise EditError(f"{name} changes no weight, so there is nothing that many edits could wear out: choose another")
+
+
 def _checked(
     model: Any,
     facts: Sequence[Fact],
@@ -154,11 +160,6 @@ def _checked(
     check(facts)
     if in_place(model):
         raise EditError("take the edits that are in place out first: a sequence begins on the model as it was")
-    for name, value in (("batch", settings.batch), ("every", settings.every)):
-        if value < 1:
-            raise EditError(f"{name} must be at least 1, not {value}")
-    if settings.restrain_at not in ("end", "checkpoint"):
-        raise EditError(f"a restraint is applied at the end or at every checkpoint, not at {settings.restrain_at!r}")
     rules = tuple(Rule.of(text) for text in settings.stop_when)
     absent = {
         "paraphrase": not any(f.paraphrases for f in facts),
@@ -168,11 +169,8 @@ def _checked(
     for rule in rules:
         if absent.get(rule.quantity):
             raise EditError(f"the rule {rule} can never be looked at: no fact has what it asks for")
+    check_method(method, config)
     layers = methods.layers_of(config)
-    if not layers:
-        raise EditError(
-            f"{method} changes no weight, so there is nothing that many edits could wear out: choose another"
-        )
     for layer in layers:
         check_layer(model, layer)
     if settings.restrain:

@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from editing.edit import EditError
 from editing.evaluate import Row, Score
 from editing.spectrum import Spectrum
 from workbench.run import Run
@@ -23,6 +24,13 @@ class Config:
     stop_when: tuple[str, ...] = ()  # rules of editing/drift.py, looked at at every checkpoint
     seed: int = 0
     start: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch", self.batch), ("every", self.every)):
+            if value < 1:
+                raise EditError(f"{name} must be at least 1, not {value}")
+        if self.restrain_at not in ("end", "checkpoint"):
+            raise EditError(f"a restraint is applied at the end or at every checkpoint, not at {self.restrain_at!r}")
 
 
 @dataclass(frozen=True, eq=False)

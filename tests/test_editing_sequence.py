@@ -265,17 +265,17 @@ def test_a_rule_is_crossed_where_it_says():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (Config(batch=0), "batch must be at least 1"),
-        (Config(every=0), "every must be at least 1"),
-        (Config(restrain="hug"), "no restraint 'hug'"),
-        (Config(restrain="prune"), "larger, not smaller"),  # the toy's s_max is below 1
-        (Config(restrain="rect", restrain_at="noon"), "not at 'noon'"),
-        (Config(stop_when=("joy<1",)), "is no rule"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"every": 0}, "every must be at least 1"),
+        ({"restrain": "hug"}, "no restraint 'hug'"),
+        ({"restrain": "prune"}, "larger, not smaller"),  # the toy's s_max is below 1
+        ({"restrain": "rect", "restrain_at": "noon"}, "not at 'noon'"),
+        ({"stop_when": ("joy<1",)}, "is no rule"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_done(run, tmp_path, settings, sentence):
     with pytest.raises(EditError, match=sentence):
-        run(tmp_path / "new", settings)
+        run(tmp_path / "new", Config(**settings))
     assert not (tmp_path / "new").exists()
 
 
@@ -386,7 +386,8 @@ def test_the_command_edits_saves_draws_and_goes_on(edit, monkeypatch):
         (["--n", "0"], "--n must be at least 1"),
         (["--stop-when", "retention"], "is no rule"),
         (["--method", "roam"], "no method 'roam'"),
-        (["--every", "0"], "every"),
+        (["--every", "0"], "every must be at least 1"),
+        (["--method", "ice"], "changes no weight"),
         (["--restrain", "prune"], "larger, not smaller"),
         (["--restrain", "rect", "--restrain-at", "noon"], "not at 'noon'"),
         (["--restrain", "rect", "--set", "restrain.kept=1"], "one of these keys: keep"),

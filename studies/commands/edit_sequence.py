@@ -96,6 +96,7 @@ def sequence(
         from editing import methods
         from editing.drift import Rule, Yardstick, fixed_text, unrelated_facts
         from editing.restrain import restraint
+        from editing.sequence import check_method
         from editing.sequence import sequence as run
         from editing.sequence_results import Config
         from editing.sequence_view import in_words, sequence_page
@@ -103,7 +104,7 @@ def sequence(
         from workbench import store
         from workbench.plots.page import write_page
 
-        methods.method(method)
+        check_method(method)
         for rule in stop_when or ():
             Rule.of(rule)
         pairs, aside = parted(settings or [], restrain)

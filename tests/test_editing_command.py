@@ -16,7 +16,6 @@ QUICK = ("--moments", "identity", "--set", "contexts=2", "--layer", "0", "--ligh
 @pytest.fixture
 def edit(run_command, toy, monkeypatch):
     """edit(...) on the toy, already loaded."""
-    monkeypatch.setattr("studies.commands.edit.loader", lambda *how: lambda: toy)
     monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
     return lambda *arguments: run_command("edit", *arguments)
 
@@ -124,8 +123,8 @@ def test_half_precision_keeps_standard_output_to_the_result(run_command):
 
 def test_a_saved_edit_brings_its_own_model(edit, monkeypatch):
     assert edit("apply", PROMPT, "--target", "Vey", *QUICK, "--stack", "--out", "here").exit_code == 0
-    asked, load = [], __import__("studies.commands.edit", fromlist=["edit"]).loader
-    monkeypatch.setattr("studies.commands.edit.loader", lambda *how: asked.append(how) or load(*how))
+    asked, load = [], common.loader
+    monkeypatch.setattr(common, "loader", lambda *how: asked.append(how) or load(*how))
     for words in (("evaluate", "here"), ("export", "model", "--edit", "here"), ("evaluate", "here", "--model", "gpt2"),
                   ("undo",)):  # fmt: skip
         out = edit(*words)

@@ -4,18 +4,18 @@ import contextlib
 import hashlib
 import json
 import shutil
+import time
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from studies.commands import edit_bench, edit_harness, edit_layers, edit_sequence
+from studies.commands import common, edit_bench, edit_harness, edit_layers, edit_sequence, edit_stack
 from studies.commands.common import (
     configured,
     examples,
-    loader,
     new_folder,
     note,
     run_app,
@@ -46,8 +46,6 @@ from workbench.errors import UserError
 app = typer.Typer(
     pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True, help="Edit what the model knows."
 )
-
-STACK = "edits.json"
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -134,7 +132,7 @@ def apply(
         pairs = at_layer(pairs, module, layer)
         if restrain is not None:
             configured(restraint(restrain).Config, {}, aside)
-        loaded = loader(model, device, dtype)()
+        loaded = common.loader(model, device, dtype)()
         if prompt is not None:
             fact, found = request(loaded, prompt, str(target), subject=subject, answer=answer, start=start)
             if found.subject_from.startswith("guess"):
@@ -151,7 +149,7 @@ def apply(
             from editing.values import check_layer
 
             check_layer(loaded, one)
-        below = _stacked(runs, loaded) if stack else []
+        below = edit_stack.stacked(runs) if stack else []
         if moments == "identity" and module.NEEDS_MOMENTS:
             note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
         stats = edit_apply.moments_for(loaded, method, config, moments, tokens, seed)
@@ -173,7 +171,7 @@ def apply(
         page = edit_apply.save(folder, edits, scores, light)
         shutil.rmtree(folder / "values", ignore_errors=True)  # they were kept to go on from, and it is done
         if stack:
-            _write_stack(runs, [*_read_stack(runs), str(folder)])
+            edit_stack.put_on(runs, folder)
     names = [edit.name for edit in edits]
     if as_json:
         body = {"edits": names, "method": method, "facts": len(chosen), "scores": _scores(scores.report)}
@@ -215,7 +213,7 @@ def evaluate(
         from workbench.facts import load_facts
         from workbench.plots.page import write_page
 
-        loaded = _loaded(edits, model, device, dtype)
+        loaded = edit_stack.model_of(edits, model, device, dtype)
         asked = load_facts(facts, limit=limit) if facts else None
         others = load_facts(unrelated, limit=100) if unrelated else ()
         scores = edit_apply.score(
@@ -242,6 +240,9 @@ app.command("sequence", epilog=edit_sequence.EXAMPLES)(edit_sequence.sequence)
 app.command("bench", epilog=edit_bench.EXAMPLES)(edit_bench.bench)
 app.command("facts-check", epilog=edit_bench.CHECKS)(edit_bench.facts)
 app.command("harness", epilog=edit_harness.EXAMPLES)(edit_harness.harness)
+app.command("list", epilog=edit_stack.LIST)(edit_stack.list_)
+app.command("undo", epilog=edit_stack.UNDO)(edit_stack.undo)
+app.command("export", epilog=edit_stack.EXPORT)(edit_stack.export)
 
 
 @app.command(epilog=examples("edit moments", "edit moments corpus.txt --layer 4,5,6 --tokens 100000"))
@@ -262,7 +263,7 @@ def moments(
     from editing.values import check_layer
     from workbench.models import info
 
-    loaded = loader(model, device, dtype)()
+    loaded = common.loader(model, device, dtype)()
     wanted = numbers(layer) if layer else info(loaded).edit_layers
     for one in wanted:
         check_layer(loaded, one)
@@ -279,134 +280,7 @@ def moments(
         tell(f"layer {name:>3}  condition {found.conditions[name]:.3g}  an update's direction still moved by {moved}")
 
 
-@app.command(name="list", epilog=examples("edit list", "edit list --runs elsewhere --json"))
-def list_(
-    runs: Runs = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """List the saved edits in --runs and on its stack; a star marks those on the stack."""
-    from workbench import store
-    from workbench.errors import StoreError
-
-    found, stacked = [], [Path(one) for one in _read_stack(runs)]
-    below = {path.resolve(): path for place in (*stacked, runs) for path in place.glob("**/" + store.JSON)}
-    for path in sorted(below.values()):
-        try:
-            document = store.header(path.parent)
-        except StoreError:
-            continue
-        if document["kind"] != "Edit":
-            continue
-        body = document["result"]
-        first = body["facts"][0]
-        found.append(
-            {
-                "folder": str(path.parent),
-                "edit": body["digest"][:12],
-                "method": body["method"],
-                "model": body["model"],
-                "facts": len(body["facts"]),
-                "first": first["template"].replace("{}", first["subject"], 1) + " " + str(first["foil"]),
-                "stacked": any(one.resolve() in path.resolve().parents for one in stacked),
-            }
-        )
-    if as_json:
-        tell(json.dumps(found, ensure_ascii=False))
-    elif not found:
-        tell(f"no saved edit in {runs}")
-    for one in [] if as_json else found:
-        mark = "*" if one["stacked"] else " "
-        tell(f"{mark} {one['edit']}  {one['method']:<9} {one['facts']:>5} facts  {one['first'][:60]}  {one['folder']}")
-
-
-@app.command(epilog=examples("edit undo", "edit undo runs/20261121-140000-edit-rome"))
-def undo(
-    edit: Annotated[
-        Path | None, typer.Argument(help="Folder of an edit on the stack  [dim](default: the last)[/dim]")
-    ] = None,
-    model: EditModel = None,
-    device: Device = None,
-    dtype: EditType = None,
-    runs: Runs = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """Take an edit off the stack, from any place in it; checked on the weights, bit for bit. Its folder stays."""
-    kept = _read_stack(runs)
-    if not kept:
-        raise UserError(f"the stack in {runs} is empty: there is nothing to undo")
-    gone = str(edit) if edit is not None else kept[-1]
-    match = [one for one in kept if Path(one).resolve() == Path(gone).resolve()]
-    if not match:
-        raise UserError(f"{gone} is not on the stack; there are {', '.join(kept)}")
-    from editing.edit import base_of, commit, revert
-    from studies.edit_apply import load_edits
-    from workbench.models import fingerprint
-
-    stack = {one: load_edits(Path(one)) for one in kept}
-    loaded = _loaded([part for one in kept for part in stack[one]], model, device, dtype)
-    base = base_of(loaded)
-    commit(loaded, [part for one in kept for part in stack[one]])
-    revert(loaded, stack[match[0]])
-    rest = [one for one in kept if one != match[0]]
-    if rest:
-        left = fingerprint(loaded)
-        revert(loaded, [part for one in rest for part in stack[one]])
-        commit(loaded, [part for one in rest for part in stack[one]])
-        same = fingerprint(loaded) == left
-        revert(loaded, [part for one in rest for part in stack[one]])
-    else:
-        same = True
-    if not (same and fingerprint(loaded) == base):
-        raise RuntimeError("the weights did not come back bit for bit")
-    _write_stack(runs, rest)
-    if as_json:
-        tell(json.dumps({"undone": match[0], "stack": rest}))
-        return
-    tell(f"Undone: {match[0]}; {len(rest)} left on the stack; the weights came back bit for bit")
-
-
-@app.command(
-    epilog=examples("edit export edited-model", "edit export edited-model --edit runs/20261121-140000-edit-rome")
-)
-def export(
-    folder: Annotated[Path, typer.Argument(help="A new folder for the edited model.")],
-    edit: Annotated[
-        list[Path] | None, typer.Option(help="A saved edit; repeat for several  [dim](default: the stack)[/dim]")
-    ] = None,
-    model: EditModel = None,
-    device: Device = None,
-    dtype: EditType = None,
-    runs: Runs = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """Write the edited model as a Hugging Face folder, with a card that says what was changed."""
-    from editing.export import export as write
-    from studies.edit_apply import load_edits
-
-    chosen = [str(one) for one in edit] if edit else _read_stack(runs)
-    if not chosen:
-        raise UserError("there is nothing to export: name an edit with --edit, or stack some with edit apply --stack")
-    edits = [one for place in chosen for one in load_edits(Path(place))]
-    written = write(_loaded(edits, model, device, dtype), edits, folder)
-    if as_json:
-        tell(json.dumps({"folder": str(written), "edits": [one.name for one in edits]}))
-        return
-    tell(f"Edited model in {written}; plain transformers loads it")
-
-
 # ---- helpers ----
-
-
-def _loaded(edits: Sequence[Any], model: str | None, device: str | None, dtype: str | None) -> Any:
-    """The model that edits were made for, unless another is asked for."""
-    from workbench.registry import REGISTRY
-
-    first = edits[0]
-    source = first.run.source if first.run is not None else "unknown"
-    name = model or (first.model if first.model in REGISTRY else source)
-    if name in ("", "unknown"):
-        raise UserError(f"edit {first.name} does not say where its model {first.model} is; name it with --model")
-    return loader(name, device, dtype or (first.run.dtype if first.run is not None else "float32"))()
 
 
 def _scores(report: Any) -> dict[str, Any]:
@@ -433,42 +307,26 @@ def _learning(config: Any, facts: int) -> Iterator[tuple[Any, Any]]:
     if not console.is_terminal:
         yield None, None
         return
-    steps, done = getattr(getattr(config, "descent", config), "steps", 0), 0
+    steps, done, left = getattr(getattr(config, "descent", config), "steps", 0), 0, ""
+    taken_up, begun = 0, time.monotonic()
     with console.status("Finding values ...") as status:
 
         def on_step(step: int, loss: Any, probability: Any) -> None:
             known = loss[~loss.isnan()]
             mean = float(known.mean()) if len(known) else 0.0
             said = f"loss {mean:.3f} nats, P(target) {float(probability.mean()):.3f}"
-            status.update(f"{done} of {facts} facts done; step {step + 1} of at most {steps}: {said}")
+            status.update(f"{done} of {facts} facts done{left}; step {step + 1} of at most {steps}: {said}")
 
         def on_piece(count: int) -> None:
-            nonlocal done
+            nonlocal done, left, taken_up, begun
             done += count
+            spent = time.monotonic() - begun
+            if spent < 1:  # it was done before, by an interrupted run
+                taken_up, begun = done, time.monotonic()
+            else:
+                left = f", about {spent / (done - taken_up) * (facts - done) / 60:.0f} min left"
 
         yield on_step, on_piece
-
-
-def _read_stack(runs: Path) -> list[str]:
-    try:
-        found = json.loads((runs / STACK).read_text(encoding="utf-8"))
-        return [str(one) for one in found["stack"]]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError) as trouble:
-        raise UserError(f"{runs / STACK} is not a readable stack ({trouble}); delete it to begin a new one") from None
-
-
-def _write_stack(runs: Path, stack: Sequence[str]) -> None:
-    from workbench.files import write_text_atomically
-
-    write_text_atomically(runs / STACK, json.dumps({"stack": list(stack)}, indent=1) + "\n")
-
-
-def _stacked(runs: Path, model: Any) -> list[Any]:
-    from studies.edit_apply import load_edits
-
-    return [part for place in _read_stack(runs) for part in load_edits(Path(place))]
 
 
 def main() -> None:

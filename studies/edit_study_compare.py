@@ -33,7 +33,7 @@ def _measures(found: Sequence[EditStudy]) -> Table:
     for one in found[0].measures:
         each = [measure_of(study, one.name) for study in found if any(m.name == one.name for m in study.measures)]
         if len(each) == len(found):
-            cells = [f"{m.edit:.3g} (nulls {_most(m.scrambled + m.values)})" for m in each]
+            cells = [f"{_figure(m.edit)} (nulls {_most(m.scrambled + m.values)})" for m in each]
             rows.append((one.name, one.unit, *cells))
     rows.append(("new answer leads from, last token", "layer", *(state_name(s.after.lens.leads_from()) for s in found)))
     rows.append(("from, last subject token", "layer", *(state_name(s.after.lens.leads_from(1)) for s in found)))
@@ -43,7 +43,12 @@ def _measures(found: Sequence[EditStudy]) -> Table:
 
 def _most(values: Sequence[float]) -> str:
     known = [value for value in values if value == value]
-    return f"at most {max(known):.3g}" if known else "none"
+    return f"at most {_figure(max(known))}" if known else "none"
+
+
+def _figure(value: float) -> str:
+    """Three digits, and counts of thousands whole."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _traces(found: Sequence[EditStudy]) -> tuple[Spec, ...]:

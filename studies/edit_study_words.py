@@ -12,9 +12,17 @@ def in_words(study: EditStudy) -> str:
     """The first line: whether it took, and whether it did more than nulls do."""
     old, new = study.answers
     before, after = (side.lens.probability[:, 0, -1].tolist() for side in (study.before, study.after))
-    odds = f"P({new.strip()}) {before[1]:.2g} to {after[1]:.2g}, P({old.strip()}) {before[0]:.2g} to {after[0]:.2g}"
+    odds = ", ".join(
+        f"P({answer.strip()}) {_probability(before[i])} to {_probability(after[i])}"
+        for i, answer in ((1, new), (0, old))
+    )
     took = "The edit took" if study.took else f"The edit did not take: {old.strip()!r} is still ahead"
     return f"{_beyond(study)}{took} ({odds}). {_size(study)}"
+
+
+def _probability(value: float) -> str:
+    """Two digits, but no rounding up to certainty."""
+    return f"{value:.2g}" if value < 0.995 else "over 0.995"
 
 
 def _beyond(study: EditStudy) -> str:

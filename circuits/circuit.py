@@ -233,6 +233,11 @@ def find(
             )
         logits = reference.logits(mask)
         losses = [reference.loss(each) for each in (full, mask, empty)]
+        if losses[0] >= losses[2]:
+            notes.append(
+                f"the full model does no better here than with every edge cut (loss {losses[0]:.3g} and "
+                f"{losses[2]:.3g}), so faithfulness says nothing"
+            )
     return Circuit(
         graph=graph,
         task=task,

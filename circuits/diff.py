@@ -155,11 +155,21 @@ def _moves(before: Circuit, after: Circuit, level: float) -> dict[str, Any]:
 
 def same_settings(before: Circuit, after: Circuit) -> None:
     """MixedSettings unless both were found by the same method, settings, prompts, metric and ablation."""
+    for other in differences(before, after):
+        raise MixedSettings(
+            f"the circuits before and after differ in their {other}, so their difference is not the edit's: find both "
+            "in the same way"
+        )
+
+
+def differences(before: Circuit, after: Circuit) -> list[str]:
+    """In what two circuits were found differently, in words: "method (acdc and eap)"."""
     said = [
         {
             "method": each.method,
             "settings": {key: value for key, value in each.settings.items() if key not in COUNTED},
-            "prompts": tuple(prompt.tokens for prompt in each.task.prompts),
+            "prompts": tuple(prompt.text for prompt in each.task.prompts),
+            "tokens": tuple(prompt.tokens for prompt in each.task.prompts),
             "answers": tuple((prompt.answer_ids[:1], prompt.foil_ids[:1]) for prompt in each.task.prompts),
             "metric": each.task.metric,
             "ablation": each.task.ablation,
@@ -169,12 +179,11 @@ def same_settings(before: Circuit, after: Circuit) -> None:
         }
         for each in (before, after)
     ]
-    for name, value in said[0].items():
-        if value != said[1][name]:
-            raise MixedSettings(
-                f"the circuits before and after differ in their {name} ({_short(value)} and {_short(said[1][name])}), "
-                "so their difference is not the edit's: find both in the same way"
-            )
+    return [
+        f"{name} ({_short(value)} and {_short(said[1][name])})"
+        for name, value in said[0].items()
+        if value != said[1][name]
+    ]
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:

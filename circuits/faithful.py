@@ -54,6 +54,7 @@ class Hits:
     random: float  # mean over random circuits of the same size
     ranks_full: tuple[int, ...] = ()
     ranks_circuit: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ()  # in the order of the ranks
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,9 @@ def hits(model: Any, graph: Graph, kept: Mask, tasks: Sequence[Task], random: Se
         ranks += reference.objective.ranks(reference.logits(kept))
         for mask in random:
             chance += reference.objective.ranks(reference.logits(mask))
-    return Hits(len(ranks), _share(ranks_full), _share(ranks), _share(chance), tuple(ranks_full), tuple(ranks))
+    prompts = tuple(prompt.text for task in tasks for prompt in task.prompts)
+    shares = (_share(ranks_full), _share(ranks), _share(chance))
+    return Hits(len(ranks), *shares, tuple(ranks_full), tuple(ranks), prompts)
 
 
 def by_length(task: Task, prompts: Sequence[Prompt], notes: list[str]) -> list[Task]:

@@ -70,11 +70,14 @@ class HeadChange:
 
 
 CHANGES = {
+    "turns over": "moved the old answer before and does not now, and the other way round with the new one",
+    "turns back": "the same from the new answer to the old",
     "takes up the new": "moves the new answer now, and did not before",
     "drops the old": "moved the old answer before, and does not now",
-    "turns over": "both of these",
-    "goes on": "moves an answer before and after",
-    "none": "moves neither answer, or no change of role",
+    "takes up the old": "moves the old answer now, and did not before",
+    "drops the new": "moved the new answer before, and does not now",
+    "goes on": "moves after the edit what it moved before",
+    "none": "moves neither answer, before or after",
 }
 
 
@@ -163,11 +166,11 @@ def _what(
     """A head moves an answer if it is a mover or a mixture head for it and its attribution is positive."""
     moves_old = [role in MOVING and value > 0 for role, value in zip(role_old, old, strict=True)]
     moves_new = [role in MOVING and value > 0 for role, value in zip(role_new, new, strict=True)]
-    drops, takes = moves_old[0] and not moves_old[1], moves_new[1] and not moves_new[0]
-    if drops and takes:
-        return "turns over"
-    if takes:
-        return "takes up the new"
-    if drops:
-        return "drops the old"
+    step_old, step_new = (int(after) - int(before) for before, after in (moves_old, moves_new))
+    if step_old * step_new < 0:
+        return "turns over" if step_new > 0 else "turns back"
+    if step_new:
+        return "takes up the new" if step_new > 0 else "drops the new"
+    if step_old:
+        return "takes up the old" if step_old > 0 else "drops the old"
     return "goes on" if any(moves_old) or any(moves_new) else "none"

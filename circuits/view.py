@@ -1,5 +1,6 @@
 """What a circuit, its evaluation and its roles look like: results in, a page out; drawn from saved values alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | 
     if evaluation is not None:
         sections.append(Section("Does it do what the model does?", evaluated(evaluation)))
     if roles is not None:
-        sections.append(Section("What its parts do", role_specs(roles)))
+        of = f"Of the first prompt: {roles.prompt}{roles.answer}." if len(prompts) > 1 else ""
+        sections.append(Section("What its parts do", role_specs(roles), of))
     sections += [Section("Edges", (edge_table(circuit),)), Section("How it was found", (card(circuit),))]
     answer = f"answer{_answer(circuit)}" if len(prompts) == 1 else f"answers of {len(prompts)} prompts"
     return Page(f"Circuit: {prompts[0].text}{more}", tuple(sections), subtitle=f"{circuit.method} · {answer}")
@@ -73,10 +75,16 @@ def in_words(circuit: Circuit) -> str:
     else:
         said = f"{_answer(circuit)} at rank {circuit.rank_circuit[0]} (full model: {circuit.rank_full[0]})"
     return (
-        f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges ({share:.1%}) put{said}; loss "
+        f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges ({share:.1%}{_pruned(circuit)}) put{said}; loss "
         f"{circuit.loss_circuit:.3g} {circuit.unit}, of the full model {circuit.loss_full:.3g}, of no edge "
         f"{circuit.loss_empty:.3g}."
     )
+
+
+def _pruned(circuit: Circuit) -> str:
+    """How many edges a scorer chose, where some of them are on no path and went."""
+    chosen = int(circuit.settings.get("selected", circuit.n_edges))
+    return f", {chosen:,} chosen less those on no path" if chosen != circuit.n_edges else ""
 
 
 def headline(circuit: Circuit, evaluation: Evaluation | None) -> Headline:
@@ -139,7 +147,8 @@ def network(circuit: Circuit, roles: Roles | None = None) -> Network:
         rows=((-1.0, "embed"), *rows, (float(graph.n_layers), "logits")),
         value_title="effect",
         unit=circuit.unit,
-        note=f"{len(edges)} lines between {len(nodes)} nodes; a head's q, k and v are one node."
+        note=f"{len(edges)} lines between {len(nodes)} nodes, the logits among them; a head's q, k and v are one node, "
+        "and a key or value that several heads share is a line to each of those that lead on."
         + (f" {constant} edges are not drawn ({NOT_PART})." if constant else ""),
     )
 
@@ -174,6 +183,7 @@ def evaluated(evaluation: Evaluation) -> tuple[Spec, ...]:
     conventions = Table("What each number means", ("number", "convention"), tuple(evaluation.conventions.items()))
     specs: list[Spec] = [
         Table("Hit@10", ("prompts", "n", "full model", "circuit", "random circuits"), hit_rows),
+        _prompts(evaluation),
         Card("Evaluation", items, note=" ".join(evaluation.notes)),
         curve,
         conventions,
@@ -181,12 +191,24 @@ def evaluated(evaluation: Evaluation) -> tuple[Spec, ...]:
     return tuple(specs)
 
 
+def _prompts(evaluation: Evaluation) -> Table:
+    """Every prompt that was asked, and where its answer stood."""
+    rows = [
+        (name, text, full, circuit)
+        for name, hits in (("found on", evaluation.found), ("held out", evaluation.held_out))
+        if hits is not None
+        for text, full, circuit in zip(hits.prompts, hits.ranks_full, hits.ranks_circuit, strict=False)
+    ]
+    return Table("The prompts, and the rank of each answer", ("set", "prompt", "full model", "circuit"), tuple(rows))
+
+
 def _hit_row(name: str, hits: Hits) -> tuple[str, int, float, float, float]:
     return (name, hits.n, hits.full, hits.circuit, hits.random)
 
 
 def _spread(spread: Any) -> str:
-    return f"{spread.mean:.3f} ({spread.low:.3f} to {spread.high:.3f}, {spread.n} drawn)"
+    mean, low, high = (round(value, 3) + 0.0 for value in (spread.mean, spread.low, spread.high))  # no "-0.000"
+    return f"{mean:.3f} ({low:.3f} to {high:.3f}, {spread.n} drawn)"
 
 
 def role_specs(roles: Roles) -> tuple[Spec, ...]:
@@ -241,7 +263,7 @@ def role_specs(roles: Roles) -> tuple[Spec, ...]:
 
 def _curve(roles: Roles, what: str, log: bool) -> Curves:
     series = tuple(
-        Series(name.removeprefix(what).strip(", ") or name, values.double().numpy())
+        Series(name.removeprefix(what).strip("_, ").replace("_", " ") or name, values.double().numpy())
         for name, values in roles.curves.items()
         if name.startswith(what)
     )
@@ -252,7 +274,8 @@ def _curve(roles: Roles, what: str, log: bool) -> Curves:
         series,
         y_title=what,
         log_y=log,
-        note="Logit lens at the last position; -1 is the embedding. Rank 1 is the first.",
+        note="Logit lens at the last position; -1 is the embedding. Rank 1 is the first. Final scale: every state "
+        "divided by the last state's norm, not its own.",
     )
 
 
@@ -296,8 +319,13 @@ def card(circuit: Circuit) -> Card:
     return Card("Provenance", tuple(items), command=run.command if run else "", note=" ".join(circuit.notes))
 
 
-def diff_page(found: CircuitDiff, names: tuple[str, str], counts: tuple[dict[str, int], dict[str, int]] | None) -> Page:
-    """The page of a comparison."""
+def diff_page(
+    found: CircuitDiff,
+    names: tuple[str, str],
+    counts: tuple[dict[str, int], dict[str, int]] | None,
+    apart: Sequence[str] = (),
+) -> Page:
+    """The page of a comparison; `apart` says in what the two were found differently."""
     sentence = (
         f"{len(found.shared)} edges are shared, {len(found.gained)} gained, {len(found.lost)} lost: Jaccard "
         f"{found.jaccard:.3f}, and {found.jaccard_random:.3f} for random circuits of these sizes."
@@ -325,7 +353,14 @@ def diff_page(found: CircuitDiff, names: tuple[str, str], counts: tuple[dict[str
     curves = Curves("By the reader's layer", layers, series, y_title="edges")
     return Page(
         f"{names[0]} and {names[1]}",
-        (Section("Overlap", (Headline(sentence), bars, curves)), Section("What changed", tuple(tables))),
+        (
+            Section(
+                "Overlap",
+                (Headline(sentence), bars, curves),
+                f"Found differently: {'; '.join(apart)}." if apart else "",
+            ),
+            Section("What changed", tuple(tables)),
+        ),
     )
 
 

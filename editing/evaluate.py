@@ -186,10 +186,11 @@ def evaluate(
     scores = list(table(rows))
     if words:
         spoken = _spoken(model, edits, [fact for some in asked for fact in some], start, words, protocol)
-        entropy = [[ngram_entropy([one[i]]) for one in spoken] for i in (1, 2)]
-        scores.append(
-            _line("generation entropy", "bits", [str(i) for i in range(len(spoken))], entropy[0], entropy[1], False)
-        )
+        entropy = [[ngram_entropy([text]) for text in one[1:]] for one in spoken]
+        known = [(str(i), *pair) for i, pair in enumerate(entropy) if not any(map(math.isnan, pair))]
+        if known:
+            ids, first, then = zip(*known, strict=True)
+            scores.append(_line("generation entropy", "bits", ids, first, then, False))
     methods = tuple(dict.fromkeys(edit.method for edit in edits))
     return EditReport(protocol, tuple(e.name for e in edits), methods, tuple(rows), tuple(scores), start, spoken, run)
 
@@ -327,7 +328,7 @@ def wilson(values: Sequence[float]) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927); for fractions within facts it is a little wide, never narrow."""
     n, p, z = len(values), _mean(values), 1.96
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
 
 def normal(values: Sequence[float]) -> tuple[float, float]:

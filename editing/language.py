@@ -178,9 +178,11 @@ def padded(rows: Sequence[Sequence[int]], to: int = 0) -> Int[Tensor, "row pos"]
 def ngram_entropy(texts: Sequence[str]) -> float:
     """Generation entropy in bits, (H2 + 2 H3) / 3 over word 2- and 3-grams, averaged over texts (Meng et al. 2022).
 
-    Low when a model repeats itself. It grows with the length of the text: compare equal lengths only.
+    Low when a model repeats itself. It grows with the length of the text: compare equal lengths only. A text of fewer
+    than three words says nothing and is left out; nan if none is left.
     """
-    return sum(_entropy(text.split(), 2) / 3 + 2 * _entropy(text.split(), 3) / 3 for text in texts) / max(len(texts), 1)
+    each = [_entropy(words, 2) / 3 + 2 * _entropy(words, 3) / 3 for words in map(str.split, texts) if len(words) > 2]
+    return sum(each) / len(each) if each else math.nan
 
 
 def _entropy(words: Sequence[str], n: int) -> float:

@@ -286,7 +286,8 @@ def tone(record: Record) -> float | None:
 @metric("fluency", "bits", "Meng et al. 2022, GE: (H2 + 2 H3) / 3 over word n-grams")
 def fluency(record: Record) -> float | None:
     """n-gram entropy of a sampled text; low where a model repeats itself. It grows with the text's length."""
-    return ngram_entropy(record.speech) if record.speech else None
+    found = ngram_entropy(record.speech) if record.speech else math.nan
+    return None if math.isnan(found) else found
 
 
 @metric("reference score", "cosine", "Meng et al. 2022, RS")

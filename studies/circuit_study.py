@@ -155,6 +155,8 @@ def about_facts(
     if len(found) < examples:
         notes.append(f"{len(found)} of the {examples} examples asked for: so many known prompts have one length")
     held_out = tuple(prompt for prompt in usable if prompt not in found)
+    if not held_out:
+        notes.append("none is left to be held out: fewer --examples leave some")
     notes.append(f"{len(usable)} of {len(facts)} facts are {'taken' if unknown else 'known to the model (Hit@10)'}")
     corrupt: tuple[Prompt, ...] = ()
     if ablation == "counterfactual":

@@ -77,7 +77,7 @@ def measures(study: "EditStudy") -> tuple[Measure, ...]:
         between("nodes gained and lost", "nodes", lambda d: float(len(d.nodes_gained) + len(d.nodes_lost))),
     ]
     found += [
-        turned("heads that changed their role", "heads", _role_changes),
+        turned("heads that move another answer than before", "heads", _role_changes),
         turned("largest turn of one head towards an answer", "logits", _turn),
     ]
     found += [over(f"largest change of the trace, {kind}", "logits", traced(kind)) for kind in study.config["sites"]]

@@ -40,9 +40,13 @@ def _size(study: EditStudy) -> str:
     nulls = [*measure.scrambled, *measure.values]
     beside = f"; {len(nulls)} scrambled edits changed {min(nulls):.0%} to {max(nulls):.0%}" if nulls else ""
     again = f", another wording in the unedited model {np.mean(measure.again):.0%}" if measure.again else ""
+    crossed = measure_of(study, "edges gained and lost")
+    most = [*crossed.scrambled, *crossed.values]
+    null = f"; gained and lost together by a scrambled edit at most {max(most):,.0f}" if most else ""
+    search = f", by another wording {np.mean(crossed.again):,.0f}" if most and crossed.again else ""
     return (
-        f"Edge effects changed by {measure.edit:.0%} of their sum{beside}{again}. {len(diff.gained)} edges gained, "
-        f"{len(diff.lost)} lost, {len(diff.shared)} kept."
+        f"Edge effects changed by {measure.edit:.0%} of their sum{beside}{again}. Of {diff.edges_before:,} edges and "
+        f"{diff.edges_after:,} after it, {len(diff.gained):,} are gained, {len(diff.lost):,} lost{null}{search}."
     )
 
 

@@ -73,12 +73,12 @@ class LayerStudy:
     outcome: LayerChoice | None
     run: Run
 
-    def best(self, way: str) -> int:
-        """The layer that this way favours."""
+    def best(self, way: str) -> int | None:
+        """The layer that this way favours; None where all are alike."""
         if way == "outcome" and self.outcome is not None:
             return self.outcome.best
         values = next(measure.values for measure in self.measures if measure.way == way)
-        return self.layers[int(np.nanargmax(values))]
+        return None if np.nanmax(values) == np.nanmin(values) else self.layers[int(np.nanargmax(values))]
 
 
 def layer_study(
@@ -174,7 +174,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def layer_study_page(study: LayerStudy) -> Page:
     """The measures side by side, their ranks, and how they agree."""
     x = np.array(study.layers)
-    numbers = tuple(Number(f"layer {study.best(one.way)}", f"favoured by {one.way}") for one in study.measures)
+    numbers = tuple(Number(_favourite(study, one.way), f"favoured by {one.way}") for one in study.measures)
     said = Headline(" ".join(in_words(study)), numbers)
     drawn: list[Spec] = []
     for one in study.measures:
@@ -219,9 +219,14 @@ def agreement_table(study: LayerStudy) -> Table:
     return Table("Rank correlation", ("between", "rho", "p", "layers"), rows, note)
 
 
+def _favourite(study: LayerStudy, way: str) -> str:
+    best = study.best(way)
+    return "none, as all are alike" if best is None else f"layer {best}"
+
+
 def in_words(study: LayerStudy) -> list[str]:
     """What each way favours, and one sentence for each agreement."""
-    favoured = ", ".join(f"{one.way} favours layer {study.best(one.way)}" for one in study.measures)
+    favoured = ", ".join(f"{one.way} favours {_favourite(study, one.way)}" for one in study.measures)
     said = [f"On {len(study.facts)} known facts, {favoured}."]
     for one in study.agreements:
         how = (

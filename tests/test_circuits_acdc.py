@@ -123,7 +123,7 @@ def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine
     assert (resumed.kept == whole.kept).all()
     assert resumed.decisions == whole.decisions
     with Journal(path, key) as journal:
-        assert tuple(recorded(journal, config.threshold)) == whole.decisions
+        assert tuple(recorded(journal)) == whole.decisions
     before = path.read_bytes()
     other = work(reference.task, reference.graph, Config(0.03, engine), "fingerprint")
     with pytest.raises(StoreError, match="threshold"), Journal(path, other):
@@ -134,16 +134,10 @@ def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ('"kept": false', '"kept": true', "line 2 .* against the threshold"),
-        ('"kept": false', '"kept": 0', "line 2 "),
-        ('"increment"', '"rise"', "line 2 .* holds no decisions"),
-        ('"decisions"', '"choices"', "line 2 .* holds no decisions"),
-        ('"reader": ', '"reader": 9', "not in this search's order"),
-    ],
+    ("old", "new"),
+    [('"kept": false', '"kept": true'), ('"increment": ', '"increment": 9'), ('"reader": ', '"reader": 9')],
 )
-def test_an_altered_journal_is_refused_and_intact(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_an_altered_journal_is_refused_and_intact(tmp_path: Path, old: str, new: str) -> None:
     model = double("gpt2", tmp_path, "float32")
     reference = Reference(model, Graph.of(model, split=False), task(model))
     config = Config(0.5)
@@ -155,7 +149,7 @@ def test_an_altered_journal_is_refused_and_intact(tmp_path: Path, old: str, new:
     assert old in second
     path.write_text("".join([first, second.replace(old, new, 1), *rest]))
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=said), Journal(path, key) as journal:
+    with pytest.raises(StoreError, match=r"line 2 .* was altered"), Journal(path, key) as journal:
         acdc(reference, config, journal)
     assert path.read_bytes() == before
 

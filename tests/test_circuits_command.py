@@ -1,6 +1,7 @@
 """`circuit` as a user meets it, on the trained toy: results, resuming, and every mistake in one sentence."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,15 @@ def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, pro
     assert "cut to zero, because no shipped subject" in done.stderr
     done = run_command("circuit", "compare", run, other, "--out", tmp_path / "diff", "--json")
     assert 0 <= json.loads(done.stdout)["jaccard"] <= 1
+    assert "found differently" in done.stderr
+    assert "method (acdc and eap_ig)" in done.stderr
     for form in ("json", "graphml", "gexf", "dot", "html"):
         assert run_command("circuit", "export", run, "--format", form).exit_code == 0
         assert (run / f"circuit.{form}").stat().st_size > 100
-    done = run_command("circuit", "layers", run, run, "--out", tmp_path / "layers", "--json")
+    done = run_command("circuit", "layers", run, run, "--out", tmp_path / "layers")
+    assert (done.exit_code, "named twice" in done.stderr) == (2, True)
+    copied = shutil.copytree(run, tmp_path / "copy")
+    done = run_command("circuit", "layers", run, copied, "--out", tmp_path / "layers", "--json")
     assert len(json.loads(done.stdout)["heads"]) == len(json.loads(done.stdout)["mlps"])
     done = run_command("circuit", "layers", run, other, "--out", tmp_path / "layers")
     assert done.exit_code == 2

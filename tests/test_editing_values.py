@@ -1,5 +1,6 @@
 """Values and keys in a batch against one at a time and plain forward passes; moments against their definition."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -172,6 +173,8 @@ def test_logits_at_wanted_positions_are_the_models(tiny, kind):
 
 
 def test_ngram_entropy_of_a_loop_is_zero_and_of_distinct_words_is_the_log_of_their_number():
+    assert math.isnan(ngram_entropy(["two words"]))
+    assert ngram_entropy(["two words", "a a a a"]) == pytest.approx(0)
     assert ngram_entropy(["a a a a a"]) == pytest.approx(0)
     words = " ".join(str(i) for i in range(10))
     expected = torch.tensor([9.0, 8.0, 8.0]).log2().sum() / 3  # 9 bigrams, 8 trigrams twice

@@ -1,6 +1,7 @@
 """Results come back as they were saved, or not at all; a journal keeps what was finished and nothing half done."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,13 +140,32 @@ def test_a_setting_within_settings_is_named(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("line", ["3", "[]", '{"n": 3}', '{"work": 3}', '{"work": {"n": 3}}\n7'])
+@pytest.mark.parametrize("line", ["3", "[]", '{"n": 3}', "words", '{"work": {"n": 3}}'])
 def test_a_file_that_is_no_journal_is_refused_and_intact(tmp_path: Path, line: str) -> None:
     path = tmp_path / "j"
     path.write_text(line + "\n")
-    with pytest.raises(StoreError, match="is not a journal"), Journal(path, {"n": 3}):
+    with pytest.raises(StoreError, match=r"line 1 .* is none of a journal"), Journal(path, {"n": 3}):
         pass
     assert path.read_text() == line + "\n"
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_an_altered_line_is_refused_and_intact(tmp_path: Path, number: int) -> None:
+    """Another number in it, or a line taken out before it."""
+    path = tmp_path / "j"
+    with Journal(path, {"n": 3}) as journal:
+        journal.add({"loss": 0.1})
+        journal.add({"loss": 0.1})
+    lines = path.read_text().splitlines(keepends=True)
+    for altered in (
+        [*lines[:number], re.sub(r"[0-9]", "7", lines[number], count=1), *lines[number + 1 :]],
+        [*lines[:number], *lines[number + 1 :]] if number < 2 else [*lines, lines[2]],
+    ):
+        path.write_text("".join(altered))
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match=r"was altered|none of a journal"), Journal(path, {"n": 3}):
+            pass
+        assert path.read_bytes() == before
 
 
 def test_no_lock_is_left_behind(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 One JSON line for each finished piece, flushed to the disk before the next begins. The first line says what the work
 is; taking up a journal with other settings is refused, because its pieces would not fit. A line that was cut off by a
-kill is dropped: its piece is done again.
+kill is dropped: its piece is done again. Each line ends with a checksum of itself and all before it, so one that was
+altered later is refused, too.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,6 +17,8 @@ from filelock import FileLock, Timeout
 
 from workbench.errors import StoreError
 
+CHECK = "check"
+
 
 class Journal:
     """`with Journal(path, work) as journal:` — `journal.done` holds the pieces of earlier runs, `add` appends one."""
@@ -23,6 +27,7 @@ class Journal:
         self.path = Path(path)
         self.work = json.loads(json.dumps(work))  # as it will read back
         self.done: list[dict[str, Any]] = []
+        self._check = ""  # of the last line
 
     def __enter__(self) -> "Journal":
         try:
@@ -66,9 +71,15 @@ class Journal:
         self.done.append(piece)
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        check = self._next(line)
+        self._file.write(json.dumps({**line, CHECK: check}, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._check = check
+
+    def _next(self, line: dict[str, Any]) -> str:
+        """The checksum of a line that follows those that were written or read."""
+        return hashlib.sha256((self._check + json.dumps(line, ensure_ascii=False)).encode()).hexdigest()[:16]
 
     def _read(self) -> int:
         """Load the finished pieces; the number of bytes that are whole."""
@@ -76,17 +87,23 @@ class Journal:
             return 0
         whole = 0
         lines: list[dict[str, Any]] = []
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            try:
-                if not line.endswith(b"\n"):
-                    break
-                lines.append(json.loads(line))
-            except ValueError:
+        found = self.path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(found, 1):
+            if not line.endswith(b"\n"):
                 break
+            try:
+                piece = json.loads(line)
+            except ValueError:
+                piece = None
+            if not isinstance(piece, dict) or CHECK not in piece:
+                raise StoreError(f"line {number} of {self.path} is none of a journal: begin anew with another --out")
+            check = piece.pop(CHECK)
+            if check != self._next(piece):
+                raise StoreError(f"line {number} of {self.path} was altered: begin anew with another --out")
+            self._check = check
+            lines.append(piece)
             whole += len(line)
-        if lines and not (all(isinstance(line, dict) for line in lines) and isinstance(lines[0].get("work"), dict)):
-            raise StoreError(f"{self.path} is not a journal: begin anew with another --out")
-        if lines and (before := lines[0]["work"]) != self.work:
+        if lines and (before := lines[0].get("work", {})) != self.work:
             raise StoreError(
                 f"{self.path} was begun with other settings ({', '.join(differing(before, self.work))}); use the same "
                 "ones to go on, or another --out to begin anew"

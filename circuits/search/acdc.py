@@ -105,7 +105,7 @@ def acdc(
     """
     config = config or Config()
     graph = reference.graph
-    known = recorded(journal, config.threshold) if journal is not None else []
+    known = recorded(journal) if journal is not None else []
     taken = known or list(shared_prefix(earlier, config.threshold, guard(reference, fast)))
     if config.engine == "fast":
         taken = whole_layers(graph, taken)
@@ -160,27 +160,14 @@ def is_dead(graph: Graph, kept: Mask, number: int) -> bool:
     return bool(nodes) and not graph.alive(kept)[nodes].any()
 
 
-def recorded(journal: Journal, threshold: float) -> list[Decision]:
-    """The decisions in a journal; StoreError for one that is none, or that its own rise contradicts.
+def recorded(journal: Journal) -> list[Decision]:
+    """The decisions in a journal.
 
     Each line says where its decisions stand among all; those of a layer that was begun anew replace the first ones.
     """
     found: list[Decision] = []
-    for number, line in enumerate(journal.done, 2):  # the first line says what the work is
-        try:
-            place, decisions = line["place"], [Decision(**each) for each in line["decisions"]]
-            del found[place:]
-            right = all(isinstance(d.kept, bool) and d.kept == (d.increment >= threshold) for d in decisions)
-        except (KeyError, TypeError) as trouble:
-            raise StoreError(
-                f"line {number} of {journal.path} holds no decisions of a search: begin anew with another --out"
-            ) from trouble
-        if not right:
-            raise StoreError(
-                f"line {number} of {journal.path} keeps or cuts an edge against the threshold {threshold:g}: it was "
-                "altered after the search; begin anew with another --out"
-            )
-        found += decisions
+    for line in journal.done:
+        found[line["place"] :] = [Decision(**each) for each in line["decisions"]]
     return found
 
 

@@ -178,6 +178,8 @@ def find_command(
             seed=seed,
             shown=None,
         )
+        for remark in found.notes:
+            note(f"Note: {remark}.")
         study = circuit_study.CircuitStudy(found, answers=work.answers)
         if evaluate:
             study = circuit_study.evaluated(loaded, study, work.held_out, seed)
@@ -253,20 +255,29 @@ def compare_command(
     as_json: Json = False,
 ) -> None:
     """Edges gained, lost and shared between two runs, next to what random circuits would share."""
-    from circuits.diff import diff
+    from circuits.diff import diff, differences
     from circuits.view import diff_page
     from workbench import store
     from workbench.plots.page import write_page
 
     one, other = _study(before), _study(after)
     found = diff(one.circuit, other.circuit)
+    apart = differences(one.circuit, other.circuit)
+    if apart:
+        note(f"Note: the two were found differently, and what they differ in may be that: {'; '.join(apart)}.")
     counts = (one.roles.counts, other.roles.counts) if one.roles and other.roles else None
     with writable(out or new_folder("circuit-compare", before.name)) as folder:
         store.save(found, folder)
-        page = diff_page(found, (before.name, after.name), counts)
+        page = diff_page(found, (before.name, after.name), counts, apart)
         path = write_page(page, folder / "page.html", light=light)
     if as_json:
-        said = {"shared": len(found.shared), "gained": found.gained, "lost": found.lost, "jaccard": found.jaccard}
+        said = {
+            "shared": len(found.shared),
+            "gained": found.gained,
+            "lost": found.lost,
+            "jaccard": found.jaccard,
+            "differences": apart,
+        }
         tell(json.dumps(said | {"jaccard_random": found.jaccard_random, "page": str(path)}, ensure_ascii=False))
         return
     tell(

@@ -27,6 +27,8 @@ def layers_command(
     from workbench.errors import UserError
     from workbench.plots.page import write_page
 
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise UserError("one run is named twice, and would count twice in the average")
     found = [store.load(run, CircuitStudy).roles for run in runs]
     bare = [str(run) for run, roles in zip(runs, found, strict=True) if roles is None]
     if bare:

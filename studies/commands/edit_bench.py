@@ -176,6 +176,24 @@ def facts(
         tell(f"  {len(gone):>7}  questions cannot be asked and are left out; the first: {gone[0][0]}: {gone[0][1]}")
     for one in caught:
         note(f"Note: {one.message}")
+    for text in _conflicts(cases):
+        note(f"Note: {text}.")
+
+
+def _conflicts(cases: Any) -> list[str]:
+    """Prompts that are given two targets: each can be edited alone, and together they are refused."""
+    targets: dict[tuple[str, str], tuple[str, str | None]] = {}
+    found = []
+    for case in cases:
+        for fact in case.facts:
+            key = (fact.subject.casefold(), fact.template.casefold())
+            id_, target = targets.setdefault(key, (fact.id, fact.foil))
+            if target != fact.foil:
+                found.append(
+                    f"{fact.prompt!r} has two targets, {target!r} and {fact.foil!r} (facts {id_!r} and {fact.id!r}): "
+                    "an edit of both at once is refused"
+                )
+    return found
 
 
 def per_method(pairs: list[str]) -> dict[str, dict[str, Any]]:

@@ -182,7 +182,8 @@ def _number(value: float) -> float | None:
 
 def _table(points: Sequence[Any]) -> None:
     names = list(points[-1].quantities)
-    tell(f"{'facts':>6}" + "".join(f"{name:>15}" for name in names))
+    ratios = ("perplexity", "condition")  # over the unedited model's
+    tell(f"{'facts':>6}" + "".join(f"{name + (' ×' if name in ratios else ''):>15}" for name in names))
     for point in points:
         cells = [f"{point.quantities[name]:>15.4g}" if name in point.quantities else f"{'':>15}" for name in names]
         tell(f"{point.facts:>6}" + "".join(cells) + ("  restrained" if point.restrained else ""))

@@ -32,6 +32,12 @@ PROTOCOL = (
 )
 
 
+LOOKED = (
+    "How far the causal trace and the circuit of one edited and one unrelated fact are from the unedited model's, at "
+    "each checkpoint. An edited fact's must change, as its answer does; an unrelated one's ought to stay."
+)
+
+
 def sequence_page(result: SequenceResult) -> Page:
     """The page: what was kept, what was forgotten, what else moved, and how it was made."""
     sections = [
@@ -43,6 +49,9 @@ def sequence_page(result: SequenceResult) -> Page:
         Section("Every checkpoint", (checkpoint_table(result),)),
         Section("How it was made", (card(result),)),
     ]
+    looked = look_curves(result)
+    if looked:
+        sections.insert(3, Section("Inside the model", looked, LOOKED))
     subtitle = f"{result.model}, {result.method}, {len(result.facts)} of {result.asked} facts"
     return Page(f"{len(result.facts)} facts edited, one after another", tuple(sections), subtitle)
 
@@ -163,6 +172,31 @@ def score_curves(result: SequenceResult) -> tuple[Spec, ...]:
         )
     )
     return tuple(drawn)
+
+
+def look_curves(result: SequenceResult) -> tuple[Curves, ...]:
+    """Every number that was looked at ("whose: what (unit)") at all checkpoints, one picture for each what."""
+    points = _line(result)
+    names = [
+        name for name, value in points[0].extra.items()
+        if isinstance(value, float) and ": " in name and all(name in point.extra for point in points)
+    ]  # fmt: skip
+    titles = dict.fromkeys(name.split(": ", 1)[1] for name in names)
+    x = np.array([point.facts for point in points])
+    return tuple(
+        Curves(
+            title[0].upper() + title[1:],
+            x,
+            tuple(
+                Series(name.split(": ", 1)[0], np.array([point.extra[name] for point in points]))
+                for name in names
+                if name.split(": ", 1)[1] == title
+            ),
+            "facts edited",
+            y_title="change",
+        )
+        for title in titles
+    )
 
 
 def _series(title: str, points: Sequence[Checkpoint], name: str, immediate: bool, palette: Palette | None) -> Series:

@@ -236,6 +236,19 @@ def test_a_hook_sees_the_edited_model_and_its_words_are_kept(toy, run, tmp_path)
     assert store.same(result, again)
 
 
+def test_what_is_looked_at_is_the_unedited_model_before_the_first_edit(edit):
+    """Nothing has changed before an edit, bitwise; the edited fact's trace and circuit change with it."""
+    out = edit("sequence", *QUICK, "--n", 2, "--every", 2, "--look", "--json")
+    assert out.exit_code == 0, out.stderr
+    before, after = (point["look"] for point in json.loads(out.stdout)["checkpoints"])
+    assert set(before) == set(after)
+    assert set(before.values()) == {0.0}
+    assert all(after[name] > 0 for name in after if name.startswith("edited first: edge effects"))
+    page = Path(json.loads(out.stdout)["page"]).read_text()
+    assert "Inside the model" in page
+    assert "Largest change of the trace, mlp" in page
+
+
 # ---- stopping ----
 
 

@@ -54,6 +54,9 @@ def sequence(
     unrelated: Annotated[
         str | None, typer.Option(help="Facts that must not change, or none  [dim](default: shipped ones)[/dim]")
     ] = None,
+    look: Annotated[
+        bool, typer.Option("--look", help="Trace and circuit of an edited and an unrelated fact at every checkpoint.")
+    ] = False,
     text: Annotated[str, typer.Option(help="What perplexity is measured on: self, a text file, a data set.")] = "self",
     moments: MomentsFrom = "self",
     tokens: Tokens = None,
@@ -88,6 +91,7 @@ def sequence(
         restrain_at,
         stop_when,
         unrelated,
+        look,
         text,
     )
     said += (moments, tokens, model, seed, start, dtype, settings)
@@ -101,6 +105,7 @@ def sequence(
         from editing.sequence_results import Config
         from editing.sequence_view import in_words, sequence_page
         from studies.edit_apply import moments_for
+        from studies.sequence_look import Look
         from workbench import store
         from workbench.plots.page import write_page
 
@@ -116,13 +121,14 @@ def sequence(
         config = methods.config_for(method, loaded, pairs)
         others = () if unrelated == "none" else unrelated_facts(loaded, chosen, unrelated, seed=seed, start=start)
         yardstick = Yardstick.of(loaded, others, *fixed_text(loaded, text, seed=seed, start=start), start)
+        watch = Look.of(loaded, chosen, others, start, seed) if look else None
         if moments == "identity" and methods.method(method).NEEDS_MOMENTS:
             note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
         try:
             result = run(
                 loaded, chosen, method, how, folder, yardstick, config=config, restraint_config=restraint_config,
                 moments=moments_for(loaded, method, config, moments, tokens, seed),
-                say=lambda sentence: note(f"Note: {sentence}."),
+                say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=watch,
             )  # fmt: skip
         except KeyboardInterrupt:
             note(f"Stopped; the edits done so far are in {folder}, and the same command goes on from there.")
@@ -170,6 +176,7 @@ def _summary(result: Any) -> dict[str, Any]:
     points = [
         {"facts": one.facts, "restrained": one.restrained, "warnings": one.warnings}
         | {name: _number(value) for name, value in one.quantities.items()}
+        | ({"look": one.extra} if one.extra else {})
         for one in result.checkpoints
     ]
     body = {"method": result.method, "facts": len(result.facts), "asked": result.asked, "edits": len(result.edits)}

@@ -1,15 +1,17 @@
 """Circuits to and from the files of others: networkx, GraphML, GEXF, GraphViz DOT, JSON; no GraphViz is needed.
 
 What goes out: the drawn edges (on a path from the inputs to the logits), each with its score; the graph's attributes
-say model, task, metric, ablation and the sign of a score. What comes in: our own JSON, the `.gv` drawings of Knowledge
-Circuits, and the `.json` graphs of EAP-IG. A drawing of Knowledge Circuits has no queries, keys and values and has lost
-exact scores below 0.3 (they are pen widths), which a note then says.
+say model, task, metric, ablation and the sign of a score. What comes in: our own JSON and GraphML, the `.gv` drawings
+of Knowledge Circuits, and the `.json` graphs of EAP-IG. GraphML has one line between two nodes, so what a head's query,
+key and value hear comes back with one score, the largest; GEXF and DOT are for drawing. A drawing of Knowledge Circuits
+has no queries, keys and values and has lost exact scores below 0.3 (they are pen widths), which a note then says.
 """
 
 import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 import networkx
 import numpy as np
@@ -61,6 +63,7 @@ def described(circuit: Circuit) -> dict[str, Any]:
         "model": circuit.run.model if circuit.run else "unknown",
         "fingerprint": circuit.run.fingerprint if circuit.run else "unknown",
         "settings": json.dumps(circuit.settings, ensure_ascii=False),
+        "layout": json.dumps(circuit.graph.described()),
     }
 
 
@@ -162,6 +165,9 @@ def read_edges(text: str, where: str) -> tuple[dict[str, float], str, list[str]]
             return _own(document.get("edges"), where), "factscope", []
         if isinstance(document.get("edges"), dict):
             return _eap_ig(document["edges"]), "EAP-IG", []
+    elif text.lstrip().startswith("<"):
+        note = "a line between two nodes has one score, the largest of the edges that it stands for"
+        return _lines(_network(text, where), where), "GraphML", [note]
     elif text.lstrip().startswith(DOT_BEGINS):
         raise StoreError(
             f"{where} is Factscope's own DOT, which is for drawing and has only the drawn edges: what is read back is "
@@ -170,12 +176,20 @@ def read_edges(text: str, where: str) -> tuple[dict[str, float], str, list[str]]
     elif "digraph" in text[:200]:
         note = "scores are pen widths: below 0.3 they were lost, and what did not hang together was left out"
         return _drawing(text), "Knowledge Circuits", [note]
-    raise StoreError(f"{where} is neither a circuit of ours, nor a drawing (.gv), nor a graph of EAP-IG (.json)")
+    raise StoreError(
+        f"{where} is neither a circuit of ours (JSON, GraphML), nor a drawing (.gv), nor a graph of EAP-IG"
+    )
 
 
 def graph_of(text: str) -> Graph:
     """The smallest graph that the file's edges fit, for a file whose model is not at hand."""
     edges, source, _ = read_edges(text, "the file")
+    if source == "GraphML":
+        layout = _network(text, "the file").graph.get("layout")
+        try:
+            return Graph(**json.loads(layout))
+        except (TypeError, ValueError) as trouble:
+            raise StoreError("the file does not say the graph's layout as circuit export writes it") from trouble
     document = json.loads(text) if text.lstrip().startswith("{") else {}
     if source == "factscope":
         try:
@@ -215,6 +229,27 @@ def _own(edges: Any, where: str) -> dict[str, float]:
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise StoreError(f'edge {number} in {where}, {name!r}, has no number "score": {str(entry)[:80]}')
         found[name] = float(score)
+    return found
+
+
+def _network(text: str, where: str) -> "networkx.DiGraph":
+    """A graph from GraphML; StoreError for anything else."""
+    if "<gexf" in text[:500]:
+        raise StoreError(f"{where} is GEXF, which is for drawing; what is read back is JSON or GraphML")
+    try:
+        return networkx.parse_graphml(text)
+    except (networkx.NetworkXError, ParseError, KeyError, ValueError) as trouble:
+        raise StoreError(f"{where} is no GraphML ({trouble})") from trouble
+
+
+def _lines(graph: "networkx.DiGraph", where: str) -> dict[str, float]:
+    """Our edges of the lines between nodes: to each of the readers that a line names."""
+    found: dict[str, float] = {}
+    for source, target, about in graph.edges(data=True):
+        if "readers" not in about or "score" not in about:
+            raise StoreError(f"the line from {source} to {target} in {where} does not name its readers and score")
+        for reader in str(about["readers"]).split():
+            found[f"{source}->{reader}"] = float(about["score"])
     return found
 
 

@@ -190,7 +190,14 @@ def test_exports_hold_every_drawn_edge(circuit: Circuit, tmp_path: Path, form: s
         assert set(back.edges) == set(wanted.edges)
         for one, other, data in back.edges(data=True):
             assert data["score"] == pytest.approx(wanted[one][other]["score"])
-        assert form != "graphml" or back.graph["ablation"] == "zero"
+        if form == "gexf":
+            with pytest.raises(StoreError, match="is GEXF, which is for drawing"):
+                read_edges(path.read_text(), str(path))
+            return
+        assert back.graph["ablation"] == "zero"
+        again = imported(path, graph_of(path.read_text()), circuit.task)
+        assert again.graph == circuit.graph
+        assert (again.mask == circuit.drawn).all()
     elif form == "json":
         back_circuit = imported(path, circuit.graph, circuit.task)
         assert (back_circuit.mask == circuit.mask).all()
@@ -255,6 +262,8 @@ OWN = '{"kind": "factscope circuit", "graph": {"n_layers": 2, "n_heads": 2, "n_k
         ("hello", "neither"),
         ("digraph {}", "no edges"),
         ("digraph circuit {", "JSON of circuit export"),
+        ("<p>hello", "no GraphML"),
+        ("<graphml></graphml>", "GraphML"),
         (OWN + "}", 'no list "edges"'),
         (OWN + ', "edges": {"embed->logits": 1}}', 'no list "edges"'),
         (OWN + ', "edges": [7]}', "edge 1 .* no name"),

@@ -315,7 +315,9 @@ def export_command(
 
 @app.command("import", epilog=examples("circuit import graph.gv"))
 def import_command(
-    file: Annotated[Path, typer.Argument(help="A .gv of Knowledge Circuits, a .json of EAP-IG, or our own .json.")],
+    file: Annotated[
+        Path, typer.Argument(help="A .gv of Knowledge Circuits, a .json of EAP-IG, or our own .json or .graphml.")
+    ],
     prompt: Annotated[str | None, typer.Option(help="The prompt that it is a circuit of.")] = None,
     out: Out = None,
     light: Light = False,

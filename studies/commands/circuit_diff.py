@@ -115,6 +115,11 @@ def diff_command(
         if restrain is not None:
             edits = [restrained(loaded, [made], restrain, gentler) for made in edits]
         asked = _asked(loaded, ask, str(old), str(new), edits[0].start_token) if ask is not None else None
+        fact = asked or edits[0].facts[0]
+        if neighbours and not fact.neighbours:
+            note(
+                f"Note: no prompts are known that should stay as they are beside {fact.prompt!r}, so none is compared."
+            )
         found = edit_studies(loaded, edits, config, asked=asked, folder=folder, shown=None)
         pages = save(found, folder, light)
     if as_json:
@@ -176,7 +181,7 @@ def _heads(study: Any) -> str:
     """Which heads turned beyond every null, the greatest first."""
     turned = [head for head in study.heads if head.out_of_nulls is not False][:6]
     words = ", ".join(f"{head.name} {head.shift:+.2g}" for head in turned)
-    return f"Heads that turned most, in logits towards the new answer: {words or 'none beyond the nulls'}"
+    return f"Heads that turned further than in any null, in logits towards the new answer: {words or 'none'}"
 
 
 def _as_json(found: Any, folder: Path, pages: Any) -> None:

@@ -89,6 +89,7 @@ def sequence(
     }
     work |= {"settings": asdict(settings), "moments": moments.name if moments else "identity", "contexts": contexts}
     work |= {"restraint": asdict(restraint_config) if restraint_config else None, "yardstick": yardstick.digest}
+    work |= {"looked at": on_checkpoint is not None}
     work |= {"facts": [[fact.id, fact.prompt, fact.answer, fact.foil] for fact in facts]}
     stopped, told = "", set[str]()
     with Journal(Path(folder) / JOURNAL, work) as log, stopwatch() as seconds:

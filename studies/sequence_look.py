@@ -5,6 +5,7 @@ is how far each is from the unedited model: numbers, one curve each on the seque
 one edit, with its nulls, there is `circuit diff`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,16 +47,16 @@ class Look:
         return cls(asks, {name: (ask.trace(), ask.search(ask.prompt)) for name, ask in asks.items()})
 
     def __call__(self, model: Any, checkpoint: Any) -> dict[str, float]:
-        """How far trace and circuit are from the unedited model's, logits and shares."""
+        """How far trace and circuit are from the unedited model's, logits and shares; nan without a trace."""
         found: dict[str, float] = {}
         for name, ask in self.asks.items():
             trace, circuit = self.before[name]
             now = ask.trace()
             for site in ask.config.sites:
                 one, other = trace.towards(site), now.towards(site)
-                if one is not None and other is not None:
-                    largest = float((other - one).abs().max())
-                    found[f"{name}: largest change of the trace, {site} (logits)"] = largest
+                gone = one is None or other is None
+                largest = math.nan if gone else float((other - one).abs().max())  # type: ignore[operator]
+                found[f"{name}: largest change of the trace, {site} (logits)"] = largest
             change = diff(circuit, ask.search(ask.prompt), draws=0)
             found[f"{name}: edge effects changed (share of their sum)"] = change.relative_change
             found[f"{name}: circuits unlike (1 - Jaccard)"] = 1 - change.jaccard

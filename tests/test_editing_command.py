@@ -177,6 +177,7 @@ def test_moments_are_collected_once(edit, tmp_path):
         ([PROMPT, "--target", "Brask"], "edited away from"),
         ([PROMPT, "--target", "Vey", "--layer", "9"], "no layer 9: this model has layers 0 to 3"),
         ([PROMPT, "--target", "Vey", "--layer", "one"], "write whole numbers"),
+        ([PROMPT, "--target", "Vey", "--layer", "1", "--method", "ice"], "writes to no layer"),
         ([PROMPT, "--target", "Vey", "--method", "roam"], "no method 'roam'"),
         ([PROMPT, "--target", "Vey", "--set", "stepps=3"], "no setting 'stepps'"),
         ([PROMPT, "--target", "Vey", "--subject", "Nobody"], "not in the prompt"),

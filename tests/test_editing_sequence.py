@@ -234,6 +234,8 @@ def test_a_hook_sees_the_edited_model_and_its_words_are_kept(toy, run, tmp_path)
     assert [point.extra["facts"] for point in result.checkpoints] == [0, 2]
     again = store.load(store.save(result, tmp_path), SequenceResult)
     assert store.same(result, again)
+    with pytest.raises(StoreError, match="looked at: true, not false"):  # half of it would lack what was looked at
+        run(tmp_path, Config(every=2), 2)
 
 
 def test_what_is_looked_at_is_the_unedited_model_before_the_first_edit(edit):

@@ -59,13 +59,15 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def at_layer(settings: dict[str, Any], method: Any, layer: str | None) -> dict[str, Any]:
-    """A method's settings with those layers, under its own name for them; UserError if it writes to none or to one."""
+    """A method's settings with those layers, under its own name for them; UserError if it writes to none, or to one."""
     if layer is None:
         return settings
     wanted = numbers(layer)
     config = method.Config()
     if hasattr(config, "layers"):
         return settings | {"layers": layer}
+    if not hasattr(config, "layer"):
+        raise UserError(f"--layer {layer!r}: this method writes to no layer; leave it out")
     if len(wanted) > 1:
         raise UserError(f"--layer {layer!r}: this method writes to one layer; give one number")
     return settings | {"layer": layer}

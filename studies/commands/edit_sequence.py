@@ -176,7 +176,7 @@ def _summary(result: Any) -> dict[str, Any]:
     points = [
         {"facts": one.facts, "restrained": one.restrained, "warnings": one.warnings}
         | {name: _number(value) for name, value in one.quantities.items()}
-        | ({"look": one.extra} if one.extra else {})
+        | ({"look": {name: _number(value) for name, value in one.extra.items()}} if one.extra else {})
         for one in result.checkpoints
     ]
     body = {"method": result.method, "facts": len(result.facts), "asked": result.asked, "edits": len(result.edits)}

@@ -111,13 +111,17 @@ def test_a_line_cut_off_by_a_kill_is_done_again(whole, run, tmp_path):
     assert again.last.weights == result.last.weights
 
 
-def test_a_finished_sequence_is_only_read(whole, run, monkeypatch):
-    result, folder = whole
+def test_a_finished_sequence_is_only_read(run, tmp_path, monkeypatch):
+    looks = []
+    result = run(tmp_path, Config(every=2), count=2, on_checkpoint=lambda model, _: looks.append(model))
     stops_at(monkeypatch, 1)
     seen = []
-    again = run(folder, Config(every=2, restrain="prune"), restraint_config=LINEAR, on_checkpoint=seen.append)
-    assert again.last.weights == result.last.weights
+    again = run(tmp_path, Config(every=2), count=2, on_checkpoint=lambda model, _: seen.append(model))
+    assert looks
     assert seen == []
+    assert again.last.weights == result.last.weights
+    with pytest.raises(StoreError, match="looked at: true, not false"):
+        run(tmp_path, Config(every=2), count=2)
 
 
 def test_an_altered_edit_and_other_settings_are_refused(whole, run, tmp_path):

@@ -175,6 +175,9 @@ def test_ripple_finds_what_is_new_by_words_and_keeps_conditions(write):
     assert composed.questions[0].answers == (("Wellington", "Poneke"),)
     assert composed.conditions[0].target == "Wellington"
     assert case.left_out == ("Forgetfulness[0]: test_queries[0] has no answer",)
+    edit = dict(RIPPLE["edit"])
+    edit["previous_fact"] = edit.pop("original_fact")
+    assert load_cases(write([{**RIPPLE, "edit": edit}]))[0].facts == case.facts
     recent = {**RIPPLE, "edit": {"prompt": "The mother of Ann Bo is Di Bo.", "relation": "MOTHER"}}
     fact = load_cases(write([recent]))[0].facts[0]
     assert (fact.template, fact.foil, fact.answer) == ("The mother of {} is", "Di Bo", UNSAID)

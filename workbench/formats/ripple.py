@@ -24,6 +24,8 @@ CRITERIA = {
     "Forgetfulness": "forgetfulness",
 }
 
+BEFORE = ("original_fact", "previous_fact")  # the published files say the first, their description the second
+
 
 @record_format("RippleEdits", "example_type edit", " ".join(CRITERIA))
 def read_ripple(fields: Fields, number: int, source: str) -> Case:
@@ -38,8 +40,9 @@ def read_ripple(fields: Fields, number: int, source: str) -> Case:
     )
     sentence = edit.text("prompt")
     before = None
-    if "original_fact" in edit.value:
-        before = Fields(edit.value["original_fact"], ("prompt",), None, within="edit.original_fact").text("prompt")
+    for name in BEFORE:
+        if edit.value.get(name) is not None:
+            before = Fields(edit.value[name], ("prompt",), None, within=f"edit.{name}").text("prompt")
     stem, new, old = split_sentence(sentence, before)
     prompts = [question.prompt for trial in trials for question in trial.questions]
     subject = find_name(stem, edit.text("relation"), prompts)

@@ -9,8 +9,10 @@ from typing import Any
 
 from editing.protocols import differences
 from editing.suite_errors import KINDS as FAILURES
-from editing.suite_metrics import METRICS, S_ABOUT, Score
-from studies.bench import Bench, Trial
+from editing.suite_metrics import METRICS
+from editing.suite_table import S_ABOUT, Score
+from studies.bench import Bench
+from studies.bench_grid import Trial
 from workbench.errors import StoreError
 from workbench.files import write_bytes_atomically, write_text_atomically
 from workbench.plots.specs import Card, Cell, Headline, Number, Page, Section, Table

@@ -104,11 +104,11 @@ def test_an_interrupted_grid_goes_on_to_the_identical_result(toy, tmp_path, monk
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr("studies.bench.readings", stopping)
+    monkeypatch.setattr("studies.bench_grid.readings", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(toy, tmp_path / "part", how, names, settings=settings)
     assert not in_place(toy)
-    monkeypatch.setattr("studies.bench.readings", real)
+    monkeypatch.setattr("studies.bench_grid.readings", real)
     again = run(toy, tmp_path / "part", how, names, settings=settings)
     assert again.scores == whole.scores
     assert [trial.rows for trial in again.trials] == [trial.rows for trial in whole.trials]
@@ -125,7 +125,7 @@ def test_edits_that_stay_are_read_at_once_and_at_the_end(toy, tmp_path):
 
 
 def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows(toy, null, tmp_path):
-    from editing.suite_metrics import table
+    from editing.suite_table import table
 
     found = run(toy, tmp_path / "run", "counterfact")
     store.save(found, tmp_path / "saved")

@@ -13,7 +13,8 @@ from editing.reference import Snippets
 from editing.scoring import Pair, score, shared
 from editing.suite import Reading, Row, Speech, asked_of, check_together, holds, listen, readings
 from editing.suite_errors import failures, kind_of
-from editing.suite_metrics import METRICS, Record, harmonic, table
+from editing.suite_metrics import METRICS, Record
+from editing.suite_table import harmonic, table
 from workbench.cases import Case, Question, Trial
 from workbench.facts import Fact
 

@@ -69,8 +69,8 @@ class CircuitDiff:
     total_change: float = float("nan")  # sum of |change| over all compared edges; nan where units differ
     total_before: float = float("nan")  # sum of |effect before| over them
     largest_change: float = float("nan")
-    change_by_layer: Float[Tensor, "layer"] | None = None  # sum of |change| by the reader's layer
-    change_by_writer: Float[Tensor, "writer"] | None = None  # the same by the writer
+    change_by_layer: Float[Tensor, " layer"] | None = None  # sum of |change| by the reader's layer
+    change_by_writer: Float[Tensor, " writer"] | None = None  # the same by the writer
 
     @property
     def relative_change(self) -> float:

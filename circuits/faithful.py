@@ -84,12 +84,12 @@ class Evaluation:
     kl: float
     found: Hits
     held_out: Hits | None
-    sizes: Float[Tensor, "size"]  # shares of all edges
-    faithfulness_by_size: Float[Tensor, "size"]
+    sizes: Float[Tensor, " size"]  # shares of all edges
+    faithfulness_by_size: Float[Tensor, " size"]
     cpr: float
     cmd: float
-    knocked_out: Float[Tensor, "draw"]  # KL, nats
-    minimality: Float[Tensor, "edge"]  # in the order of `graph.names(kept)`
+    knocked_out: Float[Tensor, " draw"]  # KL, nats
+    minimality: Float[Tensor, " edge"]  # in the order of `graph.names(kept)`
     superfluous: float  # share of kept edges whose cut changes the loss by less than `tolerance`
     tolerance: float
     random_size: Spread  # faithfulness

@@ -212,7 +212,7 @@ class Fast:
     @torch.no_grad()
     def losses(
         self, plan: Plan, x: Float[Tensor, "variant row pos d_model"], commit: bool = False
-    ) -> Float[Tensor, "variant"]:
+    ) -> Float[Tensor, " variant"]:
         """The loss of each variant of the plan's reader's input; one position (the last) where the plan says so.
 
         With `commit`, the one variant becomes the state.

@@ -34,7 +34,7 @@ class Layer:
     query_bias: Float[Tensor, "head d_head"] | None
     key_bias: Float[Tensor, "kv_head d_head"] | None
     value_bias: Float[Tensor, "kv_head d_head"] | None
-    out_bias: Float[Tensor, "d_model"]  # zero where there is none; belongs to no head
+    out_bias: Float[Tensor, " d_model"]  # zero where there is none; belongs to no head
     norm_query: Any
     norm_key: Any
     rotary: tuple[Tensor, Tensor] | None  # cosines and sines, each [pos, rotated]

@@ -34,8 +34,8 @@ class HeadTable:
 
     answers: tuple[str, str]
     names: tuple[str, ...]
-    attention_subject: Float[Tensor, "head"]
-    attention_relation: Float[Tensor, "head"]
+    attention_subject: Float[Tensor, " head"]
+    attention_relation: Float[Tensor, " head"]
     direct_subject: Float[Tensor, "answer head"]
     direct_relation: Float[Tensor, "answer head"]
     direct_rest: Float[Tensor, "answer head"]

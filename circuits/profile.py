@@ -22,8 +22,8 @@ from workbench.plots.specs import Curves, Headline, Page, Palette, Section, Seri
 class Mean:
     """An average over circuits, with its standard error."""
 
-    value: Float[Tensor, "layer"]
-    error: Float[Tensor, "layer"]
+    value: Float[Tensor, " layer"]
+    error: Float[Tensor, " layer"]
 
     @classmethod
     def of(cls, rows: Sequence[Tensor], log: bool = False) -> "Mean":

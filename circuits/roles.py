@@ -75,8 +75,8 @@ class Roles:
     counts: dict[str, int]
     chance: dict[str, float]  # mean count with shuffled positions
     chance_high: dict[str, int]  # the greatest of 19 in 20 shuffles
-    active_heads: Float[Tensor, "layer"]  # share of a layer's heads that are in the circuit
-    active_mlps: Float[Tensor, "layer"]  # 1 or 0
+    active_heads: Float[Tensor, " layer"]  # share of a layer's heads that are in the circuit
+    active_mlps: Float[Tensor, " layer"]  # 1 or 0
     curves: dict[str, Tensor]  # [state] 0 is the embedding; rank, probability, rank at the subject; full and circuit
     settings: dict[str, Any]
     run: Run | None
@@ -162,7 +162,7 @@ def roles(
 class StateLens:
     """Reads residual-stream vectors through the final norm, its scale held at one state's, and the unembedding."""
 
-    def __init__(self, model: Any, state: Float[Tensor, "d_model"], answer: int) -> None:
+    def __init__(self, model: Any, state: Float[Tensor, " d_model"], answer: int) -> None:
         norm = model.ln_final.original_component
         self.gain = norm.weight.detach()
         self.centred = isinstance(norm, torch.nn.LayerNorm)

@@ -115,7 +115,7 @@ class Objective:
         )
         return cls(metrics.metric(task.metric), targets, clean)
 
-    def losses(self, logits: Float[Tensor, "variant row vocab"]) -> Float[Tensor, "variant"]:
+    def losses(self, logits: Float[Tensor, "variant row vocab"]) -> Float[Tensor, " variant"]:
         """One loss for each variant, the mean over its rows; smaller is better, in the metric's unit."""
         each = [self.metric(logits[:, row], target) for row, target in enumerate(self.targets)]
         return -self.metric.toward * torch.stack(each).mean(0)

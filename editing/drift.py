@@ -121,7 +121,7 @@ class Yardstick:
 
 
 @torch.no_grad()
-def token_nats(model: Any, rows: Sequence[Sequence[int]]) -> Float[Tensor, "token"]:
+def token_nats(model: Any, rows: Sequence[Sequence[int]]) -> Float[Tensor, " token"]:
     """-log p of every token but the first of each row, given those before it."""
     found = []
     for some in (rows[i : i + 8] for i in range(0, len(rows), 8)):  # the logits of all positions are large

@@ -218,7 +218,7 @@ class Read:
     nll: tuple[float, float]
     exact: tuple[bool, bool]
     top: str
-    logp: Float[Tensor, "vocab"]
+    logp: Float[Tensor, " vocab"]
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class Said:
     nll: float  # -log p(answer | prompt), mean over its tokens, nats
     right: tuple[bool, ...]  # which of its tokens are the argmax, each after the true ones before it
     argmax: tuple[int, ...]  # the tokens that are
-    logp: Float[Tensor, "vocab"]  # of the first token after the prompt
+    logp: Float[Tensor, " vocab"]  # of the first token after the prompt
 
     @property
     def exact(self) -> bool:

@@ -45,7 +45,7 @@ class Checkpoint:
     held: tuple[bool, ...]  # one a fact, in the order of editing: its prompt prefers the new answer here
     perplexity: float
     spectra: tuple[Spectrum, ...]
-    singular: dict[str, Float[Tensor, "rank"]]  # all singular values, by weight
+    singular: dict[str, Float[Tensor, " rank"]]  # all singular values, by weight
     quantities: dict[str, float]  # by the names of drift.QUANTITIES
     warnings: tuple[str, ...]  # the rules that are broken here
     weights: str  # fingerprint of the model

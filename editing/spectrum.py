@@ -55,7 +55,7 @@ def spectra(model: Any, edits: Sequence[Edit], each: bool = True) -> tuple[Spect
 
 def spectrum(
     name: str, count: int, matrix: Float[Tensor, "d_in d_out"], delta: Delta | None
-) -> tuple[Spectrum, Float[Tensor, "rank"]]:
+) -> tuple[Spectrum, Float[Tensor, " rank"]]:
     """One weight under the sum of `count` edits, and all its singular values; `matrix` is before any, in float64."""
     after = matrix if delta is None else matrix + delta.dense()
     values = torch.linalg.svdvals(after)
@@ -66,7 +66,7 @@ def spectrum(
     return Spectrum(name, count, largest, smallest, condition, float(update[0]), rank, share), values
 
 
-def factored(delta: Delta) -> tuple[Float[Tensor, "d_in rank"], Float[Tensor, "rank"], Float[Tensor, "rank d_out"]]:
+def factored(delta: Delta) -> tuple[Float[Tensor, "d_in rank"], Float[Tensor, " rank"], Float[Tensor, "rank d_out"]]:
     """Singular value decomposition of an update, float64; from the factors where they say everything about it."""
     if not delta.low_rank or delta.left is None:
         left, values, right = torch.linalg.svd(delta.dense(), full_matrices=False)
@@ -77,7 +77,7 @@ def factored(delta: Delta) -> tuple[Float[Tensor, "d_in rank"], Float[Tensor, "r
     return outer @ left, values, right @ last.T
 
 
-def effective_rank(values: Float[Tensor, "rank"]) -> float:
+def effective_rank(values: Float[Tensor, " rank"]) -> float:
     """exp(entropy) of the singular values as shares (Roy and Vetterli 2007); 0.0 for a zero matrix."""
     total = float(values.sum())
     if total <= 0:

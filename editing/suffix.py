@@ -63,7 +63,7 @@ class Suffix:
 
     def logits(
         self, resid: Float[Tensor, "row pos d_model"]
-    ) -> tuple[Float[Tensor, "wanted vocab"], Int[Tensor, "wanted"]]:
+    ) -> tuple[Float[Tensor, "wanted vocab"], Int[Tensor, " wanted"]]:
         """Logits at all wanted positions, row after row, and the row of each."""
         row = [r for r, one in enumerate(self.rows) for _ in one.wanted]
         column = [p - one.subject for one in self.rows for p in one.wanted]

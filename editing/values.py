@@ -59,7 +59,7 @@ class Values:
     delta: Float[Tensor, "fact d_model"]
     init: Float[Tensor, "fact d_model"]  # MLP output or hidden state at the bare prompt's subject, unedited
     losses: Float[Tensor, "step fact"]  # nats; NaN after a fact's stop
-    probability: Float[Tensor, "fact"]  # of the target, geometric mean over tokens, mean over contexts, at the end
+    probability: Float[Tensor, " fact"]  # of the target, geometric mean over tokens, mean over contexts, at the end
     steps: tuple[int, ...]  # updates taken
 
     @property

@@ -16,6 +16,7 @@ from editing.protocols import Protocol
 from editing.reference import Snippets
 from editing.suite import Speech, asked_of, check_together
 from editing.suite_table import TIMES, Score, table
+from studies.bench_grid import Grid, Trial
 from workbench.cases import Case
 from workbench.models import info
 from workbench.progress import progress

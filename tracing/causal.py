@@ -198,10 +198,10 @@ class Runs:
     before: list[Float[Tensor, "row pos d_model"]]  # residual stream entering each block, and after the last
     kept: list[KeysValues]  # keys and values of the corrupted rows
     outputs: dict[Site, Float[Tensor, "row pos *out"]]  # what blocks added, where a kind asks for it
-    clean_logits: Float[Tensor, "vocab"]
+    clean_logits: Float[Tensor, " vocab"]
     corrupted_logits: Float[Tensor, "sample vocab"]
-    clean: Float[Tensor, "sample"]
-    corrupted: Float[Tensor, "sample"]
+    clean: Float[Tensor, " sample"]
+    corrupted: Float[Tensor, " sample"]
     _restored: dict[Site, Float[Tensor, "sample pos d_model"]] = field(default_factory=dict)
 
     @property

@@ -92,7 +92,7 @@ def answers_by_layer(
     return own.unflatten(1, shape).cpu(), ranks.unflatten(1, shape).cpu()
 
 
-def writes(model: Any, seen: dict[Site, Tensor]) -> dict[str, Float[Tensor, "d_model"]]:
+def writes(model: Any, seen: dict[Site, Tensor]) -> dict[str, Float[Tensor, " d_model"]]:
     """What each writer adds to the residual stream at the last position, by name; sums to the final state.
 
     Heads where they have a write of their own, else the attention outputs whole (`a3`); with the heads, `a3.bias` where

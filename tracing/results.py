@@ -22,7 +22,7 @@ KINDS = {
 WINDOWED = ("mlp", "attn")
 
 
-def standard_error(samples: Float[Tensor, "sample"]) -> float:
+def standard_error(samples: Float[Tensor, " sample"]) -> float:
     """Of the mean of `samples`; NaN for a single one."""
     return float(samples.std() / len(samples) ** 0.5) if len(samples) > 1 else float("nan")
 
@@ -62,8 +62,8 @@ class TraceResult:
     metric: str
     unit: str
     toward: int  # +1 where a larger metric is better
-    clean: Float[Tensor, "sample"]  # metric of the clean run; differs between samples only where foils do
-    corrupted: Float[Tensor, "sample"]
+    clean: Float[Tensor, " sample"]  # metric of the clean run; differs between samples only where foils do
+    corrupted: Float[Tensor, " sample"]
     clean_probability: float  # of the answer's first token, whatever the metric
     corrupted_probability: float  # mean over samples
     predicted: str  # the clean run's most probable next token
@@ -139,11 +139,11 @@ class AverageResult:
     facts: tuple[str, ...]  # ids of the traced facts
     skipped: dict[str, str]  # id -> why
     per_fact: Float[Tensor, "fact kind layer role"]  # mean over the role's tokens; NaN where the prompt has none
-    clean: Float[Tensor, "fact"]
-    corrupted: Float[Tensor, "fact"]
-    total: Float[Tensor, "fact"]
+    clean: Float[Tensor, " fact"]
+    corrupted: Float[Tensor, " fact"]
+    total: Float[Tensor, " fact"]
     mean: Float[Tensor, "kind layer role"]
     low: Float[Tensor, "kind layer role"]  # bootstrap over facts, 95 %
     high: Float[Tensor, "kind layer role"]
-    count: Int[Tensor, "role"]  # facts that have the role
+    count: Int[Tensor, " role"]  # facts that have the role
     run: Run

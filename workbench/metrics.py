@@ -23,7 +23,7 @@ class Target:
 
     answer: int
     foil: int | None = None
-    clean: Float[Tensor, "vocab"] | None = None
+    clean: Float[Tensor, " vocab"] | None = None
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ class Frame:
         cap = float(getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
-    def _check(self, tokens: Int[Tensor, "1 pos"], logits: Float[Tensor, "vocab"]) -> None:
+    def _check(self, tokens: Int[Tensor, "1 pos"], logits: Float[Tensor, " vocab"]) -> None:
         """Blocks run one by one, whole and from the middle position on, must give the model's own logits."""
         resid = embed(self.model, tokens)
         middle = self.n_positions // 2

@@ -59,7 +59,7 @@ def restrain(edit: Edit, weights: dict[str, Tensor], config: Config) -> Edit:
     )
 
 
-def hold(values: Float[Tensor, "rank"], top: float, config: Config) -> Float[Tensor, "rank"]:
+def hold(values: Float[Tensor, " rank"], top: float, config: Config) -> Float[Tensor, " rank"]:
     """Singular values after PRUNE with s_max = `top`: monotone, continuous at s_max, the identity below it."""
     if config.mode not in ("log", "linear"):
         raise EditError(f"prune has no mode {config.mode!r}; choose log or linear")

@@ -25,7 +25,9 @@ from circuits.engine import Reference
 from circuits.fast import Fast
 from circuits.graph import Graph
 from circuits.scorers import eap, eap_ig
-from circuits.search.acdc import Config, Decision, acdc, rise
+from circuits.search.acdc import Config, acdc
+from circuits.search.certificate import rise
+from circuits.search.decisions import Decision
 from circuits.task import Task
 from workbench.models import load
 from workbench.prompts import make_prompt

@@ -21,7 +21,9 @@ from circuits.ablations import ablation_names
 from circuits.engine import Reference
 from circuits.graph import Graph
 from circuits.search import acdc as acdc_search
-from circuits.search.acdc import Certificate, Decision
+from circuits.search.certificate import Certificate
+from circuits.search.certificate import certify as certified
+from circuits.search.decisions import Decision, journal_key, key_differences
 from circuits.task import ALIASES, Task
 from workbench.errors import UserError
 from workbench.journal import Journal
@@ -105,10 +107,9 @@ def decisions_of(
     """
     if circuit.method != "acdc" or circuit.run is None:
         raise UserError(f"the other circuit was made by {circuit.method}, and only ACDC's decisions can be taken over")
-    config = acdc_search.Config()
     graph = Graph.of(model, split=split, positions=positions)
-    before = acdc_search.work(circuit.task, circuit.graph, config, circuit.run.fingerprint)
-    different = acdc_search.differences(before, acdc_search.work(task, graph, config, fingerprint(model)))
+    before = journal_key(circuit.task, circuit.graph, 0.0, circuit.run.fingerprint)
+    different = key_differences(before, journal_key(task, graph, 0.0, fingerprint(model)))
     if different:
         raise UserError(
             f"the other search's decisions cannot be taken over, for it had another {', '.join(different)}: only the "
@@ -215,7 +216,7 @@ def find(
                 "order": "readers from the logits down, writers from the nearest down",
             }
             if certify:
-                certificate = acdc_search.certify(reference, found.decisions, config.threshold, certify, seed)
+                certificate = certified(reference, found.decisions, config.threshold, certify, seed)
         else:
             module = importlib.import_module(f"circuits.scorers.{method}")
             scorer = module.Config(**(settings or {}))
@@ -269,7 +270,7 @@ def _searched(
 ) -> acdc_search.Found:
     if journal is None:
         return acdc_search.acdc(reference, config, None, earlier, shown)
-    with Journal(journal, acdc_search.work(reference.task, reference.graph, config, model)) as record:
+    with Journal(journal, journal_key(reference.task, reference.graph, config.threshold, model)) as record:
         return acdc_search.acdc(reference, config, record, earlier, shown)
 
 

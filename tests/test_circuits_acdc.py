@@ -13,7 +13,9 @@ from circuits.circuit import EmptyCircuit, decisions_of, find
 from circuits.engine import Reference
 from circuits.fast import Fast
 from circuits.graph import Graph
-from circuits.search.acdc import Config, Decision, acdc, certify, recorded, shared_prefix, work
+from circuits.search.acdc import Config, acdc
+from circuits.search.certificate import certify
+from circuits.search.decisions import Decision, journal_key, recorded, shared_prefix
 from workbench.errors import StoreError, UserError
 from workbench.journal import Journal
 
@@ -108,7 +110,7 @@ def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine
     model = double("gpt2", tmp_path, "float32")
     reference = Reference(model, Graph.of(model, split=False), task(model))
     config = Config(0.02, engine)
-    key = work(reference.task, reference.graph, config, "fingerprint")
+    key = journal_key(reference.task, reference.graph, config.threshold, "fingerprint")
     whole = acdc(reference, config)
     path = tmp_path / "journal.jsonl"
     fragile = FragileJournal(path, key)
@@ -125,7 +127,7 @@ def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine
     with Journal(path, key) as journal:
         assert tuple(recorded(journal)) == whole.decisions
     before = path.read_bytes()
-    other = work(reference.task, reference.graph, Config(0.03, engine), "fingerprint")
+    other = journal_key(reference.task, reference.graph, 0.03, "fingerprint")
     with pytest.raises(StoreError, match="threshold"), Journal(path, other):
         pass
     with pytest.raises(StoreError, match="model"), Journal(path, key | {"model": "another"}):
@@ -141,7 +143,7 @@ def test_an_altered_journal_is_refused_and_intact(tmp_path: Path, old: str, new:
     model = double("gpt2", tmp_path, "float32")
     reference = Reference(model, Graph.of(model, split=False), task(model))
     config = Config(0.5)
-    key = work(reference.task, reference.graph, config, "fingerprint")
+    key = journal_key(reference.task, reference.graph, config.threshold, "fingerprint")
     path = tmp_path / "journal.jsonl"
     with Journal(path, key) as journal:
         acdc(reference, config, journal)

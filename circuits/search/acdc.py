@@ -16,22 +16,23 @@ batch, so a rise within the guard of the threshold is measured by the plain engi
 times the largest difference between the engines at the beginning of any layer so far.
 
 All that the fast engine carries along begins anew with each layer, from the circuit alone. A search that was stopped
-therefore goes back to the beginning of its layer, and then gives the same numbers to the last bit.
+therefore goes back to the beginning of its layer, and then gives the same numbers to the last bit
+(`circuits/search/decisions.py` says what is taken over).
 
 Use it for a threshold in the loss's unit; use EAP for a first look or for models where even this takes too long.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from circuits.engine import Mask, Reference
 from circuits.fast import Fast, Plan
-from circuits.graph import Graph
-from circuits.task import Task
+from circuits.search.certificate import rise
+from circuits.search.decisions import Decision, is_dead, layer_of, recorded, shared_prefix, whole_layers
 from workbench.errors import StoreError, UserError
 from workbench.journal import Journal
 from workbench.progress import progress
@@ -54,17 +55,6 @@ class Config:
             raise UserError(f"there is no engine {self.engine!r}; choose fast or reference")
         if not np.isfinite(self.threshold):
             raise UserError(f"the threshold is {self.threshold}; give a number in the metric's unit, as 0.01")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One tested edge: what cutting it cost over the circuit so far, and whether it was kept."""
-
-    writer: int
-    reader: int
-    increment: float  # of the loss, signed
-    kept: bool
-    tie: bool = False  # within the guard, so the plain engine decided
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,54 +137,6 @@ def acdc(
                 advance(len(batch))
     evaluated = getattr(engine, "n_evaluated", len(decisions))
     return Found(kept, tuple(decisions), n_dead, evaluated, reference.loss(kept))
-
-
-def layer_of(graph: Graph, number: int) -> int:
-    """The layer that a reader is searched with; the logits go with the last."""
-    return min(graph.readers[number].layer, graph.n_layers - 1)
-
-
-def is_dead(graph: Graph, kept: Mask, number: int) -> bool:
-    """Whether nothing that a reader feeds still reaches the logits."""
-    nodes = list(graph.nodes_of(graph.readers[number]))
-    return bool(nodes) and not graph.alive(kept)[nodes].any()
-
-
-def recorded(journal: Journal) -> list[Decision]:
-    """The decisions in a journal.
-
-    Each line says where its decisions stand among all; those of a layer that was begun anew replace the first ones.
-    """
-    found: list[Decision] = []
-    for line in journal.done:
-        found[line["place"] :] = [Decision(**each) for each in line["decisions"]]
-    return found
-
-
-def whole_layers(graph: Graph, decisions: list[Decision]) -> list[Decision]:
-    """The decisions without those of a last layer that was not finished."""
-    kept, place, whole, layer = graph.full(), 0, 0, None
-    for number in range(len(graph.readers) - 1, -1, -1):
-        if layer != layer_of(graph, number):
-            layer, whole = layer_of(graph, number), place
-        if is_dead(graph, kept, number):
-            kept[:, number] = False
-            continue
-        end = place + graph.below(graph.readers[number])
-        if end > len(decisions):
-            return decisions[:whole]
-        for decision in decisions[place:end]:
-            kept[decision.writer, number] = decision.kept
-        place = end
-    return decisions
-
-
-def shared_prefix(decisions: Sequence[Decision], threshold: float, margin: float) -> Iterator[Decision]:
-    """The decisions that a search with `threshold` makes alike; stops before one too near to tell."""
-    for decision in decisions:
-        if (decision.increment >= threshold) != decision.kept or abs(decision.increment - threshold) < margin:
-            return
-        yield decision
 
 
 def guard(reference: Reference, fast: Fast | None = None) -> float:
@@ -299,84 +241,3 @@ class _Quick:
             if stays != expectation:
                 break
         return batch
-
-
-def rise(reference: Reference, kept: Mask, writer: int, reader: int) -> float:
-    """What cutting one edge of `kept` costs, by the plain engine."""
-    with_edge, without = kept.copy(), kept.copy()
-    with_edge[writer, reader], without[writer, reader] = True, False
-    return reference.loss(without) - reference.loss(with_edge)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """How the decisions compare with the plain engine's."""
-
-    n_checked: int
-    n_decisions: int
-    differences: tuple[str, ...]  # edges decided otherwise, in words
-    largest_gap: float  # between the two engines' increments
-
-    def __str__(self) -> str:
-        verdict = "none differs" if not self.differences else f"{len(self.differences)} differ: {self.differences}"
-        return (
-            f"{self.n_checked} of {self.n_decisions} decisions measured again by the plain engine, {verdict}; "
-            f"increments agree to {self.largest_gap:.1e}"
-        )
-
-
-def certify(
-    reference: Reference, decisions: Sequence[Decision], threshold: float, share: float = 0.02, seed: int = 0
-) -> Certificate:
-    """Measure a random share of the decisions again with the plain engine, each in the circuit that it was made in."""
-    graph: Graph = reference.graph
-    count = min(len(decisions), max(1, round(share * len(decisions)))) if decisions else 0
-    chosen = set(np.random.default_rng(seed).choice(len(decisions), count, replace=False).tolist()) if count else set()
-    kept = graph.full()
-    different: list[str] = []
-    gap = 0.0
-    by_reader: dict[int, list[tuple[int, Decision]]] = {}
-    for place, decision in enumerate(decisions):
-        by_reader.setdefault(decision.reader, []).append((place, decision))
-    for number in range(len(graph.readers) - 1, -1, -1):
-        if number not in by_reader:
-            kept[:, number] = False  # a dead reader
-        for place, decision in by_reader.get(number, ()):
-            if place in chosen:
-                increment = rise(reference, kept, decision.writer, number)
-                gap = max(gap, abs(increment - decision.increment))
-                if (increment >= threshold) != decision.kept:
-                    name = graph.edge_name(decision.writer, number)
-                    different.append(f"{name} ({increment:.3g} and {decision.increment:.3g})")
-            kept[decision.writer, number] = decision.kept
-    return Certificate(count, len(decisions), tuple(different), gap)
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What keeps one search (see `work`) from taking over another's decisions, in words; a threshold does not.
-
-    The corrupt and the reference prompts count only under the ablations that read them.
-    """
-    unread = {"threshold"}
-    if not str(now["ablation"]).startswith("mean"):
-        unread.add("reference")
-    if now["ablation"] != "counterfactual":
-        unread.add("corrupt")
-    named = {"corrupt": "corrupt prompts", "reference": "reference prompts", "answers": "answers or foils"}
-    return [named.get(key, key) for key in now if key not in unread and before[key] != now[key]]
-
-
-def work(task: Task, graph: Graph, config: Config, fingerprint: str) -> dict[str, Any]:
-    """What a journal belongs to: anything that could change a decision."""
-    return {
-        "search": "acdc",
-        "model": fingerprint,
-        "graph": graph.described(),
-        "prompts": [list(p.tokens) for p in task.prompts],
-        "answers": [[p.answer_ids[0], p.foil_ids[0] if p.foil_ids else None] for p in task.prompts],
-        "corrupt": [list(p.tokens) for p in task.corrupt],
-        "reference": [list(p.tokens) for p in task.reference],
-        "metric": task.metric,
-        "ablation": task.ablation,
-        "threshold": config.threshold,
-    }

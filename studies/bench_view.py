@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from editing.protocols import differences
 from editing.suite_errors import KINDS as FAILURES
 from editing.suite_metrics import METRICS
@@ -15,6 +17,7 @@ from studies.bench import Bench
 from studies.bench_grid import Trial
 from workbench.errors import StoreError
 from workbench.files import write_bytes_atomically, write_text_atomically
+from workbench.plots.intervals import Group, Intervals
 from workbench.plots.specs import Card, Cell, Headline, Number, Page, Section, Table
 
 UNEDITED = "unedited"
@@ -27,9 +30,11 @@ def lines(bench: Bench) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
     names = sorted({score.metric for score in bench.scores}, key=order.index)
     found = {(one.method, one.metric, one.when): one for one in bench.scores}
     rows: list[tuple[Cell, ...]] = []
-    times = [when for when in ("after", "final") if any(one.when == when for one in bench.scores)]
+    times = read_at(bench)
+    apart = len(times) > 1  # else every row was read at the same time, and a column would say so in vain
     first = bench.trials[0].method
-    rows.append((UNEDITED, "", *(_value(found.get((first, name, "before"))) for name in names), None, None, None))
+    unedited = (_value(found.get((first, name, "before"))) for name in names)
+    rows.append((UNEDITED, *(("",) * apart), *unedited, None, None, None))
     for trial in bench.trials:
         for when in times:
             cells = [_value(found.get((trial.method, name, when))) for name in names]
@@ -37,14 +42,19 @@ def lines(bench: Bench) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
             rows.append(
                 (
                     trial.method,
-                    TIMES[when] if len(times) > 1 else "",
+                    *((TIMES[when],) * apart),
                     *cells,
                     round(mean(cost.seconds for cost in trial.costs), 2),
                     round(max(memory), 1) if memory else None,
                     round(mean(cost.stored for cost in trial.costs), 3),
                 )
             )
-    return ("method", "read", *names, "s an edit", "peak MB", "MB stored"), rows
+    return ("method", *(("read",) * apart), *names, "s an edit", "peak MB", "MB stored"), rows
+
+
+def read_at(bench: Bench) -> list[str]:
+    """When edited models were read: right after an edit, and where edits stay, at the end."""
+    return [when for when in ("after", "final") if any(one.when == when for one in bench.scores)]
 
 
 def _value(score: Score | None) -> float | None:
@@ -64,11 +74,10 @@ def markdown(bench: Bench) -> str:
     out += [f"- {name}: {value}" for name, value in facts_of(bench)] + [""]
     out += [" | ".join(["", *columns, ""]).strip(), "|" + " --- |" * len(columns)]
     for row in rows:
-        when = next((key for key, said in TIMES.items() if said == row[1]), "after")
         method = bench.trials[0].method if row[0] == UNEDITED else row[0]
-        when = "before" if row[0] == UNEDITED else when
-        cells = [str(row[0]), str(row[1])]
-        for name, cell in zip(columns[2:], row[2:], strict=True):
+        when = "before" if row[0] == UNEDITED else "final" if row[1] == TIMES["final"] else "after"
+        cells = []
+        for name, cell in zip(columns, row, strict=True):
             score = found.get((str(method), name, when))
             cells.append(interval(score) if score is not None else "" if cell is None else str(cell))
         out.append("| " + " | ".join(cells) + " |")
@@ -129,7 +138,8 @@ def page(bench: Bench) -> Page:
     """The table, what failed and how, what else changed, every question, and how it was made."""
     columns, rows = lines(bench)
     sections = [
-        Section("All methods", (headline(bench), Table("Scores", columns, tuple(rows)), interval_table(bench))),
+        Section("All methods", (headline(bench), picture(bench), Table("Scores", columns, tuple(rows)))),
+        Section("Every score with its interval", (interval_table(bench),)),
         Section(
             "Definitions",
             (Table("Metrics", ("metric", "unit", "what it is", "source"), tuple(definitions(bench))),),
@@ -173,10 +183,29 @@ def headline(bench: Bench) -> Headline:
     )
 
 
+def picture(bench: Bench) -> Intervals:
+    """Every score that is a share, of the unedited model and each method; as read last, where edits stay."""
+    *earlier, when = read_at(bench)
+    title = f"Scores, {TIMES[when]}" if earlier else "Scores"
+    found = {(one.method, one.metric, one.when): one for one in bench.scores}
+    names = [*METRICS, "S"]
+    shown = tuple(sorted({one.metric for one in bench.scores if one.unit == "share"}, key=names.index))
+
+    def group(name: str, method: str, time: str, aside: bool = False) -> Group:
+        some = [found.get((method, metric, time)) for metric in shown]
+        values = np.array([[s.value, s.low, s.high] if s else [np.nan] * 3 for s in some])
+        return Group(name, *values.T, aside)
+
+    groups = [group(UNEDITED, bench.trials[0].method, "before", aside=True)]
+    groups += [group(trial.method, trial.method, when) for trial in bench.trials]
+    note = "Bars are 95 % bootstrap intervals over cases."
+    return Intervals(title, shown, tuple(groups), "score", "share", limits=(-0.02, 1.02), note=note)
+
+
 def interval_table(bench: Bench) -> Table:
     """Every score with its interval."""
     return Table(
-        "With intervals",
+        "Scores with intervals",
         ("method", "metric", "read", "cases", "value", "low", "high"),
         tuple(
             (one.method, one.metric, TIMES[one.when], one.n, *(round(v, 4) for v in (one.value, one.low, one.high)))

@@ -139,6 +139,17 @@ def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows
     assert [float(row["after_nll"]) for row in rows] == [row.after.nll for row in trial.rows]
 
 
+def test_the_picture_holds_the_scores_that_were_read_last(toy, tmp_path):
+    found = run(toy, tmp_path, "sequential", ("ft_m",), count=2, settings={"ft_m": {"layer": "0", "steps": "5"}})
+    drawn = bench_view.picture(found)
+    unedited, edited = drawn.groups
+    assert (unedited.name, unedited.aside, edited.name) == ("unedited", True, "ft_m")
+    for row, metric in enumerate(drawn.rows):
+        now, before = found.score("ft_m", metric, "final"), found.score("ft_m", metric, "before")
+        assert (edited.low[row], edited.values[row], edited.high[row]) == (now.low, now.value, now.high)
+        assert unedited.values[row] == before.value
+
+
 def test_only_numbers_of_one_protocol_are_subtracted(toy, null, tmp_path):
     one, other = run(toy, tmp_path / "a"), run(toy, tmp_path / "b", "strict")
     assert not bench_view.obstacles(one, one)
@@ -185,11 +196,11 @@ def test_mistakes_are_told_before_the_model_is_asked(edit, tmp_path):
 
 
 def test_facts_check_counts_what_a_file_holds_and_names_what_is_wrong(edit, tmp_path):
-    out = edit("facts-check", TOWN, "--json")
+    out = edit("facts", "check", TOWN, "--json")
     assert out.exit_code == 0, out.stderr
     body = json.loads(out.stdout)
     assert body["cases"] == body["trials"]["rewrite"] == 24
     (tmp_path / "cut.json").write_text('[{"subject":')
-    out = edit("facts-check", tmp_path / "cut.json")
+    out = edit("facts", "check", tmp_path / "cut.json")
     assert out.exit_code == 2
     assert "cut.json, line 1" in out.stderr

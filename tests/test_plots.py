@@ -1,8 +1,10 @@
 """True of every picture: hostile text stays text, places stay apart, files are whole, pages stay at home."""
 
 import dataclasses
+import importlib
 import itertools
 import json
+import pkgutil
 import re
 import stat
 import typing
@@ -14,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench import files
+from workbench import files, plots
 from workbench.errors import StoreError
 from workbench.files import write_text_atomically
 from workbench.plots import render, specs
 from workbench.plots.colours import FROM_CONES, FROM_OKLAB, INK, colour_scale
 from workbench.plots.escape import html_text, script_json, visible
 from workbench.plots.fragments import differences, fragment, mimebundle
+from workbench.plots.intervals import Group, Intervals
 from workbench.plots.page import page_html, write_page
 from workbench.plots.specs import (
     Bars,
@@ -47,6 +50,8 @@ HOSTILE = (
 
 def kinds() -> list[type[Spec]]:
     """Every spec there is, those of other files included."""
+    for module in pkgutil.iter_modules(plots.__path__):
+        importlib.import_module(f"workbench.plots.{module.name}")
     found = [Spec]
     for kind in found:
         found += kind.__subclasses__()
@@ -221,10 +226,11 @@ def test_a_gap_has_a_bracket_on_either_side():
         lambda: Series("s", np.arange(3), low=np.arange(3)),
         lambda: Bars("b", ("x",), np.zeros(2)),
         lambda: Table("t", ("a", "b"), ((1,),)),
+        lambda: Intervals("i", ("a", "b"), (Group("g", np.zeros(2), np.zeros(2), np.zeros(1)),)),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(make):
-    with pytest.raises(ValueError, match=r"shape|column|labels|band"):
+    with pytest.raises(ValueError, match=r"shape|column|labels|band|rows"):
         make()
 
 

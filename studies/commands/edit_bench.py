@@ -1,4 +1,4 @@
-"""`edit bench` and `edit facts`: judge methods on a suite under a named protocol; check a file of facts or cases."""
+"""`edit bench` and `edit facts check`: judge methods on a suite under a protocol; check a file of facts or cases."""
 
 import json
 from collections import Counter
@@ -29,7 +29,7 @@ EXAMPLES = common.examples(
     "edit bench MQuAKE-CF-3k-v2.json --methods memit,ike --protocol generation --n 50",
     "edit bench zsre.json --methods memit --protocol zsre-memit --compare runs/bench-zsre-1a2b3c4d",
 )
-CHECKS = common.examples("edit facts-check counterfact.json", "edit facts-check zsre.json --target true --skip-bad")
+CHECKS = common.examples("edit facts check counterfact.json", "edit facts check zsre.json --target true --skip-bad")
 
 
 def bench(
@@ -145,7 +145,16 @@ def bench(
             )
 
 
-def facts(
+facts = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Look at a file of facts before it is used.")
+
+
+@facts.callback()
+def _facts() -> None:
+    """Look at a file of facts before it is used."""
+
+
+@facts.command(epilog=CHECKS)
+def check(
     file: Annotated[str, typer.Argument(help="Suite or fact file, folder, or Hugging Face data set.")],
     target: Annotated[str, typer.Option(help="new or true: which answer an edit would say.")] = "new",
     split: Annotated[str, typer.Option(help="Of a Hugging Face data set.")] = "train",

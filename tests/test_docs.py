@@ -88,10 +88,11 @@ def test_a_shown_option_is_an_option_of_some_command() -> None:
     assert [(page, flag) for page, flag in shown_flags() if flag not in known and page != "benchmarks/README.md"] == []
 
 
-def _commands(name: str) -> list[tuple[str, Any]]:
-    """(words, command): a command, and its sub-commands."""
-    top = command(name)
-    return [(name, top), *((f"{name} {inner}", each) for inner, each in getattr(top, "commands", {}).items())]
+def _commands(words: str, each: Any = None) -> list[tuple[str, Any]]:
+    """(words, command): a command, its sub-commands, and theirs."""
+    each = each or command(words)
+    inner = getattr(each, "commands", {}).items()
+    return [(words, each), *(pair for name, one in inner for pair in _commands(f"{words} {name}", one))]
 
 
 @pytest.mark.parametrize(("words", "each"), [pair for name in NAMES for pair in _commands(name)], ids=lambda x: str(x))

@@ -148,7 +148,7 @@ def bench(
 facts = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Look at a file of facts before it is used.")
 
 
-@facts.callback()
+@facts.callback(epilog=CHECKS)
 def _facts() -> None:
     """Look at a file of facts before it is used."""
 

@@ -100,7 +100,8 @@ def peak_memory() -> float:
 
 
 def _command() -> str:
-    name = Path(sys.argv[0]).name
+    started = Path(sys.argv[0])
+    name = started.stem if started.parent.name == "commands" else started.name  # python -m studies.commands.trace
     if name in {"trace", "circuit", "edit"}:
         return shlex.join([name, *sys.argv[1:]])
     return "python"

@@ -1,7 +1,7 @@
 """Methods by cases under one protocol, and one table of them all: what `edit bench` runs.
 
 What is read depends on nothing but the cases, the protocol and the seed; only seconds and memory differ from run to
-run. How one method goes through the cases, and goes on after a stop, is in `studies/bench_grid.py`.
+run. How methods go through the cases, and go on after a stop, is in `studies/bench_grid.py`.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from editing.protocols import Protocol
 from editing.reference import Snippets
 from editing.suite import Speech, asked_of, check_together
 from editing.suite_table import TIMES, Score, table
-from studies.bench_grid import Grid, Trial
+from studies.bench_grid import Setting, Trial, Wanted, run_all
 from workbench.cases import Case
 from workbench.models import info
 from workbench.progress import progress
@@ -90,11 +90,12 @@ def bench(
         "start": start,
         "general": None if yardstick is None else yardstick.digest,
     }
-    trials = []
+    wanted = [
+        Wanted(name, config, moments, tokens, work | {"method": name, "config": asdict(config)})
+        for name, config in configs.items()
+    ]
     with stopwatch() as seconds, progress("cases edited", len(cases) * len(names), shown=shown) as advance:
-        for name in names:
-            grid = Grid(model, cases, asked, protocol, name, configs[name], folder, yardstick, seed, start, advance)
-            trials.append(grid.run(work | {"method": name, "config": asdict(configs[name])}, moments, tokens))
+        trials = run_all(Setting(model, cases, asked, protocol, folder, yardstick, seed, start, advance), wanted)
     if snippets is not None:
         trials = [replace(trial, speech=likened(trial.speech, cases, snippets)) for trial in trials]
     scores = [

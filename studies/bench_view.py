@@ -194,7 +194,7 @@ def picture(bench: Bench) -> Intervals:
     def group(name: str, method: str, time: str, aside: bool = False) -> Group:
         some = [found.get((method, metric, time)) for metric in shown]
         values = np.array([[s.value, s.low, s.high] if s else [np.nan] * 3 for s in some])
-        return Group(name, *values.T, aside)
+        return Group(name, values[:, 0], values[:, 1], values[:, 2], aside)
 
     groups = [group(UNEDITED, bench.trials[0].method, "before", aside=True)]
     groups += [group(trial.method, trial.method, when) for trial in bench.trials]

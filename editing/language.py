@@ -8,6 +8,7 @@ that all rows of a batch share, such as a preface, is run once and its keys and 
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from workbench.thin import thin_products
 # Openings of generated contexts: with none of them, a small model's samples begin with headlines and code.
 OPENINGS = ("The", "Therefore", "Because", "I", "You")  # EasyEdit's
 ROWS = 64  # rows of one forward pass; beyond this a CPU gains nothing
+THIN = 5  # tokens of a pass from which on `thin_products` gains more than it costs
 SHARED = 8  # tokens that all rows of a batch must share for a pass of their own to pay
 
 
@@ -37,7 +39,6 @@ def start_ids(model: Any, start: str = "auto") -> tuple[int, ...]:
 
 
 @torch.no_grad()
-@thin_products()
 def sample(
     model: Any,
     begin: Int[Tensor, "row pos"],
@@ -49,7 +50,8 @@ def sample(
     network, tokens, cache = model.original_model, begin.to(device(model)), None
     new = tokens
     while tokens.shape[1] < length:
-        out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        with thin_products() if new.numel() >= THIN else nullcontext():
+            out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache, logits = out.past_key_values, out.logits[:, -1].float()
         if generator is None:
             new = logits.argmax(-1, keepdim=True)

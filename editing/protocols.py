@@ -1,8 +1,8 @@
 """How edits are judged, as data: a number means nothing without it.
 
 A protocol says how edits are put in, when they are read, what counts as an answer, which answer is the target, and how
-much is generated. It is stored in every result, together with `comparable`: which published numbers the result may be
-set beside. Two results may be subtracted only where `differences` finds none.
+much is generated. It is stored in every result, together with what `comparable_with` says: which published numbers the
+result may be set beside. Two results may be subtracted only where `differences` finds none.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,10 @@ class Protocol:
             ("edits", self.edits),
             ("scorer", f"{self.scorer}: {SCORERS[self.scorer]}"),
             ("target", self.target),
-            ("comparable with", self.comparable or OWN),
+            *(
+                (("n-gram entropy", f"of texts {'with' if self.prompt_counts else 'without'} their prompts"),)
+                * bool(self.speech)
+            ),
         )
 
 
@@ -113,6 +116,46 @@ PROTOCOLS = {
     )
 }
 
+# Of which suites those numbers are; "KnowEdit" stands for all six of its sets.
+SUITES = {
+    "counterfact": ("CounterFact",),
+    "memit": ("CounterFact",),
+    "easyedit": ("CounterFact, flat (EasyEdit)", "zsRE", "KnowEdit"),
+    "zsre-memit": ("zsRE",),
+    "batch-30": ("CounterFact, flat (EasyEdit)", "CounterFact", "zsRE"),
+    "sequential-batch": ("CounterFact, flat (EasyEdit)", "CounterFact", "zsRE"),
+    "sequential": ("CounterFact, flat (EasyEdit)", "CounterFact", "zsRE"),
+    "generation": ("MQuAKE", "RippleEdits", "KnowEdit"),
+}
+NO_START = {"easyedit", "batch-30", "sequential-batch"}  # their code puts no start token before GPT-2's prompts
+
+
+def comparable_with(one: Protocol, suite: str, start_token: str, known: bool = False) -> str:
+    """Which published numbers a result may be set beside, and under which reserve.
+
+    Args:
+        suite: `Case.suite`.
+        start_token: as the result names it, "none" for none.
+        known: whether only cases that the model knows were asked.
+    """
+    if not one.comparable:
+        return OWN
+    names = SUITES[one.name]
+    if not any(suite == name or suite.startswith(f"{name} ") for name in names):
+        return f"{OWN}: the numbers of this protocol are published for {', '.join(names)}, and this is {suite}"
+    if known:
+        return f"{OWN}: published numbers are of every record, these of those whose facts the model knows"
+    if one.name in NO_START and start_token != "none":
+        return f"{one.comparable}; there no start token is put before a prompt, and here it is {start_token}"
+    return one.comparable
+
+
+def usual(suite: str) -> str:
+    """The name of the protocol that a suite is usually judged by."""
+    if suite in ("MQuAKE", "RippleEdits"):
+        return "generation"
+    return "easyedit" if suite.startswith(("zsRE", "KnowEdit")) else "counterfact"
+
 
 def protocol(name: str, **changes: Any) -> Protocol:
     """A protocol by name, with some of its parts changed: it is then comparable with its own like only.
@@ -126,8 +169,11 @@ def protocol(name: str, **changes: Any) -> Protocol:
     chosen = replace(known, **wanted)
     if chosen.scorer not in SCORERS:
         raise EditError(f"there is no scorer {chosen.scorer!r}; choose one of {', '.join(SCORERS)}")
-    if (chosen.size or 1) < 1:
+    if chosen.size is not None and chosen.size < 1:
         raise EditError(f"an edit of {chosen.size} cases cannot be made; give at least 1")
+    for what in ("words", "speech"):
+        if getattr(chosen, what) < 0:
+            raise EditError(f"a text of {getattr(chosen, what)} tokens cannot be written; give {what} as 0 or more")
     if chosen.scorer == "generation" and not chosen.words:
         chosen = replace(chosen, words=PROTOCOLS["generation"].words)
     if set(wanted) - without_effect(chosen):

@@ -161,6 +161,18 @@ def holds(text: str, question: Question) -> bool:
     return all(any(whole_words(each, line, re.IGNORECASE) for each in spellings) for spellings in question.answers)
 
 
+def without_conflicts(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases without those that `check_together` would refuse beside an earlier one."""
+    seen: set[tuple[str, str]] = set()
+    out = []
+    for case in cases:
+        keys = {(fact.subject.casefold(), fact.template.casefold()) for fact in case.facts}
+        if not keys & seen:
+            out.append(case)
+            seen |= keys
+    return tuple(out)
+
+
 def check_together(cases: Sequence[Case]) -> None:
     """Raise EditError if two of these cases give one prompt two answers: they cannot be edits of one model."""
     seen: dict[tuple[str, str], tuple[str, str]] = {}
@@ -170,4 +182,7 @@ def check_together(cases: Sequence[Case]) -> None:
             new, owner = seen.setdefault(key, (str(fact.foil), case.id))
             if owner != case.id:
                 what = "the same target" if same_text(new, (str(fact.foil),)) else f"targets {new!r} and {fact.foil!r}"
-                raise EditError(f"cases {owner!r} and {case.id!r} give {fact.prompt!r} {what}: leave one of them out")
+                raise EditError(
+                    f"cases {owner!r} and {case.id!r} give {fact.prompt!r} {what}: leave one of them out, or "
+                    "all such with --skip-conflicts"
+                )

@@ -1,6 +1,8 @@
 """The table of a suite: every metric averaged over cases, with its interval.
 
-Every case weighs the same however many questions it has; the interval is a 95 % percentile bootstrap over cases.
+Every case weighs the same however many questions it has; the interval is a 95 % percentile bootstrap over cases. Under
+the likelihood scorer, metrics that are `scored` are left out: they are of answers given, and comparing two answers
+gives none (on the prompt, paraphrases and neighbours it is what ES, PS and NS are).
 """
 
 from collections.abc import Sequence
@@ -63,6 +65,8 @@ def table(
         records = values_of(rows, speeches, scorer, when, prompts)
         kept: dict[str, list[float | None]] = {}
         for name, one in METRICS.items():
+            if one.scored and scorer == "likelihood":
+                continue
             kept[name] = [one.measure(record) for record in records]
             values = np.array([value for value in kept[name] if value is not None])
             if len(values):

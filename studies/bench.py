@@ -6,16 +6,18 @@ run. How methods go through the cases, and go on after a stop, is in `studies/be
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from editing import methods
-from editing.protocols import Protocol
+from editing.edit import EditError
+from editing.protocols import Protocol, comparable_with
 from editing.reference import Snippets
-from editing.suite import Speech, asked_of, check_together
+from editing.suite import Asked, Reading, Speech, asked_of, check_together
 from editing.suite_table import TIMES, Score, table
+from editing.values import check_layer
 from studies.bench_grid import Setting, Trial, Wanted, run_all
 from workbench.cases import Case
 from workbench.models import info
@@ -37,7 +39,13 @@ class Bench:
     trials: tuple[Trial, ...]
     scores: tuple[Score, ...]
     left_out: int = 0  # questions of these cases that cannot be asked
+    known: bool = False  # whether only cases whose facts the model knows were asked
     run: Run | None = None
+
+    @property
+    def comparable(self) -> str:
+        """Which published numbers these may be set beside."""
+        return comparable_with(self.protocol, self.suite, self.start_token, self.known)
 
     def score(self, method: str, metric: str, when: str = "after") -> Score:
         """A line of the table; KeyError if it was not measured."""
@@ -52,6 +60,7 @@ def bench(
     folder: Path,
     *,
     source: str = "",
+    known: bool = False,
     settings: dict[str, dict[str, Any]] | None = None,
     moments: str = "self",
     tokens: int | None = None,
@@ -60,26 +69,40 @@ def bench(
     seed: int = 0,
     start: str = "auto",
     shown: bool | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Bench:
     """Run the grid. The model is left bitwise as it was.
 
     Args:
         folder: where journals and edits are kept; the same call goes on from there.
         source: the file's name, for the record.
+        known: whether the cases are those that the model knows, for the record.
         settings: of a method, by its name.
         yardstick: an `editing.drift.Yardstick`; read once all edits are in, where edits stay or there is one edit.
         moments, tokens: as in `edit apply`.
         snippets: reference texts, for the reference score of protocols that speak.
+        say: told, before anything is edited, what of the protocol these cases cannot be asked.
 
-    Raises EditError (unknown methods, cases that contradict each other in one model, whatever a method raises) and
-    StoreError (a folder that holds other work).
+    Raises EditError (unknown methods, settings or layers, cases that contradict each other in one model or have nothing
+    that the scorer can read, texts longer than the model reads, whatever a method raises) and StoreError (a folder that
+    holds other work).
     """
     names = tuple(dict.fromkeys(name.lower().replace("-", "_") for name in names))
+    if idle := set(settings or {}) - set(names):
+        raise EditError(f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(names)}")
     configs = {name: methods.config_for(name, model, (settings or {}).get(name)) for name in names}
+    for config in configs.values():
+        for layer in methods.layers_of(config):
+            check_layer(model, layer)
+    if protocol.speech > model.cfg.n_ctx:
+        raise EditError(f"texts of {protocol.speech} tokens are asked for, and the model reads {model.cfg.n_ctx}")
     if protocol.stays or protocol.size != 1:
         check_group(cases, protocol)
     run = Run.of(model, seed)
     asked = {case.id: asked_of(model, case, start) for case in cases}
+    check_scored([one for some in asked.values() for one in some], protocol, say)
+    if protocol.speech and not any(case.speak for case in cases):
+        say("these cases have no prompts for longer texts, so there is no fluency")
     questions = digest(cases)
     work = {
         "asked": questions,
@@ -109,13 +132,19 @@ def bench(
         cases=tuple(case.id for case in cases),
         asked=questions,
         protocol=protocol,
-        start_token=info(model).start_token or "none" if start == "auto" else start,
+        start_token=start_token_of(model, start),
         moments=moments,
         trials=tuple(trials),
         scores=tuple(scores),
         left_out=sum(len(case.left_out) for case in cases),
+        known=known,
         run=run.ended(seconds[0]),
     )
+
+
+def start_token_of(model: Any, start: str) -> str:
+    """What stands before every prompt, as a result names it."""
+    return info(model).start_token or "none" if start == "auto" else start
 
 
 def likened(speech: Sequence[Speech], cases: Sequence[Case], snippets: Snippets) -> tuple[Speech, ...]:
@@ -127,6 +156,21 @@ def likened(speech: Sequence[Speech], cases: Sequence[Case], snippets: Snippets)
         spoken = [[text for other in own if (text := getattr(other, when)) is not None] for when in TIMES]
         out.append(replace(one, likeness=tuple(snippets.likeness(names[one.case], some) for some in spoken)))
     return tuple(out)
+
+
+def check_scored(asked: Sequence[Asked], protocol: Protocol, say: Callable[[str], None]) -> None:
+    """Raise EditError if the protocol's scorer finds nothing to score; say so if it finds nothing of the edits."""
+    read = Reading(0.0, 1.0, True, 1.0, 0.0, hit=True)
+    rows = [
+        replace(one.row, before=replace(read, nll_other=None if one.row.other is None else 0.0), after=read)
+        for one in asked
+    ]
+    found = {one.metric for one in table("", rows, (), protocol.scorer)}
+    why = f"the scorer {protocol.scorer} needs an old answer beside the new one, and these cases do not say it"
+    if not found:
+        raise EditError(f"nothing can be scored: {why}; choose --scorer 'token accuracy'")
+    if not found & {"ES", "reliability", "tone", "erasure"}:
+        say(f"only what must stay is scored, not the edits: {why}; --scorer 'token accuracy' would")
 
 
 def check_group(cases: Sequence[Case], protocol: Protocol) -> None:

@@ -1,7 +1,8 @@
-"""A bench as a table for the terminal, as Markdown, as a page, and as rows for other programs; two of them compared."""
+"""A bench as a table for the terminal, as Markdown, as a page, and as rows for other programs."""
 
 import csv
 import io
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -9,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from editing.protocols import differences
 from editing.suite_errors import KINDS as FAILURES
 from editing.suite_metrics import METRICS
 from editing.suite_table import S_ABOUT, Score
 from studies.bench import Bench
 from studies.bench_grid import Trial
-from workbench.errors import StoreError
 from workbench.files import write_bytes_atomically, write_text_atomically
 from workbench.plots.intervals import Group, Intervals
 from workbench.plots.specs import Card, Cell, Headline, Number, Page, Section, Table
@@ -24,32 +23,56 @@ UNEDITED = "unedited"
 TIMES = {"before": UNEDITED, "after": "immediate", "final": "final"}
 
 
-def lines(bench: Bench) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
-    """The one table: a row a method (with edits that stay, one immediate and one final), a column a metric."""
-    order = [*METRICS, "S"]
-    names = sorted({score.metric for score in bench.scores}, key=order.index)
-    found = {(one.method, one.metric, one.when): one for one in bench.scores}
-    rows: list[tuple[Cell, ...]] = []
+def heads(bench: Bench) -> list[tuple[str, str, str]]:
+    """The columns of the table: what each is called, its method, and when it was read."""
     times = read_at(bench)
-    apart = len(times) > 1  # else every row was read at the same time, and a column would say so in vain
-    first = bench.trials[0].method
-    unedited = (_value(found.get((first, name, "before"))) for name in names)
-    rows.append((UNEDITED, *(("",) * apart), *unedited, None, None, None))
+    out = [(UNEDITED, bench.trials[0].method, "before")]
     for trial in bench.trials:
         for when in times:
-            cells = [_value(found.get((trial.method, name, when))) for name in names]
-            memory = [cost.memory for cost in trial.costs if cost.memory is not None]
-            rows.append(
-                (
-                    trial.method,
-                    *((TIMES[when],) * apart),
-                    *cells,
-                    round(mean(cost.seconds for cost in trial.costs), 2),
-                    round(max(memory), 1) if memory else None,
-                    round(mean(cost.stored for cost in trial.costs), 3),
-                )
-            )
-    return ("method", *(("read",) * apart), *names, "s an edit", "peak MB", "MB stored"), rows
+            out.append((f"{trial.method}, {TIMES[when]}" if len(times) > 1 else trial.method, trial.method, when))
+    return out
+
+
+def score_table(bench: Bench, said: Callable[[Score], Cell] | None = None) -> Table:
+    """The one table: a row a metric, a column a method (where edits stay, one immediate and one final)."""
+    said = said or value
+    columns = heads(bench)
+    found = {(one.method, one.metric, one.when): one for one in bench.scores}
+    rows: list[tuple[Cell, ...]] = []
+    for name in ordered({score.metric for score in bench.scores}):
+        scores = [found.get((method, name, when)) for _, method, when in columns]
+        rows.append((name, *(None if one is None else said(one) for one in scores)))
+    took = {trial.method: cost_of(trial) for trial in bench.trials}
+    for name in COSTS:
+        rows.append((name, None, *(took[method][name] for _, method, _ in columns[1:])))
+    return Table("Scores", ("metric", *(name for name, _, _ in columns)), tuple(rows), note=cost_words(bench))
+
+
+COSTS = ("s an edit", "peak MB", "kB stored")
+
+
+def cost_of(trial: Trial) -> dict[str, float | None]:
+    """What an edit of one method took, by the names in `COSTS`."""
+    memory = [cost.memory for cost in trial.costs if cost.memory is not None]
+    return {
+        "s an edit": round(mean(cost.seconds for cost in trial.costs), 3),
+        "peak MB": round(max(memory), 1) if memory else None,
+        "kB stored": round(1000 * mean(cost.stored for cost in trial.costs), 3),
+    }
+
+
+def cost_words(bench: Bench) -> str:
+    """What the time and the memory of "an edit" are of."""
+    size = bench.protocol.size or len(bench.cases)
+    most = max(cost.together for trial in bench.trials for cost in trial.costs)
+    of = "one case" if size == 1 else f"{size} cases"
+    shared = f", {most} computed side by side: they share the seconds, and the memory is of all" * (most > 1)
+    return f"An edit is of {of}{shared}. Seconds and memory are the method's alone, without reading."
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Metrics in the order of their definitions."""
+    return sorted(names, key=[*METRICS, "S"].index)
 
 
 def read_at(bench: Bench) -> list[str]:
@@ -57,8 +80,9 @@ def read_at(bench: Bench) -> list[str]:
     return [when for when in ("after", "final") if any(one.when == when for one in bench.scores)]
 
 
-def _value(score: Score | None) -> float | None:
-    return None if score is None else round(score.value, 4)
+def value(score: Score) -> float:
+    """A score to four digits."""
+    return round(score.value, 4)
 
 
 def interval(score: Score) -> str:
@@ -67,23 +91,38 @@ def interval(score: Score) -> str:
 
 
 def markdown(bench: Bench) -> str:
-    """The table with intervals, the protocol, and every definition that was used."""
-    found = {(one.method, one.metric, one.when): one for one in bench.scores}
-    columns, rows = lines(bench)
+    """The tables with intervals, the protocol, and every definition that was used."""
     out = [f"# {bench.suite}: {len(bench.cases)} cases, protocol {bench.protocol.name}", ""]
     out += [f"- {name}: {value}" for name, value in facts_of(bench)] + [""]
-    out += [" | ".join(["", *columns, ""]).strip(), "|" + " --- |" * len(columns)]
-    for row in rows:
-        method = bench.trials[0].method if row[0] == UNEDITED else row[0]
-        when = "before" if row[0] == UNEDITED else "final" if row[1] == TIMES["final"] else "after"
-        cells = []
-        for name, cell in zip(columns, row, strict=True):
-            score = found.get((str(method), name, when))
-            cells.append(interval(score) if score is not None else "" if cell is None else str(cell))
-        out.append("| " + " | ".join(cells) + " |")
-    out += ["", "In brackets: 95 % bootstrap intervals over cases.", "", "## Definitions", ""]
+    out += [*_piped(score_table(bench, interval)), "", "In brackets: 95 % bootstrap intervals over cases. "]
+    out[-1] += cost_words(bench)
+    for table in further(bench):
+        out += ["", f"## {table.title}", "", *_piped(table)]
+    out += ["", "## Definitions", ""]
     out += [f"- **{name}** ({unit}): {about} Source: {source}." for name, unit, about, source in definitions(bench)]
     return "\n".join(out) + "\n"
+
+
+def _piped(table: Table) -> list[str]:
+    """A table's lines in Markdown; a bar in a text would end its cell."""
+    cells = [["" if cell is None else str(cell).replace("|", "\\|") for cell in row] for row in table.rows]
+    rule = ["---"] * len(table.columns)
+    return ["| " + " | ".join(row) + " |" for row in (list(table.columns), rule, *cells)]
+
+
+def further(bench: Bench) -> list[Table]:
+    """What else changed, and how edits failed, where that was read."""
+    out = []
+    elsewhere = [trial for trial in bench.trials if trial.general]
+    if elsewhere:
+        names = tuple(elsewhere[0].general)
+        rows: tuple[tuple[Cell, ...], ...] = tuple(
+            (name, *(round(trial.general[name], 4) for trial in elsewhere)) for name in names
+        )
+        out.append(Table("With all edits in", ("what", *(trial.method for trial in elsewhere)), rows))
+    if any(trial.failures for trial in bench.trials):
+        out.append(failure_table(bench))
+    return out
 
 
 def definitions(bench: Bench) -> list[tuple[str, str, str, str]]:
@@ -97,7 +136,12 @@ def facts_of(bench: Bench) -> tuple[tuple[str, str], ...]:
     """What a number of this bench must be read with."""
     return (
         *bench.protocol.described(),
-        ("cases", f"{len(bench.cases)} of {bench.suite} ({bench.source}), questions {bench.asked[:12]}"),
+        ("comparable with", bench.comparable),
+        (
+            "cases",
+            f"{len(bench.cases)} of {bench.suite} ({bench.source}){', all known to the model' * bench.known}, "
+            f"questions {bench.asked[:12]}",
+        ),
         ("start token", bench.start_token),
         ("second moments", bench.moments),
         *((("left out", f"{bench.left_out} questions of these cases that cannot be asked"),) * bool(bench.left_out)),
@@ -116,44 +160,47 @@ def flat(bench: Bench) -> list[dict[str, Any]]:
     return out
 
 
-def write_rows(bench: Bench, folder: Path) -> tuple[Path, Path]:
-    """rows.csv and rows.parquet, the same rows."""
+def write_tables(bench: Bench, folder: Path) -> None:
+    """table.md, scores.csv, rows.csv and rows.parquet (the same rows); speech.csv where longer texts were written."""
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
-    rows = flat(bench)
+    write_text_atomically(folder / "table.md", markdown(bench))
+    rows, packed = flat(bench), io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), packed)
+    write_bytes_atomically(folder / "rows.parquet", packed.getvalue())
+    write_text_atomically(folder / "rows.csv", _csv(rows))
+    write_text_atomically(folder / "scores.csv", _csv([asdict(score) for score in bench.scores]))
+    spoken = [
+        {"method": t.method, **asdict(one), "likeness": list(one.likeness)} for t in bench.trials for one in t.speech
+    ]
+    if spoken:
+        write_text_atomically(folder / "speech.csv", _csv(spoken))
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    packed = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows), packed)
-    return (
-        write_text_atomically(folder / "rows.csv", text.getvalue()),
-        write_bytes_atomically(folder / "rows.parquet", packed.getvalue()),
-    )
+    return text.getvalue()
 
 
 def page(bench: Bench) -> Page:
-    """The table, what failed and how, what else changed, every question, and how it was made."""
-    columns, rows = lines(bench)
+    """The picture and the table, every score with its interval, what failed and how, and how it was made."""
     sections = [
-        Section("All methods", (headline(bench), picture(bench), Table("Scores", columns, tuple(rows)))),
+        Section("All methods", (headline(bench), picture(bench), score_table(bench))),
         Section("Every score with its interval", (interval_table(bench),)),
         Section(
             "Definitions",
             (Table("Metrics", ("metric", "unit", "what it is", "source"), tuple(definitions(bench))),),
         ),
     ]
-    if any(trial.failures for trial in bench.trials):
-        sections.append(Section("How edits failed", (failure_table(bench), example_table(bench)), FAILED))
-    elsewhere = [trial for trial in bench.trials if trial.general]
-    if elsewhere:
-        names = tuple(elsewhere[0].general)
-        cells: tuple[tuple[Cell, ...], ...] = tuple(
-            (trial.method, *(round(trial.general[name], 4) for name in names)) for trial in elsewhere
-        )
-        sections.append(Section("What else changed", (Table("With all edits in", ("method", *names), cells),)))
+    for table in further(bench):
+        if table.title == FAILURE_TITLE:
+            sections.append(Section("How edits failed", (table, example_table(bench)), FAILED))
+        else:
+            sections.append(Section("What else changed", (table,)))
     cards = [Card("Protocol", facts_of(bench))]
     cards += [Card(trial.method, tuple((k, str(v)) for k, v in trial.config.items())) for trial in bench.trials]
     if bench.run is not None:
@@ -163,6 +210,7 @@ def page(bench: Bench) -> Page:
     return Page(f"{bench.suite}: {len(bench.trials)} methods", tuple(sections), f"{name}, {len(bench.cases)} cases")
 
 
+FAILURE_TITLE = "Failed edits by kind"
 FAILED = (
     "Edits whose own prompt is not answered with the target, by what the model writes instead. The kinds are the "
     "KnowEdit survey's; they are told apart by rules of ours, at the head of editing/suite_errors.py."
@@ -173,8 +221,7 @@ def headline(bench: Bench) -> Headline:
     """Which protocol this is, and what it may be set beside."""
     seconds = sum(cost.seconds for trial in bench.trials for cost in trial.costs)
     return Headline(
-        f"Protocol {bench.protocol.name}: {bench.protocol.edits}. Comparable with "
-        f"{bench.protocol.comparable or 'results of the same settings only'}.",
+        f"Protocol {bench.protocol.name}: {bench.protocol.edits}. Comparable with {bench.comparable}.",
         (
             Number(str(len(bench.cases)), "cases"),
             Number(str(len(bench.trials)), "methods"),
@@ -188,8 +235,7 @@ def picture(bench: Bench) -> Intervals:
     *earlier, when = read_at(bench)
     title = f"Scores, {TIMES[when]}" if earlier else "Scores"
     found = {(one.method, one.metric, one.when): one for one in bench.scores}
-    names = [*METRICS, "S"]
-    shown = tuple(sorted({one.metric for one in bench.scores if one.unit == "share"}, key=names.index))
+    shown = tuple(ordered({one.metric for one in bench.scores if one.unit == "share"}))
 
     def group(name: str, method: str, time: str, aside: bool = False) -> Group:
         some = [found.get((method, metric, time)) for metric in shown]
@@ -203,13 +249,19 @@ def picture(bench: Bench) -> Intervals:
 
 
 def interval_table(bench: Bench) -> Table:
-    """Every score with its interval."""
+    """Every score with its interval; the unedited model's once."""
+    first = bench.trials[0].method
+    rows = [
+        (UNEDITED if one.when == "before" else one.method, one)
+        for one in bench.scores
+        if one.when != "before" or one.method == first
+    ]
     return Table(
         "Scores with intervals",
         ("method", "metric", "read", "cases", "value", "low", "high"),
         tuple(
-            (one.method, one.metric, TIMES[one.when], one.n, *(round(v, 4) for v in (one.value, one.low, one.high)))
-            for one in bench.scores
+            (name, one.metric, TIMES[one.when], one.n, *(round(v, 4) for v in (one.value, one.low, one.high)))
+            for name, one in rows
         ),
         note="95 % bootstrap intervals over cases.",
     )
@@ -218,7 +270,7 @@ def interval_table(bench: Bench) -> Table:
 def failure_table(bench: Bench) -> Table:
     """Counts of each kind."""
     rows: tuple[tuple[Cell, ...], ...] = tuple((trial.method, *failed(trial).values()) for trial in bench.trials)
-    return Table("Failed edits by kind", ("method", *FAILURES), rows)
+    return Table(FAILURE_TITLE, ("method", *FAILURES), rows)
 
 
 def example_table(bench: Bench, each: int = 3) -> Table:
@@ -231,46 +283,6 @@ def example_table(bench: Bench, each: int = 3) -> Table:
     return Table("Examples", ("method", "kind", "prompt", "target", "what it wrote"), tuple(rows))
 
 
-# ---- two results side by side
-
-
-def obstacles(one: Bench, other: Bench) -> list[str]:
-    """Why the numbers of two results must not be subtracted; none if they may."""
-    found = list(differences(one.protocol, other.protocol))
-    if one.suite != other.suite:
-        found.append(f"the suite is {one.suite} in one and {other.suite} in the other")
-    elif one.asked != other.asked:
-        found.append("the cases or their questions are not the same")
-    if one.start_token != other.start_token:
-        found.append(f"the start token is {one.start_token!r} in one and {other.start_token!r} in the other")
-    return found
-
-
-def side_by_side(one: Bench, other: Bench) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
-    """Every score that either has; their difference only where nothing stands in the way."""
-    allowed = not obstacles(one, other)
-    mine, theirs = ({(s.method, s.metric, s.when): s for s in bench.scores} for bench in (one, other))
-    rows: list[tuple[Cell, ...]] = []
-    for key in dict.fromkeys([*mine, *theirs]):
-        a, b = mine.get(key), theirs.get(key)
-        cells: list[Cell] = [_value(a), _value(b)]
-        if allowed:
-            cells.append(round(a.value - b.value, 4) if a is not None and b is not None else None)
-        rows.append((key[0], key[1], TIMES[key[2]], *cells))
-    return ("method", "metric", "read", "this", "that", *(("difference",) * allowed)), rows
-
-
 def failed(trial: Trial) -> dict[str, int]:
     """How many edits failed in each way."""
     return {kind: sum(one.kind == kind for one in trial.failures) for kind in FAILURES}
-
-
-def load(folder: Path) -> Bench:
-    """A saved bench. StoreError if there is none."""
-    from workbench import store
-
-    place = folder.parent if folder.is_file() else folder
-    found = store.load(place, Bench)
-    if not found.trials:
-        raise StoreError(f"{place} holds a bench without a method")
-    return found

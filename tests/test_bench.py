@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ from conftest import TOY
 from pyarrow import parquet
 
 from editing import methods, suite
-from editing.edit import in_place
-from editing.protocols import protocol
+from editing.edit import EditError, in_place
+from editing.protocols import comparable_with, protocol
 from editing.scoring import Said
-from studies import bench_view
+from studies import bench_compare, bench_view
 from studies.bench import bench
 from studies.commands import common
 from workbench import store
@@ -129,13 +130,14 @@ def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows
 
     found = run(toy, tmp_path / "run", "counterfact")
     store.save(found, tmp_path / "saved")
-    back = bench_view.load(tmp_path / "saved")
+    back = bench_compare.load(tmp_path / "saved")
     assert store.same(found, back)
     trial = back.trials[0]
     assert tuple(table("null", trial.rows, trial.speech, back.protocol.scorer)) == found.scores
-    plain, packed = bench_view.write_rows(back, tmp_path)
-    rows = list(csv.DictReader(plain.open()))
-    assert [row["prompt"] for row in rows] == parquet.read_table(packed)["prompt"].to_pylist()
+    bench_view.write_tables(back, tmp_path)
+    rows, scores = (list(csv.DictReader((tmp_path / name).open())) for name in ("rows.csv", "scores.csv"))
+    assert [row["prompt"] for row in rows] == parquet.read_table(tmp_path / "rows.parquet")["prompt"].to_pylist()
+    assert [float(row["value"]) for row in scores] == [score.value for score in found.scores]
     assert [float(row["after_nll"]) for row in rows] == [row.after.nll for row in trial.rows]
 
 
@@ -152,12 +154,65 @@ def test_the_picture_holds_the_scores_that_were_read_last(toy, tmp_path):
 
 def test_only_numbers_of_one_protocol_are_subtracted(toy, null, tmp_path):
     one, other = run(toy, tmp_path / "a"), run(toy, tmp_path / "b", "strict")
-    assert not bench_view.obstacles(one, one)
-    assert all(row[-1] in (0, None) for row in bench_view.side_by_side(one, one)[1])
-    assert bench_view.obstacles(one, other) == ["scorer is 'token accuracy' in one and 'strict' in the other"]
-    assert "difference" not in bench_view.side_by_side(one, other)[0]
+    assert not bench_compare.obstacles(one, one)
+    assert not bench_compare.unlike(one, one)
+    assert all(row[-1] in (0, None) for row in bench_compare.side_by_side(one, one).rows)
+    assert bench_compare.obstacles(one, other) == ["scorer is 'token accuracy' in one and 'strict' in the other"]
+    assert "difference" not in bench_compare.side_by_side(one, other).columns
     fewer = run(toy, tmp_path / "c", count=2)
-    assert bench_view.obstacles(one, fewer) == ["the cases or their questions are not the same"]
+    assert bench_compare.obstacles(one, fewer) == ["the cases or their questions are not the same"]
+
+
+def test_what_may_be_subtracted_but_is_not_alike_is_named(toy, null, tmp_path):
+    one = run(toy, tmp_path / "a", seed=0)
+    other = run(toy, tmp_path / "b", seed=3, settings={"null": {"layer": "1"}})
+    assert not bench_compare.obstacles(one, other)
+    assert bench_compare.unlike(one, other) == ["the seed is 0 and 3", "null's layer: 0, not 1"]
+
+
+def test_the_unedited_model_is_read_once_for_all_methods(toy, null, tmp_path, monkeypatch):
+    calls = []
+    real = suite.listen
+
+    def counted(model, *given):
+        calls.append(len(in_place(model)))
+        return real(model, *given)
+
+    monkeypatch.setattr("studies.bench_grid.listen", counted)
+    run(toy, tmp_path, names=("null", "ice"), count=3)
+    assert calls == [0, 1, 1, 1, 1, 1, 1]  # once for all three cases, then each case under each method's edit
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "known", "start", "said"),
+    [
+        ("counterfact", "CounterFact", False, "none", "ES, PS, NS, their magnitudes"),
+        ("counterfact", "CounterFact, flat (EasyEdit)", False, "none", "published for CounterFact, and this is"),
+        ("counterfact", "CounterFact", True, "none", "those whose facts the model knows"),
+        ("easyedit", "KnowEdit WikiBio", False, "none", "EasyEdit's rewrite_acc"),
+        ("easyedit", "zsRE (MEND's form)", False, "<s>", "no start token is put before a prompt, and here it is <s>"),
+        ("strict", "CounterFact", False, "none", "results of the same settings only"),
+    ],
+)
+def test_comparable_is_what_was_really_done(name, of, known, start, said):
+    assert said in comparable_with(protocol(name), of, start, known)
+
+
+def test_comparing_likelihoods_scores_no_answers_and_nothing_to_compare_is_refused(toy, null, tmp_path):
+    found = run(toy, tmp_path / "a", "counterfact")
+    assert {"ES", "NS", "locality KL"} <= {one.metric for one in found.scores}
+    assert not {one.metric for one in found.scores} & {"reliability", "generality", "locality, right"}
+    cases = load_cases(TOWN, limit=2, target="true")
+    bare = [replace(c, facts=tuple(replace(f, neighbours=()) for f in c.facts)) for c in cases]
+    told = []
+    how = {"source": "toy", "moments": "identity", "shown": False, "say": told.append}
+    with pytest.raises(EditError, match="nothing can be scored: the scorer likelihood needs an old answer"):
+        bench(toy, bare, ("null",), protocol("counterfact"), tmp_path / "b", **how)
+    bench(toy, cases, ("null",), protocol("counterfact"), tmp_path / "c", **how)
+    assert told == [
+        "only what must stay is scored, not the edits: the scorer likelihood needs an old answer beside the new one, "
+        "and these cases do not say it; --scorer 'token accuracy' would"
+    ]
 
 
 # ---- the commands
@@ -174,13 +229,54 @@ def test_the_command_writes_a_table_for_every_reader_and_refuses_to_mix(edit):
     out = edit(*base, "--protocol", "easyedit", "--out", "one")
     assert out.exit_code == 0, out.stderr
     assert "reliability" in out.stdout
-    assert "comparable with: EasyEdit's rewrite_acc" in out.stdout
-    for name in ("table.md", "rows.csv", "rows.parquet", "page.html", "result.json"):
+    assert "comparable with: results of the same settings only: the numbers of this protocol are" in out.stdout
+    for name in ("table.md", "scores.csv", "rows.csv", "rows.parquet", "page.html", "result.json"):
         assert Path("one", name).is_file()
     assert "95 % bootstrap intervals" in Path("one/table.md").read_text()
     out = edit(*base, "--protocol", "strict", "--out", "two", "--compare", "one", "--json")
     assert out.exit_code == 2
     assert "scorer is 'strict' in one and 'token accuracy' in the other" in out.stderr
+    assert not Path("two").exists()  # known before anything is edited
+    assert edit(*base, "--protocol", "strict", "--out", "two").exit_code == 0
+    out = edit("compare", "two", "one")
+    assert out.exit_code == 2
+    assert "ice" in out.stdout
+    assert "difference" not in out.stdout
+    out = edit(*base, "--protocol", "easyedit", "--out", "three", "--compare", "one", "--json")
+    body = json.loads(out.stdout)
+    assert {row["difference"] for row in body["comparison"]["rows"]} == {0}
+    assert body["costs"]["ice"]["kB stored"] > 0
+
+
+def test_what_else_changed_is_said_wherever_scores_are(edit):
+    base = ("bench", TOWN, "--methods", "ft-m", "--set", "ft-m.steps=2", "--n", "2", "--light", "--general")
+    base += ("--unrelated", "none", "--protocol", "memit", "--words", "4", "--out", "one")
+    out = edit(*base)
+    assert out.exit_code == 0, out.stderr
+    for said in (out.stdout, Path("one/table.md").read_text()):
+        assert "With all edits in" in said
+        assert "perplexity before" in said
+        assert "Failed edits by kind" in said
+    body = json.loads(edit(*base, "--json").stdout)
+    assert body["general"]["ft_m"]["perplexity"] > 0
+
+
+def test_conflicting_cases_are_refused_together_or_left_out(edit, tmp_path):
+    town = json.loads(TOWN.read_text())
+    one, other = town["facts"][:2]
+    records = [
+        {"case_id": n, "prompt": town["templates"][0].format(fact["subject"]), "subject": fact["subject"],
+         "target_new": new, "ground_truth": fact["answer"]}
+        for n, (fact, new) in enumerate([(one, "Vey"), (one, "Ostmar"), (other, "Vey")])
+    ]  # fmt: skip
+    (tmp_path / "two.json").write_text(json.dumps(records))
+    base = ("bench", tmp_path / "two.json", "--methods", "ice", "--protocol", "memit", "--light", "--out", "one")
+    out = edit(*base)
+    assert (out.exit_code, "all such with --skip-conflicts" in out.stderr) == (2, True), out.stderr
+    out = edit(*base, "--skip-conflicts", "--json")
+    assert out.exit_code == 0, out.stderr
+    assert "1 cases are left out" in out.stderr
+    assert json.loads(out.stdout)["cases"] == 2
 
 
 def test_mistakes_are_told_before_the_model_is_asked(edit, tmp_path):
@@ -189,6 +285,12 @@ def test_mistakes_are_told_before_the_model_is_asked(edit, tmp_path):
         (("--methods", "ice", "--protocol", "mine"), "no protocol 'mine'"),
         (("--methods", "ice", "--set", "layer=3"), "say whose setting it is"),
         (("--methods", "ice", "--n", "0"), "--n must be at least 1"),
+        (("--methods", "ice", "--batch", "0"), "an edit of 0 cases cannot be made"),
+        (("--methods", "ice", "--speech", "-3"), "a text of -3 tokens cannot be written"),
+        (("--methods", "ice", "--speech", "9999"), "texts of 9999 tokens are asked for, and the model reads"),
+        (("--methods", "ice", "--text", "x.txt"), "--unrelated and --text are for --general"),
+        (("--methods", "rome", "--set", "rome.layer=99"), "there is no layer 99"),
+        (("--methods", "rome", "--set", "memit.layers=1"), "settings are given for memit, and the methods are rome"),
     ):
         out = edit("bench", TOWN, *given)
         assert (out.exit_code, said in out.stderr) == (2, True), out.stderr

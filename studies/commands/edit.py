@@ -238,6 +238,7 @@ def evaluate(
 app.command("layers", epilog=edit_layers.EXAMPLES)(edit_layers.layers)
 app.command("sequence", epilog=edit_sequence.EXAMPLES)(edit_sequence.sequence)
 app.command("bench", epilog=edit_bench.EXAMPLES)(edit_bench.bench)
+app.command("compare", epilog=edit_bench.COMPARED)(edit_bench.compare)
 app.add_typer(edit_bench.facts, name="facts")
 app.command("harness", epilog=edit_harness.EXAMPLES)(edit_harness.harness)
 app.command("list", epilog=edit_stack.LIST)(edit_stack.list_)

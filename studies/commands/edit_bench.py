@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,18 +31,25 @@ EXAMPLES = common.examples(
     "edit bench MQuAKE-CF-3k-v2.json --methods memit,ike --protocol generation --n 50",
     "edit bench zsre.json --methods memit --protocol zsre-memit --compare runs/bench-zsre-1a2b3c4d",
 )
+COMPARED = common.examples("edit compare runs/bench-zsre-1a2b3c4d runs/bench-zsre-5e6f7a8b")
 CHECKS = common.examples("edit facts check counterfact.json", "edit facts check zsre.json --target true --skip-bad")
 
 
 def bench(
     suite: Annotated[str, typer.Argument(help="Suite file, folder, Hugging Face data set or shipped relation.")],
-    methods: Annotated[str, typer.Option(help="As rome,memit,ft-m,ice; all of them are listed by docs/suites.md.")],
-    protocol: Annotated[
+    methods: Annotated[
         str,
         typer.Option(
-            help="counterfact, easyedit, memit, zsre-memit, batch-30, sequential, sequential-batch, strict, generation."
+            help="Of alphaedit, emmet, ft-l, ft-m, ice, ike, memit, r-rome and rome, as rome,memit,ice.",
         ),
-    ] = "counterfact",
+    ],
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="counterfact, easyedit, memit, zsre-memit, batch-30, sequential, sequential-batch, strict or "
+            "generation  [dim](default: the suite's usual one)[/dim]"
+        ),
+    ] = None,
     n: Annotated[int, typer.Option(help="Cases, from the first on.")] = 100,
     scorer: Annotated[
         str | None, typer.Option(help="Instead of the protocol's: likelihood, token accuracy, strict or generation.")
@@ -51,6 +60,13 @@ def bench(
         int | None, typer.Option(help="Tokens of a greedy continuation, for failures and aliases.")
     ] = None,
     speech: Annotated[int | None, typer.Option(help="Tokens of the texts whose entropy is taken, as 100.")] = None,
+    prompt_counts: Annotated[
+        bool | None,
+        typer.Option(
+            "--prompt-counts/--no-prompt-counts",
+            help="Whether the entropy of texts is taken with their prompts  [dim](default: yes, as ROME's code)[/dim]",
+        ),
+    ] = None,
     snippets: Annotated[
         Path | None, typer.Option(help="Reference texts (attribute_snippets.json), with --speech.")
     ] = None,
@@ -58,8 +74,18 @@ def bench(
     general: Annotated[
         bool, typer.Option("--general", help="Perplexity and unrelated facts, with all edits in.")
     ] = False,
-    compare: Annotated[Path | None, typer.Option(help="Set this saved bench beside it.")] = None,
+    unrelated: Annotated[
+        str | None,
+        typer.Option(help="For --general: facts that must not change, or none  [dim](default: shipped ones)[/dim]"),
+    ] = None,
+    text: Annotated[
+        str, typer.Option(help="For --general: what perplexity is measured on: self, a text file, a data set.")
+    ] = "self",
+    beside: Annotated[Path | None, typer.Option("--compare", help="Set this saved bench beside it.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that do not work out.")] = False,
+    skip_conflicts: Annotated[
+        bool, typer.Option("--skip-conflicts", help="Leave out cases whose prompt an earlier one gives a target.")
+    ] = False,
     split: Annotated[str, typer.Option(help="Of a Hugging Face data set.")] = "train",
     moments: MomentsFrom = "self",
     tokens: Tokens = None,
@@ -81,68 +107,131 @@ def bench(
         raise UserError(f"--n must be at least 1, not {n}")
     if snippets is not None and not speech:
         raise UserError("--snippets is for texts that the model writes: give their length with --speech 100")
-    from editing.protocols import protocol as protocol_of
-
+    if not general and (unrelated is not None or text != "self"):
+        raise UserError("--unrelated and --text are for --general; give that too, or leave them out")
     asked = listed(methods)
     if not asked:
         raise UserError("--methods is empty; give some, as --methods rome,memit")
-    how = protocol_of(protocol, scorer=scorer, size=batch, target=target, words=words, speech=speech)
+    from editing.methods import method
+    from editing.protocols import protocol as protocol_of
+    from editing.protocols import usual
+    from editing.reference import Snippets
+    from editing.suite import without_conflicts
+    from workbench.cases import load_cases
+
+    for name in asked:
+        method(name)
     chosen = per_method(settings or [])
+    parts = {"scorer": scorer, "size": batch, "target": target, "words": words, "speech": speech}
+    parts["prompt_counts"] = prompt_counts
+    how = protocol_of(protocol or "counterfact", **parts)
+    cases = load_cases(
+        suite,
+        limit=None if known or skip_conflicts else n,
+        split=split,
+        target=how.target,
+        on_bad="skip" if skip_bad else "refuse",
+    )
+    if protocol is None:
+        how = protocol_of(usual(cases[0].suite), **parts)
+        note(f"Protocol: {how.name}, the usual one for {cases[0].suite}; choose another with --protocol.")
+    if skip_conflicts:
+        cases = _without(cases, without_conflicts(cases), n if not known else None)
     said = (suite, asked, how, n, known, general, skip_bad, split, moments, tokens, model, seed, start, dtype, settings)
-    key = common.settled_folder("bench", Path(suite).stem, said).name
+    key = common.settled_folder("bench", Path(suite).stem, (*said, skip_conflicts, unrelated, text)).name
     with writable(out or runs / key) as folder:
-        from editing.methods import method
-        from editing.reference import Snippets
         from studies import bench as grid
-        from studies import bench_view
+        from studies import bench_compare, bench_view
         from workbench import store
-        from workbench.cases import load_cases
-        from workbench.files import write_text_atomically
         from workbench.plots.page import write_page
 
-        for name in asked:
-            method(name)
-        beside = bench_view.load(compare) if compare is not None else None
-        cases = load_cases(
-            suite, limit=None if known else n, split=split, target=how.target, on_bad="skip" if skip_bad else "refuse"
-        )
+        other = bench_compare.load(beside) if beside is not None else None
+        references = None if snippets is None else Snippets.load(snippets)
         loaded = common.loader(model, device, dtype)()
         cases = _known(loaded, cases, n, start, suite) if known else cases
         if len(cases) < n:
             note(f"Note: {len(cases)} cases are edited, not {n}: there are no more.")
+        if other is not None:
+            token = grid.start_token_of(loaded, start)
+            planned = bench_compare.Planned(how, cases[0].suite, grid.digest(cases), token)
+            refuse(bench_compare.obstacles(planned, other), beside)
         try:
             result = grid.bench(
-                loaded, cases, asked, how, folder, source=Path(suite).name, settings=chosen, moments=moments,
-                tokens=tokens, yardstick=_yardstick(loaded, cases, seed, start) if general else None,
-                snippets=None if snippets is None else Snippets.load(snippets), seed=seed, start=start,
+                loaded, cases, asked, how, folder, source=Path(suite).name, known=known, settings=chosen,
+                moments=moments, tokens=tokens, snippets=references, seed=seed, start=start,
+                yardstick=_yardstick(loaded, cases, seed, start, unrelated, text) if general else None,
+                say=lambda words: note(f"Note: {words}."),
             )  # fmt: skip
         except KeyboardInterrupt:
             note(f"Stopped; what is done is in {folder}, and the same command goes on from there.")
             raise
         if general and not any(trial.general for trial in result.trials):
             note("Note: nothing general is measured where every edit is taken out again; choose another protocol.")
-        store.save(result, folder)
-        write_text_atomically(folder / "table.md", bench_view.markdown(result))
-        bench_view.write_rows(result, folder)
         page = write_page(bench_view.page(result), folder / "page.html", light=light)
+        bench_view.write_tables(result, folder)
+        store.save(result, folder)  # last: where there is a result, everything else is there, too
     if as_json:
-        body = {"cases": len(result.cases), "protocol": vars(how), "scores": [vars(one) for one in result.scores]}
+        body = {"cases": len(result.cases), "protocol": vars(how), "comparable_with": result.comparable}
+        body |= {"scores": [vars(one) for one in result.scores]}
+        body |= {"costs": {trial.method: bench_view.cost_of(trial) for trial in result.trials}}
+        body |= {"general": {trial.method: trial.general for trial in result.trials if trial.general}}
         body |= {"failures": {trial.method: bench_view.failed(trial) for trial in result.trials}}
+        if other is not None:
+            body |= {"comparison": _compared(result, other)}
         tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
+        return
+    show(replace(bench_view.score_table(result), title=f"{result.suite}, {len(result.cases)} cases"))
+    for table in bench_view.further(result):
+        show(table)
+    for name, value in bench_view.facts_of(result):
+        tell(f"{name}: {value}")
+    tell(f"Page: {page}; also table.md, scores.csv, rows.csv and rows.parquet")
+    if other is not None:
+        tell_compared(result, other, f"this beside {beside}")
+
+
+def refuse(reasons: Sequence[str], other: Path | None) -> None:
+    """Raise UserError if two results must not be subtracted."""
+    if reasons:
+        raise UserError(
+            f"{other} is not subtracted, as its numbers mean something else: {'; '.join(reasons)}; leave --compare "
+            "out, or set the two side by side with edit compare"
+        )
+
+
+def compare(
+    this: Annotated[Path, typer.Argument(help="Folder of a saved bench.")],
+    that: Annotated[Path, typer.Argument(help="Folder of another; its numbers are taken from this one's.")],
+    as_json: Json = False,
+) -> None:
+    """Set two saved benches side by side; their differences only where both follow one protocol."""
+    from studies import bench_compare
+
+    one, other = bench_compare.load(this), bench_compare.load(that)
+    reasons = bench_compare.obstacles(one, other)
+    if as_json:
+        tell(json.dumps(_compared(one, other) | {"not_subtracted": reasons}, ensure_ascii=False))
     else:
-        columns, rows = bench_view.lines(result)
-        turned = list(zip(columns[1:], *(row[1:] for row in rows), strict=True))  # a row a metric: that fits a terminal
-        _show((columns[0], *(str(row[0]) for row in rows)), turned, title=f"{result.suite}, {len(result.cases)} cases")
-        for name, value in bench_view.facts_of(result):
-            tell(f"{name}: {value}")
-        tell(f"Page: {page}; also table.md, rows.csv and rows.parquet")
-    if beside is not None:
-        _show(*bench_view.side_by_side(result, beside), title=f"this beside {compare}")
-        reasons = bench_view.obstacles(result, beside)
-        if reasons:
-            raise UserError(
-                f"these two are not subtracted, as their numbers mean different things: {'; '.join(reasons)}"
-            )
+        tell_compared(one, other, f"{this} beside {that}")
+    if reasons:
+        raise UserError(f"these two are not subtracted, as their numbers mean different things: {'; '.join(reasons)}")
+
+
+def tell_compared(one: Any, other: Any, title: str) -> None:
+    """Two benches side by side, and what else is not alike."""
+    from studies import bench_compare
+
+    show(replace(bench_compare.side_by_side(one, other), title=title))
+    for words in bench_compare.unlike(one, other):
+        note(f"Note: {words}.")
+
+
+def _compared(one: Any, other: Any) -> dict[str, Any]:
+    from studies import bench_compare
+
+    table = bench_compare.side_by_side(one, other)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    return {"rows": rows, "not_alike": bench_compare.unlike(one, other)}
 
 
 facts = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Look at a file of facts before it is used.")
@@ -237,23 +326,44 @@ def _known(model: Any, cases: Any, n: int, start: str, suite: str) -> Any:
     return tuple(found[:n])
 
 
-def _yardstick(model: Any, cases: Any, seed: int, start: str) -> Any:
+def _without(cases: Any, kept: Any, n: int | None) -> Any:
+    if len(kept) < len(cases):
+        note(f"Note: {len(cases) - len(kept)} cases are left out: an earlier one gives the same prompt a target.")
+    return kept[:n]
+
+
+def _yardstick(model: Any, cases: Any, seed: int, start: str, unrelated: str | None, text: str) -> Any:
     from editing.drift import Yardstick, fixed_text, unrelated_facts
 
-    others = unrelated_facts(model, [fact for case in cases for fact in case.facts], seed=seed, start=start)
-    return Yardstick.of(model, others, *fixed_text(model, "self", seed=seed, start=start), start)
+    edited = [fact for case in cases for fact in case.facts]
+    others = () if unrelated == "none" else unrelated_facts(model, edited, unrelated, seed=seed, start=start)
+    return Yardstick.of(model, others, *fixed_text(model, text, seed=seed, start=start), start)
 
 
-def _show(columns: tuple[str, ...], rows: list[tuple[Any, ...]], title: str) -> None:
+WIDE = 12  # characters of a column
+
+
+def show(table: Any) -> None:
+    """A table in the terminal, in several parts where it is too wide for it; whole where nobody looks."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(
-            *("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
-        )
-    width = None if Console().is_terminal else 40 + 14 * len(columns)
-    Console(width=width).print(table)
+    first = max(len(str(row[0])) for row in table.rows)
+    console = Console()
+    fits = max(1, (console.width - first - 4) // (WIDE + 3)) if console.is_terminal else len(table.columns)
+    if not console.is_terminal:
+        console = Console(width=first + 40 + (WIDE + 3) * len(table.columns))
+    for begin in range(1, len(table.columns), fits):
+        drawn = Table(title=table.title if begin == 1 else None)
+        drawn.add_column(table.columns[0], no_wrap=True)
+        for name in table.columns[begin : begin + fits]:
+            drawn.add_column(name, overflow="fold", min_width=min(WIDE, len(name)))
+        for row in table.rows:
+            cells = (
+                "" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+                for cell in row[begin : begin + fits]
+            )
+            drawn.add_row(str(row[0]), *cells)
+        console.print(drawn)
+    if table.note:
+        tell(table.note)

@@ -3,7 +3,7 @@
 Looked at are the edits' own prompts that the target does not answer in full, after the edit, where a continuation was
 written. The survey sorts by hand; the rules here are ours, in this order:
 
-    meaningless           no word at all, or one word makes up more than half of at least four
+    meaningless           no word at all, or one word makes up more than half of at least four and is of neither answer
     partial replacement   words of the target beside words of the old answer that the target does not have
     missing tokens        some words of the target, and none of the old answer's own
     unrelated             no word of the target
@@ -43,10 +43,11 @@ def failures(rows: Sequence[Row]) -> tuple[Failure, ...]:
 def kind_of(said: str, target: str, old: str | None) -> str:
     """Which of `KINDS` a continuation is."""
     words = re.findall(r"\w+", said.casefold())
-    if not words or (len(words) > 3 and Counter(words).most_common(1)[0][1] > len(words) / 2):
-        return "meaningless"
     new = set(re.findall(r"\w+", target.casefold()))
     before = set(re.findall(r"\w+", (old or "").casefold())) - new
+    often, count = Counter(words).most_common(1)[0] if words else ("", 0)
+    if not words or (len(words) > 3 and count > len(words) / 2 and often not in new | before):
+        return "meaningless"
     if not new & set(words):
         return "unrelated"
     return "partial replacement" if before & set(words) else "missing tokens"

@@ -117,21 +117,23 @@ def test_a_journal_takes_up_and_drops_a_torn_line(tmp_path: Path) -> None:
 
 
 def test_a_journal_of_other_work_is_refused(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j", {"n": 3, "seed": 1}):
+    with Journal(tmp_path / "j", {"n": 3, "seed": 0}):
         pass
+    with Journal(tmp_path / "j", {"n": 3, "seed": 1}) as journal:  # the first one held nothing that could be lost
+        journal.add({"i": 0})
     with (
         pytest.raises(StoreError, match="other settings \\(seed: 1, not 2\\)"),
         Journal(tmp_path / "j", {"n": 3, "seed": 2}),
     ):
         pass
-    with Journal(tmp_path / "j", {"n": 3, "seed": 1}):
-        pass
+    with Journal(tmp_path / "j", {"n": 3, "seed": 1}) as journal:
+        assert journal.done == [{"i": 0}]
 
 
 def test_a_setting_within_settings_is_named(tmp_path: Path) -> None:
     """Long values are left out of the sentence; a setting that only one of them has counts as another."""
-    with Journal(tmp_path / "j", {"config": {"every": 10, "facts": ["x" * 99]}}):
-        pass
+    with Journal(tmp_path / "j", {"config": {"every": 10, "facts": ["x" * 99]}}) as journal:
+        journal.add({"i": 0})
     said = r"other settings \(config.every: 10, not 5, config.facts, config.new: null, not true\)"
     with (
         pytest.raises(StoreError, match=said),
@@ -171,7 +173,8 @@ def test_an_altered_line_is_refused_and_intact(tmp_path: Path, number: int) -> N
 def test_no_lock_is_left_behind(tmp_path: Path) -> None:
     """Neither by finished work, nor by a refused journal, nor by a failure; and a second asker leaves the first's."""
     path, lock = tmp_path / "j", tmp_path / "j.lock"
-    with Journal(path, {"n": 1}):
+    with Journal(path, {"n": 1}) as journal:
+        journal.add({"i": 0})
         with pytest.raises(StoreError, match="in use"), Journal(path, {"n": 1}):
             pass
         assert lock.exists()

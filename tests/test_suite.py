@@ -250,6 +250,7 @@ def test_cases_weigh_the_same_and_the_interval_is_over_cases():
 def test_how_edits_fail():
     assert kind_of("", "Oslo", "Lisbon") == "meaningless"
     assert kind_of("the the the the the", "Oslo", "Lisbon") == "meaningless"
+    assert kind_of("Lisbon Lisbon Lisbon Lisbon", "Oslo", "Lisbon") == "unrelated"
     assert kind_of("a city in Spain", "Oslo", "Lisbon") == "unrelated"
     assert kind_of("New, he said", "New York", "Lisbon") == "missing tokens"
     assert kind_of("New Lisbon", "New York", "Lisbon") == "partial replacement"

@@ -290,6 +290,7 @@ def test_mistakes_are_told_before_the_model_is_asked(edit, tmp_path):
         (("--methods", "ice", "--speech", "9999"), "texts of 9999 tokens are asked for, and the model reads"),
         (("--methods", "ice", "--text", "x.txt"), "--unrelated and --text are for --general"),
         (("--methods", "rome", "--set", "rome.layer=99"), "there is no layer 99"),
+        (("--methods", "ike", "--n", "1"), "ike: the in-context edits are"),
         (("--methods", "rome", "--set", "memit.layers=1"), "settings are given for memit, and the methods are rome"),
     ):
         out = edit("bench", TOWN, *given)

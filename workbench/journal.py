@@ -1,9 +1,9 @@
 """An append-only record of long work, so that it can be taken up where it stopped.
 
 One JSON line for each finished piece, flushed to the disk before the next begins. The first line says what the work
-is; taking up a journal with other settings is refused, because its pieces would not fit; one without a piece is begun
-anew. A line that was cut off by a kill is dropped: its piece is done again. Each line ends with a checksum of itself and
-all before it, so one that was altered later is refused, too.
+is; taking up a journal with other settings is refused, because its pieces would not fit (one without a piece is begun
+anew). A line that was cut off by a kill is dropped: its piece is done again. Each line ends with a checksum of itself
+and all before it, so one that was altered later is refused, too.
 """
 
 import contextlib

@@ -1,9 +1,13 @@
 """Suites in their published formats: each says what its record says, and the first bad record is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from editing.protocols import protocol
+from editing.suite import asked_of, listen, readings
+from editing.suite_metrics import METRICS, Record
 from workbench.cases import UNSAID, load_cases
 from workbench.errors import FactError
 from workbench.facts import load_facts
@@ -183,22 +187,86 @@ def test_ripple_finds_what_is_new_by_words_and_keeps_conditions(write):
     assert (fact.template, fact.foil, fact.answer) == ("The mother of {} is", "Di Bo", UNSAID)
 
 
+ZSRE = {
+    "subject": "The Gull",
+    "src": "Where was The Gull built?",
+    "rephrase": "In what place was The Gull made?",
+    "alt": "Oslo",
+    "answers": ["Lisbon", "Lisboa"],
+    "loc": "nq question: how many gulls",
+    "loc_ans": "many",
+}
+
+
 def test_zsre_has_two_targets_and_they_are_named(write):
-    record = {
-        "subject": "The Gull",
-        "src": "Where was The Gull built?",
-        "rephrase": "In what place was The Gull made?",
-        "alt": "Oslo",
-        "answers": ["Lisbon", "Lisboa"],
-        "loc": "nq question: how many gulls",
-        "loc_ans": "many",
-    }
-    path = write([record])
+    path = write([ZSRE])
     new, true = (load_cases(path, target=target)[0].trials for target in ("new", "true"))
     assert (new[0].questions[0].target, new[0].questions[0].other) == ("Oslo", "Lisbon")
     assert (true[0].questions[0].answers, true[0].questions[0].other) == ((("Lisbon", "Lisboa"),), None)
+    assert new[2].questions[0].prompt == "nq question: how many gulls"  # as it stands, no question mark added
     with pytest.raises(FactError, match="no target 'old'; choose new or true"):
         load_cases(path, target="old")
+
+
+@pytest.mark.parametrize("alt", ["Lisbon", "Lisboa", "LISBON"])
+def test_a_zsre_target_that_is_a_true_answer_is_edited_to_and_compared_with_nothing(write, alt):
+    path = write([{**ZSRE, "alt": alt}, ZSRE])
+    case, usual = load_cases(path)
+    assert (case.facts[0].foil, case.facts[0].answer, case.facts[0].aliases) == (alt, UNSAID, ())
+    assert {trial.kind for trial in case.trials} == {"rewrite", "paraphrase", "locality"}
+    assert [trial.questions[0].other for trial in case.trials] == [None, None, None]
+    assert [trial.questions[0].target for trial in case.trials] == [alt, alt, "many"]
+    assert usual.trials[0].questions[0].other == "Lisbon"
+    restated, plain = load_cases(path, target="true")
+    assert replace(plain.facts[0], id=restated.id) == restated.facts[0]
+    assert restated == replace(plain, id=restated.id, facts=restated.facts)
+    traced = load_facts(path)[0]
+    assert (traced.answer, traced.foil, traced.aliases) == ("Lisbon", None, ("Lisboa",))
+
+
+def test_scores_that_compare_do_not_apply_where_the_old_answer_is_unsaid(write, toy):
+    record = {**ZSRE, "subject": "Oda Voss", "src": "Oda Voss lives in", "answers": ["Brask"], "loc": "Today, one has"}
+    measured = []
+    for alt in ("Brask", "Vey"):
+        (case,) = load_cases(write([{**record, "alt": alt}]))
+        asked = asked_of(toy, case, "auto")
+        heard = listen(toy, asked, (), protocol("counterfact"), "auto", 0)
+        rows = [replace(a.row, before=one) for a, one in zip(asked, readings(asked, heard, heard), strict=True)]
+        for scorer in ("likelihood", "token accuracy"):
+            record_of = Record(tuple(rows), "before", scorer)
+            measured.append({name: each.measure(record_of) for name, each in METRICS.items()})
+    likely, exact, other, _ = measured
+    comparing = ["ES", "PS", "NS", "EM", "PM", "NM"]
+    assert [likely[name] for name in (*comparing, "reliability")] == [None] * 7
+    assert exact["reliability"] == 1.0  # the toy knows that she lives in Brask
+    assert all(other[name] is not None for name in comparing)  # the same record with a target that is not true
+
+
+def test_a_zsre_record_with_an_empty_target_is_left_out_of_edits_alone(write):
+    path = write([ZSRE, {**ZSRE, "alt": ""}])
+    with pytest.warns(UserWarning, match="1 of 2 records have an empty new answer .* the first: zsre/1"):
+        assert [case.id for case in load_cases(path)] == ["zsre/0"]
+    assert len(load_cases(path, target="true")) == len(load_facts(path)) == 2
+
+
+KNOWN = {"subject": "The Gull", "attribute": "Lisbon", "prompt": "The harbour of The Gull is", "known_id": 1}
+
+
+@pytest.mark.parametrize("on_bad", ["refuse", "skip"])
+@pytest.mark.filterwarnings("ignore:.*left out")
+def test_facts_without_any_target_are_for_tracing_or_for_the_true_answer(write, on_bad):
+    path = write([KNOWN, {**KNOWN, "known_id": 2}])
+    with pytest.raises(FactError, match=r"mine.json: none of its 2 facts has a target .* traced, and --target true"):
+        load_cases(path, on_bad=on_bad)
+    assert [case.facts[0].foil for case in load_cases(path, target="true")] == ["Lisbon"] * 2
+    assert len(load_facts(path)) == 2
+
+
+def test_one_fact_without_a_target_says_what_can_be_done(write):
+    own = {"subject": "The Gull", "template": "{} is a", "answer": "ship"}
+    path = write([{**own, "foil": "bird"}, own])
+    with pytest.raises(FactError, match=r"mine.json, record 1: fact .* --target true.* --skip-bad"):
+        load_cases(path)
 
 
 @pytest.mark.parametrize(

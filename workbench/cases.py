@@ -8,12 +8,17 @@ Some sources do not say what the answer was before the edit. Such a fact's answe
 with it.
 """
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import FactError
 from workbench.facts import Fact, same_text
+
+if TYPE_CHECKING:
+    from workbench.sources import Pending
 
 UNSAID = "..."  # no word: the source does not say what the answer was
 
@@ -84,7 +89,10 @@ class Case:
         out = []
         for fact in self.facts:
             if fact.foil is None:
-                raise FactError(f"case {self.id!r}: fact {fact.id!r} has no target, so there is nothing to edit")
+                true = "" if fact.answer == UNSAID else ", edit to the true answer with --target true,"
+                raise FactError(
+                    f"fact {fact.id!r} has no target to edit to: give it a foil{true} or leave it out with --skip-bad"
+                )
             old = None if fact.answer == UNSAID else fact.answer
             new = ((fact.foil, *(fact.aliases if old is None else ())),)
             out.append(Trial("rewrite", "", (Question(fact.prompt, new, old),)))
@@ -93,6 +101,20 @@ class Case:
                 other = None if same_text(fact.foil, (near.answer,)) or old is None else fact.foil
                 out.append(Trial("locality", "neighbourhood", (Question(near.prompt, ((near.answer,),), other),)))
         return (*out, *self.more)
+
+
+@dataclass(frozen=True)
+class Restated(Case):
+    """A case whose new answer is a true one, which no fact may have as its foil; the fact is as it is traced."""
+
+    new: str = ""  # empty where the source has the field and nothing in it
+
+    def aimed(self, target: str) -> Case:
+        """The case as it is edited; with the new answer, what was said before it is unknown."""
+        facts = self.facts
+        if target == "new":
+            facts = tuple(replace(fact, answer=UNSAID, foil=self.new, aliases=()) for fact in facts)
+        return Case(self.id, self.suite, facts, self.more, self.speak, self.snippets, self.left_out)
 
 
 def load_cases(
@@ -112,24 +134,65 @@ def load_cases(
         target: one of `TARGETS`: what the edit shall say.
         on_bad: "refuse" names the first record that does not work out; "skip" leaves such records out, with a warning.
 
-    Raises FactError: no such file, no known format, a bad record (file, index and field), an id that was used before.
+    A record whose new answer is there and empty is left out in both, with a warning, as EasyEdit leaves it out.
+
+    Raises FactError: no such file, no known format, a bad record (file, index and field), an id that was used before,
+    facts none of which has a target.
     """
     from workbench import sources  # it builds cases, so it imports this file
 
     if target not in TARGETS:
         raise FactError(f"there is no target {target!r}; choose {' or '.join(TARGETS)}")
 
+    empty: list[str] = []  # ids
+    aimless: list[str] = []
+
     def made(found: Fact | Case, title: str) -> Iterable[Case]:
         case = found if isinstance(found, Case) else Case(found.id, title, (found,), speak=(found.prompt,))
+        if isinstance(case, Restated):
+            if target == "new" and not case.new:
+                empty.append(case.id)
+                return ()
+            case = case.aimed(target)
         case = case if target == "new" else truthful(case)
-        assert case.trials
+        aimless.extend(fact.id for fact in case.facts if fact.foil is None)
+        assert case.trials  # raises where there is no target
         return (case,)
 
     pending = sources.pending_of(source, split=split, template=0)
-    cases = sources.collect(pending, made, lambda case: case.id, limit=limit, on_bad=on_bad)
-    if not cases:
-        raise FactError(f"no cases in {source}: every record was left out")
+    try:
+        cases = sources.collect(pending, made, lambda case: case.id, limit=limit, on_bad=on_bad)
+        if not cases:
+            raise FactError(f"no cases in {source}: every record was left out")
+    except FactError:
+        if aimless and (count := untargeted(pending)):
+            raise FactError(
+                f"{Path(source).name}: none of its {count} facts has a target to edit to; they can be traced, and "
+                "--target true edits to the true answers"
+            ) from None
+        raise
+    if empty:
+        warnings.warn(
+            f"{len(empty)} of {len(pending)} records have an empty new answer and are left out, as EasyEdit does; the "
+            f"first: {empty[0]}",
+            stacklevel=2,
+        )
     return sources.completed(cases)
+
+
+def untargeted(pending: Sequence["Pending"]) -> int:
+    """How many facts the records hold that can be read, if each says the truth and none has a target; else 0."""
+    count = 0
+    for each in pending:
+        try:
+            found = each.read()
+        except FactError:
+            continue
+        facts = found.facts if isinstance(found, Case) else (found,)
+        if isinstance(found, Restated) or any(fact.foil is not None or fact.answer == UNSAID for fact in facts):
+            return 0
+        count += len(facts)
+    return count
 
 
 def truthful(case: Case) -> Case:

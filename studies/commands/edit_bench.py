@@ -256,6 +256,7 @@ def check(
     import warnings
 
     from workbench.cases import load_cases
+    from workbench.conflicts import conflicts, summary
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -264,7 +265,8 @@ def check(
     if as_json:
         body = {"suite": cases[0].suite, "cases": len(cases), "facts": sum(len(c.facts) for c in cases)}
         body |= {"trials": dict(kinds), "left_out": [text for c in cases for text in c.left_out]}
-        tell(json.dumps(body | {"bad": [str(one.message) for one in caught]}, ensure_ascii=False))
+        body |= {"bad": [str(one.message) for one in caught], "conflicts": [vars(one) for one in conflicts(cases)]}
+        tell(json.dumps(body, ensure_ascii=False))
         return
     tell(f"{cases[0].suite}: {len(cases)} cases, {sum(len(case.facts) for case in cases)} facts to edit")
     for name, count in kinds.items():
@@ -274,24 +276,8 @@ def check(
         tell(f"  {len(gone):>7}  questions cannot be asked and are left out; the first: {gone[0][0]}: {gone[0][1]}")
     for one in caught:
         note(f"Note: {one.message}")
-    for text in _conflicts(cases):
+    for text in summary(conflicts(cases)):
         note(f"Note: {text}.")
-
-
-def _conflicts(cases: Any) -> list[str]:
-    """Prompts that are given two targets: each can be edited alone, and together they are refused."""
-    targets: dict[tuple[str, str], tuple[str, str | None]] = {}
-    found = []
-    for case in cases:
-        for fact in case.facts:
-            key = (fact.subject.casefold(), fact.template.casefold())
-            id_, target = targets.setdefault(key, (fact.id, fact.foil))
-            if target != fact.foil:
-                found.append(
-                    f"{fact.prompt!r} has two targets, {target!r} and {fact.foil!r} (facts {id_!r} and {fact.id!r}): "
-                    "an edit of both at once is refused"
-                )
-    return found
 
 
 def per_method(pairs: list[str]) -> dict[str, dict[str, Any]]:

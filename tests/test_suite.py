@@ -1,6 +1,7 @@
 """Scoring against slow loops, metrics against cases counted by hand, protocols that must not be mixed."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from editing import methods
 from editing.edit import EditError
 from editing.language import generate, logits_at
+from editing.methods import ike
 from editing.protocols import PROTOCOLS, differences, protocol
 from editing.reference import Snippets
 from editing.scoring import Pair, score, shared
@@ -59,6 +61,16 @@ def test_scores_are_those_of_one_prompt_and_one_token_at_a_time(tiny, kind):
 FACT = Fact("a", "home", "Ze", "{} is", "Bern", "York")
 
 
+@pytest.mark.parametrize("target", ["I don't know.", "Washington, D.C.", "Who?", 'He said "no."', "York"])
+def test_an_in_context_sentence_ends_once(tiny, target):
+    model, fact = tiny("gpt2"), replace(FACT, foil=target)
+    told = methods.compute("ice", model, [fact], shown=False, start="none").preface
+    assert told == f"Imagine that Ze is {target}{'.' if target == 'York' else ''}\n"
+    none = ike.Config(demonstrations=0)
+    told = methods.compute("ike", model, [fact], none, shown=False, start="none").preface
+    assert told == f"New Fact: Ze is {target}\nPrompt:\n"
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "neox", "gemma3"])
 def test_an_in_context_edit_is_its_text_before_the_prompt_and_nothing_else(tiny, kind):
     model = tiny(kind)
@@ -92,8 +104,6 @@ def test_a_weight_edit_does_not_build_on_a_text_and_a_text_that_is_too_long_is_r
 
 
 def test_ike_shows_the_kinds_in_turn_the_most_alike_last(toy):
-    from editing.methods import ike
-
     fact = Fact("x", "toy", "Oda Voss", "{} lives in", "Vey", "Dunmoor")
     config = ike.Config(demonstrations=3, corpus=12)
     edit = methods.compute("ike", toy, [fact], config, shown=False)

@@ -35,7 +35,7 @@ class Config:
 
 def compute(bench: Bench, config: Config) -> Made:
     """One sentence a fact, in order."""
-    return Made((), preface="".join(f"{config.opening} {sentence(fact)}.\n" for fact in bench.facts))
+    return Made((), preface="".join(f"{config.opening} {ended(sentence(fact))}\n" for fact in bench.facts))
 
 
 def compute_each(bench: Bench, config: Config) -> list[Made]:
@@ -46,3 +46,8 @@ def compute_each(bench: Bench, config: Config) -> list[Made]:
 def sentence(fact: Fact) -> str:
     """The fact as it shall be from now on."""
     return f"{fact.prompt} {fact.foil}"
+
+
+def ended(text: str) -> str:
+    """The text with a full stop where none of its own ends it ("I don't know.", "Washington, D.C.")."""
+    return text if text.rstrip("\"'”’)").endswith((".", "!", "?", "…", "。")) else f"{text}."

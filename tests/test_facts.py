@@ -402,7 +402,15 @@ def changed(record, **change):
         ([FLAT, FLAT], ["record 1", "'counterfact/8' was used before"]),
         ([FLAT, "text"], ["record 1", "the record is a text"]),
         (["text"], ["record 0", "a text where an object"]),
-        ([{"colour": "red"}], ["record 0", "the fields colour belong to no format", "requested_rewrite"]),
+        ([{"colour": "red"}], ["record 0", "the fields colour belong to no format we know; docs/suites.md#formats"]),
+        ([{f"f{n}": "red" for n in range(30)}], ["the fields f0, f1, f2, f3, f4, f5, f6, f7, ... belong to no format"]),
+        (
+            [{"subject": "a", "target_new": "b", "colour": "red"}],
+            ["the nearest is CounterFact, flat (EasyEdit), but there is no prompt and no ground_truth)"],
+        ),
+        ("[" * 10_000 + "]" * 10_000, ["mine.json: its lists or objects are nested too deeply"]),
+        ('{"a":' * 10_000 + "1" + "}" * 10_000, ["mine.json: its lists or objects are nested too deeply"]),
+        (f"[{'1' * 5000}]", ["mine.json: a number in it has thousands of digits"]),
         (
             [changed(COUNTERFACT, requested_rewrite={**COUNTERFACT["requested_rewrite"], "target_true": "Rome"})],
             ["record 0", "requested_rewrite.target_true is a text"],

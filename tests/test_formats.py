@@ -269,6 +269,9 @@ def test_one_fact_without_a_target_says_what_can_be_done(write):
         load_cases(path)
 
 
+DEEP = json.loads("[" * 400 + "]" * 400)
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -280,6 +283,7 @@ def test_one_fact_without_a_target_says_what_can_be_done(write):
         ([MQUAKE, {k: v for k, v in MQUAKE.items() if k != "new_answer"}], "record 1: field 'new_answer' is missing"),
         ([{**MQUAKE, "requested_rewrite": []}], "record 0: field 'requested_rewrite' is empty"),
         ([{**RIPPLE, "edit": {"prompt": "X is Y.", "relation": "MOTHER"}}], "record 0: field 'edit.prompt'"),
+        ([{**KNOWEDIT, "ground_truth": DEEP}], "record 0: field 'ground_truth' has lists in lists in lists"),
         ([{**WIKIBIO, "concept": "cy do"}], "record 0: field 'text' does not contain the concept 'cy do'"),
         ([{**CONVSENT[0], "neg": []}], "record 0: field 'neg' is empty"),
     ],
@@ -293,6 +297,13 @@ def test_bad_records_are_left_out_on_request_and_counted(write):
     path = write([{**KNOWEDIT, "case_id": 1}, {**KNOWEDIT, "case_id": 2, "target_new": ""}])
     with pytest.warns(UserWarning, match="1 of 2 records left out; the first: mine.json, record 1: field 'target_new'"):
         assert [case.id for case in load_cases(path, on_bad="skip")] == ["knowedit/1"]
+
+
+def test_a_file_is_called_by_its_format(write):
+    lre = {"name": "colour", "prompt_templates": ["{} are"], "samples": [{"subject": a, "object": a * 2} for a in "ab"]}
+    own = {"relation": "colour", "templates": ["{} are"], "facts": [{"subject": a, "answer": a * 2} for a in "ab"]}
+    names = [load_cases(write([value]))[0].suite for value in (lre, own, ZSRE, KNOWEDIT)]
+    assert names == ["LRE", "facts by relation", "zsRE (MEND's form)", "KnowEdit"]
 
 
 def test_every_format_is_found_by_listing_and_no_two_need_the_same():

@@ -19,6 +19,8 @@ from workbench.formats import Fields, Format, formats, kind
 from workbench.formats.ours import read_relation
 
 SUFFIXES = (".json", ".jsonl")
+BY_RELATION = "facts by relation"  # ours, shipped or in a file
+MANY = 8  # fields of an unknown record that are shown
 T = TypeVar("T")
 
 
@@ -157,7 +159,7 @@ def of_document(document: object, found: Format, name: str, template: int) -> li
     with located(name):
         made = found.document(Fields(document, found.needed, found.optional), name)
         if isinstance(made, Relation):
-            return entries_of(checked(made), template)
+            return entries_of(checked(made), template, BY_RELATION if found.document is read_relation else found.title)
         return [Pending(f"{name}, {case.id}", found.title, partial(_given, case)) for case in made]
 
 
@@ -174,15 +176,15 @@ def checked(relation: Relation) -> Relation:
     return relation
 
 
-def entries_of(relation: Relation, template: int) -> list[Pending]:
-    """The facts of a relation under one of its templates."""
+def entries_of(relation: Relation, template: int, title: str = BY_RELATION) -> list[Pending]:
+    """The facts of a relation under one of its templates; `title` is the format's."""
     if not 0 <= template < len(relation.templates):
         raise FactError(
             f"{relation.name} has templates 0 to {len(relation.templates) - 1}, and {template} was asked for"
         )
     text = relation.templates[template]
     return [
-        Pending(f"{relation.source}, record {number}", "facts by relation", partial(relation.fact, entry, text))
+        Pending(f"{relation.source}, record {number}", title, partial(relation.fact, entry, text))
         for number, entry in enumerate(relation.entries)
     ]
 
@@ -194,8 +196,10 @@ def recognise(record: object) -> Format:
     best = max(formats(), key=lambda each: (each.fits(record), len(each.needed)))
     if best.covered(record) > 0.5:
         return best
-    titles = "; ".join(f"{each.title}: {', '.join(each.needed)}" for each in formats())
-    raise FactError(f"the fields {', '.join(record) or '(none)'} belong to no format we know ({titles})")
+    seen = ", ".join([*record][:MANY] + ["..."] * (len(record) > MANY)) or "(none)"
+    lacking = " and no ".join(name for name in best.needed if name not in record)
+    near = f" (the nearest is {best.title}, but there is no {lacking})" if best.covered(record) else ""
+    raise FactError(f"the fields {seen} belong to no format we know{near}; docs/suites.md#formats lists them")
 
 
 def shipped_relation(text: str, name: str) -> Relation:
@@ -217,6 +221,12 @@ def parse(text: str, name: str, first_line: int = 1) -> object:
         place = f"{name}, line {trouble.lineno + first_line - 1}, column {trouble.colno}"
         hint = "; is it one object per line? then name it .jsonl" if trouble.msg == "Extra data" else ""
         raise FactError(f"{place}: not JSON: {trouble.msg}{hint}") from None
+    except RecursionError:
+        raise FactError(
+            f"{name}: its lists or objects are nested too deeply to be read; check how it was made"
+        ) from None
+    except ValueError:  # the only other thing that Python's reader refuses
+        raise FactError(f"{name}: a number in it has thousands of digits and cannot be read") from None
 
 
 def load_dataset(name: str, split: str) -> Sequence[dict[str, Any]]:

@@ -164,10 +164,12 @@ def questions(fields: Fields) -> tuple[tuple[Trial, ...], tuple[str, ...]]:
     return tuple(trials), tuple(left_out)
 
 
-def spellings(value: Any, name: str) -> tuple[str, ...]:
+def spellings(value: Any, name: str, deeper: int = 3) -> tuple[str, ...]:
     """Every text of a text, a list or a list of lists, each once; empty ones are dropped."""
     if isinstance(value, str):
         return (value.strip(),) if value.strip() else ()
     if not isinstance(value, list):
         raise FactError(f"field {name!r} is {kind(value)}, not a text or a list of texts")
-    return tuple(dict.fromkeys(text for each in value for text in spellings(each, name)))
+    if not deeper:
+        raise FactError(f"field {name!r} has lists in lists in lists in lists: give a text or a list of texts")
+    return tuple(dict.fromkeys(text for each in value for text in spellings(each, name, deeper - 1)))

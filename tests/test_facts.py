@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError, asdict, replace
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from workbench.errors import FactError
 from workbench.facts import (
@@ -342,8 +343,49 @@ def test_a_data_set_comes_from_the_hub_and_is_asked_for_its_split(monkeypatch):
 def test_a_data_set_that_cannot_be_loaded_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     message = refusal("someone/something")
-    assert "someone/something" in message
+    assert "someone/something:path/in/repo.json" in message
     assert "\n" not in message
+
+
+def test_one_file_of_a_data_set_is_read_like_a_file_here(monkeypatch, write):
+    asked = []
+
+    def hf_hub_download(name, file, repo_type):
+        asked.append((name, file, repo_type))
+        return str(write([FLAT, TWICE], f"cache/{file}"))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+    source = "someone/some.thing:benchmark/one/test all.json"
+    (fact,) = load_facts(source, limit=1)
+    assert asked == [("someone/some.thing", "benchmark/one/test all.json", "dataset")]
+    assert replace(fact, source="mine.json") == load_facts(write([FLAT]))[0]
+    assert fact.source == source
+    assert refusal(source).startswith(f"{source}, record 1: field 'prompt'")
+    assert "names no .json or .jsonl file" in refusal("someone/something:data.csv")
+    assert "names no .json or .jsonl file" in refusal("someone/something:")
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (LocalEntryNotFoundError("no network\nat all"), "the Hub cannot be reached, and it is not in the cache here"),
+        (EntryNotFoundError("404\n"), "there is no such file; did you mean 'box/one.json'?"),
+        (OSError("the disk\nis full"), "the disk is full"),
+    ],
+)
+def test_a_file_that_cannot_be_fetched_is_one_sentence(monkeypatch, run_command, error, said):
+    def hf_hub_download(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *_, **__: ["box/one.json", "box/one.csv", "README"])
+    source = "someone/something:box/ones.json"
+    assert (
+        refusal(source) == f"box/ones.json of the Hugging Face data set someone/something could not be fetched: {said}"
+    )
+    out = run_command("edit", "facts", "check", source)
+    assert (out.exit_code, len(out.stderr.splitlines())) == (2, 1)
 
 
 # ---- where the subject is

@@ -158,7 +158,8 @@ def load_facts(
 
     Args:
         source: nothing or "factscope" for the shipped facts, a shipped relation's name, a file, a folder (all .json and
-            .jsonl files below it), or a Hugging Face data set as "owner/name".
+            .jsonl files below it), a Hugging Face data set as "owner/name", or one file of its repository as
+            "owner/name:path/in/repo.json".
         relation: keep this relation only.
         limit: at most so many; records beyond them are not read.
         seed: shuffle first, with this seed.

@@ -1,8 +1,13 @@
 """From a file, a folder or a data set to facts and cases that can be read one by one, with every trouble located.
 
 Records count from 0, as in Python. Records are read when asked for, so a limit reads no more of them than it needs.
+
+A Hugging Face data set is written owner/name, and loaded by the `datasets` library with a split; one file of its
+repository is written owner/name:path/in/repo.json, fetched once, and read like a file here. The second is for
+repositories that hold several files which are no splits of one table, as zjunlp/KnowEdit.
 """
 
+import contextlib
 import json
 import re
 import warnings
@@ -108,13 +113,16 @@ def open_source(source: str | Path, split: str, template: int) -> list[Pending]:
         return [item for each in files for item in open_file(each, each.relative_to(path).as_posix(), template)]
     if path.is_file():
         return open_file(path, path.name, template)
+    in_repository = re.fullmatch(r"([\w.-]+/[\w.-]+):(.*)", str(source))
+    if isinstance(source, str) and in_repository:
+        return open_file(fetch_file(*in_repository.groups()), source, template)
     if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES:
         return open_document(load_dataset(source, split), source, template)
     if isinstance(source, Path) or path.suffix in SUFFIXES or "/" in source:
         raise FactError(f"{source}: there is no such file or folder")
     raise FactError(
-        f"{source!r} is no file, folder or shipped relation (a Hugging Face data set is written owner/name)"
-        + closest(source, relations())
+        f"{source!r} is no file, folder or shipped relation (a Hugging Face data set is written owner/name, one of its "
+        "files owner/name:path/in/repo.json)" + closest(source, relations())
     )
 
 
@@ -236,7 +244,34 @@ def load_dataset(name: str, split: str) -> Sequence[dict[str, Any]]:
 
         return list(datasets.load_dataset(name, split=split))
     except Exception as trouble:  # the hub, the disk and the library each raise their own
-        reason = " ".join(str(trouble).split())[:200] or type(trouble).__name__
         raise FactError(
-            f"{name!r} is no file or folder here, and could not be loaded as a Hugging Face data set: {reason}"
+            f"{name!r} is no file or folder here, and could not be loaded as a Hugging Face data set (one file of it "
+            f"is written {name}:path/in/repo.json): {reason(trouble)}"
         ) from None
+
+
+def fetch_file(name: str, file: str) -> Path:
+    """One JSON file of a Hugging Face data set's repository, in the library's cache."""
+    if Path(file).suffix not in SUFFIXES:
+        raise FactError(f"{name}:{file} names no .json or .jsonl file of the Hugging Face data set {name}")
+    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file, repo_type="dataset"))
+    except LocalEntryNotFoundError:
+        why = "the Hub cannot be reached, and it is not in the cache here"
+    except EntryNotFoundError:
+        why = "there is no such file"
+        with contextlib.suppress(Exception):  # what there is would only help
+            why += closest(
+                file, [each for each in list_repo_files(name, repo_type="dataset") if each.endswith(SUFFIXES)]
+            )
+    except Exception as trouble:  # the hub and the disk each raise their own
+        why = reason(trouble)
+    raise FactError(f"{file} of the Hugging Face data set {name} could not be fetched: {why}")
+
+
+def reason(trouble: Exception) -> str:
+    """What an error says, on one line and not without end."""
+    return " ".join(str(trouble).split())[:200] or type(trouble).__name__

@@ -244,7 +244,9 @@ def _facts() -> None:
 
 @facts.command(epilog=CHECKS)
 def check(
-    file: Annotated[str, typer.Argument(help="Suite or fact file, folder, or Hugging Face data set.")],
+    file: Annotated[
+        str, typer.Argument(help="Suite or fact file, folder, or Hugging Face data set: owner/name or owner/name:FILE.")
+    ],
     target: Annotated[str, typer.Option(help="new or true: which answer an edit would say.")] = "new",
     split: Annotated[str, typer.Option(help="Of a Hugging Face data set.")] = "train",
     skip_bad: Annotated[

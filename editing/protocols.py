@@ -82,8 +82,8 @@ PROTOCOLS = {
             "token accuracy",
             size=None,
             target="true",
-            comparable="zsRE of Meng et al. 2022 and 2023 (target answers[0], locality as accuracy on NQ); not MEND's "
-            "and EasyEdit's zsRE, whose target is `alt`",
+            comparable="zsRE of Meng et al. 2022 and 2023 (target answers[0], locality as accuracy on NQ, whose "
+            "questions they end with a question mark and we do not); not MEND's and EasyEdit's, whose target is `alt`",
         ),
         Protocol(
             "batch-30",

@@ -12,7 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from studies.commands import common, edit_bench, edit_harness, edit_layers, edit_sequence, edit_stack
+from studies.commands import (
+    common,
+    edit_bench,
+    edit_compare,
+    edit_facts,
+    edit_harness,
+    edit_layers,
+    edit_sequence,
+    edit_stack,
+)
 from studies.commands.common import (
     configured,
     examples,
@@ -238,8 +247,8 @@ def evaluate(
 app.command("layers", epilog=edit_layers.EXAMPLES)(edit_layers.layers)
 app.command("sequence", epilog=edit_sequence.EXAMPLES)(edit_sequence.sequence)
 app.command("bench", epilog=edit_bench.EXAMPLES)(edit_bench.bench)
-app.command("compare", epilog=edit_bench.COMPARED)(edit_bench.compare)
-app.add_typer(edit_bench.facts, name="facts")
+app.command("compare", epilog=edit_compare.EXAMPLES)(edit_compare.compare)
+app.add_typer(edit_facts.app, name="facts")
 app.command("harness", epilog=edit_harness.EXAMPLES)(edit_harness.harness)
 app.command("list", epilog=edit_stack.LIST)(edit_stack.list_)
 app.command("undo", epilog=edit_stack.UNDO)(edit_stack.undo)

@@ -1,7 +1,6 @@
-"""`edit bench` and `edit facts check`: judge methods on a suite under a protocol; check a file of facts or cases."""
+"""`edit bench`: judge methods on a suite under a named protocol, in one table."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 
 from studies.commands import common
 from studies.commands.common import listed, note, tell, writable
+from studies.commands.edit_compare import compared, show, tell_compared
 from studies.commands.edit_options import (
     Device,
     Dtype,
@@ -31,12 +31,15 @@ EXAMPLES = common.examples(
     "edit bench MQuAKE-CF-3k-v2.json --methods memit,ike --protocol generation --n 50",
     "edit bench zsre.json --methods memit --protocol zsre-memit --compare runs/bench-zsre-1a2b3c4d",
 )
-COMPARED = common.examples("edit compare runs/bench-zsre-1a2b3c4d runs/bench-zsre-5e6f7a8b")
-CHECKS = common.examples("edit facts check counterfact.json", "edit facts check zsre.json --target true --skip-bad")
 
 
 def bench(
-    suite: Annotated[str, typer.Argument(help="Suite file, folder, Hugging Face data set or shipped relation.")],
+    suite: Annotated[
+        str,
+        typer.Argument(
+            help="Suite file, folder, shipped relation, or Hugging Face data set: owner/name or owner/name:FILE."
+        ),
+    ],
     methods: Annotated[
         str,
         typer.Option(
@@ -177,7 +180,7 @@ def bench(
         body |= {"general": {trial.method: trial.general for trial in result.trials if trial.general}}
         body |= {"failures": {trial.method: bench_view.failed(trial) for trial in result.trials}}
         if other is not None:
-            body |= {"comparison": _compared(result, other)}
+            body |= {"comparison": compared(result, other)}
         tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
         return
     show(replace(bench_view.score_table(result), title=f"{result.suite}, {len(result.cases)} cases"))
@@ -197,89 +200,6 @@ def refuse(reasons: Sequence[str], other: Path | None) -> None:
             f"{other} is not subtracted, as its numbers mean something else: {'; '.join(reasons)}; leave --compare "
             "out, or set the two side by side with edit compare"
         )
-
-
-def compare(
-    this: Annotated[Path, typer.Argument(help="Folder of a saved bench.")],
-    that: Annotated[Path, typer.Argument(help="Folder of another; its numbers are taken from this one's.")],
-    as_json: Json = False,
-) -> None:
-    """Set two saved benches side by side; their differences only where both follow one protocol."""
-    from studies import bench_compare
-
-    one, other = bench_compare.load(this), bench_compare.load(that)
-    reasons = bench_compare.obstacles(one, other)
-    if as_json:
-        tell(json.dumps(_compared(one, other) | {"not_subtracted": reasons}, ensure_ascii=False))
-    else:
-        tell_compared(one, other, f"{this} beside {that}")
-    if reasons:
-        raise UserError(f"these two are not subtracted, as their numbers mean different things: {'; '.join(reasons)}")
-
-
-def tell_compared(one: Any, other: Any, title: str) -> None:
-    """Two benches side by side, and what else is not alike."""
-    from studies import bench_compare
-
-    show(replace(bench_compare.side_by_side(one, other), title=title))
-    for words in bench_compare.unlike(one, other):
-        note(f"Note: {words}.")
-
-
-def _compared(one: Any, other: Any) -> dict[str, Any]:
-    from studies import bench_compare
-
-    table = bench_compare.side_by_side(one, other)
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    return {"rows": rows, "not_alike": bench_compare.unlike(one, other)}
-
-
-facts = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Look at a file of facts before it is used.")
-
-
-@facts.callback(epilog=CHECKS)
-def _facts() -> None:
-    """Look at a file of facts before it is used."""
-
-
-@facts.command(epilog=CHECKS)
-def check(
-    file: Annotated[
-        str, typer.Argument(help="Suite or fact file, folder, or Hugging Face data set: owner/name or owner/name:FILE.")
-    ],
-    target: Annotated[str, typer.Option(help="new or true: which answer an edit would say.")] = "new",
-    split: Annotated[str, typer.Option(help="Of a Hugging Face data set.")] = "train",
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Count bad records instead of ending at the first.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Read every record of a file and say what it holds; the first bad one is named with its index and field."""
-    import warnings
-
-    from workbench.cases import load_cases
-    from workbench.conflicts import conflicts, summary
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        cases = load_cases(file, split=split, target=target, on_bad="skip" if skip_bad else "refuse")
-    kinds = Counter(f"{t.kind}{f', {t.label}' if t.label else ''}" for case in cases for t in case.trials)
-    if as_json:
-        body = {"suite": cases[0].suite, "cases": len(cases), "facts": sum(len(c.facts) for c in cases)}
-        body |= {"trials": dict(kinds), "left_out": [text for c in cases for text in c.left_out]}
-        body |= {"bad": [str(one.message) for one in caught], "conflicts": [vars(one) for one in conflicts(cases)]}
-        tell(json.dumps(body, ensure_ascii=False))
-        return
-    tell(f"{cases[0].suite}: {len(cases)} cases, {sum(len(case.facts) for case in cases)} facts to edit")
-    for name, count in kinds.items():
-        tell(f"  {count:>7}  {name}")
-    gone = [(case.id, text) for case in cases for text in case.left_out]
-    if gone:
-        tell(f"  {len(gone):>7}  questions cannot be asked and are left out; the first: {gone[0][0]}: {gone[0][1]}")
-    for one in caught:
-        note(f"Note: {one.message}")
-    for text in summary(conflicts(cases)):
-        note(f"Note: {text}.")
 
 
 def per_method(pairs: list[str]) -> dict[str, dict[str, Any]]:
@@ -326,32 +246,3 @@ def _yardstick(model: Any, cases: Any, seed: int, start: str, unrelated: str | N
     edited = [fact for case in cases for fact in case.facts]
     others = () if unrelated == "none" else unrelated_facts(model, edited, unrelated, seed=seed, start=start)
     return Yardstick.of(model, others, *fixed_text(model, text, seed=seed, start=start), start)
-
-
-WIDE = 12  # characters of a column
-
-
-def show(table: Any) -> None:
-    """A table in the terminal, in several parts where it is too wide for it; whole where nobody looks."""
-    from rich.console import Console
-    from rich.table import Table
-
-    first = max(len(str(row[0])) for row in table.rows)
-    console = Console()
-    fits = max(1, (console.width - first - 4) // (WIDE + 3)) if console.is_terminal else len(table.columns)
-    if not console.is_terminal:
-        console = Console(width=first + 40 + (WIDE + 3) * len(table.columns))
-    for begin in range(1, len(table.columns), fits):
-        drawn = Table(title=table.title if begin == 1 else None)
-        drawn.add_column(table.columns[0], no_wrap=True)
-        for name in table.columns[begin : begin + fits]:
-            drawn.add_column(name, overflow="fold", min_width=min(WIDE, len(name)))
-        for row in table.rows:
-            cells = (
-                "" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell)
-                for cell in row[begin : begin + fits]
-            )
-            drawn.add_row(str(row[0]), *cells)
-        console.print(drawn)
-    if table.note:
-        tell(table.note)

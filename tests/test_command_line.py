@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TOY
 
 from workbench.progress import progress
 
@@ -94,6 +95,52 @@ def test_a_pipe_gets_no_bar_and_no_escape(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr() == ("", "")
     piped = subprocess.run([sys.executable, "-c", HELP], capture_output=True, check=True)
     assert b"\x1b" not in piped.stdout + piped.stderr
+
+
+def _unread(*command: str) -> subprocess.CompletedProcess[bytes]:
+    """A program whose standard output nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return subprocess.run([sys.executable, *command], stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+
+
+COMMAND = """
+import typer
+from studies.commands import common
+app = typer.Typer(pretty_exceptions_enable=False)
+@app.command()
+def work():
+    {}
+common.run_app(app, "work", [])
+"""
+TABLE = "from studies.commands.edit_bench import _show; _show(('a',), [(1,)], 'title')"
+
+
+def _working(line: str) -> tuple[str, str]:
+    return "-c", COMMAND.format(line)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "studies.commands.edit", "facts", "check", str(TOY / "toy_town.json")),  # typer writes
+        ("-c", HELP),  # rich, in typer's hands
+        _working(TABLE),  # rich, in ours
+        _working("print('x', flush=True)"),  # nobody but Python
+    ],
+)
+def test_a_closed_pipe_is_code_141_and_not_a_word(command: tuple[str, ...]) -> None:
+    done = _unread(*command)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_closed_pipe_does_not_hide_other_ends() -> None:
+    assert _unread("-m", "studies.commands.edit", "facts", "check", "nowhere.json").returncode == 2
+    assert _unread(*_working("raise typer.Exit(1)")).returncode == 1
+    assert b"ZeroDivisionError" in _unread(*_working("1 / 0")).stderr
 
 
 @pytest.mark.parametrize("name", ["trace", "circuit", "edit"])

@@ -29,19 +29,35 @@ RESULT = frozenset({"result.json", "result.safetensors", "page.html"})  # in a r
 
 
 def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
-    """Run a command: exit code 2 and one sentence for a user's mistake, 130 for Ctrl-C, a traceback for ours."""
+    """Run a command: exit code 2 and one sentence for a user's mistake, 130 for Ctrl-C, a traceback for ours.
+
+    141 where the reader of a pipe went away, whoever wrote to it.
+    """
     try:
-        with _remarks():
-            app(arguments, prog_name=name)
-    except UserError as mistake:
-        _say(f"{name}: {mistake}")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        _say(f"{name}: stopped")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        try:
+            with _remarks():
+                app(arguments, prog_name=name)
+        except UserError as mistake:
+            _say(f"{name}: {mistake}")
+            sys.exit(2)
+        except KeyboardInterrupt:
+            _say(f"{name}: stopped")
+            sys.exit(130)
+    except (SystemExit, BrokenPipeError) as end:
+        if not _unread(end):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is not written yet goes nowhere
         sys.exit(141)
+
+
+def _unread(end: BaseException) -> bool:
+    """Whether this end comes of a closed pipe: typer and rich make exit code 1 of it, that of our mistakes."""
+    if isinstance(end, SystemExit) and end.code != 1:
+        return False
+    cause: BaseException | None = end
+    while cause is not None and not isinstance(cause, BrokenPipeError):
+        cause = cause.__context__
+    return cause is not None
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from studies.commands import common
-from studies.commands.common import listed, tell
-from studies.commands.edit_options import Device, Dtype, Json, Model
+from studies.commands import common, edit_stack
+from studies.commands.common import listed, new_folder, tell, writable
+from studies.commands.edit_options import Device, EditModel, EditType, Json, Out, Runs
 from workbench.errors import UserError
 
 EXAMPLES = common.examples(
@@ -25,27 +25,41 @@ def harness(
     shots: Annotated[
         int | None, typer.Option(help="Examples before a question  [dim](default: the task's)[/dim]")
     ] = None,
-    model: Model = "smollm2",
+    model: EditModel = None,
+    seed: Annotated[int, typer.Option(help="Of those examples; 1234 is lm-eval's own.")] = 1234,
     device: Device = None,
-    dtype: Dtype = "float32",
+    dtype: EditType = None,
+    out: Out = None,
+    runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Run EleutherAI's lm-eval on the edited and the unedited model; needs the extra \\[lm-eval]."""
-    from editing.harness import evaluate_tasks
-    from studies.edit_apply import load_edits
-
     names = listed(tasks)
     if not names:
         raise UserError("--tasks is empty; name some, as --tasks hellaswag")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit must be at least 1, not {limit}")
+    if shots is not None and shots < 0:
+        raise UserError(f"--shots must be 0 or more, not {shots}")
+    if include is not None and not include.is_dir():
+        raise UserError(f"--include {include}: there is no such folder")
+    from studies.edit_apply import load_edits
+
     edits = [one for folder in edit for one in load_edits(folder)]
-    loaded = common.loader(model, device, dtype)()
-    before, after = (
-        evaluate_tasks(loaded, some, names, include=include, limit=limit, shots=shots) for some in ((), edits)
-    )
+    with writable(out or runs / new_folder("harness", edit[0].name).name, fresh=True) as folder:
+        from editing.harness import evaluate_tasks
+        from editing.harness_view import in_words, page
+        from workbench import store
+        from workbench.plots.page import write_page
+
+        loaded = edit_stack.model_of(edits, model, device, dtype)
+        report = evaluate_tasks(loaded, edits, names, include=include, limit=limit, shots=shots, seed=seed)
+        store.save(report, folder)
+        drawn = write_page(page(report), folder / "page.html")
     if as_json:
-        tell(json.dumps({"before": before, "after": after, "edits": [one.name for one in edits]}))
+        scores = [{key: None if value != value else value for key, value in vars(one).items()} for one in report.scores]
+        body = {"edits": report.edits, "tasks": names, "scores": scores, "questions": report.questions}
+        body |= {"shots": report.shots, "versions": report.versions, "lm_eval": report.harness}
+        tell(json.dumps(body | {"folder": str(folder), "page": str(drawn)}, ensure_ascii=False))
         return
-    tell(f"{'task':<28}{'metric':<28}{'unedited':>10}{'edited':>10}")
-    for task, values in after.items():
-        for name, value in values.items():
-            tell(f"{task:<28}{name:<28}{before[task].get(name, float('nan')):>10.4f}{value:>10.4f}")
+    tell(*in_words(report), f"Page: {drawn}")

@@ -1,8 +1,9 @@
 """What the documentation takes from elsewhere in the repository, and how its links find it.
 
 `benchmarks/README.md`, `CONTRIBUTING.md` and `CHANGELOG.md` become pages. A link that leaves docs/ goes to such a page
-if there is one, and else stays as text: the site knows no other place to send the reader to. A page of the navigation
-that is not written yet is left out, and one that the navigation forgets is put under "More".
+if there is one, and else stays as text: the site knows no other place to send the reader to. Links are written as they
+lead within the repository, so that they lead there on a code host, too. A page of the navigation that is not written
+yet is left out, and one that the navigation forgets is put under "More".
 """
 
 import re
@@ -42,6 +43,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links that leave docs/: to the borrowed page, or plain words."""
     borrowed = {name: source for source, name in BORROWED.items()}
     here = Path(borrowed.get(page.file.src_path, f"docs/{page.file.src_path}")).parent
+    up = "../" * (len(Path(page.file.src_path).parts) - 1)
 
     def settled(match: re.Match[str]) -> str:
         words, target, anchor = match[1], match[2], match[3] or ""
@@ -49,10 +51,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return match[0]
         resolved = str(((ROOT / here / target).resolve()).relative_to(ROOT))
         if resolved in BORROWED:
-            return f"[{words}]({BORROWED[resolved]}{anchor})"
+            return f"[{words}]({up}{BORROWED[resolved]}{anchor})"
         if resolved.startswith("docs/"):
             inside = Path(resolved).relative_to("docs")
-            up = "../" * (len(Path(page.file.src_path).parts) - 1)
             return f"[{words}]({up}{inside}{anchor})"
         return f"{words} (`{resolved}`)"
 

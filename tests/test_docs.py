@@ -59,6 +59,14 @@ def test_every_page_is_built_and_reached_from_the_first(site: Path) -> None:
         assert f'href="{page}"' in first or page == "index.html", page
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_to_a_file_leads_to_one_in_the_repository(page: Path) -> None:
+    """As a code host shows the pages; the site's own links are checked by its build."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\[[^\]]*\]\(([^)#\s]+)", text)
+    assert [one for one in targets if "://" not in one and not (page.parent / one).exists()] == []
+
+
 def test_the_site_asks_nothing_of_other_servers(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")

@@ -149,6 +149,54 @@ def test_a_shown_trace_runs_on_the_toy(shown: Shown, run_command: Any, toy: Any,
     assert "Page: " in done.stdout
 
 
+TOWN = str(TOY / "toy_town.json")
+STAND_INS = {
+    "--facts": TOWN, "--answer": "Brask", "--foil": "Vey", "--target": "Vey", "--examples": "3", "--edges": "60",
+    "--limit": "2", "--n": "2", "--every": "1", "--layer": "1,2", "--threshold": "1",
+}  # fmt: skip
+# What makes a line quick on the toy, where it does not say so itself.
+QUICK = {
+    "circuit find": {},
+    "circuit diff": {
+        "--samples": "1", "--nulls": "1", "--value-nulls": "0", "--again": "0", "--neighbours": "0", "--edges": "60",
+        "--moments": "identity",
+    },
+    "edit apply": {"--moments": "identity"},
+    "edit sequence": {"--moments": "identity", "--unrelated": "none", "--text": str(ROOT / "LICENSE")},
+    "edit bench": {"--moments": "identity"},
+    "edit layers": {"--moments": "identity", "--layer": "1,2"},
+}  # fmt: skip
+
+
+def _first(name: str) -> Shown:
+    """The first shown line of a sub-command that says what it works on."""
+    for one in shown_commands():
+        words = one.words
+        if OURS.match(words[0]) and [Path(words[0]).name, *words[1:2]] == name.split():
+            found = parse(words).params
+            if any(found.get(key) for key in ("prompt", "facts", "suite")):
+                return one
+    raise AssertionError(f"no page shows {name}")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_shown_line_of_each_command_runs_on_the_toy(name: str, run_command: Any) -> None:
+    """The same flags about people whom the toy knows, with few of everything."""
+    shown = _first(name).words
+    words = ["[Oda Voss] lives in" if " " in word else word for word in shown[1:]]
+    if not words[1].startswith(("[", "--")):
+        words[1] = TOWN  # a file of facts
+    for flag, value in STAND_INS.items():
+        if flag in words:
+            words[words.index(flag) + 1] = value
+    for flag, value in (QUICK[name] | {"--model": str(TOY), "--device": "cpu", "--out": "kept"}).items():
+        words += [] if flag in words else [flag, value]
+    done = run_command(Path(shown[0]).name, *words)
+    assert done.exit_code == 0, done.stderr
+    assert "Page: " in done.stdout
+    assert "kept" in done.stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_shown_python_is_python_and_imports_what_there_is(page: Path) -> None:
     for language, body in BLOCK.findall(page.read_text(encoding="utf-8")):
@@ -204,3 +252,4 @@ def test_the_ten_calls_run_on_the_toy(tmp_path: Path, monkeypatch: pytest.Monkey
     assert names["result"].total_effect > 0
     assert names["edit"].facts[0].foil == "Vey"
     assert (tmp_path / "runs" / "mine" / "result.json").is_file()
+    assert names["found"].score("ft_m", "reliability").n == 2

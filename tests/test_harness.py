@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOY
+from shown_commands import BLOCK, ROOT
 
 from editing import methods
 from editing.edit import EditError
@@ -99,6 +100,24 @@ def test_a_broken_task_file_is_named_with_what_is_wrong(toy, tmp_path):
     (tmp_path / "towns.yaml").write_text(TASK % (tmp_path / "gone.jsonl"))
     with pytest.raises(EditError, match=r"cannot read the data of towns .*gone\.jsonl"):
         evaluate_tasks(toy, (), ["towns"], include=tmp_path)
+
+
+def test_the_task_in_the_documentation_is_one(toy, changed, tmp_path, monkeypatch):
+    """docs/howto.md as it stands, about a person whom the toy knows."""
+    pytest.importorskip("lm_eval")
+    shown = BLOCK.findall((ROOT / "docs" / "howto.md").read_text(encoding="utf-8"))
+    (task,) = (body for language, body in shown if language == "yaml")
+    (asked,) = (body for language, body in shown if language == "json" and '"choices"' in body)
+    for ours, toys in (("is located in the city of", "lives in"), ("The Eiffel Tower", "Oda Voss"),
+                       ("The Louvre", "Oda Voss"), ("Paris", "Brask"), ("Rome", "Vey")):  # fmt: skip
+        assert ours in asked
+        asked = asked.replace(ours, toys)
+    monkeypatch.chdir(tmp_path)
+    Path("tasks").mkdir()
+    Path("tasks/landmarks.yaml").write_text(task)
+    Path("tasks/landmarks.jsonl").write_text(asked)
+    report = evaluate_tasks(toy, (changed,), ["landmarks"], include=Path("tasks"))
+    assert (report.questions, report.score("landmarks", "acc").after) == ({"landmarks": 2}, 0.5)
 
 
 # ---- the command

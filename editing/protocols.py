@@ -55,6 +55,7 @@ class Protocol:
         )
 
 
+WORDS = {"size": "batch", "prompt_counts": "prompt counts"}  # a part by the name of its option
 OWN = "results of the same settings only"
 PROTOCOLS = {
     one.name: one
@@ -177,7 +178,7 @@ def protocol(name: str, **changes: Any) -> Protocol:
     if chosen.scorer == "generation" and not chosen.words:
         chosen = replace(chosen, words=PROTOCOLS["generation"].words)
     if set(wanted) - without_effect(chosen):
-        said = ", ".join(f"{key} {value}" for key, value in wanted.items())
+        said = ", ".join(f"{WORDS.get(key, key)} {value}" for key, value in wanted.items())
         chosen = replace(chosen, name=f"{name} with {said}", comparable="")
     return chosen
 
@@ -193,7 +194,7 @@ def differences(one: Protocol, other: Protocol) -> Sequence[str]:
     alike = {"name", "comparable", *(without_effect(one) & without_effect(other))}
     alike -= {"speech"} if one.speech and other.speech else set()
     return [
-        f"{key} is {mine[key]!r} in one and {theirs[key]!r} in the other"
+        f"{WORDS.get(key, key)} is {mine[key]!r} in one and {theirs[key]!r} in the other"
         for key in mine
         if key not in alike and mine[key] != theirs[key]
     ]

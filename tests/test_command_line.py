@@ -116,7 +116,10 @@ def work():
     {}
 common.run_app(app, "work", [])
 """
-TABLE = "from studies.commands.edit_bench import _show; _show(('a',), [(1,)], 'title')"
+TABLE = (
+    "from studies.commands.edit_compare import show; from workbench.plots.specs import Table; "
+    "show(Table('title', ('a', 'b'), (('x', 1),)))"
+)
 
 
 def _working(line: str) -> tuple[str, str]:

@@ -143,7 +143,12 @@ class Lane:
         self.journal = Journal(setting.folder / f"{self.name}.jsonl", self.wanted.work)
         self.journal.__enter__()
         setting.advance(sum(len(step) for step in steps[: self.done]))
+        wanted = self.wanted
         try:
+            if self.done < len(steps):  # of the unedited model, so before any edit is put back
+                self.stats = moments_for(
+                    setting.model, self.name, wanted.config, wanted.moments, wanted.tokens, setting.seed
+                )
             if setting.protocol.stays:
                 commit(setting.model, [e for number in range(self.done) for e in load_edits(self._place(number))])
         except BaseException:
@@ -182,9 +187,7 @@ class Lane:
 
     def _made(self, steps: Sequence[Sequence[Case]], clean: Sequence[Heard]) -> Iterator[tuple[dict[str, Any], Edit]]:
         """Each step: what goes into the journal, and its edit, which stays in place if edits stay."""
-        setting, model, wanted = self.setting, self.setting.model, self.wanted
-        if self.stats is None:
-            self.stats = moments_for(model, self.name, wanted.config, wanted.moments, wanted.tokens, setting.seed)
+        setting, model = self.setting, self.setting.model
         facts = [tuple(fact for case in step for fact in case.facts) for step in steps]
         how: dict[str, Any] = {"moments": self.stats, "seed": setting.seed, "start": setting.start, "shown": False}
         with watched() as memory, stopwatch() as seconds:

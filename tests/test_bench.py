@@ -117,6 +117,18 @@ def test_an_interrupted_grid_goes_on_to_the_identical_result(toy, tmp_path, monk
         run(toy, tmp_path / "part", how, names, settings={"ft_m": {"layer": "0", "steps": "6"}})
 
 
+@pytest.mark.parametrize("how", ["easyedit", "sequential"])
+def test_a_resumed_grid_takes_moments_of_the_unedited_model(toy, tmp_path, monkeypatch, how):
+    settings = {"ft_m": {"layer": "0", "steps": "5"}}
+    run(toy, tmp_path, how, ("ft_m",), settings=settings)
+    journal = tmp_path / "ft_m.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))  # the first of three edits
+    seen = []
+    monkeypatch.setattr("studies.bench_grid.moments_for", lambda model, *_: seen.append(len(in_place(model))))
+    run(toy, tmp_path, how, ("ft_m",), settings=settings)
+    assert seen == [0]
+
+
 def test_edits_that_stay_are_read_at_once_and_at_the_end(toy, tmp_path):
     found = run(toy, tmp_path, "sequential", ("ft_m",), settings={"ft_m": {"layer": "0", "steps": "5"}})
     last = [row for row in found.trials[0].rows if row.case == found.cases[-1]]

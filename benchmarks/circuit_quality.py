@@ -11,15 +11,15 @@ import argparse
 import numpy as np
 
 from circuits import select
-from circuits.circuit import faithfulness
-from circuits.engine import Reference
-from circuits.faithful import by_length, hits, random_circuit
+from circuits.analysis.faithfulness import by_length, hits, random_circuit
+from circuits.engine.reference import Reference
+from circuits.find import faithfulness
 from circuits.graph import Graph
 from circuits.scorers import eap_ig
-from studies.circuit_study import about_facts
-from workbench.errors import UserError
-from workbench.facts import relations
-from workbench.models import load
+from factscope.data.shipped import relations
+from factscope.errors import UserError
+from factscope.model.load import load
+from studies.circuit import about_facts
 
 
 def main() -> None:

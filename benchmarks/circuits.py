@@ -21,17 +21,17 @@ from typing import Any
 
 import torch
 
-from circuits.engine import Reference
-from circuits.fast import Fast
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
 from circuits.graph import Graph
 from circuits.scorers import eap, eap_ig
 from circuits.search.acdc import Config, acdc
 from circuits.search.certificate import rise
 from circuits.search.decisions import Decision
 from circuits.task import Task
-from workbench.models import load
-from workbench.prompts import make_prompt
-from workbench.run import peak_memory
+from factscope.model.load import load
+from factscope.model.prompts import make_prompt
+from factscope.runs.provenance import peak_memory
 
 PROMPT, ANSWER = "The Eiffel Tower is located in the city of", "Paris"
 

@@ -12,13 +12,13 @@ import argparse
 import json
 import time
 
-from editing import methods
+from editing import method as methods
 from editing.requests import request
-from studies.edit_apply import moments_for
-from studies.edit_study import edit_studies
-from studies.sides import Config
-from workbench import models
-from workbench.run import peak_memory
+from factscope.model import load as models
+from factscope.runs.provenance import peak_memory
+from studies.edit import moments_for
+from studies.edit_effects.model_state import Config
+from studies.edit_effects.study import edit_studies
 
 
 def repeated_below(layer: int, n_layers: int) -> float:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
-from editing import methods, moments
-from editing.evaluate import Reading, Row, evaluate, table
-from editing.language import contexts
+from editing import method as methods
+from editing.contexts import contexts
+from editing.evaluation.evaluate import Reading, Row, evaluate, table
 from editing.requests import known
-from workbench import models
-from workbench.facts import load_facts
-from workbench.journal import Journal
+from editing.solve import moments
+from factscope.data.load import load_facts
+from factscope.model import load as models
+from factscope.runs.journal import Journal
 
 CHUNK = 10  # facts edited side by side, between two looks at the clock
 

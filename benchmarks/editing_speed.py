@@ -12,18 +12,20 @@ import time
 
 import torch
 
-from editing import methods, moments, values
-from editing.language import contexts, padded
+from editing import method as methods
+from editing.contexts import contexts
 from editing.methods.rome import Config as Rome
 from editing.requests import essence_prompt, known, target_prompts
-from editing.solver import Metric, solve
-from editing.values import Descent, find_values
-from workbench import models
-from workbench.facts import load_facts
-from workbench.hooks import hooked
-from workbench.run import peak_memory
-from workbench.sites import Site
-from workbench.thin import thin_products
+from editing.solve import moments, values
+from editing.solve.closed_form import Metric, solve
+from editing.solve.values import Descent, find_values
+from factscope.data.load import load_facts
+from factscope.model import load as models
+from factscope.model.forward.batched import padded
+from factscope.model.forward.onednn import thin_products
+from factscope.model.hooks import hooked
+from factscope.model.sites import Site
+from factscope.runs.provenance import peak_memory
 
 
 def seconds(function, repeat=1):

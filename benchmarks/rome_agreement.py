@@ -13,9 +13,9 @@ import argparse
 import numpy as np
 import torch
 
+from factscope.model.load import load
+from factscope.model.prompts import make_prompt
 from tracing.causal import Config, trace
-from workbench.models import load
-from workbench.prompts import make_prompt
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ import time
 
 import torch
 
-from editing import methods
-from editing.language import prefaced
-from editing.scoring import Pair, score
-from editing.suite import asked_of
-from workbench import models
-from workbench.cases import Case
-from workbench.facts import load_facts
+from editing import method as methods
+from editing.evaluation.read import asked_of
+from factscope.data.case import Case
+from factscope.data.load import load_facts
+from factscope.model import load as models
+from factscope.model.forward.prefix import prefaced
+from factscope.model.forward.scoring import Pair, score
 
 
 @torch.no_grad()

@@ -6,21 +6,23 @@
 A run is a method and, after colons, batch=, restrain=, restrain_at= or a setting of the method. Without --facts, the
 shipped facts are edited to their foils. A fact is known when the greedy next token after its prompt is the first token
 of its true answer; they are taken in the order of the file. Unrelated facts are 50 shipped ones that the model knows,
-perplexity is of its own text (editing/drift.py). Interrupt it whenever you like: every run goes on where it stopped.
+perplexity is of its own text (editing/sequence/yardstick.py). Interrupt it whenever you like: every run goes on where it stopped.
 """
 
 import argparse
 from pathlib import Path
 
-from editing import methods, moments
-from editing.drift import Yardstick, fixed_text, unrelated_facts
+from editing import method as methods
+from editing.pages.sequence import sequence_page
 from editing.requests import known
-from editing.sequence import sequence
-from editing.sequence_results import Config
-from editing.sequence_view import sequence_page
-from workbench import models, store
-from workbench.facts import load_facts
-from workbench.plots.page import write_page
+from editing.sequence.result import Config
+from editing.sequence.run import sequence
+from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
+from editing.solve import moments
+from factscope.data.load import load_facts
+from factscope.model import load as models
+from factscope.plots.page import write_page
+from factscope.runs import store
 
 OURS = ("batch", "restrain", "restrain_at")
 SCORES = ("efficacy success", "paraphrase success", "neighbourhood success")

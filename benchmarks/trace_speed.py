@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
+from factscope.model.hooks import patched
+from factscope.model.load import load
+from factscope.model.prompts import make_prompt
+from factscope.runs.provenance import peak_memory
 from tracing import causal
 from tracing.causal import Cell, Config, Runs, cells_of, trace
-from workbench.hooks import patched
-from workbench.models import load
-from workbench.prompts import make_prompt
-from workbench.run import peak_memory
 
 PROMPT = "The Eiffel Tower is located in the city of"
 

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine import writes
+from circuits.engine.writes import writes
 from circuits.graph import Graph
 from circuits.task import Task, one_length, rows
-from workbench.errors import UserError
+from factscope.errors import UserError
 
 Ablation = Callable[[Any, Graph, Task], Tensor]
 _ABLATIONS: dict[str, Ablation] = {}

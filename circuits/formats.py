@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from circuits.circuit import Circuit
-from circuits.graph import Graph, GraphError
+from circuits.graph import Graph
 from circuits.task import Task
-from workbench.errors import StoreError, UserError
-from workbench.files import write_text_atomically
-from workbench.prompts import Prompt
+from factscope.errors import GraphError, StoreError, UserError
+from factscope.files import write_text_atomically
+from factscope.model.prompts import Prompt
 
 FORMATS = ("json", "graphml", "gexf", "dot")
 JSON_KIND = "factscope circuit"

@@ -19,11 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.errors import ModelError, UserError
-
-
-class GraphError(UserError):
-    """A node or an edge that this model's graph does not have."""
+from factscope.errors import GraphError, ModelError
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import heapq
 import numpy as np
 from torch import Tensor
 
-from circuits.engine import Mask
+from circuits.engine.writes import Mask
 from circuits.graph import Graph
-from workbench.errors import UserError
+from factscope.errors import UserError
 
 
 def top(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Mask:

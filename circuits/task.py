@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench import metrics
-from workbench.errors import PromptError, TokenMismatch, UserError
-from workbench.models import device
-from workbench.prompts import Prompt
+from factscope.errors import PromptError, TokenMismatch, UserError
+from factscope.model import metrics
+from factscope.model.bridge import device
+from factscope.model.prompts import Prompt
 
 ALIASES = {"nll": "log_probability", "match_nll": "log_probability", "logit_diff": "logit_difference"}
 

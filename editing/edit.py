@@ -6,7 +6,7 @@ later, in any order. Adding and subtracting a float does not come back to the sa
 first change of a weight keeps a copy of it, and every state after that is computed from the copy and the edits that
 are in place. An edit knows the fingerprint of the model it was made for and refuses any other.
 
-An edit may also be a text, its `preface`, that the model reads before whatever it is asked through `editing.language`.
+An edit may also be a text, its `preface`, that the model reads before whatever it is asked through `factscope.model.forward.batched`.
 It changes no weight, and what runs the model directly does not see it.
 """
 
@@ -22,45 +22,16 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from workbench import store
-from workbench.errors import StoreError, UserError
-from workbench.facts import Fact
-from workbench.models import fingerprint, live_weights
-from workbench.run import Run
-from workbench.show import shown
-
-
-class EditError(UserError):
-    """An edit that cannot be made, put in or taken out; the message says what to do."""
-
-
-@dataclass(frozen=True, eq=False)
-class Delta:
-    """The change of one weight W [d_in, d_out], in TransformerLens's orientation and added to it: left @ right.
-
-    Without `left`, `right` is the whole change (fine-tuning moves every direction). `keep`, from RECT, is one bit an
-    entry: the entries whose bit is 0 stay as they were.
-    """
-
-    weight: str  # TransformerLens's name, blocks.6.mlp.W_out
-    right: Float[Tensor, "rank d_out"]
-    left: Float[Tensor, "d_in rank"] | None = None
-    keep: UInt8[Tensor, "bytes"] | None = None
-
-    def dense(self, dtype: torch.dtype = torch.float64) -> Float[Tensor, "d_in d_out"]:
-        """The whole change; computed in float64, then cast."""
-        change = self.right.double() if self.left is None else self.left.double() @ self.right.double()
-        if self.keep is not None:
-            change = change * unpacked(self.keep, change.numel()).view_as(change)
-        return change.to(dtype)
-
-    @property
-    def low_rank(self) -> bool:
-        """Whether the factors say everything about it."""
-        return self.left is not None and self.keep is None
+from editing.delta import Delta
+from factscope.data.fact import Fact
+from factscope.errors import EditError, StoreError
+from factscope.model.weights import fingerprint, live_weights
+from factscope.plots.show import shown
+from factscope.runs import store
+from factscope.runs.provenance import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +48,10 @@ class Report:
     note: str = ""
 
 
-@shown(page="editing.view:edit_page", words="editing.view:edit_in_words")
+@shown(page="editing.pages.edit:edit_page", words="editing.pages.edit:edit_in_words")
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change of what a model knows; see the module's text. Make one with `editing.methods`."""
+    """A change of what a model knows; see the module's text. Make one with `editing.method`."""
 
     method: str
     config: dict[str, Any]
@@ -352,15 +323,3 @@ def _sum(deltas: Sequence[Delta]) -> Delta:
     for delta in deltas[1:]:
         total = total + delta.dense()
     return Delta(deltas[0].weight, total.float())
-
-
-def packed(mask: Tensor) -> UInt8[Tensor, "bytes"]:
-    """One bit an entry, row after row, the first in the highest bit; the last byte is filled with zeros."""
-    bits = mask.reshape(-1).to(torch.uint8)
-    bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
-    return (bits << torch.arange(7, -1, -1, dtype=torch.uint8)).sum(1).to(torch.uint8)
-
-
-def unpacked(mask: UInt8[Tensor, "bytes"], count: int) -> Tensor:
-    """The bits again, as booleans."""
-    return (mask[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8) & 1).reshape(-1)[:count].bool()

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from editing.edit import Edit, EditError, applied, merged
-from workbench import fetch
-from workbench.errors import StoreError
-from workbench.files import write_text_atomically
+from editing.edit import Edit, applied, merged
+from factscope.errors import EditError, StoreError
+from factscope.files import write_text_atomically
+from factscope.model import download as fetch
 
 _WRAPPED = "._original_component"  # TransformerLens's name for the module inside its own
 

@@ -18,8 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.edit import Delta, Edit, EditError
+from editing.delta import Delta
+from editing.edit import Edit
 from editing.spectrum import factored
+from factscope.errors import EditError
 
 SCRAMBLES = {
     "directions": "same weights and singular values, random directions",

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from editing.edit import EditError
-from editing.language import logits_at
-from workbench.facts import SLOT, Fact, find_fact, same_text
-from workbench.models import device
-from workbench.prompts import Prompt, make_prompt, prompt_of
+from factscope.data.fact import SLOT, Fact, same_text
+from factscope.data.shipped import find_fact
+from factscope.errors import EditError
+from factscope.model.bridge import device
+from factscope.model.forward.batched import logits_at
+from factscope.model.prompts import Prompt, make_prompt, prompt_of
 
 
 def request(

@@ -13,8 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.edit import Delta, Edit, EditError, in_place, merged
-from workbench.models import live_weights
+from editing.delta import Delta
+from editing.edit import Edit, in_place, merged
+from factscope.errors import EditError
+from factscope.model.weights import live_weights
 
 
 @dataclass(frozen=True)

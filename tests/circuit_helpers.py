@@ -7,8 +7,8 @@ import torch
 from conftest import TOY, _configs
 
 from circuits.task import Task
-from workbench.models import load
-from workbench.prompts import make_prompt
+from factscope.model.load import load
+from factscope.model.prompts import make_prompt
 
 SHAPES = ("gpt2", "llama", "neox")
 _MADE: dict[tuple[str, str], Any] = {}

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.hooks import hooks_left
-from workbench.models import fingerprint, load
+from factscope.model.hooks import hooks_left
+from factscope.model.load import load
+from factscope.model.weights import fingerprint
 
 TOY = Path(__file__).parent / "toy"
 FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")

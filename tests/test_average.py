@@ -7,12 +7,12 @@ import pytest
 import torch
 from conftest import TOY
 
+from factscope.data.load import load_facts
+from factscope.errors import UserError
+from factscope.model.prompts import ROLES, make_prompt, prompt_of
+from factscope.runs.store import load, same, save
 from tracing.average import average, by_role
 from tracing.causal import Config, trace
-from workbench.errors import UserError
-from workbench.facts import load_facts
-from workbench.prompts import ROLES, make_prompt, prompt_of
-from workbench.store import load, same, save
 
 CONFIG = Config(sites=("resid", "mlp"), samples=2)
 

@@ -9,16 +9,18 @@ import pytest
 from conftest import TOY
 from pyarrow import parquet
 
-from editing import methods, suite
-from editing.edit import EditError, in_place
-from editing.protocols import comparable_with, protocol
-from editing.scoring import Said
-from studies import bench_compare, bench_view
-from studies.bench import bench
-from studies.commands import common
-from workbench import store
-from workbench.cases import load_cases
-from workbench.errors import StoreError
+from editing import method as methods
+from editing.edit import in_place
+from editing.evaluation import read as suite
+from editing.evaluation.protocol import comparable_with, protocol
+from factscope.data.load import load_cases
+from factscope.errors import EditError, StoreError
+from factscope.model.forward.scoring import Said
+from factscope.plots import page as bench_view
+from factscope.runs import store
+from studies.bench.bench import bench
+from studies.bench.bench import compare as bench_compare
+from studies.commands import app as common
 
 NULL = '''"""No edit at all."""
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 import torch
 
 from editing.edit import Delta
-from editing.methods import Made
+from editing.method import Made
 
 ABOUT, NEEDS_MOMENTS = "nothing", False
 
@@ -105,11 +107,11 @@ def test_an_interrupted_grid_goes_on_to_the_identical_result(toy, tmp_path, monk
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr("studies.bench_grid.readings", stopping)
+    monkeypatch.setattr("studies.bench.run.readings", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(toy, tmp_path / "part", how, names, settings=settings)
     assert not in_place(toy)
-    monkeypatch.setattr("studies.bench_grid.readings", real)
+    monkeypatch.setattr("studies.bench.run.readings", real)
     again = run(toy, tmp_path / "part", how, names, settings=settings)
     assert again.scores == whole.scores
     assert [trial.rows for trial in again.trials] == [trial.rows for trial in whole.trials]
@@ -124,7 +126,7 @@ def test_a_resumed_grid_takes_moments_of_the_unedited_model(toy, tmp_path, monke
     journal = tmp_path / "ft_m.jsonl"
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))  # the first of three edits
     seen = []
-    monkeypatch.setattr("studies.bench_grid.moments_for", lambda model, *_: seen.append(len(in_place(model))))
+    monkeypatch.setattr("studies.bench.run.moments_for", lambda model, *_: seen.append(len(in_place(model))))
     run(toy, tmp_path, how, ("ft_m",), settings=settings)
     assert seen == [0]
 
@@ -138,7 +140,7 @@ def test_edits_that_stay_are_read_at_once_and_at_the_end(toy, tmp_path):
 
 
 def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows(toy, null, tmp_path):
-    from editing.suite_table import table
+    from editing.evaluation.table import table
 
     found = run(toy, tmp_path / "run", "counterfact")
     store.save(found, tmp_path / "saved")
@@ -190,7 +192,7 @@ def test_the_unedited_model_is_read_once_for_all_methods(toy, null, tmp_path, mo
         calls.append(len(in_place(model)))
         return real(model, *given)
 
-    monkeypatch.setattr("studies.bench_grid.listen", counted)
+    monkeypatch.setattr("studies.bench.run.listen", counted)
     run(toy, tmp_path, names=("null", "ice"), count=3)
     assert calls == [0, 1, 1, 1, 1, 1, 1]  # once for all three cases, then each case under each method's edit
 

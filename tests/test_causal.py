@@ -9,14 +9,14 @@ import torch
 from conftest import TOY
 from torch import Tensor
 
-from tracing import corrupt
+from factscope.data.load import load_facts
+from factscope.errors import NoGap, PromptError, TokenMismatch, UserError
+from factscope.model.metrics import Target, metric, metric_names
+from factscope.model.prompts import make_prompt, prompt_of, with_answer
+from factscope.runs.store import same
+from tracing import corruption as corrupt
 from tracing.causal import Config, cells_of, trace, window_of
 from tracing.results import KINDS
-from workbench.errors import NoGap, PromptError, TokenMismatch, UserError
-from workbench.facts import load_facts
-from workbench.metrics import Target, metric, metric_names
-from workbench.prompts import make_prompt, prompt_of, with_answer
-from workbench.store import same
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 EVERYTHING = Config(sites=tuple(KINDS), samples=3, noise_level=2.0, window=3, metric="kl")

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from circuit_helpers import SHAPES, WIRED, double, hand_wired, task
 
-from circuits.circuit import EmptyCircuit, decisions_of, find
-from circuits.engine import Reference
-from circuits.fast import Fast
+from circuits.circuit import EmptyCircuit
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
+from circuits.find import decisions_of, find
 from circuits.graph import Graph
 from circuits.search.acdc import Config, acdc
 from circuits.search.certificate import certify
 from circuits.search.decisions import Decision, journal_key, recorded, shared_prefix
-from workbench.errors import StoreError, UserError
-from workbench.journal import Journal
+from factscope.errors import StoreError, UserError
+from factscope.runs.journal import Journal
 
 CONFIGURATIONS = [
     (name, ablation, metric, rows)

@@ -9,14 +9,15 @@ import torch
 from circuit_helpers import SHAPES, double, task
 
 from circuits.ablations import ablated, ablation_names
-from circuits.engine import Reference, writes
-from circuits.fast import Fast
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
+from circuits.engine.writes import writes
 from circuits.graph import Graph
 from circuits.task import Task, largest_group
-from workbench.errors import PromptError, TokenMismatch, UserError
-from workbench.hooks import Patch, flags, patched
-from workbench.prompts import make_prompt
-from workbench.sites import Site
+from factscope.errors import PromptError, TokenMismatch, UserError
+from factscope.model.hooks import Patch, flags, patched
+from factscope.model.prompts import make_prompt
+from factscope.model.sites import Site
 
 SPLITS = pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
 

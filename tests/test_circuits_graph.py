@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuits.graph import Graph, GraphError, place_of
-from workbench.errors import ModelError
+from circuits.graph import Graph, place_of
+from factscope.errors import GraphError, ModelError
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from circuit_helpers import SHAPES, double
 
-from circuits.packed import Packed, packed, suits
+from factscope.model.forward.packed import Packed, packed, suits
 
 HELD = pytest.mark.skipif(not suits(torch.zeros(2, 2)), reason="this build of torch has no oneDNN")
 

@@ -13,21 +13,25 @@ import torch
 from browser import needs_chromium, open_page, with_script
 from circuit_helpers import double, task
 
-from circuits.circuit import Circuit, find
-from circuits.diff import diff
-from circuits.engine import Reference, writes
-from circuits.faithful import Evaluation, by_length, evaluate, random_circuit, random_degrees
+from circuits.analysis.diff import diff
+from circuits.analysis.faithfulness import Evaluation, by_length, evaluate, random_circuit, random_degrees
+from circuits.analysis.head_roles import ROLES, Roles, roles
+from circuits.analysis.layers import Profile, profile
+from circuits.circuit import Circuit
+from circuits.engine.reference import Reference
+from circuits.engine.writes import writes
+from circuits.find import find
 from circuits.formats import FORMATS, export, graph_of, imported, read_edges, to_json, to_networkx, unknown_task
-from circuits.graph import Graph, GraphError
-from circuits.profile import Profile, profile, profile_page
-from circuits.roles import ROLES, Roles, roles
-from circuits.view import diff_page, in_words, page, summary
-from workbench import store
-from workbench.errors import StoreError, UserError
-from workbench.plots.network import EdgeMark, Network, NodeMark
-from workbench.plots.page import write_page
-from workbench.plots.specs import Page, Section
-from workbench.prompts import make_prompt
+from circuits.graph import Graph
+from circuits.pages.circuit import in_words, page
+from circuits.pages.diff import diff_page, summary
+from circuits.pages.layers import profile_page
+from factscope.errors import GraphError, StoreError, UserError
+from factscope.model.prompts import make_prompt
+from factscope.plots.figures.network import EdgeMark, Network, NodeMark
+from factscope.plots.page import write_page
+from factscope.plots.specs import Page, Section
+from factscope.runs import store
 
 
 @pytest.fixture

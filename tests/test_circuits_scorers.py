@@ -9,12 +9,13 @@ import torch
 from circuit_helpers import SHAPES, double, task
 
 from circuits import select
-from circuits.circuit import EmptyCircuit, find, methods
-from circuits.engine import Reference
+from circuits.circuit import EmptyCircuit
+from circuits.engine.gradients import clean_writes
+from circuits.engine.reference import Reference
+from circuits.find import find, methods
 from circuits.graph import Graph
 from circuits.scorers import eap, eap_ig, exact
-from circuits.scorers.gradients import clean_writes
-from workbench.errors import UserError
+from factscope.errors import UserError
 
 
 def test_eap_is_transformerlenss_with_the_other_sign(tmp_path: Path) -> None:

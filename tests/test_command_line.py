@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import TOY
 
-from workbench.progress import progress
+from factscope.progress import progress
 
 COLOUR = re.compile(rb"\x1b\[[0-9;]*\b(?:3[0-8]|9[0-7])[0-9;]*m")
 
@@ -67,9 +67,9 @@ def _in_a_terminal(code: str, **environment: str) -> bytes:
     return said
 
 
-HELP = "import sys; sys.argv = ['edit', '--help']; from studies.commands.edit import main; main()"
+HELP = "import sys; sys.argv = ['edit', '--help']; from studies.commands.edit.command import main; main()"
 BAR = """
-from workbench.progress import progress
+from factscope.progress import progress
 with progress("counting", 3) as advance:
     for _ in range(3): advance(1)
 print("done")
@@ -117,7 +117,7 @@ def work():
 common.run_app(app, "work", [])
 """
 TABLE = (
-    "from studies.commands.edit_compare import show; from workbench.plots.specs import Table; "
+    "from studies.commands.edit.compare import show; from factscope.plots.specs import Table; "
     "show(Table('title', ('a', 'b'), (('x', 1),)))"
 )
 
@@ -129,7 +129,7 @@ def _working(line: str) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "command",
     [
-        ("-m", "studies.commands.edit", "facts", "check", str(TOY / "toy_town.json")),  # typer writes
+        ("-m", "studies.commands.edit.command", "facts", "check", str(TOY / "toy_town.json")),  # typer writes
         ("-c", HELP),  # rich, in typer's hands
         _working(TABLE),  # rich, in ours
         _working("print('x', flush=True)"),  # nobody but Python
@@ -141,7 +141,7 @@ def test_a_closed_pipe_is_code_141_and_not_a_word(command: tuple[str, ...]) -> N
 
 
 def test_a_closed_pipe_does_not_hide_other_ends() -> None:
-    assert _unread("-m", "studies.commands.edit", "facts", "check", "nowhere.json").returncode == 2
+    assert _unread("-m", "studies.commands.edit.command", "facts", "check", "nowhere.json").returncode == 2
     assert _unread(*_working("raise typer.Exit(1)")).returncode == 1
     assert b"ZeroDivisionError" in _unread(*_working("1 / 0")).stderr
 

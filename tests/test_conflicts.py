@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from editing.edit import EditError
+from editing.evaluation.read import check_together
 from editing.requests import check
-from editing.suite import check_together
-from workbench.cases import load_cases
-from workbench.conflicts import conflicts, summary
+from factscope.data.conflicts import conflicts, summary
+from factscope.data.load import load_cases
+from factscope.errors import EditError
 
 
 def record(number, subject, prompt, target, **more):

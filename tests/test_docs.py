@@ -28,7 +28,7 @@ from shown_commands import (
     shown_flags,
 )
 
-from workbench.errors import UserError
+from factscope.errors import UserError
 
 PACKAGES = ("workbench", "tracing", "circuits", "editing", "studies")
 

@@ -11,27 +11,30 @@ from browser import needs_chromium, open_page, with_script
 from circuit_helpers import hand_wired, task
 from conftest import TOY
 
-from circuits.circuit import find
-from circuits.cross import cross_faithfulness, entries
-from circuits.diff import MixedSettings, changes, diff, same_settings
-from circuits.engine import Reference
-from circuits.fast import Fast
+from circuits.analysis.cross_faithfulness import cross_faithfulness, entries
+from circuits.analysis.diff import MixedSettings, changes, diff, same_settings
+from circuits.analysis.head_changes import head_changes, head_table
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
+from circuits.find import find
 from circuits.graph import Graph
-from circuits.movers import head_changes, head_table
-from editing import methods
-from editing.edit import Delta, Edit, EditError
+from editing import method as methods
+from editing.delta import Delta
+from editing.edit import Edit
 from editing.nulls import SCRAMBLES, scrambled
-from studies.edit_study import EditStudy, edit_studies
-from studies.edit_study_view import page
-from studies.edit_study_words import in_words, summary
-from studies.sides import Ask, Config
-from tracing.lens import answers_by_layer, lens
-from workbench import store
-from workbench.errors import UserError
-from workbench.facts import Fact, load_facts
-from workbench.models import fingerprint, live_weights
-from workbench.plots.page import write_page
-from workbench.prompts import prompt_of
+from factscope.data.fact import Fact
+from factscope.data.load import load_facts
+from factscope.errors import EditError, UserError
+from factscope.model.prompts import prompt_of
+from factscope.model.weights import fingerprint, live_weights
+from factscope.plots.page import write_page
+from factscope.runs import store
+from studies.edit_effects.model_state import Ask, Config
+from studies.edit_effects.page import page
+from studies.edit_effects.result import EditStudy
+from studies.edit_effects.study import edit_studies
+from studies.edit_effects.words import in_words, summary
+from tracing.logit_lens import answers_by_layer, lens
 
 SMALL = Config(samples=2, edges=40, nulls=1, value_nulls=0, again=0, neighbours=0)
 
@@ -371,7 +374,7 @@ wait();
 @needs_chromium
 @pytest.mark.browser
 def test_the_page_tells_the_story_and_its_buttons_change_the_wiring(study: EditStudy, tmp_path: Path) -> None:
-    from studies.edit_study_pictures import network
+    from studies.edit_effects.pictures import network
 
     drawn = network(study)
     node = next(number for number, mark in enumerate(drawn.nodes) if mark.name == "logits")

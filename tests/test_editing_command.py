@@ -7,7 +7,7 @@ import pytest
 from conftest import TOY
 
 from editing.edit import Edit
-from studies.commands import common
+from studies.commands import app as common
 
 PROMPT = "[Oda Voss] lives in"
 QUICK = ("--moments", "identity", "--set", "contexts=2", "--layer", "0", "--light")
@@ -135,7 +135,7 @@ def test_a_saved_edit_brings_its_own_model(edit, monkeypatch):
 
 @pytest.mark.parametrize("command", ["apply", "sequence"])
 def test_the_help_names_every_method(run_command, command, monkeypatch):
-    from editing.methods import method_names
+    from editing.method import method_names
 
     monkeypatch.setenv("COLUMNS", "200")
     said = run_command("edit", command, "--help").stdout
@@ -212,7 +212,7 @@ def test_a_damaged_edit_and_two_targets_are_told(edit, tmp_path):
 
 
 def test_ctrl_c_in_a_batch_leaves_the_weights_and_what_is_done(edit, toy, monkeypatch):
-    from editing import methods
+    from editing import method as methods
 
     def stopping(*arguments, **how):
         raise KeyboardInterrupt

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from editing import edit as editing_edit
-from editing.edit import Delta, Edit, EditError, applied, commit, in_place, merged, packed, revert, unpacked
+from editing.delta import Delta, packed, unpacked
+from editing.edit import Edit, applied, commit, in_place, merged, revert
 from editing.export import export
-from editing.restrain import prune, rect, restrained, restraint_names
+from editing.restraint import restrained, restraint_names
+from editing.restraints import prune, rect
 from editing.spectrum import effective_rank, factored, spectra
-from workbench.errors import StoreError
-from workbench.facts import Fact
-from workbench.models import fingerprint, live_weights
+from factscope.data.fact import Fact
+from factscope.errors import EditError, StoreError
+from factscope.model.weights import fingerprint, live_weights
 
 FACT = Fact("a", "home", "Foo Bar", "{} lives in", "Rome", "Oslo")
 KINDS = ("gpt2", "llama", "neox", "gemma3")
@@ -213,7 +215,7 @@ def test_an_exported_model_gives_the_same_logits_in_plain_transformers(tiny, tmp
 def test_a_model_in_half_precision_comes_back_bitwise_after_float32(tmp_path, capsys):
     from conftest import save_tiny
 
-    from workbench.models import load
+    from factscope.model.load import load
 
     model = load(str(save_tiny("llama", tmp_path)), device="cpu", dtype="float16")
     before = fingerprint(model)

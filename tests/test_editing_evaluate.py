@@ -8,16 +8,22 @@ import torch
 from conftest import TOY
 from test_editing_methods import text_moments
 
-from editing import methods
-from editing.choose import try_layers
-from editing.edit import Delta, Edit, EditError, applied, in_place
-from editing.evaluate import Reading, Row, evaluate, normal, probes, read, table, wilson
-from editing.language import generate, start_ids
-from editing.view import layer_page, page
-from workbench import store
-from workbench.facts import Fact, Neighbour, load_facts
-from workbench.models import fingerprint, live_weights
-from workbench.plots.page import page_html
+from editing import method as methods
+from editing.delta import Delta
+from editing.edit import Edit, applied, in_place
+from editing.evaluation.evaluate import Reading, Row, evaluate, probes, read, table
+from editing.layer_trials import try_layers
+from editing.pages.edit import page
+from editing.pages.layer_trials import layer_page
+from factscope.data.fact import Fact, Neighbour
+from factscope.data.load import load_facts
+from factscope.errors import EditError
+from factscope.model.forward.generate import generate
+from factscope.model.prompts import start_ids
+from factscope.model.weights import fingerprint, live_weights
+from factscope.plots.page import page_html
+from factscope.runs import store
+from factscope.statistics import normal, wilson
 
 FACT = Fact(
     "a", "r", "Foo Bar", "{} lives in", "Rome", "Oslo town", (), ("Foo Bar is in",), (Neighbour("Ze is in", "Bern"),)

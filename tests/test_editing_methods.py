@@ -5,16 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from editing import methods, moments
-from editing.edit import Edit, EditError, in_place
-from editing.language import logits_at
-from editing.methods import ft_m
+from editing import method as methods
+from editing.edit import Edit, in_place
+from editing.method import ft_m
 from editing.requests import target_prompts
-from editing.values import Descent, find_keys, find_values, read_subjects
-from workbench.facts import Fact, Neighbour
-from workbench.hooks import hooks_left
-from workbench.models import fingerprint, live_weights
-from workbench.sites import Site
+from editing.solve import moments
+from editing.solve.values import Descent, find_keys, find_values, read_subjects
+from factscope.data.fact import Fact, Neighbour
+from factscope.errors import EditError
+from factscope.model.forward.batched import logits_at
+from factscope.model.hooks import hooks_left
+from factscope.model.sites import Site
+from factscope.model.weights import fingerprint, live_weights
 
 FACTS = (
     Fact(

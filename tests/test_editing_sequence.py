@@ -11,20 +11,21 @@ import torch
 from browser import needs_chromium, open_page, with_script
 from conftest import TOY
 
-from editing import methods
-from editing.drift import Rule, Yardstick, fixed_text, token_nats, unrelated_facts
-from editing.edit import Edit, EditError, applied, in_place
-from editing.evaluate import evaluate
-from editing.restrain import restraint
-from editing.sequence import sequence
-from editing.sequence_results import Config, SequenceResult
-from editing.sequence_view import ENDS, forgetting, moved_share, principal_plane, score_table, sequence_page
-from studies.commands import common
-from workbench import store
-from workbench.errors import StoreError
-from workbench.facts import load_facts
-from workbench.models import fingerprint, live_weights
-from workbench.plots.page import page_html, write_page
+from editing import method as methods
+from editing.edit import Edit, applied, in_place
+from editing.evaluation.evaluate import evaluate
+from editing.pages.sequence import ENDS, forgetting, moved_share, principal_plane, score_table, sequence_page
+from editing.restraint import restraint
+from editing.sequence.result import Config, SequenceResult
+from editing.sequence.rules import Rule
+from editing.sequence.run import sequence
+from editing.sequence.yardstick import Yardstick, fixed_text, token_nats, unrelated_facts
+from factscope.data.load import load_facts
+from factscope.errors import EditError, StoreError
+from factscope.model.weights import fingerprint, live_weights
+from factscope.plots.page import page_html, write_page
+from factscope.runs import store
+from studies.commands import app as common
 
 LINEAR = restraint("prune").Config(mode="linear")
 CONTEXTS = ("{}", "Today, {}")

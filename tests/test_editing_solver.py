@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from editing.edit import EditError
 from editing.methods.alphaedit import null_space
-from editing.solver import FAINT, Metric, cholesky, solve
+from editing.solve.closed_form import FAINT, Metric, cholesky, solve
+from factscope.errors import EditError
 
 TIGHT = 1e-10  # float64, well-conditioned systems of at most forty unknowns
 

@@ -6,17 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from editing import moments, values
-from editing.edit import EditError
-from editing.language import contexts, logits_at, ngram_entropy, sample, start_ids
+from editing.contexts import contexts
 from editing.requests import check, essence_prompt, known, request, target_prompts
-from editing.suffix import buckets
-from editing.values import Descent, find_keys, find_values
-from workbench.errors import PromptError
-from workbench.facts import Fact, load_facts
-from workbench.hooks import Patch, patched
-from workbench.models import fingerprint
-from workbench.sites import Site
+from editing.solve import moments, values
+from editing.solve.values import Descent, find_keys, find_values
+from factscope.data.fact import Fact
+from factscope.data.load import load_facts
+from factscope.errors import EditError, PromptError
+from factscope.model.forward.batched import logits_at
+from factscope.model.forward.generate import sample
+from factscope.model.forward.subject import buckets
+from factscope.model.hooks import Patch, patched
+from factscope.model.prompts import start_ids
+from factscope.model.sites import Site
+from factscope.model.weights import fingerprint
+from factscope.statistics import ngram_entropy
 
 FACTS = (
     Fact("a", "home", "Foo Bar", "{} lives in", "Rome", "Oslo"),
@@ -120,7 +124,7 @@ def test_keys_are_what_the_down_projection_reads(tiny, kind):
     keys = find_keys(model, FACTS, 2, CONTEXTS)
     assert keys.each.shape == (3, 2, model.cfg.d_mlp)
     prompt = target_prompts(model, FACTS[0], CONTEXTS, "auto")[1]
-    from workbench.hooks import record
+    from factscope.model.hooks import record
 
     site = Site("mlp_hidden", 2)
     with record(model, [site]) as seen:
@@ -221,7 +225,7 @@ def test_moments_are_the_mean_of_outer_products_without_the_first_position(tiny)
     model = tiny("llama")
     rows = [[3, 4, 5, 6], [7, 8]]
     keys = moments.keys_of_text(model, [0, 2], rows)
-    from workbench.hooks import record
+    from factscope.model.hooks import record
 
     site = Site("mlp_hidden", 2)
     expected = []

@@ -9,16 +9,10 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from workbench.errors import FactError
-from workbench.facts import (
-    Fact,
-    find_fact,
-    guess_subject,
-    load_facts,
-    relations,
-    same_text,
-    shipped_subjects,
-)
+from factscope.data.fact import Fact, same_text
+from factscope.data.load import load_facts
+from factscope.data.shipped import find_fact, guess_subject, relations, shipped_subjects
+from factscope.errors import FactError
 
 RELATION = {
     "relation": "river_sea",
@@ -252,7 +246,7 @@ def test_shipped_subjects_hold_every_subject():
 
 def test_facts_need_no_model_library():
     heavy = "{'torch', 'transformers', 'datasets', 'numpy'}"
-    code = f"import sys; from workbench.facts import load_facts; load_facts(); print({heavy} & set(sys.modules))"
+    code = f"import sys; from factscope.data.fact import load_facts; load_facts(); print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

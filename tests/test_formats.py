@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from editing.protocols import protocol
-from editing.suite import asked_of, listen, readings
-from editing.suite_metrics import METRICS, Record
-from workbench.cases import UNSAID, load_cases
-from workbench.errors import FactError
-from workbench.facts import load_facts
-from workbench.formats import formats
+from editing.evaluation.metrics import METRICS, Record
+from editing.evaluation.protocol import protocol
+from editing.evaluation.read import asked_of, listen, readings
+from factscope.data.case import UNSAID
+from factscope.data.formats.reader import formats
+from factscope.data.load import load_cases, load_facts
+from factscope.errors import FactError
 
 KNOWEDIT = {
     "subject": "The Gull",

@@ -15,13 +15,13 @@ import torch
 from conftest import TOY
 from shown_commands import BLOCK, ROOT
 
-from editing import methods
-from editing.edit import EditError
-from editing.harness import TaskReport, evaluate_tasks
-from studies.commands import common
-from workbench import store
-from workbench.facts import Fact
-from workbench.show import in_words, page_of
+from editing import method as methods
+from editing.evaluation.lm_eval import TaskReport, evaluate_tasks
+from factscope.data.fact import Fact
+from factscope.errors import EditError
+from factscope.plots.show import in_words, page_of
+from factscope.runs import store
+from studies.commands import app as common
 
 FACT = Fact("a", "town", "Oda Voss", "{} lives in", "Brask", "Vey")
 TASK = """task: towns
@@ -159,7 +159,7 @@ def test_a_pipe_gets_the_result_alone(changed, tmp_path):
     changed.save(tmp_path / "saved")
     words = ("harness", "saved", "--tasks", "towns", "--include", "tasks", "--model", str(TOY), "--json")
     done = subprocess.run(
-        [sys.executable, "-m", "studies.commands.edit", *words],
+        [sys.executable, "-m", "studies.commands.edit.command", *words],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.hooks import HookNeverFired, Patch, flags, hooked, hooks_left, patched, record
-from workbench.sites import Site
+from factscope.model.hooks import HookNeverFired, Patch, flags, hooked, hooks_left, patched, record
+from factscope.model.sites import Site
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 TOKENS = torch.arange(1, 11)[None]

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from conftest import TOY
 
-from circuits.circuit import find
+from circuits.find import find
 from circuits.task import Task
-from studies.commands import common
-from studies.layer_choice import PERMUTATIONS, LayerStudy, layer_study, layer_study_page, layer_table, spearman
+from factscope.data.load import load_facts
+from factscope.errors import UserError
+from factscope.model.prompts import prompt_of
+from factscope.plots.page import page_html
+from factscope.runs import store
+from factscope.statistics import PERMUTATIONS, spearman
+from studies.commands import app as common
+from studies.layers import LayerStudy, layer_study, layer_study_page, layer_table
 from tracing.average import average
 from tracing.causal import Config
-from workbench import store
-from workbench.errors import UserError
-from workbench.facts import load_facts
-from workbench.plots.page import page_html
-from workbench.prompts import prompt_of
 
 TRACE = Config(samples=2, window=1)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import TOY
 
-from tracing.lens import lens
-from workbench.facts import load_facts
-from workbench.prompts import make_prompt, prompt_of
+from factscope.data.load import load_facts
+from factscope.model.prompts import make_prompt, prompt_of
+from tracing.logit_lens import lens
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 

@@ -10,11 +10,13 @@ import torch
 from conftest import TOY
 from safetensors.torch import load_file, save_file
 
-from workbench import fetch
-from workbench.cache import kept
-from workbench.errors import ModelError, StoreError
-from workbench.models import fingerprint, info, live_weights, load
-from workbench.registry import REGISTRY, Wheel
+from factscope.cache import kept
+from factscope.errors import ModelError, StoreError
+from factscope.model import download as fetch
+from factscope.model.bridge import info
+from factscope.model.load import load
+from factscope.model.registry import REGISTRY, Wheel
+from factscope.model.weights import fingerprint, live_weights
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 

@@ -7,9 +7,9 @@ import pytest
 from browser import needs_chromium, open_page, with_script
 from test_plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds
 
-from workbench.plots.colours import INK
-from workbench.plots.page import write_page
-from workbench.plots.specs import Heatmap, Page, Section, Table
+from factscope.plots.colours import INK
+from factscope.plots.page import write_page
+from factscope.plots.specs import Heatmap, Page, Section, Table
 
 pytestmark = [pytest.mark.browser, needs_chromium]
 

@@ -16,26 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workbench import files, plots
-from workbench.errors import StoreError
-from workbench.files import write_text_atomically
-from workbench.plots import render, specs
-from workbench.plots.colours import FROM_CONES, FROM_OKLAB, INK, colour_scale
-from workbench.plots.escape import html_text, script_json, visible
-from workbench.plots.fragments import differences, fragment, mimebundle
-from workbench.plots.intervals import Group, Intervals
-from workbench.plots.page import page_html, write_page
-from workbench.plots.specs import (
-    Bars,
-    Curves,
-    Heatmap,
-    Page,
-    Section,
-    Series,
-    Spec,
-    Table,
-    Text,
-)
+from factscope import files, plots
+from factscope.errors import StoreError
+from factscope.files import write_text_atomically
+from factscope.plots import render, specs
+from factscope.plots.colours import FROM_CONES, FROM_OKLAB, INK, colour_scale
+from factscope.plots.escape import html_text, script_json, visible
+from factscope.plots.figures.intervals import Group, Intervals
+from factscope.plots.fragments import differences, fragment, mimebundle
+from factscope.plots.page import page_html, write_page
+from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Spec, Table, Text
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -51,7 +41,7 @@ HOSTILE = (
 def kinds() -> list[type[Spec]]:
     """Every spec there is, those of other files included."""
     for module in pkgutil.iter_modules(plots.__path__):
-        importlib.import_module(f"workbench.plots.{module.name}")
+        importlib.import_module(f"factscope.plots.{module.name}")
     found = [Spec]
     for kind in found:
         found += kind.__subclasses__()

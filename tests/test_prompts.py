@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from workbench.errors import PromptError, TokenMismatch
-from workbench.facts import Fact
-from workbench.prompts import PromptPair, make_prompt, prompt_of, swap_subject, with_answer
+from factscope.data.fact import Fact
+from factscope.errors import PromptError, TokenMismatch
+from factscope.model.prompts import PromptPair, make_prompt, prompt_of, swap_subject, with_answer
 
 
 def spelled(model: Any, prompt: Any) -> str:

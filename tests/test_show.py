@@ -14,14 +14,14 @@ import pytest
 from conftest import TOY
 from rich.console import Console
 
+from factscope.data.load import load_facts
+from factscope.model.prompts import prompt_of
+from factscope.plots.show import in_words, page_of, pictures, shown_kinds
+from factscope.plots.specs import Bars, Card, Curves, Heatmap, Series
+from factscope.plots.svg import image, svg
 from tracing.causal import Config, trace
-from tracing.lens import lens
+from tracing.logit_lens import lens
 from tracing.results import LensResult, TraceResult
-from workbench.facts import load_facts
-from workbench.plots.specs import Bars, Card, Curves, Heatmap, Series
-from workbench.plots.still import image, svg
-from workbench.prompts import prompt_of
-from workbench.show import in_words, page_of, pictures, shown_kinds
 
 PACKAGES = ("tracing", "circuits", "editing", "studies")
 FACT = load_facts(TOY / "toy_town.json")[0]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench import store
-from workbench.errors import StoreError
-from workbench.journal import Journal
+from factscope.errors import StoreError
+from factscope.runs import store
+from factscope.runs.journal import Journal
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from editing import methods
-from editing.edit import EditError
-from editing.language import generate, logits_at
-from editing.methods import ike
-from editing.protocols import PROTOCOLS, differences, protocol
-from editing.reference import Snippets
-from editing.scoring import Pair, score, shared
-from editing.suite import Reading, Row, Speech, asked_of, check_together, holds, listen, readings
-from editing.suite_errors import failures, kind_of
-from editing.suite_metrics import METRICS, Record
-from editing.suite_table import harmonic, table
-from workbench.cases import Case, Question, Trial
-from workbench.facts import Fact
+from editing import method as methods
+from editing.evaluation.failures import failures, kind_of
+from editing.evaluation.metrics import METRICS, Record
+from editing.evaluation.protocol import PROTOCOLS, differences, protocol
+from editing.evaluation.read import Reading, Row, Speech, asked_of, check_together, holds, listen, readings
+from editing.evaluation.reference_texts import Snippets
+from editing.evaluation.table import harmonic, table
+from editing.method import ike
+from factscope.data.case import Case, Question, Trial
+from factscope.data.fact import Fact
+from factscope.errors import EditError
+from factscope.model.forward.batched import logits_at
+from factscope.model.forward.generate import generate
+from factscope.model.forward.scoring import Pair, score, shared
 
 # ---- scoring
 

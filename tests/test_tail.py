@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.errors import ModelError
-from workbench.hooks import Patch, patched
-from workbench.sites import Site
-from workbench.tail import Frame, embed
+from factscope.errors import ModelError
+from factscope.model.forward.partial import Frame, embed
+from factscope.model.hooks import Patch, patched
+from factscope.model.sites import Site
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 TOKENS = torch.tensor([[0, 7, 30, 12, 7, 55, 9, 80, 3, 41, 2, 17]])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from workbench.thin import _HAS_ONEDNN, thin_products
+from factscope.model.forward.onednn import _HAS_ONEDNN, thin_products
 
 
 @pytest.mark.parametrize("shape", [(64,), (1, 64), (7, 64), (3, 5, 64), (2, 0, 64)])

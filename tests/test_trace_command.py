@@ -12,7 +12,7 @@ import pytest
 from browser import needs_chromium, open_page
 from conftest import TOY
 
-from workbench.facts import load_facts
+from factscope.data.load import load_facts
 
 QUICK = ("--model", str(TOY), "--samples", "2", "--device", "cpu")
 FACT = load_facts(TOY / "toy_town.json")[0]
@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_result(
 def test_a_disk_that_fills_up_at_the_page_leaves_no_half_result(
     run_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench import files
+    from factscope import files
 
     plain, calls = os.fsync, []
 

@@ -60,14 +60,12 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel: Path) ->
 
 
 def test_the_version_is_written_in_one_place(wheel: Path) -> None:
-    from workbench.version import VERSION
 
     assert wheel.name.split("-")[1] == VERSION
     assert VERSION not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_the_commands_start(installed: Path, tmp_path: Path) -> None:
-    from workbench.version import VERSION
 
     for name in ("trace", "circuit", "edit"):
         assert _run(installed, tmp_path, installed / "bin" / name, "--version").split() == ["factscope", VERSION]
@@ -76,7 +74,7 @@ def test_the_commands_start(installed: Path, tmp_path: Path) -> None:
 
 def test_a_trace_far_from_the_checkout(installed: Path, tmp_path: Path) -> None:
     """Code, shipped facts, style sheet and scripts all come from the installed folder."""
-    where = "import workbench, studies; print(workbench.__file__, studies.__file__)"
+    where = "import workbench, studies; print(factscope.__file__, studies.__file__)"
     assert all(Path(file).is_relative_to(installed) for file in _run(installed, tmp_path, "-c", where).split())
     shutil.copytree(ROOT / "tests" / "toy", tmp_path / "toy", ignore=shutil.ignore_patterns("*.py"))
     options = ("--model", tmp_path / "toy", "--samples", "1", "--sites", "mlp", "--device", "cpu", "--out", "run")

@@ -19,17 +19,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factscope.data.fact import Fact
+from factscope.errors import NoGap, PromptError, UserError
+from factscope.model.bridge import device
+from factscope.model.metrics import metric
+from factscope.model.prompts import ROLES, Prompt, prompt_of
+from factscope.model.weights import fingerprint
+from factscope.progress import progress
+from factscope.runs.journal import Journal
+from factscope.runs.provenance import Run, stopwatch
 from tracing.causal import Config, cells_of, trace
-from tracing.corrupt import swap
+from tracing.corruption import swap
 from tracing.results import AverageResult, TraceResult
-from workbench.errors import NoGap, PromptError, UserError
-from workbench.facts import Fact
-from workbench.journal import Journal
-from workbench.metrics import metric
-from workbench.models import device, fingerprint
-from workbench.progress import progress
-from workbench.prompts import ROLES, Prompt, prompt_of
-from workbench.run import Run, stopwatch
 
 RESAMPLES = 2000
 
@@ -50,7 +51,7 @@ def average(
     """Trace each fact's answer and average. With `known`, only facts whose answer the model puts first.
 
     With `wanted`, stop when so many are traced. Subjects to swap in are others of the fact's relation among `facts`.
-    `journal` is a file to resume from; `shown` as in `workbench.progress`; `traced` is given every fresh trace.
+    `journal` is a file to resume from; `shown` as in `factscope.progress`; `traced` is given every fresh trace.
 
     Raises UserError if no fact could be traced, StoreError if the journal belongs to other work.
     """

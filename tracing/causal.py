@@ -21,18 +21,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tracing import corrupt
-from tracing.corrupt import Corruption
+from factscope.errors import NoGap, UserError
+from factscope.model.bridge import device
+from factscope.model.forward.partial import Frame, KeysValues, embed
+from factscope.model.hooks import Patch, patched, record
+from factscope.model.metrics import Metric, Target, metric, probability
+from factscope.model.prompts import Prompt, with_answer_ids
+from factscope.model.sites import Site
+from factscope.progress import Advance
+from factscope.runs.provenance import Run, stopwatch
+from tracing import corruption as corrupt
+from tracing.corruption import Corruption
 from tracing.results import KINDS, WINDOWED, Grid, TraceResult, standard_error
-from workbench.errors import NoGap, UserError
-from workbench.hooks import Patch, patched, record
-from workbench.metrics import Metric, Target, metric, probability
-from workbench.models import device
-from workbench.progress import Advance
-from workbench.prompts import Prompt, with_answer_ids
-from workbench.run import Run, stopwatch
-from workbench.sites import Site
-from workbench.tail import Frame, KeysValues, embed
 
 SEVERED = {"severed_mlp": "mlp", "severed_attn": "attn"}
 

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.prompts import Prompt
-from workbench.run import Run
-from workbench.show import shown
+from factscope.model.prompts import Prompt
+from factscope.plots.show import shown
+from factscope.runs.provenance import Run
 
 KINDS = {
     "resid": "residual stream after the block",
@@ -52,7 +52,7 @@ class Grid:
         return found
 
 
-@shown(page="tracing.view:trace_page", words="tracing.view:trace_in_words")
+@shown(page="tracing.pages.trace:trace_page", words="tracing.pages.trace:trace_in_words")
 @dataclass(frozen=True, eq=False)
 class TraceResult:
     """A causal trace of one prompt (Meng et al. 2022, section 2)."""
@@ -94,7 +94,7 @@ class TraceResult:
         return float(self.corrupted.mean()) + self.toward * self.grid(kind).effect
 
 
-@shown(page="tracing.lens_view:lens_page", words="tracing.lens_view:lens_in_words")
+@shown(page="tracing.pages.logit_lens:lens_page", words="tracing.pages.logit_lens:lens_in_words")
 @dataclass(frozen=True, eq=False)
 class LensResult:
     """What each state would answer if it were unembedded at once (nostalgebraist 2020, the logit lens).
@@ -103,7 +103,7 @@ class LensResult:
     """
 
     prompt: Prompt
-    norm: str  # "per-state" or "final-scale"; see tracing.lens
+    norm: str  # "per-state" or "final-scale"; see tracing.logit_lens
     log_probability: Float[Tensor, "layer pos"]  # of the answer's first token, nats
     rank: Int[Tensor, "layer pos"]
     entropy: Float[Tensor, "layer pos"]
@@ -125,7 +125,7 @@ class Component:
     top: tuple[str, ...]  # the tokens that it raises most
 
 
-@shown(page="tracing.average_view:average_page", words="tracing.average_view:average_in_words")
+@shown(page="tracing.pages.average:average_page", words="tracing.pages.average:average_in_words")
 @dataclass(frozen=True, eq=False)
 class AverageResult:
     """Traces of many facts, averaged by token role (the average indirect effect plots of Meng et al. 2022, Fig. 2)."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from circuits.engine import Reference
-from circuits.scorers.gradients import Point, clean_writes, edge_scores, mean_gradient
+from circuits.engine.gradients import Point, clean_writes, edge_scores, mean_gradient
+from circuits.engine.reference import Reference
 
 CONVENTION = "estimated rise of the loss when the edge is cut from the full graph; positive: the edge helps"
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from circuits.engine import Reference
+from circuits.engine.gradients import Point, clean_writes, edge_scores, mean_gradient
+from circuits.engine.reference import Reference
 from circuits.scorers.eap import CONVENTION as CONVENTION
-from circuits.scorers.gradients import Point, clean_writes, edge_scores, mean_gradient
-from workbench.errors import UserError
+from factscope.errors import UserError
 
 RULES = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 VARIANTS = ("inputs", "activations", "clean_corrupted")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuits.engine import Mask, Reference
-from circuits.fast import Fast
-from workbench.progress import progress
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
+from circuits.engine.writes import Mask
+from factscope.progress import progress
 
 CONVENTION = "measured rise of the loss when the edge alone is cut from the full graph; positive: the edge helps"
 

@@ -6,7 +6,7 @@ is always made. Readers whose node no longer reaches the logits lose their edges
 the result: another order gives another circuit.
 
 Two engines behind one function. `reference` runs the whole model once for each edge. `fast` gives the same decisions:
-it computes only what changed (`circuits/fast.py`) and tries nested cuts together. Of a batch "e1", "e1 e2", "e1 e2 e3",
+it computes only what changed (`circuits/engine/incremental.py`) and tries nested cuts together. Of a batch "e1", "e1 e2", "e1 e2 e3",
 each rise over the row before is exactly what the plain search would have measured, up to the first edge that must be
 kept, which is decided too. The rows after it stand on a cut that was not made, and are thrown away; but their rises,
 and what the last readers kept, say which edges to expect to be kept, and the rows after such an edge leave its cut out.
@@ -29,13 +29,14 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from circuits.engine import Mask, Reference
-from circuits.fast import Fast, Plan
+from circuits.engine.incremental import Fast, Plan
+from circuits.engine.reference import Reference
+from circuits.engine.writes import Mask
 from circuits.search.certificate import rise
 from circuits.search.decisions import Decision, is_dead, layer_of, recorded, shared_prefix, whole_layers
-from workbench.errors import StoreError, UserError
-from workbench.journal import Journal
-from workbench.progress import progress
+from factscope.errors import StoreError, UserError
+from factscope.progress import progress
+from factscope.runs.journal import Journal
 
 LARGEST = 64  # variants in one batch; the fast engine takes fewer where more would not pay
 RECENT = 4  # readers that are asked which writers to expect; of more, fewer agree

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuits.engine import Mask, Reference
+from circuits.engine.reference import Reference
+from circuits.engine.writes import Mask
 from circuits.graph import Graph
 from circuits.search.decisions import Decision
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.engine import Mask
+from circuits.engine.writes import Mask
 from circuits.graph import Graph
 from circuits.task import Task
-from workbench.journal import Journal
+from factscope.runs.journal import Journal
 
 
 @dataclass(frozen=True)

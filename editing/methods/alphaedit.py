@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from editing.edit import EditError, in_place
-from editing.methods import Bench, Made
-from editing.solver import Metric, Solution, solve
-from editing.spread import spread
-from editing.values import Descent, Keys, find_keys
-from workbench.models import info
+from editing.edit import in_place
+from editing.method import Bench, Made
+from editing.solve.closed_form import Metric, Solution, solve
+from editing.solve.layers import spread
+from editing.solve.values import Descent, Keys, find_keys
+from factscope.errors import EditError
+from factscope.model.bridge import info
 
 ABOUT = "as MEMIT, but only in directions that ordinary text hardly uses"
 NEEDS_MOMENTS = True

@@ -12,12 +12,12 @@ When not to use it: several layers share the work better (MEMIT); one fact is R-
 from dataclasses import dataclass, field
 from typing import Any
 
-from editing.methods import Bench, Made
+from editing.method import Bench, Made
 from editing.methods.memit import leverage
-from editing.solver import Metric, Solution, solve
-from editing.spread import spread
-from editing.values import Descent, Keys
-from workbench.models import info
+from editing.solve.closed_form import Metric, Solution, solve
+from editing.solve.layers import spread
+from editing.solve.values import Descent, Keys
+from factscope.model.bridge import info
 
 ABOUT = "many facts at once in one layer, as exactly as eps says"
 NEEDS_MOMENTS = True

@@ -22,16 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editing.edit import Delta, EditError
-from editing.language import padded
-from editing.methods import Bench, Made
+from editing.delta import Delta
+from editing.method import Bench, Made
 from editing.requests import target_prompts
-from editing.spread import weight_name
-from editing.values import check_layer
-from workbench.hooks import hooked, record
-from workbench.models import device
-from workbench.sites import Site
-from workbench.tail import Frame
+from editing.solve.layers import weight_name
+from editing.solve.values import check_layer
+from factscope.errors import EditError
+from factscope.model.bridge import device
+from factscope.model.forward.batched import padded
+from factscope.model.forward.partial import Frame
+from factscope.model.hooks import hooked, record
+from factscope.model.sites import Site
 
 ABOUT = "fine-tune one MLP matrix on the whole target"
 NEEDS_MOMENTS = False

@@ -7,14 +7,14 @@ Every paper on editing compares with it, because it costs nothing and weights th
 break parts the fact from the question, so that the question's tokens are those it has alone.
 
 When not to use it: where the model itself is to be changed or looked into. Its edits act on what is asked through
-`editing.language`, fill the context as they add up, and cannot be exported.
+`factscope.model.forward.batched`, fill the context as they add up, and cannot be exported.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from editing.methods import Bench, Made
-from workbench.facts import Fact
+from editing.method import Bench, Made
+from factscope.data.fact import Fact
 
 ABOUT = "in context: the new fact as a sentence before every question; no weight changes"
 NEEDS_MOMENTS = False

@@ -21,13 +21,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.language import padded, start_ids
-from editing.methods import Bench, Made
+from editing.method import Bench, Made
 from editing.methods.ice import sentence
-from workbench.facts import Fact, load_facts
-from workbench.hooks import record
-from workbench.models import device
-from workbench.sites import Site
+from factscope.data.fact import Fact
+from factscope.data.load import load_facts
+from factscope.model.bridge import device
+from factscope.model.forward.batched import padded
+from factscope.model.hooks import record
+from factscope.model.prompts import start_ids
+from factscope.model.sites import Site
 
 ABOUT = "in context: retrieved demonstrations and the new fact before every question; no weight changes"
 NEEDS_MOMENTS = False

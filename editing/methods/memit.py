@@ -15,11 +15,11 @@ When not to use it: where one fact must be met exactly; it never is (see the rep
 from dataclasses import dataclass, field
 from typing import Any
 
-from editing.methods import Bench, Made
-from editing.solver import Metric, Solution, solve
-from editing.spread import spread
-from editing.values import Descent, Keys
-from workbench.models import info
+from editing.method import Bench, Made
+from editing.solve.closed_form import Metric, Solution, solve
+from editing.solve.layers import spread
+from editing.solve.values import Descent, Keys
+from factscope.model.bridge import info
 
 ABOUT = "many facts at once over several layers; a ridge instead of an exact fit"
 NEEDS_MOMENTS = True

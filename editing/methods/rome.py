@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from editing.edit import borrowed
-from editing.methods import Bench, Made
-from editing.solver import Metric, Solution, solve
-from editing.spread import weight_name
-from editing.values import Descent, Keys, Values, check_layer, find_keys
-from workbench.models import info
+from editing.method import Bench, Made
+from editing.solve.closed_form import Metric, Solution, solve
+from editing.solve.layers import weight_name
+from editing.solve.values import Descent, Keys, Values, check_layer, find_keys
+from factscope.model.bridge import info
 
 ABOUT = "one fact at a time, rank one, at one layer; meets its target exactly"
 NEEDS_MOMENTS = True

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from studies.commands.common import run_app, tell
-from workbench.cache import cache_folder
-from workbench.errors import StoreError, UserError
+from factscope.cache import cache_folder
+from factscope.errors import StoreError, UserError
+from studies.commands.app import run_app, tell
 
 KINDS = ("models", "moments", "contexts")  # what there is to expect; another folder of the cache is shown as well
 

@@ -7,22 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from factscope.errors import UserError
+from factscope.runs.folders import new_folder, settled_folder, writable
+from factscope.settings import configured
 from studies.commands import cache
-from studies.commands.common import (
-    JOURNAL,
-    configured,
-    given_flags,
-    listed,
-    loader,
-    new_folder,
-    note,
-    run_app,
-    settled_folder,
-    show_version,
-    tell,
-    writable,
-)
-from workbench.errors import UserError
+from studies.commands.app import JOURNAL, given_flags, listed, loader, note, run_app, show_version, tell
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
 
@@ -145,10 +134,10 @@ def _one(
     light: bool,
     as_json: bool,
 ) -> None:
-    from studies.trace_study import trace_study
-    from tracing.view import doubts, summary, trace_in_words
-    from workbench.facts import find_fact
-    from workbench.prompts import make_prompt
+    from factscope.data.shipped import find_fact
+    from factscope.model.prompts import make_prompt
+    from studies.trace import trace_study
+    from tracing.pages.trace import doubts, summary, trace_in_words
 
     if not text.strip():
         raise UserError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
@@ -186,11 +175,11 @@ def _many(
     as_json: bool,
     model: str,
 ) -> None:
+    from factscope.data.load import load_facts
+    from factscope.plots.page import write_page
+    from factscope.runs import store
     from tracing.average import average
-    from tracing.average_view import average_in_words, average_page
-    from workbench import store
-    from workbench.facts import load_facts
-    from workbench.plots.page import write_page
+    from tracing.pages.average import average_in_words, average_page
 
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1, not {limit}")
@@ -228,12 +217,12 @@ def _many(
 
 
 def _redraw(run: Path, out: Path | None, light: bool, as_json: bool) -> None:
-    from studies.trace_study import TraceStudy
-    from tracing.average_view import average_in_words, average_page
+    from factscope.plots.page import write_page
+    from factscope.runs import store
+    from studies.trace import TraceStudy
+    from tracing.pages.average import average_in_words, average_page
+    from tracing.pages.trace import summary, trace_in_words
     from tracing.results import AverageResult
-    from tracing.view import summary, trace_in_words
-    from workbench import store
-    from workbench.plots.page import write_page
 
     if store.header(run)["kind"] == "AverageResult":
         average = store.load(run, AverageResult)

@@ -1,0 +1,276 @@
+"""Does the circuit do what the model does? Measured by running it, against circuits that were not searched for.
+
+Every number says on what it was measured. Hit@10 is the share of prompts whose answer is among the ten most probable
+tokens (what the Knowledge Circuits paper calls completeness), for the full model and the circuit, on the prompts that
+the circuit was found on and on held-out ones with their own answers. Faithfulness is the circuit's share of the way
+from the empty to the full graph's loss. CPR and CMD (Mueller et al. 2025) are the areas under faithfulness and under
+its distance from 1, over circuits of growing size, on a linear axis. Completeness here is the older one: circuit and
+model should still agree when the same nodes are knocked out of both. Minimality: every kept edge, cut alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits import select
+from circuits.ablations import ablation_names
+from circuits.circuit import Circuit
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
+from circuits.engine.writes import Mask
+from circuits.find import faithfulness
+from circuits.graph import Graph
+from circuits.scorers.exact import single_cuts
+from circuits.task import Task, alike, twin
+from factscope.errors import UserError
+from factscope.model.metrics import Target, kl
+from factscope.model.prompts import Prompt
+from factscope.model.weights import fingerprint
+from factscope.runs.provenance import Run, stopwatch
+
+LIKE = 5  # prompts of one length at least, for a mean over them to stand for the relation
+SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's grid, shares of all edges
+CONVENTIONS = {
+    "Hit@10": "answer's first token among the ten most probable, rank counted from 1; held-out prompts have own labels",
+    "faithfulness": "(m(C) - m(empty)) / (m(full) - m(empty)), ratio of means over prompts; empty: every edge ablated",
+    "KL": "nats, KL(full || circuit) at the last position, summed over the vocabulary, mean over prompts",
+    "CPR, CMD": "trapezoid over the share of edges, linear axis; circuits grown greedily from the logits by |score|",
+    "completeness": "KL(full without K || circuit without K), K: random halves of the circuit's heads and MLPs",
+    "minimality": "|rise of the loss| when one kept edge is cut from the circuit",
+    "random": "same number of edges drawn at random; same degree: each reader keeps its number of edges",
+}
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Hit@10 of model and circuit on one set of prompts."""
+
+    n: int
+    full: float
+    circuit: float
+    random: float  # mean over random circuits of the same size
+    ranks_full: tuple[int, ...] = ()
+    ranks_circuit: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ()  # in the order of the ranks
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several random circuits' values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Mean, least and greatest."""
+        return cls(float(np.mean(values)), float(min(values)), float(max(values)), len(values))
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One circuit's card."""
+
+    n_edges: int
+    share: float  # of all edges
+    unit: str
+    losses: dict[str, float]  # full, circuit, empty
+    faithfulness: float
+    kl: float
+    found: Hits
+    held_out: Hits | None
+    sizes: Float[Tensor, " size"]  # shares of all edges
+    faithfulness_by_size: Float[Tensor, " size"]
+    cpr: float
+    cmd: float
+    knocked_out: Float[Tensor, " draw"]  # KL, nats
+    minimality: Float[Tensor, " edge"]  # in the order of `graph.names(kept)`
+    superfluous: float  # share of kept edges whose cut changes the loss by less than `tolerance`
+    tolerance: float
+    random_size: Spread  # faithfulness
+    random_degree: Spread
+    by_ablation: dict[str, float]  # faithfulness of the same edges under other ablations
+    conventions: dict[str, str]
+    notes: tuple[str, ...]
+    run: Run | None
+
+
+def evaluate(
+    model: Any,
+    circuit: Circuit,
+    held_out: Sequence[Prompt] = (),
+    *,
+    n_random: int = 5,
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> Evaluation:
+    """Run the circuit on its own prompts and on held-out ones, and everything that could show it wrong.
+
+    Raises UserError if the model is not the one that the circuit was found in.
+    """
+    run = Run.of(model, seed)
+    if circuit.run is not None and circuit.run.fingerprint != fingerprint(model):
+        raise UserError(f"the circuit was found in {circuit.run.model} with other weights than this model's")
+    graph, task, kept = circuit.graph, circuit.task, circuit.mask
+    generator = np.random.default_rng(seed)
+    notes: list[str] = []
+    with stopwatch() as elapsed:
+        reference = Reference(model, graph, task)
+        full, empty, own = (reference.logits(mask) for mask in (graph.full(), graph.empty(), kept))
+        loss = {n: _loss(reference, x) for n, x in (("full", full), ("circuit", own), ("empty", empty))}
+        same_size = [random_circuit(graph, int(kept.sum()), generator) for _ in range(n_random)]
+        same_degree = [random_degrees(graph, kept, generator) for _ in range(n_random)]
+
+        def part(mask: Mask) -> float:
+            return faithfulness(reference.loss(mask), loss["full"], loss["empty"])
+
+        by_size = torch.tensor([part(_of_size(graph, circuit.scores, kept, share)) for share in SIZES])
+        sizes = torch.tensor(SIZES)
+        others = by_length(task, held_out, notes)
+        fast = Fast(reference)
+        cut = single_cuts(fast, kept, kept)
+        minimal = torch.stack([cut[writer, reader].abs() for reader, writer in np.argwhere(kept.T).tolist()])
+        least = tolerance if tolerance is not None else 0.01 * abs(loss["full"] - loss["empty"])
+        evaluation = Evaluation(
+            n_edges=int(kept.sum()),
+            share=float(kept.sum()) / graph.n_edges,
+            unit=circuit.unit,
+            losses=loss,
+            faithfulness=faithfulness(loss["circuit"], loss["full"], loss["empty"]),
+            kl=_kl(full, own),
+            found=hits(model, graph, kept, [task], same_size),
+            held_out=hits(model, graph, kept, others, same_size) if others else None,
+            sizes=sizes,
+            faithfulness_by_size=by_size,
+            cpr=float(torch.trapezoid(by_size, sizes)),
+            cmd=float(torch.trapezoid((1 - by_size).abs(), sizes)),
+            knocked_out=torch.tensor([_knocked_out(reference, kept, generator) for _ in range(n_random)]),
+            minimality=minimal.float(),
+            superfluous=float((minimal < least).float().mean()),
+            tolerance=float(least),
+            random_size=Spread.of([part(mask) for mask in same_size]),
+            random_degree=Spread.of([part(mask) for mask in same_degree]),
+            by_ablation=_by_ablation(model, graph, task, kept),
+            conventions=CONVENTIONS | {"ablation": task.ablation, "metric": task.metric, "positions": "all alike"},
+            notes=tuple(notes),
+            run=None,
+        )
+    return replace(evaluation, run=run.ended(elapsed[0]))
+
+
+def hits(model: Any, graph: Graph, kept: Mask, tasks: Sequence[Task], random: Sequence[Mask] = ()) -> Hits:
+    """Hit@10 over all prompts of the tasks."""
+    ranks_full: list[int] = []
+    ranks: list[int] = []
+    chance: list[int] = []
+    for task in tasks:
+        reference = Reference(model, graph, task)
+        ranks_full += reference.objective.ranks(reference.objective.clean)
+        ranks += reference.objective.ranks(reference.logits(kept))
+        for mask in random:
+            chance += reference.objective.ranks(reference.logits(mask))
+    prompts = tuple(prompt.text for task in tasks for prompt in task.prompts)
+    shares = (_share(ranks_full), _share(ranks), _share(chance))
+    return Hits(len(ranks), *shares, tuple(ranks_full), tuple(ranks), prompts)
+
+
+def by_length(task: Task, prompts: Sequence[Prompt], notes: list[str]) -> list[Task]:
+    """Held-out prompts as tasks of one length each, ablated as the task is.
+
+    What a counterfactual or a mean for each position takes from other prompts comes from those of their own length and
+    subject span, among them and the task's. A prompt that has none is left out, and a note says so.
+    """
+    pool = {p.text: p for p in (*prompts, *task.prompts, *task.corrupt, *task.reference) if p.answer_ids}
+    groups: dict[tuple[int, tuple[int, int]], list[Prompt]] = {}
+    for prompt in sorted(prompts, key=lambda prompt: len(prompt.tokens)):
+        groups.setdefault((len(prompt.tokens), prompt.subject_span), []).append(prompt)
+    tasks, left_out = [], 0
+    for aligned in groups.values():
+        group = aligned
+        like = alike(group[0], tuple(pool.values()))
+        corrupt: list[Prompt] = []
+        reference = task.reference
+        if task.ablation == "counterfactual":
+            twins = [twin(prompt, like) for prompt in group]
+            corrupt = [twin for twin in twins if twin is not None]
+            group = [prompt for prompt, twin in zip(group, twins, strict=True) if twin is not None]
+        elif task.ablation == "mean":
+            reference = like
+            group = group if len(like) >= LIKE else []
+        left_out += len(aligned) - len(group)
+        if group:  # only ranks are read, so the metric may be any
+            tasks.append(Task(tuple(group), "log_probability", task.ablation, tuple(corrupt), reference))
+    if left_out:
+        notes.append(
+            f"{left_out} of {len(prompts)} held-out prompts were left out: too few others have their length, and the "
+            f"{task.ablation} ablation needs them"
+        )
+    return tasks
+
+
+def random_circuit(graph: Graph, edges: int, generator: np.random.Generator) -> Mask:
+    """So many edges, each set as likely as any other."""
+    kept = graph.empty()
+    kept.flat[generator.choice(np.flatnonzero(graph.allowed), edges, replace=False)] = True
+    return kept
+
+
+def random_degrees(graph: Graph, kept: Mask, generator: np.random.Generator) -> Mask:
+    """Every reader hears as many writers as in `kept`, drawn at random."""
+    drawn = graph.empty()
+    for number, reader in enumerate(graph.readers):
+        degree = int(kept[:, number].sum())
+        drawn[generator.choice(graph.below(reader), degree, replace=False), number] = True
+    return drawn
+
+
+def _share(ranks: Sequence[int]) -> float:
+    return sum(rank <= 10 for rank in ranks) / len(ranks) if ranks else float("nan")
+
+
+def _loss(reference: Reference, logits: Tensor) -> float:
+    return float(reference.objective.losses(logits[None])[0])
+
+
+def _kl(full: Tensor, logits: Tensor) -> float:
+    each = [kl(row[None], Target(0, clean=clean)) for clean, row in zip(full, logits, strict=True)]
+    return float(torch.cat(each).mean())
+
+
+def _of_size(graph: Graph, scores: Tensor, kept: Mask, share: float) -> Mask:
+    """The circuit's scores grown to this share of all edges; at the circuit's own size nearly the circuit."""
+    if share >= 1:
+        return graph.full()
+    favoured = scores.abs() + torch.from_numpy(kept) * float(scores.abs().max() + 1)  # the kept ones first
+    return select.greedy(graph, favoured, max(1, round(share * graph.n_edges)))
+
+
+def _knocked_out(reference: Reference, kept: Mask, generator: np.random.Generator) -> float:
+    graph = reference.graph
+    nodes = np.flatnonzero(kept.any(1))
+    nodes = nodes[nodes >= graph.n_inputs]
+    out = nodes[generator.random(len(nodes)) < 0.5]
+    full, circuit = graph.full(), kept.copy()
+    full[out], circuit[out] = False, False
+    return _kl(reference.logits(full), reference.logits(circuit))
+
+
+def _by_ablation(model: Any, graph: Graph, task: Task, kept: Mask) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name in ablation_names():
+        if name == "counterfactual" and not task.corrupt:
+            continue
+        if name.startswith("mean") and len(task.reference) < 2:
+            continue
+        if name == "mean" and any(len(p.tokens) != task.n_positions for p in task.reference):
+            continue
+        other = Reference(model, graph, replace(task, ablation=name))
+        found[name] = faithfulness(other.loss(kept), other.loss(graph.full()), other.loss(graph.empty()))
+    return found

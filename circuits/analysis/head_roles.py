@@ -1,0 +1,305 @@
+"""What the components of a circuit do: which heads carry the subject, which the relation, and what each one writes.
+
+The Knowledge Circuits paper names mover, relation and mixture heads by looking at pictures. Here a head's role follows
+from two measurements in the full model, at the last position:
+    attention  A_S and A_R, the shares of its attention on the subject and on the relation, position 0 (a sink) dropped;
+    attribution  D_S, D_R, D_rest: its direct logit attribution to the answer, split by the token it was read from.
+    mixture   D_S and D_R are each at least a quarter of |D_S| + |D_R| + |D_rest|
+    mover     else: most of its attention (of S and R) is on the subject, D_S is the largest part, and the answer or the
+              subject is among the ten tokens that it writes most
+    relation  else: most is on the relation, D_R is the largest part, and, where the relation's possible answers are
+              known, more of them are among those ten tokens than chance would put there
+    none      else, or if |D| is below a floor, a share of the answer's own logit
+The relation's tokens are the prompt's, less the subject, less the start token, less the last one. The same counting
+with the positions' labels shuffled tells how many heads would get a role by luck (Chughtai et al. 2024 for the split).
+
+The answer's direction is its unembedding less the mean one, so that what lifts all tokens alike counts for nothing; the
+final norm's scale is held at its clean value, and its bias and the unembedding's are left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.circuit import Circuit
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
+from circuits.graph import place_of
+from circuits.task import Task
+from factscope.errors import ModelError
+from factscope.runs.provenance import Run, stopwatch
+
+ROLES = ("mover", "relation", "mixture", "none")
+MIXED = 0.25  # of |D_S| + |D_R| + |D_rest|
+TOP = 10
+
+
+@dataclass(frozen=True)
+class HeadRole:
+    """One head's measurements and what follows from them; attributions in logits, positive towards the answer."""
+
+    name: str
+    role: str
+    attention_subject: float  # shares of all attention but the sink's
+    attention_relation: float
+    direct_subject: float
+    direct_relation: float
+    direct_rest: float
+    top_tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Component:
+    """What one head or MLP of the circuit writes at the last position, read through the unembedding."""
+
+    name: str
+    direct: float  # logits, towards the answer
+    rank: int  # of the answer among all tokens, 1 for the first
+    probability: float
+    top_tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """The first prompt's heads, components and curves."""
+
+    prompt: str
+    answer: str
+    heads: tuple[HeadRole, ...]
+    components: tuple[Component, ...]
+    counts: dict[str, int]
+    chance: dict[str, float]  # mean count with shuffled positions
+    chance_high: dict[str, int]  # the greatest of 19 in 20 shuffles
+    active_heads: Float[Tensor, " layer"]  # share of a layer's heads that are in the circuit
+    active_mlps: Float[Tensor, " layer"]  # 1 or 0
+    curves: dict[str, Tensor]  # [state] 0 is the embedding; rank, probability, rank at the subject; full and circuit
+    settings: dict[str, Any]
+    run: Run | None
+
+
+@torch.no_grad()
+def roles(
+    model: Any,
+    circuit: Circuit,
+    answers: Sequence[str] = (),
+    *,
+    floor: float = 0.01,
+    shuffles: int = 200,
+    seed: int = 0,
+) -> Roles:
+    """Measure the heads of `circuit` in `model` on its first prompt; `answers` are the relation's possible ones."""
+    run = Run.of(model, seed)
+    with stopwatch() as elapsed:
+        graph, prompt = circuit.graph, circuit.task.prompts[0]
+        first = Task((prompt,), "log_probability", "zero")
+        fast = Fast(Reference(model, graph, first))
+        last = len(prompt.tokens) - 1
+        final = fast.inputs[graph.reader_index["logits"]][0, last]
+        lens = StateLens(model, final, prompt.answer_ids[0])
+        subject = np.zeros(last + 1, dtype=bool)
+        subject[list(prompt.subject_positions)] = True
+        relation = ~subject
+        relation[[0, last]] = False
+        subject[0] = False
+        least = floor * abs(float(lens.answer_logit(final)))
+        among = first_tokens(model, answers)
+        own = {prompt.answer_ids[0], *(prompt.tokens[place] for place in prompt.subject_positions)}
+
+        names = [name for name in circuit.nodes() if name.startswith("a")]
+        measured = []
+        for name in names:
+            attention, direct, written = head_reading(fast, lens, name, last)
+            measured.append((name, attention, direct, lens.top(written)))
+        expected = TOP * len(among) / lens.n_tokens
+
+        def named(
+            attention: np.ndarray, direct: np.ndarray, top: list[int], where: np.ndarray, other: np.ndarray
+        ) -> str:
+            hits = len(among & set(top)) > expected if among else True
+            return role_from(attention, direct, where, other, bool(own & set(top)), hits, least)
+
+        heads = tuple(
+            HeadRole(
+                name,
+                named(attention, direct, top, subject, relation),
+                float(attention[subject].sum()),
+                float(attention[relation].sum()),
+                float(direct[subject].sum()),
+                float(direct[relation].sum()),
+                float(direct[~(subject | relation)].sum()),
+                tuple(model.tokenizer.decode([token]) for token in top),
+            )
+            for name, attention, direct, top in measured
+        )
+        generator = np.random.default_rng(seed)
+        counts: list[dict[str, int]] = []
+        for _ in range(shuffles):
+            order = np.concatenate([[0], 1 + generator.permutation(last)])
+            drawn = [named(a, d, top, subject[order], relation[order]) for _, a, d, top in measured]
+            counts.append({role: drawn.count(role) for role in ROLES})
+        result = Roles(
+            prompt=prompt.text,
+            answer=str(prompt.answer),
+            heads=heads,
+            components=tuple(_component(fast, lens, model, name, last) for name in circuit.nodes()),
+            counts={role: sum(head.role == role for head in heads) for role in ROLES},
+            chance={role: float(np.mean([each[role] for each in counts])) for role in ROLES},
+            chance_high={role: int(np.quantile([each[role] for each in counts], 0.95)) for role in ROLES},
+            active_heads=_active(circuit, heads=True),
+            active_mlps=_active(circuit, heads=False),
+            curves=_curves(fast, circuit, model, lens, list(prompt.subject_positions), last),
+            settings={"floor": floor, "shuffles": shuffles, "seed": seed, "answers known": len(among), "mixed": MIXED},
+            run=None,
+        )
+    return replace(result, run=run.ended(elapsed[0]))
+
+
+class StateLens:
+    """Reads residual-stream vectors through the final norm, its scale held at one state's, and the unembedding."""
+
+    def __init__(self, model: Any, state: Float[Tensor, " d_model"], answer: int) -> None:
+        norm = model.ln_final.original_component
+        self.gain = norm.weight.detach()
+        self.centred = isinstance(norm, torch.nn.LayerNorm)
+        self.eps = float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0)))
+        self.scale = self._scale(state)
+        bias = getattr(norm, "bias", None)
+        own = self.normed(state) + (0 if bias is None else bias.detach())
+        if not torch.allclose(own, norm(state), rtol=1e-3, atol=1e-3 * float(own.abs().max())):
+            raise ModelError("this model's final norm is neither LayerNorm nor RMSNorm, so logits cannot be split")
+        self.unembed = model.unembed.original_component.weight.detach()  # [vocab, d_model]
+        self.n_tokens = len(self.unembed)
+        self.answer = answer
+        self.direction = self.unembed[answer] - self.unembed.mean(0)
+
+    def _scale(self, x: Tensor) -> Tensor:
+        x = x - x.mean(-1, keepdim=True) if self.centred else x
+        return (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def normed(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Vectors through the final norm, at the kept scale or the one given."""
+        x = x - x.mean(-1, keepdim=True) if self.centred else x
+        return x / (self.scale if scale is None else scale) * self.gain
+
+    def answer_logit(self, x: Tensor) -> Tensor:
+        """The answer's logit less the mean one."""
+        return self.normed(x) @ self.direction
+
+    def logits(self, x: Tensor, per_state: bool = False) -> Tensor:
+        """Vectors as logits; with `per_state` each is normalised by itself."""
+        return self.normed(x, self._scale(x) if per_state else None) @ self.unembed.T
+
+    def top(self, x: Tensor) -> list[int]:
+        """The tokens that a vector raises most."""
+        return [int(token) for token in self.logits(x).topk(min(TOP, self.n_tokens)).indices]
+
+    def rank(self, logits: Tensor) -> Tensor:
+        """Rank of the answer, 1 for the first."""
+        return 1 + (logits > logits[..., self.answer : self.answer + 1]).sum(-1)
+
+
+def head_reading(fast: Fast, lens: StateLens, name: str, last: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    """Attention of the last position without the sink, attribution by source token, and what the head writes."""
+    layer, head = place_of(name)
+    assert head is not None
+    pair = head // fast.graph.group if fast.graph.split else head
+    q, k, v = fast.queries[layer][head], fast.keys[layer][pair], fast.values[layer][pair]  # [row, pos, d_head]
+    pattern = fast.kernel.pattern(layer, q[None], k[None])[0, 0, last]  # [key]
+    by_source = (pattern[:, None] * v[0]) @ fast.kernel.layers[layer].out[head]  # [key, d_model]
+    attention = pattern.double().cpu().numpy().copy()
+    attention[0] = 0.0
+    attention /= max(attention.sum(), 1e-12)
+    direct = lens.answer_logit(by_source).double().cpu().numpy().copy()
+    direct[0] = 0.0  # what the sink holds is the same whatever is asked
+    return attention, direct, by_source.sum(0)
+
+
+def role_from(
+    attention: np.ndarray,
+    direct: np.ndarray,
+    subject: np.ndarray,
+    relation: np.ndarray,
+    own: bool,
+    in_range: bool,
+    least: float,
+) -> str:
+    """The role that follows from one head's attention and attribution by source token; see the module's text."""
+    d_s, d_r = float(direct[subject].sum()), float(direct[relation].sum())
+    d_rest = float(direct[~(subject | relation)].sum())
+    total = abs(d_s) + abs(d_r) + abs(d_rest)
+    if total < least:
+        return "none"
+    if min(abs(d_s), abs(d_r)) >= MIXED * total:
+        return "mixture"
+    on_subject = attention[subject].sum() >= attention[relation].sum()
+    if on_subject and abs(d_s) >= max(abs(d_r), abs(d_rest)) and own:
+        return "mover"
+    if not on_subject and abs(d_r) >= max(abs(d_s), abs(d_rest)) and in_range:
+        return "relation"
+    return "none"
+
+
+def _component(fast: Fast, lens: StateLens, model: Any, name: str, last: int) -> Component:
+    written = fast.outputs[fast.graph.writer_index[name]][0, last]
+    logits = lens.logits(written)
+    return Component(
+        name,
+        float(lens.answer_logit(written)),
+        int(lens.rank(logits)),
+        float(torch.softmax(logits, -1)[lens.answer]),
+        tuple(model.tokenizer.decode([token]) for token in lens.top(written)),
+    )
+
+
+def _active(circuit: Circuit, heads: bool) -> Tensor:
+    counts = torch.zeros(circuit.graph.n_layers)
+    for name in circuit.nodes():
+        layer, head = place_of(name)
+        if layer >= 0 and (head is not None) == heads:
+            counts[layer] += 1
+    return counts / (circuit.graph.n_heads if heads else 1)
+
+
+def _curves(
+    fast: Fast, circuit: Circuit, model: Any, lens: StateLens, subject: list[int], last: int
+) -> dict[str, Tensor]:
+    """Rank and probability of the answer after each layer, in the full model and in the circuit.
+
+    `rank` and `probability` divide by each state's own norm, as the model would; `probability_final_scale` by the last
+    state's, as Knowledge Circuits does, which flattens early layers and leaves ranks as they are (without a bias).
+    """
+    curves: dict[str, Tensor] = {}
+    for which, kept in (("full", fast.graph.full()), ("circuit", circuit.mask)):
+        fast.rebuild(kept)
+        graph = fast.graph
+        ends = [graph.head_writer(layer) for layer in range(graph.n_layers)] + [len(graph.writers)]
+        biases = [torch.zeros_like(fast.outputs[0, 0, 0])]
+        for layer in range(graph.n_layers):
+            biases.append(biases[-1] + fast.kernel.layers[layer].out_bias)
+        heard = torch.from_numpy(kept[:, -1] | (which == "full")).to(fast.outputs)[:, None, None]
+        stream = (heard * fast.outputs[:, 0]).cumsum(0)
+        states = torch.stack([stream[end - 1] + bias for end, bias in zip(ends, biases, strict=True)])
+        own = lens.logits(states[:, last], per_state=True)
+        curves[f"rank, {which}"] = lens.rank(own).float().cpu()
+        curves[f"probability, {which}"] = own.softmax(-1)[:, lens.answer].float().cpu()
+        if which == "full":
+            flat = lens.logits(states[:, last])
+            curves["probability_final_scale, full"] = flat.softmax(-1)[:, lens.answer].float().cpu()
+            at_subject = lens.rank(lens.logits(states[:, subject], per_state=True))
+            curves["rank at subject, full"] = at_subject.amin(1).float().cpu()
+    fast.rebuild(fast.graph.full())
+    return curves
+
+
+def first_tokens(model: Any, answers: Sequence[str]) -> set[int]:
+    """First tokens of the answers, each after a space."""
+    found = set()
+    for answer in answers:
+        ids = model.tokenizer(" " + answer.strip(), add_special_tokens=False)["input_ids"]
+        found |= set(ids[:1])
+    return found

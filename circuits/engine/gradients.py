@@ -1,0 +1,137 @@
+"""One backward pass for all edges: the loss's gradient at every reader's input, anywhere between clean and ablated.
+
+Gradients are wanted at inputs, not weights, so the embedding's output is the one tensor that asks for them; everything
+below is free of bookkeeping. Points between clean and ablated are rows of one batch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.engine.reference import Reference
+from circuits.engine.writes import Hook, copies, own_rows, reading, writes
+from circuits.graph import Graph
+from factscope.model.hooks import hooked
+from factscope.model.sites import Site
+
+ROWS = 8  # rows of one backward pass; memory grows with them, speed hardly
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where gradients are taken: `site` writes `share` of its clean and the rest of its ablated output.
+
+    `site` is "inputs" (embeddings), "heads" or "mlp" of `layer`; share 1 is the clean run.
+    """
+
+    share: float = 1.0
+    site: str = "inputs"
+    layer: int = 0
+
+
+def clean_writes(reference: Reference) -> Float[Tensor, "writer row pos d_model"]:
+    """What the writers write in the clean run."""
+    return writes(reference.model, reference.graph, reference.task.tokens(reference.model))
+
+
+def mean_gradient(
+    reference: Reference, points: Sequence[Point], clean: Float[Tensor, "writer row pos d_model"]
+) -> Float[Tensor, "reader row pos d_model"]:
+    """Gradient of the loss at every reader's input, averaged over the points; rows add up to the mean over prompts."""
+    n = clean.shape[1]
+    chunk = max(1, ROWS // (n * copies(reference.graph)))
+    total: Tensor | None = None
+    for site in dict.fromkeys((point.site, point.layer) for point in points):
+        shares = [point.share for point in points if (point.site, point.layer) == site]
+        for first in range(0, len(shares), chunk):
+            part = _gradient(reference, clean, *site, shares[first : first + chunk])
+            total = part if total is None else total + part
+    assert total is not None
+    return total / len(points)
+
+
+def edge_scores(
+    reference: Reference, gradient: Float[Tensor, "reader row pos d_model"], clean: Tensor
+) -> Float[Tensor, "writer reader"]:
+    """First-order rise of the loss when an edge is cut: (ablated - clean) times the gradient, zero where no edge is."""
+    change = (reference.replacement - clean).flatten(1)
+    scores = change.double() @ gradient.flatten(1).double().T
+    return torch.where(torch.from_numpy(reference.graph.allowed).to(scores.device), scores, 0.0).cpu()
+
+
+def _gradient(reference: Reference, clean: Tensor, site: str, layer: int, shares: list[float]) -> Tensor:
+    graph, model = reference.graph, reference.model
+    n, repeated = clean.shape[1], copies(graph)
+    tokens = reference.task.tokens(model).repeat(repeated * len(shares), 1)  # [copy, share, row]
+    share = torch.tensor(shares, dtype=clean.dtype, device=clean.device).repeat_interleave(n)[:, None, None]
+
+    def between(numbers: list[int]) -> Tensor:
+        """The interpolated outputs of these writers, [writer, share row, pos, d_model]."""
+        own = clean[numbers].repeat(1, len(shares), 1, 1)
+        other = reference.replacement[numbers].expand_as(clean[numbers]).repeat(1, len(shares), 1, 1)
+        return other + share * (own - other)
+
+    seen: dict[tuple[str, int], Tensor] = {}
+
+    def leaf(resid: Tensor) -> Tensor:
+        if site == "inputs":
+            resid = between(list(range(graph.n_inputs))).sum(0).repeat(repeated, 1, 1)
+        return resid.detach().requires_grad_()
+
+    def keeper(key: tuple[str, int]) -> Callable[[Tensor], Tensor]:
+        def keep(inputs: Tensor) -> Tensor:
+            seen[key] = inputs.clone()  # a tensor of its own: the MLP's input is the residual stream, which goes on
+            return seen[key]
+
+        return keep
+
+    def heads(at: int) -> Callable[[Tensor], Tensor | None]:
+        def replace(result: Tensor) -> Tensor | None:
+            if site == "heads" and at == layer:
+                first = graph.head_writer(at)
+                made = between(list(range(first, first + graph.n_heads))).permute(1, 2, 0, 3)
+                return _moved(own_rows(result, graph), made.repeat(repeated, 1, 1, 1))
+            return own_rows(result, graph) if repeated > 1 else None
+
+        return replace
+
+    hooks: list[Hook] = [(Site("resid_pre", 0), leaf)]
+    for at in range(graph.n_layers):
+        hooks += [(Site(f"{kind}_input", at), keeper((kind, at))) for kind in "qkv"]
+        hooks += [(Site("head_result", at), heads(at)), (Site("mlp_in", at), keeper(("mlp", at)))]
+    if site == "mlp":
+        made = between([graph.mlp_writer(layer)])[0].repeat(repeated, 1, 1)
+        hooks.append((Site("mlp", layer), lambda out: _moved(out, made)))
+    hooks.append((Site("resid", graph.n_layers - 1), keeper(("logits", graph.n_layers))))
+    with torch.enable_grad(), reading(model), hooked(model, hooks):
+        logits = model(tokens, use_cache=False)[: n * len(shares), -1]
+        loss = reference.objective.losses(logits.unflatten(0, (len(shares), n))).sum()
+    keys = list(seen)
+    found = torch.autograd.grad(loss, [seen[key] for key in keys], allow_unused=True)
+    by_key = {
+        key: torch.zeros_like(seen[key]) if gradient is None else gradient
+        for key, gradient in zip(keys, found, strict=True)
+    }
+    # From here on the sum over shares; a prompt's rows stay apart.
+    by_row = {key: g.unflatten(0, (repeated, len(shares), n)).sum(1) for key, g in by_key.items()}
+    return torch.stack([_of_reader(graph, by_row, number) for number in range(len(graph.readers))])
+
+
+def _moved(out: Tensor, to: Tensor) -> Tensor:
+    """The value `to`, through which gradients flow on as if it were `out`."""
+    return out + (to - out).detach()
+
+
+def _of_reader(graph: Graph, by_row: dict[tuple[str, int], Tensor], number: int) -> Tensor:
+    """One reader's gradient, [row, pos, d_model], from [copy, row, pos, (head), d_model]."""
+    reader = graph.readers[number]
+    if reader.kind in ("mlp", "logits"):
+        return by_row[(reader.kind, reader.layer)].sum(0)
+    if reader.kind != "head":
+        return by_row[(reader.kind, reader.layer)][..., reader.head, :].sum(0)
+    own, pair = reader.head % copies(graph), reader.head // graph.group
+    total = by_row[("q", reader.layer)][own, :, :, reader.head]
+    return total + sum(by_row[(kind, reader.layer)][own, :, :, pair] for kind in "kv")

@@ -1,0 +1,111 @@
+"""Run a model with only some edges: the plain, obvious way, which everything faster is held against.
+
+One full forward pass with hooks. A reader that hears everything reads the residual stream as it runs, bit for bit. The
+input of any other is summed anew: what the writers that it hears wrote in this very pass, what the others are ablated
+to, and the biases. So a cut anywhere changes all that is computed above it, norms included. (Adding "ablated minus
+written" to the stream is the same in exact arithmetic, but in float32 the few writers of some 10^3 that a stream has
+leave their rounding behind, and losses are off by 10^-3.)
+
+A graph that is not split gives each query head its own keys and values, while the model shares them within a group. The
+same weights can still do it: the batch is run once for each member of the groups, all with the same residual stream,
+and each head's result is taken from the run in which the shared keys and values read that head's input.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.engine.writes import Mask, attention_biases, check_sum, copies, reading, recorders
+from circuits.graph import Graph
+from circuits.task import Objective, Task
+from factscope.model.hooks import hooked
+from factscope.model.sites import Site
+
+
+class Reference:
+    """Evaluates any set of edges, one full forward pass each."""
+
+    def __init__(self, model: Any, graph: Graph, task: Task, replacement: Tensor | None = None) -> None:
+        from circuits.ablations import ablated  # it runs the model, so it imports this file
+
+        self.model, self.graph, self.task = model, graph, task
+        self.objective = Objective.of(model, task)
+        self.replacement = ablated(model, graph, task) if replacement is None else replacement
+        self.n_forwards = 0
+        self._tokens = task.tokens(model)
+        self._biases = attention_biases(model)
+        check_sum(model, graph, self._tokens)
+
+    @torch.no_grad()
+    def logits(self, kept: Mask) -> Float[Tensor, "row vocab"]:
+        """Logits at the last position with only the kept edges."""
+        graph, n = self.graph, copies(self.graph)
+        tokens = self._tokens.repeat(n, 1)
+        weight = self.replacement
+        shape = (len(graph.writers), *tokens.shape, weight.shape[-1])
+        written = torch.empty(shape, dtype=weight.dtype, device=weight.device)
+        ablated = weight.repeat(1, n, 1, 1) if weight.shape[1] > 1 else weight
+        cut = torch.from_numpy(graph.allowed & ~kept).to(weight)
+        heard = torch.from_numpy(graph.allowed & kept).to(weight)
+        biases = torch.stack([torch.zeros_like(self._biases[0]), *self._biases]).cumsum(0)
+
+        def keep(number: int, out: Tensor) -> None:
+            written[number] = out
+
+        def readers(numbers: list[int]) -> Tensor | None:
+            """These readers' inputs, [reader, row, pos, d_model], or None where nothing is cut."""
+            reader = graph.readers[numbers[0]]
+            below = graph.below(reader)
+            if not cut[:below, numbers].any():
+                return None
+            live = (heard[:below, numbers].T @ written[:below].flatten(1)).unflatten(1, written.shape[1:])
+            dead = (cut[:below, numbers].T @ ablated[:below].flatten(1)).unflatten(1, ablated.shape[1:])
+            return live + dead + biases[reader.layer + (reader.kind == "mlp" and not graph.parallel)]
+
+        hooks = recorders(graph, keep)
+        for layer in range(graph.n_layers):
+            hooks += [(Site(f"{kind}_input", layer), self._attention(kind, layer, readers)) for kind in "qkv"]
+            hooks.append((Site("mlp_in", layer), _single(graph.reader_index[f"m{layer}"], readers)))
+        last = Site("resid", graph.n_layers - 1)
+        hooks.append((last, _single(graph.reader_index["logits"], readers)))
+        with reading(self.model), hooked(self.model, hooks):
+            out = self.model(tokens, use_cache=False)
+        self.n_forwards += 1
+        return out[: len(self._tokens), -1]
+
+    def loss(self, kept: Mask) -> float:
+        """The task's loss with only the kept edges."""
+        return float(self.objective.losses(self.logits(kept)[None])[0])
+
+    def _attention(
+        self, kind: str, layer: int, readers: Callable[[list[int]], Tensor | None]
+    ) -> Callable[[Tensor], Tensor | None]:
+        graph = self.graph
+        if graph.split:
+            heads = graph.n_heads if kind == "q" else graph.n_kv_heads
+            numbers = [graph.reader_index[f"a{layer}.h{head}.{kind}"] for head in range(heads)]
+        else:
+            numbers = [graph.reader_index[f"a{layer}.h{head}"] for head in range(graph.n_heads)]
+
+        def cut(inputs: Tensor) -> Tensor | None:  # [row, pos, head, d_model]
+            made = readers(numbers)
+            if made is None:
+                return None
+            made = made.permute(1, 2, 0, 3)
+            if not graph.split and kind != "q" and graph.group > 1:  # copy c hears member c of every group
+                by_copy = made.unflatten(0, (graph.group, -1)).unflatten(3, (graph.n_kv_heads, graph.group))
+                made = torch.cat([by_copy[copy, :, :, :, copy] for copy in range(graph.group)])
+            return made
+
+        return cut
+
+
+def _single(number: int, readers: Callable[[list[int]], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+    def cut(inputs: Tensor) -> Tensor | None:
+        made = readers([number])
+        return None if made is None else made[0]
+
+    return cut

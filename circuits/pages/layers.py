@@ -1,0 +1,65 @@
+"""Circuits averaged by layer, as a page and in words."""
+
+import numpy as np
+import torch
+
+from circuits.analysis.layers import Mean, Profile
+from factscope.plots.specs import Curves, Headline, Page, Palette, Section, Series, Table
+
+
+def in_words(found: Profile) -> str:
+    """The one sentence to remember."""
+    heads, mlps = found.active_heads.value, found.active_mlps.value
+    layers = torch.arange(len(heads)).float()
+    centre = [float((layers * part).sum() / part.sum()) if part.sum() else float("nan") for part in (heads, mlps)]
+    return (
+        f"{len(found.names)} circuits: {float(heads.mean()):.0%} of all heads, around layer {centre[0]:.1f}, and "
+        f"{float(mlps.mean()):.0%} of all MLPs, around layer {centre[1]:.1f}"
+    )
+
+
+def profile_page(found: Profile) -> Page:
+    """Fig. 2, 3 and 6 of the paper, for these circuits."""
+    layers = np.arange(len(found.active_heads.value))
+    active = Curves(
+        "Share of each layer that is in the circuit",
+        layers,
+        (_series("heads", found.active_heads, "red"), _series("MLPs", found.active_mlps, "green")),
+        y_title="share",
+        note="Bands: one standard error over circuits.",
+    )
+    pictures = [_curves(found, what) for what in ("rank", "probability")]
+    listed = Table("The circuits", ("run", "first prompt"), tuple(zip(found.names, found.prompts, strict=True)))
+    return Page(
+        f"Layers of {len(found.names)} circuits",
+        (
+            Section("Where they are", (Headline(in_words(found)), active)),
+            Section("What is known where", (*pictures, listed)),
+        ),
+    )
+
+
+def _curves(found: Profile, what: str) -> Curves:
+    series = tuple(
+        _series(name.removeprefix(what).strip(", ") or name, mean, None, log=what == "rank")
+        for name, mean in found.curves.items()
+        if name.startswith(what)
+    )
+    states = len(next(iter(found.curves.values())).value)
+    return Curves(
+        f"{what.capitalize()} of the answer after each layer",
+        np.arange(states) - 1,
+        series,
+        y_title=what,
+        log_y=what == "rank",
+        note="Logit lens at the last position of each circuit's first prompt; -1 is the embedding. Rank 1 is the first."
+        + (" Geometric mean." if what == "rank" else ""),
+    )
+
+
+def _series(name: str, mean: Mean, palette: Palette | None, log: bool = False) -> Series:
+    value, error = mean.value.double().numpy(), mean.error.double().numpy()
+    if np.isnan(error).all():
+        return Series(name, value, palette=palette)
+    low, high = (value * np.exp(-error), value * np.exp(error)) if log else (value - error, value + error)
+    return Series(name, value, low, high, palette)

@@ -1,0 +1,290 @@
+"""What the rows of a case are worth: one decorated function a metric, found by its name, defined with its source.
+
+A metric turns the rows of one case at one time ("before", "after", "final") into a number, or into None where it does
+not apply; `editing/evaluation/table.py` averages over cases. Metrics that are called `scored` use the protocol's scorer.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from editing.evaluation.read import Reading, Row
+from factscope.statistics import ngram_entropy
+
+
+@dataclass(frozen=True)
+class Record:
+    """One case under one method, at one time."""
+
+    rows: tuple[Row, ...]
+    when: str  # "before", "after" or "final"
+    scorer: str
+    speech: tuple[str, ...] = ()
+    likeness: float | None = None  # of the speech to reference texts
+
+    def of(self, kind: str, label: str | None = None) -> list[tuple[Row, Reading]]:
+        """The rows of a kind with what was read at this time."""
+        found = [row for row in self.rows if row.kind == kind and label in (None, row.label)]
+        return [(row, reading) for row in found if (reading := getattr(row, self.when)) is not None]
+
+    def marks(self, kind: str, label: str | None = None) -> list[float]:
+        """What the protocol's scorer gives each of them."""
+        return [value for row, one in self.of(kind, label) if (value := mark(row, one, self.scorer)) is not None]
+
+    def trials(self, kind: str, label: str | None = None) -> list[bool]:
+        """Which trials succeed: all or any of their questions are answered in full, as the trial needs."""
+        grouped: dict[int, list[tuple[Row, Reading]]] = {}
+        for row, one in self.of(kind, label):
+            grouped.setdefault(row.trial, []).append((row, one))
+        out = []
+        for number, pairs in grouped.items():
+            conditions = [row for row in self.rows if row.trial == number and row.kind == "condition"]
+            if not all(full(row, row.before, self.scorer) for row in conditions):
+                continue  # what it derives from was not known before the edit: it does not count
+            passed = [full(row, one, self.scorer) for row, one in pairs]
+            out.append(any(passed) if pairs[0][0].need == "any" else all(passed))
+        return out
+
+
+def mark(row: Row, one: Reading, scorer: str) -> float | None:
+    """What one reading is worth under a scorer; None if the scorer does not apply to it."""
+    if scorer == "likelihood":
+        return None if one.nll_other is None else float(one.nll < one.nll_other)
+    if scorer == "generation":
+        return None if one.hit is None else float(one.hit)
+    return float(one.exact) if scorer == "strict" else one.right
+
+
+def full(row: Row, one: Reading, scorer: str) -> bool:
+    """Whether a question is answered in full; where likelihoods have nothing to compare, strictly."""
+    value = mark(row, one, scorer)
+    return one.exact if value is None else value == 1.0
+
+
+Measure = Callable[[Record], float | None]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A definition: its unit, what it is in words, and who defined it."""
+
+    name: str
+    unit: str  # "share", "probability", "nats", "bits" or "cosine"
+    source: str
+    measure: Measure
+    scored: bool  # whether it depends on the protocol's scorer
+
+    @property
+    def about(self) -> str:
+        """The first line of its function's text."""
+        return (self.measure.__doc__ or "").strip().splitlines()[0]
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(name: str, unit: str, source: str, scored: bool = False) -> Callable[[Measure], Measure]:
+    """Register a metric."""
+
+    def register(measure: Measure) -> Measure:
+        METRICS[name] = Metric(name, unit, source, measure, scored)
+        return measure
+
+    return register
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
+    return sum(values) / len(values) if values else None
+
+
+# ---- CounterFact
+
+
+ROME = "Meng et al. 2022"
+
+
+def _preferred(record: Record, kind: str, label: str | None = None) -> float | None:
+    return mean([float(one.nll < one.nll_other) for _, one in record.of(kind, label) if one.nll_other is not None])
+
+
+def _magnitude(record: Record, kind: str, label: str | None = None) -> float | None:
+    found = [one for _, one in record.of(kind, label) if one.nll_other is not None]
+    return mean([math.exp(-one.nll) - math.exp(-float(one.nll_other or 0)) for one in found])
+
+
+@metric("ES", "share", ROME)
+def efficacy_success(record: Record) -> float | None:
+    """The new answer is likelier than the true one, a token on average; a tie fails."""
+    return _preferred(record, "rewrite")
+
+
+@metric("EM", "probability", ROME)
+def efficacy_magnitude(record: Record) -> float | None:
+    """Geometric-mean probability a token: the new answer's less the true one's."""
+    return _magnitude(record, "rewrite")
+
+
+@metric("PS", "share", ROME)
+def paraphrase_success(record: Record) -> float | None:
+    """ES on paraphrases."""
+    return _preferred(record, "paraphrase")
+
+
+@metric("PM", "probability", ROME)
+def paraphrase_magnitude(record: Record) -> float | None:
+    """EM on paraphrases."""
+    return _magnitude(record, "paraphrase")
+
+
+@metric("NS", "share", ROME)
+def neighbourhood_success(record: Record) -> float | None:
+    """On neighbours, the true answer is likelier than the new one (the first definition of locality)."""
+    return _preferred(record, "locality", "neighbourhood")
+
+
+@metric("NM", "probability", ROME)
+def neighbourhood_magnitude(record: Record) -> float | None:
+    """On neighbours, the true answer's geometric-mean probability less the new one's."""
+    return _magnitude(record, "locality", "neighbourhood")
+
+
+# ---- EasyEdit, zsRE, KnowEdit
+
+
+@metric("reliability", "share", "Yao et al. 2023; EasyEdit rewrite_acc under token accuracy", scored=True)
+def reliability(record: Record) -> float | None:
+    """The edit's own prompts are answered with the new answer."""
+    return mean(record.marks("rewrite"))
+
+
+@metric("generality", "share", "Yao et al. 2023; EasyEdit rephrase_acc under token accuracy", scored=True)
+def generality(record: Record) -> float | None:
+    """Paraphrases are answered with the new answer."""
+    return mean(record.marks("paraphrase"))
+
+
+@metric("locality, unchanged", "share", "EasyEdit: agreement with the unedited model, right or wrong")
+def locality_unchanged(record: Record) -> float | None:
+    """At the true answer's positions, the share of argmax tokens that the unedited model gives too."""
+    return mean([one.same for _, one in record.of("locality")])
+
+
+@metric("locality, right", "share", "Meng et al. 2022 and 2023 on zsRE: accuracy, whatever it was before", scored=True)
+def locality_right(record: Record) -> float | None:
+    """What must stay is answered rightly."""
+    return mean(record.marks("locality"))
+
+
+@metric("locality KL", "nats", "ours; Mitchell et al. 2022 take a KL too")
+def locality_kl(record: Record) -> float | None:
+    """KL(unedited || now) of the next token where nothing must change."""
+    return mean([one.kl for _, one in record.of("locality")])
+
+
+@metric("portability, alias", "share", "Zhang et al. 2024, KnowEdit", scored=True)
+def portability_alias(record: Record) -> float | None:
+    """The edit holds under another name of its subject."""
+    return mean(record.marks("portability", "alias"))
+
+
+@metric("portability, reasoning", "share", "Zhang et al. 2024, KnowEdit", scored=True)
+def portability_reasoning(record: Record) -> float | None:
+    """What follows from the edit and another fact is answered."""
+    return mean(record.marks("portability", "reasoning"))
+
+
+@metric("portability, logical", "share", "Zhang et al. 2024, KnowEdit", scored=True)
+def portability_logical(record: Record) -> float | None:
+    """What follows from the edit alone is answered."""
+    return mean(record.marks("portability", "logical"))
+
+
+# ---- MQuAKE
+
+
+@metric("edit-wise", "share", "Zhong et al. 2023, MQuAKE", scored=True)
+def edit_wise(record: Record) -> float | None:
+    """Edited facts that are recalled."""
+    if not record.of("multi-hop"):
+        return None
+    return mean([float(full(row, one, record.scorer)) for row, one in record.of("rewrite")])
+
+
+@metric("instance-wise", "share", "Zhong et al. 2023, MQuAKE", scored=True)
+def instance_wise(record: Record) -> float | None:
+    """All steps of the chain are recalled, as they are after the edits."""
+    steps = record.trials("hop")
+    return float(all(steps)) if steps else None
+
+
+@metric("multi-hop", "share", "Zhong et al. 2023, MQuAKE", scored=True)
+def multi_hop(record: Record) -> float | None:
+    """Any of the chain's three questions is answered."""
+    return mean([float(passed) for passed in record.trials("multi-hop")])
+
+
+# ---- RippleEdits
+
+
+def _ripple(label: str) -> Measure:
+    def measure(record: Record) -> float | None:
+        if record.when != "before" and not all(full(r, one, record.scorer) for r, one in record.of("rewrite")):
+            return None  # as its authors do, only edits that succeeded are asked what follows
+        return mean([float(passed) for passed in record.trials("ripple", label)])
+
+    measure.__doc__ = f"Tests of {label} that pass, of those whose conditions the unedited model meets."
+    return measure
+
+
+for _label in (
+    "relation specificity",
+    "logical generalization",
+    "subject aliasing",
+    "compositionality I",
+    "compositionality II",
+    "forgetfulness",
+):
+    metric(f"ripple, {_label}", "share", "Cohen et al. 2024, RippleEdits; edits that succeeded", scored=True)(
+        _ripple(_label)
+    )
+
+
+# ---- erasure, tone, free text
+
+
+@metric("erasure", "share", "ours, for Sanitation (Ishibashi and Shimodaira 2023)", scored=True)
+def erasure(record: Record) -> float | None:
+    """The answer that must go is no longer given in full."""
+    found = record.of("erasure")
+    return mean([1.0 - full(row, one, record.scorer) for row, one in found])
+
+
+@metric("tone", "probability", "Mitchell et al. 2022, ConvSent: z_sentiment z_topic")
+def tone(record: Record) -> float | None:
+    """sigmoid(log p wanted - log p opposite) min(1, p now / p before of the wanted replies), nats a token."""
+    wanted, opposite = record.of("sentiment", "wanted"), record.of("sentiment", "opposite")
+    if not wanted or not opposite:
+        return None
+    near, far, was = (
+        -sum(values) / len(values)
+        for values in (
+            [one.nll for _, one in wanted],
+            [one.nll for _, one in opposite],
+            [row.before.nll for row, _ in wanted],
+        )
+    )
+    return min(1.0, math.exp(near - was)) / (1 + math.exp(far - near))
+
+
+@metric("fluency", "bits", "Meng et al. 2022, GE: (H2 + 2 H3) / 3 over word n-grams")
+def fluency(record: Record) -> float | None:
+    """n-gram entropy of a sampled text; low where a model repeats itself. It grows with the text's length."""
+    found = ngram_entropy(record.speech) if record.speech else math.nan
+    return None if math.isnan(found) else found
+
+
+@metric("reference score", "cosine", "Meng et al. 2022, RS")
+def reference_score(record: Record) -> float | None:
+    """Cosine of TF-IDF vectors: sampled texts against reference texts about the new object."""
+    return record.likeness

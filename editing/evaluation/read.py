@@ -1,0 +1,189 @@
+"""Cases put to a model: every question read before an edit, right after it, and at the end of a sequence.
+
+One row a question. A row keeps what was read, not what it is worth: every score of `editing.evaluation.metrics` can be
+computed again from the rows alone. `same` and `kl` compare with the unedited model at the same question.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from editing.evaluation.protocol import Protocol
+from factscope.data.case import Case, Question
+from factscope.data.fact import same_text, whole_words
+from factscope.errors import EditError
+from factscope.model.forward.generate import generate, sample
+from factscope.model.forward.prefix import prefaced
+from factscope.model.forward.scoring import Pair, Said, score
+from factscope.model.prompts import make_prompt
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model says to one question."""
+
+    nll: float  # of the target, nats a token
+    right: float  # share of the target's tokens that are the argmax, teacher-forced
+    exact: bool  # all of them
+    same: float  # share of the argmax tokens at the target's positions that the unedited model gives too
+    kl: float  # KL(unedited || now) of the next token, nats
+    nll_other: float | None = None  # of the answer that must not be preferred
+    said: str | None = None  # greedy continuation
+    hit: bool | None = None  # whether it holds every answer, in an accepted spelling
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question of one case."""
+
+    case: str
+    trial: int  # questions with the same number are judged together
+    kind: str  # one of factscope.data.case.KINDS
+    label: str
+    need: str  # "all" or "any" of the trial's questions
+    prompt: str
+    target: str
+    other: str | None
+    before: Reading
+    after: Reading | None = None
+    final: Reading | None = None
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A longer text for one prompt, before and after; the prompt is not part of it."""
+
+    case: str
+    prompt: str
+    before: str
+    after: str | None = None
+    final: str | None = None
+    likeness: tuple[float | None, ...] = ()  # to the reference texts: of all the case's texts before, after and final
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One question, tokenised: its target, and behind the same prompt the other answer if there is one."""
+
+    row: Row
+    question: Question
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What one reading of many questions gave; the distributions are kept for the KL of the next."""
+
+    said: tuple[tuple[Said, ...], ...]
+    texts: tuple[str | None, ...]
+    speech: tuple[str, ...]
+
+
+def asked_of(model: Any, case: Case, start: str) -> list[Asked]:
+    """Every question of a case. Raises PromptError for an answer that has no tokens."""
+    out = []
+    for number, trial in enumerate(case.trials):
+        asked = [(trial.kind, question) for question in trial.questions]
+        asked += [("condition", question) for question in trial.conditions]
+        for kind, question in asked:
+            words = [question.target] if question.other is None else [question.target, question.other]
+            prompts = [
+                make_prompt(model, question.prompt, subject=question.prompt.strip(), answer=word, start=start)
+                for word in words
+            ]
+            pairs = tuple(Pair(prompt.tokens, prompt.answer_ids) for prompt in prompts)
+            row = Row(
+                case.id, number, kind, trial.label, trial.need, question.prompt, question.target, question.other, BLANK
+            )
+            out.append(Asked(row, question, pairs))
+    return out
+
+
+BLANK = Reading(float("nan"), 0.0, False, 0.0, 0.0)  # stands in a row until it is read
+
+
+def listen(
+    model: Any, asked: Sequence[Asked], speak: Sequence[tuple[str, str]], protocol: Protocol, start: str, seed: int
+) -> Heard:
+    """Read every question, and continue the prompts of `speak` (case, prompt), on the model as it is."""
+    flat = score(model, [pair for one in asked for pair in one.pairs])
+    said, at = [], 0
+    for one in asked:
+        said.append(tuple(flat[at : at + len(one.pairs)]))
+        at += len(one.pairs)
+    texts: list[str | None] = [None] * len(asked)
+    # What is continued: every question where generation is the scorer, else the edits' own prompts.
+    chosen = [i for i, one in enumerate(asked) if protocol.scorer == "generation" or one.row.kind == "rewrite"]
+    if protocol.words:
+        more = generate(model, [asked[i].pairs[0].prompt for i in chosen], protocol.words)
+        for i, ids in zip(chosen, more, strict=True):
+            texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True)
+    return Heard(tuple(said), tuple(texts), tuple(speech(model, [p for _, p in speak], protocol.speech, start, seed)))
+
+
+def speech(model: Any, prompts: Sequence[str], length: int, start: str, seed: int) -> list[str]:
+    """Each prompt continued to `length` tokens in all by top-5 sampling from the seed; the prompt is taken away."""
+    out = []
+    for text in prompts if length else ():
+        ids = prefaced(model, make_prompt(model, text, subject=text.strip(), start=start).tokens)
+        generator = torch.Generator().manual_seed(seed)
+        row = sample(model, torch.tensor([ids]), max(length, len(ids) + 1), generator, top_k=5)[0, len(ids) :]
+        out.append(model.tokenizer.decode(row, skip_special_tokens=True))
+    return out
+
+
+def readings(asked: Sequence[Asked], now: Heard, clean: Heard) -> list[Reading]:
+    """The numbers alone, against the unedited model's."""
+    out = []
+    for one, said, was, text in zip(asked, now.said, clean.said, now.texts, strict=True):
+        new, old = said[0], was[0]
+        agree = [a == b for a, b in zip(new.argmax, old.argmax, strict=True)]
+        out.append(
+            Reading(
+                nll=new.nll,
+                right=sum(new.right) / len(new.right),
+                exact=new.exact,
+                same=sum(agree) / len(agree),
+                kl=float((old.logp.exp() * (old.logp - new.logp)).sum().clamp_min(0)),
+                nll_other=said[1].nll if len(said) > 1 else None,
+                said=text,
+                hit=None if text is None else holds(text, one.question),
+            )
+        )
+    return out
+
+
+def holds(text: str, question: Question) -> bool:
+    """Whether the first line of a continuation has every answer in one of its spellings, upper and lower case apart."""
+    line = next((part for part in text.strip().splitlines()), "")
+    return all(any(whole_words(each, line, re.IGNORECASE) for each in spellings) for spellings in question.answers)
+
+
+def without_conflicts(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases without those that `check_together` would refuse beside an earlier one."""
+    seen: set[tuple[str, str]] = set()
+    out = []
+    for case in cases:
+        keys = {(fact.subject.casefold(), fact.template.casefold()) for fact in case.facts}
+        if not keys & seen:
+            out.append(case)
+            seen |= keys
+    return tuple(out)
+
+
+def check_together(cases: Sequence[Case]) -> None:
+    """Raise EditError if two of these cases give one prompt two answers: they cannot be edits of one model."""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    for case in cases:
+        for fact in case.facts:
+            key = (fact.subject.casefold(), fact.template.casefold())
+            new, owner = seen.setdefault(key, (str(fact.foil), case.id))
+            if owner != case.id:
+                what = "the same target" if same_text(new, (str(fact.foil),)) else f"targets {new!r} and {fact.foil!r}"
+                raise EditError(
+                    f"cases {owner!r} and {case.id!r} give {fact.prompt!r} {what}: leave one of them out, or "
+                    "all such with --skip-conflicts"
+                )

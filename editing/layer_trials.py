@@ -1,0 +1,90 @@
+"""Which layer to edit: try each on a handful of facts that the model knows, and look at what holds and what breaks.
+
+A layer's mark is the harmonic mean of efficacy, paraphrase and neighbourhood success and of neighbours' unchanged
+next token: a layer that fails at any of them cannot win by the others. No published layer is copied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from editing import method as methods
+from editing.contexts import contexts as sampled
+from editing.evaluation.evaluate import evaluate
+from editing.solve.moments import Moments
+from factscope.data.fact import Fact
+from factscope.errors import EditError
+from factscope.plots.show import shown
+from factscope.progress import progress
+
+MARKS = ("efficacy success", "paraphrase success", "neighbourhood success", "neighbourhood top-1 same")
+
+
+@dataclass(frozen=True)
+class LayerTrial:
+    """One layer's scores, shares over the facts; `mark` is their harmonic mean."""
+
+    layer: int
+    efficacy: float
+    paraphrase: float
+    neighbourhood: float
+    unchanged: float  # neighbours' greedy next token as before
+    kl: float  # nats, at the neighbours
+    mark: float
+
+
+@shown(page="editing.pages.layer_trials:layer_page", words="editing.pages.layer_trials:layers_in_words")
+@dataclass(frozen=True, eq=False)
+class LayerChoice:
+    """All trials, and the layer to use."""
+
+    method: str
+    facts: tuple[str, ...]
+    trials: tuple[LayerTrial, ...]
+    moments: str
+
+    @property
+    def best(self) -> int:
+        """The layer with the highest mark; of equals, the one that disturbs neighbours least."""
+        return max(self.trials, key=lambda trial: (round(trial.mark, 3), -trial.kl)).layer
+
+
+def try_layers(
+    model: Any,
+    facts: Sequence[Fact],
+    layers: Sequence[int],
+    *,
+    method: str = "rome",
+    moments: Moments | None = None,
+    start: str = "auto",
+    seed: int = 0,
+    shown: bool | None = None,
+) -> LayerChoice:
+    """Edit every fact alone at every layer, and score it; each of `layers` is a single edited layer.
+
+    Raises EditError where a fact has no paraphrase or no neighbour: without them every layer would look perfect.
+    """
+    bare = [fact.id for fact in facts if not fact.paraphrases or not fact.neighbours]
+    if bare:
+        raise EditError(
+            f"fact {bare[0]!r} has no paraphrase or no neighbour, so nothing can be said about layers by it"
+        )
+    if not methods.layers_of(methods.config_for(method, model)):
+        raise EditError(f"{method} changes no weight, so no layer is better for it than another: choose another method")
+    context, trials = sampled(model, 5, 10, seed, start), []
+    with progress("layers tried", len(layers), shown=shown) as advance:
+        for layer in layers:
+            config = methods.config_for(method, model)
+            config = replace(config, **({"layers": (layer,)} if hasattr(config, "layers") else {"layer": layer}))
+            used = context if hasattr(config, "contexts") else None
+            edits = methods.compute_each(
+                method, model, facts, config, moments=moments, contexts=used, start=start, seed=seed, shown=False
+            )
+            report = evaluate(model, edits, start=start, shown=False)
+            parts = [report.score(name).after for name in MARKS]
+            mark = 0.0 if min(parts) <= 0 else len(parts) / sum(1 / part for part in parts)
+            kl = report.score("neighbourhood KL").after
+            trials.append(LayerTrial(layer, parts[0], parts[1], parts[2], parts[3], kl, mark))
+            advance(1)
+    name = "identity" if moments is None else moments.name
+    return LayerChoice(method, tuple(fact.id for fact in facts), tuple(trials), name)

@@ -1,0 +1,140 @@
+"""Edits, reports and spectra as pages; numbers in, specs out, nothing is computed on a model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from editing.edit import Edit
+from editing.evaluation.evaluate import EditReport
+from editing.pages.report import PROTOCOL, row_table, score_table, spoken_table
+from editing.spectrum import Spectrum
+from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Table
+
+
+def page(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
+    """The page of one edit or a stack: what changed, what held, what else moved, and how it was made."""
+    facts = [fact for edit in edits for fact in edit.facts]
+    title = f"{facts[0].prompt} {facts[0].foil}" if len(facts) == 1 else f"{len(facts)} facts edited"
+    sections = [
+        Section("What changed", (headline(report), score_table(report)), PROTOCOL[report.protocol]),
+        Section("Every prompt", (row_table(report), *spoken_table(report))),
+        Section("How it was made", (*curves(edits), solver_table(edits), *(card(edit) for edit in edits[:5]))),
+    ]
+    if spectra:
+        sections.insert(2, Section("The edited weights", (spectrum_table(spectra),)))
+    return Page(title, tuple(sections), f"{edits[0].model}, {', '.join(report.methods)}")
+
+
+def edit_page(edit: Edit) -> Page:
+    """An edit before anything was asked of it: what it writes where, and how it was found."""
+    shapes = Table(
+        "What it changes",
+        ("weight", "shape", "rank", "kept as"),
+        tuple(
+            (delta.weight, f"{delta.dense().shape[0]} × {delta.dense().shape[1]}",
+             None if delta.left is None else delta.left.shape[1], "factors" if delta.low_rank else "entries")
+            for delta in edit.deltas
+        ),
+    )  # fmt: skip
+    facts = Table(
+        "Facts", ("prompt", "from", "to"), tuple((fact.prompt, fact.answer, str(fact.foil)) for fact in edit.facts)
+    )
+    sections = (
+        Section("What it does", (facts, shapes)),
+        Section("How it was found", (*curves([edit]), solver_table([edit]))),
+        Section("What was run", (card(edit),)),
+    )
+    return Page(f"Edit {edit.name}", sections, f"{edit.method} on {edit.model}")
+
+
+def edit_in_words(edit: Edit) -> list[str]:
+    """The first fact, the method, and where it writes."""
+    first, more = edit.facts[0], f" and {len(edit.facts) - 1} more" if len(edit.facts) > 1 else ""
+    layers = ", ".join(dict.fromkeys(delta.weight.split(".")[1] for delta in edit.deltas))
+    said = [f"Edit {edit.name} by {edit.method}: {first.prompt} {first.answer} -> {first.foil}{more}"]
+    share = max((report.norm for report in edit.reports), default=float("nan"))
+    size = "" if np.isnan(share) else f", at most {share:.2g} of a weight's norm"
+    return [*said, f"Writes to layer{'s' if ', ' in layers else ''} {layers}{size}; second moments: {edit.moments}"]
+
+
+def headline(report: EditReport) -> Headline:
+    """How many facts flipped, and what it cost the neighbours."""
+    scores = {score.name: score for score in report.scores}
+    worked = scores["efficacy success"]
+    numbers = [Number(f"{worked.after:.0%}", "prompts now prefer the new answer")]
+    if "paraphrase success" in scores:
+        numbers.append(Number(f"{scores['paraphrase success'].after:.0%}", "paraphrases do"))
+    if "neighbourhood top-1 same" in scores:
+        numbers.append(Number(f"{scores['neighbourhood top-1 same'].after:.0%}", "neighbours' next token unchanged"))
+    sentence = f"{worked.n} fact{'s' * (worked.n > 1)}: before the edit {worked.before:.0%} preferred the new answer"
+    return Headline(sentence + f", now {worked.after:.0%} do.", tuple(numbers))
+
+
+def curves(edits: Sequence[Edit]) -> tuple[Curves, ...]:
+    """How the values were learned: the mean loss over facts and its spread, a line an edit."""
+    drawn = []
+    for edit in edits[:10]:
+        if edit.curve is None:
+            continue
+        loss = edit.curve.numpy()
+        filled = np.where(np.isnan(loss), np.nanmin(np.where(np.isnan(loss), np.inf, loss), axis=0), loss)
+        low, high = np.quantile(filled, [0.1, 0.9], axis=1)
+        drawn.append(Series(f"{edit.method} {edit.name[:6]}", filled.mean(1), low, high))
+    longest = max((len(series.y) for series in drawn), default=0)
+    if not longest:
+        return ()
+    pad = lambda y: np.concatenate([y, np.full(longest - len(y), np.nan)])  # noqa: E731
+    series = tuple(Series(s.name, pad(s.y), pad(s.low), pad(s.high)) for s in drawn)
+    note = "Band: the middle 80 % of the facts. A fact that stopped keeps its last loss."
+    return (Curves("Learning", np.arange(longest), series, "step", (), "loss", "nats", note=note),)
+
+
+def solver_table(edits: Sequence[Edit]) -> Table:
+    """What the solver met, layer by layer."""
+    columns = ("edit", "weight", "residual", "division", "condition", "k C^-1 k", "disturbance", "|dW| / |W|", "remark")
+    rows = tuple(
+        (edit.name[:6], r.weight, *(_finite(x) for x in (r.residual, r.division, r.condition, r.leverage)),
+         _finite(r.disturbance), _finite(r.norm), r.note)
+        for edit in edits[:100] for r in edit.reports
+    )  # fmt: skip
+    return Table(
+        "Solver", columns, rows, "Disturbance: tr(dW' C dW) / tr(W' C W), the share of usual output that changes."
+    )
+
+
+def _finite(number: float) -> Cell:
+    return float(f"{number:.4g}") if np.isfinite(number) else None
+
+
+def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
+    """Singular values before and after."""
+    columns = ("weight", "edits", "largest", "smallest", "condition", "largest of the update", "its rank", "|dW| / |W|")
+    rows = tuple(
+        (s.weight, s.edits, *(_finite(x) for x in (s.largest, s.smallest, s.condition)),
+         *(_finite(x) for x in (s.update_largest, s.update_rank, s.share)))
+        for s in spectra
+    )  # fmt: skip
+    return Table(
+        "Singular values", columns, rows, "Rank: exp of the entropy of the update's singular values as shares."
+    )
+
+
+def card(edit: Edit) -> Card:
+    """What is needed to do it again."""
+    config = ", ".join(f"{key} {value}" for key, value in edit.config.items())
+    items = (
+        ("edit", edit.digest),
+        ("method", edit.method),
+        ("settings", config),
+        ("model", edit.model),
+        ("fingerprint", edit.base),
+        ("second moments", edit.moments),
+        ("contexts", " | ".join(edit.contexts)),
+        ("seed", str(edit.seed)),
+        ("start token", edit.start_token),
+        ("on top of", ", ".join(name[:12] for name in edit.below) or "nothing"),
+        ("restraints", ", ".join(edit.restraints) or "none"),
+        ("remarks", "; ".join(edit.notes) or "none"),
+        ("seconds", f"{edit.run.seconds:.1f}" if edit.run else "unknown"),
+    )
+    return Card(f"Edit {edit.name}", items, command=edit.run.command if edit.run else "")

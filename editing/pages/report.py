@@ -1,0 +1,82 @@
+"""What an evaluation read and scored, as a page and in words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from editing.evaluation.evaluate import EditReport
+from editing.pages.edit import headline, spectrum_table
+from editing.spectrum import Spectrum
+from factscope.plots.specs import Cell, Page, Section, Table
+
+
+def report_page(report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
+    """The scores and every prompt, without the edits."""
+    sections = [
+        Section("What changed", (headline(report), score_table(report)), PROTOCOL[report.protocol]),
+        Section("Every prompt", (row_table(report), *spoken_table(report))),
+        *([Section("The edited weights", (spectrum_table(spectra),))] if spectra else []),
+    ]
+    return Page(f"{len(report.edits)} edits scored", tuple(sections), ", ".join(report.methods))
+
+
+def report_in_words(report: EditReport) -> list[str]:
+    """The table of scores as lines of equal columns."""
+    final = any(score.final is not None for score in report.scores)
+    lines = [f"{'score':<28}{'facts':>6}{'before':>9}{'after':>9}   95 % interval" + ("      final" if final else "")]
+    for score in report.scores:
+        interval = f"{score.low:.3f} to {score.high:.3f}" if score.low == score.low else "one fact"
+        end = f"{score.final:>11.3f}" if score.final is not None else ""
+        lines.append(f"{score.name:<28}{score.n:>6}{score.before:>9.3f}{score.after:>9.3f}   {interval:<16}{end}")
+    return [*lines, f"protocol {report.protocol}; start token {report.start_token}"]
+
+
+PROTOCOL = {
+    "single": "Each edit was put in alone, read, and taken out again.",
+    "together": "All edits were in place at once.",
+    "sequence": "Edits were put in one after another: read right after each (after), and all again at the end (final).",
+}
+
+
+def score_table(report: EditReport) -> Table:
+    """Every score with its interval; shares and probabilities from 0 to 1."""
+    final = any(score.final is not None for score in report.scores)
+    columns = ("score", "unit", "facts", "before", "after", "95 % from", "95 % to", *(("final",) if final else ()))
+    rows: list[tuple[Cell, ...]] = []
+    for score in report.scores:
+        numbers = [round(x, 4) for x in (score.before, score.after, score.low, score.high)]
+        shown: list[Cell] = [None if number != number else number for number in numbers]
+        tail: tuple[Cell, ...] = ((None if score.final is None else round(score.final, 4)),) if final else ()
+        rows.append((score.name, score.unit, score.n, *shown, *tail))
+    note = f"Protocol: {report.protocol}. Averages within a fact, then over facts; start token: {report.start_token}."
+    return Table("Scores", columns, tuple(rows), note)
+
+
+def row_table(report: EditReport, limit: int = 500) -> Table:
+    """What each prompt says, before and after, with the probabilities of both answers."""
+    rows = tuple(
+        (
+            row.kind,
+            row.prompt,
+            row.before.top,
+            row.after.top,
+            round(float(np.exp(-row.before.nll_new)), 4),
+            round(float(np.exp(-row.after.nll_new)), 4),
+            round(float(np.exp(-row.before.nll_true)), 4),
+            round(float(np.exp(-row.after.nll_true)), 4),
+            round(row.after.kl, 4),
+        )
+        for row in report.rows[:limit]
+    )
+    columns = ("kind", "prompt", "said", "says", "P(new) before", "after", "P(true) before", "after ", "KL, nats")
+    note = "Probabilities are geometric means over an answer's tokens."
+    if len(report.rows) > limit:
+        note += f" The first {limit} of {len(report.rows)} prompts."
+    return Table("Prompts", columns, rows, note)
+
+
+def spoken_table(report: EditReport) -> tuple[Table, ...]:
+    """Greedy continuations, where they were made."""
+    if not report.spoken:
+        return ()
+    return (Table("Continued greedily", ("prompt", "before", "after"), report.spoken[:100]),)

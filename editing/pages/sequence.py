@@ -1,0 +1,342 @@
+"""A sequence of edits as a page: numbers in, specs out, nothing is computed on a model."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from editing.evaluation.evaluate import Score
+from editing.sequence.result import Checkpoint, SequenceResult
+from editing.sequence.rules import QUANTITIES, WARN
+from factscope.plots.figures.slides import Points, Scatter, Slides
+from factscope.plots.specs import (
+    Card,
+    Cell,
+    Curves,
+    Headline,
+    Heatmap,
+    Number,
+    Page,
+    Palette,
+    Section,
+    Series,
+    Spec,
+    Table,
+)
+
+SHOWN = {"efficacy success": "purple", "paraphrase success": "blue", "neighbourhood success": "green"}
+SHARES = "Bands are 95 % intervals over facts: Wilson for shares, normal for KL."
+PROTOCOL = (
+    "Each edit was computed on the model as those before it left it. Immediate: each fact read right after its own "
+    "edit. Now: all facts so far, read at the checkpoint. Everything is compared with the model before any edit."
+)
+
+
+LOOKED = (
+    "How far the causal trace and the circuit of one edited and one unrelated fact are from the unedited model's, at "
+    "each checkpoint. An edited fact's must change, as its answer does; an unrelated one's ought to stay."
+)
+
+
+def sequence_page(result: SequenceResult) -> Page:
+    """The page: what was kept, what was forgotten, what else moved, and how it was made."""
+    sections = [
+        Section("What happened", (headline(result), score_table(result)), PROTOCOL),
+        Section("Over the number of edits", score_curves(result), SHARES),
+        Section("What is forgotten", (forgetting(result),), FORGETTING),
+        Section("The edited weights", weight_specs(result)),
+        Section("The edited values", (values_picture(result),), VALUES),
+        Section("Every checkpoint", (checkpoint_table(result),)),
+        Section("How it was made", (card(result),)),
+    ]
+    looked = look_curves(result)
+    if looked:
+        sections.insert(3, Section("Inside the model", looked, LOOKED))
+    subtitle = f"{result.model}, {result.method}, {len(result.facts)} of {result.asked} facts"
+    return Page(f"{len(result.facts)} facts edited, one after another", tuple(sections), subtitle)
+
+
+FORGETTING = (
+    "Each column is a group of facts that were edited between two checkpoints, each row a checkpoint: the share of the "
+    "group whose prompt prefers the new answer then. The lowest cell of a column was read first; what fades upwards "
+    "was overwritten by later edits."
+)
+VALUES = (
+    "What the MLP of the last edited layer writes at each subject's last token, right after the fact's own edit and at "
+    "the end, on the two principal components of the former (as in Ma et al. 2024, Fig. 5). If the two clouds lie on "
+    "each other, later edits left what was written; if they part, they moved it."
+)
+
+
+def in_words(result: SequenceResult) -> list[str]:
+    """Two or three sentences for a terminal."""
+    last = result.last
+    said = [f"{len(result.facts)} of {result.asked} facts edited by {result.method}: " + _kept(last)]
+    moved = f"perplexity {last.quantities['perplexity']:.2f} times the unedited model's"
+    moved += f", condition number {last.quantities['condition']:.2f} times"
+    if "unchanged" in last.quantities:
+        moved = f"unrelated facts' next token unchanged in {last.quantities['unchanged']:.0%}, " + moved
+    said.append(moved[0].upper() + moved[1:])
+    if result.stopped:
+        said.append(f"Stopped: {result.stopped}")
+    return said
+
+
+def _kept(point: Checkpoint) -> str:
+    now, soon = point.score("efficacy success"), point.score("efficacy success", immediate=True)
+    if now is None or soon is None:
+        return "nothing was edited"
+    after = " after the restraint" if point.restrained else ""
+    return f"{soon.after:.0%} held right after their edit, {now.after:.0%} hold at the end{after}"
+
+
+def headline(result: SequenceResult) -> Headline:
+    """How many edits hold, what it cost, and when it began to break."""
+    last = result.last
+    numbers = [Number(f"{last.quantities['retention']:.0%}", "of all edits hold at the end")]
+    if "unchanged" in last.quantities:
+        numbers.append(Number(f"{last.quantities['unchanged']:.0%}", "unrelated facts: next token unchanged"))
+    numbers.append(Number(f"× {last.quantities['perplexity']:.3g}", "perplexity of a fixed text"))
+    numbers.append(Number(f"× {last.quantities['condition']:.3g}", "condition number, worst weight"))
+    first = [(rule, point.facts) for rule in map(str, WARN) for point in result.checkpoints if rule in point.warnings]
+    begun = {rule: min(at for one, at in first if one == rule) for rule, _ in first}
+    words = f"Of {len(result.facts)} edits, " + _kept(last) + "."
+    if begun:
+        words += " Signs of collapse: " + ", ".join(f"{rule} from {at} facts on" for rule, at in begun.items()) + "."
+    if result.stopped:
+        words += f" Stopped early: {result.stopped}."
+    return Headline(words, tuple(numbers))
+
+
+def score_table(result: SequenceResult) -> Table:
+    """Every score right after each edit and at the end, with intervals; before and after a restraint at the end."""
+    ends = result.checkpoints[-2:] if _restrained_at_end(result) else result.checkpoints[-1:]
+    columns = ["score", "unit", "facts", "before any edit", "immediate", "95 % from", "95 % to"]
+    for point in ends:
+        columns += ["restrained" if point.restrained else "at the end", "from", "to"]
+    rows = []
+    for score in ends[-1].now:
+        soon = ends[-1].score(score.name, immediate=True)
+        cells: list[Cell] = [score.name, score.unit, score.n, _round(score.before), *_interval(soon)]
+        for point in ends:
+            cells += _interval(point.score(score.name))
+        rows.append(tuple(cells))
+    note = (
+        "Success: the new answer is likelier than the true one (neighbourhood: the true one than the new). Means "
+        "within a fact, then over facts; 95 % intervals over facts, Wilson for shares, normal for means. Unrelated "
+        "facts are read at checkpoints only."
+    )
+    return Table("Scores", tuple(columns), tuple(rows), note)
+
+
+def _interval(score: Score | None) -> list[Cell]:
+    return [None, None, None] if score is None else [_round(x) for x in (score.after, score.low, score.high)]
+
+
+def _round(number: float) -> Cell:
+    if abs(number) < 1e-9:  # the edge of an interval at 0, up to rounding
+        return 0.0
+    return float(f"{number:.4g}") if np.isfinite(number) else None
+
+
+def _restrained_at_end(result: SequenceResult) -> bool:
+    return result.settings["restrain"] is not None and result.settings["restrain_at"] == "end"
+
+
+def _line(result: SequenceResult) -> tuple[Checkpoint, ...]:
+    """The checkpoints that follow one another: without the one after a restraint at the end."""
+    return result.checkpoints[:-1] if _restrained_at_end(result) else result.checkpoints
+
+
+def score_curves(result: SequenceResult) -> tuple[Spec, ...]:
+    """Immediate and final scores, drift of unrelated facts, perplexity."""
+    points = _line(result)
+    x = np.array([point.facts for point in points])
+    drawn: list[Spec] = []
+    for name in (*SHOWN, "unrelated top-1 same", "unrelated KL"):
+        if all(point.score(name) is None for point in points):
+            continue
+        palette: Palette = SHOWN.get(name, "red")  # type: ignore[assignment]
+        series = [_series("now", points, name, False, palette)]
+        if name in SHOWN:
+            series.append(_series("immediate, all so far", points, name, True, None))
+        unit = "nats" if name.endswith("KL") else ""
+        drawn.append(
+            Curves(name[0].upper() + name[1:], x, tuple(series), "facts edited", (), "" if unit else "share", unit)
+        )
+    factor = np.array([point.perplexity for point in points])
+    note = f"Before any edit {factor[0]:.3g}. The text: {result.text}."
+    drawn.append(
+        Curves(
+            "Perplexity", x, (Series("perplexity", factor),), "facts edited", (), "perplexity", log_y=True, note=note
+        )
+    )
+    return tuple(drawn)
+
+
+def look_curves(result: SequenceResult) -> tuple[Curves, ...]:
+    """Every number that was looked at ("whose: what (unit)") at all checkpoints, one picture for each what."""
+    points = _line(result)
+    names = [
+        name for name, value in points[0].extra.items()
+        if isinstance(value, float) and ": " in name and all(name in point.extra for point in points)
+    ]  # fmt: skip
+    titles = dict.fromkeys(name.split(": ", 1)[1] for name in names)
+    x = np.array([point.facts for point in points])
+    return tuple(
+        Curves(
+            title[0].upper() + title[1:],
+            x,
+            tuple(
+                Series(name.split(": ", 1)[0], np.array([point.extra[name] for point in points]))
+                for name in names
+                if name.split(": ", 1)[1] == title
+            ),
+            "facts edited",
+            y_title="change",
+        )
+        for title in titles
+    )
+
+
+def _series(title: str, points: Sequence[Checkpoint], name: str, immediate: bool, palette: Palette | None) -> Series:
+    scores = [point.score(name, immediate) for point in points]
+    y, low, high = (
+        np.array([np.nan if score is None else getattr(score, edge) for score in scores])
+        for edge in ("after", "low", "high")
+    )
+    return Series(title, y, low, high, palette)
+
+
+def forgetting(result: SequenceResult) -> Heatmap:
+    """Share of each group of edits that holds at each checkpoint."""
+    points = [point for point in _line(result) if point.facts]
+    ends = [0, *(point.facts for point in points)]
+    values = np.full((len(points), len(points)), np.nan)
+    for row, point in enumerate(points):
+        for column in range(row + 1):
+            values[row, column] = np.mean(point.held[ends[column] : ends[column + 1]])
+    columns = tuple(f"{begin + 1}–{end}" for begin, end in pairwise(ends))
+    rows = tuple(str(point.facts) for point in points)
+    return Heatmap(
+        "Edits that still hold", values, rows, columns, "after", "facts edited", "share that holds", "",
+        limits=(0.0, 1.0), palette="purple",
+    )  # fmt: skip
+
+
+def weight_specs(result: SequenceResult) -> tuple[Spec, ...]:
+    """Condition numbers, extreme singular values and size of the change by edits; all singular values by a slider."""
+    points = _line(result)
+    x, names = np.array([point.facts for point in points]), [one.weight for one in points[0].spectra]
+    found = {(one.weight, at): one for at, point in enumerate(points) for one in point.spectra}
+
+    def curves(title: str, fields: Sequence[str], log: bool, note: str) -> Curves:
+        series = tuple(
+            Series(f"{_short(name)} {field if len(fields) > 1 else ''}".strip(),
+                   np.array([getattr(found[name, at], field) for at in range(len(points))]))
+            for name in names for field in fields
+        )  # fmt: skip
+        return Curves(title, x, series, "facts edited", (), title.lower(), log_y=log, note=note)
+
+    slides = tuple(
+        Slides(
+            f"All singular values of {name}",
+            tuple(f"{point.facts}{' restrained' * point.restrained}" for point in result.checkpoints),
+            tuple(_spectrum_curves(result.checkpoints[0], point, name) for point in result.checkpoints),
+            "facts edited:",
+            "From the largest to the smallest; the slider chooses the checkpoint.",
+        )
+        for name in names
+    )
+    return (
+        curves("Condition number", ("condition",), True, "Largest singular value over smallest."),
+        curves("Singular value", ("largest", "smallest"), True, "The largest and the smallest of each edited weight."),
+        curves("Relative change", ("share",), False, "||dW|| / ||W before any edit||, Frobenius."),
+        *slides,
+    )
+
+
+def _short(weight: str) -> str:
+    return "layer " + weight.split(".")[1]
+
+
+def _spectrum_curves(first: Checkpoint, point: Checkpoint, name: str) -> Curves:
+    before, now = first.singular[name].numpy(), point.singular[name].numpy()
+    series = (Series("before any edit", before, palette="blue"), Series("now", now, palette="purple"))
+    return Curves(name, np.arange(len(now)), series, "number, from the largest", (), "singular value", log_y=True)
+
+
+def values_picture(result: SequenceResult) -> Scatter:
+    """Written values and what became of them, on the two principal components of those written."""
+    written = result.values["written"].double().numpy()
+    states = {"when written": written}
+    states |= {name: result.values[key].double().numpy() for key, name in ENDS.items() if key in result.values}
+    plane, shares = principal_plane(written)
+    places = {name: (one - written.mean(0)) @ plane for name, one in states.items()}
+    labels = tuple(f"{row.prompt} {row.new}" for row in result.rows if row.kind == "prompt")
+    groups = tuple(Points(name, one[:, 0], one[:, 1], labels) for name, one in places.items())
+    carried = f"{shares[0]:.0%} and {shares[1]:.0%}"
+    note = f"Layer {result.layer}. The components carry {carried} of the written values' variance."
+    moved = moved_share(result)
+    note += "".join(
+        f" {name.capitalize()} a value has moved by {share:.2g} times what its own edit had moved it (median)."
+        for name, share in moved.items()
+    )
+    return Scatter("Edited values", groups, "first component", "second component", "", True, note)
+
+
+ENDS = {"end": "at the end", "restrained": "after the restraint"}
+
+
+def moved_share(result: SequenceResult) -> dict[str, float]:
+    """Median over facts of ||end - written|| / ||written - before||: 0 where later edits left the value alone."""
+    before, written = (result.values[name].double() for name in ("before", "written"))
+    own = (written - before).norm(dim=1)
+    return {
+        name: float(((result.values[key].double() - written).norm(dim=1) / own).median())
+        for key, name in ENDS.items()
+        if key in result.values
+    }
+
+
+def principal_plane(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """The two directions [d, 2] of most variance, and the shares that they carry; zeros where there are fewer."""
+    _, sizes, directions = np.linalg.svd(values - values.mean(0), full_matrices=False)
+    total = float((sizes**2).sum())
+    plane, shares = np.zeros((values.shape[1], 2)), [0.0, 0.0]
+    for place in range(min(2, len(sizes))):
+        if total > 0:
+            plane[:, place], shares[place] = directions[place], float(sizes[place] ** 2 / total)
+    return plane, (shares[0], shares[1])
+
+
+def checkpoint_table(result: SequenceResult) -> Table:
+    """One row a checkpoint, with what rules can be about."""
+    columns = ("facts", "restrained", *QUANTITIES, "broken", "seconds")
+    rows = tuple(
+        (point.facts, "yes" if point.restrained else "no",
+         *(_round(point.quantities.get(name, float("nan"))) for name in QUANTITIES),
+         ", ".join(point.warnings), _round(point.seconds))
+        for point in result.checkpoints
+    )  # fmt: skip
+    note = "; ".join(f"{name}: {words}" for name, words in QUANTITIES.items())
+    return Table("Checkpoints", columns, rows, f"{note}. Seconds of the readings alone.")
+
+
+def card(result: SequenceResult) -> Card:
+    """What is needed to do it again."""
+    settings = {key: value for key, value in result.settings.items() if value not in (None, ())}
+    per_edit = f"{np.median(result.seconds):.2f} s an edit in the median, its own readings included"
+    items = (
+        ("method", result.method),
+        ("its settings", ", ".join(f"{key} {value}" for key, value in result.config.items())),
+        ("the sequence", ", ".join(f"{key} {value}" for key, value in settings.items())),
+        ("second moments", result.moments),
+        ("contexts", " | ".join(result.contexts)),
+        ("fixed text", result.text),
+        ("unrelated facts", f"{len(result.unrelated)}, known to the unedited model, no subject of an edit"),
+        ("edits", f"{len(result.edits)}; {per_edit}"),
+        ("weights at the end", result.last.weights),
+        *(result.run.items() if result.run else ()),
+    )
+    return Card("Provenance", items, result.run.command if result.run else "")

@@ -1,0 +1,1 @@
+"""Edit after edit, and when the model begins to break."""

@@ -1,0 +1,87 @@
+"""What a sequence of edits leaves behind: its settings, its checkpoints, and all that its page shows."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from editing.evaluation.evaluate import Row, Score
+from editing.spectrum import Spectrum
+from factscope.errors import EditError
+from factscope.plots.show import shown
+from factscope.runs.provenance import Run
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a sequence goes; the method has a configuration of its own."""
+
+    batch: int = 1  # facts of one edit
+    every: int = 10  # facts between two checkpoints; with batches, the first edit that reaches it
+    restrain: str | None = None  # a file of editing/restraint
+    restrain_at: str = "end"  # or "checkpoint"
+    stop_when: tuple[str, ...] = ()  # rules of editing/sequence/yardstick.py, looked at at every checkpoint
+    seed: int = 0
+    start: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch", self.batch), ("every", self.every)):
+            if value < 1:
+                raise EditError(f"{name} must be at least 1, not {value}")
+        if self.restrain_at not in ("end", "checkpoint"):
+            raise EditError(f"a restraint is applied at the end or at every checkpoint, not at {self.restrain_at!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The model after so many facts; the first is before any."""
+
+    facts: int
+    edits: int
+    restrained: bool  # read after the restraint
+    immediate: tuple[Score, ...]  # of all facts so far, each read right after its own edit
+    now: tuple[Score, ...]  # of the same facts and of the unrelated ones, read here
+    held: tuple[bool, ...]  # one a fact, in the order of editing: its prompt prefers the new answer here
+    perplexity: float
+    spectra: tuple[Spectrum, ...]
+    singular: dict[str, Float[Tensor, " rank"]]  # all singular values, by weight
+    quantities: dict[str, float]  # by the names of drift.QUANTITIES
+    warnings: tuple[str, ...]  # the rules that are broken here
+    weights: str  # fingerprint of the model
+    seconds: float  # of these readings
+    extra: dict[str, Any] = field(default_factory=dict)  # what the caller's hook gave
+
+    def score(self, name: str, immediate: bool = False) -> Score | None:
+        """A line of `now`, or of `immediate`, by name; None if it was not measured."""
+        return next((one for one in (self.immediate if immediate else self.now) if one.name == name), None)
+
+
+@shown(page="editing.pages.sequence:sequence_page", words="editing.pages.sequence:in_words")
+@dataclass(frozen=True, eq=False)
+class SequenceResult:
+    """Everything but the edits themselves, which are saved beside it."""
+
+    method: str
+    config: dict[str, Any]  # of the method
+    settings: dict[str, Any]  # of the sequence
+    model: str
+    asked: int  # facts that were to be edited
+    facts: tuple[str, ...]  # ids of those that were, in order
+    rows: tuple[Row, ...]  # every prompt of theirs: before, right after its edit, at the end
+    checkpoints: tuple[Checkpoint, ...]
+    values: dict[str, Float[Tensor, "fact d_model"]]  # what the MLP of `layer` writes at the subject's last token:
+    layer: int  # "before" any edit, when "written", at the "end", once "restrained"
+    edits: tuple[str, ...]  # digests, in order
+    seconds: tuple[float, ...]  # one an edit, with the reading of its own facts
+    contexts: tuple[str, ...]
+    moments: str
+    text: str  # what perplexity was measured on
+    unrelated: tuple[str, ...]  # ids
+    stopped: str  # why before the last fact; empty if not
+    run: Run | None = None
+
+    @property
+    def last(self) -> Checkpoint:
+        """The model as it was left."""
+        return self.checkpoints[-1]

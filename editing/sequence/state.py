@@ -1,0 +1,233 @@
+"""A sequence of edits as far as it has come: how a piece of work is done, and how it is known again from the journal.
+
+All of the state follows from the model, the facts and the pieces, so that a sequence that was stopped and one that was
+not cannot differ. A piece says which edit was computed or what was read, and the fingerprint of the weights after it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, tensor
+
+from editing.edit import Edit, commit, in_place, merged, revert
+from editing.evaluation.evaluate import Read, Reading, Row, probes, read, readings, table
+from editing.restraint import restrained
+from editing.sequence.result import Checkpoint, Config
+from editing.sequence.rules import QUANTITIES, WARN, Rule
+from editing.sequence.yardstick import Yardstick
+from editing.solve.layers import weight_name
+from editing.solve.values import read_subjects
+from editing.spectrum import Spectrum, spectrum
+from factscope.data.fact import Fact
+from factscope.errors import StoreError
+from factscope.model.sites import Site
+from factscope.model.weights import fingerprint, live_weights
+from factscope.runs.provenance import stopwatch
+
+EDITS = "edits"  # in the run folder
+AT_ONCE = 128  # prompts read together: their whole distributions are in memory until they are done
+
+Hook = Callable[[Any, Checkpoint], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work: an edit of facts `begin` to `facts`, or a checkpoint after `facts`."""
+
+    facts: int
+    edit: bool = False
+    begin: int = 0
+    restrain: bool = False
+    last: bool = False
+
+
+class State:
+    """The sequence as far as it has come. All of it follows from the model, the facts and the pieces in the journal."""
+
+    def __init__(
+        self, model: Any, facts: Sequence[Fact], settings: Config, folder: Path, yardstick: Yardstick, layers: Any
+    ) -> None:
+        self.model, self.facts, self.settings, self.yardstick = model, facts, settings, yardstick
+        self.folder, self.layer, self.names = folder / EDITS, layers[-1], [weight_name(layer) for layer in layers]
+        self.matrices = {name: live_weights(model)[name].detach().double().cpu().clone() for name in self.names}
+        self.probes = [probes(model, fact, settings.start) for fact in facts]
+        self.clean: list[Read] = read(model, [probe for some in self.probes for probe in some])
+        self.before = self._written(0, len(facts))
+        self.stack: list[Edit] = []  # what is in place
+        self.weights = fingerprint(model)  # of the model with it
+        self.done = 0  # facts
+        self.digests: list[str] = []  # of every edit that was computed
+        self.seconds: list[float] = []
+        self.immediate: list[Reading] = []
+        self.now: list[Reading] = []
+        self.written: list[list[float]] = []
+        self.values: dict[str, Tensor] = {}
+        self.checkpoints: list[Checkpoint] = []
+
+    # ---- new pieces ----
+
+    def compute(self, step: Step, make: Callable[[Sequence[Fact]], Edit]) -> dict[str, Any]:
+        """Compute the next edit, save it, put it in, and read its own facts."""
+        with stopwatch() as seconds:
+            edit = make(self.facts[step.begin : step.facts])
+            edit.save(self._place(step))
+            commit(self.model, (edit,))
+            found = self._read(step.begin, step.facts)
+            written = self._written(step.begin, step.facts).tolist()
+        piece = {"count": step.facts - step.begin, "digest": edit.digest, "seconds": seconds[0], "written": written}
+        piece |= {"readings": [asdict(one) for one in found], "weights": fingerprint(self.model)}
+        self._add_edit(step, piece, edit)
+        return piece
+
+    def measure(self, step: Step, restraint_config: Any, rules: Sequence[Rule], hook: Hook | None) -> dict[str, Any]:
+        """Restrain if it is time, then read everything and ask whether to stop."""
+        piece: dict[str, Any] = {}
+        if step.restrain:
+            revert(self.model, self.stack)
+            held = restrained(self.model, self.stack, str(self.settings.restrain), restraint_config)
+            held.save(self._place(step))
+            commit(self.model, (held,))
+            self.stack, piece["digest"] = [held], held.digest
+        with stopwatch() as seconds:
+            sums = {delta.weight: delta for delta in merged(self.stack).deltas} if self.stack else {}
+            spectra = [spectrum(n, self.done, self.matrices[n], sums.get(n)) for n in self.names]
+            piece |= {
+                "readings": [asdict(one) for one in self._read(0, self.done)],
+                "unrelated": [asdict(row) for row in self.yardstick.rows(self.model)],
+                "perplexity": self.yardstick.perplexity(self.model),
+                "spectra": [asdict(one) for one, _ in spectra],
+                "singular": {one.weight: values.tolist() for one, values in spectra},
+                "weights": fingerprint(self.model),
+            }
+        piece["seconds"] = seconds[0]
+        made = self._checkpoint(step, piece)
+        broken = next((rule for rule in rules if rule.broken(made.quantities)), None)
+        if broken is not None and not step.last:
+            number = made.quantities[broken.quantity]
+            piece["stopped"] = f"{broken} was met after {self.done} facts, with {broken.quantity} {number:.4g}"
+        if step.last or "stopped" in piece:
+            piece["values"] = {"restrained" if step.restrain else "end": self._written(0, self.done).tolist()}
+        if hook is not None:
+            piece["extra"] = hook(self.model, made) or {}
+        self._add_checkpoint(step, piece)
+        return piece
+
+    # ---- pieces of earlier runs ----
+
+    def take_up(self, step: Step, piece: dict[str, Any]) -> None:
+        """Know what a piece of the journal says, without touching the model."""
+        edit = Edit.load(self._place(step)) if "digest" in piece else None
+        if edit is not None and edit.digest != piece["digest"]:
+            raise StoreError(
+                f"{self._place(step)} is not the edit that the journal names: begin anew in another folder"
+            )
+        if step.edit and edit is not None:
+            self._add_edit(step, piece, edit)
+        else:
+            self.stack = [edit] if edit is not None else self.stack
+            self._add_checkpoint(step, piece)
+
+    def put_in_place(self) -> None:
+        """Bring the model to where the journal ends; StoreError unless it is bitwise what it was there."""
+        if in_place(self.model) or not self.stack:
+            return
+        commit(self.model, self.stack)
+        if fingerprint(self.model) != self.weights:
+            raise StoreError(f"the edits in {self.folder} do not give the weights that the journal names: begin anew")
+
+    def _add_edit(self, step: Step, piece: dict[str, Any], edit: Edit) -> None:
+        self.stack.append(edit)
+        self.done, self.weights = step.facts, piece["weights"]
+        self.digests.append(edit.digest)
+        self.seconds.append(piece["seconds"])
+        self.immediate += [Reading(**one) for one in piece["readings"]]
+        self.written += piece["written"]
+
+    def _add_checkpoint(self, step: Step, piece: dict[str, Any]) -> None:
+        self.weights, self.now = piece["weights"], [Reading(**one) for one in piece["readings"]]
+        self.values |= {name: tensor(value) for name, value in piece.get("values", {}).items()}
+        self.checkpoints.append(self._checkpoint(step, piece))
+
+    # ---- readings ----
+
+    def rows(self, immediate: Sequence[Reading], now: Sequence[Reading] | None = None) -> list[Row]:
+        """Every prompt of the facts so far: before, `immediate` as after, and `now` as final."""
+        flat = [probe for some in self.probes[: self.done] for probe in some]
+        before = readings(self.clean[: len(flat)], self.clean[: len(flat)])
+        final = now if now is not None else [None] * len(flat)
+        return [
+            Row(one.fact, one.kind, one.text, one.new, one.true, was, soon, late)
+            for one, was, soon, late in zip(flat, before, immediate, final, strict=True)
+        ]
+
+    def _checkpoint(self, step: Step, piece: dict[str, Any]) -> Checkpoint:
+        now = [Reading(**one) for one in piece["readings"]]
+        unrelated = [_row(one) for one in piece["unrelated"]]
+        rows = self.rows(now)
+        scores = table([*rows, *unrelated])
+        spectra = tuple(Spectrum(**one) for one in piece["spectra"])
+        first = self.checkpoints[0] if self.checkpoints else None
+        quantities = _quantities({score.name: score.after for score in scores}, spectra, piece["perplexity"], first)
+        return Checkpoint(
+            facts=self.done,
+            edits=len(self.digests),
+            restrained=step.restrain,
+            immediate=table(self.rows(self.immediate)),
+            now=scores,
+            held=tuple(row.after.nll_true > row.after.nll_new for row in rows if row.kind == "prompt"),
+            perplexity=piece["perplexity"],
+            spectra=spectra,
+            singular={name: tensor(values) for name, values in piece["singular"].items()},
+            quantities=quantities,
+            warnings=tuple(str(rule) for rule in WARN if rule.broken(quantities)),
+            weights=piece["weights"],
+            seconds=piece["seconds"],
+            extra=piece.get("extra", {}),
+        )
+
+    def _read(self, begin: int, end: int) -> list[Reading]:
+        """All prompts of facts `begin` to `end`, a part at a time."""
+        first = sum(len(some) for some in self.probes[:begin])
+        flat, found = [probe for some in self.probes[begin:end] for probe in some], list[Reading]()
+        for at in range(0, len(flat), AT_ONCE):
+            some = flat[at : at + AT_ONCE]
+            found += readings(read(self.model, some), self.clean[first + at : first + at + len(some)])
+        return found
+
+    def _written(self, begin: int, end: int) -> Tensor:
+        """What the MLP writes at each subject's last token [fact, d_model]."""
+        if begin == end:
+            return self.matrices[self.names[0]].new_zeros(0, self.model.cfg.d_model).float()
+        site = Site("mlp_write", self.layer)
+        return read_subjects(self.model, self.facts[begin:end], ("{}",), [site], self.settings.start)[site][:, 0]
+
+    def _place(self, step: Step) -> Path:
+        kind = "edit" if step.edit else "restrained"
+        return self.folder / f"{kind}-{step.facts:05d}"
+
+
+def _row(said: dict[str, Any]) -> Row:
+    before, after = Reading(**said["before"]), Reading(**said["after"])
+    return Row(said["fact"], said["kind"], said["prompt"], said["new"], said["true"], before, after)
+
+
+def _quantities(
+    scores: dict[str, float], spectra: Sequence[Any], perplexity: float, first: Checkpoint | None
+) -> dict[str, float]:
+    """The numbers that rules are about; those that were not measured are absent."""
+    named = {
+        "retention": "efficacy success",
+        "paraphrase": "paraphrase success",
+        "neighbourhood": "neighbourhood success",
+        "unchanged": "unrelated top-1 same",
+        "kl": "unrelated KL",
+    }
+    found = {name: scores[score] for name, score in named.items() if score in scores}
+    before = {one.weight: one.condition for one in (first.spectra if first else spectra)}
+    found["perplexity"] = perplexity / (first.perplexity if first else perplexity)
+    found["condition"] = max(one.condition / before[one.weight] for one in spectra)
+    found["norm"] = max(one.share for one in spectra)
+    assert set(found) <= set(QUANTITIES)
+    return found

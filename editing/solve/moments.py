@@ -1,0 +1,324 @@
+"""What ordinary keys look like: the second moment C = mean of k k' over running text, layer by layer.
+
+C tells an edit which directions of a key space are in use, so that it can write where little else reads. The text can
+be a file, a folder, a Hugging Face data set, or (the default) what the model itself writes from its start token: no
+data set is needed. All wanted layers are collected in one pass; the blocks above the highest are not run. Position 0
+is left out and counted: it is an attention sink whose keys are enormous and the same in every document.
+
+With fewer tokens than key dimensions C is singular, and such a C is refused. Whether there were enough is measured:
+`changes` says by how much the direction of an update, C^-1 k for ordinary keys k, still moved between the halves of the
+text. Collecting is resumable: every piece of text and the sums after it are on disk before the next begins.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from editing.contexts import OPENINGS
+from editing.edit import base_of, in_place
+from editing.solve.closed_form import cholesky
+from factscope.cache import cache_folder
+from factscope.errors import EditError, StoreError
+from factscope.files import write_bytes_atomically
+from factscope.model.bridge import device, info
+from factscope.model.forward.batched import padded
+from factscope.model.forward.generate import sample
+from factscope.model.hooks import hooked
+from factscope.model.prompts import start_ids
+from factscope.model.sites import Site
+from factscope.progress import progress
+from factscope.runs import store
+
+SELF = "self"
+PROBES = 8  # ordinary keys whose update direction is watched for convergence
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which text, and how much of it."""
+
+    source: str = SELF  # "self", a text file, a folder of .txt files, or a Hugging Face data set
+    tokens: int = 24_000  # 16 x the key dimension of the default model; `changes` says whether that was enough
+    document: int = 128  # tokens of one document; longer ones are cut
+    rows: int = 96  # documents of one piece of work; fewer read the weights as often for less text
+    seed: int = 0
+    start: str = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Second moments of some layers' keys."""
+
+    matrices: dict[str, Float[Tensor, "d_mlp d_mlp"]]  # by layer, as text; float32
+    tokens: int  # keys that were counted
+    left_out: int  # keys at position 0 that were not
+    base: str  # fingerprint of the model
+    model: str
+    corpus: str  # SHA-256 of the token ids
+    config: Config
+    changes: dict[str, tuple[float, ...]]  # by layer: relative change of C^-1 k at 1/4 -> 1/2 -> 1 of the tokens
+    conditions: dict[str, float]  # by layer: largest eigenvalue over smallest
+
+    @property
+    def name(self) -> str:
+        """What an edit says it used."""
+        return f"{self.config.source} text, {self.tokens} tokens, corpus {self.corpus[:12]}"
+
+    def of(self, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
+        """C of one layer, float64; EditError if it was not collected."""
+        if str(layer) not in self.matrices:
+            there = ", ".join(self.matrices)
+            raise EditError(f"these moments hold layers {there}, not {layer}: collect it with edit moments")
+        return self.matrices[str(layer)].double()
+
+    def check(self, model: Any, base: str | None = None) -> None:
+        """Raise EditError unless they were collected on this model; `base` is its fingerprint, if known."""
+        base = base or base_of(model)
+        if base != self.base:
+            raise EditError(
+                f"these moments were collected on {self.model} with fingerprint {self.base[:12]}, and this model has "
+                f"{base[:12]}: collect them on this model"
+            )
+
+
+def collect(
+    model: Any,
+    layers: Sequence[int],
+    config: Config | None = None,
+    *,
+    folder: Path | None = None,
+    shown: bool | None = None,
+) -> Moments:
+    """Second moments of `layers`, from `folder` (the cache by default) as far as they are there, else collected.
+
+    Raises EditError: fewer tokens than key dimensions, a text that is not there, edits in place.
+    """
+    config = config or Config()
+    if in_place(model):
+        raise EditError("moments are collected on the model as it was: take the edits out first")
+    if config.tokens < model.cfg.d_mlp:
+        raise EditError(
+            f"{config.tokens} tokens cannot fill a second moment of {model.cfg.d_mlp} dimensions: ask for at least "
+            f"{model.cfg.d_mlp}, better ten times as many"
+        )
+    if config.document < 2:
+        raise EditError("documents of one token have only the position that is left out: ask for longer ones")
+    base = base_of(model)
+    said = json.dumps([vars(config), base], sort_keys=True)
+    place = (
+        folder or cache_folder() / "moments" / f"{info(model).name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    )
+    known = _load(place / "done", base)
+    missing = [layer for layer in layers if known is None or str(layer) not in known.matrices]
+    if known is not None and not missing:
+        return known
+    fresh = _collect(model, missing, config, base, place, shown)
+    if known is not None and known.corpus == fresh.corpus:
+        fresh = Moments(
+            known.matrices | fresh.matrices, fresh.tokens, fresh.left_out, base, fresh.model, fresh.corpus, config,
+            known.changes | fresh.changes, known.conditions | fresh.conditions,
+        )  # fmt: skip
+    store.save(fresh, place / "done")
+    return fresh
+
+
+def _load(folder: Path, base: str) -> Moments | None:
+    try:
+        found = store.load(folder, Moments)
+    except StoreError:
+        return None
+    return found if found.base == base else None
+
+
+@torch.no_grad()
+def _collect(model: Any, layers: Sequence[int], config: Config, base: str, place: Path, shown: bool | None) -> Moments:
+    names = [str(layer) for layer in layers]
+    work = place / ("work-" + "-".join(names))
+    sums, state = _resume(work, names, model.cfg.d_mlp)
+    hashed = hashlib.sha256()
+    with progress(f"second moments of {len(layers)} layers, tokens", config.tokens, state["tokens"], shown) as advance:
+        for number, rows in enumerate(_pieces(model, config, place)):
+            hashed.update(json.dumps(rows).encode())
+            if number < state["pieces"]:
+                continue
+            if state["tokens"] >= config.tokens:
+                break
+            keys = keys_of_text(model, layers, rows)
+            counted = next(iter(keys.values())).shape[0]
+            for name, layer in zip(names, layers, strict=True):
+                found = keys[layer]
+                if number == 0:
+                    sums[f"{name}.probes"] = found[:: max(1, len(found) // PROBES)][:PROBES].double().cpu()
+                sums[f"{name}.sum"] += (found.T @ found).double().cpu()
+            state = {
+                "pieces": number + 1,
+                "tokens": state["tokens"] + counted,
+                "left_out": state["left_out"] + len(rows),
+            }
+            due = [part for part in (2, 4) if state["tokens"] * part >= config.tokens]
+            if due and f"{names[0]}.at{due[0]}" not in sums:  # C as it is at a quarter and a half, for convergence
+                for name in names:
+                    sums[f"{name}.at{due[0]}"] = sums[f"{name}.sum"] / state["tokens"]
+            _keep(work, sums, state)
+            advance(counted)
+    if state["tokens"] < model.cfg.d_mlp:
+        raise EditError(
+            f"the text has only {state['tokens']} tokens to count, and the second moment has {model.cfg.d_mlp} "
+            "dimensions: give more text"
+        )
+    matrices = {name: sums[f"{name}.sum"] / state["tokens"] for name in names}
+    changes = {name: _changes(sums, name, matrices[name]) for name in names}
+    spectra = {name: torch.linalg.eigvalsh(matrix) for name, matrix in matrices.items()}
+    conditions = {name: float(s[-1] / s[0].clamp_min(1e-300)) for name, s in spectra.items()}
+    shutil.rmtree(work, ignore_errors=True)
+    return Moments(
+        {name: matrix.float() for name, matrix in matrices.items()},
+        state["tokens"], state["left_out"], base, info(model).name, hashed.hexdigest(), config, changes, conditions,
+    )  # fmt: skip
+
+
+def keys_of_text(
+    model: Any, layers: Sequence[int], rows: Sequence[Sequence[int]]
+) -> dict[int, Float[Tensor, "token d"]]:
+    """Keys at every position but the first of these documents, for all `layers` in one pass."""
+    tokens = padded(rows).to(device(model))
+    counted = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
+    for row, ids in enumerate(rows):
+        counted[row, 1 : len(ids)] = True
+    found: dict[int, Tensor] = {}
+
+    def keeper(layer: int) -> Any:
+        def keep(activation: Tensor) -> None:
+            found[layer] = activation[counted].float()
+
+        return keep
+
+    top = max(layers) + 1
+    stop = {"stop_at_layer": top} if top < model.cfg.n_layers else {}
+    with hooked(model, [(Site("mlp_hidden", layer), keeper(layer)) for layer in layers]):
+        if stop:
+            model(tokens, use_cache=False, **stop)
+        else:
+            model.original_model.base_model(input_ids=tokens, use_cache=False)  # without the unembedding
+    return found
+
+
+def _changes(sums: dict[str, Tensor], name: str, final: Tensor) -> tuple[float, ...]:
+    """||C_half^-1 k - C_full^-1 k|| / ||C_full^-1 k||, each scaled so that k C^-1 k = 1, averaged over the probes."""
+    probes, out, before = sums[f"{name}.probes"].T, [], None
+    for matrix in [sums[f"{name}.at{part}"] for part in (4, 2) if f"{name}.at{part}" in sums] + [final]:
+        directions = torch.cholesky_solve(
+            probes, cholesky(matrix + 1e-9 * matrix.diagonal().mean() * torch.eye(len(matrix)))[0]
+        )
+        directions = directions / (probes * directions).sum(0)
+        if before is not None:
+            out.append(float(((directions - before).norm(dim=0) / directions.norm(dim=0)).mean()))
+        before = directions
+    return tuple(out)
+
+
+# ---- resuming ----
+
+
+def _resume(work: Path, names: Sequence[str], width: int) -> tuple[dict[str, Tensor], dict[str, int]]:
+    try:
+        sums = load_file(work / "sums.safetensors")
+        state = {name: int(sums.pop(f"state.{name}")) for name in ("pieces", "tokens", "left_out")}
+        return sums, state
+    except (OSError, SafetensorError, KeyError, ValueError):  # nothing there, or cut short: begin anew
+        zeros = {f"{name}.sum": torch.zeros(width, width, dtype=torch.float64) for name in names}
+        return zeros, {"pieces": 0, "tokens": 0, "left_out": 0}
+
+
+def _keep(work: Path, sums: dict[str, Tensor], state: dict[str, int]) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in sums.items()}
+    tensors |= {f"state.{name}": torch.tensor(value) for name, value in state.items()}
+    write_bytes_atomically(work / "sums.safetensors", save(tensors))
+
+
+# ---- text ----
+
+
+def _pieces(model: Any, config: Config, place: Path) -> Iterator[list[list[int]]]:
+    """Documents as token ids, `config.rows` at a time; self-sampled ones are kept in `place` as they come."""
+    if config.source == SELF:
+        number = 0
+        while True:
+            yield _self_written(model, config, place, number)
+            number += 1
+    first = start_ids(model, config.start)
+    rows: list[list[int]] = []
+    for text in texts(config.source):
+        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"][: config.document - len(first)]
+        if len(ids) + len(first) < 2:
+            continue
+        rows.append([*first, *ids])
+        if len(rows) == config.rows:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def _self_written(model: Any, config: Config, place: Path, number: int) -> list[list[int]]:
+    """Piece `number` of the model's own text: plain sampling at temperature 1, with a seed of its own."""
+    file = place / "text" / f"{number:05d}.json"
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        pass
+    first = start_ids(model, config.start)
+    if not first:  # no document start: begin with an opening word
+        first = tuple(model.tokenizer(OPENINGS[number % len(OPENINGS)], add_special_tokens=False)["input_ids"])
+    begin: Int[Tensor, "row pos"] = torch.tensor([first] * config.rows)
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+    rows = _without_tail(sample(model, begin, config.document, generator).tolist(), model, len(first))
+    write_bytes_atomically(file, json.dumps(rows).encode())
+    return rows
+
+
+def _without_tail(rows: list[list[int]], model: Any, begun: int) -> list[list[int]]:
+    """Each row up to where the model ended its document."""
+    ends = {getattr(model.tokenizer, "eos_token_id", None), *start_ids(model)}
+    out = []
+    for row in rows:
+        stop = next((i for i, token in enumerate(row) if i >= begun and token in ends), len(row))
+        if stop > 1:
+            out.append(row[:stop])
+    return out
+
+
+def texts(source: str) -> Iterator[str]:
+    """Documents of a text file (parted by empty lines), a folder of .txt files, or a Hugging Face data set's "text"."""
+    path = Path(source).expanduser()
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
+    if path.is_dir() and not files:
+        raise EditError(f"there is no .txt file in {source}")
+    for file in files:
+        yield from (part for part in file.read_text(encoding="utf-8", errors="replace").split("\n\n") if part.strip())
+    if files:
+        return
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise EditError(f"there is no text at {source}: give a file, a folder, or a Hugging Face data set (owner/name)")
+    try:
+        import datasets
+    except ImportError as trouble:
+        raise EditError(
+            f"reading {source} from Hugging Face needs the package datasets: pip install datasets"
+        ) from trouble
+    try:
+        yield from (row["text"] for row in datasets.load_dataset(source, split="train", streaming=True) if row["text"])
+    except KeyError as trouble:
+        raise EditError(f"{source} has no column named text") from trouble
+    except Exception as trouble:
+        raise EditError(f"{source} could not be read from Hugging Face: {str(trouble)[:200]}") from trouble

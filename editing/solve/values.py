@@ -1,0 +1,344 @@
+"""Keys and values: where an edit is written, and what must be written there.
+
+The key of a fact is what its MLP's down-projection reads at the subject's last token, averaged over contexts. The value
+is found by gradient descent on one vector a fact, `delta`, added there in every context until the model says the
+target (Meng et al. 2022, 2023):
+
+    loss = mean over contexts of -(1/T) sum_t log p(target_t | context, prompt, target_<t)        teacher forced
+         + kl_factor * KL( p0(. | "{subject} is a") || p_delta(.) )   read at the SUBJECT's last token, as the code does
+         + weight_decay * ||delta|| / ||init||^2                      the norm itself, not its square
+    Adam; stop where the loss is below `stop`; after each step ||delta|| <= clamp * ||init||; the last step only reads
+
+`init` is what the MLP writes (ROME) or the hidden state after the block (MEMIT) at the bare prompt's subject: their
+clamps are not comparable. All facts are optimised in one batch. Nothing couples them (each has its own loss, its own
+Adam moments, its own stop), so a batch gives what one at a time gives, up to rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from editing.requests import essence_prompt, target_prompts
+from factscope.data.fact import Fact
+from factscope.errors import EditError
+from factscope.model.bridge import device
+from factscope.model.forward.batched import padded
+from factscope.model.forward.onednn import thin_products
+from factscope.model.forward.subject import Row, Suffix, buckets, landed, suffix
+from factscope.model.hooks import record
+from factscope.model.sites import Site
+
+Place = Literal["mlp", "hidden"]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How values are found; ROME's where not said otherwise.
+
+    ROME's weight decay of 0.5 is in units of 1 / ||init||: on the default model it holds most losses above `stop`, so
+    no fact ends early and the hard ones are not learned. EasyEdit's 0.001 lets easy facts end after some ten steps; the
+    hard ones, which set the share of facts that are learned at all, then have forty.
+    """
+
+    steps: int = 40  # at most, where the authors always take 20; the last one reads the loss and does not step
+    learning_rate: float = 0.5
+    weight_decay: float = 1e-3  # EasyEdit's for Llama models
+    kl_factor: float = 0.0625
+    clamp: float = 4.0  # times ||init||: the MLP's output in ROME, the hidden state in MEMIT (EasyEdit's for Llama)
+    stop: float = 0.05  # nats
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What must be written for each fact, and how it was found."""
+
+    delta: Float[Tensor, "fact d_model"]
+    init: Float[Tensor, "fact d_model"]  # MLP output or hidden state at the bare prompt's subject, unedited
+    losses: Float[Tensor, "step fact"]  # nats; NaN after a fact's stop
+    probability: Float[Tensor, " fact"]  # of the target, geometric mean over tokens, mean over contexts, at the end
+    steps: tuple[int, ...]  # updates taken
+
+    @property
+    def target(self) -> Float[Tensor, "fact d_model"]:
+        """v* (or z*): init + delta."""
+        return self.init + self.delta
+
+    def of(self, fact: int) -> "Values":
+        """One fact's alone."""
+        one = slice(fact, fact + 1)
+        losses = self.losses[:, one]
+        return Values(
+            self.delta[one],
+            self.init[one],
+            losses[~losses[:, 0].isnan()],
+            self.probability[one],
+            self.steps[one],
+        )
+
+
+def joined(parts: Sequence[Values]) -> Values:
+    """The values of several batches, one after another."""
+    longest = max(len(part.losses) for part in parts)
+    pad = torch.nn.functional.pad
+    return Values(
+        torch.cat([part.delta for part in parts]),
+        torch.cat([part.init for part in parts]),
+        torch.cat([pad(part.losses, (0, 0, 0, longest - len(part.losses)), value=torch.nan) for part in parts], 1),
+        torch.cat([part.probability for part in parts]),
+        tuple(n for part in parts for n in part.steps),
+    )
+
+
+OnStep = Callable[[int, Tensor, Tensor], None]  # step, loss [fact], probability [fact]
+
+
+@thin_products()
+def find_values(
+    model: Any,
+    facts: Sequence[Fact],
+    layer: int,
+    contexts: Sequence[str],
+    config: Descent,
+    *,
+    place: Place = "mlp",
+    start: str = "auto",
+    on_step: OnStep | None = None,
+    check: bool = True,
+) -> Values:
+    """Optimise one value a fact, all in one batch; `check` proves the batch against the model's own logits first.
+
+    Raises EditError if a loss is not finite (which step, which fact) and ModelError where the model cannot be run from
+    a layer on. No weight is touched.
+    """
+    groups = _groups(model, facts, layer, contexts, start)
+    if check:
+        groups[0].suffix.check()
+    place_of = [group.own_place(place) for group in groups]
+    delta = torch.zeros(len(facts), model.cfg.d_model, device=device(model))
+    init = torch.zeros_like(delta)
+    for group, states in zip(groups, place_of, strict=True):
+        for row, (fact, number) in enumerate(group.source):
+            if number == 0:  # the bare prompt
+                init[fact] = states[row]
+    radius, decay = config.clamp * init.norm(dim=1), config.weight_decay / init.norm(dim=1) ** 2
+    moment, square = torch.zeros_like(delta), torch.zeros_like(delta)
+    active = torch.ones(len(facts), dtype=torch.bool, device=delta.device)
+    losses, taken = [], [0] * len(facts)
+    probability = torch.zeros(len(facts), device=delta.device)
+    for step in range(config.steps):
+        loss, gradient, likely = _losses(groups, delta, active, len(contexts), config, place)
+        size = delta.norm(dim=1)
+        loss = loss + decay * size
+        gradient = gradient + (decay / size.clamp_min(1e-12))[:, None] * delta
+        wrong = active & ~(torch.isfinite(loss) & torch.isfinite(gradient).all(1))
+        if bool(wrong.any()):
+            bad = facts[int(wrong.nonzero()[0])]
+            raise EditError(
+                f"the value of fact {bad.id!r} went to NaN or infinity at step {step}; nothing was changed. Use "
+                f"float32 and a smaller learning rate than {config.learning_rate}"
+            )
+        losses.append(torch.where(active, loss, torch.nan))
+        probability = torch.where(active, likely, probability)
+        if on_step is not None:
+            on_step(step, losses[-1].detach().cpu(), probability.cpu())
+        active = active & (loss >= config.stop)
+        if step == config.steps - 1 or not bool(active.any()):
+            break
+        moment = 0.9 * moment + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        update = (moment / (1 - 0.9 ** (step + 1))) / ((square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+        delta = torch.where(active[:, None], delta - config.learning_rate * update, delta)
+        delta = delta * (radius / delta.norm(dim=1).clamp_min(1e-12)).clamp_max(1.0)[:, None]
+        taken = [n + int(on) for n, on in zip(taken, active.tolist(), strict=True)]
+        groups = [group.without(active) for group in groups if group.any_active(active)]
+    return Values(delta.cpu(), init.cpu(), torch.stack(losses).cpu(), probability.cpu(), tuple(taken))
+
+
+# ---- one batch of rows ----
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Rows that run together: each the (fact, context) it belongs to; context -1 is an essence prompt of its own.
+
+    A prompt that begins as the essence prompt does, up to the subject's end, has the essence read in it.
+    """
+
+    suffix: Suffix
+    source: tuple[tuple[int, int], ...]
+    targets: Tensor  # [wanted] token ids, -1 where the essence is read
+    hidden: Float[Tensor, "row d_model"]  # after the block, at the subject, clean
+    clean: Float[Tensor, "essence vocab"] | None  # log-probabilities at step 0
+
+    def own_place(self, place: Place) -> Tensor:
+        return self.suffix.write if place == "mlp" else self.hidden
+
+    def any_active(self, active: Tensor) -> bool:
+        return any(bool(active[fact]) for fact, _ in self.source)
+
+    def without(self, active: Tensor) -> "_Group":
+        """The group without the rows of finished facts, once they are enough to be worth the copy."""
+        keep = [row for row, (fact, _) in enumerate(self.source) if bool(active[fact])]
+        if len(keep) > 0.8 * len(self.source):
+            return self
+        wanted = [row for row, one in enumerate(self.suffix.rows) for _ in one.wanted]
+        chosen, essence = set(keep), _essence_rows(self.suffix.rows, self.targets)
+        return _Group(
+            self.suffix.narrowed(keep),
+            tuple(self.source[row] for row in keep),
+            self.targets[[i for i, row in enumerate(wanted) if row in chosen]],
+            self.hidden[keep],
+            None if self.clean is None else self.clean[[i for i, row in enumerate(essence) if row in chosen]],
+        )
+
+
+def _essence_rows(rows: Sequence[Row], targets: Tensor) -> list[int]:
+    """The row of every reading of an essence."""
+    wanted = [row for row, one in enumerate(rows) for _ in one.wanted]
+    return [row for row, target in zip(wanted, targets.tolist(), strict=True) if target < 0]
+
+
+def _groups(model: Any, facts: Sequence[Fact], layer: int, contexts: Sequence[str], start: str) -> list[_Group]:
+    rows: list[Row] = []
+    source: list[tuple[int, int]] = []
+    targets: list[tuple[int, ...]] = []
+    for fact_number, fact in enumerate(facts):
+        essence = essence_prompt(model, fact, start)
+        end = essence.subject_span[1] - 1
+        beginning, unread = essence.tokens[: end + 1], True
+        for number, prompt in enumerate(target_prompts(model, fact, contexts, start)):
+            first, answers = len(prompt.tokens) - 1, tuple(prompt.answer_ids)
+            wanted, subject = tuple(range(first, first + len(answers))), prompt.subject_span[1] - 1
+            tokens = (*prompt.tokens, *answers[:-1])
+            if unread and subject == end and tokens[: end + 1] == beginning:
+                wanted, answers, unread = (end, *wanted), (-1, *answers), False
+            rows.append(Row(tokens, subject, wanted))
+            source.append((fact_number, number))
+            targets.append(answers)
+        if unread:
+            rows.append(Row(beginning, end, (end,)))
+            source.append((fact_number, -1))
+            targets.append((-1,))
+    made = []
+    for some in buckets([row.length for row in rows]):
+        part = suffix(model, [rows[i] for i in some], layer)
+        own = [source[i] for i in some]
+        ids = torch.tensor([t for i in some for t in targets[i]])
+        made.append(_with_clean(_Group(part, tuple(own), ids, part.resid[:, 0], None)))
+    return made
+
+
+@torch.no_grad()
+def _with_clean(group: _Group) -> _Group:
+    """The same with the essence rows' log-probabilities before anything is added."""
+    essence = _essence_rows(group.suffix.rows, group.targets)
+    if not essence:
+        return group
+    part = group.suffix.subjects(essence)
+    logits, _ = part.logits(part.run(torch.zeros_like(part.write)))
+    return _Group(group.suffix, group.source, group.targets, group.hidden, logits.float().log_softmax(-1))
+
+
+def _losses(
+    groups: Sequence[_Group], delta: Tensor, active: Tensor, contexts: int, config: Descent, place: Place
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss without weight decay [fact], its gradient [fact d_model], the target's probability [fact]."""
+    loss = torch.zeros(len(delta), device=delta.device)
+    likely, gradient = torch.zeros_like(loss), torch.zeros_like(delta)
+    for group in groups:
+        leaf = delta.detach().requires_grad_()
+        with torch.enable_grad():
+            part, likely_part = _group_loss(group, leaf, contexts, config, place)
+            (slope,) = torch.autograd.grad(part.sum(), leaf)
+        loss, likely, gradient = loss + part.detach(), likely + likely_part, gradient + slope
+    return loss, gradient, likely
+
+
+def _group_loss(group: _Group, delta: Tensor, contexts: int, config: Descent, place: Place) -> tuple[Tensor, Tensor]:
+    run = group.suffix
+    fact = torch.tensor([f for f, _ in group.source], device=delta.device)
+    added = delta[fact]
+    if place == "mlp":
+        added = landed(run.frame.model, run.layer, run.write, added.to(run.write))
+    logits, row = run.logits(run.run(added))
+    logp = logits.float().log_softmax(-1)
+    essence = group.targets < 0
+    loss = torch.zeros(len(delta), device=delta.device)
+    likely = torch.zeros_like(loss)
+    if group.clean is not None:
+        drift = (group.clean.exp() * (group.clean - logp[essence])).sum(-1)
+        loss = loss.index_add(0, fact[row[essence]], config.kl_factor * drift)
+    asked = ~essence
+    if bool(asked.any()):
+        owner = row[asked]  # [wanted], the row of each
+        count = torch.bincount(owner, minlength=len(group.source)).to(logp)
+        picked = logp[asked].gather(1, group.targets[asked].to(logp.device)[:, None])[:, 0]
+        per_row = torch.zeros(len(group.source), device=logp.device).index_add(0, owner, picked) / count.clamp_min(1)
+        rows = count > 0
+        loss = loss.index_add(0, fact[rows], -per_row[rows] / contexts)
+        likely = likely.index_add(0, fact[rows], per_row[rows].detach().exp() / contexts)
+    return loss, likely
+
+
+# ---- keys ----
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """Keys of every fact in every context, and what stands there: the material of the solver."""
+
+    each: Float[Tensor, "fact context d_mlp"]
+
+    def mean(self) -> Float[Tensor, "fact d_mlp"]:
+        """ROME's average: every context counts the same."""
+        return self.each.mean(1)
+
+    def halves(self) -> Float[Tensor, "fact d_mlp"]:
+        """MEMIT's average: the bare prompt counts as much as all sampled contexts together."""
+        return self.each[:, 0] if self.each.shape[1] == 1 else (self.each[:, 0] + self.each[:, 1:].mean(1)) / 2
+
+    def bare(self) -> Float[Tensor, "fact d_mlp"]:
+        """The bare prompt's key."""
+        return self.each[:, 0]
+
+
+@torch.no_grad()
+@thin_products()
+def read_subjects(
+    model: Any, facts: Sequence[Fact], contexts: Sequence[str], sites: Sequence[Site], start: str = "auto"
+) -> dict[Site, Float[Tensor, "fact context d"]]:
+    """Activations at the subject's last token, for every fact in every context; blocks above the sites do not run."""
+    rows, ends = [], []
+    for fact in facts:
+        for prompt in target_prompts(model, fact, contexts, start):
+            ends.append(prompt.subject_span[1] - 1)
+            rows.append(prompt.tokens[: ends[-1] + 1])
+    top = max(site.layer for site in sites) + 1
+    stop = {"stop_at_layer": top} if top < model.cfg.n_layers else {}
+    found: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(rows) for site in sites}
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for some in (order[i : i + 64] for i in range(0, len(order), 64)):
+        tokens = padded([rows[i] for i in some]).to(device(model))
+        with record(model, sites) as seen:
+            model(tokens, use_cache=False, **stop)
+        for site in sites:
+            for r, i in enumerate(some):
+                found[site][i] = seen[site][r, ends[i]].float().cpu()
+    shape = (len(facts), len(contexts), -1)
+    return {site: torch.stack(parts).view(*shape) for site, parts in found.items()}
+
+
+def find_keys(model: Any, facts: Sequence[Fact], layer: int, contexts: Sequence[str], start: str = "auto") -> Keys:
+    """Keys at one layer, on the weights as they are now."""
+    site = Site("mlp_hidden", layer)
+    return Keys(read_subjects(model, facts, contexts, (site,), start)[site])
+
+
+def check_layer(model: Any, layer: int) -> None:
+    """Raise EditError for a layer that the model does not have, or whose MLP has no single down-projection."""
+    if not 0 <= layer < model.cfg.n_layers:
+        raise EditError(f"there is no layer {layer}: this model has layers 0 to {model.cfg.n_layers - 1}")

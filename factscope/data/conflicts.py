@@ -1,0 +1,83 @@
+"""Facts of a file that cannot, or may not, all be edited into one model.
+
+One prompt that stands twice is refused when both are edited at once. Two targets for one subject and relation in other
+words are not, as a relation may well have two answers; but what is edited then may contradict itself, so it is said
+when the file is looked at. Only a relation that the records name counts.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from factscope.data.case import Case
+from factscope.data.fact import Fact
+
+KINDS = {  # what is counted, what it is given, what follows
+    "two targets": ("prompt", "two targets", "an edit of both at once is refused"),
+    "twice": ("prompt", "the same target twice", "an edit of both at once is refused"),
+    "other words": (
+        "subject",
+        "two targets under one relation in other words",
+        "an edit of both at once, which is not refused, may contradict itself",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Facts about one question; `prompts` and `targets` are one for each of `facts`."""
+
+    kind: str  # one of KINDS
+    facts: tuple[str, ...]  # ids
+    prompts: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, kind: str, facts: Iterable[Fact]) -> "Conflict":
+        """The conflict of these facts."""
+        facts = tuple(facts)
+        targets = tuple(str(fact.foil) for fact in facts)
+        return cls(kind, tuple(fact.id for fact in facts), tuple(fact.prompt for fact in facts), targets)
+
+    def __str__(self) -> str:
+        pairs = dict.fromkeys(zip(self.prompts, self.targets, strict=True))
+        asked = {prompt: [repr(target) for other, target in pairs if other == prompt] for prompt in self.prompts}
+        said = " and ".join(f"{prompt!r} with {' and '.join(targets)}" for prompt, targets in asked.items())
+        return f"{said} (facts {', '.join(self.facts)})"
+
+
+def conflicts(cases: Sequence[Case]) -> tuple[Conflict, ...]:
+    """Every group of facts that ask for one thing; those with one prompt first, in the order of the file."""
+    prompts: dict[tuple[str, str], list[Fact]] = {}
+    relations: dict[tuple[str, str], list[Fact]] = {}  # one fact for each prompt
+    for case in cases:
+        for fact in case.facts:
+            subject = fact.subject.casefold()
+            same = prompts.setdefault((subject, fact.template.casefold()), [])
+            if not same and names_relation(fact, case.suite):
+                relations.setdefault((subject, fact.relation), []).append(fact)
+            same.append(fact)
+    found = [Conflict.of("two targets" if differ(some) else "twice", some) for some in prompts.values() if some[1:]]
+    return (*found, *(Conflict.of("other words", some) for some in relations.values() if differ(some)))
+
+
+def differ(facts: Sequence[Fact]) -> bool:
+    """Whether the facts have more than one target, upper and lower case apart."""
+    return len({str(fact.foil).casefold() for fact in facts}) > 1
+
+
+def names_relation(fact: Fact, suite: str) -> bool:
+    """Whether the record named its relation: else readers take what its id begins with, and our own the file's name."""
+    return fact.relation != (Path(fact.source).stem if suite.startswith("our ") else fact.id.split("/")[0])
+
+
+def summary(found: Sequence[Conflict]) -> list[str]:
+    """One sentence for each kind there is: how many, what follows, and the first."""
+    said = []
+    for kind, (what, given, so) in KINDS.items():
+        some = [one for one in found if one.kind == kind]
+        if len(some) == 1:
+            said.append(f"1 {what} is given {given}: {so}: {some[0]}")
+        elif some:
+            said.append(f"{len(some)} {what}s are given {given}: {so}; the first: {some[0]}; --json lists all")
+    return said

@@ -1,0 +1,44 @@
+"""zsRE (Levy et al. 2017): questions with a rephrasing and a question about something else, in MEND's form.
+
+`alt` is what an edit should say (Mitchell et al. 2022, EasyEdit). In one record of fifty it is among the true answers:
+such a fact has no foil and can be traced; it is edited to `alt` all the same, as there, and what was said before counts
+as unsaid. Where `alt` is empty, nothing can be edited, and EasyEdit leaves the record out. Under the other target,
+`answers[0]`, every record is edited (Meng et al. 2022, 2023).
+
+`loc` is asked as it stands, with the words "nq question:" that it begins with and without a question mark, as EasyEdit
+asks it. ROME's and MEMIT's code puts a question mark behind it, so locality there is of slightly other questions.
+`pred`, what a model once said, is left out.
+"""
+
+from factscope.data.case import Case, Restated
+from factscope.data.fact import Fact, same_text
+from factscope.data.formats.reader import Fields, find_subject, neighbours_of, record_format
+from factscope.errors import FactError
+
+TITLE = "zsRE (MEND's form)"
+
+
+@record_format(TITLE, "subject src answers", "pred rephrase alt loc loc_ans cond relation case_id portability")
+def read_zsre(fields: Fields, number: int, source: str) -> Fact | Case:
+    """A question, its true answers and the new one; see the module's text."""
+    subject, template = find_subject(fields, "src")
+    answers = fields.texts("answers")
+    if not answers:
+        raise FactError("field 'answers' is empty")
+    alt = fields.text("alt", "") if "alt" in fields.value else None
+    restated = alt is not None and (not alt or same_text(alt, answers))
+    fact = Fact(
+        id=f"zsre/{fields.label('case_id', number)}",
+        relation=fields.text("relation", "zsre"),
+        subject=subject,
+        template=template,
+        answer=answers[0],
+        foil=None if restated else alt,
+        aliases=answers[1:],
+        paraphrases=fields.texts("rephrase"),
+        neighbours=neighbours_of(fields, "loc", "loc_ans"),
+        source=source,
+    )
+    if alt is None or not restated:
+        return fact
+    return Restated(fact.id, TITLE, (fact,), speak=(fact.prompt,), new=alt)

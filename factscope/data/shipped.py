@@ -1,0 +1,59 @@
+"""The facts that ship with us: twenty relations, found by name or by the prompt that asks for one of them."""
+
+from functools import cache
+from importlib import resources
+
+from factscope.data.fact import SLOT, Fact, Relation, whole_words
+
+
+def relations() -> dict[str, Relation]:
+    """The relations that ship with us, by name."""
+    return dict(_shipped())
+
+
+def find_fact(prompt: str) -> Fact | None:
+    """The shipped fact that a prompt asks for under any template or paraphrase; its `template` is the one that fits."""
+    prompt = prompt.strip()
+    for relation in _shipped().values():
+        for wording in relation.wordings:
+            before, after = wording.split(SLOT)
+            if len(prompt) > len(before) + len(after) and prompt.startswith(before) and prompt.endswith(after):
+                subject = prompt[len(before) : len(prompt) - len(after)]
+                for entry in relation.entries:
+                    if entry.subject == subject:
+                        return relation.fact(entry, wording)
+    return None
+
+
+def guess_subject(prompt: str) -> tuple[int, int] | None:
+    """The place of a shipped subject that stands in the prompt as whole words, in characters; a guess, to be printed.
+
+    Names go before common words (so "hot" is not chosen where "France" stands), then the longest, then the first.
+    """
+    found = [
+        (subject == subject.lower(), -len(subject), match.start(), match.end())
+        for subject in shipped_subjects()
+        if subject in prompt
+        for match in whole_words(subject, prompt)
+    ]
+    return min(found)[2:] if found else None
+
+
+@cache
+def shipped_subjects() -> frozenset[str]:
+    """Every subject of the shipped facts; "The Eiffel Tower" also as it stands inside a sentence, and bare."""
+    subjects = {entry.subject for relation in _shipped().values() for entry in relation.entries}
+    with_article = {subject for subject in subjects if subject.startswith("The ")}
+    return frozenset(
+        subjects | {f"the {subject[4:]}" for subject in with_article} | {subject[4:] for subject in with_article}
+    )
+
+
+@cache
+def _shipped() -> dict[str, Relation]:
+    from factscope.data import load as sources  # it builds facts, so it imports this file
+
+    folder = resources.files("workbench") / "facts"
+    files = sorted((each for each in folder.iterdir() if each.name.endswith(".json")), key=lambda each: each.name)
+    found = [sources.shipped_relation(each.read_text(encoding="utf-8"), each.name) for each in files]
+    return {relation.name: relation for relation in found}

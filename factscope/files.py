@@ -1,0 +1,40 @@
+"""Files written whole or not at all.
+
+A page or a result that stops halfway looks like a result. So the bytes go to a temporary file in the same folder, are
+forced to the disk, and only then take the name of the file in one step; on any failure the old file is still there,
+untouched, and the temporary one is gone.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from factscope.errors import StoreError
+
+
+def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
+    """Write the file whole, making its folder if need be, or raise `StoreError` and change nothing; gives the path."""
+    path = Path(path)
+    temporary = path.parent / f".{path.name[:40]}.{uuid4().hex}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not `tempfile`: its files are private to the user, and a page is made to be shared.
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:  # an interruption too must leave nothing behind
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = (error.strerror or str(error)).lower()
+            raise StoreError(f"cannot write {path}: {reason}; choose another folder or make room") from error
+        raise
+    return path
+
+
+def write_text_atomically(path: str | Path, content: str) -> Path:
+    """The same for text, as UTF-8 with the line ends that it has; a lone surrogate becomes a question mark."""
+    return write_bytes_atomically(path, content.encode("utf-8", errors="replace"))

@@ -1,0 +1,71 @@
+"""Text out of the model itself, and log-probabilities of given continuations: what edits are made from and judged by.
+
+Sampling draws from a generator of its own, so a seed repeats it on the same machine. `logits_at` unembeds only the
+positions that are asked for: the unembedding of all positions would be most of the work of a small model. The preface
+of an in-context edit that is in place stands before every prompt that `generate` and `logits_at` are given; a beginning
+that all rows of a batch share, such as a preface, is run once and its keys and values are kept for all of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from factscope.model.bridge import device
+from factscope.model.forward.onednn import thin_products
+from factscope.model.forward.partial import Frame
+from factscope.model.forward.prefix import _after, preface
+from factscope.model.hooks import record
+from factscope.model.sites import Site
+
+ROWS = 64  # rows of one forward pass; beyond this a CPU gains nothing
+THIN = 5  # tokens of a pass from which on `thin_products` gains more than it costs
+SHARED = 8  # tokens that all rows of a batch must share for a pass of their own to pay
+
+
+@torch.no_grad()
+@thin_products()
+def logits_at(
+    model: Any, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
+) -> list[Float[Tensor, "wanted vocab"]]:
+    """Logits of each row at its wanted positions, float32 on the CPU; rows of any length, right-padded."""
+    head, last = Frame(model, 1, ()), Site("resid", model.cfg.n_layers - 1)
+    first, told = preface(model)
+    rows = [_after(model, row, first, told) for row in rows]
+    positions = [[place + len(told) for place in places] for places in positions]
+    out: list[Tensor] = [torch.empty(0)] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for some in (order[i : i + ROWS] for i in range(0, len(order), ROWS)):
+        tokens = padded([rows[i] for i in some]).to(device(model))
+        begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
+        with record(model, [last]) as seen:
+            model.original_model.base_model(
+                input_ids=tokens[:, begun:], past_key_values=cache, use_cache=cache is not None
+            )
+        where = [(r, p - begun) for r, i in enumerate(some) for p in positions[i]]
+        picked = seen[last][[r for r, _ in where], [p for _, p in where]]
+        logits = head.logits(picked).float().cpu()
+        for i, part in zip(some, logits.split([len(positions[i]) for i in some]), strict=True):
+            out[i] = part
+    return out
+
+
+def _begun(model: Any, tokens: Int[Tensor, "row pos"], first: int) -> tuple[int, Any]:
+    """How many tokens all rows share before `first`, and their keys and values for every row; 0 and None if too few."""
+    if len(tokens) == 1:
+        return 0, None
+    same = (tokens == tokens[:1]).all(0)[:first]
+    begun = int(same.long().cumprod(0).sum())
+    if begun < SHARED:
+        return 0, None
+    cache = model.original_model.base_model(input_ids=tokens[:1, :begun], use_cache=True).past_key_values
+    cache.batch_repeat_interleave(len(tokens))
+    return begun, cache
+
+
+def padded(rows: Sequence[Sequence[int]], to: int = 0) -> Int[Tensor, "row pos"]:
+    """Rows as one tensor, filled up on the right with token 0; in a causal model nothing before it notices."""
+    longest = max(to, *(len(row) for row in rows))
+    return torch.tensor([[*row, *([0] * (longest - len(row)))] for row in rows])

@@ -1,0 +1,59 @@
+"""Text out of the model itself: sampled with a seed of its own, or greedy.
+
+The text of an in-context edit that is in place stands before every prompt that `generate` is given.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from factscope.model.bridge import device
+from factscope.model.forward.batched import ROWS, THIN
+from factscope.model.forward.onednn import thin_products
+from factscope.model.forward.prefix import _after, preface
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    begin: Int[Tensor, "row pos"],
+    length: int,
+    generator: torch.Generator | None,
+    top_k: int | None = None,
+) -> Int[Tensor, "row length"]:
+    """`begin` continued to `length` tokens, with a key/value cache; greedy without a generator."""
+    network, tokens, cache = model.original_model, begin.to(device(model)), None
+    new = tokens
+    while tokens.shape[1] < length:
+        with thin_products() if new.numel() >= THIN else nullcontext():
+            out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, logits = out.past_key_values, out.logits[:, -1].float()
+        if generator is None:
+            new = logits.argmax(-1, keepdim=True)
+        elif top_k is not None:
+            values, ids = logits.topk(min(top_k, logits.shape[-1]))
+            new = ids.gather(1, torch.multinomial(values.softmax(-1).cpu(), 1, generator=generator).to(ids.device))
+        else:
+            new = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(tokens.device)
+        tokens = torch.cat([tokens, new], 1)
+    return tokens[:, :length]
+
+
+@torch.no_grad()
+def generate(model: Any, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
+    """Greedy continuations by `more` tokens; prompts of one length run together."""
+    first, told = preface(model)
+    prompts = [_after(model, prompt, first, told) for prompt in prompts]
+    out: list[list[int]] = [[] for _ in prompts]
+    for size in sorted({len(prompt) for prompt in prompts}):
+        rows = [i for i, prompt in enumerate(prompts) if len(prompt) == size]
+        for some in (rows[i : i + ROWS] for i in range(0, len(rows), ROWS)):
+            begin = torch.tensor([list(prompts[i]) for i in some])
+            done = sample(model, begin, size + more, None)[:, size:].tolist()
+            for i, ids in zip(some, done, strict=True):
+                out[i] = ids
+    return out

@@ -1,0 +1,84 @@
+"""Answers behind prompts, teacher-forced: many at once, sharing what they have in common.
+
+The row of a pair is its prompt and its answer without the last token. A row that another row begins with is not run: in
+a causal model its logits are the other's at the same positions. Two answers of one token behind one prompt are one row;
+so is the same prompt asked of several facts. The rows that are left run in batches of similar length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factscope.model.forward.batched import logits_at
+
+PAIRS = 256  # whose logits are held at once
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and an answer, as token ids; the answer has at least one."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """What must be run to read the answer."""
+        return (*self.prompt, *self.answer[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a model says to one pair."""
+
+    nll: float  # -log p(answer | prompt), mean over its tokens, nats
+    right: tuple[bool, ...]  # which of its tokens are the argmax, each after the true ones before it
+    argmax: tuple[int, ...]  # the tokens that are
+    logp: Float[Tensor, " vocab"]  # of the first token after the prompt
+
+    @property
+    def exact(self) -> bool:
+        """Whether greedy generation begins with the answer, token for token."""
+        return all(self.right)
+
+
+@torch.no_grad()
+def score(model: Any, pairs: Sequence[Pair]) -> list[Said]:
+    """Every pair, in order."""
+    out: list[Said] = []
+    for begin in range(0, len(pairs), PAIRS):
+        out += _score(model, pairs[begin : begin + PAIRS])
+    return out
+
+
+def _score(model: Any, pairs: Sequence[Pair]) -> list[Said]:
+    hosts, host = shared([pair.row for pair in pairs])
+    wanted: list[dict[int, int]] = [{} for _ in hosts]  # position -> where its logits stand
+    for pair, number in zip(pairs, host, strict=True):
+        for place in range(len(pair.prompt) - 1, len(pair.row)):
+            wanted[number].setdefault(place, len(wanted[number]))
+    logits = logits_at(model, hosts, [tuple(places) for places in wanted])
+    logp = [one.log_softmax(-1) for one in logits]
+    tops = [one.argmax(-1) for one in logits]
+    out = []
+    for pair, number in zip(pairs, host, strict=True):
+        at = [wanted[number][place] for place in range(len(pair.prompt) - 1, len(pair.row))]
+        ids, argmax = torch.tensor(pair.answer), tops[number][at]
+        nll = float(-logp[number][at].gather(1, ids[:, None]).mean())
+        out.append(Said(nll, tuple((argmax == ids).tolist()), tuple(argmax.tolist()), logp[number][at[0]].clone()))
+    return out
+
+
+def shared(rows: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The rows that no other row begins with, each once, and for every row the number of one that begins with it."""
+    hosts: list[tuple[int, ...]] = []
+    number: dict[tuple[int, ...], int] = {}
+    for row in sorted(set(rows), reverse=True):  # in this order a row stands right after those that begin with it
+        if not hosts or hosts[-1][: len(row)] != row:
+            hosts.append(row)
+        number[row] = len(hosts) - 1
+    return hosts, [number[row] for row in rows]

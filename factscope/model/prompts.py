@@ -1,0 +1,348 @@
+"""Where text becomes tokens, and the only place where it does.
+
+A `Prompt` is a text whose parts are known in tokens: which are the subject, which token the answer begins with, what
+was put in front. The subject's span comes from character offsets of the whole text, never from tokenising a piece of
+it (a word's tokens depend on what stands before it), and the answer's ids from encoding prompt and answer together and
+taking what is new. How the subject and the answer were found is part of the value, because a guess must be seen.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from factscope.data.fact import Fact
+from factscope.data.shipped import find_fact, guess_subject
+from factscope.errors import PromptError, TokenMismatch
+from factscope.model.bridge import info
+
+Span = tuple[int, int]  # first, and one past the last
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt. Positions count from 0 and include the start token where there is one."""
+
+    text: str
+    tokens: tuple[int, ...]
+    labels: tuple[str, ...]  # each token as it reads, one per token
+    start_token: str | None  # what was put in front, or None
+    subject: str
+    subject_characters: Span  # in the text
+    subject_span: Span  # positions
+    subject_from: str  # "brackets", "flag", "fact", or a guess in words
+    answer: str | None  # the whole text of the answer, with its leading space
+    answer_ids: tuple[int, ...]
+    answer_from: str  # "flag", "fact", "the model's own prediction"
+    foil: str | None = None
+    foil_ids: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()  # what a person should know: a multi-token answer, a trimmed space
+
+    @property
+    def n_start(self) -> int:
+        """How many tokens were put in front (0 or 1)."""
+        return 0 if self.start_token is None else 1
+
+    @property
+    def subject_positions(self) -> range:
+        """Positions of the subject's tokens."""
+        return range(*self.subject_span)
+
+    def tensor(self, device: Any = "cpu") -> Int[Tensor, "1 pos"]:
+        """The tokens as one row."""
+        return torch.tensor([self.tokens], device=device)
+
+    def roles(self) -> tuple[str, ...]:
+        """The role of each token, as in the average plots of Meng et al. 2022.
+
+        start, before, first/middle/last subject, first after, further, last. A subject of one token is its last
+        (ROME counts it as both first and last); the token before the answer is always "last".
+        """
+        first, after = self.subject_span
+        roles = []
+        for position in range(len(self.tokens)):
+            if position < self.n_start:
+                role = "start token"
+            elif position < first:
+                role = "before subject"
+            elif position < after:
+                inside = "first subject" if position == first else "middle subject"
+                role = "last subject" if position == after - 1 else inside
+            elif position == len(self.tokens) - 1:
+                role = "last token"
+            else:
+                role = "first after" if position == after else "further"
+            roles.append(role)
+        return tuple(roles)
+
+
+ROLES = (
+    "before subject",
+    "first subject",
+    "middle subject",
+    "last subject",
+    "first after",
+    "further",
+    "last token",
+)
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A clean prompt and a corrupt one that differ in the subject alone, token for token of equal length."""
+
+    clean: Prompt
+    corrupt: Prompt
+
+    def __post_init__(self) -> None:
+        a, b = self.clean, self.corrupt
+        if len(a.tokens) != len(b.tokens):
+            raise TokenMismatch(
+                f"{a.text!r} is {len(a.tokens)} tokens, {b.text!r} is {len(b.tokens)}: choose a subject of equal length"
+            )
+        if a.subject_span != b.subject_span:
+            raise TokenMismatch(
+                f"{a.subject!r} stands at tokens {a.subject_span}, {b.subject!r} at {b.subject_span}: choose a subject "
+                "that takes the same place"
+            )
+        outside = [
+            i
+            for i, (x, y) in enumerate(zip(a.tokens, b.tokens, strict=True))
+            if x != y and i not in a.subject_positions
+        ]
+        if outside:
+            raise TokenMismatch(
+                f"{a.text!r} and {b.text!r} differ outside the subject too, at {a.labels[outside[0]]!r} and "
+                f"{b.labels[outside[0]]!r}"
+            )
+
+
+def make_prompt(
+    model: Any,
+    text: str,
+    *,
+    subject: str | None = None,
+    answer: str | None = None,
+    foil: str | None = None,
+    start: str = "auto",
+) -> Prompt:
+    """Tokenise `text` for `model` and find its subject and answer.
+
+    The subject is, in this order: what stands in [brackets] in the text, `subject`, the subject of a shipped fact, or
+    a guess, which `subject_from` then says. `answer` and `foil` are continued after a space unless they bring their
+    own. `start` is "auto" (what the model's entry says), "none", or a token of the tokenizer.
+
+    Raises PromptError (subject absent, there twice, an empty or too long prompt, an unknown start token, an answer
+    whose tokens merge with the prompt's) and TokenMismatch (answer and foil begin with the same token).
+    """
+    notes: list[str] = []
+    text, span, origin = _subject_characters(text, subject)
+    if text != text.rstrip():
+        text = text.rstrip()
+        notes.append("the space at the end of the prompt was removed; the answer brings its own")
+    prompt = _tokenised(model, text, span, origin, start, notes)
+    if answer is not None:
+        prompt = with_answer(model, prompt, answer, "flag")
+    return with_foil(model, prompt, foil) if foil is not None else prompt
+
+
+def prompt_of(model: Any, fact: Fact, *, start: str = "auto") -> Prompt:
+    """The prompt of a fact, its answer and foil included; the foil is left out where it begins like the answer."""
+    prompt = _tokenised(model, fact.prompt.rstrip(), fact.subject_span, "fact", start, [])
+    prompt = with_answer(model, prompt, fact.answer, "fact")
+    if fact.foil is None:
+        return prompt
+    try:
+        return with_foil(model, prompt, fact.foil)
+    except TokenMismatch as why:
+        return replace(prompt, notes=(*prompt.notes, str(why)))
+
+
+def with_answer(model: Any, prompt: Prompt, answer: str, origin: str) -> Prompt:
+    """`prompt` with this answer; an answer of several tokens is traced by its first, and a note says so."""
+    joined, ids = _continuation(model, prompt, answer, "answer")
+    notes = prompt.notes
+    if len(ids) > 1:
+        first = model.tokenizer.decode([ids[0]])
+        notes = (*notes, f"the answer {joined!r} is {len(ids)} tokens; it is traced by its first, {first!r}")
+    return replace(prompt, answer=joined, answer_ids=ids, answer_from=origin, notes=notes)
+
+
+def with_answer_ids(model: Any, prompt: Prompt, ids: Sequence[int], origin: str) -> Prompt:
+    """`prompt` with an answer given as tokens, as when the model itself gave it."""
+    return replace(prompt, answer=model.tokenizer.decode(list(ids)), answer_ids=tuple(ids), answer_from=origin)
+
+
+def with_foil(model: Any, prompt: Prompt, foil: str) -> Prompt:
+    """`prompt` with this wrong answer to compare with."""
+    joined, ids = _continuation(model, prompt, foil, "foil")
+    if prompt.answer_ids and ids[0] == prompt.answer_ids[0]:
+        token = model.tokenizer.decode([ids[0]])
+        raise TokenMismatch(
+            f"answer {prompt.answer!r} and foil {joined!r} begin with the same token {token!r}, so their difference is "
+            "always zero: choose another foil"
+        )
+    return replace(prompt, foil=joined, foil_ids=ids)
+
+
+def swap_subject(model: Any, prompt: Prompt, subject: str, answer: str | None = None) -> PromptPair:
+    """The pair of `prompt` and the same text about another subject; TokenMismatch unless they align."""
+    begin, end = prompt.subject_characters
+    text = prompt.text[:begin] + subject + prompt.text[end:]
+    start = prompt.start_token or "none"
+    other = _tokenised(model, text, (begin, begin + len(subject)), "swap", start, [])
+    if answer is not None:
+        other = with_answer(model, other, answer, "fact")
+    return PromptPair(prompt, other)
+
+
+# ---- characters ----
+
+
+def _subject_characters(text: str, subject: str | None) -> tuple[str, Span, str]:
+    """The text without brackets, the subject's characters in it, and how they were found."""
+    if not text.strip():
+        raise PromptError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
+    marked = re.findall(r"\[([^\[\]]*)\]", text)
+    if subject is not None:
+        if subject in [inside.strip() for inside in marked]:
+            raise PromptError(f"the subject is both in brackets and named, {subject!r}; one of the two is enough")
+        return text, _only_occurrence(text, subject), "flag"
+    if text.count("[") != len(marked) or text.count("]") != len(marked):
+        raise PromptError(f"the brackets in {text!r} do not match; write [subject], or name it with --subject")
+    if len(marked) > 1:
+        raise PromptError(f"{text!r} marks {len(marked)} subjects in brackets; mark one")
+    if marked:
+        begin = text.index(f"[{marked[0]}]")
+        inner = marked[0].strip()
+        pad = len(marked[0]) - len(marked[0].lstrip())
+        plain = text.replace(f"[{marked[0]}]", marked[0], 1)
+        if not inner:
+            raise PromptError(f"the brackets in {text!r} are empty; put them around the subject")
+        return plain, (begin + pad, begin + pad + len(inner)), "brackets"
+    fact = find_fact(text)
+    if fact is not None:
+        lead = len(text) - len(text.lstrip())
+        a, b = fact.subject_span
+        return text, (a + lead, b + lead), "fact"
+    span = guess_subject(text)
+    if span is not None:
+        return text, span, "guess: a subject of the shipped facts"
+    return text, _capitalised(text), "guess: the longest run of capitalised words"
+
+
+def _only_occurrence(text: str, subject: str) -> Span:
+    if not subject.strip():
+        raise PromptError("the subject is empty")
+    places = [match.start() for match in re.finditer(re.escape(subject), text)]
+    whole = [p for p in places if _is_word(text, p, p + len(subject))]
+    places = whole or places
+    if not places:
+        words = text.split()
+        runs = [" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, min(len(words), i + 6) + 1)]
+        close = difflib.get_close_matches(subject, runs, 1, 0.6)
+        hint = f"; did you mean {close[0]!r}?" if close else "; write it as it stands there"
+        raise PromptError(f"the subject {subject!r} is not in the prompt {text!r}{hint}")
+    if len(places) > 1:
+        raise PromptError(
+            f"the subject {subject!r} is in the prompt {len(places)} times; mark the one that is meant with [brackets]"
+        )
+    return places[0], places[0] + len(subject)
+
+
+def _is_word(text: str, begin: int, end: int) -> bool:
+    return not (begin and text[begin - 1].isalnum()) and not (end < len(text) and text[end].isalnum())
+
+
+def _capitalised(text: str) -> Span:
+    """The longest run of capitalised words, a leading article included; else refuse."""
+    runs = [m.span() for m in re.finditer(r"(?:The\s+)?[A-Z][\w'’.-]*(?:\s+(?:of\s+|the\s+)?[A-Z][\w'’.-]*)*", text)]
+    runs = [(a, b - (text[b - 1] in ".,")) for a, b in runs]
+    openers = {"The", "A", "An", "In", "On", "At", "What", "Who", "Where", "When", "Which", "It", "This", "My", "I"}
+    runs = [(a, b) for a, b in runs if text[a:b] not in openers]
+    if not runs:
+        raise PromptError(f"no subject could be guessed in {text!r}; mark it with [brackets] or name it with --subject")
+    return max(runs, key=lambda run: run[1] - run[0])
+
+
+# ---- tokens ----
+
+
+def _tokenised(model: Any, text: str, span: Span, origin: str, start: str, notes: list[str]) -> Prompt:
+    if span[1] > len(text):
+        span = (span[0], len(text))
+    ids, offsets = _encode(model, text)
+    token, start_ids = _start(model, start)
+    inside = [i for i, (a, b) in enumerate(offsets) if text[max(a, span[0]) : min(b, span[1])].strip()]
+    if not inside:
+        raise PromptError(f"the subject {text[span[0] : span[1]]!r} has no token of its own in {text!r}")
+    first, last = inside[0], inside[-1]
+    spill = text[offsets[first][0] : span[0]].strip() + text[span[1] : offsets[last][1]].strip()
+    if spill:
+        notes = [*notes, f"the subject shares a token with {spill!r} beside it"]
+    tokens = (*start_ids, *ids)
+    longest = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    if longest and len(tokens) > longest:
+        raise PromptError(f"the prompt is {len(tokens)} tokens, and this model reads {longest} at most: shorten it")
+    return Prompt(
+        text=text,
+        tokens=tokens,
+        labels=tuple(model.tokenizer.decode([i]) for i in tokens),
+        start_token=token,
+        subject=text[span[0] : span[1]],
+        subject_characters=span,
+        subject_span=(first + len(start_ids), last + 1 + len(start_ids)),
+        subject_from=origin,
+        answer=None,
+        answer_ids=(),
+        answer_from="",
+        notes=tuple(notes),
+    )
+
+
+def _encode(model: Any, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]]:
+    tokenizer = model.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise PromptError(f"{type(tokenizer).__name__} gives no character offsets; the model needs a tokenizer.json")
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return tuple(encoded["input_ids"]), tuple((a, b) for a, b in encoded["offset_mapping"])
+
+
+def _continuation(
+    model: Any, prompt: Prompt, answer: str, what: Literal["answer", "foil"]
+) -> tuple[str, tuple[int, ...]]:
+    """`answer` with its leading space, and its ids: the whole text's, less the prompt's."""
+    if not answer.strip():
+        raise PromptError(f"the {what} is empty")
+    joined = answer.rstrip() if answer[0].isspace() else " " + answer.rstrip()
+    own = prompt.tokens[prompt.n_start :]
+    ids, _ = _encode(model, prompt.text + joined)
+    if ids[: len(own)] != own or len(ids) == len(own):
+        raise PromptError(
+            f"the {what} {answer!r} merges with the end of the prompt {prompt.text[-20:]!r} into other tokens; end the "
+            "prompt at a word's end"
+        )
+    return joined, ids[len(own) :]
+
+
+def _start(model: Any, start: str) -> tuple[str | None, tuple[int, ...]]:
+    token = info(model).start_token if start == "auto" else start
+    if token is None or token == "none":
+        return None, ()
+    ids = model.tokenizer.convert_tokens_to_ids([token])
+    if ids[0] is None or model.tokenizer.convert_ids_to_tokens(ids[0]) != token:
+        raise PromptError(f"{token!r} is no token of this model; choose one of its own, or --start none")
+    return token, (ids[0],)
+
+
+def start_ids(model: Any, start: str = "auto") -> tuple[int, ...]:
+    """The ids that begin a document: none, or the one start token."""
+    token = info(model).start_token if start == "auto" else start
+    if token is None or token == "none":
+        return ()
+    return (int(model.tokenizer.convert_tokens_to_ids(token)),)

@@ -1,0 +1,59 @@
+"""The weights that run: reached by TransformerLens's names, and told apart by a fingerprint."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def live_weights(model: Any) -> dict[str, Tensor]:
+    """The tensors that a write reaches, by TransformerLens name and in its orientation, [d_in, d_out] for MLPs.
+
+    TransformerLens's own list also holds copies (keys and values repeated for grouped queries) and zeros for biases
+    that the model does not have; writing there changes nothing. Here they are left out, and under grouped queries
+    `W_K` and `W_V` are the native [kv_head, d_model, d_head] views. A fused query-key-value weight, which
+    TransformerLens splits into copies that it then runs, appears as those.
+    """
+    alive = {parameter.untyped_storage().data_ptr() for parameter in _running_parameters(model)}
+    weights = {
+        name: tensor for name, tensor in model.tl_named_parameters() if tensor.untyped_storage().data_ptr() in alive
+    }
+    for layer, block in enumerate(model.blocks):
+        for letter in "kv":
+            name = f"blocks.{layer}.attn.W_{letter.upper()}"
+            part = getattr(getattr(block, "attn", None), letter, None)
+            matrix = getattr(getattr(part, "original_component", None), "weight", None)
+            if name not in weights and isinstance(matrix, torch.nn.Parameter):
+                heads = matrix.shape[0] // model.cfg.d_head
+                weights[name] = matrix.data.view(heads, model.cfg.d_head, -1).transpose(1, 2)
+    return weights
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 over every running weight's name, shape, type and bytes, as 64 hexadecimal digits.
+
+    Two models agree in it exactly if they compute with the same numbers; an edit changes it and undoing the edit
+    brings it back.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_running(model).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _running(model: Any) -> dict[str, Tensor]:
+    """Parameters that take part in the forward pass, once each even where tied (embedding and unembedding)."""
+    running: dict[str, Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for name, parameter in sorted(model.named_parameters()):
+        key = (parameter.data_ptr(), tuple(parameter.shape))
+        if ".qkv." not in name and key not in seen:  # the fused weight is only a source for the split ones that run
+            seen.add(key)
+            running[name] = parameter
+    return running
+
+
+def _running_parameters(model: Any) -> list[Tensor]:
+    return list(_running(model).values())

@@ -1,0 +1,1 @@
+"""Figures of their own kind, each with its spec beside its drawing."""

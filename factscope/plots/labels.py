@@ -1,0 +1,79 @@
+"""What stands on the axes and in the hover texts of a figure, as strings that plotly shows as they are.
+
+Plain functions, so that `render.py` is about drawing alone. Every string that leaves this file is escaped; the only
+markup in it is our own.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from factscope.plots.colours import INK, Theme
+from factscope.plots.escape import plotly_text, shortened, visible
+from factscope.plots.specs import Heatmap
+
+LONGEST_TICK = 18  # characters; a longer token is cut on the axis and whole in the hover text
+LONGEST_CELL = 8
+
+
+def tick(label: str, most: int = LONGEST_TICK) -> str:
+    """A label short enough for an axis, its outer spaces drawn."""
+    return plotly_text(shortened(visible(label), most))
+
+
+def column_tick(spec: Heatmap, column: int, theme: Theme) -> str:
+    """The token under a column: grey if it is left out of the colours, bold if it is marked."""
+    label = tick(spec.columns[column])
+    if column in spec.left_out:
+        return f'<span style="color:{INK[theme].faint}"><i>{label}</i></span>'
+    return f'<b style="color:{INK[theme].accent}">{label}</b>' if column in spec.marked else label
+
+
+def row_ticks(rows: tuple[str, ...]) -> list[int]:
+    """Names all get a tick; counted layers only every second or fifth, from zero, if there are many."""
+    counted = all(label.isdecimal() for label in rows)
+    return list(range(0, len(rows), step(len(rows), most=16) if counted else 1))
+
+
+def cell_hover(spec: Heatmap) -> list[list[str]]:
+    """One text per cell: where it is, what it holds, and whatever else the spec knows about it."""
+    columns = [f"<b>{plotly_text(visible(label))}</b>" for label in spec.columns]
+    rows = [plotly_text(f"{spec.row_title} {visible(label)}".strip()) for label in spec.rows]
+    value, unit = plotly_text(spec.value_title or "value"), hover_unit(spec.unit)
+    further = {plotly_text(name): array for name, array in spec.hover.items()}
+
+    def lines(row: int, column: int) -> str:
+        place = f"{columns[column]} {plotly_text(spec.column_title)} {column} · {rows[row]}"
+        amounts = [f"{name} {_amount(array[row, column])}" for name, array in further.items()]
+        return "<br>".join([place, f"{value} {_amount(spec.values[row, column])}{unit}", *amounts])
+
+    return [[lines(row, column) for column in range(len(columns))] for row in range(len(rows))]
+
+
+def axis_title(name: str, unit: str) -> str:
+    """What an axis measures and in which unit, as far as they are known."""
+    return plotly_text(f"{name} ({unit})" if name and unit else name or unit)
+
+
+def hover_unit(unit: str) -> str:
+    """The unit behind a number."""
+    return f" {plotly_text(unit)}" if unit else ""
+
+
+def step(length: float, most: int) -> int:
+    """The smallest round step (1, 2, 5, 10, ...) that needs no more ticks than this."""
+    return next(digit * 10**power for power in range(9) for digit in (1, 2, 5) if length <= most * digit * 10**power)
+
+
+def runs(columns: tuple[int, ...]) -> list[tuple[int, int]]:
+    """First and last of every unbroken stretch."""
+    ordered = sorted(set(columns))
+    firsts = [column for column in ordered if column - 1 not in ordered]
+    lasts = [column for column in ordered if column + 1 not in ordered]
+    return list(zip(firsts, lasts, strict=True))
+
+
+def _amount(value: Any) -> str:
+    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        return f"{float(value):.4g}"
+    return plotly_text(visible(str(value)))

@@ -1,0 +1,1 @@
+"""Run folders: provenance, results, journals of long work."""

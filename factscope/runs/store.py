@@ -1,0 +1,166 @@
+"""Save any result and load it back: `result.json` for what a person reads, `result.safetensors` for the tensors.
+
+One pair of functions serves every result, by walking its dataclass fields: numbers, texts, tuples, dictionaries,
+nested dataclasses and tensors. The class of a result is its kind; its annotations say how to read it again. The JSON
+names the tensors' hash, so that two files that do not belong together are noticed. Nothing is pickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from factscope.errors import StoreError
+from factscope.files import write_bytes_atomically, write_text_atomically
+
+JSON, TENSORS = "result.json", "result.safetensors"
+SCHEMA = 1
+T = TypeVar("T")
+
+
+def save(result: Any, folder: str | Path) -> Path:
+    """Write `result` into `folder`, made if need be; each file whole or not at all, the JSON last.
+
+    Raises StoreError if the folder cannot be written.
+    """
+    folder = Path(folder)
+    tensors: dict[str, Tensor] = {}
+    body = _encode(result, "", tensors)
+    packed = safetensors.save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
+    document = {
+        "kind": type(result).__name__,
+        "schema": SCHEMA,
+        "tensors_sha256": hashlib.sha256(packed).hexdigest(),
+        "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype)[6:]} for name, t in tensors.items()},
+        "result": body,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as trouble:
+        raise StoreError(f"cannot make the folder {folder}: {trouble.strerror}; choose another with --out") from trouble
+    write_bytes_atomically(folder / TENSORS, packed)
+    write_text_atomically(folder / JSON, json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    return folder
+
+
+def load(folder: str | Path, cls: type[T]) -> T:
+    """Read a `cls` back from `folder`.
+
+    Raises StoreError: no such folder, another kind of result, a file that is damaged or belongs to another run.
+    """
+    folder = Path(folder)
+    document = header(folder)
+    if document["kind"] != cls.__name__:
+        raise StoreError(f"{folder} holds a {document['kind']}, not a {cls.__name__}")
+    try:
+        packed = (folder / TENSORS).read_bytes()
+    except OSError as trouble:
+        raise StoreError(
+            f"{folder / TENSORS} cannot be read ({trouble.strerror}); it belongs beside {JSON}"
+        ) from trouble
+    if hashlib.sha256(packed).hexdigest() != document["tensors_sha256"]:
+        raise StoreError(f"{folder / TENSORS} is damaged or belongs to another run than {JSON} beside it")
+    try:
+        tensors = safetensors.load(packed)
+        return _decode(document["result"], cls, tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError) as trouble:
+        raise StoreError(f"{folder} does not hold a whole {cls.__name__} ({trouble})") from trouble
+
+
+def header(folder: str | Path) -> dict[str, Any]:
+    """The JSON of a run folder: kind, schema, tensor index, result; without the tensors."""
+    path = Path(folder) / JSON
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as trouble:
+        raise StoreError(f"{folder} is not a run folder: {path.name} cannot be read ({trouble.strerror})") from trouble
+    except ValueError as trouble:
+        raise StoreError(f"{path} is not readable JSON ({trouble})") from trouble
+    missing = {"kind", "schema", "tensors_sha256", "result"} - set(document if isinstance(document, dict) else ())
+    if missing:
+        raise StoreError(f"{path} was not written by Factscope: it has no {', '.join(sorted(missing))}")
+    if document["schema"] != SCHEMA:
+        raise StoreError(f"{path} has schema {document['schema']}, and this version reads {SCHEMA}")
+    return document
+
+
+def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"$tensor": path}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _encode(getattr(value, field.name), f"{path}.{field.name}".lstrip("."), tensors)
+            for field in fields(value)
+        }
+    if isinstance(value, Mapping):
+        if bad := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"{path}: keys must be text, not {bad[0]!r}")
+        return {key: _encode(item, f"{path}.{key}".lstrip("."), tensors) for key, item in value.items()}
+    if isinstance(value, tuple | list | range):
+        return [_encode(item, f"{path}.{number}", tensors) for number, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}  # JSON has no nan
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{path}: a {type(value).__name__} cannot be saved")
+
+
+def _decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict) and "$tensor" in value:
+        return tensors[value["$tensor"]]
+    if isinstance(value, dict) and "$float" in value:
+        return float(value["$float"])
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        chosen = [a for a in arguments if a is not type(None)]
+        structured = [a for a in chosen if is_dataclass(a) or typing.get_origin(a) in (tuple, list, dict)]
+        return _decode(value, structured[0] if isinstance(value, dict | list) and structured else chosen[0], tensors)
+    if is_dataclass(hint) and isinstance(value, dict):
+        return _decode_dataclass(value, hint, tensors)
+    if isinstance(value, list):
+        many = origin in (list, tuple, None) and (not arguments or arguments[-1] is Ellipsis or origin is list)
+        hints = [arguments[0] if arguments else Any] * len(value) if many else list(arguments)
+        items = [_decode(item, h, tensors) for item, h in zip(value, hints, strict=True)]
+        return items if origin is list else tuple(items)
+    if isinstance(value, dict):
+        inner = arguments[1] if len(arguments) == 2 else Any
+        return {key: _decode(item, inner, tensors) for key, item in value.items()}
+    return Path(value) if hint is Path else value
+
+
+def _decode_dataclass(value: dict[str, Any], cls: Any, tensors: Mapping[str, Tensor]) -> Any:
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in fields(cls)}
+    if unknown := set(value) - known:
+        raise KeyError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
+    needed = {
+        f.name for f in fields(cls) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := needed - set(value):
+        raise KeyError(f"{cls.__name__} lacks {', '.join(sorted(missing))}")
+    return cls(**{name: _decode(item, hints[name], tensors) for name, item in value.items()})
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two results hold the same values, tensors bit for bit; provenance included."""
+    ours: dict[str, Tensor] = {}
+    theirs: dict[str, Tensor] = {}
+    if _encode(one, "", ours) != _encode(other, "", theirs):
+        return False
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

@@ -1,0 +1,1 @@
+"""Methods judged side by side on a benchmark."""

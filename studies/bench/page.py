@@ -1,0 +1,288 @@
+"""A bench as a table for the terminal, as Markdown, as a page, and as rows for other programs."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from editing.evaluation.failures import KINDS as FAILURES
+from editing.evaluation.metrics import METRICS
+from editing.evaluation.table import S_ABOUT, Score
+from factscope.files import write_bytes_atomically, write_text_atomically
+from factscope.plots.figures.intervals import Group, Intervals
+from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table
+from studies.bench.bench import Bench
+from studies.bench.run import Trial
+
+UNEDITED = "unedited"
+TIMES = {"before": UNEDITED, "after": "immediate", "final": "final"}
+
+
+def heads(bench: Bench) -> list[tuple[str, str, str]]:
+    """The columns of the table: what each is called, its method, and when it was read."""
+    times = read_at(bench)
+    out = [(UNEDITED, bench.trials[0].method, "before")]
+    for trial in bench.trials:
+        for when in times:
+            out.append((f"{trial.method}, {TIMES[when]}" if len(times) > 1 else trial.method, trial.method, when))
+    return out
+
+
+def score_table(bench: Bench, said: Callable[[Score], Cell] | None = None) -> Table:
+    """The one table: a row a metric, a column a method (where edits stay, one immediate and one final)."""
+    said = said or value
+    columns = heads(bench)
+    found = {(one.method, one.metric, one.when): one for one in bench.scores}
+    rows: list[tuple[Cell, ...]] = []
+    for name in ordered({score.metric for score in bench.scores}):
+        scores = [found.get((method, name, when)) for _, method, when in columns]
+        rows.append((name, *(None if one is None else said(one) for one in scores)))
+    took = {trial.method: cost_of(trial) for trial in bench.trials}
+    for name in COSTS:
+        rows.append((name, None, *(took[method][name] for _, method, _ in columns[1:])))
+    return Table("Scores", ("metric", *(name for name, _, _ in columns)), tuple(rows), note=cost_words(bench))
+
+
+COSTS = ("s an edit", "peak MB", "kB stored")
+
+
+def cost_of(trial: Trial) -> dict[str, float | None]:
+    """What an edit of one method took, by the names in `COSTS`."""
+    memory = [cost.memory for cost in trial.costs if cost.memory is not None]
+    return {
+        "s an edit": round(mean(cost.seconds for cost in trial.costs), 3),
+        "peak MB": round(max(memory), 1) if memory else None,
+        "kB stored": round(1000 * mean(cost.stored for cost in trial.costs), 3),
+    }
+
+
+def cost_words(bench: Bench) -> str:
+    """What the time and the memory of "an edit" are of."""
+    size = bench.protocol.size or len(bench.cases)
+    most = max(cost.together for trial in bench.trials for cost in trial.costs)
+    of = "one case" if size == 1 else f"{size} cases"
+    shared = f", {most} computed side by side: they share the seconds, and the memory is of all" * (most > 1)
+    return f"An edit is of {of}{shared}. Seconds and memory are the method's alone, without reading."
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Metrics in the order of their definitions."""
+    return sorted(names, key=[*METRICS, "S"].index)
+
+
+def read_at(bench: Bench) -> list[str]:
+    """When edited models were read: right after an edit, and where edits stay, at the end."""
+    return [when for when in ("after", "final") if any(one.when == when for one in bench.scores)]
+
+
+def value(score: Score) -> float:
+    """A score to four digits."""
+    return round(score.value, 4)
+
+
+def interval(score: Score) -> str:
+    """A value with its interval, as it is read."""
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def markdown(bench: Bench) -> str:
+    """The tables with intervals, the protocol, and every definition that was used."""
+    out = [f"# {bench.suite}: {len(bench.cases)} cases, protocol {bench.protocol.name}", ""]
+    out += [f"- {name}: {value}" for name, value in facts_of(bench)] + [""]
+    out += [*_piped(score_table(bench, interval)), "", "In brackets: 95 % bootstrap intervals over cases. "]
+    out[-1] += cost_words(bench)
+    for table in further(bench):
+        out += ["", f"## {table.title}", "", *_piped(table)]
+    out += ["", "## Definitions", ""]
+    out += [f"- **{name}** ({unit}): {about} Source: {source}." for name, unit, about, source in definitions(bench)]
+    return "\n".join(out) + "\n"
+
+
+def _piped(table: Table) -> list[str]:
+    """A table's lines in Markdown; a bar in a text would end its cell."""
+    cells = [["" if cell is None else str(cell).replace("|", "\\|") for cell in row] for row in table.rows]
+    rule = ["---"] * len(table.columns)
+    return ["| " + " | ".join(row) + " |" for row in (list(table.columns), rule, *cells)]
+
+
+def further(bench: Bench) -> list[Table]:
+    """What else changed, and how edits failed, where that was read."""
+    out = []
+    elsewhere = [trial for trial in bench.trials if trial.general]
+    if elsewhere:
+        names = tuple(elsewhere[0].general)
+        rows: tuple[tuple[Cell, ...], ...] = tuple(
+            (name, *(round(trial.general[name], 4) for trial in elsewhere)) for name in names
+        )
+        out.append(Table("With all edits in", ("what", *(trial.method for trial in elsewhere)), rows))
+    if any(trial.failures for trial in bench.trials):
+        out.append(failure_table(bench))
+    return out
+
+
+def definitions(bench: Bench) -> list[tuple[str, str, str, str]]:
+    """Name, unit, words and source of every metric in the table."""
+    names = {score.metric for score in bench.scores}
+    out = [(one.name, one.unit, one.about, one.source) for one in METRICS.values() if one.name in names]
+    return out + ([("S", "share", S_ABOUT[0] + ".", S_ABOUT[1])] if "S" in names else [])
+
+
+def facts_of(bench: Bench) -> tuple[tuple[str, str], ...]:
+    """What a number of this bench must be read with."""
+    return (
+        *bench.protocol.described(),
+        ("comparable with", bench.comparable),
+        (
+            "cases",
+            f"{len(bench.cases)} of {bench.suite} ({bench.source}){', all known to the model' * bench.known}, "
+            f"questions {bench.asked[:12]}",
+        ),
+        ("start token", bench.start_token),
+        ("second moments", bench.moments),
+        *((("left out", f"{bench.left_out} questions of these cases that cannot be asked"),) * bool(bench.left_out)),
+    )
+
+
+def flat(bench: Bench) -> list[dict[str, Any]]:
+    """Every question of every method as one row of plain values."""
+    out = []
+    for trial in bench.trials:
+        for row in trial.rows:
+            body = asdict(row)
+            times = {when: body.pop(when) for when in ("before", "after", "final")}
+            values = {f"{when}_{key}": v for when, one in times.items() if one for key, v in one.items()}
+            out.append({"method": trial.method, **body, **values})
+    return out
+
+
+def write_tables(bench: Bench, folder: Path) -> None:
+    """table.md, scores.csv, rows.csv and rows.parquet (the same rows); speech.csv where longer texts were written."""
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    write_text_atomically(folder / "table.md", markdown(bench))
+    rows, packed = flat(bench), io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), packed)
+    write_bytes_atomically(folder / "rows.parquet", packed.getvalue())
+    write_text_atomically(folder / "rows.csv", _csv(rows))
+    write_text_atomically(folder / "scores.csv", _csv([asdict(score) for score in bench.scores]))
+    spoken = [
+        {"method": t.method, **asdict(one), "likeness": list(one.likeness)} for t in bench.trials for one in t.speech
+    ]
+    if spoken:
+        write_text_atomically(folder / "speech.csv", _csv(spoken))
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def page(bench: Bench) -> Page:
+    """The picture and the table, every score with its interval, what failed and how, and how it was made."""
+    sections = [
+        Section("All methods", (headline(bench), picture(bench), score_table(bench))),
+        Section("Every score with its interval", (interval_table(bench),)),
+        Section(
+            "Definitions",
+            (Table("Metrics", ("metric", "unit", "what it is", "source"), tuple(definitions(bench))),),
+        ),
+    ]
+    for table in further(bench):
+        if table.title == FAILURE_TITLE:
+            sections.append(Section("How edits failed", (table, example_table(bench)), FAILED))
+        else:
+            sections.append(Section("What else changed", (table,)))
+    cards = [Card("Protocol", facts_of(bench))]
+    cards += [Card(trial.method, tuple((k, str(v)) for k, v in trial.config.items())) for trial in bench.trials]
+    if bench.run is not None:
+        cards.append(Card("Run", bench.run.items(), command=bench.run.command))
+    sections.append(Section("How it was made", tuple(cards)))
+    name = bench.run.model if bench.run is not None else ""
+    return Page(f"{bench.suite}: {len(bench.trials)} methods", tuple(sections), f"{name}, {len(bench.cases)} cases")
+
+
+FAILURE_TITLE = "Failed edits by kind"
+FAILED = (
+    "Edits whose own prompt is not answered with the target, by what the model writes instead. The kinds are the "
+    "KnowEdit survey's; they are told apart by rules of ours, at the head of editing/evaluation/failures.py."
+)
+
+
+def headline(bench: Bench) -> Headline:
+    """Which protocol this is, and what it may be set beside."""
+    seconds = sum(cost.seconds for trial in bench.trials for cost in trial.costs)
+    return Headline(
+        f"Protocol {bench.protocol.name}: {bench.protocol.edits}. Comparable with {bench.comparable}.",
+        (
+            Number(str(len(bench.cases)), "cases"),
+            Number(str(len(bench.trials)), "methods"),
+            Number(f"{seconds:.0f} s", "for all edits"),
+        ),
+    )
+
+
+def picture(bench: Bench) -> Intervals:
+    """Every score that is a share, of the unedited model and each method; as read last, where edits stay."""
+    *earlier, when = read_at(bench)
+    title = f"Scores, {TIMES[when]}" if earlier else "Scores"
+    found = {(one.method, one.metric, one.when): one for one in bench.scores}
+    shown = tuple(ordered({one.metric for one in bench.scores if one.unit == "share"}))
+
+    def group(name: str, method: str, time: str, aside: bool = False) -> Group:
+        some = [found.get((method, metric, time)) for metric in shown]
+        values = np.array([[s.value, s.low, s.high] if s else [np.nan] * 3 for s in some])
+        return Group(name, values[:, 0], values[:, 1], values[:, 2], aside)
+
+    groups = [group(UNEDITED, bench.trials[0].method, "before", aside=True)]
+    groups += [group(trial.method, trial.method, when) for trial in bench.trials]
+    note = "Bars are 95 % bootstrap intervals over cases."
+    return Intervals(title, shown, tuple(groups), "score", "share", limits=(-0.02, 1.02), note=note)
+
+
+def interval_table(bench: Bench) -> Table:
+    """Every score with its interval; the unedited model's once."""
+    first = bench.trials[0].method
+    rows = [
+        (UNEDITED if one.when == "before" else one.method, one)
+        for one in bench.scores
+        if one.when != "before" or one.method == first
+    ]
+    return Table(
+        "Scores with intervals",
+        ("method", "metric", "read", "cases", "value", "low", "high"),
+        tuple(
+            (name, one.metric, TIMES[one.when], one.n, *(round(v, 4) for v in (one.value, one.low, one.high)))
+            for name, one in rows
+        ),
+        note="95 % bootstrap intervals over cases.",
+    )
+
+
+def failure_table(bench: Bench) -> Table:
+    """Counts of each kind."""
+    rows: tuple[tuple[Cell, ...], ...] = tuple((trial.method, *failed(trial).values()) for trial in bench.trials)
+    return Table(FAILURE_TITLE, ("method", *FAILURES), rows)
+
+
+def example_table(bench: Bench, each: int = 3) -> Table:
+    """The first few of each kind and method."""
+    rows = []
+    for trial in bench.trials:
+        for kind in FAILURES:
+            some = [one for one in trial.failures if one.kind == kind][:each]
+            rows += [(trial.method, kind, one.prompt, one.target, one.said) for one in some]
+    return Table("Examples", ("method", "kind", "prompt", "target", "what it wrote"), tuple(rows))
+
+
+def failed(trial: Trial) -> dict[str, int]:
+    """How many edits failed in each way."""
+    return {kind: sum(one.kind == kind for one in trial.failures) for kind in FAILURES}

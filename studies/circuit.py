@@ -1,0 +1,290 @@
+"""A circuit with its evaluation and roles, saved together: the run folder of `circuit find`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuits.analysis.faithfulness import Evaluation, evaluate
+from circuits.analysis.head_roles import Roles, roles
+from circuits.circuit import Circuit
+from circuits.pages.circuit import in_words, page
+from circuits.task import Task, alike, largest_group, rows, twin
+from factscope.data.fact import Fact, Relation
+from factscope.data.load import load_facts
+from factscope.data.shipped import find_fact, relations
+from factscope.errors import UserError
+from factscope.model.prompts import (
+    Prompt,
+    PromptError,
+    TokenMismatch,
+    make_prompt,
+    prompt_of,
+    swap_subject,
+    with_answer,
+    with_answer_ids,
+    with_foil,
+)
+from factscope.plots.page import write_page
+from factscope.plots.show import shown
+from factscope.plots.specs import Page
+from factscope.runs import store
+
+
+@shown(page="studies.circuit:CircuitStudy.page", words="studies.circuit:CircuitStudy.in_words")
+@dataclass(frozen=True, eq=False)
+class CircuitStudy:
+    """Everything that one page shows."""
+
+    circuit: Circuit
+    evaluation: Evaluation | None = None
+    roles: Roles | None = None
+    answers: tuple[str, ...] = ()  # the relation's possible ones, for the roles
+
+    def page(self) -> Page:
+        """The page that shows all of it."""
+        return page(self.circuit, self.evaluation, self.roles)
+
+    def in_words(self) -> str:
+        """What a terminal shows."""
+        return in_words(self.circuit)
+
+    def save(self, folder: Path, light: bool = False) -> Path:
+        """Write result and page; gives the page's path."""
+        store.save(self, folder)
+        return write_page(self.page(), folder / "page.html", light=light)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a circuit is to be found for, and with what it will be tested."""
+
+    task: Task
+    held_out: tuple[Prompt, ...]
+    answers: tuple[str, ...]  # the relation's possible ones
+    notes: tuple[str, ...]  # what was guessed or left out
+
+
+def about_prompt(
+    model: Any,
+    text: str,
+    *,
+    subject: str | None = None,
+    answer: str | None = None,
+    foil: str | None = None,
+    swap: str | None = None,
+    ablation: str = "zero",
+    or_zero: bool = False,
+    metric: str = "nll",
+    start: str = "auto",
+    unknown: bool = False,
+    held_out: bool = True,
+) -> Work:
+    """One prompt's task; the other subjects of its shipped relation are held out, or averaged over.
+
+    Args:
+        swap: the subject of the counterfactual ablation; one of the relation's where not given.
+        or_zero: where the ablation is the counterfactual and no subject is known that fits, cut to zero, with a note.
+        unknown: go on where the model does not have the answer among its first ten.
+
+    Raises UserError for a fact that the model does not know, and PromptError and TokenMismatch as prompts do.
+    """
+    prompt = make_prompt(model, text, subject=subject, answer=answer, start=start)
+    notes = []
+    fact = find_fact(prompt.text)
+    if not prompt.answer_ids and fact is not None:
+        prompt = with_answer(model, prompt, fact.answer, "fact")
+    if not prompt.answer_ids:
+        prompt = _own_answer(model, prompt)
+        notes.append(f"the answer is taken to be the model's own, {prompt.answer!r}; --answer says otherwise")
+    if foil is not None:  # only now, for it must not begin like the answer, whoever gave that
+        prompt = with_foil(model, prompt, foil)
+    if not prompt.foil_ids and fact is not None and fact.foil and metric.startswith("logit"):
+        prompt = with_foil(model, prompt, fact.foil)
+    notes += prompt.notes
+    if prompt.subject_from.startswith("guess"):
+        notes.append(f"the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] say otherwise")
+    reference = reference_prompts(model, prompt) if held_out or ablation.startswith("mean") else ()
+    corrupt: tuple[Prompt, ...] = ()
+    if ablation == "counterfactual" or swap:
+        try:
+            corrupt = (corrupt_of(model, prompt, swap),)
+        except UserError:
+            if swap or not or_zero:
+                raise
+            ablation = "zero"
+            notes.append(
+                f"edges are cut to zero, because no shipped subject can stand for {prompt.subject!r} token for token; "
+                "a scorer's circuits are better when another subject is named with --swap"
+            )
+    task = Task((prompt,), metric, ablation, corrupt, reference)
+    if not unknown:
+        check_known(task, ranks(model, task.prompts))
+    relation = relation_of(prompt)
+    return Work(task, known(model, reference), relation.answers if relation else (), tuple(notes))
+
+
+def about_facts(
+    model: Any,
+    source: str,
+    relation: str | None = None,
+    examples: int = 5,
+    *,
+    ablation: str = "zero",
+    metric: str = "nll",
+    start: str = "auto",
+    seed: int = 0,
+    unknown: bool = False,
+) -> Work:
+    """Facts that the model knows (answer among its first ten), split: the first `examples` of one length, and the rest.
+
+    The first are those to find a circuit on, the rest is held out. A twin for the counterfactual ablation is another
+    of these facts with the same length and another answer.
+
+    Raises UserError if there are several relations, if none is known, or if a prompt has no twin and needs one.
+    """
+    facts = load_facts(source, relation=relation, seed=seed)
+    if len({fact.relation for fact in facts}) > 1:
+        names = ", ".join(sorted({fact.relation for fact in facts}))
+        raise UserError(f"a circuit is found for one relation; choose one with --relation: {names}")
+    prompts, notes = _prompts_of(model, facts, start)
+    usable = tuple(prompts) if unknown else known(model, prompts)
+    if not usable:
+        raise UserError(f"the model knows none of the {len(facts)} facts: their answers are not among its first ten")
+    found = largest_group(usable)[:examples]
+    if len(found) < examples:
+        notes.append(f"{len(found)} of the {examples} examples asked for: so many known prompts have one length")
+    held_out = tuple(prompt for prompt in usable if prompt not in found)
+    if not held_out:
+        notes.append("none is left to be held out: fewer --examples leave some")
+    notes.append(f"{len(usable)} of {len(facts)} facts are {'taken' if unknown else 'known to the model (Hit@10)'}")
+    corrupt: tuple[Prompt, ...] = ()
+    if ablation == "counterfactual":
+        twins = [twin(prompt, alike(prompt, usable)) for prompt in found]
+        corrupt = tuple(other or corrupt_of(model, own, None) for own, other in zip(found, twins, strict=True))
+    task = Task(found, metric, ablation, corrupt, tuple(alike(found[0], usable)))
+    return Work(task, held_out, tuple(sorted({fact.answer for fact in facts})), tuple(notes))
+
+
+def evaluated(model: Any, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:
+    """The study with its circuit's card and its heads' roles."""
+    card = evaluate(model, study.circuit, held_out, seed=seed)
+    return replace(study, evaluation=card, roles=roles(model, study.circuit, study.answers, seed=seed))
+
+
+def other_prompts(
+    model: Any, circuit: Circuit, source: str | None = None, relation: str | None = None
+) -> tuple[Prompt, ...]:
+    """Known prompts that the circuit was not found on: of `source`, or of the shipped relation of its first prompt.
+
+    Raises UserError if the source has no others, or the model knows none of them.
+    """
+    own = {prompt.text for prompt in circuit.task.prompts}
+    first = circuit.task.prompts[0]
+    if source is None:
+        prompts: Sequence[Prompt] = reference_prompts(model, first)
+    else:
+        prompts, _ = _prompts_of(model, load_facts(source, relation=relation), first.start_token or "none")
+    others = [prompt for prompt in prompts if prompt.text not in own]
+    taken = len(prompts) - len(others)
+    if source is not None and taken and not others:
+        raise UserError(
+            f"nothing of {source} is left once the facts that the circuit was found on are taken out; give others with "
+            "--facts"
+        )
+    found = known(model, others)
+    if source is not None and not found:
+        which = f"{len(others)} facts that {source} has beyond the circuit's own" if taken else f"facts of {source}"
+        raise UserError(f"the model knows none of the {which} in the form that this circuit asks them")
+    return found
+
+
+def known(model: Any, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Those whose answer is among the model's first ten tokens."""
+    return tuple(prompt for prompt, rank in zip(prompts, ranks(model, prompts), strict=True) if rank <= 10)
+
+
+def _prompts_of(model: Any, facts: Sequence[Fact], start: str) -> tuple[list[Prompt], list[str]]:
+    """The facts' prompts, and what was left out."""
+    prompts, notes = [], []
+    for fact in facts:
+        try:
+            prompts.append(prompt_of(model, fact, start=start))
+        except PromptError as trouble:
+            notes.append(f"{fact.id} left out: {trouble}")
+    return prompts, notes
+
+
+def _own_answer(model: Any, prompt: Prompt) -> Prompt:
+    with torch.no_grad():
+        token = int(model(rows(model, [prompt]), use_cache=False)[0, -1].argmax())
+    return with_answer_ids(model, prompt, [token], "the model's own prediction")
+
+
+def ranks(model: Any, prompts: Sequence[Prompt]) -> list[int]:
+    """Rank of each prompt's answer, 1 for the first; prompts may be of any length."""
+    found = []
+    for prompt in prompts:
+        with torch.no_grad():
+            logits = model(rows(model, [prompt]), use_cache=False)[0, -1]
+        found.append(1 + int((logits > logits[prompt.answer_ids[0]]).sum()))
+    return found
+
+
+def relation_of(prompt: Prompt) -> Relation | None:
+    """The shipped relation that a prompt asks for, if it is one of its wordings."""
+    fact = find_fact(prompt.text)
+    return relations()[fact.relation] if fact is not None else None
+
+
+def reference_prompts(
+    model: Any, prompt: Prompt, most: int = 20, relation: Relation | None = None
+) -> tuple[Prompt, ...]:
+    """The prompt about other subjects of equal length: what a mean is taken over.
+
+    They are of `relation`, or of the shipped relation of which the prompt is a wording.
+    """
+    relation = relation or relation_of(prompt)
+    if relation is None:
+        return ()
+    made: list[Prompt] = []
+    for entry in relation.entries:
+        if len(made) < most and entry.subject != prompt.subject:
+            try:
+                made.append(swap_subject(model, prompt, entry.subject, entry.answer).corrupt)
+            except TokenMismatch:
+                continue
+    return tuple(made)
+
+
+def corrupt_of(model: Any, prompt: Prompt, subject: str | None) -> Prompt:
+    """The prompt about another subject of equal length, whose answer begins differently.
+
+    Raises UserError if none is given and no shipped relation offers one.
+    """
+    if subject is not None:
+        return swap_subject(model, prompt, subject).corrupt
+    for other in reference_prompts(model, prompt):
+        if other.answer_ids and other.answer_ids[0] != prompt.answer_ids[0]:
+            return other
+    raise UserError(
+        f"no shipped subject can stand for {prompt.subject!r} token for token: name another one with --swap, or choose "
+        "--ablation zero"
+    )
+
+
+def check_known(task: Task, found_ranks: Sequence[int]) -> None:
+    """UserError if the model does not know the first prompt's answer: a circuit for it would be one for nothing."""
+    if found_ranks and found_ranks[0] > 10:
+        prompt = task.prompts[0]
+        raise UserError(
+            f"the model does not know this: {prompt.answer!r} is at rank {found_ranks[0]} after {prompt.text!r}; ask "
+            "for what it knows, name its own answer with --answer, or go on with --unknown"
+        )
+
+
+def facts_of(circuit: Circuit) -> Fact | None:
+    """The shipped fact of the circuit's first prompt."""
+    return find_fact(circuit.task.prompts[0].text)

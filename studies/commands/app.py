@@ -1,0 +1,142 @@
+"""What all commands share: how mistakes are told, how settings are read, where results go.
+
+Nothing here imports torch, so that `--help` and `--version` answer at once.
+"""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from factscope.errors import UserError
+
+T = TypeVar("T")
+OURS = ("workbench", "tracing", "circuits", "editing", "studies")  # what warns in our name
+JOURNAL = "journal.jsonl"  # in a run folder: what long work has finished so far
+
+
+def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command: exit code 2 and one sentence for a user's mistake, 130 for Ctrl-C, a traceback for ours.
+
+    141 where the reader of a pipe went away, whoever wrote to it.
+    """
+    try:
+        try:
+            with _remarks():
+                app(arguments, prog_name=name)
+        except UserError as mistake:
+            _say(f"{name}: {mistake}")
+            sys.exit(2)
+        except KeyboardInterrupt:
+            _say(f"{name}: stopped")
+            sys.exit(130)
+    except (SystemExit, BrokenPipeError) as end:
+        if not _unread(end):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is not written yet goes nowhere
+        sys.exit(141)
+
+
+def _unread(end: BaseException) -> bool:
+    """Whether this end comes of a closed pipe: typer and rich make exit code 1 of it, that of our mistakes."""
+    if isinstance(end, SystemExit) and end.code != 1:
+        return False
+    cause: BaseException | None = end
+    while cause is not None and not isinstance(cause, BrokenPipeError):
+        cause = cause.__context__
+    return cause is not None
+
+
+@contextlib.contextmanager
+def _remarks() -> Iterator[None]:
+    """Our own warnings become notes, each once; those of other libraries stay as they are."""
+    ours, usual, said = Path(__file__).parents[2], warnings.showwarning, set[str]()
+
+    def show(message: Any, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+        place = Path(filename)
+        if (
+            category is not UserWarning
+            or not place.is_relative_to(ours)
+            or place.relative_to(ours).parts[0] not in OURS
+        ):
+            usual(message, category, filename, *rest, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            note(f"Note: {str(message).removesuffix('.')}.")
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's help: command lines that work as they stand."""
+    return "\n\n".join(("[bold]Examples[/bold]", *lines))
+
+
+def show_version(asked: bool) -> None:
+    """Typer callback of `--version`."""
+    if asked:
+        typer.echo(f"factscope {VERSION}")
+        raise typer.Exit
+
+
+def given_flags(context: typer.Context) -> dict[str, str]:
+    """The parameters that were written on the command line: name in the code -> flag as the user knows it."""
+    found = {}
+    for each in context.command.params:
+        source = context.get_parameter_source(str(each.name))
+        if source is not None and source.name == "COMMANDLINE":
+            found[str(each.name)] = each.opts[0]
+    return found
+
+
+def listed(text: str | None) -> tuple[str, ...] | None:
+    """A comma-separated flag as a tuple."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@contextlib.contextmanager
+def saying(sentence: str) -> Iterator[None]:
+    """Show what is being waited for, at a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(sentence):
+            yield
+    else:
+        yield
+
+
+def tell(*lines: str) -> None:
+    """Result lines on standard output."""
+    for line in lines:
+        typer.echo(line)
+
+
+def note(sentence: str) -> None:
+    """A remark on standard error, so that standard output stays what was asked for."""
+    _say(sentence)
+
+
+def loader(model: str, device: str | None, dtype: str) -> Callable[[], Any]:
+    """Load a model when called, saying so."""
+
+    def load() -> Any:
+        with saying(f"Loading {model} ..."):
+            from factscope.model.load import load as load_model
+        return load_model(model, device=device, dtype=dtype)
+
+    return load
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

@@ -1,0 +1,112 @@
+"""From facts to a saved, scored, drawn edit: the recipe behind `edit apply` and `edit evaluate`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from editing import method as methods
+from editing.edit import Edit, applied, commit, in_place, revert
+from editing.evaluation.evaluate import EditReport, Protocol, evaluate
+from editing.method import layers_of
+from editing.pages.edit import page
+from editing.pages.report import report_in_words, report_page
+from editing.restraint import restrained, restraint
+from editing.solve import moments as second_moments
+from editing.spectrum import Spectrum, spectra
+from factscope.data.fact import Fact
+from factscope.plots.page import write_page
+from factscope.plots.show import shown
+from factscope.plots.specs import Page
+from factscope.runs import store
+from factscope.settings import configured
+
+
+@shown(page="studies.edit:EditScores.page", words="studies.edit:EditScores.in_words")
+@dataclass(frozen=True, eq=False)
+class EditScores:
+    """What is saved beside an edit: its report and the spectra of the weights it changed."""
+
+    report: EditReport
+    spectra: tuple[Spectrum, ...] = ()
+
+    def page(self) -> Page:
+        """The page of the scores; the edits themselves have their own."""
+        return report_page(self.report, self.spectra)
+
+    def in_words(self) -> list[str]:
+        """What a terminal shows."""
+        return report_in_words(self.report)
+
+
+def moments_for(model: Any, name: str, config: Any, source: str, tokens: int | None, seed: int) -> Any:
+    """Second moments, from the cache or collected now; None for "identity", or a method that wants none."""
+    if not methods.method(name).NEEDS_MOMENTS or source == "identity":
+        return None
+    chosen = second_moments.Config(source=source, seed=seed)
+    if tokens is not None:
+        chosen = replace(chosen, tokens=tokens)
+    return second_moments.collect(model, layers_of(config), chosen)
+
+
+def make(
+    model: Any,
+    facts: Sequence[Fact],
+    name: str,
+    config: Any,
+    moments: Any,
+    *,
+    below: Sequence[Edit] = (),
+    restrain: str | None = None,
+    restraint_settings: Sequence[str] = (),
+    batch: int | None = None,
+    **how: Any,
+) -> list[Edit]:
+    """One edit for all facts, or with `batch` one for every so many, each on top of those before.
+
+    A restraint makes one edit of all of them. The model is left as it was.
+    """
+    size = batch or len(facts)
+    parts = [facts[i : i + size] for i in range(0, len(facts), size)]
+    made: list[Edit] = []
+    with applied(model, below):
+        try:
+            for part in parts:
+                made.append(methods.compute(name, model, part, config, moments=moments, **how))
+                if len(parts) > 1:
+                    commit(model, made[-1:])
+        finally:
+            if len(parts) > 1 and made:
+                here = {edit.digest for edit in in_place(model)}
+                revert(model, [edit for edit in made if edit.digest in here])
+    if restrain is None:
+        return made
+    chosen = configured(restraint(restrain).Config, {}, restraint_settings)
+    return [restrained(model, made, restrain, chosen)]
+
+
+def score(
+    model: Any, edits: Sequence[Edit], *, protocol: Protocol, start: str, words: int = 20, **how: Any
+) -> EditScores:
+    """Everything that is read and counted about finished edits."""
+    report = evaluate(model, edits, protocol=protocol, start=start, words=words, **how)
+    return EditScores(report, spectra(model, edits, each=len(edits) <= 10))
+
+
+def save(folder: Path, edits: Sequence[Edit], scores: EditScores, light: bool = False) -> Path:
+    """Write one edit into `folder`, several into `folder`/edit-0001 ...; the report beside; the page's path."""
+    if len(edits) == 1:
+        edits[0].save(folder)
+    else:
+        for number, edit in enumerate(edits, start=1):
+            edit.save(folder / f"edit-{number:04d}")
+    store.save(scores, folder / "report")
+    return write_page(page(edits, scores.report, scores.spectra), folder / "page.html", light=light)
+
+
+def load_edits(folder: Path) -> list[Edit]:
+    """The edit in `folder`, or the several in its subfolders, in order; StoreError if there is none."""
+    parts = sorted(folder.glob("edit-*/" + store.JSON))
+    if parts and not (folder / store.JSON).exists():
+        return [Edit.load(part.parent) for part in parts]
+    return [Edit.load(folder)]

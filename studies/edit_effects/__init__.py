@@ -1,0 +1,1 @@
+"""What an edit changed inside: traces, circuits, heads and lens before, after and under control edits."""

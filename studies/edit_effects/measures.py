@@ -1,0 +1,107 @@
+"""How large is each change, beside the changes that mean nothing?
+
+Four kinds of null stand beside an edit: broad and narrow scrambles of it (`editing/nulls.py`), the same search again in
+the unedited model (other wordings, a jittered cut), and the prompts that the edit ought to leave alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuits.analysis.diff import CircuitDiff, diff
+from circuits.analysis.head_changes import HeadTable, head_changes
+from editing.evaluation.evaluate import EditReport
+from studies.edit_effects.model_state import Side
+
+if TYPE_CHECKING:
+    from studies.edit_effects.result import EditStudy
+
+
+CIRCUIT = "edge effects changed"  # the measure that a study's first line is about
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One kind of change: by the edit, by each null, by finding it again, and in the neighbours; nan: not measured."""
+
+    name: str
+    unit: str
+    edit: float
+    scrambled: tuple[float, ...]
+    values: tuple[float, ...]
+    again: tuple[float, ...] = ()
+    neighbours: tuple[float, ...] = ()
+
+    @property
+    def beyond(self) -> bool | None:
+        """Whether the edit exceeds every null; None without one."""
+        nulls = [value for value in (*self.scrambled, *self.values) if value == value]
+        return self.edit > max(nulls) if nulls and self.edit == self.edit else None
+
+
+def measures(study: "EditStudy") -> tuple[Measure, ...]:
+    """Every kind of change, by the edit and beside it by each null."""
+    before, after = study.before, study.after
+    broad = [side for side in study.nulls if side.kind == "directions"]
+    narrow = [side for side in study.nulls if side.kind == "values"]
+
+    def over(name: str, unit: str, size: Callable[[Side], float], **others: tuple[float, ...]) -> Measure:
+        return Measure(name, unit, size(after), tuple(map(size, broad)), tuple(map(size, narrow)), **others)
+
+    def between(name: str, unit: str, size: Callable[[CircuitDiff], float]) -> Measure:
+        return over(
+            name, unit, lambda side: size(diff(before.circuit, side.circuit, draws=0)),
+            again=tuple(size(diff(before.circuit, each.circuit, draws=0)) for each in study.again),
+            neighbours=tuple(size(diff(each.before, each.after, draws=0)) for each in study.neighbours),
+        )  # fmt: skip
+
+    def turned(name: str, unit: str, size: Callable[[HeadTable, HeadTable], float]) -> Measure:
+        near = tuple(size(each.heads_before, each.heads_after) for each in study.neighbours)
+        return over(name, unit, lambda side: size(before.heads, side.heads), neighbours=near)
+
+    def traced(kind: str) -> Callable[[Side], float]:
+        def size(side: Side) -> float:
+            one, other = before.trace.towards(kind), side.trace.towards(kind)
+            return float("nan") if one is None or other is None else float((other - one).abs().max())
+
+        return size
+
+    found = [
+        over("new answer against the old", "logits", lambda side: abs(side.gap - before.gap)),
+        between(CIRCUIT, "share of their sum before", lambda d: d.relative_change),
+        between("largest change of one edge's effect", before.circuit.unit, lambda d: d.largest_change),
+        between("edges gained and lost", "edges", lambda d: float(len(d.gained) + len(d.lost))),
+        between("circuits unlike (1 - Jaccard)", "share", lambda d: 1 - d.jaccard),
+        between("nodes gained and lost", "nodes", lambda d: float(len(d.nodes_gained) + len(d.nodes_lost))),
+    ]
+    found += [
+        turned("heads that move another answer than before", "heads", _role_changes),
+        turned("largest turn of one head towards an answer", "logits", _turn),
+    ]
+    found += [over(f"largest change of the trace, {kind}", "logits", traced(kind)) for kind in study.config["sites"]]
+    reports = {side.name: one for side, one in zip(study.nulls, study.null_reports, strict=True)}
+    reports[after.name] = study.report
+    for what in ("paraphrase", "neighbour"):
+        if any(row.kind == what for row in study.report.rows):
+            found.append(over(f"drift on {what}s (KL)", "nats", partial(_drift_of, reports, what)))
+    return tuple(found)
+
+
+def _role_changes(one: HeadTable, other: HeadTable) -> float:
+    return float(sum(change.what not in ("none", "goes on") for change in head_changes(one, other)))
+
+
+def _turn(one: HeadTable, other: HeadTable) -> float:
+    return abs(head_changes(one, other)[0].shift)
+
+
+def _drift_of(reports: dict[str, EditReport], kind: str, side: Side) -> float:
+    return float(np.mean([row.after.kl for row in reports[side.name].rows if row.kind == kind]))
+
+
+def measure_of(study: "EditStudy", name: str) -> Measure:
+    """One of a study's measures."""
+    return next(one for one in study.measures if one.name == name)

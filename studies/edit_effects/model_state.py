@@ -1,0 +1,295 @@
+"""One state of a model, asked the same questions as any other: trace, circuit, heads, lens.
+
+A *side* is the model as it is, the model under an edit, or under a null. Everything is measured on one pair of tokens,
+the old answer's and the new one's, with one sign on all sides: positive is towards the new. Traces restore in the
+metric new - old (logits). The default loss of a circuit is old - new, so an edge of positive effect helps the new
+answer. ACDC cuts whatever the loss can spare, so by that loss it would cut the old answer's mechanism whole; it
+minimises the divergence from the side's own full model instead.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.analysis.cross_faithfulness import Change
+from circuits.analysis.head_changes import HeadTable, head_table
+from circuits.circuit import Circuit
+from circuits.find import find
+from circuits.graph import Graph
+from circuits.search import acdc
+from circuits.task import Task
+from factscope.data.fact import Fact, Relation
+from factscope.data.shipped import relations
+from factscope.errors import EditError, NoGap, PromptError, UserError
+from factscope.model.prompts import Prompt, make_prompt, prompt_of, swap_subject, with_answer, with_foil
+from factscope.runs.parts import Parts
+from studies.circuit import reference_prompts, relation_of
+from tracing import causal
+from tracing import corruption as corrupt
+from tracing.logit_lens import answers_by_layer
+from tracing.results import TraceResult
+
+T = TypeVar("T")
+OPENINGS = ("Today, ", "As we know, ", "It is said that ", "In fact, ")  # other wordings where a fact brings none
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the sides are compared; the same on all of them."""
+
+    circuit: str = "eap_ig"  # any method of circuits/
+    edges: int | None = None  # of a scorer; None: 5 % of all
+    threshold: float | None = None
+    selection: str = "greedy"
+    ablation: str = ""  # "": counterfactual for scorers where another subject fits token for token, else zero
+    metric: str = ""  # "": logit_difference for scorers, kl for acdc
+    split: bool = True
+    sites: tuple[str, ...] = ("resid", "mlp", "attn")
+    samples: int = 4  # noise draws of each trace; ROME's ten cost two and a half times as much
+    window: int = 10
+    nulls: int = 3  # edits of the same size in random directions
+    value_nulls: int = 1  # nulls that answer to the same inputs and write at random
+    again: int = 3  # searches again in the unedited model, on other wordings
+    jitter: float = 0.25  # each of them cuts at up to so much more or less than the chosen number or threshold
+    neighbours: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("nulls", "value_nulls", "again", "neighbours"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} cannot be {getattr(self, name)}: give 0 or more")
+        if not self.metric:
+            object.__setattr__(self, "metric", "kl" if self.circuit == "acdc" else "logit_difference")
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A causal trace in the metric of the answer that this side prefers; `towards` turns it towards the new one."""
+
+    result: TraceResult | None
+    sign: int  # +1 where the traced answer is the new one
+    note: str = ""
+
+    def towards(self, kind: str) -> Float[Tensor, "layer pos"] | None:
+        """Effect of restoring on new - old, logits; None where corruption changed nothing."""
+        return None if self.result is None else self.sign * self.result.grid(kind).effect
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """Both answers through the layers, by the logit lens; layer 0 is the embedding. Answers: old, new."""
+
+    places: tuple[str, ...]  # last token, last subject token
+    probability: Float[Tensor, "answer place layer"]
+    rank: Float[Tensor, "answer place layer"]
+
+    def leads_from(self, place: int = 0) -> int | None:
+        """First layer from which on the new answer is ahead up to the end; None if it is not ahead at the end."""
+        ahead = (self.probability[1, place] > self.probability[0, place]).tolist()
+        behind = [layer for layer, is_ahead in enumerate(ahead) if not is_ahead]
+        first = behind[-1] + 1 if behind else 0
+        return first if first < len(ahead) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Everything that was found in one state of the model."""
+
+    name: str
+    kind: str  # before, after, or a scramble
+    trace: Traced
+    circuit: Circuit
+    heads: HeadTable
+    lens: Trajectories
+
+    @property
+    def gap(self) -> float:
+        """log P(new) - log P(old) at the end, nats, which is new - old in logits."""
+        old, new = self.lens.probability[:, 0, -1].double().clamp_min(1e-45).log().tolist()
+        return float(new - old)
+
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """One side of a neighbour."""
+
+    circuit: Circuit
+    heads: HeadTable
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """The model and the prompts on which every side is asked."""
+
+    model: Any
+    fact: Fact
+    config: Config
+    prompt: Prompt  # answer: the new one; foil: the old one
+    again: tuple[Prompt, ...]
+    neighbours: tuple[Prompt, ...]
+    answers: tuple[str, str]
+    noise: Any
+    twins: dict[str, Prompt]  # by the prompt's text: the same about another subject, for the counterfactual ablation
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: Any, fact: Fact, config: Config, start: str) -> "Ask":
+        """Tokenise everything that is asked; EditError without a new answer, PromptError as prompts do."""
+        if fact.foil is None:
+            raise EditError(
+                f"fact {fact.id!r} has no new answer (foil), so there is nothing to follow through the model"
+            )
+
+        def towards_new(prompt: Prompt, old: str) -> Prompt:
+            return with_foil(model, with_answer(model, prompt, str(fact.foil), "flag"), old)
+
+        prompt = towards_new(prompt_of(model, replace(fact, foil=None), start=start), fact.answer)
+        relation = relation_of(prompt) or relations().get(fact.relation)
+        twins: dict[str, Prompt] = {}
+        notes = []
+
+        def twinned(asked: Prompt) -> bool:
+            """Whether the ablation can be had for a prompt; its twin is kept."""
+            found = _twin(model, asked, fact, relation) if config.circuit not in ("acdc", "exact") else None
+            if found is not None:
+                twins[asked.text] = found
+            return found is not None
+
+        if config.ablation in ("", "counterfactual") and not twinned(prompt) and config.ablation:
+            raise EditError(
+                f"no other subject takes the place of {prompt.subject!r} token for token, which the counterfactual "
+                "ablation needs: choose --ablation zero"
+            )
+        again = []
+        texts = fact.paraphrases or tuple(opening + fact.prompt for opening in OPENINGS)
+        for text in texts[: config.again]:
+            with contextlib.suppress(PromptError):
+                asked = towards_new(make_prompt(model, text, subject=fact.subject, start=start), fact.answer)
+                if not twins or twinned(asked):
+                    again.append(asked)
+                else:
+                    notes.append(f"{text!r} was not searched again: no other subject fits it token for token")
+        near: list[Prompt] = []
+        for other in fact.neighbours:
+            if len(near) < config.neighbours:
+                with contextlib.suppress(PromptError):
+                    asked = make_prompt(model, other.prompt, subject=other.subject or other.prompt.strip(), start=start)
+                    near.append(towards_new(asked, other.answer))
+                    if twins and not twinned(near[-1]):
+                        notes.append(f"{other.prompt!r} was asked under zero ablation: no other subject fits it")
+        words = tuple(model.tokenizer.decode([ids[0]]) for ids in (prompt.foil_ids, prompt.answer_ids))
+        noise = corrupt.noise(model, prompt, config.samples, seed=1)
+        return cls(
+            model, fact, config, prompt, tuple(again), tuple(near), (words[0], words[1]), noise, twins, tuple(notes)
+        )
+
+    def side(self, parts: Parts, name: str, kind: str, change: Change | None = None, tag: str = "") -> Side:
+        """All four parts under a change; `tag` sets its parts apart from another edit's."""
+
+        def under(make: Callable[[], T]) -> Callable[[], T]:
+            def inside() -> T:
+                with change.applied(self.model) if change is not None else contextlib.nullcontext():
+                    return make()
+
+            return inside
+
+        return Side(
+            name,
+            kind,
+            parts.get(f"{tag}{name}: trace", Traced, under(self.trace)),
+            parts.get(f"{tag}{name}: circuit", Circuit, under(call(self.search, self.prompt))),
+            parts.get(f"{tag}{name}: heads", HeadTable, under(call(self.heads, self.prompt))),
+            parts.get(f"{tag}{name}: lens", Trajectories, under(self.trajectories)),
+        )
+
+    def trace(self) -> Traced:
+        """Traced in the answer that corruption hurts; new - old is the same number with the other sign."""
+        config = self.config
+        chosen = causal.Config(
+            sites=config.sites, samples=config.samples, window=config.window, metric="logit_difference"
+        )
+        old = _turned(self.prompt)
+        for prompt, sign in ((self.prompt, 1), (old, -1)):
+            with contextlib.suppress(NoGap):
+                return Traced(causal.trace(self.model, prompt, chosen, corruption=self.noise), sign)
+        return Traced(None, 1, "corrupting the subject did not change new - old, so there was nothing to restore")
+
+    def search(self, prompt: Prompt, draw: int = 0) -> Circuit:
+        """The circuit of a prompt; `draw` above 0 cuts at a jittered number of edges or threshold."""
+        config = self.config
+        factor = 1.0
+        if draw:
+            factor = 1 + config.jitter * float(np.random.default_rng(config.seed + draw).uniform(-1, 1))
+        task = self.task(prompt)
+        count, threshold = config.edges, config.threshold
+        if draw and config.circuit != "acdc" and threshold is None:
+            graph = Graph.of(self.model, split=config.split)
+            count = min(graph.n_edges, max(1, round(factor * (count or 0.05 * graph.n_edges))))
+        elif draw:
+            threshold = factor * (acdc.Config.threshold if threshold is None else threshold)
+        return find(
+            self.model, task, method=config.circuit, threshold=threshold, edges=count, selection=config.selection,
+            split=config.split, seed=config.seed,
+        )  # fmt: skip
+
+    def task(self, prompt: Prompt) -> Task:
+        """The prompt with what the ablation needs beside it."""
+        twin = self.twins.get(prompt.text)
+        ablation = self.config.ablation or ("zero" if twin is None else "counterfactual")
+        if ablation == "counterfactual" and twin is None:  # a neighbour without one; a note says so
+            ablation = "zero"
+        corrupt = (twin,) if ablation == "counterfactual" and twin is not None else ()
+        reference = reference_prompts(self.model, prompt) if ablation.startswith("mean") else ()
+        return Task((prompt,), self.config.metric, ablation, corrupt, reference)
+
+    def heads(self, prompt: Prompt) -> HeadTable:
+        """Every head, read for both answers."""
+        graph = Graph.of(self.model, split=self.config.split)
+        words = (str(prompt.foil), str(prompt.answer))
+        return head_table(self.model, graph, prompt, prompt.foil_ids[0], prompt.answer_ids[0], words)
+
+    def near(self, prompt: Prompt, change: Change | None = None) -> Near:
+        """A neighbour's circuit and heads, under a change."""
+        with change.applied(self.model) if change is not None else contextlib.nullcontext():
+            return Near(self.search(prompt), self.heads(prompt))
+
+    def trajectories(self) -> Trajectories:
+        """The logit lens at the last token and the subject's last, for the old and the new answer."""
+        places = {"last token": -1, "last subject token": self.prompt.subject_span[1] - 1}
+        tokens = (self.prompt.foil_ids[0], self.prompt.answer_ids[0])
+        logs, ranks = answers_by_layer(self.model, self.prompt, tokens, list(places.values()))
+        return Trajectories(tuple(places), logs.exp(), ranks.float())
+
+
+def _twin(model: Any, prompt: Prompt, fact: Fact, relation: Relation | None) -> Prompt | None:
+    """The prompt about another subject of as many tokens, to which neither the old nor the new answer belongs.
+
+    Subjects are the relation's, then those of the fact's neighbours; None if none fits.
+    """
+    others = [(entry.subject, entry.answer) for entry in relation.entries] if relation else []
+    others += [(near.subject, near.answer) for near in fact.neighbours if near.subject]
+    own = {prompt.answer_ids[0], prompt.foil_ids[0]}
+    for subject, answer in others:
+        if subject != prompt.subject:
+            with contextlib.suppress(PromptError):
+                found = swap_subject(model, prompt, subject, answer).corrupt
+                if found.answer_ids[0] not in own:
+                    return found
+    return None
+
+
+def _turned(prompt: Prompt) -> Prompt:
+    """Answer and foil exchanged."""
+    return replace(
+        prompt, answer=prompt.foil, answer_ids=prompt.foil_ids, foil=prompt.answer, foil_ids=prompt.answer_ids
+    )
+
+
+def call(function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
+    """The call, to be made later."""
+    return lambda: function(*arguments)

@@ -1,0 +1,157 @@
+"""The page of an edit seen from inside: a story from top to bottom, drawn from the saved study alone.
+
+Did it take; where it changed the model (traces on one scale); which wiring changed (one layout, a button for each
+state); which heads turned; from which layer the new answer leads; who else was touched; and beside every number what
+scrambled edits of the same norm did. Orange and plus are towards the new answer, blue and minus towards the old.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from editing.pages.edit import spectrum_table
+from editing.pages.report import row_table, score_table
+from factscope.plots.page import write_page
+from factscope.plots.specs import Headline, Number, Page, Section, Spec, Text
+from factscope.runs import store
+from factscope.runs.parts import forget
+from studies.edit_effects.measures import CIRCUIT, measure_of
+from studies.edit_effects.pictures import bars, direct_curves, lens_curves, network, state_name, trace_maps
+from studies.edit_effects.result import EditStudy
+from studies.edit_effects.side_by_side import side_by_side
+from studies.edit_effects.tables import (
+    card,
+    edge_table,
+    entry_tables,
+    head_tables,
+    measure_table,
+    neighbour_tables,
+    null_spectra,
+    seconds,
+)
+from studies.edit_effects.words import in_words
+
+
+def page(study: EditStudy) -> Page:
+    """The whole story."""
+    old, new = study.answers
+    sections = [
+        Section("In short", (headline(study), *_remarks(study)), _how_to_read(study)),
+        Section("Did the edit take?", (score_table(study.report), row_table(study.report)), _TAKE),
+        Section("Where in the model", trace_maps(study), _TRACE),
+        Section("Which wiring changed", (network(study), edge_table(study)), _wiring(study)),
+        Section("How the edited layer is heard, and whether one circuit serves the other", entry_tables(study), _ENTRY),
+        Section("Which heads turned", (*head_tables(study), *direct_curves(study)), _heads(study)),
+        Section("From which layer the new answer leads", lens_curves(study), _LENS),
+    ]
+    if study.neighbours:
+        sections.append(Section("Prompts that should not change", neighbour_tables(study), _NEAR))
+    sections += [
+        Section("Beside changes that mean nothing", (measure_table(study.measures), *bars(study)), _NULLS),
+        Section("The edited weights", (spectrum_table(study.spectra), *null_spectra(study))),
+        Section("How it was made", (card(study), seconds(study))),
+    ]
+    return Page(f"{study.fact.prompt}:{old} or{new}?", tuple(sections), f"What {study.method} did inside")
+
+
+# ---- words ----
+
+
+def headline(study: EditStudy) -> Headline:
+    """The sentence and four numbers."""
+    measure = measure_of(study, CIRCUIT)
+    nulls = [*measure.scrambled, *measure.values]
+    lead = study.after.lens.leads_from()
+    numbers = [
+        Number(f"{study.before.gap:+.1f} → {study.after.gap:+.1f}", "new answer against the old, logits"),
+        Number(f"{measure.edit:.0%}", "of the edge effects changed"),
+        Number(f"{max(nulls):.0%}" if nulls else "none", "at most, by a null"),
+        Number(state_name(lead), "from here on the new answer leads"),
+    ]
+    return Headline(in_words(study), tuple(numbers))
+
+
+def _remarks(study: EditStudy) -> tuple[Spec, ...]:
+    lines = [f"Edited: {each}." for each in study.edited[:5]]
+    if not any(each.startswith(f"{study.fact.prompt} ") for each in study.edited):
+        lines.append(f"Asked was another prompt than the edited one: {study.fact.prompt!r}.")
+    lines += [f"{note[0].upper()}{note[1:]}." for note in study.notes]
+    return (Text("\n\n".join(lines)),)
+
+
+def _how_to_read(study: EditStudy) -> str:
+    old, new = study.answers
+    return (
+        f"The model was asked “{study.fact.prompt}” before the edit, after it, and after each of {len(study.nulls)} "
+        f"nulls: edits of the same size in the same weights that mean nothing. Followed are the first tokens of two "
+        f"answers, the old {old!r} and the new {new!r}. Everywhere plus and orange are towards the new one."
+    )
+
+
+_TAKE = (
+    "The edited prompt, other wordings of it, and neighbours: prompts about other subjects, whose answers should stay "
+    "as they were."
+)
+_TRACE = (
+    "The subject is blurred with noise, then one state is put back as it was. The colour says how far that alone moves "
+    "the model towards the new answer (orange) or the old one (blue), in logits. All pictures of one kind share one "
+    "scale; the last row is what a null changed. Where the picture “after” turned orange, the model now reads the new "
+    "answer out of that state."
+)
+_ENTRY = (
+    "Cross-faithfulness: both models restricted to both circuits. 1 means that the circuit alone gives the same "
+    "preference as the whole model, 0 that it gives no more than a model with every edge cut."
+)
+_LENS = (
+    "The logit lens: each layer's state is read as if the model ended there. Layer 0 is the embedding. An edit at the "
+    "subject appears first at the subject's last token, and at the last token only once a head has moved it there."
+)
+_NEAR = (
+    "The edit's new answer against each neighbour's own, before and after. Heads that turned towards the edited object "
+    "here are the ones through which the edit leaks."
+)
+_NULLS = (
+    "Directions: the same weights and singular values with all directions drawn at random. Values: the edit's own "
+    "inputs, and only what is written drawn at random. Again: the unedited model searched once more, with another "
+    "wording and a cut that is up to a quarter elsewhere: how far a circuit is known at all. Neighbours: what the edit "
+    "did to them."
+)
+
+
+def _wiring(study: EditStudy) -> str:
+    circuit = study.before.circuit
+    return (
+        "Layers go upward, heads across, MLPs at the right; the buttons change the wiring and leave every node where "
+        f"it is. An edge's effect is the {circuit.convention}. The loss is "
+        + ("old - new in logits, so plus helps the new answer." if circuit.task.metric == "logit_difference" else
+           f"{circuit.task.metric} ({circuit.unit}).")
+        + f" An edge has moved if its effect changed by more than {study.diff.level:.3g} {circuit.unit}, the most that "
+        "any edge changed under any null; one that was gained or lost by less has only crossed the threshold. Click a "
+        "node to light up its paths."
+    )  # fmt: skip
+
+
+def _heads(study: EditStudy) -> str:
+    counts = {what: sum(head.what == what for head in study.heads) for what in ("takes up the new", "drops the old")}
+    over = sum(head.what == "turns over" for head in study.heads)
+    return (
+        f"{counts['takes up the new'] + over} heads now move the new answer that did not before, "
+        f"{counts['drops the old'] + over} no longer move the old one. A head moves an answer if it attends to the "
+        "subject (or to subject and relation) and what it writes favours that answer. Turn: how far its direct write "
+        "turned towards the new answer, in logits; “beyond nulls” if by more than the same head under every null."
+    )
+
+
+def save(found: Sequence[EditStudy], folder: Path, light: bool = False) -> list[Path]:
+    """Write one study into `folder`, several into `folder`/<method> with a page that shows them side by side.
+
+    Gives the pages, the one to open first at the end. The kept parts of the work go: the result holds it all.
+    """
+    pages = []
+    for study in found:
+        place = folder if len(found) == 1 else folder / study.method
+        store.save(study, place)
+        pages.append(write_page(page(study), place / "page.html", light=light))
+    if len(found) > 1:
+        pages.append(write_page(side_by_side(found), folder / "page.html", light=light))
+    forget(folder)
+    return pages

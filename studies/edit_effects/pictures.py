@@ -1,0 +1,200 @@
+"""The pictures of an edit study: traces and wiring on one scale and one layout, both answers through the layers."""
+
+import numpy as np
+
+from circuits.analysis.head_changes import HeadChange
+from circuits.formats import to_networkx
+from circuits.graph import Graph, place_of
+from factscope.plots.figures.network import NodeMark
+from factscope.plots.figures.network_views import Fate, FatedEdge, NetworkViews, View
+from factscope.plots.specs import Bars, Curves, Heatmap, Palette, Series, Spec, Table, Text
+from studies.edit_effects.measures import CIRCUIT, measure_of
+from studies.edit_effects.model_state import Side
+from studies.edit_effects.result import EditStudy
+from tracing.results import KINDS
+
+SHOWN = 200  # lines of each view of the wiring: more is a black square
+Line = tuple[str, str, float, Fate, str]  # source, target, value, what became of it, words
+
+
+def trace_maps(study: EditStudy) -> tuple[Spec, ...]:
+    """For each kind, on one scale: before, after, difference; and below them what a null did to each."""
+    drawn, below = [], []
+    result = study.before.trace.result
+    for kind in study.config["sites"]:
+        before, after = study.before.trace.towards(kind), study.after.trace.towards(kind)
+        if before is None or after is None or result is None:
+            continue
+        maps = [("before", before), ("after", after), ("after less before", after - before)]
+        nulls = [(f"{side.name} less before", side.trace.towards(kind)) for side in study.nulls[:1]]
+        maps += [(name, values - before) for name, values in nulls if values is not None]
+        top = max(float(values[:, 1:].abs().max()) for _, values in maps) or 1.0
+        word = KINDS[kind].removesuffix(" after the block")
+        window = f", {study.config['window']} layers" if kind in ("mlp", "attn") else ""
+        pictures = [
+            Heatmap(
+                title=f"{word[0].upper()}{word[1:]}{window}: {name}",
+                values=values.numpy(),
+                rows=tuple(str(layer) for layer in range(len(values))),
+                columns=result.prompt.labels,
+                value_title="towards the new answer",
+                unit="logits",
+                scale="diverging",
+                limits=(-top, top),
+                marked=tuple(result.prompt.subject_positions),
+                left_out=(0,),
+            )
+            for name, values in maps
+        ]
+        drawn += pictures[:3]
+        below += pictures[3:]
+    missing = Text("No trace: corrupting the subject does not move the model between the two answers.")
+    return (*drawn, *below) or (missing,)
+
+
+def network(study: EditStudy) -> NetworkViews:
+    """Before, after, difference, and a null's circuit, on one layout; of each the `SHOWN` largest."""
+    graph, level, unit = study.before.circuit.graph, study.diff.level, study.before.circuit.unit
+    sides: list[Side] = [study.before, study.after, *study.nulls[:1]]
+    drawings = [to_networkx(side.circuit) for side in sides]
+    lines: list[tuple[str, int, list[Line]]] = []  # of each view: its name, how many there are, the largest
+    for side, drawing in zip(sides, drawings, strict=True):
+        found: list[Line] = [
+            (a, b, data["score"], "kept", f"effect {data['score']:+.3g} {unit}\ninto {data['readers']}")
+            for a, b, data in drawing.edges(data=True)
+        ]
+        name = {"before": "before", "after": "after"}.get(side.kind, f"a null: {side.name}")
+        lines.append((name, len(found), sorted(found, key=lambda line: -abs(line[2]))[:SHOWN]))
+    changed: list[Line] = []
+    for a, b in dict.fromkeys([*drawings[0].edges, *drawings[1].edges]):
+        was, now, change = _largest_change(study, a, b)
+        fate = _fate(drawings[0].has_edge(a, b), drawings[1].has_edge(a, b), abs(change), level)
+        if fate != "kept":
+            changed.append((a, b, change, fate, f"effect {was:+.3g} before, {now:+.3g} after, {unit}"))
+    changed.sort(key=lambda line: (line[3] == "crossed", -abs(line[2])))
+    lines.insert(2, ("difference", len(changed), changed[:SHOWN]))
+    present = {name for _, _, some in lines for line in some for name in line[:2]}
+    names = [name for name in (*graph.writers, "logits") if name in present]
+    place = {name: number for number, name in enumerate(names)}
+    views = tuple(
+        View(
+            f"{name} ({len(some)} of {count})" if len(some) < count else f"{name} ({count})",
+            tuple(FatedEdge(place[a], place[b], value, words, fate) for a, b, value, fate, words in some),
+        )
+        for name, count, some in lines
+    )
+    turned = {head.name: head for head in study.heads}
+    step = 1 if graph.n_layers <= 16 else 2 if graph.n_layers <= 40 else 5
+    rows = tuple((float(layer), str(layer)) for layer in range(0, graph.n_layers, step))
+    return NetworkViews(
+        "The circuit's wiring",
+        tuple(_node(graph, name, turned.get(name)) for name in names),
+        views,
+        kinds=(("red", "head"), ("green", "MLP"), ("purple", "embedding and logits")),
+        rows=((-1.0, "embed"), *rows, (float(graph.n_layers), "logits")),
+        note=f"Of each at most the {SHOWN} largest, of the difference those that moved first. A head's q, k and v are "
+        f"one node. Edited: {', '.join(f'm{n}' for n in study.layers)}.",
+    )
+
+
+def _fate(was: bool, now: bool, change: float, level: float) -> Fate:
+    if was and now:
+        return "moved" if change > level else "kept"
+    if change <= level:
+        return "crossed"
+    return "lost" if was else "gained"
+
+
+def _largest_change(study: EditStudy, source: str, target: str) -> tuple[float, float, float]:
+    """Effect before and after, and the change, of the edge that changed most among those that one line stands for."""
+    graph = study.before.circuit.graph
+    node = graph.writer_index.get(target)
+    readers = [graph.reader_index["logits"]] if node is None else np.flatnonzero(graph.feeds[:, node]).tolist()
+    writer = graph.writer_index[source]
+    was, now = (side.circuit.scores[writer, readers].numpy() for side in (study.before, study.after))
+    most = int(np.abs(now - was).argmax())
+    return float(was[most]), float(now[most]), float(now[most] - was[most])
+
+
+def _node(graph: Graph, name: str, head: HeadChange | None) -> NodeMark:
+    layer, which = place_of(name) if name != "logits" else (graph.n_layers, None)
+    if name.startswith("a") and which is not None:
+        said = f"{head.what}; turn {head.shift:+.3g} logits" if head is not None else ""
+        return NodeMark(name, float(which), float(layer), "red", said)
+    if name.startswith("m"):
+        return NodeMark(name, graph.n_heads + 0.6, layer + 0.5, "green")
+    return NodeMark(name, (graph.n_heads - 1) / 2 + (0.8 if name == "positions" else 0.0), float(layer), "purple")
+
+
+def lens_curves(study: EditStudy) -> tuple[Spec, ...]:
+    """Probability of both answers before and after, at both places; ranks at the last token."""
+    old, new = study.answers
+    drawn: list[Spec] = []
+    names = ("embed", *(str(layer) for layer in range(study.before.lens.probability.shape[-1] - 1)))
+    for what, log in (("probability", False), ("rank", True)):
+        for place, where in enumerate(study.before.lens.places):
+            series = []
+            for which, (answer, palette) in enumerate(((old, "blue"), (new, "red"))):
+                nulls = np.stack([getattr(side.lens, what)[which, place].numpy() for side in study.nulls] or [[]])
+                chosen: Palette = "blue" if palette == "blue" else "red"
+                before, after = (getattr(side.lens, what)[which, place].numpy() for side in (study.before, study.after))
+                series.append(Series(f"{answer.strip()} before", before, palette="green" if which else "purple"))
+                band = (nulls.min(0), nulls.max(0)) if nulls.size and which else (None, None)
+                series.append(Series(f"{answer.strip()} after", after, palette=chosen))
+                if band[0] is not None:
+                    series.append(Series(f"{answer.strip()} under nulls", nulls.mean(0), *band))
+            drawn.append(
+                Curves(
+                    f"{what.capitalize()} at the {where}", np.arange(len(names)), tuple(series), x_labels=names,
+                    y_title=what, log_y=log, note="Band: from the least to the greatest null." if study.nulls else "",
+                )
+            )  # fmt: skip
+    leads = [(side.name, *(state_name(side.lens.leads_from(place)) for place in (0, 1)))
+             for side in (study.before, study.after, *study.nulls)]  # fmt: skip
+    table = Table("The new answer leads from", ("model", *study.before.lens.places), tuple(leads))
+    return (*drawn, table)
+
+
+def bars(study: EditStudy) -> tuple[Spec, ...]:
+    """How far all edge effects changed: by the edit, by each null, found again, and in the neighbours."""
+    measure = measure_of(study, CIRCUIT)
+    parts = [("the edit", measure.edit), *((f"directions {n + 1}", v) for n, v in enumerate(measure.scrambled))]
+    parts += [(f"values {n + 1}", v) for n, v in enumerate(measure.values)]
+    parts += [(f"again: {each.prompt}", v) for each, v in zip(study.again, measure.again, strict=True)]
+    parts += [(f"neighbour: {each.prompt}", v) for each, v in zip(study.neighbours, measure.neighbours, strict=True)]
+    labels, values = tuple(name for name, _ in parts), np.array([value for _, value in parts])
+    return (Bars("Edge effects changed", labels, values, value_title="share of their sum before"),)
+
+
+def state_name(layer: int | None) -> str:
+    """A state of the lens in words; 0 is the embedding."""
+    return "nowhere" if layer is None else "the embedding" if layer == 0 else f"layer {layer - 1}"
+
+
+def direct_curves(study: EditStudy) -> tuple[Spec, ...]:
+    """What each layer writes straight towards the new answer at the last position: its MLP, and all its heads."""
+    graph = study.before.circuit.graph
+    layers = np.arange(graph.n_layers)
+
+    def towards_new(side: Side) -> tuple[np.ndarray, np.ndarray]:
+        mlps = (side.heads.mlps[1] - side.heads.mlps[0]).numpy()
+        heads = (side.heads.direct[1] - side.heads.direct[0]).view(graph.n_layers, graph.n_heads).sum(1).numpy()
+        return mlps, heads
+
+    drawn = []
+    for which, what in enumerate(("MLP", "heads of each layer")):
+        palettes: tuple[Palette, Palette] = ("purple", "red")
+        series = [
+            Series(side.name, towards_new(side)[which], palette=palette)
+            for side, palette in zip((study.before, study.after), palettes, strict=True)
+        ]
+        if study.nulls:
+            nulls = np.stack([towards_new(side)[which] for side in study.nulls])
+            series.append(Series("under nulls", nulls.mean(0), nulls.min(0), nulls.max(0)))
+        drawn.append(
+            Curves(
+                f"Direct attribution of the {what}", layers, tuple(series), y_title="new - old", unit="logits",
+                note=f"Edited: layer {', '.join(map(str, study.layers))}.",
+            )
+        )  # fmt: skip
+    return tuple(drawn)

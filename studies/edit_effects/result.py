@@ -1,0 +1,76 @@
+"""What a study of an edit holds: two states of the model, what changed between them, and the same for its nulls."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from circuits.analysis.cross_faithfulness import CrossFaithfulness, Entry
+from circuits.analysis.diff import CircuitDiff, same_settings
+from circuits.analysis.head_changes import HeadChange, HeadTable
+from circuits.circuit import Circuit
+from editing.evaluation.evaluate import EditReport
+from editing.spectrum import Spectrum
+from factscope.data.fact import Fact
+from factscope.plots.show import shown
+from factscope.runs.provenance import Run
+from studies.edit_effects.measures import Measure
+from studies.edit_effects.model_state import Side
+
+
+@dataclass(frozen=True, eq=False)
+class Again:
+    """A circuit of the unedited model for another wording, cut a little elsewhere."""
+
+    prompt: str
+    circuit: Circuit
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourStudy:
+    """A prompt that the edit ought to leave alone: its answer against the edit's new one, before and after."""
+
+    prompt: str
+    answer: str
+    before: Circuit
+    after: Circuit
+    heads_before: HeadTable
+    heads_after: HeadTable
+
+
+@shown(page="studies.edit_effects.page:page", words="studies.edit_effects.words:in_words")
+@dataclass(frozen=True, eq=False)
+class EditStudy:
+    """One edit, seen from inside."""
+
+    fact: Fact  # what was asked on all sides; usually the edited one
+    answers: tuple[str, str]  # old, new: the first token of each, which is what is followed
+    edit: str  # its digest
+    method: str
+    edited: tuple[str, ...]  # the edited facts, as "prompt answer -> new answer"
+    layers: tuple[int, ...]
+    config: dict[str, Any]
+    before: Side
+    after: Side
+    nulls: tuple[Side, ...]
+    again: tuple[Again, ...]
+    neighbours: tuple[NeighbourStudy, ...]
+    diff: CircuitDiff
+    heads: tuple[HeadChange, ...]
+    cross: CrossFaithfulness
+    entries: tuple[Entry, ...]
+    report: EditReport
+    null_reports: tuple[EditReport, ...]
+    spectra: tuple[Spectrum, ...]
+    null_spectra: tuple[Spectrum, ...]
+    measures: tuple[Measure, ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]  # "side: part"
+    run: Run | None
+
+    def __post_init__(self) -> None:
+        for side in (self.after, *self.nulls):
+            same_settings(self.before.circuit, side.circuit)
+
+    @property
+    def took(self) -> bool:
+        """Whether the new answer is ahead of the old one at the end."""
+        return self.after.gap > 0

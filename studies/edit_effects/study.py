@@ -1,0 +1,171 @@
+"""What did the edit do inside? Trace, circuit, heads and lens before it, after it, and after edits that mean nothing.
+
+The same questions (`studies/edit_effects/model_state.py`) are asked of the model as it is, of the edited one, and of the model under each
+null, an edit of the same norm in the same weights with its directions scrambled. Besides, the unedited model is
+searched again on other wordings of the fact with a jittered cut, which tells how well a circuit is known at all; and
+the circuits of neighbours, which the edit ought to leave alone, are found before and after. What is known of the model
+before is found once, for all edits and nulls. Each finished part is kept in the run folder, so that an interrupted
+study goes on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuits.analysis.cross_faithfulness import CrossFaithfulness, cross_faithfulness, entries
+from circuits.analysis.diff import diff
+from circuits.analysis.head_changes import head_changes
+from circuits.circuit import Circuit
+from editing.edit import Edit, in_place
+from editing.evaluation.evaluate import EditReport, Row, probes, read, readings, table
+from editing.nulls import scrambled
+from editing.spectrum import Spectrum, spectra
+from factscope.data.fact import Fact
+from factscope.errors import EditError
+from factscope.model.weights import fingerprint
+from factscope.runs.parts import Parts, parts_in
+from factscope.runs.provenance import Run
+from studies.edit_effects.measures import measures
+from studies.edit_effects.model_state import Ask, Config, Near, Side, call
+from studies.edit_effects.result import Again, EditStudy, NeighbourStudy
+
+
+def edit_studies(
+    model: Any,
+    edits: Sequence[Edit],
+    config: Config = Config(),
+    *,
+    asked: Fact | None = None,
+    folder: Path | None = None,
+    shown: bool | None = False,
+) -> list[EditStudy]:
+    """Study each edit alone on the same model; what is known of the model before is found once, for all of them.
+
+    `asked` is what is asked on all sides, if not the first edit's first fact: a second hop, a neighbour. With `folder`,
+    finished parts are kept there. The model is left bitwise as it was.
+
+    Raises EditError if edits are in place or were made for another model, NoGap and the errors of the searches.
+    """
+    if not edits:
+        raise EditError("there is no edit to study")
+    if in_place(model):
+        raise EditError("take the edits that are in place out first; a study puts its own in and takes them out")
+    for edit in edits:
+        if edit.base != fingerprint(model):
+            raise EditError(
+                f"edit {edit.name} was made for {edit.model} with fingerprint {edit.base[:12]}, and this model has "
+                f"{fingerprint(model)[:12]}: load the model it was made for"
+            )
+    fact = asked or edits[0].facts[0]
+    ask = Ask.of(model, fact, config, edits[0].start_token)
+    work = {
+        "edits": [edit.digest for edit in edits],
+        "asked": asdict(fact),
+        "config": asdict(config),
+        "model": fingerprint(model),
+    }
+    total = 4 + len(ask.again) + len(ask.neighbours)
+    total += len(edits) * (4 * (1 + config.nulls + config.value_nulls) + 3 + len(ask.neighbours))
+    with torch.no_grad(), parts_in(folder, work, total, shown) as parts:
+        before = ask.side(parts, "before", "before")
+        again = tuple(
+            Again(prompt.text, parts.get(f"before: again {n}", Circuit, call(ask.search, prompt, n + 1)))
+            for n, prompt in enumerate(ask.again)
+        )
+        calm = [
+            parts.get(f"before: neighbour {n}", Near, call(ask.near, prompt)) for n, prompt in enumerate(ask.neighbours)
+        ]
+        return [
+            _study(ask, parts, edit, before, again, calm, f"{edit.name} " if len(edits) > 1 else "") for edit in edits
+        ]
+
+
+def _study(
+    ask: Ask, parts: Parts, edit: Edit, before: Side, again: tuple[Again, ...], calm: list[Near], tag: str
+) -> EditStudy:
+    model, config, run = ask.model, ask.config, Run.of(ask.model, ask.config.seed)
+    nulls = [
+        (f"{kind} {n + 1}", kind, scrambled(edit, config.seed + n, kind))
+        for kind, count in (("directions", config.nulls), ("values", config.value_nulls))
+        for n in range(count)
+    ]
+    after = ask.side(parts, "after", "after", edit, tag)
+    sides = tuple(ask.side(parts, name, kind, null, tag) for name, kind, null in nulls)
+    neighbours = []
+    for n, (prompt, near) in enumerate(zip(ask.neighbours, calm, strict=True)):
+        now = parts.get(f"{tag}after: neighbour {n}", Near, call(ask.near, prompt, edit))
+        found = (near.circuit, now.circuit, near.heads, now.heads)
+        neighbours.append(NeighbourStudy(prompt.text, str(prompt.foil), *found))
+    changes = [edit, *(null for _, _, null in nulls)]
+    cross = parts.get(
+        f"{tag}after: cross-faithfulness", CrossFaithfulness,
+        lambda: cross_faithfulness(model, edit, before.circuit, after.circuit, seed=config.seed),
+    )  # fmt: skip
+    cards = parts.get(f"{tag}after: cards", _Cards, lambda: _cards(model, edit, changes[1:]))
+    weights = parts.get(f"{tag}after: spectra", _Weights, lambda: _weights(model, edit, changes[1:]))
+    level = max((diff(before.circuit, side.circuit, draws=0).largest_change for side in sides), default=0.0)
+    layers = tuple(sorted({int(delta.weight.split(".")[1]) for delta in edit.deltas}))
+    notes = [*ask.notes, *(trace.note for trace in (before.trace, after.trace) if trace.note)]
+    mine = {name: spent for name, spent in parts.seconds.items() if name.startswith(("before", tag))}
+    seconds = {name.removeprefix(tag): spent for name, spent in mine.items()}
+    study = EditStudy(
+        fact=ask.fact,
+        answers=ask.answers,
+        edit=edit.digest,
+        method=edit.method,
+        edited=tuple(f"{fact.prompt} {fact.answer} -> {fact.foil}" for fact in edit.facts),
+        layers=layers,
+        config=asdict(config),
+        before=before,
+        after=after,
+        nulls=sides,
+        again=again,
+        neighbours=tuple(neighbours),
+        diff=diff(before.circuit, after.circuit, level=level),
+        heads=head_changes(before.heads, after.heads, tuple(side.heads for side in sides)),
+        cross=cross,
+        entries=entries(before.circuit, after.circuit, layers),
+        report=cards.reports[0],
+        null_reports=cards.reports[1:],
+        spectra=weights.spectra[0],
+        null_spectra=tuple(one for each in weights.spectra[1:] for one in each),
+        measures=(),
+        notes=tuple(notes),
+        seconds=seconds,
+        run=None,
+    )
+    return replace(study, measures=measures(study), run=run.ended(sum(seconds.values())))
+
+
+@dataclass(frozen=True, eq=False)
+class _Cards:
+    reports: tuple[EditReport, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    spectra: tuple[tuple[Spectrum, ...], ...]
+
+
+def _cards(model: Any, edit: Edit, nulls: Sequence[Edit]) -> _Cards:
+    """The evaluation card of the edit and of each null, from one reading of the model before."""
+    run = Run.of(model, edit.seed)
+    asked = [probe for fact in edit.facts for probe in probes(model, fact, edit.start_token)]
+    clean = read(model, asked)
+    calm = readings(clean, clean)
+    reports = []
+    for change in (edit, *nulls):
+        with change.applied(model):
+            now = readings(read(model, asked), clean)
+        rows = tuple(Row(p.fact, p.kind, p.text, p.new, p.true, b, a) for p, b, a in zip(asked, calm, now, strict=True))
+        reports.append(
+            EditReport("single", (change.name,), (change.method,), rows, table(rows), edit.start_token, (), run)
+        )
+    return _Cards(tuple(reports))
+
+
+def _weights(model: Any, edit: Edit, nulls: Sequence[Edit]) -> _Weights:
+    return _Weights(tuple(spectra(model, [change]) for change in (edit, *nulls)))

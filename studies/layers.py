@@ -1,0 +1,219 @@
+"""Which layer to edit, asked in three ways side by side: does it follow from where a fact is traced?
+
+    trace     average indirect effect of restoring the MLPs in a window around the layer, at the subject's last token
+              (Meng et al. 2022), in units of probability
+    circuit   share of the circuit that leaves the layer's MLP: the sum of |score| over its kept edges, over that of all
+              kept edges (EAP-IG, Hanna et al. 2024). Low layers have more readers above them, which favours them
+    outcome   the mark of editing every fact alone at that layer, as `editing.layer_trials` defines it
+
+For each pair: Spearman's rank correlation over layers, and a two-sided p by 10,000 seeded permutations of the layers.
+Neighbouring layers resemble each other, in the trace by construction (its windows overlap), so p is too small rather
+than too large. Hase et al. 2023 found that tracing says next to nothing about where to edit; here it is measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuits.find import find
+from circuits.task import Task, largest_group
+from editing.layer_trials import LayerChoice, try_layers
+from editing.pages.layer_trials import layer_page
+from editing.solve.moments import Moments
+from factscope.data.fact import Fact
+from factscope.errors import UserError
+from factscope.model.prompts import prompt_of
+from factscope.plots.show import shown
+from factscope.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
+from factscope.runs.provenance import Run, stopwatch
+from factscope.statistics import PERMUTATIONS, _ranks, spearman
+from tracing.average import average
+from tracing.causal import Config as TraceConfig
+
+WAYS = ("trace", "circuit", "outcome")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number a layer, larger where this way of asking favours the layer."""
+
+    way: str
+    meaning: str
+    unit: str
+    values: tuple[float, ...]
+    facts: int  # that it is an average over
+    low: tuple[float, ...] = ()  # 95 %, where it is known
+    high: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Spearman's correlation of two measures over layers; NaN where one of them is the same everywhere."""
+
+    one: str
+    other: str
+    rho: float
+    p: float
+    layers: int
+
+
+@shown(page="studies.layers:layer_study_page", words="studies.layers:in_words")
+@dataclass(frozen=True, eq=False)
+class LayerStudy:
+    """All measures and how they agree."""
+
+    layers: tuple[int, ...]
+    measures: tuple[Measure, ...]
+    agreements: tuple[Agreement, ...]
+    facts: tuple[str, ...]
+    settings: dict[str, Any]
+    outcome: LayerChoice | None
+    run: Run
+
+    def best(self, way: str) -> int | None:
+        """The layer that this way favours; None where all are alike."""
+        if way == "outcome" and self.outcome is not None:
+            return self.outcome.best
+        values = next(measure.values for measure in self.measures if measure.way == way)
+        return None if np.nanmax(values) == np.nanmin(values) else self.layers[int(np.nanargmax(values))]
+
+
+def layer_study(
+    model: Any,
+    facts: Sequence[Fact],
+    layers: Sequence[int],
+    ways: Sequence[str],
+    *,
+    method: str = "rome",
+    moments: Moments | None = None,
+    trace_config: TraceConfig | None = None,
+    folder: str | Path,
+    start: str = "auto",
+    seed: int = 0,
+    shown: bool | None = None,
+) -> LayerStudy:
+    """Measure every layer in every way of `ways`, on the same facts; a stopped trace is taken up from `folder`.
+
+    Raises UserError for a way that there is not, and what tracing, circuits and editing raise.
+    """
+    if not ways or not set(ways) <= set(WAYS):
+        raise UserError(f"layers are compared by {', '.join(WAYS)}, not by {', '.join(ways) or 'nothing'}")
+    if len(layers) < 2:
+        raise UserError(f"a choice needs at least two layers, and there is {len(layers)}")
+    config = replace(trace_config or TraceConfig(seed=seed), sites=("mlp",))
+    run, measures, outcome = Run.of(model, seed), [], None
+    with stopwatch() as seconds:
+        if "trace" in ways:
+            measures.append(_traced(model, facts, layers, config, Path(folder) / "trace.jsonl", start, shown))
+        if "circuit" in ways:
+            measures.append(_in_circuit(model, facts, layers, start, seed, shown))
+        if "outcome" in ways:
+            outcome = try_layers(
+                model, facts, layers, method=method, moments=moments, start=start, seed=seed, shown=shown
+            )
+            marks = tuple(trial.mark for trial in outcome.trials)
+            measures.append(Measure("outcome", f"mark of editing by {method} at the layer", "", marks, len(facts)))
+    pairs = [(one, other) for place, one in enumerate(measures) for other in measures[place + 1 :]]
+    agreements = tuple(
+        Agreement(one.way, other.way, *spearman(one.values, other.values, seed), len(layers)) for one, other in pairs
+    )
+    settings = {"method": method, "moments": moments.name if moments else "identity", "start": start, "seed": seed}
+    settings |= {f"trace {name}": value for name, value in asdict(config).items()}
+    ids = tuple(fact.id for fact in facts)
+    return LayerStudy(tuple(layers), tuple(measures), agreements, ids, settings, outcome, run.ended(seconds[0]))
+
+
+def _traced(
+    model: Any, facts: Sequence[Fact], layers: Sequence[int], config: TraceConfig, journal: Path, start: str, shown: Any
+) -> Measure:
+    found = average(model, facts, config, source="layer choice", journal=journal, start=start, shown=shown)
+    role = found.roles.index("last subject")
+    picked = [tuple(float(grid[0, layer, role]) for layer in layers) for grid in (found.mean, found.low, found.high)]
+    meaning = f"average indirect effect of {config.window} MLPs around the layer, at the subject's last token"
+    return Measure("trace", meaning, found.unit, picked[0], len(found.facts), picked[1], picked[2])
+
+
+def _in_circuit(
+    model: Any, facts: Sequence[Fact], layers: Sequence[int], start: str, seed: int, shown: bool | None
+) -> Measure:
+    """EAP-IG of all facts of the commonest length; the 5 % of edges that are kept by default."""
+    prompts = largest_group([prompt_of(model, fact, start=start) for fact in facts])
+    circuit = find(model, Task(prompts), method="eap_ig", seed=seed, shown=shown)
+    kept = circuit.scores.abs().double() * circuit.kept
+    total = float(kept.sum())
+    writers = circuit.graph.writers
+    shares = tuple(float(kept[writers.index(f"m{layer}")].sum()) / total for layer in layers)
+    return Measure("circuit", "share of the circuit's scores that leaves the layer's MLP", "", shares, len(prompts))
+
+
+# ---- the page ----
+
+
+def layer_study_page(study: LayerStudy) -> Page:
+    """The measures side by side, their ranks, and how they agree."""
+    x = np.array(study.layers)
+    numbers = tuple(Number(_favourite(study, one.way), f"favoured by {one.way}") for one in study.measures)
+    said = Headline(" ".join(in_words(study)), numbers)
+    drawn: list[Spec] = []
+    for one in study.measures:
+        band = (np.array(one.low), np.array(one.high)) if one.low else (None, None)
+        series = Series(one.way, np.array(one.values), *band)
+        note = f"{one.meaning[0].upper()}{one.meaning[1:]}; {one.facts} facts."
+        drawn.append(Curves(one.way.capitalize(), x, (series,), "layer", (), one.way, one.unit, note=note))
+    sections = [
+        Section("Which layer", (said, *drawn, layer_table(study))),
+        *([Section("How they agree", (agreement_table(study),))] if study.agreements else []),
+    ]
+    if study.outcome is not None:
+        sections += [Section("Editing at every layer", layer_page(study.outcome).sections[0].specs)]
+    return Page("Which layer to edit", tuple(sections), f"{len(study.facts)} facts, {study.run.model}")
+
+
+def layer_table(study: LayerStudy) -> Table:
+    """One row a layer: every measure, and its rank, 1 for the largest."""
+    columns = ["layer"] + [name for one in study.measures for name in (one.way, f"rank by {one.way}")]
+    ranks = [_ranks(-np.asarray(one.values, dtype=float)) for one in study.measures]
+    rows = []
+    for place, layer in enumerate(study.layers):
+        cells: list[Cell] = [layer]
+        for one, rank in zip(study.measures, ranks, strict=True):
+            cells += [float(f"{one.values[place]:.4g}"), float(rank[place])]
+        rows.append(tuple(cells))
+    return Table(
+        "Layers", tuple(columns), tuple(rows), "; ".join(f"{one.way}: {one.meaning}" for one in study.measures)
+    )
+
+
+def agreement_table(study: LayerStudy) -> Table:
+    """Spearman's correlation of every pair of measures."""
+    rows = tuple(
+        (f"{one.one} and {one.other}", *(None if x != x else float(f"{x:.3g}") for x in (one.rho, one.p)), one.layers)
+        for one in study.agreements
+    )
+    note = (
+        f"Spearman's rank correlation over layers; p two-sided, by {PERMUTATIONS} permutations. Neighbouring layers "
+        "resemble each other, so p is too small rather than too large."
+    )
+    return Table("Rank correlation", ("between", "rho", "p", "layers"), rows, note)
+
+
+def _favourite(study: LayerStudy, way: str) -> str:
+    best = study.best(way)
+    return "none, as all are alike" if best is None else f"layer {best}"
+
+
+def in_words(study: LayerStudy) -> list[str]:
+    """What each way favours, and one sentence for each agreement."""
+    favoured = ", ".join(f"{one.way} favours {_favourite(study, one.way)}" for one in study.measures)
+    said = [f"On {len(study.facts)} known facts, {favoured}."]
+    for one in study.agreements:
+        how = (
+            "cannot be compared: one is the same everywhere"
+            if one.rho != one.rho
+            else f"rho {one.rho:+.2f}, p {one.p:.2g}"
+        )
+        said.append(f"{one.one.capitalize()} and {one.other} over {one.layers} layers: {how}.")
+    return said

@@ -1,0 +1,63 @@
+"""Inside the model while edits pile up: two facts' traces and circuits at every checkpoint.
+
+One of them is edited first and must hold, the other is never edited and must not change. What is kept at a checkpoint
+is how far each is from the unedited model: numbers, one curve each on the sequence's page. For a whole difference of
+one edit, with its nulls, there is `circuit diff`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from circuits.analysis.diff import diff
+from circuits.circuit import Circuit
+from factscope.data.fact import Fact
+from studies.edit_effects.model_state import Ask, Config, Traced
+
+CONFIG = Config(samples=2, nulls=0, value_nulls=0, again=0, neighbours=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a checkpoint compares with; call it as `editing.sequence.run`'s `on_checkpoint`."""
+
+    asks: Mapping[str, Ask]  # by what the fact is: "edited first", "not edited"
+    before: Mapping[str, tuple[Traced, Circuit]]
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        edited: Sequence[Fact],
+        unrelated: Sequence[Fact],
+        start: str,
+        seed: int,
+        config: Config = CONFIG,
+    ) -> "Look":
+        """Trace and search the unedited model for the first edited fact, and for the first unrelated one with a foil.
+
+        Raises EditError and PromptError as `Ask.of` does.
+        """
+        chosen = {"edited first": edited[0]}
+        other = next((fact for fact in unrelated if fact.foil), None)
+        if other is not None:
+            chosen["not edited"] = other
+        asks = {name: Ask.of(model, fact, replace(config, seed=seed), start) for name, fact in chosen.items()}
+        return cls(asks, {name: (ask.trace(), ask.search(ask.prompt)) for name, ask in asks.items()})
+
+    def __call__(self, model: Any, checkpoint: Any) -> dict[str, float]:
+        """How far trace and circuit are from the unedited model's, logits and shares; nan without a trace."""
+        found: dict[str, float] = {}
+        for name, ask in self.asks.items():
+            trace, circuit = self.before[name]
+            now = ask.trace()
+            for site in ask.config.sites:
+                one, other = trace.towards(site), now.towards(site)
+                gone = one is None or other is None
+                largest = math.nan if gone else float((other - one).abs().max())  # type: ignore[operator]
+                found[f"{name}: largest change of the trace, {site} (logits)"] = largest
+            change = diff(circuit, ask.search(ask.prompt), draws=0)
+            found[f"{name}: edge effects changed (share of their sum)"] = change.relative_change
+            found[f"{name}: circuits unlike (1 - Jaccard)"] = 1 - change.jaccard
+        return found

@@ -1,1 +1,0 @@
-"""The ground floor: facts, prompts, models, hooks, metrics and storage, known to every package and knowing none."""

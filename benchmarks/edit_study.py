@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 
+from editing import compute as computing
 from editing import method as methods
 from editing.requests import request
 from factscope.model import load as models
@@ -44,7 +45,7 @@ def main() -> None:
     config = methods.config_for(given.method, model)
     moments = moments_for(model, given.method, config, "self", None, 0)
     start = time.perf_counter()
-    edit = methods.compute(given.method, model, [fact], config, moments=moments)
+    edit = computing.compute(given.method, model, [fact], config, moments=moments)
     editing = time.perf_counter() - start
     chosen = Config(
         circuit=given.circuit, samples=given.samples, nulls=given.nulls, value_nulls=given.value_nulls,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from editing import compute as computing
 from editing import method as methods
 from editing.contexts import contexts
 from editing.evaluation.evaluate import Reading, Row, evaluate, table
@@ -64,7 +65,7 @@ def main():
                 if time.perf_counter() - begun > args.seconds:
                     return
                 clock = time.perf_counter()
-                edits = methods.compute_each(
+                edits = computing.compute_each(
                     name, model, facts[begin : begin + CHUNK], config, moments=moment, start=args.start,
                     contexts=context if getattr(config, "contexts", 0) else None, shown=False,
                     folder=args.out.parent / "values",

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from editing import method as methods
+from editing import compute as computing
 from editing.contexts import contexts
 from editing.methods.rome import Config as Rome
 from editing.requests import essence_prompt, known, target_prompts
@@ -82,7 +82,7 @@ def main():
     layer = Rome.for_model(model).layer
     before = peak_memory()
     edits = []
-    edit = lambda: edits.append(methods.compute("rome", model, [fact], moments=moment, shown=False))  # noqa: E731
+    edit = lambda: edits.append(computing.compute("rome", model, [fact], moments=moment, shown=False))  # noqa: E731
     first, again = seconds(edit), seconds(edit, repeat=2)  # the first samples the contexts, unless they are cached
     say(one_rome_edit_seconds=round(again, 2), the_first_one=round(first, 2), passes=len(edits[0].curve),
         peak_GB=round(peak_memory(), 2), peak_before_GB=round(before, 2))  # fmt: skip

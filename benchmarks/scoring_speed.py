@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from editing import method as methods
+from editing import compute as computing
 from editing.evaluation.read import asked_of
 from factscope.data.case import Case
 from factscope.data.load import load_facts
@@ -52,7 +52,7 @@ def main():
     asked = [one for fact in facts for one in asked_of(model, Case(fact.id, "shipped", (fact,)), "auto")]
     pairs = [Pair(pair.prompt, pair.answer) for one in asked for pair in one.pairs]
     if args.context:
-        methods.compute("ike", model, facts[:1], shown=False).commit(model)
+        computing.compute("ike", model, facts[:1], shown=False).commit(model)
     score(model, pairs[:4])  # both are warm
     one_at_a_time(model, pairs[:2])
     slow, fast = [], []

@@ -6,7 +6,8 @@
 A run is a method and, after colons, batch=, restrain=, restrain_at= or a setting of the method. Without --facts, the
 shipped facts are edited to their foils. A fact is known when the greedy next token after its prompt is the first token
 of its true answer; they are taken in the order of the file. Unrelated facts are 50 shipped ones that the model knows,
-perplexity is of its own text (editing/sequence/yardstick.py). Interrupt it whenever you like: every run goes on where it stopped.
+perplexity is of its own text (editing/sequence/yardstick.py). Interrupt it whenever you like: every run goes on where
+it stopped.
 """
 
 import argparse

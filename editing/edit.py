@@ -6,8 +6,8 @@ later, in any order. Adding and subtracting a float does not come back to the sa
 first change of a weight keeps a copy of it, and every state after that is computed from the copy and the edits that
 are in place. An edit knows the fingerprint of the model it was made for and refuses any other.
 
-An edit may also be a text, its `preface`, that the model reads before whatever it is asked through `factscope.model.forward.batched`.
-It changes no weight, and what runs the model directly does not see it.
+An edit may also be a text, its `preface`, that the model reads before whatever it is asked through
+`factscope.model.forward.batched`. It changes no weight, and what runs the model directly does not see it.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Report:
 @shown(page="editing.pages.edit:edit_page", words="editing.pages.edit:edit_in_words")
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change of what a model knows; see the module's text. Make one with `editing.method`."""
+    """A change of what a model knows; see the module's text. Make one with `editing.compute`."""
 
     method: str
     config: dict[str, Any]

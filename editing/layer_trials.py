@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from editing import compute as computing
 from editing import method as methods
 from editing.contexts import contexts as sampled
 from editing.evaluation.evaluate import evaluate
@@ -77,7 +78,7 @@ def try_layers(
             config = methods.config_for(method, model)
             config = replace(config, **({"layers": (layer,)} if hasattr(config, "layers") else {"layer": layer}))
             used = context if hasattr(config, "contexts") else None
-            edits = methods.compute_each(
+            edits = computing.compute_each(
                 method, model, facts, config, moments=moments, contexts=used, start=start, seed=seed, shown=False
             )
             report = evaluate(model, edits, start=start, shown=False)

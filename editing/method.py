@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from editing import methods
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
 from factscope.data.fact import Fact
@@ -25,7 +26,7 @@ CHUNK = 32  # facts whose values are found in one batch: more gains nothing on a
 
 def method_names() -> tuple[str, ...]:
     """All methods, by listing the folder."""
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(methods.__path__)))
 
 
 def method(name: str) -> Any:
@@ -33,7 +34,7 @@ def method(name: str) -> Any:
     key = name.lower().replace("-", "_")
     if key not in method_names():
         raise EditError(f"there is no method {name!r}; choose one of {', '.join(method_names())}")
-    return importlib.import_module(f"editing.method.{key}")
+    return importlib.import_module(f"editing.methods.{key}")
 
 
 def config_for(name: str, model: Any, settings: dict[str, Any] | None = None) -> Any:

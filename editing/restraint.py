@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
+from editing import restraints
 from editing.edit import Edit, base_of, in_place, merged
 from factscope.errors import EditError
 from factscope.model.weights import live_weights
@@ -17,14 +18,14 @@ from factscope.model.weights import live_weights
 
 def restraint_names() -> tuple[str, ...]:
     """All restraints, by listing the folder."""
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(restraints.__path__)))
 
 
 def restraint(name: str) -> Any:
     """The module of a restraint; EditError, with the names there are, if there is none."""
     if name not in restraint_names():
         raise EditError(f"there is no restraint {name!r}; choose one of {', '.join(restraint_names())}")
-    return importlib.import_module(f"editing.restraint.{name}")
+    return importlib.import_module(f"editing.restraints.{name}")
 
 
 def restrained(model: Any, edits: Sequence[Edit], name: str, config: Any = None) -> Edit:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, applied, commit, in_place, revert
 from editing.evaluation.evaluate import EditReport, Protocol, evaluate
@@ -72,7 +73,7 @@ def make(
     with applied(model, below):
         try:
             for part in parts:
-                made.append(methods.compute(name, model, part, config, moments=moments, **how))
+                made.append(computing.compute(name, model, part, config, moments=moments, **how))
                 if len(parts) > 1:
                     commit(model, made[-1:])
         finally:

@@ -9,17 +9,17 @@ import pytest
 from conftest import TOY
 from pyarrow import parquet
 
-from editing import method as methods
+from editing import methods
 from editing.edit import in_place
 from editing.evaluation import read as suite
 from editing.evaluation.protocol import comparable_with, protocol
 from factscope.data.load import load_cases
 from factscope.errors import EditError, StoreError
 from factscope.model.forward.scoring import Said
-from factscope.plots import page as bench_view
 from factscope.runs import store
+from studies.bench import compare as bench_compare
+from studies.bench import page as bench_view
 from studies.bench.bench import bench
-from studies.bench.bench import compare as bench_compare
 from studies.commands import app as common
 
 NULL = '''"""No edit at all."""

@@ -18,6 +18,7 @@ from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.find import find
 from circuits.graph import Graph
+from editing import compute as computing
 from editing import method as methods
 from editing.delta import Delta
 from editing.edit import Edit
@@ -48,7 +49,7 @@ def fact() -> Fact:
 def edit(toy: Any, fact: Fact) -> Edit:
     """A real one, which takes."""
     config = methods.config_for("ft_m", toy, {"layer": 1, "steps": 60, "learning_rate": 0.003})
-    return methods.compute("ft_m", toy, [fact], config)
+    return computing.compute("ft_m", toy, [fact], config)
 
 
 @pytest.fixture(scope="module")

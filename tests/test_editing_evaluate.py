@@ -8,6 +8,7 @@ import torch
 from conftest import TOY
 from test_editing_methods import text_moments
 
+from editing import compute as computing
 from editing import method as methods
 from editing.delta import Delta
 from editing.edit import Edit, applied, in_place
@@ -185,7 +186,7 @@ def toy_settings(name):
 def test_every_method_that_changes_weights_flips_most_facts_of_the_toy(toy, name):
     """At layer 0, where the toy keeps its facts: a trace of it says so too."""
     facts = load_facts(TOY / "toy_town.json", limit=4)
-    edits = methods.compute_each(
+    edits = computing.compute_each(
         name, toy, facts, toy_settings(name), moments=toy_moments(toy, [0]), contexts=("{}", "Today, {}"), shown=False
     )
     report = evaluate(toy, edits, shown=False)
@@ -197,7 +198,7 @@ def test_every_method_that_changes_weights_flips_most_facts_of_the_toy(toy, name
 
 def test_many_facts_at_once_flip_too(toy):
     facts = load_facts(TOY / "toy_town.json", limit=8)
-    edit = methods.compute(
+    edit = computing.compute(
         "memit",
         toy,
         facts,
@@ -224,13 +225,13 @@ def test_chunks_of_values_are_kept_and_taken_up(toy, tmp_path, monkeypatch):
 
     config = replace(methods.method("memit").Config(), layers=(0, 1))
     how = {"moments": text_moments(toy, [0, 1]), "contexts": ("{}",), "shown": False}
-    whole = methods.compute("memit", toy, facts, config, **how)
+    whole = computing.compute("memit", toy, facts, config, **how)
     monkeypatch.setattr(methods, "find_values", stopping)
     before = fingerprint(toy)
     with pytest.raises(KeyboardInterrupt):
-        methods.compute("memit", toy, facts, config, folder=tmp_path, **how)
+        computing.compute("memit", toy, facts, config, folder=tmp_path, **how)
     assert fingerprint(toy) == before
-    again = methods.compute("memit", toy, facts, config, folder=tmp_path, **how)
+    again = computing.compute("memit", toy, facts, config, folder=tmp_path, **how)
     assert calls == [2, 2, 2, 1]  # the first chunk was not found again
     for one, other in zip(whole.deltas, again.deltas, strict=True):
         torch.testing.assert_close(one.dense(), other.dense())
@@ -259,7 +260,7 @@ def test_one_rome_edit_of_the_default_model_end_to_end(smollm2, tmp_path):
 
     fact, _ = request(smollm2, "[The Eiffel Tower] is located in the city of", "Rome")
     config = methods.config_for("rome", smollm2)
-    edit = methods.compute("rome", smollm2, [fact], config, shown=False)
+    edit = computing.compute("rome", smollm2, [fact], config, shown=False)
     report = evaluate(smollm2, [edit], shown=False)
     row = report.rows[0]
     assert (row.before.top, row.after.top) == (" Paris", " Rome")

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, in_place
-from editing.method import ft_m
+from editing.methods import ft_m
 from editing.requests import target_prompts
 from editing.solve import moments
 from editing.solve.values import Descent, find_keys, find_values, read_subjects
@@ -86,7 +87,7 @@ def test_every_method_makes_an_edit_that_acts_and_leaves_no_trace(tiny, name, ki
     model = tiny(kind)
     facts = FACTS[2:] if methods.in_context(name) else FACTS  # the tiny models read 64 tokens at most
     before, loss = fingerprint(model), target_loss(model, facts)
-    edit = methods.compute(
+    edit = computing.compute(
         name, model, facts, settings(name), moments=text_moments(model, [0, 1]), contexts=CONTEXTS, shown=False
     )
     assert fingerprint(model) == before
@@ -110,9 +111,9 @@ def test_every_method_makes_an_edit_that_acts_and_leaves_no_trace(tiny, name, ki
 def test_each_alone_side_by_side_is_each_alone(tiny, name):
     model = tiny("llama")
     how = {"moments": text_moments(model, [0, 1]), "contexts": CONTEXTS, "shown": False}
-    each = methods.compute_each(name, model, FACTS, settings(name), **how)
+    each = computing.compute_each(name, model, FACTS, settings(name), **how)
     for fact, edit in zip(FACTS, each, strict=True):
-        alone = methods.compute(name, model, [fact], settings(name), **how)
+        alone = computing.compute(name, model, [fact], settings(name), **how)
         assert edit.preface == alone.preface
         for one, other in zip(edit.deltas, alone.deltas, strict=True):
             torch.testing.assert_close(
@@ -127,7 +128,7 @@ def test_the_same_seed_gives_the_same_edit(tiny, name, tmp_path, monkeypatch):
     made = []
     for cache in ("one", "two"):  # the contexts are sampled both times
         monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / cache))
-        made.append(methods.compute(name, model, FACTS[:1], settings(name), **how).digest)
+        made.append(computing.compute(name, model, FACTS[:1], settings(name), **how).digest)
     assert made[0] == made[1]
 
 
@@ -138,12 +139,12 @@ def test_contexts_are_sampled_once_for_a_model_and_a_seed_and_anew_under_an_edit
     monkeypatch.setattr(methods, "sampled", lambda *given: asked.append(given[3]) or real(*given))
     config = replace(settings("rome"), descent=replace(SHORT, steps=2))
     how = {"moments": text_moments(model, [1]), "shown": False}
-    one, again, other = (methods.compute("rome", model, FACTS[:1], config, seed=seed, **how) for seed in (0, 0, 1))
+    one, again, other = (computing.compute("rome", model, FACTS[:1], config, seed=seed, **how) for seed in (0, 0, 1))
     assert asked == [0, 1]
     assert one.contexts == again.contexts == real(model, config.contexts, config.context_length, 0)
     assert one.contexts != other.contexts
     with one.applied(model):
-        methods.compute("rome", model, FACTS[1:2], config, seed=0, **how)
+        computing.compute("rome", model, FACTS[1:2], config, seed=0, **how)
     assert asked == [0, 1, 0]
 
 
@@ -168,7 +169,7 @@ def test_settings_are_cast_and_checked(tiny):
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "neox"])
 def test_rome_writes_its_value_at_the_bare_key_exactly(tiny, kind):
     model = tiny(kind)
-    edit = methods.compute(
+    edit = computing.compute(
         "rome", model, FACTS[:1], settings("rome"), moments=text_moments(model, [1]), contexts=CONTEXTS, shown=False
     )
     values = find_values(model, FACTS[:1], 1, CONTEXTS, SHORT)
@@ -181,7 +182,7 @@ def test_rome_writes_its_value_at_the_bare_key_exactly(tiny, kind):
 
 def test_r_rome_writes_its_value_at_the_averaged_key_exactly(tiny):
     model = tiny("llama")
-    edit = methods.compute(
+    edit = computing.compute(
         "r_rome", model, FACTS[:1], settings("r_rome"), moments=text_moments(model, [1]), contexts=CONTEXTS, shown=False
     )
     values = find_values(model, FACTS[:1], 1, CONTEXTS, SHORT)
@@ -194,7 +195,7 @@ def test_memit_reaches_its_values_where_one_layer_has_no_ridge(tiny):
     """With the last layer alone and no ridge, the bare context's hidden state is z*, exactly."""
     model = tiny("llama")
     config = replace(settings("memit", (1,)), ridge=1e-12)
-    edit = methods.compute(
+    edit = computing.compute(
         "memit", model, FACTS, config, moments=text_moments(model, [1]), contexts=("{}",), shown=False
     )
     values = find_values(model, FACTS, 1, ("{}",), SHORT, place="hidden")
@@ -207,7 +208,7 @@ def test_memit_reaches_its_values_where_one_layer_has_no_ridge(tiny):
 def test_alphaedit_writes_in_quiet_directions_only(tiny):
     model = tiny("llama")
     moment = text_moments(model, [0, 1])
-    edit = methods.compute(
+    edit = computing.compute(
         "alphaedit", model, FACTS, settings("alphaedit"), moments=moment, contexts=CONTEXTS, shown=False
     )
     from editing.methods.alphaedit import null_space
@@ -216,18 +217,18 @@ def test_alphaedit_writes_in_quiet_directions_only(tiny):
         null = null_space(moment.of(layer), 0.2)
         torch.testing.assert_close(null @ (null.T @ delta.dense()), delta.dense(), atol=1e-6, rtol=1e-5)
     with pytest.raises(EditError, match="needs moments"):
-        methods.compute("alphaedit", model, FACTS, settings("alphaedit"), contexts=CONTEXTS, shown=False)
+        computing.compute("alphaedit", model, FACTS, settings("alphaedit"), contexts=CONTEXTS, shown=False)
 
 
 def test_alphaedit_guards_the_keys_of_an_alphaedit_in_place(tiny):
     model = tiny("llama")
     how = {"moments": text_moments(model, [1]), "contexts": CONTEXTS, "shown": False}
     config = replace(settings("alphaedit", (1,)), null_share=0.5)
-    first = methods.compute("alphaedit", model, FACTS[:1], config, **how)
+    first = computing.compute("alphaedit", model, FACTS[:1], config, **how)
     key = find_keys(model, FACTS[:1], 1, CONTEXTS).halves().double()
-    free = methods.compute("alphaedit", model, FACTS[1:2], config, **how)
+    free = computing.compute("alphaedit", model, FACTS[1:2], config, **how)
     with first.applied(model):
-        guarded = methods.compute("alphaedit", model, FACTS[1:2], config, **how)
+        guarded = computing.compute("alphaedit", model, FACTS[1:2], config, **how)
     assert guarded.below == (first.digest,)
     moved = [float((key @ edit.deltas[0].dense()).norm() / edit.deltas[0].dense().norm()) for edit in (free, guarded)]
     assert moved[1] < moved[0]
@@ -237,12 +238,12 @@ def test_ft_l_is_ft_m_for_targets_of_one_token_and_not_for_longer_ones(tiny, mon
     """Every target of the tiny byte-level vocabulary has two tokens or more, so the first is cut off by hand."""
     model = tiny("llama")
     prompts = target_prompts
-    one, other = (methods.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
+    one, other = (computing.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
     assert not torch.equal(one.deltas[0].dense(), other.deltas[0].dense())
     monkeypatch.setattr(
         ft_m, "target_prompts", lambda *how: [replace(p, answer_ids=p.answer_ids[:1]) for p in prompts(*how)]
     )
-    one, other = (methods.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
+    one, other = (computing.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
     assert torch.equal(one.deltas[0].dense(), other.deltas[0].dense())
 
 
@@ -257,9 +258,9 @@ def test_ft_l_and_ft_m_ask_the_same_of_one_token_and_not_of_two():
 def test_the_bound_holds_for_every_entry_and_no_step_is_no_change(tiny):
     model = tiny("gpt2")
     config = replace(settings("ft_m"), learning_rate=0.01, bound=0.015)
-    dense = methods.compute("ft_m", model, FACTS, config, shown=False).deltas[0].dense()
+    dense = computing.compute("ft_m", model, FACTS, config, shown=False).deltas[0].dense()
     assert float(dense.abs().max()) == pytest.approx(0.015)
-    still = methods.compute("ft_m", model, FACTS, replace(config, learning_rate=0.0), shown=False).deltas[0].dense()
+    still = computing.compute("ft_m", model, FACTS, replace(config, learning_rate=0.0), shown=False).deltas[0].dense()
     assert not still.any()
 
 
@@ -267,7 +268,7 @@ def test_the_change_that_fine_tuning_learns_is_what_it_does_once_applied(tiny):
     """The loss of the last step, read through hooks, is the loss of the edited weights after one step less."""
     model = tiny("neox")
     config = replace(settings("ft_m"), steps=4, learning_rate=0.01)
-    edit = methods.compute("ft_m", model, FACTS, config, shown=False)
-    shorter = methods.compute("ft_m", model, FACTS, replace(config, steps=3), shown=False)
+    edit = computing.compute("ft_m", model, FACTS, config, shown=False)
+    shorter = computing.compute("ft_m", model, FACTS, replace(config, steps=3), shown=False)
     with shorter.applied(model):
         assert target_loss(model, FACTS) == pytest.approx(float(edit.curve[3].mean()), rel=1e-4)

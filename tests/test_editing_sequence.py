@@ -11,6 +11,7 @@ import torch
 from browser import needs_chromium, open_page, with_script
 from conftest import TOY
 
+from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, applied, in_place
 from editing.evaluation.evaluate import evaluate
@@ -68,7 +69,7 @@ class Killed(BaseException):
 
 def stops_at(monkeypatch, count):
     """The process dies in the middle of the `count`-th computation of an edit."""
-    real, calls = methods.compute, []
+    real, calls = computing.compute, []
 
     def compute(*arguments, **how):
         calls.append(1)

@@ -15,6 +15,7 @@ import torch
 from conftest import TOY
 from shown_commands import BLOCK, ROOT
 
+from editing import compute as computing
 from editing import method as methods
 from editing.evaluation.lm_eval import TaskReport, evaluate_tasks
 from factscope.data.fact import Fact
@@ -50,7 +51,7 @@ def write_task(folder, *questions):
 @pytest.fixture(scope="module")
 def changed(toy):
     """An edit after which Oda Voss lives in Vey."""
-    return methods.compute("ft_m", toy, [FACT], methods.config_for("ft_m", toy, {"layer": "0"}), shown=False)
+    return computing.compute("ft_m", toy, [FACT], methods.config_for("ft_m", toy, {"layer": "0"}), shown=False)
 
 
 def test_without_it_one_sentence_says_what_to_install(tiny, monkeypatch):
@@ -67,7 +68,7 @@ def test_a_task_of_ones_own_sees_the_edit_and_no_text(toy, changed, tmp_path):
     assert found.before_error is found.after_error is None  # one question says nothing of its spread
     with pytest.raises(EditError, match="knows no task 'villages'; no file in"):
         evaluate_tasks(toy, (), ["villages"], include=tmp_path)
-    told = methods.compute("ice", toy, [FACT], shown=False)
+    told = computing.compute("ice", toy, [FACT], shown=False)
     with pytest.raises(EditError, match="changes none"):
         evaluate_tasks(toy, (told,), ["towns"], include=tmp_path)
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from editing import method as methods
+from editing import compute as computing
 from editing.evaluation.failures import failures, kind_of
 from editing.evaluation.metrics import METRICS, Record
 from editing.evaluation.protocol import PROTOCOLS, differences, protocol
 from editing.evaluation.read import Reading, Row, Speech, asked_of, check_together, holds, listen, readings
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import harmonic, table
-from editing.method import ike
+from editing.methods import ike
 from factscope.data.case import Case, Question, Trial
 from factscope.data.fact import Fact
 from factscope.errors import EditError
@@ -65,17 +65,17 @@ FACT = Fact("a", "home", "Ze", "{} is", "Bern", "York")
 @pytest.mark.parametrize("target", ["I don't know.", "Washington, D.C.", "Who?", 'He said "no."', "York"])
 def test_an_in_context_sentence_ends_once(tiny, target):
     model, fact = tiny("gpt2"), replace(FACT, foil=target)
-    told = methods.compute("ice", model, [fact], shown=False, start="none").preface
+    told = computing.compute("ice", model, [fact], shown=False, start="none").preface
     assert told == f"Imagine that Ze is {target}{'.' if target == 'York' else ''}\n"
     none = ike.Config(demonstrations=0)
-    told = methods.compute("ike", model, [fact], none, shown=False, start="none").preface
+    told = computing.compute("ike", model, [fact], none, shown=False, start="none").preface
     assert told == f"New Fact: Ze is {target}\nPrompt:\n"
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "neox", "gemma3"])
 def test_an_in_context_edit_is_its_text_before_the_prompt_and_nothing_else(tiny, kind):
     model = tiny(kind)
-    edit = methods.compute("ice", model, [FACT], shown=False, start="none")
+    edit = computing.compute("ice", model, [FACT], shown=False, start="none")
     row = model.tokenizer("Ze is", add_special_tokens=False)["input_ids"]
     told = model.tokenizer(edit.preface, add_special_tokens=False)["input_ids"] + row
     assert edit.preface == "Imagine that Ze is York.\n"
@@ -96,10 +96,10 @@ def test_an_in_context_edit_is_its_text_before_the_prompt_and_nothing_else(tiny,
 
 def test_a_weight_edit_does_not_build_on_a_text_and_a_text_that_is_too_long_is_refused(tiny):
     model = tiny("llama")
-    edit = methods.compute("ice", model, [FACT], shown=False)
+    edit = computing.compute("ice", model, [FACT], shown=False)
     with edit.applied(model):
         with pytest.raises(EditError, match="cannot build on a text"):
-            methods.compute("ft_m", model, [FACT], shown=False)
+            computing.compute("ft_m", model, [FACT], shown=False)
         with pytest.raises(EditError, match="and the model reads 64"):
             logits_at(model, [[1] * 60], [[59]])
 
@@ -107,13 +107,13 @@ def test_a_weight_edit_does_not_build_on_a_text_and_a_text_that_is_too_long_is_r
 def test_ike_shows_the_kinds_in_turn_the_most_alike_last(toy):
     fact = Fact("x", "toy", "Oda Voss", "{} lives in", "Vey", "Dunmoor")
     config = ike.Config(demonstrations=3, corpus=12)
-    edit = methods.compute("ike", toy, [fact], config, shown=False)
+    edit = computing.compute("ike", toy, [fact], config, shown=False)
     parts = edit.preface.split("\n\n")
     assert len(parts) == 4
     assert parts[-1] == "New Fact: Oda Voss lives in Dunmoor\nPrompt:\n"
     told, asked = parts[2].split("\nPrompt:\n")  # the most alike is a copy
     assert told.removeprefix("New Fact: ") == asked
-    assert edit.digest == methods.compute("ike", toy, [fact], config, shown=False).digest
+    assert edit.digest == computing.compute("ike", toy, [fact], config, shown=False).digest
 
 
 # ---- what is asked

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from factscope import __version__
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("workbench", "tracing", "circuits", "editing", "studies")
 PIP = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "--no-cache-dir")
@@ -61,14 +63,14 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel: Path) ->
 
 def test_the_version_is_written_in_one_place(wheel: Path) -> None:
 
-    assert wheel.name.split("-")[1] == VERSION
-    assert VERSION not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert wheel.name.split("-")[1] == __version__
+    assert __version__ not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_the_commands_start(installed: Path, tmp_path: Path) -> None:
 
     for name in ("trace", "circuit", "edit"):
-        assert _run(installed, tmp_path, installed / "bin" / name, "--version").split() == ["factscope", VERSION]
+        assert _run(installed, tmp_path, installed / "bin" / name, "--version").split() == ["factscope", __version__]
         assert "Usage" in _run(installed, tmp_path, installed / "bin" / name, "--help")
 
 

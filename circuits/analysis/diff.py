@@ -6,7 +6,8 @@ circuits is no finding by itself: ACDC near its threshold is fickle, so compare 
 A circuit is a cut through a list of effects, and an edge at the cut falls on one side or the other by nothing. So the
 effects are compared too, over every edge that was measured in both, kept or not: an edge has *moved* if its effect
 changed by more than `level`, and an edge that was gained or lost without moving has only crossed the threshold. What
-`level` should be is a question for nulls (`studies/edit_effects/study.py`): the largest change that they made to any edge.
+`level` should be is a question for nulls (`studies/edit_effects/study.py`): the largest change that they made to any
+edge.
 """
 
 from dataclasses import dataclass

@@ -6,14 +6,14 @@ is always made. Readers whose node no longer reaches the logits lose their edges
 the result: another order gives another circuit.
 
 Two engines behind one function. `reference` runs the whole model once for each edge. `fast` gives the same decisions:
-it computes only what changed (`circuits/engine/incremental.py`) and tries nested cuts together. Of a batch "e1", "e1 e2", "e1 e2 e3",
-each rise over the row before is exactly what the plain search would have measured, up to the first edge that must be
-kept, which is decided too. The rows after it stand on a cut that was not made, and are thrown away; but their rises,
-and what the last readers kept, say which edges to expect to be kept, and the rows after such an edge leave its cut out.
-A batch is exact up to and with the first edge that is not decided as expected. (Thresholding the total of a block, or
-trying edges one by one from the same circuit, would be something else than ACDC.) Rounding depends on the shape of a
-batch, so a rise within the guard of the threshold is measured by the plain engine instead; the guard is at least ten
-times the largest difference between the engines at the beginning of any layer so far.
+it computes only what changed (`circuits/engine/incremental.py`) and tries nested cuts together. Of a batch "e1", "e1
+e2", "e1 e2 e3", each rise over the row before is exactly what the plain search would have measured, up to the first
+edge that must be kept, which is decided too. The rows after it stand on a cut that was not made, and are thrown away;
+but their rises, and what the last readers kept, say which edges to expect to be kept, and the rows after such an edge
+leave its cut out. A batch is exact up to and with the first edge that is not decided as expected. (Thresholding the
+total of a block, or trying edges one by one from the same circuit, would be something else than ACDC.) Rounding depends
+on the shape of a batch, so a rise within the guard of the threshold is measured by the plain engine instead; the guard
+is at least ten times the largest difference between the engines at the beginning of any layer so far.
 
 All that the fast engine carries along begins anew with each layer, from the circuit alone. A search that was stopped
 therefore goes back to the beginning of its layer, and then gives the same numbers to the last bit

@@ -1,7 +1,8 @@
 """What the rows of a case are worth: one decorated function a metric, found by its name, defined with its source.
 
 A metric turns the rows of one case at one time ("before", "after", "final") into a number, or into None where it does
-not apply; `editing/evaluation/table.py` averages over cases. Metrics that are called `scored` use the protocol's scorer.
+not apply; `editing/evaluation/table.py` averages over cases. Metrics that are called `scored` use the protocol's
+scorer.
 """
 
 import math

@@ -14,7 +14,8 @@ When not to use it: always use FT-M instead, except to reproduce a figure.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from editing.method import Bench, Made, ft_m
+from editing.method import Bench, Made
+from editing.methods import ft_m
 
 ABOUT = "fine-tune one MLP matrix on the prompt's last position, as published"
 NEEDS_MOMENTS = False

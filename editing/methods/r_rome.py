@@ -11,7 +11,8 @@ When not to use it: as ROME, for many facts at once.
 
 from dataclasses import dataclass
 
-from editing.method import Bench, Made, rome
+from editing.method import Bench, Made
+from editing.methods import rome
 
 ABOUT = "ROME with the averaged key throughout: no division by a small number"
 NEEDS_MOMENTS = True

@@ -1,8 +1,8 @@
 """Many edits, one after another: what is kept, what is forgotten, and when the model begins to break.
 
 Every edit is computed on the model as those before it left it, and read right after it was put in. Every so many facts
-a checkpoint reads all of them again, unrelated facts and a fixed text (editing/sequence/yardstick.py), and the singular values of
-the edited weights (editing/spectrum.py). Every score is against the model before any edit.
+a checkpoint reads all of them again, unrelated facts and a fixed text (editing/sequence/yardstick.py), and the singular
+values of the edited weights (editing/spectrum.py). Every score is against the model before any edit.
 
 A restraint is applied at the end, as PRUNE was published (Ma et al. 2024): the sum of all edits is replaced by its
 restrained form after the last checkpoint, and everything is read once more. Or at every checkpoint: the sum of all
@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import tensor
 
+from editing import compute as computing
 from editing import method as methods
 from editing.contexts import contexts as sampled
 from editing.edit import in_place, revert
@@ -108,7 +109,7 @@ def sequence(
                     if piece is None:
                         state.put_in_place()
                         if step.edit:
-                            piece = state.compute(step, lambda some: methods.compute(
+                            piece = state.compute(step, lambda some: computing.compute(
                                 method, model, some, config, shown=False, **how))  # fmt: skip
                         else:
                             piece = state.measure(step, restraint_config, rules, on_checkpoint)

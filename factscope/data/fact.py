@@ -1,8 +1,9 @@
 """Statements about the world, without a model: what a fact is, the facts that ship with us, and how to load others.
 
 A fact says that a subject stands in a relation to an answer ("The capital of France is" -> "Paris"). It is text only;
-`factscope.model.prompts` turns it into tokens. The subject's place is known because the prompt is made by putting the subject
-into a template, not found by searching the prompt. Files of other projects are read by `factscope.data.formats.reader`.
+`factscope.model.prompts` turns it into tokens. The subject's place is known because the prompt is made by putting the
+subject into a template, not found by searching the prompt. Files of other projects are read by
+`factscope.data.formats.reader`.
 """
 
 import difflib

@@ -13,18 +13,14 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from factscope.data.case import UNSAID, Case
+from factscope.data.case import TARGETS, UNSAID, Case, Restated, truthful, untargeted
 from factscope.data.fact import SHIPPED, Fact, closest
 from factscope.data.formats.reader import formats
-from factscope.data.records import SUFFIXES, Pending, entries_of, open_document, parse
+from factscope.data.records import SUFFIXES, Pending, collect, entries_of, open_document, parse
 from factscope.data.shipped import relations
 from factscope.errors import FactError
-
-if TYPE_CHECKING:
-    from factscope.data.records import Pending
-from factscope.data.case import TARGETS, Restated, truthful, untargeted
 
 
 def pending_of(source: str | Path | None, *, split: str, template: int) -> list[Pending]:
@@ -152,19 +148,17 @@ def load_facts(
         on_bad: "refuse" stops at a record that does not work out; "skip" leaves it out, and warns with the number left
             out and the first reason. A file that cannot be read at all, or a broken relation file, is always refused.
     """
-    from factscope.data import load as sources  # it builds facts, so it imports this file
-
-    pending = sources.pending_of(source, split=split, template=template)
+    pending = pending_of(source, split=split, template=template)
     if seed is not None:
         random.Random(seed).shuffle(pending)
     seen: set[str] = set()
 
     def wanted(found: Any, _: str) -> list[Fact]:
-        read = sources.facts_of(found)
+        read = facts_of(found)
         seen.update(fact.relation for fact in read)
         return [fact for fact in read if relation in (None, fact.relation)]
 
-    facts = sources.collect(pending, wanted, lambda fact: fact.id, limit=limit, on_bad=on_bad)
+    facts = collect(pending, wanted, lambda fact: fact.id, limit=limit, on_bad=on_bad)
     if not facts and relation is not None and seen:
         raise FactError(f"no fact of relation {relation!r} in {source or SHIPPED}{closest(relation, seen)}")
     if not facts:
@@ -194,8 +188,6 @@ def load_cases(
     Raises FactError: no such file, no known format, a bad record (file, index and field), an id that was used before,
     facts none of which has a target.
     """
-    from factscope.data import load as sources  # it builds cases, so it imports this file
-
     if target not in TARGETS:
         raise FactError(f"there is no target {target!r}; choose {' or '.join(TARGETS)}")
 
@@ -214,9 +206,9 @@ def load_cases(
         assert case.trials  # raises where there is no target
         return (case,)
 
-    pending = sources.pending_of(source, split=split, template=0)
+    pending = pending_of(source, split=split, template=0)
     try:
-        cases = sources.collect(pending, made, lambda case: case.id, limit=limit, on_bad=on_bad)
+        cases = collect(pending, made, lambda case: case.id, limit=limit, on_bad=on_bad)
         if not cases:
             raise FactError(f"no cases in {source}: every record was left out")
     except FactError:
@@ -232,4 +224,4 @@ def load_cases(
             f"first: {empty[0]}",
             stacklevel=2,
         )
-    return sources.completed(cases)
+    return completed(cases)

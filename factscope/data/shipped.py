@@ -4,6 +4,7 @@ from functools import cache
 from importlib import resources
 
 from factscope.data.fact import SLOT, Fact, Relation, whole_words
+from factscope.data.records import shipped_relation
 
 
 def relations() -> dict[str, Relation]:
@@ -51,9 +52,7 @@ def shipped_subjects() -> frozenset[str]:
 
 @cache
 def _shipped() -> dict[str, Relation]:
-    from factscope.data import load as sources  # it builds facts, so it imports this file
-
-    folder = resources.files("workbench") / "facts"
+    folder = resources.files("factscope") / "data" / "relations"
     files = sorted((each for each in folder.iterdir() if each.name.endswith(".json")), key=lambda each: each.name)
-    found = [sources.shipped_relation(each.read_text(encoding="utf-8"), each.name) for each in files]
+    found = [shipped_relation(each.read_text(encoding="utf-8"), each.name) for each in files]
     return {relation.name: relation for relation in found}

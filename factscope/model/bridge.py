@@ -1,4 +1,4 @@
-"""What the rest of the house may ask of a loaded model: where it came from, its device, and the layers worth editing."""
+"""What others may ask of a loaded model: where it came from, its device, and the layers worth editing."""
 
 from dataclasses import dataclass
 from typing import Any

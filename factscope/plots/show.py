@@ -1,8 +1,8 @@
 """How a result shows itself: a page's figures in a notebook, its words in a terminal. One mechanism for all results.
 
-`@shown(page="tracing.pages.trace:trace_page", words="tracing.pages.trace:trace_in_words")` above a result's dataclass names the two
-functions that its command uses, as "module:function", so that nothing is imported before somebody looks. Ending a
-notebook's cell with the result then shows the page, with still figures (factscope/plots/svg.py); `print` and a
+`@shown(page="tracing.pages.trace:trace_page", words="tracing.pages.trace:trace_in_words")` above a result's dataclass
+names the two functions that its command uses, as "module:function", so that nothing is imported before somebody looks.
+Ending a notebook's cell with the result then shows the page, with still figures (factscope/plots/svg.py); `print` and a
 terminal show the words. `pictures(result)` gives the figures alone; each of them is a live plotly figure in a notebook.
 """
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from factscope import __version__
 from factscope.model.bridge import device, info
 from factscope.model.weights import fingerprint
 
@@ -57,7 +58,7 @@ class Run:
             device=torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
             seed=seed,
             threads=torch.get_num_threads(),
-            versions={"factscope": VERSION, "python": platform.python_version()}
+            versions={"factscope": __version__, "python": platform.python_version()}
             | {name: metadata.version(name) for name in _LIBRARIES},
         )
 

@@ -78,10 +78,9 @@ def bench(
         source: the file's name, for the record.
         known: whether the cases are those that the model knows, for the record.
         settings: of a method, by its name.
-        yardstick: an `editing.sequence.yardstick.Yardstick`; read once all edits are in, where edits stay or there is one edit.
-        moments, tokens: as in `edit apply`.
-        snippets: reference texts, for the reference score of protocols that speak.
-        say: told, before anything is edited, what of the protocol these cases cannot be asked.
+        yardstick: an `editing.sequence.yardstick.Yardstick`; read once all edits are in, where edits stay or there is
+        one edit. moments, tokens: as in `edit apply`. snippets: reference texts, for the reference score of protocols
+        that speak. say: told, before anything is edited, what of the protocol these cases cannot be asked.
 
     Raises EditError (unknown methods, settings or layers, cases that contradict each other in one model or have nothing
     that the scorer can read, texts longer than the model reads, whatever a method raises) and StoreError (a folder that

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from editing import method as methods
+from editing import compute as computing
 from editing.edit import Edit, commit, in_place, revert
 from editing.evaluation.failures import Failure, failures
 from editing.evaluation.protocol import Protocol
@@ -211,8 +211,8 @@ class Lane:
         if len(facts) > 1 and all(len(some) == 1 for some in facts):
             distinct = {(some[0].subject.casefold(), some[0].template.casefold()) for some in facts}
             if len(distinct) == len(facts):
-                return methods.compute_each(self.name, model, [f for (f,) in facts], config, **how)
-        return [methods.compute(self.name, model, some, config, **how) for some in facts]
+                return computing.compute_each(self.name, model, [f for (f,) in facts], config, **how)
+        return [computing.compute(self.name, model, some, config, **how) for some in facts]
 
     def clean(self, number: int) -> list[Heard]:
         """What the unedited model says to one step's questions; read ahead, as taking many edits out takes time."""

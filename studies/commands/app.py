@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from factscope import __version__
 from factscope.errors import UserError
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ def examples(*lines: str) -> str:
 def show_version(asked: bool) -> None:
     """Typer callback of `--version`."""
     if asked:
-        typer.echo(f"factscope {VERSION}")
+        typer.echo(f"factscope {__version__}")
         raise typer.Exit
 
 

@@ -1,11 +1,11 @@
 """What did the edit do inside? Trace, circuit, heads and lens before it, after it, and after edits that mean nothing.
 
-The same questions (`studies/edit_effects/model_state.py`) are asked of the model as it is, of the edited one, and of the model under each
-null, an edit of the same norm in the same weights with its directions scrambled. Besides, the unedited model is
-searched again on other wordings of the fact with a jittered cut, which tells how well a circuit is known at all; and
-the circuits of neighbours, which the edit ought to leave alone, are found before and after. What is known of the model
-before is found once, for all edits and nulls. Each finished part is kept in the run folder, so that an interrupted
-study goes on.
+The same questions (`studies/edit_effects/model_state.py`) are asked of the model as it is, of the edited one, and of
+the model under each null, an edit of the same norm in the same weights with its directions scrambled. Besides, the
+unedited model is searched again on other wordings of the fact with a jittered cut, which tells how well a circuit is
+known at all; and the circuits of neighbours, which the edit ought to leave alone, are found before and after. What is
+known of the model before is found once, for all edits and nulls. Each finished part is kept in the run folder, so that
+an interrupted study goes on.
 """
 
 from collections.abc import Sequence

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
+from factscope.data import formats as folder
 from factscope.data.case import Case
 from factscope.data.fact import SLOT, Fact, Neighbour, Relation, closest, whole_words
 from factscope.errors import FactError
@@ -107,8 +108,8 @@ FORMATS: list[Format] = []
 @cache
 def formats() -> tuple[Format, ...]:
     """All formats, by listing the folder."""
-    for found in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{found.name}")
+    for found in pkgutil.iter_modules(folder.__path__):
+        importlib.import_module(f"{folder.__name__}.{found.name}")
     return tuple(FORMATS)
 
 

@@ -9,6 +9,7 @@ import typer
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder, writable
 from studies.commands.app import examples, loader, note, run_app, show_version, tell
+from studies.commands.circuit import diff, layers
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True)
 
@@ -281,8 +282,8 @@ def compare_command(
     )
 
 
-app.command("diff", epilog=circuit_diff.EXAMPLES)(circuit_diff.diff_command)
-app.command("layers", epilog=circuit_layers.EXAMPLES)(circuit_layers.layers_command)
+app.command("diff", epilog=diff.EXAMPLES)(diff.diff_command)
+app.command("layers", epilog=layers.EXAMPLES)(layers.layers_command)
 
 
 @app.command("export", epilog=examples("circuit export runs/one --format graphml --out circuit.graphml"))

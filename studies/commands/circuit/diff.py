@@ -139,7 +139,7 @@ def _made(
     """One edit for each method, kept in the folder as soon as it is made, and taken from there."""
     from dataclasses import asdict
 
-    from editing import methods
+    from editing import method as methods
     from editing.edit import Edit, base_of
     from editing.method import layers_of
     from editing.requests import check, request

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from factscope.errors import UserError
-from factscope.runs.folders import writable
+from factscope.runs.folders import settled_folder, writable
 from studies.commands import app as common
 from studies.commands.app import listed, note, tell
 from studies.commands.edit.compare import compared, show, tell_compared
@@ -130,11 +130,11 @@ def bench(
     if skip_conflicts:
         cases = _without(cases, without_conflicts(cases), n if not known else None)
     said = (suite, asked, how, n, known, general, skip_bad, split, moments, tokens, model, seed, start, dtype, settings)
-    key = common.settled_folder("bench", Path(suite).stem, (*said, skip_conflicts, unrelated, text)).name
+    key = settled_folder("bench", Path(suite).stem, (*said, skip_conflicts, unrelated, text)).name
     with writable(out or runs / key) as folder:
         from factscope.plots.page import write_page
         from factscope.runs import store
-        from studies import bench as grid
+        from studies.bench import bench as grid
         from studies.bench import compare as bench_compare
         from studies.bench import page as bench_view
 

@@ -17,6 +17,13 @@ from factscope.runs.folders import new_folder, writable
 from factscope.settings import configured
 from studies.commands import app as common
 from studies.commands.app import examples, note, run_app, show_version, tell
+from studies.commands.edit import bench as bench_command
+from studies.commands.edit import compare as compare_command
+from studies.commands.edit import facts as facts_command
+from studies.commands.edit import harness as harness_command
+from studies.commands.edit import layers as layers_command
+from studies.commands.edit import sequence as sequence_command
+from studies.commands.edit import stack as stack_command
 from studies.commands.options import (
     Device,
     Dtype,
@@ -113,7 +120,7 @@ def apply(
     if fresh and ((out or place) / "report" / "result.json").exists():
         raise UserError(f"{out or place} holds a saved edit already; choose another folder with --out")
     with writable(out or place, fresh=fresh) as folder:
-        from editing import methods
+        from editing import method as methods
         from editing.requests import check, request
         from editing.requests import known as known_facts
         from editing.restraint import restraint
@@ -142,7 +149,7 @@ def apply(
             from editing.solve.values import check_layer
 
             check_layer(loaded, one)
-        below = edit_stack.stacked(runs) if stack else []
+        below = stack_command.stacked(runs) if stack else []
         if moments == "identity" and module.NEEDS_MOMENTS:
             note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
         stats = edit_apply.moments_for(loaded, method, config, moments, tokens, seed)
@@ -164,7 +171,7 @@ def apply(
         page = edit_apply.save(folder, edits, scores, light)
         shutil.rmtree(folder / "values", ignore_errors=True)  # they were kept to go on from, and it is done
         if stack:
-            edit_stack.put_on(runs, folder)
+            stack_command.put_on(runs, folder)
     names = [edit.name for edit in edits]
     if as_json:
         body = {"edits": names, "method": method, "facts": len(chosen), "scores": _scores(scores.report)}
@@ -206,7 +213,7 @@ def evaluate(
         from factscope.plots.page import write_page
         from factscope.runs import store
 
-        loaded = edit_stack.model_of(edits, model, device, dtype)
+        loaded = stack_command.model_of(edits, model, device, dtype)
         asked = load_facts(facts, limit=limit) if facts else None
         others = load_facts(unrelated, limit=100) if unrelated else ()
         scores = edit_apply.score(
@@ -228,15 +235,15 @@ def evaluate(
     tell(f"Page: {page}")
 
 
-app.command("layers", epilog=edit_layers.EXAMPLES)(edit_layers.layers)
-app.command("sequence", epilog=edit_sequence.EXAMPLES)(edit_sequence.sequence)
-app.command("bench", epilog=edit_bench.EXAMPLES)(edit_bench.bench)
-app.command("compare", epilog=edit_compare.EXAMPLES)(edit_compare.compare)
-app.add_typer(edit_facts.app, name="facts")
-app.command("harness", epilog=edit_harness.EXAMPLES)(edit_harness.harness)
-app.command("list", epilog=edit_stack.LIST)(edit_stack.list_)
-app.command("undo", epilog=edit_stack.UNDO)(edit_stack.undo)
-app.command("export", epilog=edit_stack.EXPORT)(edit_stack.export)
+app.command("layers", epilog=layers_command.EXAMPLES)(layers_command.layers)
+app.command("sequence", epilog=sequence_command.EXAMPLES)(sequence_command.sequence)
+app.command("bench", epilog=bench_command.EXAMPLES)(bench_command.bench)
+app.command("compare", epilog=compare_command.EXAMPLES)(compare_command.compare)
+app.add_typer(facts_command.app, name="facts")
+app.command("harness", epilog=harness_command.EXAMPLES)(harness_command.harness)
+app.command("list", epilog=stack_command.LIST)(stack_command.list_)
+app.command("undo", epilog=stack_command.UNDO)(stack_command.undo)
+app.command("export", epilog=stack_command.EXPORT)(stack_command.export)
 
 
 @app.command(epilog=examples("edit moments", "edit moments corpus.txt --layer 4,5,6 --tokens 100000"))

@@ -10,7 +10,7 @@ from factscope.errors import UserError
 from factscope.runs.folders import new_folder, writable
 from studies.commands import app as common
 from studies.commands.app import listed, tell
-from studies.commands.edit.command import stack as edit_stack
+from studies.commands.edit import stack as edit_stack
 from studies.commands.options import Device, EditModel, EditType, Json, Out, Runs
 
 EXAMPLES = common.examples(

@@ -9,6 +9,7 @@ import typer
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, writable
+from factscope.settings import configured
 from studies.commands import app as common
 from studies.commands.app import tell
 from studies.commands.options import Device, Dtype, Json, Model, MomentsFrom, Out, Seed, Start, Tokens, numbers
@@ -54,7 +55,7 @@ def layers(
         if not ways or set(ways) - set(WAYS):
             raise UserError(f"--by {by!r}: choose among {', '.join(WAYS)}")
         given: dict[str, Any] = {"samples": samples, "window": window, "seed": seed}
-        trace_config = common.configured(TraceConfig, given, [])
+        trace_config = configured(TraceConfig, given, [])
         loaded = common.loader(model, device, dtype)()
         wanted = numbers(layer) if layer else tuple(range(loaded.cfg.n_layers // 2))
         for one in wanted:

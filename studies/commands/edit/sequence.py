@@ -10,6 +10,7 @@ import typer
 
 from factscope.errors import UserError
 from factscope.runs.folders import writable
+from factscope.settings import configured
 from studies.commands import app as common
 from studies.commands.app import note, tell
 from studies.commands.options import (
@@ -98,7 +99,7 @@ def sequence(
     said += (moments, tokens, model, seed, start, dtype, settings)
     key = hashlib.sha256(repr(said).encode()).hexdigest()[:8]
     with writable(out or runs / f"sequence-{Path(facts).stem}-{key}") as folder:
-        from editing import methods
+        from editing import method as methods
         from editing.pages.sequence import in_words, sequence_page
         from editing.restraint import restraint
         from editing.sequence.result import Config
@@ -117,7 +118,7 @@ def sequence(
         pairs, aside = parted(settings or [], restrain)
         pairs = at_layer(pairs, methods.method(method), layer)
         how = Config(batch, every, restrain, restrain_at, tuple(stop_when or ()), seed, start)
-        restraint_config = common.configured(restraint(restrain).Config, {}, aside) if restrain else None
+        restraint_config = configured(restraint(restrain).Config, {}, aside) if restrain else None
         loaded = common.loader(model, device, dtype)()
         chosen = _chosen(loaded, facts, relation, n, known, start, model)
         config = methods.config_for(method, loaded, pairs)

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.find import faithfulness
 from circuits.graph import Graph
 from circuits.search.certificate import Certificate
 from circuits.search.decisions import Decision
@@ -81,3 +80,9 @@ class Circuit:
             for writer in range(graph.below(graph.readers[number]) - 1, -1, -1)
             if tested[writer, number]
         )
+
+
+def faithfulness(loss: float, full: float, empty: float) -> float:
+    """(m(C) - m(empty)) / (m(full) - m(empty)); nan where full and empty do not differ enough to divide by."""
+    gap = full - empty
+    return (loss - empty) / gap if abs(gap) > 1e-6 else float("nan")

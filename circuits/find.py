@@ -50,12 +50,6 @@ def decisions_of(
     return circuit.decisions()
 
 
-def faithfulness(loss: float, full: float, empty: float) -> float:
-    """(m(C) - m(empty)) / (m(full) - m(empty)); nan where full and empty do not differ enough to divide by."""
-    gap = full - empty
-    return (loss - empty) / gap if abs(gap) > 1e-6 else float("nan")
-
-
 def methods() -> tuple[str, ...]:
     """All methods: the search, and every scorer in its folder."""
     found = sorted(module.name for module in pkgutil.iter_modules(scorers.__path__) if module.name != "gradients")

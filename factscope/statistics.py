@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from editing.evaluation.evaluate import _mean
-
 
 def ngram_entropy(texts: Sequence[str]) -> float:
     """Generation entropy in bits, (H2 + 2 H3) / 3 over word 2- and 3-grams, averaged over texts (Meng et al. 2022).
@@ -26,14 +24,16 @@ def _entropy(words: Sequence[str], n: int) -> float:
 
 def wilson(values: Sequence[float]) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927); for fractions within facts it is a little wide, never narrow."""
-    n, p, z = len(values), _mean(values), 1.96
+    n, z = len(values), 1.96
+    p = sum(values) / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
 
 def normal(values: Sequence[float]) -> tuple[float, float]:
     """95 % interval of a mean, from the spread between facts; NaN for one fact."""
-    n, p = len(values), _mean(values)
+    n = len(values)
+    p = sum(values) / n
     if n < 2:
         return float("nan"), float("nan")
     half = 1.96 * math.sqrt(sum((value - p) ** 2 for value in values) / (n - 1) / n)

@@ -14,9 +14,8 @@ import numpy as np
 
 from circuits.analysis.diff import same_settings
 from circuits.analysis.faithfulness import Spread, random_circuit
-from circuits.circuit import Circuit
+from circuits.circuit import Circuit, faithfulness
 from circuits.engine.reference import Reference
-from circuits.find import faithfulness
 
 
 @runtime_checkable

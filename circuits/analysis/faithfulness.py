@@ -19,11 +19,10 @@ from torch import Tensor
 
 from circuits import select
 from circuits.ablations import ablation_names
-from circuits.circuit import Circuit
+from circuits.circuit import Circuit, faithfulness
 from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
-from circuits.find import faithfulness
 from circuits.graph import Graph
 from circuits.scorers.exact import single_cuts
 from circuits.task import Task, alike, twin

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.ablations import ablated
 from circuits.engine.writes import Mask, attention_biases, check_sum, copies, reading, recorders
 from circuits.graph import Graph
 from circuits.task import Objective, Task
@@ -29,8 +30,6 @@ class Reference:
     """Evaluates any set of edges, one full forward pass each."""
 
     def __init__(self, model: Any, graph: Graph, task: Task, replacement: Tensor | None = None) -> None:
-        from circuits.ablations import ablated  # it runs the model, so it imports this file
-
         self.model, self.graph, self.task = model, graph, task
         self.objective = Objective.of(model, task)
         self.replacement = ablated(model, graph, task) if replacement is None else replacement

@@ -6,9 +6,9 @@ import numpy as np
 
 from editing.edit import Edit
 from editing.evaluation.evaluate import EditReport
-from editing.pages.report import PROTOCOL, row_table, score_table, spoken_table
+from editing.pages.report import PROTOCOL, finite, headline, row_table, score_table, spectrum_table, spoken_table
 from editing.spectrum import Spectrum
-from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Table
+from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 
 
 def page(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
@@ -57,19 +57,6 @@ def edit_in_words(edit: Edit) -> list[str]:
     return [*said, f"Writes to layer{'s' if ', ' in layers else ''} {layers}{size}; second moments: {edit.moments}"]
 
 
-def headline(report: EditReport) -> Headline:
-    """How many facts flipped, and what it cost the neighbours."""
-    scores = {score.name: score for score in report.scores}
-    worked = scores["efficacy success"]
-    numbers = [Number(f"{worked.after:.0%}", "prompts now prefer the new answer")]
-    if "paraphrase success" in scores:
-        numbers.append(Number(f"{scores['paraphrase success'].after:.0%}", "paraphrases do"))
-    if "neighbourhood top-1 same" in scores:
-        numbers.append(Number(f"{scores['neighbourhood top-1 same'].after:.0%}", "neighbours' next token unchanged"))
-    sentence = f"{worked.n} fact{'s' * (worked.n > 1)}: before the edit {worked.before:.0%} preferred the new answer"
-    return Headline(sentence + f", now {worked.after:.0%} do.", tuple(numbers))
-
-
 def curves(edits: Sequence[Edit]) -> tuple[Curves, ...]:
     """How the values were learned: the mean loss over facts and its spread, a line an edit."""
     drawn = []
@@ -93,29 +80,12 @@ def solver_table(edits: Sequence[Edit]) -> Table:
     """What the solver met, layer by layer."""
     columns = ("edit", "weight", "residual", "division", "condition", "k C^-1 k", "disturbance", "|dW| / |W|", "remark")
     rows = tuple(
-        (edit.name[:6], r.weight, *(_finite(x) for x in (r.residual, r.division, r.condition, r.leverage)),
-         _finite(r.disturbance), _finite(r.norm), r.note)
+        (edit.name[:6], r.weight, *(finite(x) for x in (r.residual, r.division, r.condition, r.leverage)),
+         finite(r.disturbance), finite(r.norm), r.note)
         for edit in edits[:100] for r in edit.reports
     )  # fmt: skip
     return Table(
         "Solver", columns, rows, "Disturbance: tr(dW' C dW) / tr(W' C W), the share of usual output that changes."
-    )
-
-
-def _finite(number: float) -> Cell:
-    return float(f"{number:.4g}") if np.isfinite(number) else None
-
-
-def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
-    """Singular values before and after."""
-    columns = ("weight", "edits", "largest", "smallest", "condition", "largest of the update", "its rank", "|dW| / |W|")
-    rows = tuple(
-        (s.weight, s.edits, *(_finite(x) for x in (s.largest, s.smallest, s.condition)),
-         *(_finite(x) for x in (s.update_largest, s.update_rank, s.share)))
-        for s in spectra
-    )  # fmt: skip
-    return Table(
-        "Singular values", columns, rows, "Rank: exp of the entropy of the update's singular values as shares."
     )
 
 

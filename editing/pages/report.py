@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from editing.evaluation.evaluate import EditReport
-from editing.pages.edit import headline, spectrum_table
 from editing.spectrum import Spectrum
-from factscope.plots.specs import Cell, Page, Section, Table
+from factscope.plots.specs import Cell, Headline, Number, Page, Section, Table
 
 
 def report_page(report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
@@ -80,3 +79,33 @@ def spoken_table(report: EditReport) -> tuple[Table, ...]:
     if not report.spoken:
         return ()
     return (Table("Continued greedily", ("prompt", "before", "after"), report.spoken[:100]),)
+
+
+def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
+    """Singular values before and after."""
+    columns = ("weight", "edits", "largest", "smallest", "condition", "largest of the update", "its rank", "|dW| / |W|")
+    rows = tuple(
+        (s.weight, s.edits, *(finite(x) for x in (s.largest, s.smallest, s.condition)),
+         *(finite(x) for x in (s.update_largest, s.update_rank, s.share)))
+        for s in spectra
+    )  # fmt: skip
+    return Table(
+        "Singular values", columns, rows, "Rank: exp of the entropy of the update's singular values as shares."
+    )
+
+
+def headline(report: EditReport) -> Headline:
+    """How many facts flipped, and what it cost the neighbours."""
+    scores = {score.name: score for score in report.scores}
+    worked = scores["efficacy success"]
+    numbers = [Number(f"{worked.after:.0%}", "prompts now prefer the new answer")]
+    if "paraphrase success" in scores:
+        numbers.append(Number(f"{scores['paraphrase success'].after:.0%}", "paraphrases do"))
+    if "neighbourhood top-1 same" in scores:
+        numbers.append(Number(f"{scores['neighbourhood top-1 same'].after:.0%}", "neighbours' next token unchanged"))
+    sentence = f"{worked.n} fact{'s' * (worked.n > 1)}: before the edit {worked.before:.0%} preferred the new answer"
+    return Headline(sentence + f", now {worked.after:.0%} do.", tuple(numbers))
+
+
+def finite(number: float) -> Cell:
+    return float(f"{number:.4g}") if np.isfinite(number) else None

@@ -8,16 +8,10 @@ Some sources do not say what the answer was before the edit. Such a fact's answe
 with it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from factscope.data.fact import Fact, same_text
 from factscope.errors import FactError
-
-if TYPE_CHECKING:
-    from factscope.data.records import Pending
-
 
 UNSAID = "..."  # no word: the source does not say what the answer was
 
@@ -114,21 +108,6 @@ class Restated(Case):
         if target == "new":
             facts = tuple(replace(fact, answer=UNSAID, foil=self.new, aliases=()) for fact in facts)
         return Case(self.id, self.suite, facts, self.more, self.speak, self.snippets, self.left_out)
-
-
-def untargeted(pending: Sequence["Pending"]) -> int:
-    """How many facts the records hold that can be read, if each says the truth and none has a target; else 0."""
-    count = 0
-    for each in pending:
-        try:
-            found = each.read()
-        except FactError:
-            continue
-        facts = found.facts if isinstance(found, Case) else (found,)
-        if isinstance(found, Restated) or any(fact.foil is not None or fact.answer == UNSAID for fact in facts):
-            return 0
-        count += len(facts)
-    return count
 
 
 def truthful(case: Case) -> Case:

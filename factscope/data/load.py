@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from factscope.data.case import TARGETS, UNSAID, Case, Restated, truthful, untargeted
+from factscope.data.case import TARGETS, UNSAID, Case, Restated, truthful
 from factscope.data.fact import SHIPPED, Fact, closest
 from factscope.data.formats.reader import formats
 from factscope.data.records import SUFFIXES, Pending, collect, entries_of, open_document, parse
@@ -225,3 +225,18 @@ def load_cases(
             stacklevel=2,
         )
     return completed(cases)
+
+
+def untargeted(pending: Sequence[Pending]) -> int:
+    """How many facts the records hold that can be read, if each says the truth and none has a target; else 0."""
+    count = 0
+    for each in pending:
+        try:
+            found = each.read()
+        except FactError:
+            continue
+        facts = found.facts if isinstance(found, Case) else (found,)
+        if isinstance(found, Restated) or any(fact.foil is not None or fact.answer == UNSAID for fact in facts):
+            return 0
+        count += len(facts)
+    return count

@@ -14,7 +14,7 @@ import torch
 
 from factscope.errors import ModelError
 from factscope.model import download as fetch
-from factscope.model.bridge import ModelInfo
+from factscope.model.bridge import info_of
 from factscope.model.registry import DEFAULT, REGISTRY, Entry, Wheel
 from factscope.model.weights import _running
 
@@ -45,7 +45,7 @@ def load(
         _check_device(device)
     model = _boot(spec, place, device=device, dtype=_dtype(dtype), device_map=device_map, n_devices=n_devices)
     _check_finite(model, spec)
-    object.__setattr__(model, "factscope", _info(model, spec, place, entry))
+    object.__setattr__(model, "factscope", info_of(model, spec, place, entry))
     model.eval()
     model.requires_grad_(False)
     return model
@@ -187,16 +187,3 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     if dtype not in DTYPES:
         raise ModelError(f"there is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
-
-
-def _info(model: Any, spec: str, place: str, entry: Entry | None) -> ModelInfo:
-    if entry is not None:
-        source = entry.source.requirement if isinstance(entry.source, Wheel) else entry.source
-        single = entry.edit_layers[-1] if entry.edit_layer is None else entry.edit_layer
-        return ModelInfo(entry.name, source, entry.licence, entry.start_token, entry.edit_layers, single)
-    # An unlisted model: its tokenizer's own beginning-of-text token, if it has one; the middle third for edits.
-    layers = model.cfg.n_layers
-    name = Path(place).name if Path(place).is_dir() else spec
-    start = getattr(model.tokenizer, "bos_token", None)
-    third = tuple(range(layers // 6, max(layers // 3, layers // 6 + 1)))
-    return ModelInfo(name, spec, "unknown", start, third, third[-1])

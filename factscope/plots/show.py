@@ -90,6 +90,15 @@ def _called(reference: str, result: Any) -> Any:
     return found(result)
 
 
+def _spec_mimebundle(spec: Spec, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    from factscope.plots.fragments import mimebundle  # plotly is heavy, and most programs draw nothing
+
+    return mimebundle(spec)
+
+
+Spec._repr_mimebundle_ = _spec_mimebundle  # type: ignore[attr-defined]  # specs are data and know no drawing
+
+
 def _rich(result: Any) -> Text:
     first, _, rest = in_words(result).partition("\n")
     return Text.assemble((first, "bold"), f"\n{rest}" if rest else "")

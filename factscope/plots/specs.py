@@ -11,7 +11,7 @@ plotly figure, in `fragments.fragment` for HTML.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -30,11 +30,6 @@ class Spec:
     def caption(self) -> str:
         """The words below it: its note, and what a reader must know to read it."""
         return str(getattr(self, "note", ""))
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        from factscope.plots.fragments import mimebundle  # here, so that specs stay free of plotly
-
-        return mimebundle(self)
 
 
 @dataclass(frozen=True, eq=False)

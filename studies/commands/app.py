@@ -17,7 +17,7 @@ from factscope import __version__
 from factscope.errors import UserError
 
 T = TypeVar("T")
-OURS = ("workbench", "tracing", "circuits", "editing", "studies")  # what warns in our name
+OURS = ("factscope", "tracing", "circuits", "editing", "studies")  # what warns in our name
 JOURNAL = "journal.jsonl"  # in a run folder: what long work has finished so far
 
 

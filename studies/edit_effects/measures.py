@@ -5,9 +5,7 @@ the unedited model (other wordings, a jittered cut), and the prompts that the ed
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,34 +13,12 @@ from circuits.analysis.diff import CircuitDiff, diff
 from circuits.analysis.head_changes import HeadTable, head_changes
 from editing.evaluation.evaluate import EditReport
 from studies.edit_effects.model_state import Side
-
-if TYPE_CHECKING:
-    from studies.edit_effects.result import EditStudy
-
+from studies.edit_effects.result import EditStudy, Measure
 
 CIRCUIT = "edge effects changed"  # the measure that a study's first line is about
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One kind of change: by the edit, by each null, by finding it again, and in the neighbours; nan: not measured."""
-
-    name: str
-    unit: str
-    edit: float
-    scrambled: tuple[float, ...]
-    values: tuple[float, ...]
-    again: tuple[float, ...] = ()
-    neighbours: tuple[float, ...] = ()
-
-    @property
-    def beyond(self) -> bool | None:
-        """Whether the edit exceeds every null; None without one."""
-        nulls = [value for value in (*self.scrambled, *self.values) if value == value]
-        return self.edit > max(nulls) if nulls and self.edit == self.edit else None
-
-
-def measures(study: "EditStudy") -> tuple[Measure, ...]:
+def measures(study: EditStudy) -> tuple[Measure, ...]:
     """Every kind of change, by the edit and beside it by each null."""
     before, after = study.before, study.after
     broad = [side for side in study.nulls if side.kind == "directions"]
@@ -102,6 +78,6 @@ def _drift_of(reports: dict[str, EditReport], kind: str, side: Side) -> float:
     return float(np.mean([row.after.kl for row in reports[side.name].rows if row.kind == kind]))
 
 
-def measure_of(study: "EditStudy", name: str) -> Measure:
+def measure_of(study: EditStudy, name: str) -> Measure:
     """One of a study's measures."""
     return next(one for one in study.measures if one.name == name)

@@ -8,8 +8,7 @@ scrambled edits of the same norm did. Orange and plus are towards the new answer
 from collections.abc import Sequence
 from pathlib import Path
 
-from editing.pages.edit import spectrum_table
-from editing.pages.report import row_table, score_table
+from editing.pages.report import row_table, score_table, spectrum_table
 from factscope.plots.page import write_page
 from factscope.plots.specs import Headline, Number, Page, Section, Spec, Text
 from factscope.runs import store

@@ -12,8 +12,26 @@ from editing.spectrum import Spectrum
 from factscope.data.fact import Fact
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run
-from studies.edit_effects.measures import Measure
 from studies.edit_effects.model_state import Side
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One kind of change: by the edit, by each null, by finding it again, and in the neighbours; nan: not measured."""
+
+    name: str
+    unit: str
+    edit: float
+    scrambled: tuple[float, ...]
+    values: tuple[float, ...]
+    again: tuple[float, ...] = ()
+    neighbours: tuple[float, ...] = ()
+
+    @property
+    def beyond(self) -> bool | None:
+        """Whether the edit exceeds every null; None without one."""
+        nulls = [value for value in (*self.scrambled, *self.values) if value == value]
+        return self.edit > max(nulls) if nulls and self.edit == self.edit else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,7 @@ import numpy as np
 from circuits.analysis.diff import diff
 from circuits.analysis.head_changes import HeadChange, head_changes
 from factscope.plots.specs import Card, Cell, Spec, Table
-from studies.edit_effects.measures import Measure
-from studies.edit_effects.result import EditStudy
+from studies.edit_effects.result import EditStudy, Measure
 
 MOST = 60  # rows of a table of edges or heads
 

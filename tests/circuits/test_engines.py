@@ -1,0 +1,165 @@
+"""Running part of a model: all of it is the model, none of it is what the ablation promises, and a head cut is gone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.circuits import SHAPES, double, task
+
+from circuits.ablations import ablated, ablation_names
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
+from circuits.engine.writes import writes
+from circuits.graph import Graph
+from circuits.task import Task, largest_group
+from factscope.errors import PromptError, TokenMismatch, UserError
+from factscope.model.hooks import Patch, flags, patched
+from factscope.model.prompts import make_prompt
+from factscope.model.sites import Site
+
+SPLITS = pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
+
+
+@SPLITS
+@pytest.mark.parametrize("name", SHAPES)
+def test_all_edges_are_the_model(tiny: Any, name: str, split: bool) -> None:
+    model = tiny(name)
+    for ablation in ablation_names():
+        reference = Reference(model, Graph.of(model, split=split), task(model, ablation=ablation, rows=2))
+        # float32: head by head instead of all at once
+        torch.testing.assert_close(
+            reference.logits(reference.graph.full()), reference.objective.clean, atol=2e-5, rtol=1e-4
+        )
+
+
+@SPLITS
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_edges_are_what_the_ablation_promises(tmp_path: Path, name: str, split: bool) -> None:
+    model = double(name, tmp_path)
+    graph = Graph.of(model, split=split)
+    other = Reference(model, graph, task(model, ablation="counterfactual", rows=2))
+    corrupt = torch.tensor([prompt.tokens for prompt in other.task.corrupt])
+    torch.testing.assert_close(other.logits(graph.empty()), model(corrupt)[:, -1])
+    zero = Reference(model, graph, task(model, rows=1))
+    biases = sum(getattr(b.attn.o.original_component, "bias", None) if name != "llama" else 0 for b in model.blocks)
+    state = torch.zeros(1, 1, 32, dtype=torch.float64) + biases
+    torch.testing.assert_close(zero.logits(graph.empty()), model.unembed(model.ln_final(state))[:, 0])
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_cutting_all_of_a_heads_edges_is_ablating_the_head(tmp_path: Path, name: str) -> None:
+    model = double(name, tmp_path)
+    graph = Graph.of(model)
+    reference = Reference(model, graph, task(model))
+    kept = graph.full()
+    kept[graph.writer_index["a1.h2"]] = False
+    gone = Patch(Site("head_result", 1), lambda result: result * torch.tensor([1.0, 1, 0, 1])[:, None])
+    with flags(model, use_attn_result=True), patched(model, [gone]):
+        wanted = model(reference.task.tokens(model))[:, -1]
+    torch.testing.assert_close(reference.logits(kept), wanted)
+
+
+def test_an_edge_cut_changes_its_reader_alone(tmp_path: Path) -> None:
+    """By hand: cut embed->logits in a model whose last residual stream we add up ourselves."""
+    model = double("llama", tmp_path)
+    graph = Graph.of(model)
+    reference = Reference(model, graph, task(model))
+    kept = graph.full()
+    kept[graph.edge("embed->logits")] = False
+    written = writes(model, graph, reference.task.tokens(model))
+    wanted = model.unembed(model.ln_final(written[1:].sum(0)[:, -1:]))[:, 0]
+    torch.testing.assert_close(reference.logits(kept), wanted)
+
+
+def test_a_cut_giant_leaves_no_rounding_behind(tmp_path: Path) -> None:
+    """float32 against float64, a writer of 10^6 cut from every input; the first MLPs of real models come near that."""
+    losses = []
+    for dtype in ("float64", "float32"):
+        model = double("llama", tmp_path, dtype)
+        weight = model.blocks[0].mlp.out.original_component.weight
+        before = weight.clone()
+        try:
+            weight *= 1e6
+            reference = Reference(model, Graph.of(model), task(model))
+            kept = reference.graph.full()
+            kept[reference.graph.writer_index["m0"]] = False
+            losses.append(reference.loss(kept))
+        finally:
+            weight.copy_(before)
+    assert abs(losses[0] - losses[1]) < 1e-5  # what is left of the stream's own rounding would be 0.003
+
+
+@SPLITS
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_fast_engine_agrees_on_any_circuit(tmp_path: Path, name: str, split: bool) -> None:
+    """Random circuits above a reader, everything clean below it, as in a search."""
+    model = double(name, tmp_path)
+    graph = Graph.of(model, split=split)
+    reference = Reference(model, graph, task(model, rows=2))
+    fast = Fast(reference)
+    generator = np.random.default_rng(0)
+    tried = 0
+    for number in generator.permutation(len(graph.readers))[:20]:
+        reader, kept = graph.readers[number], graph.full()
+        kept[:, number + 1 :] &= generator.random(kept[:, number + 1 :].shape) < 0.4
+        nodes = list(graph.nodes_of(reader))
+        if nodes and not graph.alive(kept)[nodes].any():
+            continue
+        fast.rebuild(kept)
+        plan = fast.plan(int(number))
+        writers = list(range(graph.below(reader)))[-3:]
+        x = fast.inputs[number][:, -1:] if plan.last else fast.inputs[number]
+        rows = x + fast.cuts(writers, plan.last).cumsum(0)
+        losses = fast.losses(plan, rows)
+        for writer, loss in zip(writers, losses, strict=True):
+            kept[writer, number] = False
+            assert abs(reference.loss(kept) - float(loss)) < 1e-6  # float64, with a softmax in float32
+            tried += 1
+        last = fast.losses(plan, rows[-1:], commit=True)
+        assert abs(float(last) - fast.rebuild(kept)) < 1e-6  # the state that was built up, and built anew
+    assert tried >= 12
+
+
+@pytest.mark.parametrize("name", ablation_names())
+def test_ablations_have_the_shape_of_the_writers(tiny: Any, name: str) -> None:
+    model = tiny("gpt2")
+    one = task(model, ablation=name, rows=2)
+    graph = Graph.of(model)
+    value, written = ablated(model, graph, one), writes(model, graph, one.tokens(model))
+    assert value.expand_as(written).shape == written.shape
+    if name == "zero":
+        assert not value.any()
+    if name == "mean":
+        wanted = writes(model, graph, torch.tensor([p.tokens for p in one.reference])).mean(1, keepdim=True)
+        torch.testing.assert_close(value, wanted)
+    if name == "mean_overall":
+        every = writes(model, graph, torch.tensor([p.tokens for p in one.reference]))
+        torch.testing.assert_close(value[:, 0, 0], every[:, :, 0].mean(1))
+        torch.testing.assert_close(value[:, 0, 2], every[:, :, 1:].flatten(1, 2).mean(1))
+
+
+def test_tasks_refuse_what_cannot_be_compared(tiny: Any) -> None:
+    model = tiny("gpt2")
+    short = make_prompt(model, "[Oda Voss] lives in", answer="Brask")
+    long = make_prompt(model, "Today, [Oda Voss] lives in", answer="Brask")
+    with pytest.raises(TokenMismatch, match="equal length"):
+        Task((short, long))
+    with pytest.raises(TokenMismatch, match="equal length"):
+        Task((short,), corrupt=(long,))
+    with pytest.raises(TokenMismatch, match="1 prompts have 2"):
+        Task((short,), corrupt=(short, short))
+    with pytest.raises(PromptError, match="--answer"):
+        Task((make_prompt(model, "[Oda Voss] lives in"),))
+    with pytest.raises(UserError, match="--foil"):
+        Task((short,), "logit_difference")
+    with pytest.raises(UserError, match="no metric"):
+        Task((short,), "beauty")
+    with pytest.raises(UserError, match="corrupt prompt"):
+        Reference(model, Graph.of(model), Task((short,), ablation="counterfactual"))
+    with pytest.raises(UserError, match="reference prompts"):
+        Reference(model, Graph.of(model), Task((short,), ablation="mean"))
+    with pytest.raises(UserError, match="no ablation"):
+        Reference(model, Graph.of(model), Task((short,), ablation="fire"))
+    assert largest_group([short, long, long]) == (long, long)

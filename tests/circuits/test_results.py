@@ -1,0 +1,374 @@
+"""What is kept of a circuit: evaluation, roles, files, pages; saved and loaded, exported and imported, drawn."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import networkx
+import numpy as np
+import pytest
+import torch
+from helpers.browser import needs_chromium, open_page, with_script
+from helpers.circuits import double, task
+
+from circuits.analysis.diff import diff
+from circuits.analysis.faithfulness import Evaluation, by_length, evaluate, random_circuit, random_degrees
+from circuits.analysis.head_roles import ROLES, Roles, roles
+from circuits.analysis.layers import Profile, profile
+from circuits.circuit import Circuit
+from circuits.engine.reference import Reference
+from circuits.engine.writes import writes
+from circuits.find import find
+from circuits.formats import FORMATS, export, graph_of, imported, read_edges, to_json, to_networkx, unknown_task
+from circuits.graph import Graph
+from circuits.pages.circuit import in_words, page
+from circuits.pages.diff import diff_page, summary
+from circuits.pages.layers import profile_page
+from factscope.errors import GraphError, StoreError, UserError
+from factscope.model.prompts import make_prompt
+from factscope.plots.figures.network import EdgeMark, Network, NodeMark
+from factscope.plots.page import write_page
+from factscope.plots.specs import Page, Section
+from factscope.runs import store
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Any:
+    return double("llama", tmp_path, "float32")
+
+
+@pytest.fixture
+def circuit(model: Any) -> Circuit:
+    return find(model, task(model, rows=2), threshold=0.02, certify=0.1)
+
+
+def test_a_circuit_is_saved_and_loaded(circuit: Circuit, tmp_path: Path) -> None:
+    back = store.load(store.save(circuit, tmp_path / "run"), Circuit)
+    assert store.same(back, circuit)
+    assert [vars(d) | {"tie": False} for d in back.decisions()] == [
+        vars(d) | {"tie": False} for d in circuit.decisions()
+    ]
+    assert back.nodes() == circuit.nodes()
+
+
+def test_the_full_graph_is_perfectly_faithful_and_the_empty_one_not_at_all(model: Any, circuit: Circuit) -> None:
+    graph = circuit.graph
+    for mask, wanted in ((graph.full(), 1.0), (graph.empty(), 0.0)):
+        mask[0, -1] = True if wanted else mask[0, -1]
+        whole = replace(circuit, kept=torch.from_numpy(mask))
+        if wanted:
+            found = evaluate(model, whole, n_random=1)
+            assert abs(found.faithfulness - wanted) < 1e-4
+            assert found.kl < 1e-5
+            assert found.found.circuit == found.found.full
+            assert abs(float(found.faithfulness_by_size[-1]) - 1) < 1e-4
+    assert abs(replace(circuit, loss_circuit=circuit.loss_empty).faithfulness) < 1e-9
+
+
+def test_an_evaluation_adds_up(model: Any, circuit: Circuit, tmp_path: Path) -> None:
+    held_out = (make_prompt(model, "Today, [Oda Voss] lives in", answer="Brask"),)
+    found = evaluate(model, circuit, held_out, n_random=3)
+    assert found.held_out is not None
+    assert (found.found.n, found.held_out.n) == (2, 1)
+    assert len(found.minimality) == circuit.n_edges
+    reference = Reference(model, circuit.graph, circuit.task)
+    for place, (number, writer) in list(enumerate(np.argwhere(circuit.mask.T)))[::7]:
+        cut = circuit.mask
+        cut[writer, number] = False
+        measured = abs(reference.loss(cut) - reference.loss(circuit.mask))
+        assert abs(measured - float(found.minimality[place])) < 1e-4
+    assert abs(found.cpr - float(torch.trapezoid(found.faithfulness_by_size, found.sizes))) < 1e-6
+    assert set(found.by_ablation) == {"zero", "mean", "mean_overall", "counterfactual"}
+    assert abs(found.by_ablation["zero"] - found.faithfulness) < 1e-4
+    assert store.same(store.load(store.save(found, tmp_path / "run"), Evaluation), found)
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "mean"])
+def test_held_out_prompts_are_ablated_as_the_circuits_own(model: Any, ablation: str) -> None:
+    """With all edges kept nothing is ablated; with none kept a prompt gives what its own twin or mean gives."""
+    own = task(model, "nll", ablation, 2)
+    answers = {
+        "Oda Voss": "Brask",
+        "Mira Drey": "Vey",
+        "Ilse Senn": "Brask",
+        "Pello Hallin": "Vey",
+        "Oda Drey": "Brask",
+    }
+    prompts = [make_prompt(model, f"[{name}] lives in", answer=answer) for name, answer in answers.items()]
+    alone = make_prompt(model, "Today and tomorrow, [Oda Voss] lives in", answer="Brask")
+    notes: list[str] = []
+    (tried,) = by_length(replace(own, reference=tuple(prompts), corrupt=tuple(prompts[:2])), [*prompts, alone], notes)
+    assert tried.ablation == ablation
+    assert tried.prompts == tuple(prompts)
+    assert len(notes) == 1 and "1 of 6" in notes[0]  # noqa: PT018
+    reference = Reference(model, Graph.of(model), tried)
+    nothing = reference.logits(reference.graph.empty())
+    if ablation == "counterfactual":
+        assert all(a.answer_ids[0] != b.answer_ids[0] for a, b in zip(tried.prompts, tried.corrupt, strict=True))
+        twins = model(torch.tensor([prompt.tokens for prompt in tried.corrupt]), use_cache=False)[:, -1]
+        torch.testing.assert_close(nothing, twins, atol=1e-4, rtol=0)  # float32
+    else:
+        torch.testing.assert_close(nothing, nothing[:1].expand_as(nothing), atol=1e-5, rtol=0)  # one mean for all
+    assert reference.objective.hit(reference.logits(reference.graph.full())) == reference.objective.hit(
+        reference.objective.clean
+    )
+
+
+def test_a_tie_counts_against_the_answer(model: Any) -> None:
+    """All logits alike: the answer is no more probable than any other token, so it is the last, not the first."""
+    objective = Reference(model, Graph.of(model), task(model)).objective
+    alike = torch.zeros_like(objective.clean)
+    assert objective.ranks(alike) == (alike.shape[-1],)
+    alike[0, objective.targets[0].answer] = 1.0
+    assert objective.ranks(alike) == (1,)
+
+
+def test_random_circuits_keep_size_and_degrees() -> None:
+    graph, generator = Graph(3, 4, 2), np.random.default_rng(0)
+    kept = random_circuit(graph, 40, generator)
+    assert kept.sum() == 40
+    assert not (kept & ~graph.allowed).any()
+    again = random_degrees(graph, kept, generator)
+    assert (again.sum(0) == kept.sum(0)).all()
+    assert not (again & ~graph.allowed).any()
+    assert (again != kept).any()
+
+
+def test_circuits_are_averaged_by_layer(model: Any, circuit: Circuit, tmp_path: Path) -> None:
+    """Twice the same circuit averages to itself, with no error; two different ones to their mean."""
+    one = roles(model, circuit, shuffles=2)
+    same = profile(["a", "b"], [one, one])
+    torch.testing.assert_close(same.active_heads.value, one.active_heads)
+    torch.testing.assert_close(same.curves["rank, full"].value, one.curves["rank, full"])
+    assert float(same.curves["probability, full"].error.abs().max()) == 0
+    whole = roles(model, replace(circuit, kept=torch.from_numpy(circuit.graph.full())), shuffles=2)
+    both = profile(["a", "b"], [one, whole])
+    assert (whole.active_heads == 1).all() and (whole.active_mlps == 1).all()  # noqa: PT018
+    torch.testing.assert_close(both.active_heads.value, (one.active_heads + 1) / 2)
+    product = one.curves["rank, circuit"] * whole.curves["rank, circuit"]
+    torch.testing.assert_close(both.curves["rank, circuit"].value, product.sqrt())
+    assert store.same(store.load(store.save(both, tmp_path / "run"), Profile), both)
+    alone = profile(["a"], [one])
+    assert alone.active_heads.error.isnan().all()
+    assert write_page(profile_page(both), tmp_path / "page.html").exists()
+    other = replace(one, run=replace(one.run, fingerprint="another"))
+    with pytest.raises(UserError, match="2 models"):
+        profile(["a", "b"], [one, other])
+
+
+def test_a_circuit_of_another_model_is_not_evaluated(circuit: Circuit, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="other weights"):
+        evaluate(double("gpt2", tmp_path, "float32"), circuit)
+
+
+def test_attribution_by_source_adds_up_to_the_heads_own(model: Any, circuit: Circuit, tmp_path: Path) -> None:
+    """D_S + D_R + D_rest is the head's direct attribution, less what it read at the sink."""
+    found = roles(model, circuit, ("Brask", "Vey"), shuffles=20)
+    assert sum(found.counts.values()) == len(found.heads)
+    assert set(found.counts) == set(ROLES)
+    for head in found.heads:
+        assert 0 <= head.attention_subject + head.attention_relation <= 1 + 1e-6
+        whole = next(part.direct for part in found.components if part.name == head.name)
+        parts = head.direct_subject + head.direct_relation + head.direct_rest
+        assert np.isfinite(whole) and np.isfinite(parts)  # noqa: PT018
+    first = circuit.task.prompts[0]
+    written = writes(model, circuit.graph, torch.tensor([first.tokens]))
+    last = written.sum(0)[0, -1]
+    logits = model.unembed(model.ln_final(last[None, None]))[0, 0]
+    rank = 1 + int((logits > logits[first.answer_ids[0]]).sum())
+    assert int(found.curves["rank, full"][-1]) == rank  # the last state's lens is the model
+    assert found.curves["probability, full"][-1] == pytest.approx(
+        float(logits.softmax(-1)[first.answer_ids[0]]), abs=1e-5
+    )
+    assert store.same(store.load(store.save(found, tmp_path / "run"), Roles), found)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_exports_hold_every_drawn_edge(circuit: Circuit, tmp_path: Path, form: str) -> None:
+    path = export(circuit, tmp_path / f"c.{form}", form)
+    wanted = to_networkx(circuit)
+    if form in ("graphml", "gexf"):
+        back = networkx.read_graphml(path) if form == "graphml" else networkx.read_gexf(path)
+        assert set(back.edges) == set(wanted.edges)
+        for one, other, data in back.edges(data=True):
+            assert data["score"] == pytest.approx(wanted[one][other]["score"])
+        if form == "gexf":
+            with pytest.raises(StoreError, match="is GEXF, which is for drawing"):
+                read_edges(path.read_text(), str(path))
+            return
+        assert back.graph["ablation"] == "zero"
+        again = imported(path, graph_of(path.read_text()), circuit.task)
+        assert again.graph == circuit.graph
+        assert (again.mask == circuit.drawn).all()
+    elif form == "json":
+        back_circuit = imported(path, circuit.graph, circuit.task)
+        assert (back_circuit.mask == circuit.mask).all()
+        assert torch.equal(back_circuit.scores[back_circuit.kept], circuit.scores[circuit.kept])
+        assert graph_of(path.read_text()) == circuit.graph
+    else:
+        with pytest.raises(StoreError, match="Factscope's own DOT"):
+            read_edges(path.read_text(), str(path))
+        lines = re.findall(r'"(\S+)" -> "(\S+)" \[score="([^"]+)"', path.read_text())
+        assert {f"{a}->{b}" for a, b, _ in lines} == set(circuit.graph.names(circuit.drawn))
+
+
+def test_a_drawing_of_knowledge_circuits_is_read(tmp_path: Path) -> None:
+    text = """digraph "" {
+    embed [color="#ff0000", pos="1,2"];
+    embed -> "<a0.1>" [color="#e", penwidth=0.6];
+    "<a0.1>" -> "<m1>" [penwidth="1.7", pos="e,1,2 3,4"];
+    "<m1>" -> "<resid_post>" [color=red, penwidth=2];
+    embed -> "<resid_post>";
+}"""
+    edges, source, notes = read_edges(text, "x")
+    assert source == "Knowledge Circuits"
+    assert edges == {"embed->a0.h1": 0.3, "a0.h1->m1": 0.85, "m1->logits": 1.0, "embed->logits": 0.0}
+    assert notes
+    graph = graph_of(text)
+    assert (graph.n_layers, graph.n_heads, graph.split) == (2, 2, False)
+    (tmp_path / "g.gv").write_text(text)
+    found = imported(tmp_path / "g.gv", graph, unknown_task("The capital"))
+    assert found.n_edges == 4
+    split = imported(tmp_path / "g.gv", Graph(2, 2, 2), unknown_task("The capital"))
+    assert split.n_edges == 4 + 2  # one whole head becomes q, k and v
+
+
+def test_a_graph_of_eap_ig_is_read(tmp_path: Path) -> None:
+    document = {
+        "cfg": {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False},
+        "nodes": {"input": {"in_graph": True}},
+        "edges": {
+            "input->a0.h3<k>": {"score": 0.5, "in_graph": True},
+            "input->m0": {"score": -0.2, "in_graph": False},
+            "a0.h3->logits": {"score": -1.5, "in_graph": True},
+        },
+    }
+    path = tmp_path / "g.json"
+    path.write_text(json.dumps(document))
+    graph = graph_of(path.read_text())
+    found = imported(path, graph, unknown_task("x"))
+    assert found.graph.names(found.mask) == ["embed->a0.h3.k", "a0.h3->logits"]
+    assert float(found.scores[graph.edge("a0.h3->logits")]) == -1.5
+    grouped = imported(path, Graph(2, 4, 2), unknown_task("x"))
+    assert "embed->a0.h1.k" in grouped.graph.names(grouped.mask)  # head 3 reads the keys of group 1
+
+
+OWN = '{"kind": "factscope circuit", "graph": {"n_layers": 2, "n_heads": 2, "n_kv_heads": 2}'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not readable JSON"),
+        ("{}", "neither"),
+        ("hello", "neither"),
+        ("digraph {}", "no edges"),
+        ("digraph circuit {", "JSON of circuit export"),
+        ("<p>hello", "no GraphML"),
+        ("<graphml></graphml>", "GraphML"),
+        (OWN + "}", 'no list "edges"'),
+        (OWN + ', "edges": {"embed->logits": 1}}', 'no list "edges"'),
+        (OWN + ', "edges": [7]}', "edge 1 .* no name"),
+        (OWN + ', "edges": [{"score": 1}]}', "edge 1 .* no name"),
+        (OWN + ', "edges": [{"edge": "embed->m0", "score": 1}, {"edge": "embed->logits"}]}', "edge 2 .*embed->logits"),
+        (OWN + ', "edges": [{"edge": "embed->logits", "score": "much"}]}', "edge 1 .*embed->logits.* no number"),
+        ('{"edges": {"input->a0.h9<q>": {"in_graph": true}}}', "a0.h9"),
+        ('{"edges": {"input->mlp7": {"in_graph": true}}}', "mlp7"),
+    ],
+)
+def test_a_bad_file_is_told_in_a_sentence(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "g.json"
+    path.write_text(text)
+    with pytest.raises((StoreError, GraphError), match=said):
+        imported(path, Graph(2, 2, 2), unknown_task("x"))
+
+
+def test_a_difference_is_symmetric_and_zero_with_itself(model: Any, circuit: Circuit) -> None:
+    other = find(model, task(model, rows=2), method="eap", edges=40)
+    there, back = diff(circuit, other), diff(other, circuit)
+    assert there.gained == back.lost
+    assert there.jaccard == back.jaccard
+    assert len(there.shared) + len(there.gained) == other.n_edges
+    assert float(there.by_layer.sum()) == len(there.shared) + len(there.gained) + len(there.lost)
+    same = diff(circuit, circuit)
+    assert (same.gained, same.lost, same.jaccard) == ((), (), 1.0)
+    assert same.jaccard_random < 1.0
+    whole = find(model, task(model), threshold=0.02, split=False)
+    with pytest.raises(GraphError, match="different graphs"):
+        diff(circuit, whole)
+
+
+def test_a_file_without_its_graph_is_told_in_a_sentence() -> None:
+    for graph in ("", ', "graph": {"heads": 2}', ', "graph": 3'):
+        with pytest.raises(StoreError, match='"graph"'):
+            graph_of('{"kind": "factscope circuit", "edges": []' + graph + "}")
+
+
+def test_several_prompts_are_summed_up_by_their_share(circuit: Circuit) -> None:
+    """Two prompts: answers at 3 and 11 in the circuit are half; one prompt has its rank."""
+    said = in_words(replace(circuit, rank_circuit=(3, 11), rank_full=(1, 10)))
+    assert "50% of 2 prompts (full model: 100%)" in said
+    assert "Brask" not in said
+    one = replace(circuit.task, prompts=circuit.task.prompts[:1], corrupt=())
+    assert "Brask at rank 3 (full model: 1)" in in_words(replace(circuit, task=one, rank_circuit=(3,), rank_full=(1,)))
+
+
+def test_the_summary_is_for_programs(circuit: Circuit) -> None:
+    said = json.loads(json.dumps(summary(circuit)))
+    assert said["edges"] == circuit.n_edges
+    assert json.loads(json.dumps(to_json(circuit)))["convention"] == circuit.convention
+
+
+CLICK = """
+const wait = () => {
+  const div = [...document.querySelectorAll(".plot")].find((each) => each.dataset.network === "ready");
+  if (!div) return setTimeout(wait, 50);
+  div.emit("plotly_click", { points: [{ customdata: NODE }] });
+  const net = div.layout.meta.network;
+  setTimeout(() => {
+    document.body.dataset.lit = div.data[net.path].x.length;
+    document.body.dataset.edges = net.from.length;
+    document.body.dataset.steps = (div.layout.sliders[0] || { steps: [] }).steps.length;
+  }, 300);
+};
+wait();
+"""
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_the_page_opens_and_a_click_lights_paths(model: Any, circuit: Circuit, tmp_path: Path) -> None:
+    evaluation, found = evaluate(model, circuit, n_random=2), roles(model, circuit, shuffles=5)
+    path = write_page(page(circuit, evaluation, found), tmp_path / "page.html")
+    drawn = to_networkx(circuit)
+    node = [name for name in (*circuit.graph.writers, "logits") if name in drawn].index("logits")
+    opened = open_page(with_script(path, CLICK.replace("NODE", str(node))), tmp_path)
+    assert "drawn-all" in opened.dom
+    lit = re.search(r'data-lit="(\d+)"[^>]*data-edges="(\d+)"|data-edges="(\d+)"[^>]*data-lit="(\d+)"', opened.dom)
+    assert lit is not None
+    assert int(re.search(r'data-lit="(\d+)"', opened.dom)[1]) == 3 * drawn.number_of_edges()  # type: ignore[index]
+    assert not [line for line in opened.console if "Error" in line]
+    diff_path = write_page(diff_page(diff(circuit, circuit), ("a", "b"), None), tmp_path / "diff.html")
+    assert "drawn-all" in open_page(diff_path, tmp_path).dom
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_five_thousand_edges_open(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    nodes = tuple(NodeMark(f"a{i // 12}.h{i % 12}", i % 12, i // 12, "red") for i in range(360))
+    ends = np.sort(generator.integers(0, 360, (5000, 2)), axis=1)
+    edges = tuple(
+        EdgeMark(int(a), int(b), float(v)) for (a, b), v in zip(ends, generator.normal(size=5000), strict=True)
+    )
+    spec = Network("Many", nodes, edges, rows=((0.0, "0"),), value_title="effect", unit="nats")
+    path = write_page(Page("Many", (Section("Many", (spec,)),)), tmp_path / "many.html", light=True)
+    assert "drawn-all" in open_page(path, tmp_path).dom
+    assert path.stat().st_size < 4e6
+
+
+def test_a_network_checks_its_edges() -> None:
+    with pytest.raises(ValueError, match="joins"):
+        Network("x", (NodeMark("a", 0, 0, "red"),), (EdgeMark(0, 1, 1.0),))

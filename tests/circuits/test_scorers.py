@@ -1,0 +1,158 @@
+"""Edge scores: against TransformerLens, against finite differences, against measuring, and for many steps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.circuits import SHAPES, double, task
+
+from circuits import select
+from circuits.circuit import EmptyCircuit
+from circuits.engine.gradients import clean_writes
+from circuits.engine.reference import Reference
+from circuits.find import find, methods
+from circuits.graph import Graph
+from circuits.scorers import eap, eap_ig, exact
+from factscope.errors import UserError
+
+
+def test_eap_is_transformerlenss_with_the_other_sign(tmp_path: Path) -> None:
+    """Theirs: gradient in the corrupt run, clean minus corrupt, of a metric; ours with the two prompts exchanged."""
+    from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
+
+    model = double("gpt2", tmp_path)
+    one = task(model, "logit_difference", "counterfactual")
+    answer, foil = one.prompts[0].answer_ids[0], one.prompts[0].foil_ids[0]
+    clean, corrupt = (torch.tensor([p.tokens for p in side]) for side in (one.corrupt, one.prompts))
+    embedding = model.embed.original_component.weight.requires_grad_(True)  # theirs starts from the weights
+    try:
+        theirs = attribution_patch(
+            model,
+            clean,
+            corrupt,
+            lambda logits: logits[0, -1, answer] - logits[0, -1, foil],
+            EdgeAttributionConfig("edge"),
+        )
+    finally:
+        embedding.requires_grad_(False)
+        embedding.grad = None
+    graph = Graph.of(model)
+    ours = eap.score(Reference(model, graph, one))
+    summed = torch.zeros_like(ours)
+    kinds = {"q_input": ".q", "k_input": ".k", "v_input": ".v"}
+    for (writer, reader), value in theirs.edge_scores.items():
+        source = {"embed": "embed", "attn_head_out": f"a{writer.layer}.h{writer.head}", "mlp_out": f"m{writer.layer}"}
+        if reader.kind in kinds:
+            target = f"a{reader.layer}.h{reader.head}{kinds[reader.kind]}"
+        else:
+            target = {"mlp_in": f"m{reader.layer}", "logits": "logits"}[reader.kind]
+        summed[graph.edge(f"{source[writer.kind]}->{target}")] += value
+    torch.testing.assert_close(ours, -summed, atol=1e-6, rtol=1e-4)  # our loss is minus their metric
+    assert float(ours.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_eap_is_the_slope_of_the_exact_effect(tmp_path: Path, name: str, split: bool) -> None:
+    """Move the ablated values a ten-thousandth of the way: the exact effect is then the first-order one."""
+    model, small = double(name, tmp_path), 1e-4
+    reference = Reference(model, Graph.of(model, split=split), task(model, ablation="counterfactual", rows=2))
+    clean = clean_writes(reference)
+    near = Reference(model, reference.graph, reference.task, clean + small * (reference.replacement - clean))
+    slope = exact.score(near) / small
+    scores = eap.score(reference)
+    # a softmax and norms in float32 inside a float64 model: 1e-7 over 1e-4
+    torch.testing.assert_close(scores, slope, atol=5e-3 * float(scores.abs().max()) + 2e-3, rtol=0.05)
+    assert np.corrcoef(scores.flatten(), slope.flatten())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_exact_is_one_cut_after_another(tmp_path: Path, name: str) -> None:
+    model = double(name, tmp_path)
+    reference = Reference(model, Graph.of(model), task(model))
+    scores, full = exact.score(reference), reference.graph.full()
+    base = reference.loss(full)
+    for writer, number in np.argwhere(full)[::9]:
+        cut = full.copy()
+        cut[writer, number] = False
+        assert abs(reference.loss(cut) - base - float(scores[writer, number])) < 1e-6
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_eap_igs_embedding_edges_sum_to_the_gap(tmp_path: Path, name: str) -> None:
+    model = double(name, tmp_path)
+    reference = Reference(model, Graph.of(model), task(model, ablation="counterfactual"))
+    gap = reference.loss(reference.graph.empty()) - reference.loss(reference.graph.full())
+    errors = {
+        (rule, steps): abs(float(eap_ig.score(reference, eap_ig.Config(steps=steps, rule=rule))[0].sum()) - gap)
+        for rule, steps in (("midpoint", 16), ("midpoint", 64), ("left", 64), ("left", 256))
+    }
+    assert errors["midpoint", 64] < 1e-3 * abs(gap)
+    assert errors["midpoint", 64] < errors["midpoint", 16] / 10  # falls with the square of the step: sixteenfold
+    assert errors["left", 256] < errors["left", 64] / 3  # with the step: fourfold
+
+
+def test_points_of_each_rule() -> None:
+    shares = {rule: [p.share for p in eap_ig.points(eap_ig.Config(steps=2, rule=rule), 3)] for rule in eap_ig.RULES}
+    assert shares == {"left": [0.0, 0.5], "midpoint": [0.25, 0.75], "right": [0.5, 1.0]}
+    assert len(eap_ig.points(eap_ig.Config("activations", 2), 3)) == 2 * (1 + 2 * 3)
+    assert [p.share for p in eap_ig.points(eap_ig.Config("clean_corrupted"), 3)] == [0.0, 1.0]
+
+
+def test_clean_corrupted_is_the_mean_of_the_ends(tmp_path: Path) -> None:
+    model = double("llama", tmp_path)
+    reference = Reference(model, Graph.of(model), task(model, ablation="counterfactual"))
+    both = eap_ig.score(reference, eap_ig.Config("clean_corrupted"))
+    clean = eap_ig.score(reference, eap_ig.Config(steps=1, rule="right"))
+    corrupt = eap_ig.score(reference, eap_ig.Config(steps=1, rule="left"))
+    torch.testing.assert_close(both, (clean + corrupt) / 2)
+    torch.testing.assert_close(clean, eap.score(reference))
+
+
+def test_activations_average_over_every_layers_path(tmp_path: Path) -> None:
+    """With share 1 everywhere nothing is moved, so every gradient is the clean one."""
+    model = double("gpt2", tmp_path)
+    reference = Reference(model, Graph.of(model), task(model, ablation="counterfactual"))
+    one_step = eap_ig.score(reference, eap_ig.Config("activations", 1, "right"))
+    torch.testing.assert_close(one_step, eap.score(reference), atol=1e-7, rtol=1e-5)
+
+
+def test_selections_by_hand() -> None:
+    graph = Graph(2, 1, 1)
+    scores = torch.zeros(graph.allowed.shape, dtype=torch.float64)
+    for name, value in {"m1->logits": 2.0, "m0->m1": -3.0, "embed->m0": 1.0, "embed->a0.h0.q": 9.0}.items():
+        scores[graph.edge(name)] = value
+    assert graph.names(select.top(graph, scores, 2)) == ["embed->a0.h0.q", "m0->m1"]
+    assert set(graph.names(select.greedy(graph, scores, 3))) == {"m1->logits", "m0->m1", "embed->m0"}
+    assert graph.names(select.above(graph, scores, 2.0)) == ["embed->a0.h0.q", "m0->m1", "m1->logits"]
+    assert graph.names(select.above(graph, scores, 2.0, signed=True)) == ["embed->a0.h0.q", "m1->logits"]
+    assert graph.names(graph.pruned(select.top(graph, scores, 4))) == ["embed->m0", "m0->m1", "m1->logits"]
+    assert float(select.node_scores(graph, scores)[0]) == 10.0
+    with pytest.raises(UserError, match="0 edges"):
+        select.top(graph, scores, 0)
+
+
+def test_every_method_that_is_listed_works(tiny: Any) -> None:
+    """The contract: a file in scorers/ has CONVENTION, Config and score."""
+    model = tiny("llama")
+    for method in methods():
+        settings = {"threshold": 0.02} if method == "acdc" else {"edges": 30}
+        circuit = find(model, task(model), method=method, split=False, **settings)
+        assert circuit.n_edges > 0
+        assert circuit.convention.endswith("helps")
+
+
+def test_what_cannot_be_selected(tiny: Any) -> None:
+    model = tiny("gpt2")
+    with pytest.raises(UserError, match="no circuit method"):
+        find(model, task(model), method="magic")
+    with pytest.raises(UserError, match="not both"):
+        find(model, task(model), method="eap", edges=3, threshold=0.1)
+    with pytest.raises(EmptyCircuit, match="nothing"):
+        find(model, task(model), method="eap", threshold=1e9)
+    with pytest.raises(UserError, match="rule"):
+        eap_ig.Config(rule="best")
+    with pytest.raises(UserError, match="steps"):
+        eap_ig.Config(steps=0)

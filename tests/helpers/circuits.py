@@ -1,0 +1,76 @@
+"""Tasks for the circuit tests, on the toy's words."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers.models import TOY, configs
+
+from circuits.task import Task
+from factscope.model.load import load
+from factscope.model.prompts import make_prompt
+
+SHAPES = ("gpt2", "llama", "neox")
+_MADE: dict[tuple[str, str], Any] = {}
+
+
+def double(name: str, folder: Path, dtype: str = "float64") -> Any:
+    """A random model of two layers, in float64, where rounding does not decide anything."""
+    if (name, dtype) not in _MADE:
+        _MADE[name, dtype] = load(str(_saved(name, folder / name)), device="cpu", dtype=dtype)
+    return _MADE[name, dtype]
+
+
+def _saved(name: str, folder: Path) -> Path:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TOY)
+    config = configs(len(tokenizer))[name]
+    setattr(config, "n_layer" if name == "gpt2" else "num_hidden_layers", 2)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def task(model: Any, metric: str = "nll", ablation: str = "zero", rows: int = 1) -> Task:
+    """Prompts of equal length, with corrupt twins and reference prompts for every ablation."""
+    people = ["Oda Voss", "Mira Drey", "Ilse Senn", "Pello Hallin", "Oda Drey", "Ilse Voss", "Oda Tavi", "Pello Senn"]
+    prompts = [make_prompt(model, f"[{name}] lives in", answer="Brask", foil="Vey") for name in people]
+    chosen = tuple(prompts[:rows])
+    return Task(chosen, metric, ablation, tuple(prompts[-rows:]), tuple(prompts))
+
+
+def hand_wired(folder: Path) -> Any:
+    """A GPT-2 in which only the embedding, a0.h1 and m1 write anything: its circuit is known without a search."""
+    if ("wired", "") not in _MADE:
+        model = load(str(_saved("gpt2", folder / "wired")), device="cpu", dtype="float64")
+        with torch.no_grad():
+            for layer, block in enumerate(model.blocks):
+                out = block.attn.o.original_component
+                keep = out.weight[8:16].clone()  # head 1's rows, [d_head of all heads, d_model]
+                out.weight.zero_()
+                if layer == 0:
+                    out.weight[8:16] = keep
+                if layer != 1:
+                    last = block.mlp.out.original_component
+                    last.weight.zero_()
+                    last.bias.zero_()
+        _MADE["wired", ""] = model
+    return _MADE["wired", ""]
+
+
+WIRED = [
+    "embed->a0.h1.q",
+    "embed->a0.h1.k",
+    "embed->a0.h1.v",
+    "embed->m1",
+    "a0.h1->m1",
+    "embed->logits",
+    "a0.h1->logits",
+    "m1->logits",
+]

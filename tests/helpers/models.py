@@ -1,0 +1,48 @@
+"""Tiny random models of each architecture that matters, and where the trained toy lies."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TOY = Path(__file__).parents[1] / "toy"
+
+
+def configs(vocab: int) -> dict[str, Any]:
+    from transformers import Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig
+
+    common = {"vocab_size": vocab, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+    common |= {"max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0}
+    return {
+        "gpt2": GPT2Config(
+            vocab_size=vocab, n_positions=64, n_embd=32, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0
+        ),
+        "llama": LlamaConfig(**common, intermediate_size=48, num_key_value_heads=2, tie_word_embeddings=True),
+        "neox": GPTNeoXConfig(**common, intermediate_size=64, use_parallel_residual=True),
+        "gemma3": Gemma3TextConfig(
+            **common,
+            intermediate_size=48,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=8,
+            layer_types=_GEMMA_LAYERS,
+        ),
+    }
+
+
+_GEMMA_LAYERS = ["sliding_attention", "full_attention"] * 2
+
+
+def save_tiny(name: str, folder: Path) -> Path:
+    """Write a random model of one architecture, with the toy's tokenizer, as a Hugging Face folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TOY)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configs(len(tokenizer))[name])
+    with torch.no_grad():
+        for parameter in model.parameters():  # initial weights are too small to tell states apart
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

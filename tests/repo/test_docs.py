@@ -1,0 +1,255 @@
+"""The documentation says what is so: it builds without a warning, its command lines and Python are real, and every
+named error stands in its table.
+"""
+
+import ast
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.models import TOY
+from helpers.shown_commands import (
+    BLOCK,
+    NAMES,
+    OURS,
+    PAGES,
+    ROOT,
+    Shown,
+    command,
+    every_option,
+    parse,
+    shown_commands,
+    shown_flags,
+)
+
+from factscope.errors import UserError
+
+PACKAGES = ("factscope", "tracing", "circuits", "editing", "studies")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = tmp_path_factory.mktemp("site")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    options = ("build", "--strict", "--quiet", "--site-dir", str(built))
+    ended = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    return built
+
+
+def test_every_page_is_built_and_reached_from_the_first(site: Path) -> None:
+    pages = {str(page.relative_to(ROOT / "docs").with_suffix(".html")) for page in (ROOT / "docs").rglob("*.md")}
+    pages |= {"benchmarks.html", "contributing.html", "changelog.html"}
+    first = (site / "index.html").read_text(encoding="utf-8")
+    for page in pages:
+        assert (site / page).is_file(), page
+        assert f'href="{page}"' in first or page == "index.html", page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_to_a_file_leads_to_one_in_the_repository(page: Path) -> None:
+    """As a code host shows the pages; the site's own links are checked by its build."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\[[^\]]*\]\(([^)#\s]+)", text)
+    assert [one for one in targets if "://" not in one and not (page.parent / one).exists()] == []
+
+
+def test_the_site_asks_nothing_of_other_servers(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r'<(?:script|img|iframe)[^>]+src="(?:https?:)?//', text), page
+        assert not re.search(r'<link[^>]+rel="(?:stylesheet|preconnect)"[^>]+href="(?:https?:)?//', text), page
+
+
+@pytest.mark.parametrize("shown", shown_commands(), ids=lambda shown: f"{Path(shown.page).name}: {shown.line}"[:90])
+def test_a_shown_command_line_is_one_that_the_command_takes(shown: Shown) -> None:
+    parse(shown.words)
+
+
+def test_command_lines_are_found_where_they_stand() -> None:
+    """A harness that finds nothing passes everything."""
+    pages = {shown.page for shown in shown_commands()}
+    assert {"README.md", "docs/circuits.md", "docs/tutorial.md", "docs/howto.md"} <= pages
+    with pytest.raises(Exception, match="No such option"):
+        parse(["trace", "x", "--nonsense"])
+    with pytest.raises(Exception, match="integer"):
+        parse(["edit", "apply", "x", "--limit", "many"])
+
+
+def test_a_shown_option_is_an_option_of_some_command() -> None:
+    known = every_option() | {"--user-data-dir"}
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
+    assert [(page, flag) for page, flag in shown_flags() if flag not in known and page != "benchmarks/README.md"] == []
+
+
+def _commands(words: str, each: Any = None) -> list[tuple[str, Any]]:
+    """(words, command): a command, its sub-commands, and theirs."""
+    each = each or command(words)
+    inner = getattr(each, "commands", {}).items()
+    return [(words, each), *(pair for name, one in inner for pair in _commands(f"{words} {name}", one))]
+
+
+@pytest.mark.parametrize(("words", "each"), [pair for name in NAMES for pair in _commands(name)], ids=lambda x: str(x))
+def test_help_has_examples_that_parse(words: str, each: Any) -> None:
+    lines = [line for line in (each.epilog or "").splitlines() if line.split(" ")[0] in NAMES]
+    assert lines, f"{words} --help shows no example"
+    for line in lines:
+        parse(Shown("", line).words)
+
+
+# What needs no model, and so is run as it stands; {} is the folder of a saved edit.
+RUN = {("edit", "list"), ("trace", "cache"), ("trace", "--help"), ("circuit", "--help"), ("edit", "--help")}
+
+
+def test_shown_commands_that_need_no_model_run(run_command: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "cache"))
+    shown = {tuple(one.words) for one in shown_commands()} | RUN
+    for words in sorted(words for words in shown if tuple(words[:2]) in RUN and words[0] in NAMES):
+        assert run_command(*words).exit_code == 0, words
+
+
+def _traces() -> list[Shown]:
+    """Shown traces of a prompt, one for each set of flags; the model is the toy in any case."""
+    found: dict[tuple[str, ...], Shown] = {}
+    for one in shown_commands():
+        words = one.words
+        if "--model" in words:
+            del words[words.index("--model") : words.index("--model") + 2]
+        if OURS.match(words[0])[1] == "trace" and " " in " ".join(words[1:2]):  # type: ignore[index]
+            found.setdefault(tuple(words[2:]), one)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("shown", _traces(), ids=lambda shown: f"{Path(shown.page).name}: {shown.line}"[:90])
+def test_a_shown_trace_runs_on_the_toy(shown: Shown, run_command: Any, toy: Any, monkeypatch: Any) -> None:
+    """The same flags about a person whom the toy knows."""
+    monkeypatch.setattr("studies.commands.trace.loader", lambda *how: lambda: toy)
+    words = ["[Oda Voss] lives in", *shown.words[2:]]
+    for flag, value in (("--answer", "Brask"), ("--foil", "Vey"), ("--samples", "1")):
+        if flag in words:
+            words[words.index(flag) + 1] = value
+    for flag, value in (("--samples", "1"), ("--sites", "mlp")):
+        words += [] if flag in words else [flag, value]
+    done = run_command("trace", *words)
+    assert done.exit_code == 0, done.stderr
+    assert "Page: " in done.stdout
+
+
+TOWN = str(TOY / "toy_town.json")
+STAND_INS = {
+    "--facts": TOWN, "--answer": "Brask", "--foil": "Vey", "--target": "Vey", "--examples": "3", "--edges": "60",
+    "--limit": "2", "--n": "2", "--every": "1", "--layer": "1,2", "--threshold": "1",
+}  # fmt: skip
+# What makes a line quick on the toy, where it does not say so itself.
+QUICK = {
+    "circuit find": {},
+    "circuit diff": {
+        "--samples": "1", "--nulls": "1", "--value-nulls": "0", "--again": "0", "--neighbours": "0", "--edges": "60",
+        "--moments": "identity",
+    },
+    "edit apply": {"--moments": "identity"},
+    "edit sequence": {"--moments": "identity", "--unrelated": "none", "--text": str(ROOT / "LICENSE")},
+    "edit bench": {"--moments": "identity"},
+    "edit layers": {"--moments": "identity", "--layer": "1,2"},
+}  # fmt: skip
+
+
+def _first(name: str) -> Shown:
+    """The first shown line of a sub-command that says what it works on."""
+    for one in shown_commands():
+        words = one.words
+        if OURS.match(words[0]) and [Path(words[0]).name, *words[1:2]] == name.split():
+            found = parse(words).params
+            if any(found.get(key) for key in ("prompt", "facts", "suite")):
+                return one
+    raise AssertionError(f"no page shows {name}")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_shown_line_of_each_command_runs_on_the_toy(name: str, run_command: Any) -> None:
+    """The same flags about people whom the toy knows, with few of everything."""
+    shown = _first(name).words
+    words = ["[Oda Voss] lives in" if " " in word else word for word in shown[1:]]
+    if not words[1].startswith(("[", "--")):
+        words[1] = TOWN  # a file of facts
+    for flag, value in STAND_INS.items():
+        if flag in words:
+            words[words.index(flag) + 1] = value
+    for flag, value in (QUICK[name] | {"--model": str(TOY), "--device": "cpu", "--out": "kept"}).items():
+        words += [] if flag in words else [flag, value]
+    done = run_command(Path(shown[0]).name, *words)
+    assert done.exit_code == 0, done.stderr
+    assert "Page: " in done.stdout
+    assert "kept" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shown_python_is_python_and_imports_what_there_is(page: Path) -> None:
+    for language, body in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language != "python":
+            continue
+        for node in ast.walk(ast.parse(body)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == [], node.module
+
+
+def _user_errors() -> dict[str, str]:
+    """Every subclass of UserError in the packages, and its module."""
+    for package in PACKAGES:
+        for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            importlib.import_module(found.name)
+    waiting, found = [UserError], {}
+    while waiting:
+        one = waiting.pop()
+        found[one.__name__] = one.__module__
+        waiting += one.__subclasses__()
+    return {name: module for name, module in found.items() if module.split(".")[0] in PACKAGES}
+
+
+def test_every_named_error_stands_in_the_table_with_its_module() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|", text, re.MULTILINE))
+    assert listed == _user_errors()
+
+
+def test_exit_codes_are_as_documented(run_command: Any, tmp_path: Path) -> None:
+    assert run_command("trace", "--version").exit_code == 0
+    assert run_command("trace").exit_code == 2  # a mistake of the user's
+    assert run_command("trace", "x", "--model", TOY, "--nonsense").exit_code == 2
+
+
+def test_the_ten_calls_run_on_the_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/python.md as it stands, about a person whom the toy knows."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "cache"))
+    shown = [body for language, body in BLOCK.findall((ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+             if language == "python"]  # fmt: skip
+    code = "\n".join(shown)
+    for ours, toys in (
+        ("smollm2", str(TOY)), ("[The Eiffel Tower] is located in the city of", "[Oda Voss] lives in"),
+        ("Paris", "Brask"), ("Rome", "Vey"), ("country_capital", str(TOY / "toy_town.json")), ("limit=10", "limit=2"),
+        ("edges=3000", "edges=60"), ("samples=4", "samples=1"),
+    ):  # fmt: skip
+        assert ours in code
+        code = code.replace(ours, toys)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["result"].total_effect > 0
+    assert names["edit"].facts[0].foil == "Vey"
+    assert (tmp_path / "runs" / "mine" / "result.json").is_file()
+    assert names["found"].score("ft_m", "reliability").n == 2

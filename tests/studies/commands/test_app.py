@@ -1,0 +1,153 @@
+"""The commands as guests of a terminal: what is kept, colours, pipes, completion."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.models import TOY
+
+from factscope.progress import progress
+
+COLOUR = re.compile(rb"\x1b\[[0-9;]*\b(?:3[0-8]|9[0-7])[0-9;]*m")
+
+
+def _cache(folder: Path, **entries: int) -> Path:
+    for name, size in entries.items():
+        kind, _, entry = name.partition("_")
+        (folder / kind / entry).mkdir(parents=True)
+        (folder / kind / entry / "weights").write_bytes(b"0" * size)
+        (folder / kind / f"{entry}.lock").touch()
+    return folder
+
+
+def test_the_cache_is_shown_and_cleared_by_kind(run_command: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    kept = _cache(tmp_path / "kept", models_small=10, models_large=2_500_000, moments_some=300)
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(kept))
+    lines = run_command("trace", "cache").stdout.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["models", "models", "moments"]
+    assert [line.split()[-1] for line in lines[:-1]] == ["large", "small", "some"]  # the large first, no lock files
+    assert lines[-1] == f"2.5 MB in {kept}"
+    assert json.loads(run_command("trace", "cache", "--json").stdout)["bytes"] == 2_500_310
+
+    assert "300 B freed" in run_command("trace", "cache", "clear", "moments").stdout
+    assert not (kept / "moments").exists()
+    assert (kept / "models" / "small" / "weights").exists()
+    run_command("trace", "cache", "clear")
+    assert json.loads(run_command("trace", "cache", "--json").stdout)["entries"] == []
+
+
+def test_a_kind_that_is_not_there_is_a_mistake(run_command: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(_cache(tmp_path / "kept", models_one=1)))
+    done = run_command("trace", "cache", "clear", "../elsewhere")
+    assert done.exit_code == 2
+    assert "models, moments, contexts" in done.stderr
+    assert (tmp_path / "kept" / "models" / "one").exists()
+
+
+def _in_a_terminal(code: str, **environment: str) -> bytes:
+    """What a terminal receives from a Python program, on both streams."""
+    ours, theirs = pty.openpty()
+    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "CI")}
+    settled = {**clean, "TERM": "xterm-256color", "COLUMNS": "100", **environment}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, stdin=theirs, env=settled):
+        os.close(theirs)
+        said = b""
+        try:
+            while part := os.read(ours, 65536):
+                said += part
+        except OSError:  # the other end is gone
+            pass
+    os.close(ours)
+    return said
+
+
+HELP = "import sys; sys.argv = ['edit', '--help']; from studies.commands.edit.command import main; main()"
+BAR = """
+from factscope.progress import progress
+with progress("counting", 3) as advance:
+    for _ in range(3): advance(1)
+print("done")
+"""
+
+
+def test_colours_at_a_terminal_unless_no_color() -> None:
+    assert COLOUR.search(_in_a_terminal(HELP))
+    assert not COLOUR.search(_in_a_terminal(HELP, NO_COLOR="1"))
+
+
+def test_a_bar_is_gone_when_the_work_is_done() -> None:
+    said = _in_a_terminal(BAR, NO_COLOR="1")
+    assert b"counting" in said
+    after = said[said.rindex(b"counting") :]
+    assert b"\x1b[2K" in after  # its line is erased
+    assert after.rstrip().endswith(b"done")
+
+
+def test_a_pipe_gets_no_bar_and_no_escape(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress("counting", 2) as advance:
+        advance(2)
+    assert capfd.readouterr() == ("", "")
+    piped = subprocess.run([sys.executable, "-c", HELP], capture_output=True, check=True)
+    assert b"\x1b" not in piped.stdout + piped.stderr
+
+
+def _unread(*command: str) -> subprocess.CompletedProcess[bytes]:
+    """A program whose standard output nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return subprocess.run([sys.executable, *command], stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+
+
+COMMAND = """
+import typer
+from studies.commands import common
+app = typer.Typer(pretty_exceptions_enable=False)
+@app.command()
+def work():
+    {}
+common.run_app(app, "work", [])
+"""
+TABLE = (
+    "from studies.commands.edit.compare import show; from factscope.plots.specs import Table; "
+    "show(Table('title', ('a', 'b'), (('x', 1),)))"
+)
+
+
+def _working(line: str) -> tuple[str, str]:
+    return "-c", COMMAND.format(line)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "studies.commands.edit.command", "facts", "check", str(TOY / "toy_town.json")),  # typer writes
+        ("-c", HELP),  # rich, in typer's hands
+        _working(TABLE),  # rich, in ours
+        _working("print('x', flush=True)"),  # nobody but Python
+    ],
+)
+def test_a_closed_pipe_is_code_141_and_not_a_word(command: tuple[str, ...]) -> None:
+    done = _unread(*command)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_closed_pipe_does_not_hide_other_ends() -> None:
+    assert _unread("-m", "studies.commands.edit.command", "facts", "check", "nowhere.json").returncode == 2
+    assert _unread(*_working("raise typer.Exit(1)")).returncode == 1
+    assert b"ZeroDivisionError" in _unread(*_working("1 / 0")).stderr
+
+
+@pytest.mark.parametrize("name", ["trace", "circuit", "edit"])
+def test_completion_is_there(name: str, run_command: Any) -> None:
+    said = run_command(name, "--help").stdout
+    assert "--install-completion" in said
+    assert "--show-completion" in said

@@ -1,0 +1,166 @@
+"""`circuit` as a user meets it, on the trained toy: results, resuming, and every mistake in one sentence."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.models import TOY
+
+FACT = ("--model", str(TOY), "--no-split-qkv")
+
+
+@pytest.fixture
+def prompt() -> tuple[str, str]:
+    first = json.loads((TOY / "toy_town.json").read_text())["facts"][0]
+    return f"[{first['subject']}] lives in", first["answer"]
+
+
+def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, prompt: tuple[str, str]) -> None:
+    text, answer = prompt
+    run = tmp_path / "one"
+    done = run_command(
+        "circuit", "find", text, "--answer", answer, *FACT, "--threshold", 0.05, "--out", run, "--certify", 0.1
+    )
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 3
+    assert {"result.json", "result.safetensors", "page.html", "journal.jsonl"} <= {f.name for f in run.iterdir()}
+    again = run_command("circuit", "find", text, "--answer", answer, *FACT, "--threshold", 0.05, "--out", run, "--json")
+    assert json.loads(again.stdout)["edges"] > 0
+    assert (run_command("circuit", "show", run, "--json")).exit_code == 0
+    facts = TOY / "toy_town.json"
+    done = run_command("circuit", "evaluate", run, "--facts", facts, "--model", TOY, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["evaluation"]["hit10_held_out"]["n"] > 3
+    other = tmp_path / "two"
+    done = run_command(
+        "circuit", "find", text, "--answer", answer, *FACT, "--method", "eap-ig", "--edges", 60, "--set", "steps=3",
+        "--out", other, "--no-evaluate",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "cut to zero, because no shipped subject" in done.stderr
+    done = run_command("circuit", "compare", run, other, "--out", tmp_path / "diff", "--json")
+    assert 0 <= json.loads(done.stdout)["jaccard"] <= 1
+    assert "found differently" in done.stderr
+    assert "method (acdc and eap_ig)" in done.stderr
+    for form in ("json", "graphml", "gexf", "dot", "html"):
+        assert run_command("circuit", "export", run, "--format", form).exit_code == 0
+        assert (run / f"circuit.{form}").stat().st_size > 100
+    done = run_command("circuit", "layers", run, run, "--out", tmp_path / "layers")
+    assert (done.exit_code, "named twice" in done.stderr) == (2, True)
+    copied = shutil.copytree(run, tmp_path / "copy")
+    done = run_command("circuit", "layers", run, copied, "--out", tmp_path / "layers", "--json")
+    assert len(json.loads(done.stdout)["heads"]) == len(json.loads(done.stdout)["mlps"])
+    done = run_command("circuit", "layers", run, other, "--out", tmp_path / "layers")
+    assert done.exit_code == 2
+    assert "holds no roles" in done.stderr
+    done = run_command("circuit", "import", run / "circuit.json", "--out", tmp_path / "back")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_many_facts_are_split_into_found_and_held_out(run_command: Any, tmp_path: Path) -> None:
+    done = run_command(
+        "circuit", "find", "--facts", TOY / "toy_town.json", *FACT, "--examples", 4, "--method", "eap", "--edges", 80,
+        "--ablation", "mean", "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)["evaluation"]
+    assert said["hit10_found"]["n"] == 4
+    assert said["hit10_held_out"]["n"] > 4
+    assert "known to the model" in done.stderr
+
+
+def test_a_threshold_takes_over_anothers_decisions(run_command: Any, tmp_path: Path, prompt: tuple[str, str]) -> None:
+    text, answer = prompt
+    common = ("find", text, "--answer", answer, *FACT, "--no-evaluate", "--json")
+    first = run_command("circuit", *common, "--threshold", 0.05, "--out", tmp_path / "a")
+    alone = run_command("circuit", *common, "--threshold", 0.1, "--out", tmp_path / "b")
+    like = run_command("circuit", *common, "--threshold", 0.1, "--out", tmp_path / "c", "--like", tmp_path / "a")
+    assert first.exit_code == like.exit_code == 0, like.stderr
+    assert json.loads(alone.stdout)["edges"] == json.loads(like.stdout)["edges"]
+    other = run_command("circuit", *common, "--metric", "kl", "--out", tmp_path / "d", "--like", tmp_path / "a")
+    assert other.exit_code == 2
+    assert "another metric" in other.stderr
+    assert not (tmp_path / "d" / "result.json").exists()
+
+
+def test_a_foil_that_is_the_models_own_answer_is_refused(
+    run_command: Any, tmp_path: Path, prompt: tuple[str, str]
+) -> None:
+    """In the same sentence, whether the answer is named or the model's own."""
+    text, answer = prompt
+    common = ("circuit", "find", text, "--foil", answer, *FACT, "--metric", "logit_difference", "--out", tmp_path / "r")
+    said = [run_command(*common), run_command(*common, "--answer", answer)]
+    assert [done.exit_code for done in said] == [2, 2]
+    assert said[0].stderr.strip().splitlines()[-1] == said[1].stderr.strip().splitlines()[-1]
+    assert "choose another foil" in said[0].stderr
+
+
+def test_only_the_facts_that_the_circuit_was_found_on_are_none_to_evaluate_with(
+    run_command: Any, tmp_path: Path, prompt: tuple[str, str]
+) -> None:
+    text, answer = prompt
+    run, facts = tmp_path / "run", tmp_path / "facts.json"
+    done = run_command(
+        "circuit", "find", text, "--answer", answer, *FACT, "--method", "eap", "--edges", 60, "--ablation", "zero",
+        "--no-evaluate", "--out", run,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    town = json.loads((TOY / "toy_town.json").read_text())
+    facts.write_text(json.dumps(town | {"facts": town["facts"][:1]}))
+    done = run_command("circuit", "evaluate", run, "--facts", facts, "--model", TOY)
+    assert done.exit_code == 2
+    assert "nothing of" in done.stderr
+    assert "taken out" in done.stderr
+
+
+NO_MODEL = ("--model", "nowhere")  # so what is said first was seen before one was loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("find",), "either a PROMPT or --facts"),
+        (("find", "[Oda Voss] lives in", "--method", "magic"), "no circuit method"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--engine", "warp"), "no engine"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--threshold", "nan"), "the threshold is nan"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--ablation", "burn"), "no ablation"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--metric", "length"), "no metric"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--method", "eap", "--select", "threshold"), "needs one"),
+        (("find", "[Oda Voss] lives in", "--method", "eap", "--set", "x=1"), "--set"),
+        (("find", "[Oda Voss] lives in", "--set", "x=1"), "own flags"),
+        (("find", "[Oda Voss] lives in", "--certify", "2"), "share"),
+        (("find", "[Oda Voss] lives in", "--method", "eap", "--like", "x"), "ACDC"),
+        (("find", "--facts", "x", "--examples", "0"), "at least 1"),
+        (("find", "--facts", "x", "--answer", "y"), "single PROMPT"),
+        (("find", "[Oda Voss] lives in", "--answer", "weaver", *FACT), "does not know"),
+        (("find", "[Oda Voss] lives in", *FACT, "--ablation", "counterfactual"), "--swap"),
+        (("find", "[Oda Voss] lives in", *FACT, "--swap", "Today Oda Voss"), "tokens"),
+        (("find", "[Oda Voss] lives in", *FACT, "--ablation", "mean"), "reference prompts"),
+        (("find", "[Oda Voss] lives in", *FACT, "--threshold", "1e9"), "nothing"),
+        (("show", "nowhere"), "not a run folder"),
+        (("compare", "nowhere", "here"), "not a run folder"),
+        (("export", "nowhere"), "not a run folder"),
+        (("import", "nowhere.gv"), "cannot be read"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_code_2(run_command: Any, arguments: tuple[str, ...], said: str) -> None:
+    done = run_command("circuit", *arguments)
+    assert done.exit_code == 2, done.stderr
+    assert said in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_journal_of_another_search_is_refused_and_intact(
+    run_command: Any, tmp_path: Path, prompt: tuple[str, str]
+) -> None:
+    text, answer = prompt
+    common = ("find", text, "--answer", answer, *FACT, "--no-evaluate", "--out", tmp_path / "run")
+    assert run_command("circuit", *common, "--threshold", 0.05).exit_code == 0
+    journal = tmp_path / "run" / "journal.jsonl"
+    before = journal.read_bytes()
+    done = run_command("circuit", *common, "--threshold", 0.06)
+    assert done.exit_code == 2
+    assert "threshold" in done.stderr
+    assert journal.read_bytes() == before

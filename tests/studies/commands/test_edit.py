@@ -1,0 +1,223 @@
+"""The `edit` command as a user meets it: a table or JSON, folders that can be read again, one sentence for mistakes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.models import TOY
+
+from editing.edit import Edit
+from studies.commands import app as common
+
+PROMPT = "[Oda Voss] lives in"
+QUICK = ("--moments", "identity", "--set", "contexts=2", "--layer", "0", "--light")
+
+
+@pytest.fixture
+def edit(run_command, toy, monkeypatch):
+    """edit(...) on the toy, already loaded."""
+    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
+    return lambda *arguments: run_command("edit", *arguments)
+
+
+def test_apply_evaluates_saves_and_draws(edit):
+    out = edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here")
+    assert out.exit_code == 0, out.stderr
+    assert "efficacy success" in out.stdout
+    assert "the identity stands in" in out.stderr
+    saved = Edit.load("here")
+    assert (saved.method, saved.facts[0].foil, saved.moments) == ("rome", "Vey", "identity")
+    assert Path("here/page.html").is_file()
+
+
+def test_apply_speaks_json_and_takes_facts_from_a_file(edit):
+    out = edit("apply", "--facts", TOY / "toy_town.json", "--limit", 3, "--method", "memit", *QUICK[:4],
+               "--layer", "0,1", "--light", "--json")  # fmt: skip
+    assert out.exit_code == 0, out.stderr
+    body = json.loads(out.stdout)
+    assert body["facts"] == 3
+    assert body["scores"]["efficacy success"]["before"] == 0
+    assert Edit.load(body["folder"]).name == body["edits"][0]
+
+
+def test_a_batch_size_makes_a_stack_of_edits_scored_at_once_and_at_the_end(edit):
+    out = edit("apply", "--facts", TOY / "toy_town.json", "--limit", 4, "--batch", 2, *QUICK, "--out", "many", "--json")
+    assert out.exit_code == 0, out.stderr
+    body = json.loads(out.stdout)
+    assert len(body["edits"]) == 2
+    assert body["scores"]["efficacy success"]["final"] is not None
+    second = Edit.load("many/edit-0002")
+    assert second.below == (Edit.load("many/edit-0001").digest,)
+
+
+def test_a_restraint_makes_one_edit_of_them(edit):
+    out = edit("apply", "--facts", TOY / "toy_town.json", "--limit", 4, "--batch", 2, "--restrain", "rect",
+               "--set", "restrain.keep=0.5", *QUICK, "--out", "held")  # fmt: skip
+    assert out.exit_code == 0, out.stderr
+    assert Edit.load("held").restraints == ("rect 0.5",)
+
+
+def test_stack_list_undo_and_export(edit):
+    assert edit("apply", PROMPT, "--target", "Vey", "--stack", *QUICK, "--out", "runs/one").exit_code == 0
+    assert (
+        edit("apply", "[Mira Drey] lives in", "--target", "Vey", "--stack", *QUICK, "--out", "runs/two").exit_code == 0
+    )
+    assert Edit.load("runs/two").below == (Edit.load("runs/one").digest,)
+    listed = json.loads(edit("list", "--json").stdout)
+    assert [(one["folder"], one["stacked"]) for one in listed] == [("runs/one", True), ("runs/two", True)]
+    exported = edit("export", "model", "--json")
+    assert exported.exit_code == 0, exported.stderr
+    assert Path("model/model.safetensors").is_file()
+    undone = edit("undo", "runs/one", "--json")
+    assert undone.exit_code == 0, undone.stderr
+    assert json.loads(undone.stdout)["stack"] == ["runs/two"]
+    assert edit("undo").exit_code == 0
+    empty = edit("undo")
+    assert (empty.exit_code, "nothing to undo" in empty.stderr) == (2, True)
+    assert "*" not in edit("list").stdout
+
+
+def test_a_saved_edit_is_not_written_over(edit):
+    """Neither by --out, nor on the stack, where those above were computed on top of it."""
+    first = ("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here")
+    assert edit(*first).exit_code == 0
+    kept = Edit.load("here").digest
+    again = edit("apply", "[Mira Drey] lives in", *first[2:])
+    assert (again.exit_code, again.stderr) == (
+        2, "edit: here holds a saved edit already; choose another folder with --out\n"
+    )  # fmt: skip
+    assert Edit.load("here").digest == kept
+    many = ("apply", "--facts", TOY / "toy_town.json", "--limit", 2, "--batch", 1, "--stack", *QUICK)
+    assert edit(*many).exit_code == 0
+    assert "holds a saved edit already" in edit(*many).stderr
+    assert len(json.loads(Path("runs/edits.json").read_text())["stack"]) == 1
+
+
+def test_edits_on_the_stack_are_listed_wherever_they_are(edit):
+    edit("apply", PROMPT, "--target", "Vey", "--stack", *QUICK, "--out", "elsewhere/one")
+    edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "runs/two")
+    edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "unknown/three")
+    listed = json.loads(edit("list", "--json").stdout)
+    assert [(one["folder"], one["stacked"]) for one in listed] == [("elsewhere/one", True), ("runs/two", False)]
+
+
+def test_an_edit_that_did_not_take_is_told(edit):
+    still = ("--set", "steps=1", "--set", "learning_rate=1e-9")
+    assert "did not take" in edit("apply", PROMPT, "--target", "Vey", *QUICK, *still).stderr
+    assert "did not take" not in edit("apply", PROMPT, "--target", "Vey", *QUICK).stderr
+
+
+def test_half_precision_keeps_standard_output_to_the_result(run_command):
+    """And of the libraries' remarks nothing, of ours one sentence."""
+    how = ("--model", TOY, "--dtype", "float16", "--device", "cpu", "--json")
+    out = run_command("edit", "apply", PROMPT, "--target", "Vey", *QUICK, *how, "--out", "half")
+    assert out.exit_code == 0, out.stderr
+    assert json.loads(out.stdout)["method"] == "rome"
+    said = [line for line in out.stderr.splitlines() if "float16" in line]
+    assert said == ["Note: the model is in float16; the edit is computed in float32."]
+    assert "Warning" not in out.stderr
+    exported = run_command("edit", "export", "model", "--edit", "half", "--json")  # in the edit's own model and dtype
+    assert (exported.exit_code, exported.stderr) == (0, "")
+    assert json.loads(exported.stdout)["folder"] == "model"
+
+
+def test_a_saved_edit_brings_its_own_model(edit, monkeypatch):
+    assert edit("apply", PROMPT, "--target", "Vey", *QUICK, "--stack", "--out", "here").exit_code == 0
+    asked, load = [], common.loader
+    monkeypatch.setattr(common, "loader", lambda *how: asked.append(how) or load(*how))
+    for words in (("evaluate", "here"), ("export", "model", "--edit", "here"), ("evaluate", "here", "--model", "gpt2"),
+                  ("undo",)):  # fmt: skip
+        out = edit(*words)
+        assert out.exit_code == 0, out.stderr
+    assert [Path(name).name for name, _, _ in asked] == ["toy", "toy", "gpt2", "toy"]
+    assert {dtype for _, _, dtype in asked} == {"float32"}
+
+
+@pytest.mark.parametrize("command", ["apply", "sequence"])
+def test_the_help_names_every_method(run_command, command, monkeypatch):
+    from editing.method import method_names
+
+    monkeypatch.setenv("COLUMNS", "200")
+    said = run_command("edit", command, "--help").stdout
+    assert [name for name in method_names() if name not in said] == []
+
+
+def test_evaluate_reads_a_saved_edit_by_another_protocol_and_on_other_facts(edit):
+    edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here")
+    out = edit("evaluate", "here", "--facts", TOY / "toy_town.json", "--limit", 2, "--unrelated",
+               TOY / "toy_trade.json", "--json")  # fmt: skip
+    assert out.exit_code == 0, out.stderr
+    scores = json.loads(out.stdout)["scores"]
+    assert scores["efficacy success"]["n"] == 2
+    assert scores["unrelated top-1 same"]["n"] > 1
+
+
+def test_layers_recommends_one_that_it_tried(edit):
+    out = edit("layers", TOY / "toy_town.json", "--limit", 2, "--layer", "0,1", "--moments", "identity", "--json")
+    assert out.exit_code == 0, out.stderr
+    body = json.loads(out.stdout)
+    assert body["best"] in (0, 1)
+    assert len(body["trials"]) == 2
+
+
+def test_moments_are_collected_once(edit, tmp_path):
+    first = edit("moments", "--layer", "1", "--tokens", 256, "--out", tmp_path / "kept", "--json")
+    assert first.exit_code == 0, first.stderr
+    assert json.loads(first.stdout)["tokens"] >= 256
+    assert edit("moments", "--layer", "1", "--tokens", 256, "--out", tmp_path / "kept", "--json").stdout == first.stdout
+    assert "condition" in edit("moments", "--layer", "1", "--tokens", 256, "--out", tmp_path / "kept").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "either a PROMPT"),
+        ([PROMPT], "--target is missing"),
+        ([PROMPT, "--target", ""], "target is empty"),
+        ([PROMPT, "--target", "Brask"], "edited away from"),
+        ([PROMPT, "--target", "Vey", "--layer", "9"], "no layer 9: this model has layers 0 to 3"),
+        ([PROMPT, "--target", "Vey", "--layer", "one"], "write whole numbers"),
+        ([PROMPT, "--target", "Vey", "--layer", "1", "--method", "ice"], "writes to no layer"),
+        ([PROMPT, "--target", "Vey", "--method", "roam"], "no method 'roam'"),
+        ([PROMPT, "--target", "Vey", "--set", "stepps=3"], "no setting 'stepps'"),
+        ([PROMPT, "--target", "Vey", "--subject", "Nobody"], "not in the prompt"),
+        ([PROMPT, "--target", "Vey", "--restrain", "hug"], "no restraint 'hug'"),
+        ([PROMPT, "--target", "Vey", "--tokens", "5"], "cannot fill"),
+        ([PROMPT, "--target", "Vey", "--set", "learning_rate=inf", "--set", "clamp=inf"], "NaN or infinity at step"),
+        (["--facts", "nowhere.json"], "nowhere.json"),
+        (["--facts", str(TOY / "toy_town.json"), "--target", "Vey"], "belong to a single PROMPT"),
+        (["--facts", str(TOY / "toy_town.json"), "--batch", "0"], "--batch must be"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(edit, arguments, sentence):
+    quick = [] if "--tokens" in arguments else ["--moments", "identity"]
+    out = edit("apply", *arguments, *quick)
+    assert out.exit_code == 2
+    assert sentence in out.stderr
+    assert "Traceback" not in out.stderr
+    assert out.stdout == ""
+
+
+def test_a_damaged_edit_and_two_targets_are_told(edit, tmp_path):
+    edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here")
+    tensors = Path("here/result.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-4])
+    out = edit("evaluate", "here")
+    assert (out.exit_code, "damaged" in out.stderr) == (2, True)
+    record = {"subject": "Oda Voss", "prompt": "Oda Voss lives in", "ground_truth": "Brask"}
+    records = [record | {"target_new": name, "case_id": i} for i, name in enumerate(("Vey", "Dunvale"))]
+    Path("two.json").write_text(json.dumps(records))
+    out = edit("apply", "--facts", "two.json", *QUICK)
+    assert (out.exit_code, "two targets, 'Vey' and 'Dunvale'" in out.stderr) == (2, True)
+
+
+def test_ctrl_c_in_a_batch_leaves_the_weights_and_what_is_done(edit, toy, monkeypatch):
+    from editing import method as methods
+
+    def stopping(*arguments, **how):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(methods, "find_values", stopping)
+    out = edit("apply", "--facts", TOY / "toy_town.json", "--limit", 4, "--batch", 2, *QUICK)
+    assert out.exit_code == 130  # the fixture of the toy checks its weights and hooks
+    assert "Traceback" not in out.stderr

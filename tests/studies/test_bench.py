@@ -1,0 +1,323 @@
+"""The bench end to end on the toy: extreme editors, an interrupted grid, results that must not be subtracted."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.models import TOY
+from pyarrow import parquet
+
+from editing import methods
+from editing.edit import in_place
+from editing.evaluation import read as suite
+from editing.evaluation.protocol import comparable_with, protocol
+from factscope.data.load import load_cases
+from factscope.errors import EditError, StoreError
+from factscope.model.forward.scoring import Said
+from factscope.runs import store
+from studies.bench import compare as bench_compare
+from studies.bench import page as bench_view
+from studies.bench.bench import bench
+from studies.commands import app as common
+
+NULL = '''"""No edit at all."""
+from dataclasses import dataclass
+
+import torch
+
+from editing.edit import Delta
+from editing.method import Made
+
+ABOUT, NEEDS_MOMENTS = "nothing", False
+
+
+@dataclass(frozen=True)
+class Config:
+    layer: int = 0
+
+    @classmethod
+    def for_model(cls, model):
+        return cls()
+
+
+def compute(bench, config):
+    size = bench.model.cfg
+    return Made((Delta("blocks.0.mlp.W_out", torch.zeros(1, size.d_model), torch.zeros(size.d_mlp, 1)),))
+
+
+def compute_each(bench, config):
+    return [compute(bench, config) for _ in bench.facts]
+'''
+TOWN = TOY / "toy_town.json"
+
+
+@pytest.fixture
+def null(tmp_path, monkeypatch):
+    """A method named null, found because its file lies in a folder of methods."""
+    (tmp_path / "null.py").write_text(NULL)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+
+
+def run(model, folder, how="easyedit", names=("null",), count=3, **more):
+    cases = load_cases(TOWN, limit=count)
+    return bench(
+        model, cases, names, protocol(how, words=4), folder, source="toy", moments="identity", shown=False, **more
+    )
+
+
+def test_a_null_editor_changes_nothing_and_a_perfect_one_only_what_it_should(toy, null, tmp_path, monkeypatch):
+    found = run(toy, tmp_path / "a")
+    nothing = {s.metric: s.value for s in found.scores if s.when == "after"}
+    assert nothing == {s.metric: s.value for s in found.scores if s.when == "before"}
+    assert (nothing["locality, unchanged"], nothing["locality KL"], nothing["ES"], nothing["NS"]) == (1, 0, 0, 1)
+    assert len(found.trials[0].failures) == 3  # it says the old answer, over and over
+
+    real = suite.score
+    wanted = load_cases(TOWN, limit=1)[0].facts[0].foil
+
+    def perfect(model, pairs):
+        said = real(model, pairs)
+        if not in_place(model):
+            return said
+        return [
+            Said(0.0, (True,) * len(pair.answer), pair.answer, one.logp)
+            if model.tokenizer.decode(list(pair.answer)).strip() == wanted
+            else one
+            for pair, one in zip(pairs, said, strict=True)
+        ]
+
+    monkeypatch.setattr(suite, "score", perfect)
+    best = {s.metric: s.value for s in run(toy, tmp_path / "b", count=1).scores if s.when == "after"}
+    assert [best[name] for name in ("ES", "PS", "reliability", "generality")] == [1, 1, 1, 1]
+    assert best["locality, unchanged"] == 1
+
+
+@pytest.mark.parametrize("how", ["easyedit", "sequential"])
+def test_an_interrupted_grid_goes_on_to_the_identical_result(toy, tmp_path, monkeypatch, how):
+    settings = {"ft_m": {"layer": "0", "steps": "5"}}
+    names = ("ft_m", "ice") if how == "easyedit" else ("ft_m",)
+    whole = run(toy, tmp_path / "whole", how, names, settings=settings)
+    calls, real = [], suite.readings
+
+    def stopping(*given):
+        calls.append(1)
+        if len(calls) == 6:  # in the middle of the first method's second or third case
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr("studies.bench.run.readings", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy, tmp_path / "part", how, names, settings=settings)
+    assert not in_place(toy)
+    monkeypatch.setattr("studies.bench.run.readings", real)
+    again = run(toy, tmp_path / "part", how, names, settings=settings)
+    assert again.scores == whole.scores
+    assert [trial.rows for trial in again.trials] == [trial.rows for trial in whole.trials]
+    with pytest.raises(StoreError, match="begun with other settings"):
+        run(toy, tmp_path / "part", how, names, settings={"ft_m": {"layer": "0", "steps": "6"}})
+
+
+@pytest.mark.parametrize("how", ["easyedit", "sequential"])
+def test_a_resumed_grid_takes_moments_of_the_unedited_model(toy, tmp_path, monkeypatch, how):
+    settings = {"ft_m": {"layer": "0", "steps": "5"}}
+    run(toy, tmp_path, how, ("ft_m",), settings=settings)
+    journal = tmp_path / "ft_m.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))  # the first of three edits
+    seen = []
+    monkeypatch.setattr("studies.bench.run.moments_for", lambda model, *_: seen.append(len(in_place(model))))
+    run(toy, tmp_path, how, ("ft_m",), settings=settings)
+    assert seen == [0]
+
+
+def test_edits_that_stay_are_read_at_once_and_at_the_end(toy, tmp_path):
+    found = run(toy, tmp_path, "sequential", ("ft_m",), settings={"ft_m": {"layer": "0", "steps": "5"}})
+    last = [row for row in found.trials[0].rows if row.case == found.cases[-1]]
+    assert all(row.final.nll == pytest.approx(row.after.nll, abs=1e-5) for row in last)  # nothing came after it
+    first = [row for row in found.trials[0].rows if row.case == found.cases[0]]
+    assert any(abs(row.final.nll - row.after.nll) > 1e-3 for row in first)
+
+
+def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows(toy, null, tmp_path):
+    from editing.evaluation.table import table
+
+    found = run(toy, tmp_path / "run", "counterfact")
+    store.save(found, tmp_path / "saved")
+    back = bench_compare.load(tmp_path / "saved")
+    assert store.same(found, back)
+    trial = back.trials[0]
+    assert tuple(table("null", trial.rows, trial.speech, back.protocol.scorer)) == found.scores
+    bench_view.write_tables(back, tmp_path)
+    rows, scores = (list(csv.DictReader((tmp_path / name).open())) for name in ("rows.csv", "scores.csv"))
+    assert [row["prompt"] for row in rows] == parquet.read_table(tmp_path / "rows.parquet")["prompt"].to_pylist()
+    assert [float(row["value"]) for row in scores] == [score.value for score in found.scores]
+    assert [float(row["after_nll"]) for row in rows] == [row.after.nll for row in trial.rows]
+
+
+def test_the_picture_holds_the_scores_that_were_read_last(toy, tmp_path):
+    found = run(toy, tmp_path, "sequential", ("ft_m",), count=2, settings={"ft_m": {"layer": "0", "steps": "5"}})
+    drawn = bench_view.picture(found)
+    unedited, edited = drawn.groups
+    assert (unedited.name, unedited.aside, edited.name) == ("unedited", True, "ft_m")
+    for row, metric in enumerate(drawn.rows):
+        now, before = found.score("ft_m", metric, "final"), found.score("ft_m", metric, "before")
+        assert (edited.low[row], edited.values[row], edited.high[row]) == (now.low, now.value, now.high)
+        assert unedited.values[row] == before.value
+
+
+def test_only_numbers_of_one_protocol_are_subtracted(toy, null, tmp_path):
+    one, other = run(toy, tmp_path / "a"), run(toy, tmp_path / "b", "strict")
+    assert not bench_compare.obstacles(one, one)
+    assert not bench_compare.unlike(one, one)
+    assert all(row[-1] in (0, None) for row in bench_compare.side_by_side(one, one).rows)
+    assert bench_compare.obstacles(one, other) == ["scorer is 'token accuracy' in one and 'strict' in the other"]
+    assert "difference" not in bench_compare.side_by_side(one, other).columns
+    fewer = run(toy, tmp_path / "c", count=2)
+    assert bench_compare.obstacles(one, fewer) == ["the cases or their questions are not the same"]
+
+
+def test_what_may_be_subtracted_but_is_not_alike_is_named(toy, null, tmp_path):
+    one = run(toy, tmp_path / "a", seed=0)
+    other = run(toy, tmp_path / "b", seed=3, settings={"null": {"layer": "1"}})
+    assert not bench_compare.obstacles(one, other)
+    assert bench_compare.unlike(one, other) == ["the seed is 0 and 3", "null's layer: 0, not 1"]
+
+
+def test_the_unedited_model_is_read_once_for_all_methods(toy, null, tmp_path, monkeypatch):
+    calls = []
+    real = suite.listen
+
+    def counted(model, *given):
+        calls.append(len(in_place(model)))
+        return real(model, *given)
+
+    monkeypatch.setattr("studies.bench.run.listen", counted)
+    run(toy, tmp_path, names=("null", "ice"), count=3)
+    assert calls == [0, 1, 1, 1, 1, 1, 1]  # once for all three cases, then each case under each method's edit
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "known", "start", "said"),
+    [
+        ("counterfact", "CounterFact", False, "none", "ES, PS, NS, their magnitudes"),
+        ("counterfact", "CounterFact, flat (EasyEdit)", False, "none", "published for CounterFact, and this is"),
+        ("counterfact", "CounterFact", True, "none", "those whose facts the model knows"),
+        ("easyedit", "KnowEdit WikiBio", False, "none", "EasyEdit's rewrite_acc"),
+        ("easyedit", "zsRE (MEND's form)", False, "<s>", "no start token is put before a prompt, and here it is <s>"),
+        ("strict", "CounterFact", False, "none", "results of the same settings only"),
+    ],
+)
+def test_comparable_is_what_was_really_done(name, of, known, start, said):
+    assert said in comparable_with(protocol(name), of, start, known)
+
+
+def test_comparing_likelihoods_scores_no_answers_and_nothing_to_compare_is_refused(toy, null, tmp_path):
+    found = run(toy, tmp_path / "a", "counterfact")
+    assert {"ES", "NS", "locality KL"} <= {one.metric for one in found.scores}
+    assert not {one.metric for one in found.scores} & {"reliability", "generality", "locality, right"}
+    cases = load_cases(TOWN, limit=2, target="true")
+    bare = [replace(c, facts=tuple(replace(f, neighbours=()) for f in c.facts)) for c in cases]
+    told = []
+    how = {"source": "toy", "moments": "identity", "shown": False, "say": told.append}
+    with pytest.raises(EditError, match="nothing can be scored: the scorer likelihood needs an old answer"):
+        bench(toy, bare, ("null",), protocol("counterfact"), tmp_path / "b", **how)
+    bench(toy, cases, ("null",), protocol("counterfact"), tmp_path / "c", **how)
+    assert told == [
+        "only what must stay is scored, not the edits: the scorer likelihood needs an old answer beside the new one, "
+        "and these cases do not say it; --scorer 'token accuracy' would"
+    ]
+
+
+# ---- the commands
+
+
+@pytest.fixture
+def edit(run_command, toy, monkeypatch):
+    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
+    return lambda *arguments: run_command("edit", *arguments)
+
+
+def test_the_command_writes_a_table_for_every_reader_and_refuses_to_mix(edit):
+    base = ("bench", TOWN, "--methods", "ice", "--n", "2", "--moments", "identity", "--light")
+    out = edit(*base, "--protocol", "easyedit", "--out", "one")
+    assert out.exit_code == 0, out.stderr
+    assert "reliability" in out.stdout
+    assert "comparable with: results of the same settings only: the numbers of this protocol are" in out.stdout
+    for name in ("table.md", "scores.csv", "rows.csv", "rows.parquet", "page.html", "result.json"):
+        assert Path("one", name).is_file()
+    assert "95 % bootstrap intervals" in Path("one/table.md").read_text()
+    out = edit(*base, "--protocol", "strict", "--out", "two", "--compare", "one", "--json")
+    assert out.exit_code == 2
+    assert "scorer is 'strict' in one and 'token accuracy' in the other" in out.stderr
+    assert not Path("two").exists()  # known before anything is edited
+    assert edit(*base, "--protocol", "strict", "--out", "two").exit_code == 0
+    out = edit("compare", "two", "one")
+    assert out.exit_code == 2
+    assert "ice" in out.stdout
+    assert "difference" not in out.stdout
+    out = edit(*base, "--protocol", "easyedit", "--out", "three", "--compare", "one", "--json")
+    body = json.loads(out.stdout)
+    assert {row["difference"] for row in body["comparison"]["rows"]} == {0}
+    assert body["costs"]["ice"]["kB stored"] > 0
+
+
+def test_what_else_changed_is_said_wherever_scores_are(edit):
+    base = ("bench", TOWN, "--methods", "ft-m", "--set", "ft-m.steps=2", "--n", "2", "--light", "--general")
+    base += ("--unrelated", "none", "--protocol", "memit", "--words", "4", "--out", "one")
+    out = edit(*base)
+    assert out.exit_code == 0, out.stderr
+    for said in (out.stdout, Path("one/table.md").read_text()):
+        assert "With all edits in" in said
+        assert "perplexity before" in said
+        assert "Failed edits by kind" in said
+    body = json.loads(edit(*base, "--json").stdout)
+    assert body["general"]["ft_m"]["perplexity"] > 0
+
+
+def test_conflicting_cases_are_refused_together_or_left_out(edit, tmp_path):
+    town = json.loads(TOWN.read_text())
+    one, other = town["facts"][:2]
+    records = [
+        {"case_id": n, "prompt": town["templates"][0].format(fact["subject"]), "subject": fact["subject"],
+         "target_new": new, "ground_truth": fact["answer"]}
+        for n, (fact, new) in enumerate([(one, "Vey"), (one, "Ostmar"), (other, "Vey")])
+    ]  # fmt: skip
+    (tmp_path / "two.json").write_text(json.dumps(records))
+    base = ("bench", tmp_path / "two.json", "--methods", "ice", "--protocol", "memit", "--light", "--out", "one")
+    out = edit(*base)
+    assert (out.exit_code, "all such with --skip-conflicts" in out.stderr) == (2, True), out.stderr
+    out = edit(*base, "--skip-conflicts", "--json")
+    assert out.exit_code == 0, out.stderr
+    assert "1 cases are left out" in out.stderr
+    assert json.loads(out.stdout)["cases"] == 2
+
+
+def test_mistakes_are_told_before_the_model_is_asked(edit, tmp_path):
+    for given, said in (
+        (("--methods", "romeo"), "no method 'romeo'"),
+        (("--methods", "ice", "--protocol", "mine"), "no protocol 'mine'"),
+        (("--methods", "ice", "--set", "layer=3"), "say whose setting it is"),
+        (("--methods", "ice", "--n", "0"), "--n must be at least 1"),
+        (("--methods", "ice", "--batch", "0"), "an edit of 0 cases cannot be made"),
+        (("--methods", "ice", "--speech", "-3"), "a text of -3 tokens cannot be written"),
+        (("--methods", "ice", "--speech", "9999"), "texts of 9999 tokens are asked for, and the model reads"),
+        (("--methods", "ice", "--text", "x.txt"), "--unrelated and --text are for --general"),
+        (("--methods", "rome", "--set", "rome.layer=99"), "there is no layer 99"),
+        (("--methods", "ike", "--n", "1"), "ike: the in-context edits are"),
+        (("--methods", "rome", "--set", "memit.layers=1"), "settings are given for memit, and the methods are rome"),
+    ):
+        out = edit("bench", TOWN, *given)
+        assert (out.exit_code, said in out.stderr) == (2, True), out.stderr
+        assert not list(Path().glob("runs/*/result.json"))
+
+
+def test_facts_check_counts_what_a_file_holds_and_names_what_is_wrong(edit, tmp_path):
+    out = edit("facts", "check", TOWN, "--json")
+    assert out.exit_code == 0, out.stderr
+    body = json.loads(out.stdout)
+    assert body["cases"] == body["trials"]["rewrite"] == 24
+    (tmp_path / "cut.json").write_text('[{"subject":')
+    out = edit("facts", "check", tmp_path / "cut.json")
+    assert out.exit_code == 2
+    assert "cut.json, line 1" in out.stderr

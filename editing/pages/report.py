@@ -108,4 +108,5 @@ def headline(report: EditReport) -> Headline:
 
 
 def finite(number: float) -> Cell:
+    """A number with four digits, or nothing where it is infinite or not a number."""
     return float(f"{number:.4g}") if np.isfinite(number) else None

@@ -17,7 +17,7 @@ from editing.contexts import contexts
 from editing.methods.rome import Config as Rome
 from editing.requests import essence_prompt, known, target_prompts
 from editing.solve import moments, values
-from editing.solve.closed_form import Metric, solve
+from editing.solve.closed_form import KeyMetric, solve
 from editing.solve.values import Descent, find_values
 from factscope.data.load import load_facts
 from factscope.model import load as models
@@ -123,11 +123,13 @@ def main():
     matrix = moment.of(layer)
     keys = torch.randn(64, len(matrix), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     residuals = torch.randn(64, model.cfg.d_model, dtype=torch.float64)
-    metric = Metric(matrix)
+    metric = KeyMetric(matrix)
     by_keys = seconds(lambda: solve(keys, residuals, metric, ridge=100.0, form="keys"), repeat=3)
     by_dimensions = seconds(lambda: solve(keys, residuals, metric, ridge=100.0, form="dimensions"), repeat=3)
     say(facts=64, n_by_n_seconds=round(by_keys, 4), d_by_d_seconds=round(by_dimensions, 4),
-        ratio=round(by_dimensions / by_keys, 1), factoring_once=round(seconds(lambda: Metric(matrix)), 3))  # fmt: skip
+        
+        ratio=round(by_dimensions / by_keys, 1), factoring_once=round(seconds(lambda: KeyMetric(matrix)), 3))  # fmt:
+        skip
 
     rows = torch.randint(1, 40_000, (16, 128), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -193,7 +193,7 @@ def _searched(
     earlier: Sequence[Decision],
     shown: bool | None,
     model: str,
-) -> acdc_search.Found:
+) -> acdc_search.SearchResult:
     if journal is None:
         return acdc_search.acdc(reference, config, None, earlier, shown)
     with Journal(journal, journal_key(reference.task, reference.graph, config.threshold, model)) as record:

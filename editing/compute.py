@@ -10,7 +10,7 @@ from typing import Any
 from editing.contexts import OPENINGS
 from editing.contexts import contexts as sampled
 from editing.edit import Edit, base_of, in_float32, in_place
-from editing.method import Bench, Made, config_for, in_context, layers_of, method
+from editing.method import MethodInputs, MethodOutput, config_for, in_context, layers_of, method
 from editing.requests import check
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep
@@ -47,7 +47,7 @@ def compute_each(name: str, model: Any, facts: Sequence[Fact], config: Any = Non
     The same edits as `compute` fact by fact, up to rounding, several times faster. Arguments as in `compute`.
     """
 
-    def make(module: Any, bench: Bench, chosen: Any) -> list[Made]:
+    def make(module: Any, bench: MethodInputs, chosen: Any) -> list[MethodOutput]:
         if hasattr(module, "compute_each"):
             return list(module.compute_each(bench, chosen))
         values = bench.values(chosen)
@@ -62,7 +62,7 @@ def _compute(
     model: Any,
     facts: Sequence[Fact],
     config: Any,
-    make: Callable[[Any, Bench, Any], list[Made]],
+    make: Callable[[Any, MethodInputs, Any], list[MethodOutput]],
     *,
     moments: Moments | None = None,
     seed: int = 0,
@@ -98,7 +98,7 @@ def _compute(
         ]
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
         pieces = folder / key if folder else None
-        bench = Bench(model, tuple(facts), used, moments, start, seed, on_step, shown, pieces, on_piece)
+        bench = MethodInputs(model, tuple(facts), used, moments, start, seed, on_step, shown, pieces, on_piece)
         made = make(module, bench, config)
     edited = [tuple(facts)] if len(made) == 1 else [(fact,) for fact in facts]
     return [

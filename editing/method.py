@@ -1,8 +1,8 @@
 """The editing methods, one file each, found by listing this folder and imported only when chosen.
 
 A method's file has a `Config` (a frozen dataclass), `NEEDS_MOMENTS` (whether it wants the second moment of ordinary
-keys), `ABOUT` (one line) and `compute(bench, config) -> Made`, which leaves the model bitwise as it was. A file with
-`IN_CONTEXT = True` touches no weight: its edits are a text before whatever is asked.
+keys), `ABOUT` (one line) and `compute(bench, config) -> MethodOutput`, which leaves the model bitwise as it was. A file
+with `IN_CONTEXT = True` touches no weight: its edits are a text before whatever is asked.
 """
 
 import importlib
@@ -93,7 +93,7 @@ def _cast(old: Any, value: Any, full: str) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class MethodOutput:
     """What a method's `compute` gives."""
 
     deltas: tuple[Any, ...]
@@ -104,7 +104,7 @@ class Made:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class MethodInputs:
     """What every method starts from, once the input has been checked."""
 
     model: Any

@@ -58,7 +58,7 @@ class CircuitStudy:
 
 
 @dataclass(frozen=True)
-class Work:
+class CircuitInputs:
     """What a circuit is to be found for, and with what it will be tested."""
 
     task: Task
@@ -81,7 +81,7 @@ def about_prompt(
     start: str = "auto",
     unknown: bool = False,
     held_out: bool = True,
-) -> Work:
+) -> CircuitInputs:
     """One prompt's task; the other subjects of its shipped relation are held out, or averaged over.
 
     Args:
@@ -123,7 +123,7 @@ def about_prompt(
     if not unknown:
         check_known(task, ranks(model, task.prompts))
     relation = relation_of(prompt)
-    return Work(task, known(model, reference), relation.answers if relation else (), tuple(notes))
+    return CircuitInputs(task, known(model, reference), relation.answers if relation else (), tuple(notes))
 
 
 def about_facts(
@@ -137,7 +137,7 @@ def about_facts(
     start: str = "auto",
     seed: int = 0,
     unknown: bool = False,
-) -> Work:
+) -> CircuitInputs:
     """Facts that the model knows (answer among its first ten), split: the first `examples` of one length, and the rest.
 
     The first are those to find a circuit on, the rest is held out. A twin for the counterfactual ablation is another
@@ -165,7 +165,7 @@ def about_facts(
         twins = [twin(prompt, alike(prompt, usable)) for prompt in found]
         corrupt = tuple(other or corrupt_of(model, own, None) for own, other in zip(found, twins, strict=True))
     task = Task(found, metric, ablation, corrupt, tuple(alike(found[0], usable)))
-    return Work(task, held_out, tuple(sorted({fact.answer for fact in facts})), tuple(notes))
+    return CircuitInputs(task, held_out, tuple(sorted({fact.answer for fact in facts})), tuple(notes))
 
 
 def evaluated(model: Any, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:

@@ -13,17 +13,17 @@ from typing import Any
 from circuits.analysis.diff import diff
 from circuits.circuit import Circuit
 from factscope.data.fact import Fact
-from studies.edit_effects.model_state import Ask, Config, Traced
+from studies.edit_effects.model_state import Config, Experiment, TraceMaps
 
 CONFIG = Config(samples=2, nulls=0, value_nulls=0, again=0, neighbours=0)
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class SequenceWatch:
     """What a checkpoint compares with; call it as `editing.sequence.run`'s `on_checkpoint`."""
 
-    asks: Mapping[str, Ask]  # by what the fact is: "edited first", "not edited"
-    before: Mapping[str, tuple[Traced, Circuit]]
+    asks: Mapping[str, Experiment]  # by what the fact is: "edited first", "not edited"
+    before: Mapping[str, tuple[TraceMaps, Circuit]]
 
     @classmethod
     def of(
@@ -34,16 +34,16 @@ class Look:
         start: str,
         seed: int,
         config: Config = CONFIG,
-    ) -> "Look":
+    ) -> "SequenceWatch":
         """Trace and search the unedited model for the first edited fact, and for the first unrelated one with a foil.
 
-        Raises EditError and PromptError as `Ask.of` does.
+        Raises EditError and PromptError as `Experiment.of` does.
         """
         chosen = {"edited first": edited[0]}
         other = next((fact for fact in unrelated if fact.foil), None)
         if other is not None:
             chosen["not edited"] = other
-        asks = {name: Ask.of(model, fact, replace(config, seed=seed), start) for name, fact in chosen.items()}
+        asks = {name: Experiment.of(model, fact, replace(config, seed=seed), start) for name, fact in chosen.items()}
         return cls(asks, {name: (ask.trace(), ask.search(ask.prompt)) for name, ask in asks.items()})
 
     def __call__(self, model: Any, checkpoint: Any) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from circuits.analysis.diff import same_settings
-from circuits.analysis.faithfulness import Spread, random_circuit
+from circuits.analysis.faithfulness import RandomBaseline, random_circuit
 from circuits.circuit import Circuit, faithfulness
 from circuits.engine.reference import Reference
 
@@ -47,8 +47,8 @@ class CrossFaithfulness:
 
     unit: str
     cells: tuple[Restricted, ...]
-    random_before: Spread  # faithfulness of the unchanged model
-    random_after: Spread
+    random_before: RandomBaseline  # faithfulness of the unchanged model
+    random_after: RandomBaseline
 
     def cell(self, model: str, circuit: str) -> Restricted:
         """One of the four by its names, "before" or "after" each."""
@@ -84,7 +84,7 @@ def cross_faithfulness(
 
 def _restricted(
     model: Any, name: str, before: Circuit, after: Circuit, n_random: int, seed: int
-) -> tuple[list[Restricted], Spread]:
+) -> tuple[list[Restricted], RandomBaseline]:
     graph, task = before.graph, before.task
     reference = Reference(model, graph, task)
     full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
@@ -99,7 +99,7 @@ def _restricted(
     generator = np.random.default_rng(seed)
     size = (before.n_edges + after.n_edges) // 2
     drawn = [reference.loss(random_circuit(graph, size, generator)) for _ in range(n_random)]
-    return cells, Spread.of([faithfulness(loss, full, empty) for loss in drawn])
+    return cells, RandomBaseline.of([faithfulness(loss, full, empty) for loss in drawn])
 
 
 def entries(before: Circuit, after: Circuit, layers: tuple[int, ...]) -> tuple[Entry, ...]:

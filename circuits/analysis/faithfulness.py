@@ -59,7 +59,7 @@ class Hits:
 
 
 @dataclass(frozen=True)
-class Spread:
+class RandomBaseline:
     """Several random circuits' values."""
 
     mean: float
@@ -68,7 +68,7 @@ class Spread:
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
+    def of(cls, values: Sequence[float]) -> "RandomBaseline":
         """Mean, least and greatest."""
         return cls(float(np.mean(values)), float(min(values)), float(max(values)), len(values))
 
@@ -93,8 +93,8 @@ class Evaluation:
     minimality: Float[Tensor, " edge"]  # in the order of `graph.names(kept)`
     superfluous: float  # share of kept edges whose cut changes the loss by less than `tolerance`
     tolerance: float
-    random_size: Spread  # faithfulness
-    random_degree: Spread
+    random_size: RandomBaseline  # faithfulness
+    random_degree: RandomBaseline
     by_ablation: dict[str, float]  # faithfulness of the same edges under other ablations
     conventions: dict[str, str]
     notes: tuple[str, ...]
@@ -154,8 +154,8 @@ def evaluate(
             minimality=minimal.float(),
             superfluous=float((minimal < least).float().mean()),
             tolerance=float(least),
-            random_size=Spread.of([part(mask) for mask in same_size]),
-            random_degree=Spread.of([part(mask) for mask in same_degree]),
+            random_size=RandomBaseline.of([part(mask) for mask in same_size]),
+            random_degree=RandomBaseline.of([part(mask) for mask in same_degree]),
             by_ablation=_by_ablation(model, graph, task, kept),
             conventions=CONVENTIONS | {"ablation": task.ablation, "metric": task.metric, "positions": "all alike"},
             notes=tuple(notes),

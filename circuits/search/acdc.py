@@ -59,7 +59,7 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """The kept edges and how they were decided."""
 
     kept: Mask
@@ -86,7 +86,7 @@ def acdc(
     earlier: Sequence[Decision] = (),
     shown: bool | None = False,
     fast: Fast | None = None,
-) -> Found:
+) -> SearchResult:
     """Search the circuit of the reference's task.
 
     `journal` takes up what it holds and records each batch of decisions. `earlier` are the decisions of a search with
@@ -137,7 +137,7 @@ def acdc(
                 decisions += batch
                 advance(len(batch))
     evaluated = getattr(engine, "n_evaluated", len(decisions))
-    return Found(kept, tuple(decisions), n_dead, evaluated, reference.loss(kept))
+    return SearchResult(kept, tuple(decisions), n_dead, evaluated, reference.loss(kept))
 
 
 def guard(reference: Reference, fast: Fast | None = None) -> float:

@@ -17,7 +17,7 @@ from factscope.data.fact import same_text, whole_words
 from factscope.errors import EditError
 from factscope.model.forward.generate import generate, sample
 from factscope.model.forward.prefix import prefaced
-from factscope.model.forward.scoring import Pair, Said, score
+from factscope.model.forward.scoring import AnswerScore, Pair, score
 from factscope.model.prompts import make_prompt
 
 
@@ -65,7 +65,7 @@ class Speech:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class TokenizedQuestion:
     """One question, tokenised: its target, and behind the same prompt the other answer if there is one."""
 
     row: Row
@@ -74,15 +74,15 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class Outputs:
     """What one reading of many questions gave; the distributions are kept for the KL of the next."""
 
-    said: tuple[tuple[Said, ...], ...]
+    said: tuple[tuple[AnswerScore, ...], ...]
     texts: tuple[str | None, ...]
     speech: tuple[str, ...]
 
 
-def asked_of(model: Any, case: Case, start: str) -> list[Asked]:
+def asked_of(model: Any, case: Case, start: str) -> list[TokenizedQuestion]:
     """Every question of a case. Raises PromptError for an answer that has no tokens."""
     out = []
     for number, trial in enumerate(case.trials):
@@ -98,7 +98,7 @@ def asked_of(model: Any, case: Case, start: str) -> list[Asked]:
             row = Row(
                 case.id, number, kind, trial.label, trial.need, question.prompt, question.target, question.other, BLANK
             )
-            out.append(Asked(row, question, pairs))
+            out.append(TokenizedQuestion(row, question, pairs))
     return out
 
 
@@ -106,8 +106,13 @@ BLANK = Reading(float("nan"), 0.0, False, 0.0, 0.0)  # stands in a row until it 
 
 
 def listen(
-    model: Any, asked: Sequence[Asked], speak: Sequence[tuple[str, str]], protocol: Protocol, start: str, seed: int
-) -> Heard:
+    model: Any,
+    asked: Sequence[TokenizedQuestion],
+    speak: Sequence[tuple[str, str]],
+    protocol: Protocol,
+    start: str,
+    seed: int,
+) -> Outputs:
     """Read every question, and continue the prompts of `speak` (case, prompt), on the model as it is."""
     flat = score(model, [pair for one in asked for pair in one.pairs])
     said, at = [], 0
@@ -121,7 +126,7 @@ def listen(
         more = generate(model, [asked[i].pairs[0].prompt for i in chosen], protocol.words)
         for i, ids in zip(chosen, more, strict=True):
             texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True)
-    return Heard(tuple(said), tuple(texts), tuple(speech(model, [p for _, p in speak], protocol.speech, start, seed)))
+    return Outputs(tuple(said), tuple(texts), tuple(speech(model, [p for _, p in speak], protocol.speech, start, seed)))
 
 
 def speech(model: Any, prompts: Sequence[str], length: int, start: str, seed: int) -> list[str]:
@@ -135,7 +140,7 @@ def speech(model: Any, prompts: Sequence[str], length: int, start: str, seed: in
     return out
 
 
-def readings(asked: Sequence[Asked], now: Heard, clean: Heard) -> list[Reading]:
+def readings(asked: Sequence[TokenizedQuestion], now: Outputs, clean: Outputs) -> list[Reading]:
     """The numbers alone, against the unedited model's."""
     out = []
     for one, said, was, text in zip(asked, now.said, clean.said, now.texts, strict=True):

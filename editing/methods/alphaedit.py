@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from editing.edit import in_place
-from editing.method import Bench, Made
-from editing.solve.closed_form import Metric, Solution, solve
+from editing.method import MethodInputs, MethodOutput
+from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys, find_keys
 from factscope.errors import EditError
@@ -47,7 +47,7 @@ class Config:
         return cls(layers=info(model).edit_layers)
 
 
-def compute(bench: Bench, config: Config) -> Made:
+def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer inside the null space."""
     if bench.moments is None:
         raise EditError("alphaedit writes where ordinary text is silent, so it needs moments, not the identity")
@@ -60,9 +60,9 @@ def compute(bench: Bench, config: Config) -> Made:
         ridge = config.ridge * float((inside**2).sum(1).mean())
         earlier = _earlier_keys(bench, layer)
         if earlier is None:
-            return solve(inside, lacking, Metric(None), ridge=ridge)
+            return solve(inside, lacking, KeyMetric(None), ridge=ridge)
         guarded = earlier @ null @ null.T
-        metric = Metric(torch.eye(len(null), dtype=torch.float64) + guarded.T @ guarded / ridge)
+        metric = KeyMetric(torch.eye(len(null), dtype=torch.float64) + guarded.T @ guarded / ridge)
         return solve(inside, lacking, metric, ridge=ridge)
 
     values = bench.values(config)
@@ -70,7 +70,7 @@ def compute(bench: Bench, config: Config) -> Made:
         bench.model, bench.facts, config.layers, values, bench.contexts, rule, bench.moment,
         start=bench.start, shown=bench.shown,
     )  # fmt: skip
-    return Made(written.deltas, written.reports, values.losses, tuple(kept))
+    return MethodOutput(written.deltas, written.reports, values.losses, tuple(kept))
 
 
 def null_space(moment: Any, share: float) -> Any:
@@ -85,7 +85,7 @@ def null_space(moment: Any, share: float) -> Any:
     return vectors[:, :quiet]
 
 
-def _earlier_keys(bench: Bench, layer: int) -> Any:
+def _earlier_keys(bench: MethodInputs, layer: int) -> Any:
     """Keys of the AlphaEdit edits in place, on the weights as they are; None if there are none."""
     found = [
         find_keys(bench.model, edit.facts, layer, edit.contexts, edit.start_token).halves().double()

@@ -12,9 +12,9 @@ When not to use it: several layers share the work better (MEMIT); one fact is R-
 from dataclasses import dataclass, field
 from typing import Any
 
-from editing.method import Bench, Made
+from editing.method import MethodInputs, MethodOutput
 from editing.methods.memit import leverage
-from editing.solve.closed_form import Metric, Solution, solve
+from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys
 from factscope.model.bridge import info
@@ -39,21 +39,21 @@ class Config:
         return cls(layers=info(model).edit_layers[-1:])
 
 
-def compute(bench: Bench, config: Config) -> Made:
+def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts, then one solve."""
 
     def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
         mean = keys.halves().double()
         moment = bench.moment(layer)
-        weight = leverage(mean, Metric(moment))
+        weight = leverage(mean, KeyMetric(moment))
         import torch
 
         matrix = torch.eye(mean.shape[1], dtype=mean.dtype) if moment is None else moment
-        return solve(mean, lacking, Metric(weight * matrix), ridge=config.epsilon if len(mean) > 1 else 0.0)
+        return solve(mean, lacking, KeyMetric(weight * matrix), ridge=config.epsilon if len(mean) > 1 else 0.0)
 
     values = bench.values(config)
     written = spread(
         bench.model, bench.facts, config.layers, values, bench.contexts, rule, bench.moment,
         start=bench.start, shown=bench.shown,
     )  # fmt: skip
-    return Made(written.deltas, written.reports, values.losses)
+    return MethodOutput(written.deltas, written.reports, values.losses)

@@ -14,7 +14,7 @@ When not to use it: always use FT-M instead, except to reproduce a figure.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from editing.method import Bench, Made
+from editing.method import MethodInputs, MethodOutput
 from editing.methods import ft_m
 
 ABOUT = "fine-tune one MLP matrix on the prompt's last position, as published"
@@ -26,12 +26,12 @@ class Config(ft_m.Config):
     """The same as FT-M's."""
 
 
-def compute(bench: Bench, config: Config) -> Made:
+def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """Fine-tune on all target tokens at the prompt's last position."""
     return ft_m.tune(bench, config, last_position)[0]
 
 
-def compute_each(bench: Bench, config: Config) -> list[Made]:
+def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
     """The same for every fact alone, all of them side by side."""
     return ft_m.tune(bench, config, last_position, apart=True)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from editing.delta import Delta
-from editing.method import Bench, Made
+from editing.method import MethodInputs, MethodOutput
 from editing.requests import target_prompts
 from editing.solve.layers import weight_name
 from editing.solve.values import check_layer
@@ -57,12 +57,12 @@ class Config:
         return cls(layer=min(cls.layer, int(model.cfg.n_layers) - 1))
 
 
-def compute(bench: Bench, config: Config) -> Made:
+def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """Fine-tune on every target token at its own position."""
     return tune(bench, config, every_token)[0]
 
 
-def compute_each(bench: Bench, config: Config) -> list[Made]:
+def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
     """The same for every fact alone, all of them side by side."""
     return tune(bench, config, every_token, apart=True)
 
@@ -72,7 +72,7 @@ def every_token(first: int, target: Sequence[int]) -> tuple[list[int], list[int]
     return list(range(first, first + len(target))), list(target)
 
 
-def tune(bench: Bench, config: Config, wanted: Wanted, apart: bool = False) -> list[Made]:
+def tune(bench: MethodInputs, config: Config, wanted: Wanted, apart: bool = False) -> list[MethodOutput]:
     """Adam on one matrix for all facts, or with `apart` on one matrix a fact.
 
     `wanted` says at which positions which tokens are asked for.
@@ -84,7 +84,7 @@ def tune(bench: Bench, config: Config, wanted: Wanted, apart: bool = False) -> l
     return [made for some in chunks for made in _tuned(replace(bench, facts=some), config, wanted, apart)]
 
 
-def _tuned(bench: Bench, config: Config, wanted: Wanted, apart: bool) -> list[Made]:
+def _tuned(bench: MethodInputs, config: Config, wanted: Wanted, apart: bool) -> list[MethodOutput]:
     rows, places, tokens = [], [], []
     for fact in bench.facts:
         (prompt,) = target_prompts(bench.model, fact, ("{}",), bench.start)
@@ -120,8 +120,8 @@ def _tuned(bench: Bench, config: Config, wanted: Wanted, apart: bool) -> list[Ma
             change = change.clamp(-config.bound, config.bound)
     curves, name = torch.stack(curve), weight_name(config.layer)
     if not apart:
-        return [Made((Delta(name, change[0].cpu()),), curve=curves)]
-    return [Made((Delta(name, change[i].cpu().clone()),), curve=curves[:, i : i + 1]) for i in range(groups)]
+        return [MethodOutput((Delta(name, change[0].cpu()),), curve=curves)]
+    return [MethodOutput((Delta(name, change[i].cpu().clone()),), curve=curves[:, i : i + 1]) for i in range(groups)]
 
 
 class _Part:

@@ -13,7 +13,7 @@ When not to use it: where the model itself is to be changed or looked into. Its 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from editing.method import Bench, Made
+from editing.method import MethodInputs, MethodOutput
 from factscope.data.fact import Fact
 
 ABOUT = "in context: the new fact as a sentence before every question; no weight changes"
@@ -33,12 +33,12 @@ class Config:
         return cls()
 
 
-def compute(bench: Bench, config: Config) -> Made:
+def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """One sentence a fact, in order."""
-    return Made((), preface="".join(f"{config.opening} {ended(sentence(fact))}\n" for fact in bench.facts))
+    return MethodOutput((), preface="".join(f"{config.opening} {ended(sentence(fact))}\n" for fact in bench.facts))
 
 
-def compute_each(bench: Bench, config: Config) -> list[Made]:
+def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
     """One edit a fact."""
     return [compute(replace(bench, facts=(fact,)), config) for fact in bench.facts]
 

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.method import Bench, Made
+from editing.method import MethodInputs, MethodOutput
 from editing.methods.ice import sentence
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
@@ -50,18 +50,18 @@ class Config:
         return cls()
 
 
-def compute(bench: Bench, config: Config) -> Made:
+def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """The demonstrations for each fact, then all new facts."""
     (one,) = _made(bench, config, [bench.facts])
     return one
 
 
-def compute_each(bench: Bench, config: Config) -> list[Made]:
+def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
     """One edit a fact; the corpus is read once."""
     return _made(bench, config, [(fact,) for fact in bench.facts])
 
 
-def _made(bench: Bench, config: Config, groups: Sequence[tuple[Fact, ...]]) -> list[Made]:
+def _made(bench: MethodInputs, config: Config, groups: Sequence[tuple[Fact, ...]]) -> list[MethodOutput]:
     edited = {fact.subject.casefold() for group in groups for fact in group}
     corpus = [
         fact
@@ -77,7 +77,7 @@ def _made(bench: Bench, config: Config, groups: Sequence[tuple[Fact, ...]]) -> l
         near = (vectors[len(flat) :] @ own).argsort(descending=True)[: config.demonstrations].tolist() if corpus else []
         shown = [demonstration(corpus[i], KINDS[rank % len(KINDS)]) for rank, i in enumerate(near)]
         told = "".join(f"New Fact: {sentence(fact)}\n" for fact in group)
-        made.append(Made((), preface="".join(reversed(shown)) + told + "Prompt:\n"))
+        made.append(MethodOutput((), preface="".join(reversed(shown)) + told + "Prompt:\n"))
     return made
 
 
@@ -93,7 +93,7 @@ def demonstration(fact: Fact, kind: str) -> str:
 
 
 @torch.no_grad()
-def states(bench: Bench, texts: Sequence[str]) -> Float[Tensor, "text d_model"]:
+def states(bench: MethodInputs, texts: Sequence[str]) -> Float[Tensor, "text d_model"]:
     """Unit vectors of sentences; see the module's text."""
     model = bench.model
     site, first = Site("resid", model.cfg.n_layers // 2), start_ids(model, bench.start)

@@ -15,8 +15,8 @@ When not to use it: where one fact must be met exactly; it never is (see the rep
 from dataclasses import dataclass, field
 from typing import Any
 
-from editing.method import Bench, Made
-from editing.solve.closed_form import Metric, Solution, solve
+from editing.method import MethodInputs, MethodOutput
+from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys
 from factscope.model.bridge import info
@@ -41,11 +41,11 @@ class Config:
         return cls(layers=info(model).edit_layers)
 
 
-def compute(bench: Bench, config: Config) -> Made:
+def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer."""
 
     def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
-        metric = Metric(bench.moment(layer))
+        metric = KeyMetric(bench.moment(layer))
         mean = keys.halves().double()
         return solve(mean, lacking, metric, ridge=config.ridge * leverage(mean, metric))
 
@@ -54,9 +54,9 @@ def compute(bench: Bench, config: Config) -> Made:
         bench.model, bench.facts, config.layers, values, bench.contexts, rule, bench.moment,
         start=bench.start, shown=bench.shown,
     )  # fmt: skip
-    return Made(written.deltas, written.reports, values.losses)
+    return MethodOutput(written.deltas, written.reports, values.losses)
 
 
-def leverage(keys: Any, metric: Metric) -> float:
+def leverage(keys: Any, metric: KeyMetric) -> float:
     """Mean of k A^-1 k: the scale that lambda is measured in."""
     return float((keys * metric.solve(keys.T).T).sum(1).mean())

@@ -11,7 +11,7 @@ When not to use it: as ROME, for many facts at once.
 
 from dataclasses import dataclass
 
-from editing.method import Bench, Made
+from editing.method import MethodInputs, MethodOutput
 from editing.methods import rome
 
 ABOUT = "ROME with the averaged key throughout: no division by a small number"
@@ -23,6 +23,6 @@ class Config(rome.Config):
     """The same as ROME's."""
 
 
-def compute(bench: Bench, config: Config) -> Made:
+def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """Facts one after another, each on the weights that those before it left."""
     return rome.in_turn(bench, config, averaged=True)

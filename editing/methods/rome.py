@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from editing.edit import borrowed
-from editing.method import Bench, Made
-from editing.solve.closed_form import Metric, Solution, solve
+from editing.method import MethodInputs, MethodOutput
+from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import weight_name
 from editing.solve.values import Descent, Keys, Values, check_layer, find_keys
 from factscope.model.bridge import info
@@ -41,15 +41,15 @@ class Config:
         return cls(layer=info(model).edit_layer)
 
 
-def compute(bench: Bench, config: Config) -> Made:
+def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """Facts one after another, each on the weights that those before it left."""
     return in_turn(bench, config, averaged=False)
 
 
-def in_turn(bench: Bench, config: Any, averaged: bool) -> Made:
+def in_turn(bench: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
     """ROME, or with `averaged` R-ROME, which uses the averaged key everywhere."""
     check_layer(bench.model, config.layer)
-    name, metric = weight_name(config.layer), Metric(bench.moment(config.layer))
+    name, metric = weight_name(config.layer), KeyMetric(bench.moment(config.layer))
     deltas, reports, curves = [], [], []
     with borrowed(bench.model, [name]) as weights:
         weight = weights[name]
@@ -63,10 +63,10 @@ def in_turn(bench: Bench, config: Any, averaged: bool) -> Made:
             deltas.append(delta)
             reports.append(solution.report(name, before, metric.matrix))
             curves.append(values.losses[:, 0])
-    return Made(tuple(deltas), tuple(reports), _side_by_side(curves))
+    return MethodOutput(tuple(deltas), tuple(reports), _side_by_side(curves))
 
 
-def rank_one(keys: Keys, values: Values, matrix: Any, metric: Metric, averaged: bool) -> Solution:
+def rank_one(keys: Keys, values: Values, matrix: Any, metric: KeyMetric, averaged: bool) -> Solution:
     """The update; `matrix` is W [d_in, d_out] in float64.
 
     The MLP's bias is the same before and after, so r = v* - (W k + b) is delta at the bare key, and at the averaged

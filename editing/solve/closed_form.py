@@ -69,7 +69,7 @@ class Solution:
         )
 
 
-class Metric:
+class KeyMetric:
     """The symmetric positive definite A of the closed form, factored once; `None` is the identity."""
 
     def __init__(self, matrix: Float[Tensor, "d_in d_in"] | None) -> None:
@@ -87,7 +87,7 @@ class Metric:
 def solve(
     keys: Float[Tensor, "fact d_in"],
     residuals: Float[Tensor, "fact d_out"],
-    metric: Metric,
+    metric: KeyMetric,
     *,
     ridge: float = 0.0,
     at: Float[Tensor, "fact d_in"] | None = None,
@@ -156,7 +156,7 @@ def _by_keys(gram: Tensor, solved: Tensor, ridge: float, symmetric: bool) -> tup
     return torch.linalg.solve(system.T, solved.T).T, condition
 
 
-def _by_dimensions(keys: Tensor, metric: Metric, ridge: float) -> tuple[Tensor, float]:
+def _by_dimensions(keys: Tensor, metric: KeyMetric, ridge: float) -> tuple[Tensor, float]:
     """(ridge A + K'K)^-1 K': a system as large as the key, the same for any number of facts."""
     if not ridge > 0:
         raise EditError("the d-by-d form needs a ridge above zero")

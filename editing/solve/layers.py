@@ -24,7 +24,7 @@ Rule = Callable[[int, Keys, Float[Tensor, "fact d_model"]], Solution]  # layer, 
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
+class LayerUpdates:
     """What each layer writes."""
 
     deltas: tuple[Delta, ...]
@@ -48,7 +48,7 @@ def spread(
     share: Callable[[int], float] = lambda remaining: 1 / remaining,
     start: str = "auto",
     shown: bool | None = None,
-) -> Spread:
+) -> LayerUpdates:
     """Write `values`, found at the block output of the last layer, with every layer in turn."""
     for layer in layers:
         check_layer(model, layer)
@@ -72,4 +72,4 @@ def spread(
     gap = float((values.target - reached).norm() / values.delta.norm().clamp_min(1e-12))
     said = f"of the way to the values, {1 - gap:.0%} was gone at the bare prompts"
     reports[-1] = replace(reports[-1], note="; ".join(filter(None, (reports[-1].note, said))))
-    return Spread(tuple(deltas), tuple(reports))
+    return LayerUpdates(tuple(deltas), tuple(reports))

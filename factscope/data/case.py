@@ -54,7 +54,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Trial:
+class QuestionGroup:
     """Questions judged together."""
 
     kind: str  # one of KINDS
@@ -71,13 +71,13 @@ class Case:
     id: str
     suite: str
     facts: tuple[Fact, ...]
-    more: tuple[Trial, ...] = ()  # beyond what the facts themselves ask
+    more: tuple[QuestionGroup, ...] = ()  # beyond what the facts themselves ask
     speak: tuple[str, ...] = ()  # prompts to continue freely: fluency
     snippets: str = ""  # names the texts that a generation is compared with: relation/new object
     left_out: tuple[str, ...] = ()  # questions of the record that cannot be asked, and why
 
     @property
-    def trials(self) -> tuple[Trial, ...]:
+    def trials(self) -> tuple[QuestionGroup, ...]:
         """What the facts ask, then the rest."""
         out = []
         for fact in self.facts:
@@ -88,11 +88,13 @@ class Case:
                 )
             old = None if fact.answer == UNSAID else fact.answer
             new = ((fact.foil, *(fact.aliases if old is None else ())),)
-            out.append(Trial("rewrite", "", (Question(fact.prompt, new, old),)))
-            out += [Trial("paraphrase", "", (Question(text, new, old),)) for text in fact.paraphrases]
+            out.append(QuestionGroup("rewrite", "", (Question(fact.prompt, new, old),)))
+            out += [QuestionGroup("paraphrase", "", (Question(text, new, old),)) for text in fact.paraphrases]
             for near in fact.neighbours:
                 other = None if same_text(fact.foil, (near.answer,)) or old is None else fact.foil
-                out.append(Trial("locality", "neighbourhood", (Question(near.prompt, ((near.answer,),), other),)))
+                out.append(
+                    QuestionGroup("locality", "neighbourhood", (Question(near.prompt, ((near.answer,),), other),))
+                )
         return (*out, *self.more)
 
 

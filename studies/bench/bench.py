@@ -13,7 +13,7 @@ from typing import Any
 
 from editing import method as methods
 from editing.evaluation.protocol import Protocol, comparable_with
-from editing.evaluation.read import Asked, Reading, Speech, asked_of, check_together
+from editing.evaluation.read import Reading, Speech, TokenizedQuestion, asked_of, check_together
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import TIMES, Score, table
 from editing.solve.values import check_layer
@@ -22,7 +22,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import info
 from factscope.progress import progress
 from factscope.runs.provenance import Run, stopwatch
-from studies.bench.run import Setting, Trial, Wanted, run_all
+from studies.bench.run import MethodResult, MethodSetting, Setting, run_all
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Bench:
     protocol: Protocol
     start_token: str
     moments: str
-    trials: tuple[Trial, ...]
+    trials: tuple[MethodResult, ...]
     scores: tuple[Score, ...]
     left_out: int = 0  # questions of these cases that cannot be asked
     known: bool = False  # whether only cases whose facts the model knows were asked
@@ -113,7 +113,7 @@ def bench(
         "general": None if yardstick is None else yardstick.digest,
     }
     wanted = [
-        Wanted(name, config, moments, tokens, work | {"method": name, "config": asdict(config)})
+        MethodSetting(name, config, moments, tokens, work | {"method": name, "config": asdict(config)})
         for name, config in configs.items()
     ]
     with stopwatch() as seconds, progress("cases edited", len(cases) * len(names), shown=shown) as advance:
@@ -157,7 +157,7 @@ def likened(speech: Sequence[Speech], cases: Sequence[Case], snippets: Snippets)
     return tuple(out)
 
 
-def check_scored(asked: Sequence[Asked], protocol: Protocol, say: Callable[[str], None]) -> None:
+def check_scored(asked: Sequence[TokenizedQuestion], protocol: Protocol, say: Callable[[str], None]) -> None:
     """Raise EditError if the protocol's scorer finds nothing to score; say so if it finds nothing of the edits."""
     read = Reading(0.0, 1.0, True, 1.0, 0.0, hit=True)
     rows = [

@@ -17,7 +17,7 @@ from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table
 from studies.bench.bench import Bench
-from studies.bench.run import Trial
+from studies.bench.run import MethodResult
 
 UNEDITED = "unedited"
 TIMES = {"before": UNEDITED, "after": "immediate", "final": "final"}
@@ -51,7 +51,7 @@ def score_table(bench: Bench, said: Callable[[Score], Cell] | None = None) -> Ta
 COSTS = ("s an edit", "peak MB", "kB stored")
 
 
-def cost_of(trial: Trial) -> dict[str, float | None]:
+def cost_of(trial: MethodResult) -> dict[str, float | None]:
     """What an edit of one method took, by the names in `COSTS`."""
     memory = [cost.memory for cost in trial.costs if cost.memory is not None]
     return {
@@ -283,6 +283,6 @@ def example_table(bench: Bench, each: int = 3) -> Table:
     return Table("Examples", ("method", "kind", "prompt", "target", "what it wrote"), tuple(rows))
 
 
-def failed(trial: Trial) -> dict[str, int]:
+def failed(trial: MethodResult) -> dict[str, int]:
     """How many edits failed in each way."""
     return {kind: sum(one.kind == kind for one in trial.failures) for kind in FAILURES}

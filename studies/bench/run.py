@@ -15,7 +15,7 @@ from editing import compute as computing
 from editing.edit import Edit, commit, in_place, revert
 from editing.evaluation.failures import Failure, failures
 from editing.evaluation.protocol import Protocol
-from editing.evaluation.read import Asked, Heard, Reading, Row, Speech, listen, readings
+from editing.evaluation.read import Outputs, Reading, Row, Speech, TokenizedQuestion, listen, readings
 from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.errors import EditError
@@ -40,7 +40,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Trial:
+class MethodResult:
     """One method on all cases."""
 
     method: str
@@ -58,7 +58,7 @@ class Setting:
 
     model: Any
     cases: Sequence[Case]
-    asked: dict[str, list[Asked]]
+    asked: dict[str, list[TokenizedQuestion]]
     protocol: Protocol
     folder: Path
     yardstick: Any
@@ -77,26 +77,26 @@ class Setting:
         """How many steps are computed side by side."""
         return SIDE_BY_SIDE if not self.protocol.stays and self.protocol.size == 1 else 1
 
-    def heard(self, cases: Sequence[Case]) -> Heard:
+    def heard(self, cases: Sequence[Case]) -> Outputs:
         """What the model, as it is, says to every question of these cases."""
         asked = [one for case in cases for one in self.asked[case.id]]
         speak = [(case.id, text) for case in cases for text in case.speak]
         return listen(self.model, asked, speak, self.protocol, self.start, self.seed)
 
-    def heard_each(self, steps: Sequence[Sequence[Case]]) -> list[Heard]:
+    def heard_each(self, steps: Sequence[Sequence[Case]]) -> list[Outputs]:
         """The same for several steps, all read together."""
         whole = self.heard([case for step in steps for case in step])
         out, at, spoken = [], 0, 0
         for step in steps:
             end = at + sum(len(self.asked[case.id]) for case in step)
             last = spoken + sum(len(case.speak) for case in step) * bool(self.protocol.speech)
-            out.append(Heard(whole.said[at:end], whole.texts[at:end], whole.speech[spoken:last]))
+            out.append(Outputs(whole.said[at:end], whole.texts[at:end], whole.speech[spoken:last]))
             at, spoken = end, last
         return out
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MethodSetting:
     """A method to be judged: its configuration, its second moments, and what makes a journal this one's."""
 
     name: str
@@ -106,7 +106,7 @@ class Wanted:
     work: dict[str, Any]
 
 
-def run_all(setting: Setting, wanted: Sequence[Wanted]) -> list[Trial]:
+def run_all(setting: Setting, wanted: Sequence[MethodSetting]) -> list[MethodResult]:
     """Every method on all cases.
 
     Where edits are taken out again, the methods take turns at a few steps each, so that the unedited model is read once
@@ -116,13 +116,13 @@ def run_all(setting: Setting, wanted: Sequence[Wanted]) -> list[Trial]:
     if setting.protocol.stays:
         out = []
         for one in wanted:
-            with Lane(setting, one) as lane:
+            with MethodRun(setting, one) as lane:
                 for begin in range(lane.done, len(steps)):
                     lane.advance_to(begin, lane.clean(begin))
                 out.append(lane.result())
         return out
     with ExitStack() as stack:
-        lanes = [stack.enter_context(Lane(setting, one)) for one in wanted]
+        lanes = [stack.enter_context(MethodRun(setting, one)) for one in wanted]
         for begin in range(0, len(steps), side):
             waiting = [lane for lane in lanes if lane.done < min(begin + side, len(steps))]
             clean = setting.heard_each(steps[begin : begin + side]) if waiting else []
@@ -131,15 +131,15 @@ def run_all(setting: Setting, wanted: Sequence[Wanted]) -> list[Trial]:
         return [lane.result() for lane in lanes]
 
 
-class Lane:
+class MethodRun:
     """One method on its way through the cases, with its journal open."""
 
-    def __init__(self, setting: Setting, wanted: Wanted) -> None:
+    def __init__(self, setting: Setting, wanted: MethodSetting) -> None:
         self.setting, self.wanted, self.name = setting, wanted, wanted.name
         self.stats: Any = None
-        self.ahead: dict[int, Heard] = {}  # the unedited model, by the number of a step's first case
+        self.ahead: dict[int, Outputs] = {}  # the unedited model, by the number of a step's first case
 
-    def __enter__(self) -> "Lane":
+    def __enter__(self) -> "MethodRun":
         setting, steps = self.setting, self.setting.steps
         self.journal = Journal(setting.folder / f"{self.name}.jsonl", self.wanted.work)
         self.journal.__enter__()
@@ -166,7 +166,7 @@ class Lane:
         """How many steps are in the journal."""
         return min(len(self.journal.done), len(self.setting.steps))
 
-    def advance_to(self, begin: int, clean: Sequence[Heard]) -> None:
+    def advance_to(self, begin: int, clean: Sequence[Outputs]) -> None:
         """Do the steps from `begin` that are computed side by side, and note those that the journal does not have.
 
         `clean` is what the unedited model says to each. Raises EditError with the method's name.
@@ -186,7 +186,7 @@ class Lane:
     def _place(self, number: int) -> Path:
         return self.setting.folder / "edits" / self.name / f"{number:05d}"
 
-    def _made(self, steps: Sequence[Sequence[Case]], clean: Sequence[Heard]) -> Iterator[tuple[dict[str, Any], Edit]]:
+    def _made(self, steps: Sequence[Sequence[Case]], clean: Sequence[Outputs]) -> Iterator[tuple[dict[str, Any], Edit]]:
         """Each step: what goes into the journal, and its edit, which stays in place if edits stay."""
         setting, model = self.setting, self.setting.model
         facts = [tuple(fact for case in step for fact in case.facts) for step in steps]
@@ -214,17 +214,17 @@ class Lane:
                 return computing.compute_each(self.name, model, [f for (f,) in facts], config, **how)
         return [computing.compute(self.name, model, some, config, **how) for some in facts]
 
-    def clean(self, number: int) -> list[Heard]:
+    def clean(self, number: int) -> list[Outputs]:
         """What the unedited model says to one step's questions; read ahead, as taking many edits out takes time."""
         if number not in self.ahead:
             self.ahead.clear()
             size = self.setting.protocol.size or len(self.setting.cases)
             some = self.setting.steps[number : number + max(1, CASES // size)]
-            with parked(self.setting.model):
+            with unedited(self.setting.model):
                 self.ahead.update(enumerate(self.setting.heard_each(some), start=number))
         return [self.ahead[number]]
 
-    def _read(self, cases: Sequence[Case], before: Heard, now: Heard) -> dict[str, Any]:
+    def _read(self, cases: Sequence[Case], before: Outputs, now: Outputs) -> dict[str, Any]:
         """Plain data: the readings before and now of every question of these cases, and their texts."""
         asked = [one for case in cases for one in self.setting.asked[case.id]]
         first, then = readings(asked, before, before), readings(asked, now, before)
@@ -244,7 +244,7 @@ class Lane:
         for begin in range(0, len(setting.cases), CASES):
             some = setting.cases[begin : begin + CASES]
             now = setting.heard(some)
-            with parked(setting.model):
+            with unedited(setting.model):
                 before = setting.heard(some)
             read = self._read(some, before, now)
             end["final"] += read["now"]
@@ -252,7 +252,7 @@ class Lane:
         end["general"] = general(setting.model, setting.yardstick)
         return end
 
-    def result(self) -> Trial:
+    def result(self) -> MethodResult:
         """The method on all cases, once every step is done."""
         if len(self.journal.done) == len(self.setting.steps):
             self.journal.add(self._end())
@@ -273,10 +273,10 @@ class Lane:
         )
         costs = tuple(Cost(**piece["cost"]) for piece in pieces)
         elsewhere = end["general"] or pieces[-1]["general"]
-        return Trial(self.name, asdict(self.wanted.config), rows, speech, costs, failures(rows), elsewhere)
+        return MethodResult(self.name, asdict(self.wanted.config), rows, speech, costs, failures(rows), elsewhere)
 
 
-class parked:
+class unedited:
     """The block runs on the unedited model; the edits that were in place come back after it."""
 
     def __init__(self, model: Any) -> None:

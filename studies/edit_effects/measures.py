@@ -12,7 +12,7 @@ import numpy as np
 from circuits.analysis.diff import CircuitDiff, diff
 from circuits.analysis.head_changes import HeadTable, head_changes
 from editing.evaluation.evaluate import EditReport
-from studies.edit_effects.model_state import Side
+from studies.edit_effects.model_state import ModelState
 from studies.edit_effects.result import EditStudy, Measure
 
 CIRCUIT = "edge effects changed"  # the measure that a study's first line is about
@@ -24,7 +24,7 @@ def measures(study: EditStudy) -> tuple[Measure, ...]:
     broad = [side for side in study.nulls if side.kind == "directions"]
     narrow = [side for side in study.nulls if side.kind == "values"]
 
-    def over(name: str, unit: str, size: Callable[[Side], float], **others: tuple[float, ...]) -> Measure:
+    def over(name: str, unit: str, size: Callable[[ModelState], float], **others: tuple[float, ...]) -> Measure:
         return Measure(name, unit, size(after), tuple(map(size, broad)), tuple(map(size, narrow)), **others)
 
     def between(name: str, unit: str, size: Callable[[CircuitDiff], float]) -> Measure:
@@ -38,8 +38,8 @@ def measures(study: EditStudy) -> tuple[Measure, ...]:
         near = tuple(size(each.heads_before, each.heads_after) for each in study.neighbours)
         return over(name, unit, lambda side: size(before.heads, side.heads), neighbours=near)
 
-    def traced(kind: str) -> Callable[[Side], float]:
-        def size(side: Side) -> float:
+    def traced(kind: str) -> Callable[[ModelState], float]:
+        def size(side: ModelState) -> float:
             one, other = before.trace.towards(kind), side.trace.towards(kind)
             return float("nan") if one is None or other is None else float((other - one).abs().max())
 
@@ -74,7 +74,7 @@ def _turn(one: HeadTable, other: HeadTable) -> float:
     return abs(head_changes(one, other)[0].shift)
 
 
-def _drift_of(reports: dict[str, EditReport], kind: str, side: Side) -> float:
+def _drift_of(reports: dict[str, EditReport], kind: str, side: ModelState) -> float:
     return float(np.mean([row.after.kl for row in reports[side.name].rows if row.kind == kind]))
 
 

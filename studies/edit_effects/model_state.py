@@ -68,7 +68,7 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False)
-class Traced:
+class TraceMaps:
     """A causal trace in the metric of the answer that this side prefers; `towards` turns it towards the new one."""
 
     result: TraceResult | None
@@ -97,12 +97,12 @@ class Trajectories:
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class ModelState:
     """Everything that was found in one state of the model."""
 
     name: str
     kind: str  # before, after, or a scramble
-    trace: Traced
+    trace: TraceMaps
     circuit: Circuit
     heads: HeadTable
     lens: Trajectories
@@ -115,7 +115,7 @@ class Side:
 
 
 @dataclass(frozen=True, eq=False)
-class Near:
+class NeighbourState:
     """One side of a neighbour."""
 
     circuit: Circuit
@@ -123,7 +123,7 @@ class Near:
 
 
 @dataclass(frozen=True, eq=False)
-class Ask:
+class Experiment:
     """The model and the prompts on which every side is asked."""
 
     model: Any
@@ -138,7 +138,7 @@ class Ask:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Any, fact: Fact, config: Config, start: str) -> "Ask":
+    def of(cls, model: Any, fact: Fact, config: Config, start: str) -> "Experiment":
         """Tokenise everything that is asked; EditError without a new answer, PromptError as prompts do."""
         if fact.foil is None:
             raise EditError(
@@ -188,7 +188,7 @@ class Ask:
             model, fact, config, prompt, tuple(again), tuple(near), (words[0], words[1]), noise, twins, tuple(notes)
         )
 
-    def side(self, parts: Parts, name: str, kind: str, change: Change | None = None, tag: str = "") -> Side:
+    def side(self, parts: Parts, name: str, kind: str, change: Change | None = None, tag: str = "") -> ModelState:
         """All four parts under a change; `tag` sets its parts apart from another edit's."""
 
         def under(make: Callable[[], T]) -> Callable[[], T]:
@@ -198,16 +198,16 @@ class Ask:
 
             return inside
 
-        return Side(
+        return ModelState(
             name,
             kind,
-            parts.get(f"{tag}{name}: trace", Traced, under(self.trace)),
+            parts.get(f"{tag}{name}: trace", TraceMaps, under(self.trace)),
             parts.get(f"{tag}{name}: circuit", Circuit, under(call(self.search, self.prompt))),
             parts.get(f"{tag}{name}: heads", HeadTable, under(call(self.heads, self.prompt))),
             parts.get(f"{tag}{name}: lens", Trajectories, under(self.trajectories)),
         )
 
-    def trace(self) -> Traced:
+    def trace(self) -> TraceMaps:
         """Traced in the answer that corruption hurts; new - old is the same number with the other sign."""
         config = self.config
         chosen = causal.Config(
@@ -216,8 +216,8 @@ class Ask:
         old = _turned(self.prompt)
         for prompt, sign in ((self.prompt, 1), (old, -1)):
             with contextlib.suppress(NoGap):
-                return Traced(causal.trace(self.model, prompt, chosen, corruption=self.noise), sign)
-        return Traced(None, 1, "corrupting the subject did not change new - old, so there was nothing to restore")
+                return TraceMaps(causal.trace(self.model, prompt, chosen, corruption=self.noise), sign)
+        return TraceMaps(None, 1, "corrupting the subject did not change new - old, so there was nothing to restore")
 
     def search(self, prompt: Prompt, draw: int = 0) -> Circuit:
         """The circuit of a prompt; `draw` above 0 cuts at a jittered number of edges or threshold."""
@@ -253,10 +253,10 @@ class Ask:
         words = (str(prompt.foil), str(prompt.answer))
         return head_table(self.model, graph, prompt, prompt.foil_ids[0], prompt.answer_ids[0], words)
 
-    def near(self, prompt: Prompt, change: Change | None = None) -> Near:
+    def near(self, prompt: Prompt, change: Change | None = None) -> NeighbourState:
         """A neighbour's circuit and heads, under a change."""
         with change.applied(self.model) if change is not None else contextlib.nullcontext():
-            return Near(self.search(prompt), self.heads(prompt))
+            return NeighbourState(self.search(prompt), self.heads(prompt))
 
     def trajectories(self) -> Trajectories:
         """The logit lens at the last token and the subject's last, for the old and the new answer."""

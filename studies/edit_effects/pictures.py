@@ -9,7 +9,7 @@ from factscope.plots.figures.network import NodeMark
 from factscope.plots.figures.network_views import Fate, FatedEdge, NetworkViews, View
 from factscope.plots.specs import Bars, Curves, Heatmap, Palette, Series, Spec, Table, Text
 from studies.edit_effects.measures import CIRCUIT, measure_of
-from studies.edit_effects.model_state import Side
+from studies.edit_effects.model_state import ModelState
 from studies.edit_effects.result import EditStudy
 from tracing.results import KINDS
 
@@ -55,7 +55,7 @@ def trace_maps(study: EditStudy) -> tuple[Spec, ...]:
 def network(study: EditStudy) -> NetworkViews:
     """Before, after, difference, and a null's circuit, on one layout; of each the `SHOWN` largest."""
     graph, level, unit = study.before.circuit.graph, study.diff.level, study.before.circuit.unit
-    sides: list[Side] = [study.before, study.after, *study.nulls[:1]]
+    sides: list[ModelState] = [study.before, study.after, *study.nulls[:1]]
     drawings = [to_networkx(side.circuit) for side in sides]
     lines: list[tuple[str, int, list[Line]]] = []  # of each view: its name, how many there are, the largest
     for side, drawing in zip(sides, drawings, strict=True):
@@ -176,7 +176,7 @@ def direct_curves(study: EditStudy) -> tuple[Spec, ...]:
     graph = study.before.circuit.graph
     layers = np.arange(graph.n_layers)
 
-    def towards_new(side: Side) -> tuple[np.ndarray, np.ndarray]:
+    def towards_new(side: ModelState) -> tuple[np.ndarray, np.ndarray]:
         mlps = (side.heads.mlps[1] - side.heads.mlps[0]).numpy()
         heads = (side.heads.direct[1] - side.heads.direct[0]).view(graph.n_layers, graph.n_heads).sum(1).numpy()
         return mlps, heads

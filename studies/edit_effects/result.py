@@ -12,7 +12,7 @@ from editing.spectrum import Spectrum
 from factscope.data.fact import Fact
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run
-from studies.edit_effects.model_state import Side
+from studies.edit_effects.model_state import ModelState
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Measure:
 
 
 @dataclass(frozen=True, eq=False)
-class Again:
+class Rerun:
     """A circuit of the unedited model for another wording, cut a little elsewhere."""
 
     prompt: str
@@ -66,10 +66,10 @@ class EditStudy:
     edited: tuple[str, ...]  # the edited facts, as "prompt answer -> new answer"
     layers: tuple[int, ...]
     config: dict[str, Any]
-    before: Side
-    after: Side
-    nulls: tuple[Side, ...]
-    again: tuple[Again, ...]
+    before: ModelState
+    after: ModelState
+    nulls: tuple[ModelState, ...]
+    again: tuple[Rerun, ...]
     neighbours: tuple[NeighbourStudy, ...]
     diff: CircuitDiff
     heads: tuple[HeadChange, ...]

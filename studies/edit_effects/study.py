@@ -29,8 +29,8 @@ from factscope.model.weights import fingerprint
 from factscope.runs.parts import Parts, parts_in
 from factscope.runs.provenance import Run
 from studies.edit_effects.measures import measures
-from studies.edit_effects.model_state import Ask, Config, Near, Side, call
-from studies.edit_effects.result import Again, EditStudy, NeighbourStudy
+from studies.edit_effects.model_state import Config, Experiment, ModelState, NeighbourState, call
+from studies.edit_effects.result import EditStudy, NeighbourStudy, Rerun
 
 
 def edit_studies(
@@ -60,7 +60,7 @@ def edit_studies(
                 f"{fingerprint(model)[:12]}: load the model it was made for"
             )
     fact = asked or edits[0].facts[0]
-    ask = Ask.of(model, fact, config, edits[0].start_token)
+    ask = Experiment.of(model, fact, config, edits[0].start_token)
     work = {
         "edits": [edit.digest for edit in edits],
         "asked": asdict(fact),
@@ -72,11 +72,12 @@ def edit_studies(
     with torch.no_grad(), parts_in(folder, work, total, shown) as parts:
         before = ask.side(parts, "before", "before")
         again = tuple(
-            Again(prompt.text, parts.get(f"before: again {n}", Circuit, call(ask.search, prompt, n + 1)))
+            Rerun(prompt.text, parts.get(f"before: again {n}", Circuit, call(ask.search, prompt, n + 1)))
             for n, prompt in enumerate(ask.again)
         )
         calm = [
-            parts.get(f"before: neighbour {n}", Near, call(ask.near, prompt)) for n, prompt in enumerate(ask.neighbours)
+            parts.get(f"before: neighbour {n}", NeighbourState, call(ask.near, prompt))
+            for n, prompt in enumerate(ask.neighbours)
         ]
         return [
             _study(ask, parts, edit, before, again, calm, f"{edit.name} " if len(edits) > 1 else "") for edit in edits
@@ -84,7 +85,13 @@ def edit_studies(
 
 
 def _study(
-    ask: Ask, parts: Parts, edit: Edit, before: Side, again: tuple[Again, ...], calm: list[Near], tag: str
+    ask: Experiment,
+    parts: Parts,
+    edit: Edit,
+    before: ModelState,
+    again: tuple[Rerun, ...],
+    calm: list[NeighbourState],
+    tag: str,
 ) -> EditStudy:
     model, config, run = ask.model, ask.config, Run.of(ask.model, ask.config.seed)
     nulls = [
@@ -96,7 +103,7 @@ def _study(
     sides = tuple(ask.side(parts, name, kind, null, tag) for name, kind, null in nulls)
     neighbours = []
     for n, (prompt, near) in enumerate(zip(ask.neighbours, calm, strict=True)):
-        now = parts.get(f"{tag}after: neighbour {n}", Near, call(ask.near, prompt, edit))
+        now = parts.get(f"{tag}after: neighbour {n}", NeighbourState, call(ask.near, prompt, edit))
         found = (near.circuit, now.circuit, near.heads, now.heads)
         neighbours.append(NeighbourStudy(prompt.text, str(prompt.foil), *found))
     changes = [edit, *(null for _, _, null in nulls)]

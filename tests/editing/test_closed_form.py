@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.methods.alphaedit import null_space
-from editing.solve.closed_form import FAINT, Metric, cholesky, solve
+from editing.solve.closed_form import FAINT, KeyMetric, cholesky, solve
 from factscope.errors import EditError
 
 TIGHT = 1e-10  # float64, well-conditioned systems of at most forty unknowns
@@ -20,13 +20,13 @@ def layer():
 
 
 def test_without_a_ridge_every_key_meets_its_residual(layer):
-    dense = solve(layer["K"], layer["R"], Metric(layer["C"])).dense()
+    dense = solve(layer["K"], layer["R"], KeyMetric(layer["C"])).dense()
     torch.testing.assert_close(layer["K"] @ dense, layer["R"], atol=TIGHT, rtol=0)
 
 
 def test_with_other_probes_they_meet_it_instead(layer):
     """ROME: the bare key meets the value exactly, the averaged one does not."""
-    dense = solve(layer["K"][:1], layer["R"][:1], Metric(layer["C"]), at=layer["bare"][:1]).dense()
+    dense = solve(layer["K"][:1], layer["R"][:1], KeyMetric(layer["C"]), at=layer["bare"][:1]).dense()
     torch.testing.assert_close(layer["bare"][:1] @ dense, layer["R"][:1], atol=TIGHT, rtol=0)
     assert (layer["K"][:1] @ dense - layer["R"][:1]).norm() > 0.1
 
@@ -35,18 +35,18 @@ def test_rome_is_its_textbook_formula(layer):
     key, bare, residual = layer["K"][0], layer["bare"][0], layer["R"][0]
     u = torch.linalg.inv(layer["C"]) @ key
     textbook = torch.outer(u, residual) / (bare @ u)
-    dense = solve(key[None], residual[None], Metric(layer["C"]), at=bare[None]).dense()
+    dense = solve(key[None], residual[None], KeyMetric(layer["C"]), at=bare[None]).dense()
     torch.testing.assert_close(dense, textbook, atol=1e-9, rtol=0)
 
 
 def test_the_identity_gives_least_squares(layer):
     key, residual = layer["K"][0], layer["R"][0]
-    dense = solve(key[None], residual[None], Metric(None)).dense()
+    dense = solve(key[None], residual[None], KeyMetric(None)).dense()
     torch.testing.assert_close(dense, torch.outer(key, residual) / (key @ key), atol=TIGHT, rtol=0)
 
 
 def test_no_change_that_meets_the_residuals_disturbs_ordinary_keys_less(layer):
-    best = solve(layer["K"], layer["R"], Metric(layer["C"])).dense()
+    best = solve(layer["K"], layer["R"], KeyMetric(layer["C"])).dense()
     disturbance = lambda change: torch.trace(change.T @ layer["C"] @ change)  # noqa: E731
     null = torch.linalg.qr(layer["K"].T, mode="complete").Q[:, 3:]  # directions that the keys do not see
     for seed in range(5):
@@ -58,13 +58,15 @@ def test_no_change_that_meets_the_residuals_disturbs_ordinary_keys_less(layer):
 
 
 def test_the_scale_of_the_moment_does_not_matter_to_an_exact_edit(layer):
-    one = solve(layer["K"], layer["R"], Metric(layer["C"])).dense()
-    torch.testing.assert_close(solve(layer["K"], layer["R"], Metric(1e4 * layer["C"])).dense(), one, atol=1e-8, rtol=0)
+    one = solve(layer["K"], layer["R"], KeyMetric(layer["C"])).dense()
+    torch.testing.assert_close(
+        solve(layer["K"], layer["R"], KeyMetric(1e4 * layer["C"])).dense(), one, atol=1e-8, rtol=0
+    )
 
 
 def test_scaling_the_moment_is_scaling_the_ridge(layer):
-    one = solve(layer["K"], layer["R"], Metric(layer["C"]), ridge=3.0).dense()
-    torch.testing.assert_close(solve(layer["K"], layer["R"], Metric(10 * layer["C"]), ridge=0.3).dense(), one)
+    one = solve(layer["K"], layer["R"], KeyMetric(layer["C"]), ridge=3.0).dense()
+    torch.testing.assert_close(solve(layer["K"], layer["R"], KeyMetric(10 * layer["C"]), ridge=0.3).dense(), one)
 
 
 @pytest.mark.parametrize("facts", [3, 40])
@@ -73,14 +75,14 @@ def test_push_through_both_forms_agree(layer, facts):
     keys = torch.randn(facts, 12, generator=generator, dtype=torch.float64)
     residuals = torch.randn(facts, 5, generator=generator, dtype=torch.float64)
     forms = [
-        solve(keys, residuals, Metric(layer["C"]), ridge=2.0, form=form).dense() for form in ("keys", "dimensions")
+        solve(keys, residuals, KeyMetric(layer["C"]), ridge=2.0, form=form).dense() for form in ("keys", "dimensions")
     ]
     torch.testing.assert_close(*forms, atol=1e-9, rtol=0)
 
 
 def test_memit_misses_by_exactly_what_its_ridge_says(layer):
     keys, residuals, ridge = layer["K"], layer["R"], 2.0
-    missed = keys @ solve(keys, residuals, Metric(layer["C"]), ridge=ridge).dense() - residuals
+    missed = keys @ solve(keys, residuals, KeyMetric(layer["C"]), ridge=ridge).dense() - residuals
     gram = keys @ torch.linalg.inv(layer["C"]) @ keys.T
     expected = -ridge * torch.linalg.inv(ridge * torch.eye(3, dtype=torch.float64) + gram) @ residuals
     torch.testing.assert_close(missed, expected, atol=1e-9, rtol=0)
@@ -88,15 +90,15 @@ def test_memit_misses_by_exactly_what_its_ridge_says(layer):
 
 def test_memit_does_not_care_about_the_order_of_facts(layer):
     order = torch.tensor([2, 0, 1])
-    one = solve(layer["K"], layer["R"], Metric(layer["C"]), ridge=2.0).dense()
-    other = solve(layer["K"][order], layer["R"][order], Metric(layer["C"]), ridge=2.0).dense()
+    one = solve(layer["K"], layer["R"], KeyMetric(layer["C"]), ridge=2.0).dense()
+    other = solve(layer["K"][order], layer["R"][order], KeyMetric(layer["C"]), ridge=2.0).dense()
     torch.testing.assert_close(one, other, atol=TIGHT, rtol=0)
 
 
 def test_memit_with_a_vanishing_ridge_is_r_rome(layer):
-    exact = solve(layer["K"][:1], layer["R"][:1], Metric(layer["C"])).dense()
+    exact = solve(layer["K"][:1], layer["R"][:1], KeyMetric(layer["C"])).dense()
     gaps = [
-        (solve(layer["K"][:1], layer["R"][:1], Metric(layer["C"]), ridge=ridge).dense() - exact).norm()
+        (solve(layer["K"][:1], layer["R"][:1], KeyMetric(layer["C"]), ridge=ridge).dense() - exact).norm()
         for ridge in (1e-3, 1e-4, 1e-5)
     ]
     assert gaps[0] > 9 * gaps[1] > 80 * gaps[2]  # linear in the ridge
@@ -104,13 +106,13 @@ def test_memit_with_a_vanishing_ridge_is_r_rome(layer):
 
 def test_emmet_is_memit_with_lambda_w_times_eps(layer):
     w, eps = 50.0, 0.1
-    emmet = solve(layer["K"], layer["R"], Metric(w * layer["C"]), ridge=eps).dense()
-    memit = solve(layer["K"], layer["R"], Metric(layer["C"]), ridge=w * eps).dense()
+    emmet = solve(layer["K"], layer["R"], KeyMetric(w * layer["C"]), ridge=eps).dense()
+    memit = solve(layer["K"], layer["R"], KeyMetric(layer["C"]), ridge=w * eps).dense()
     torch.testing.assert_close(emmet, memit, atol=TIGHT, rtol=0)
 
 
 def test_without_eps_w_cancels(layer):
-    one, other = (solve(layer["K"], layer["R"], Metric(w * layer["C"])).dense() for w in (1.0, 1000.0))
+    one, other = (solve(layer["K"], layer["R"], KeyMetric(w * layer["C"])).dense() for w in (1.0, 1000.0))
     torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
 
 
@@ -118,7 +120,7 @@ def test_alphaedit_stays_in_its_null_space_and_is_ridge_regression_there(layer):
     null = null_space(layer["C"], 0.3)
     project = null @ null.T
     inside = layer["K"] @ project
-    dense = solve(inside, layer["R"], Metric(None), ridge=0.5).dense()
+    dense = solve(inside, layer["R"], KeyMetric(None), ridge=0.5).dense()
     torch.testing.assert_close(project @ dense, dense, atol=TIGHT, rtol=0)
     outside = torch.linalg.qr(null, mode="complete").Q[:, null.shape[1] :]
     torch.testing.assert_close(outside.T @ dense, torch.zeros_like(outside.T @ dense), atol=TIGHT, rtol=0)
@@ -134,7 +136,8 @@ def test_past_keys_are_protected(layer):
     past = torch.randn(2, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     moved = [
         (
-            past @ solve(layer["K"], layer["R"], Metric(torch.eye(12).double() + w * past.T @ past), ridge=0.5).dense()
+            past
+            @ solve(layer["K"], layer["R"], KeyMetric(torch.eye(12).double() + w * past.T @ past), ridge=0.5).dense()
         ).norm()
         for w in (0.0, 10.0, 1000.0)
     ]
@@ -142,7 +145,7 @@ def test_past_keys_are_protected(layer):
 
 
 def test_the_report_counts_what_a_dense_matrix_would(layer):
-    solution = solve(layer["K"], layer["R"], Metric(layer["C"]), ridge=1.0)
+    solution = solve(layer["K"], layer["R"], KeyMetric(layer["C"]), ridge=1.0)
     report, dense = solution.report("w", layer["W"], layer["C"]), solution.dense()
     ratio = torch.trace(dense.T @ layer["C"] @ dense) / torch.trace(layer["W"].T @ layer["C"] @ layer["W"])
     assert report.disturbance == pytest.approx(float(ratio), rel=1e-9)
@@ -152,8 +155,8 @@ def test_the_report_counts_what_a_dense_matrix_would(layer):
 
 
 def test_the_delta_of_many_facts_is_dense_and_of_few_is_factors(layer):
-    assert solve(layer["K"], layer["R"], Metric(layer["C"])).delta("w").low_rank
-    many = solve(torch.randn(30, 12).double(), torch.randn(30, 5).double(), Metric(layer["C"]), ridge=1.0).delta("w")
+    assert solve(layer["K"], layer["R"], KeyMetric(layer["C"])).delta("w").low_rank
+    many = solve(torch.randn(30, 12).double(), torch.randn(30, 5).double(), KeyMetric(layer["C"]), ridge=1.0).delta("w")
     assert not many.low_rank
     assert many.right.shape == (12, 5)
 
@@ -161,19 +164,19 @@ def test_the_delta_of_many_facts_is_dense_and_of_few_is_factors(layer):
 def test_two_facts_with_one_key_are_refused_without_a_ridge_and_averaged_with_one(layer):
     keys = layer["K"][[0, 0]]
     with pytest.raises(EditError, match="same key"):
-        solve(keys, layer["R"][:2], Metric(layer["C"]))
-    dense = solve(keys, layer["R"][:2], Metric(layer["C"]), ridge=1e-6).dense()
+        solve(keys, layer["R"][:2], KeyMetric(layer["C"]))
+    dense = solve(keys, layer["R"][:2], KeyMetric(layer["C"]), ridge=1e-6).dense()
     torch.testing.assert_close(keys[0] @ dense, layer["R"][:2].mean(0), atol=1e-5, rtol=0)
 
 
 def test_a_key_orthogonal_to_the_update_is_warned_of(layer):
     u = torch.linalg.solve(layer["C"], layer["K"][0])
     along = layer["bare"][0] - u * (layer["bare"][0] @ u) / (u @ u) + 1e-4 * u
-    solution = solve(layer["K"][:1], layer["R"][:1], Metric(layer["C"]), at=along[None])
+    solution = solve(layer["K"][:1], layer["R"][:1], KeyMetric(layer["C"]), at=along[None])
     assert "disabling" in solution.note
-    assert "disabling" not in solve(layer["K"][:1], layer["R"][:1], Metric(layer["C"])).note
+    assert "disabling" not in solve(layer["K"][:1], layer["R"][:1], KeyMetric(layer["C"])).note
     usual = torch.logspace(0, 8, len(layer["C"]), dtype=torch.float64)  # of an ordinary key, far from u, but k u > 0
-    tilted = solve(usual.sqrt()[None], layer["R"][:1], Metric(torch.diag(usual)))
+    tilted = solve(usual.sqrt()[None], layer["R"][:1], KeyMetric(torch.diag(usual)))
     assert tilted.division < FAINT
     assert tilted.note == ""
 

@@ -15,7 +15,7 @@ from editing.evaluation import read as suite
 from editing.evaluation.protocol import comparable_with, protocol
 from factscope.data.load import load_cases
 from factscope.errors import EditError, StoreError
-from factscope.model.forward.scoring import Said
+from factscope.model.forward.scoring import AnswerScore
 from factscope.runs import store
 from studies.bench import compare as bench_compare
 from studies.bench import page as bench_view
@@ -82,7 +82,7 @@ def test_a_null_editor_changes_nothing_and_a_perfect_one_only_what_it_should(toy
         if not in_place(model):
             return said
         return [
-            Said(0.0, (True,) * len(pair.answer), pair.answer, one.logp)
+            AnswerScore(0.0, (True,) * len(pair.answer), pair.answer, one.logp)
             if model.tokenizer.decode(list(pair.answer)).strip() == wanted
             else one
             for pair, one in zip(pairs, said, strict=True)

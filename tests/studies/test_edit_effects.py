@@ -30,7 +30,7 @@ from factscope.model.prompts import prompt_of
 from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.page import write_page
 from factscope.runs import store
-from studies.edit_effects.model_state import Ask, Config
+from studies.edit_effects.model_state import Config, Experiment
 from studies.edit_effects.page import page
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.study import edit_studies
@@ -245,24 +245,24 @@ def test_a_study_is_saved_and_drawn_again(study: EditStudy, tmp_path: Path) -> N
 def test_an_interrupted_study_goes_on(toy: Any, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (whole,) = edit_studies(toy, [edit], SMALL)
     searches: list[str] = []
-    plain_search, plain_heads = Ask.search, Ask.heads
+    plain_search, plain_heads = Experiment.search, Experiment.heads
 
-    def search(self: Ask, *arguments: Any) -> Any:
+    def search(self: Experiment, *arguments: Any) -> Any:
         searches.append("one")
         return plain_search(self, *arguments)
 
-    def stop_in_the_edited_model(self: Ask, prompt: Any) -> Any:
+    def stop_in_the_edited_model(self: Experiment, prompt: Any) -> Any:
         if fingerprint(toy) != edit.base:
             raise KeyboardInterrupt
         return plain_heads(self, prompt)
 
-    monkeypatch.setattr(Ask, "search", search)
-    monkeypatch.setattr(Ask, "heads", stop_in_the_edited_model)
+    monkeypatch.setattr(Experiment, "search", search)
+    monkeypatch.setattr(Experiment, "heads", stop_in_the_edited_model)
     with pytest.raises(KeyboardInterrupt):
         edit_studies(toy, [edit], SMALL, folder=tmp_path)
     assert fingerprint(toy) == edit.base
     assert len(searches) == 2  # before and after
-    monkeypatch.setattr(Ask, "heads", plain_heads)
+    monkeypatch.setattr(Experiment, "heads", plain_heads)
     (found,) = edit_studies(toy, [edit], SMALL, folder=tmp_path)
     assert len(searches) == 3  # the null's alone
     assert torch.equal(found.after.circuit.scores, whole.after.circuit.scores)

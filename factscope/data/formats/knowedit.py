@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from factscope.data.case import UNSAID, Case, Question, Trial
+from factscope.data.case import UNSAID, Case, Question, QuestionGroup
 from factscope.data.fact import SLOT, Fact, same_text, whole_words
 from factscope.data.formats.reader import Fields, as_list, document_format, find_subject, kind, record_format
 from factscope.errors import FactError
@@ -74,7 +74,7 @@ def with_next_topic(cases: Sequence[Case]) -> tuple[Case, ...]:
     out = []
     for case, after in zip(cases, (*cases[1:], *cases[:1]), strict=True):
         fact = after.facts[0]
-        kept = Trial("locality", "next topic", (Question(fact.prompt, ((fact.answer,),)),))
+        kept = QuestionGroup("locality", "next topic", (Question(fact.prompt, ((fact.answer,),)),))
         out.append(replace(case, more=(*case.more, kept)) if after is not case else case)
     return tuple(out)
 
@@ -97,7 +97,7 @@ def read_convsent(fields: Fields, number: int, source: str) -> Case:
         source=source,
     )
     trials = tuple(
-        Trial("sentiment", label, tuple(Question(fact.prompt, ((reply,),)) for reply in tones[tone]))
+        QuestionGroup("sentiment", label, tuple(Question(fact.prompt, ((reply,),)) for reply in tones[tone]))
         for label, tone in (("wanted", wanted), ("opposite", opposite))
     )
     return Case(fact.id, "KnowEdit ConvSent", (fact,), trials, (fact.prompt,))
@@ -137,16 +137,16 @@ def sanitation(fields: Fields, forget: str, keep: str, source: str) -> tuple[Cas
             foil=record.text("target_new", "I don't know."),
             source=source,
         )
-        trials = [Trial("erasure", "", (Question(question, ((answer,),)),))]
+        trials = [QuestionGroup("erasure", "", (Question(question, ((answer,),)),))]
         trials += [
-            Trial("locality", "retained", (Question(each.text("question"), ((each.text("ground_truth"),),)),))
+            QuestionGroup("locality", "retained", (Question(each.text("question"), ((each.text("ground_truth"),),)),))
             for each in kept[number :: len(gone)]
         ]
         cases.append(Case(fact.id, "KnowEdit Sanitation", (fact,), tuple(trials)))
     return tuple(cases)
 
 
-def questions(fields: Fields) -> tuple[tuple[Trial, ...], tuple[str, ...]]:
+def questions(fields: Fields) -> tuple[tuple[QuestionGroup, ...], tuple[str, ...]]:
     """The trials under `portability` and `locality`, and what of them cannot be asked."""
     trials, left_out = [], []
     for name, labels, what in (("portability", PORTABILITY, "portability"), ("locality", LOCALITY, "locality")):
@@ -158,7 +158,7 @@ def questions(fields: Fields) -> tuple[tuple[Trial, ...], tuple[str, ...]]:
                 asked = Fields(each, ("prompt", "ground_truth"), None, within=place)
                 found = spellings(asked.value["ground_truth"], f"{place}.ground_truth")
                 if found:
-                    trials.append(Trial(what, label, (Question(asked.text("prompt"), (found,)),)))
+                    trials.append(QuestionGroup(what, label, (Question(asked.text("prompt"), (found,)),)))
                 else:
                     left_out.append(f"{place}: its answer is empty")
     return tuple(trials), tuple(left_out)

@@ -4,7 +4,7 @@ CF, CF-3k, CF-3k-v2 and T have the same fields. A chain's steps are asked by the
 where its answer is that of a rewrite and its cloze begins with the rewrite's prompt, else "kept".
 """
 
-from factscope.data.case import Case, Question, Trial
+from factscope.data.case import Case, Question, QuestionGroup
 from factscope.data.fact import Fact, fill, same_text
 from factscope.data.formats.reader import Fields, as_list, record_format
 
@@ -43,8 +43,8 @@ def read_mquake(fields: Fields, number: int, source: str) -> Case:
         cloze, answer = hop.text("cloze"), hop.text("answer")
         edited = any(cloze.startswith(prompt) and same_text(new, (answer,)) for prompt, new in written)
         asked = Question(cloze, ((answer, *hop.texts("answer_alias")),))
-        trials.append(Trial("hop", "edited" if edited else "kept", (asked,)))
+        trials.append(QuestionGroup("hop", "edited" if edited else "kept", (asked,)))
     answers = ((fields.text("new_answer"), *fields.texts("new_answer_alias")),)
     chain = tuple(Question(text, answers) for text in fields.texts("questions"))
-    trials.append(Trial("multi-hop", f"{len(trials)} hops", chain, need="any"))
+    trials.append(QuestionGroup("multi-hop", f"{len(trials)} hops", chain, need="any"))
     return Case(f"mquake/{name}", "MQuAKE", tuple(facts), tuple(trials))

@@ -9,7 +9,7 @@ what stands after the relation's own words and "of"; where they are not in the s
 
 import re
 
-from factscope.data.case import UNSAID, Case, Question, Trial
+from factscope.data.case import UNSAID, Case, Question, QuestionGroup
 from factscope.data.fact import SLOT, Fact, same_text
 from factscope.data.formats.reader import Fields, as_list, record_format
 from factscope.errors import FactError
@@ -59,7 +59,7 @@ def read_ripple(fields: Fields, number: int, source: str) -> Case:
     return Case(fact.id, "RippleEdits", (fact,), trials, left_out=tuple(left_out))
 
 
-def one_test(value: object, place: str, label: str, left_out: list[str]) -> list[Trial]:
+def one_test(value: object, place: str, label: str, left_out: list[str]) -> list[QuestionGroup]:
     """A test as a trial; none if one of its questions has no answer, which is noted."""
     test = Fields(value, ("test_queries",), None, within=place)
     try:
@@ -70,7 +70,7 @@ def one_test(value: object, place: str, label: str, left_out: list[str]) -> list
     need = test.text("test_condition", "OR").upper()
     if need not in ("OR", "AND"):
         raise FactError(f"field {place + '.test_condition'!r} is {need!r}, not OR or AND")
-    return [Trial("ripple", label, asked, "any" if need == "OR" else "all", conditions)] if asked else []
+    return [QuestionGroup("ripple", label, asked, "any" if need == "OR" else "all", conditions)] if asked else []
 
 
 class NoAnswer(Exception):

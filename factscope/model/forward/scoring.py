@@ -32,7 +32,7 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class AnswerScore:
     """What a model says to one pair."""
 
     nll: float  # -log p(answer | prompt), mean over its tokens, nats
@@ -47,15 +47,15 @@ class Said:
 
 
 @torch.no_grad()
-def score(model: Any, pairs: Sequence[Pair]) -> list[Said]:
+def score(model: Any, pairs: Sequence[Pair]) -> list[AnswerScore]:
     """Every pair, in order."""
-    out: list[Said] = []
+    out: list[AnswerScore] = []
     for begin in range(0, len(pairs), PAIRS):
         out += _score(model, pairs[begin : begin + PAIRS])
     return out
 
 
-def _score(model: Any, pairs: Sequence[Pair]) -> list[Said]:
+def _score(model: Any, pairs: Sequence[Pair]) -> list[AnswerScore]:
     hosts, host = shared([pair.row for pair in pairs])
     wanted: list[dict[int, int]] = [{} for _ in hosts]  # position -> where its logits stand
     for pair, number in zip(pairs, host, strict=True):
@@ -69,7 +69,9 @@ def _score(model: Any, pairs: Sequence[Pair]) -> list[Said]:
         at = [wanted[number][place] for place in range(len(pair.prompt) - 1, len(pair.row))]
         ids, argmax = torch.tensor(pair.answer), tops[number][at]
         nll = float(-logp[number][at].gather(1, ids[:, None]).mean())
-        out.append(Said(nll, tuple((argmax == ids).tolist()), tuple(argmax.tolist()), logp[number][at[0]].clone()))
+        out.append(
+            AnswerScore(nll, tuple((argmax == ids).tolist()), tuple(argmax.tolist()), logp[number][at[0]].clone())
+        )
     return out
 
 

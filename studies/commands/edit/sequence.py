@@ -110,7 +110,7 @@ def sequence(
         from factscope.plots.page import write_page
         from factscope.runs import store
         from studies.edit import moments_for
-        from studies.sequence_watch import Look
+        from studies.sequence_watch import SequenceWatch
 
         check_method(method)
         for rule in stop_when or ():
@@ -124,7 +124,7 @@ def sequence(
         config = methods.config_for(method, loaded, pairs)
         others = () if unrelated == "none" else unrelated_facts(loaded, chosen, unrelated, seed=seed, start=start)
         yardstick = Yardstick.of(loaded, others, *fixed_text(loaded, text, seed=seed, start=start), start)
-        watch = Look.of(loaded, chosen, others, start, seed) if look else None
+        watch = SequenceWatch.of(loaded, chosen, others, start, seed) if look else None
         if moments == "identity" and methods.method(method).NEEDS_MOMENTS:
             note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
         try:

@@ -14,7 +14,7 @@ from editing.evaluation.read import Reading, Row, Speech, asked_of, check_togeth
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import harmonic, table
 from editing.methods import ike
-from factscope.data.case import Case, Question, Trial
+from factscope.data.case import Case, Question, QuestionGroup
 from factscope.data.fact import Fact
 from factscope.errors import EditError
 from factscope.model.forward.batched import logits_at
@@ -138,7 +138,7 @@ def test_cases_that_contradict_each_other_are_named():
 
 def test_the_unedited_model_agrees_with_itself(tiny):
     model = tiny("neox")
-    case = Case("a", "s", (FACT,), (Trial("locality", "retained", (Question("Foo is", (("bar",),)),)),))
+    case = Case("a", "s", (FACT,), (QuestionGroup("locality", "retained", (Question("Foo is", (("bar",),)),)),))
     asked = asked_of(model, case, "auto")
     heard = listen(model, asked, [], protocol("generation", words=4), "auto", 0)
     assert all((one.same, one.kl) == (1, 0) and one.said is not None for one in readings(asked, heard, heard))

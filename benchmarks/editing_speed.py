@@ -128,8 +128,7 @@ def main():
     by_dimensions = seconds(lambda: solve(keys, residuals, metric, ridge=100.0, form="dimensions"), repeat=3)
     say(facts=64, n_by_n_seconds=round(by_keys, 4), d_by_d_seconds=round(by_dimensions, 4),
         ratio=round(by_dimensions / by_keys, 1),
-        factoring_once=round(seconds(lambda: KeyMetric(matrix)), 3))  # fmt:
-        skip
+        factoring_once=round(seconds(lambda: KeyMetric(matrix)), 3))  # fmt: skip
 
     rows = torch.randint(1, 40_000, (16, 128), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

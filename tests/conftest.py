@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.commands import COMMANDS
-from helpers.models import TOY, save_tiny
 
 from factscope.model.hooks import hooks_left
 from factscope.model.load import load
 from factscope.model.weights import fingerprint
+from helpers.commands import COMMANDS
+from helpers.models import TOY, save_tiny
 
 FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start; tiny models are slower on more threads

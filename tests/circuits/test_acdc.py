@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.circuits import SHAPES, WIRED, double, hand_wired, task
 
 from circuits.circuit import EmptyCircuit
 from circuits.engine.incremental import Fast
@@ -19,6 +18,7 @@ from circuits.search.certificate import certify
 from circuits.search.decisions import Decision, journal_key, recorded, shared_prefix
 from factscope.errors import StoreError, UserError
 from factscope.runs.journal import Journal
+from helpers.circuits import SHAPES, WIRED, double, hand_wired, task
 
 CONFIGURATIONS = [
     (name, ablation, metric, rows)

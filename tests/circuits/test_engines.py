@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.circuits import SHAPES, double, task
 
 from circuits.ablations import ablated, ablation_names
 from circuits.engine.incremental import Fast
@@ -18,6 +17,7 @@ from factscope.errors import PromptError, TokenMismatch, UserError
 from factscope.model.hooks import Patch, flags, patched
 from factscope.model.prompts import make_prompt
 from factscope.model.sites import Site
+from helpers.circuits import SHAPES, double, task
 
 SPLITS = pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
 

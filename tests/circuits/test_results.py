@@ -10,8 +10,6 @@ import networkx
 import numpy as np
 import pytest
 import torch
-from helpers.browser import needs_chromium, open_page, with_script
-from helpers.circuits import double, task
 
 from circuits.analysis.diff import diff
 from circuits.analysis.faithfulness import Evaluation, by_length, evaluate, random_circuit, random_degrees
@@ -32,6 +30,8 @@ from factscope.plots.figures.network import EdgeMark, Network, NodeMark
 from factscope.plots.page import write_page
 from factscope.plots.specs import Page, Section
 from factscope.runs import store
+from helpers.browser import needs_chromium, open_page, with_script
+from helpers.circuits import double, task
 
 
 @pytest.fixture

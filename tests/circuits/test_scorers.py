@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.circuits import SHAPES, double, task
 
 from circuits import select
 from circuits.circuit import EmptyCircuit
@@ -16,6 +15,7 @@ from circuits.find import find, methods
 from circuits.graph import Graph
 from circuits.scorers import eap, eap_ig, exact
 from factscope.errors import UserError
+from helpers.circuits import SHAPES, double, task
 
 
 def test_eap_is_transformerlenss_with_the_other_sign(tmp_path: Path) -> None:

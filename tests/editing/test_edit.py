@@ -213,9 +213,8 @@ def test_an_exported_model_gives_the_same_logits_in_plain_transformers(tiny, tmp
 
 
 def test_a_model_in_half_precision_comes_back_bitwise_after_float32(tmp_path, capsys):
-    from helpers.models import save_tiny
-
     from factscope.model.load import load
+    from helpers.models import save_tiny
 
     model = load(str(save_tiny("llama", tmp_path)), device="cpu", dtype="float16")
     before = fingerprint(model)

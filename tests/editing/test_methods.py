@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.moments import text_moments
 
 from editing import compute as computing
 from editing import method as methods
@@ -18,6 +17,7 @@ from factscope.model.forward.batched import logits_at
 from factscope.model.hooks import hooks_left
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint, live_weights
+from helpers.moments import text_moments
 
 FACTS = (
     Fact(

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers.models import TOY, configs
 
 from circuits.task import Task
 from factscope.model.load import load
 from factscope.model.prompts import make_prompt
+from helpers.models import TOY, configs
 
 SHAPES = ("gpt2", "llama", "neox")
 _MADE: dict[tuple[str, str], Any] = {}

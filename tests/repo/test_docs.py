@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from factscope.errors import UserError
 from helpers.models import TOY
 from helpers.shown_commands import (
     BLOCK,
@@ -27,8 +29,6 @@ from helpers.shown_commands import (
     shown_commands,
     shown_flags,
 )
-
-from factscope.errors import UserError
 
 PACKAGES = ("factscope", "tracing", "circuits", "editing", "studies")
 

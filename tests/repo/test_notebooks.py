@@ -9,6 +9,7 @@ from typing import Any
 
 import nbformat
 import pytest
+
 from helpers.browser import needs_chromium, open_page
 from helpers.models import TOY
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.models import TOY
 from pyarrow import parquet
 
 from editing import methods
@@ -17,6 +16,7 @@ from factscope.data.load import load_cases
 from factscope.errors import EditError, StoreError
 from factscope.model.forward.scoring import AnswerScore
 from factscope.runs import store
+from helpers.models import TOY
 from studies.bench import compare as bench_compare
 from studies.bench import page as bench_view
 from studies.bench.bench import bench

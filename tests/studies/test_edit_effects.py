@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.browser import needs_chromium, open_page, with_script
-from helpers.circuits import hand_wired, task
-from helpers.models import TOY
 
 from circuits.analysis.cross_faithfulness import cross_faithfulness, entries
 from circuits.analysis.diff import MixedSettings, changes, diff, same_settings
@@ -30,6 +27,9 @@ from factscope.model.prompts import prompt_of
 from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.page import write_page
 from factscope.runs import store
+from helpers.browser import needs_chromium, open_page, with_script
+from helpers.circuits import hand_wired, task
+from helpers.models import TOY
 from studies.edit_effects.model_state import Config, Experiment
 from studies.edit_effects.page import page
 from studies.edit_effects.result import EditStudy

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.models import TOY
 
 from circuits.find import find
 from circuits.task import Task
@@ -18,6 +17,7 @@ from factscope.model.prompts import prompt_of
 from factscope.plots.page import page_html
 from factscope.runs import store
 from factscope.statistics import PERMUTATIONS, spearman
+from helpers.models import TOY
 from studies.commands import app as common
 from studies.layers import LayerStudy, layer_study, layer_study_page, layer_table
 from tracing.average import average

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.models import TOY
 
 from factscope.data.load import load_facts
 from factscope.errors import UserError
 from factscope.model.prompts import ROLES, make_prompt, prompt_of
 from factscope.runs.store import load, same, save
+from helpers.models import TOY
 from tracing.average import average, by_role
 from tracing.causal import Config, trace
 

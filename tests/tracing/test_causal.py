@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.models import TOY
 from torch import Tensor
 
 from factscope.data.load import load_facts
@@ -14,6 +13,7 @@ from factscope.errors import NoGap, PromptError, TokenMismatch, UserError
 from factscope.model.metrics import Target, metric, metric_names
 from factscope.model.prompts import make_prompt, prompt_of, with_answer
 from factscope.runs.store import same
+from helpers.models import TOY
 from tracing import corruption as corrupt
 from tracing.causal import Config, cells_of, trace, window_of
 from tracing.results import KINDS

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.models import TOY
 
 from factscope.data.load import load_facts
 from factscope.model.prompts import make_prompt, prompt_of
+from helpers.models import TOY
 from tracing.logit_lens import lens
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")

@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.models import TOY
-from helpers.moments import text_moments
 
 from editing import compute as computing
 from editing import method as methods
@@ -25,6 +23,8 @@ from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.page import page_html
 from factscope.runs import store
 from factscope.statistics import normal, wilson
+from helpers.models import TOY
+from helpers.moments import text_moments
 
 FACT = Fact(
     "a", "r", "Foo Bar", "{} lives in", "Rome", "Oslo town", (), ("Foo Bar is in",), (Neighbour("Ze is in", "Bern"),)

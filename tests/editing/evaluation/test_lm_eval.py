@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.models import TOY
-from helpers.shown_commands import BLOCK, ROOT
 
 from editing import compute as computing
 from editing import method as methods
@@ -22,6 +20,8 @@ from factscope.data.fact import Fact
 from factscope.errors import EditError
 from factscope.plots.show import in_words, page_of
 from factscope.runs import store
+from helpers.models import TOY
+from helpers.shown_commands import BLOCK, ROOT
 from studies.commands import app as common
 
 FACT = Fact("a", "town", "Oda Voss", "{} lives in", "Brask", "Vey")

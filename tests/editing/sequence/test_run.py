@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.browser import needs_chromium, open_page, with_script
-from helpers.models import TOY
 
 from editing import compute as computing
 from editing import method as methods
@@ -26,6 +24,8 @@ from factscope.errors import EditError, StoreError
 from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.page import page_html, write_page
 from factscope.runs import store
+from helpers.browser import needs_chromium, open_page, with_script
+from helpers.models import TOY
 from studies.commands import app as common
 
 LINEAR = restraint("prune").Config(mode="linear")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.models import TOY
 from safetensors.torch import load_file, save_file
 
 from factscope.cache import kept
@@ -17,6 +16,7 @@ from factscope.model.bridge import info
 from factscope.model.load import load
 from factscope.model.registry import REGISTRY, Wheel
 from factscope.model.weights import fingerprint, live_weights
+from helpers.models import TOY
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 

@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from helpers.browser import needs_chromium, open_page, with_script
-from helpers.plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds
 
 from factscope.plots.colours import INK
 from factscope.plots.page import write_page
 from factscope.plots.specs import Heatmap, Page, Section, Table
+from helpers.browser import needs_chromium, open_page, with_script
+from helpers.plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds
 
 pytestmark = [pytest.mark.browser, needs_chromium]
 

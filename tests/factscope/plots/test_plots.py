@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds
 
 from factscope import files
 from factscope.errors import StoreError
@@ -22,6 +21,7 @@ from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.fragments import differences, fragment, mimebundle
 from factscope.plots.page import page_html, write_page
 from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Table, Text
+from helpers.plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds
 
 
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)

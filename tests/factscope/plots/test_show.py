@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.models import TOY
 from rich.console import Console
 
 from factscope.data.load import load_facts
@@ -19,6 +18,7 @@ from factscope.model.prompts import prompt_of
 from factscope.plots.show import in_words, page_of, pictures, shown_kinds
 from factscope.plots.specs import Bars, Card, Curves, Heatmap, Series
 from factscope.plots.svg import image, svg
+from helpers.models import TOY
 from tracing.causal import Config, trace
 from tracing.logit_lens import lens
 from tracing.results import LensResult, TraceResult

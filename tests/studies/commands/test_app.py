@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.models import TOY
 
 from factscope.progress import progress
+from helpers.models import TOY
 
 COLOUR = re.compile(rb"\x1b\[[0-9;]*\b(?:3[0-8]|9[0-7])[0-9;]*m")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers.models import TOY
 
 FACT = ("--model", str(TOY), "--no-split-qkv")

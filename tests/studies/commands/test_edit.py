@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.models import TOY
 
 from editing.edit import Edit
+from helpers.models import TOY
 from studies.commands import app as common
 
 PROMPT = "[Oda Voss] lives in"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.browser import needs_chromium, open_page
-from helpers.models import TOY
 
 from factscope.data.load import load_facts
+from helpers.browser import needs_chromium, open_page
+from helpers.models import TOY
 
 QUICK = ("--model", str(TOY), "--samples", "2", "--device", "cpu")
 FACT = load_facts(TOY / "toy_town.json")[0]

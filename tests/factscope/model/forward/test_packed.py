@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.circuits import SHAPES, double
 
 from factscope.model.forward.packed import Packed, packed, suits
+from helpers.circuits import SHAPES, double
 
 HELD = pytest.mark.skipif(not suits(torch.zeros(2, 2)), reason="this build of torch has no oneDNN")
 

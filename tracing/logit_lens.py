@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -106,7 +105,7 @@ def writes(model: Any, seen: dict[Site, Tensor]) -> dict[str, Float[Tensor, " d_
         out = weights.get(f"blocks.{layer}.attn.W_O")
         bias = weights.get(f"blocks.{layer}.attn.b_O")
         if out is not None and out.shape[:2] == z.shape:
-            each = einsum(z, out.to(z), "head d_head, head d_head d_model -> head d_model")
+            each = torch.einsum("hd,hdm->hm", z, out.to(z))  # head, d_head, d_model
             total = each.sum(0) if bias is None else each.sum(0) + bias
         if out is not None and out.shape[:2] == z.shape and torch.allclose(total, whole, rtol=1e-3, atol=1e-4):
             found |= {f"a{layer}.h{head}": write for head, write in enumerate(each)}

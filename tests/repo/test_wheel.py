@@ -61,14 +61,20 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel: Path) ->
     assert {f"{package}/py.typed" for package in PACKAGES} <= held
 
 
-def test_the_version_is_written_in_one_place(wheel: Path) -> None:
+def test_the_top_level_names_are_five(wheel: Path) -> None:
+    """What an installation puts beside other packages; another distribution's files of these names are in the way."""
+    names = [Path(name).parts for name in zipfile.ZipFile(wheel).namelist()]
+    assert {parts[0] for parts in names} == {*PACKAGES, f"factscope-{__version__}.dist-info"}
+    listed = zipfile.ZipFile(wheel).read(f"factscope-{__version__}.dist-info/top_level.txt").decode().split()
+    assert sorted(listed) == sorted(PACKAGES)
 
+
+def test_the_version_is_written_in_one_place(wheel: Path) -> None:
     assert wheel.name.split("-")[1] == __version__
     assert __version__ not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_the_commands_start(installed: Path, tmp_path: Path) -> None:
-
     for name in ("trace", "circuit", "edit"):
         assert _run(installed, tmp_path, installed / "bin" / name, "--version").split() == ["factscope", __version__]
         assert "Usage" in _run(installed, tmp_path, installed / "bin" / name, "--help")

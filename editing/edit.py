@@ -28,6 +28,7 @@ from torch import Tensor
 from editing.delta import Delta
 from factscope.data.fact import Fact
 from factscope.errors import EditError, StoreError
+from factscope.model.forward.prefix import Preface, put_before
 from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.show import shown
 from factscope.runs import store
@@ -179,6 +180,7 @@ def commit(model: Any, edits: Sequence[Edit]) -> None:
         raise EditError("the same edit is there twice; leave one out")
     _move(ledger, weights, [*ledger.edits, *edits])
     _LEDGERS[model] = ledger
+    _say_before(model, ledger.edits)
 
 
 def revert(model: Any, edits: Sequence[Edit]) -> None:
@@ -193,6 +195,14 @@ def revert(model: Any, edits: Sequence[Edit]) -> None:
     _move(ledger, live_weights(model), [edit for edit in ledger.edits if edit.digest not in gone])
     if not ledger.edits:
         del _LEDGERS[model]
+    _say_before(model, ledger.edits)
+
+
+def _say_before(model: Any, edits: Sequence[Edit]) -> None:
+    """Put the texts of the in-context edits among `edits` before every prompt."""
+    told = [edit for edit in edits if edit.preface]
+    text = "".join(edit.preface for edit in told)
+    put_before(model, Preface(text, told[0].start_token) if told else None)
 
 
 @contextmanager

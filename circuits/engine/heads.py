@@ -2,7 +2,7 @@
 
 Blocks of the library compute all heads at once. A cut edge changes the input of one of them, so here the weights are
 taken apart by head, and any choice of heads runs on inputs of its own. Norms and MLPs are the model's own modules, the
-MLPs' and the unembedding's matrices laid out for speed (`packed.py`). A kernel is made for the weights as they are.
+MLPs' and the unembedding's matrices laid out for speed (`onednn.packed`). A kernel is made for the weights as they are.
 
 Layout: `part row pos d_model` with the heads (or readers) first, which is what batched matrix products want; a row is
 one variant of one prompt.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuits.engine.writes import attention_biases
 from circuits.graph import Graph
-from factscope.model.forward.packed import packed
+from factscope.model.forward.onednn import packed
 from factscope.model.forward.partial import Frame
 from factscope.model.weights import live_weights
 

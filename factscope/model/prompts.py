@@ -277,7 +277,7 @@ def _tokenised(model: Any, text: str, span: Span, origin: str, start: str, notes
     if span[1] > len(text):
         span = (span[0], len(text))
     ids, offsets = _encode(model, text)
-    token, start_ids = _start(model, start)
+    token, begin = start_token(model, start)
     inside = [i for i, (a, b) in enumerate(offsets) if text[max(a, span[0]) : min(b, span[1])].strip()]
     if not inside:
         raise PromptError(f"the subject {text[span[0] : span[1]]!r} has no token of its own in {text!r}")
@@ -285,7 +285,7 @@ def _tokenised(model: Any, text: str, span: Span, origin: str, start: str, notes
     spill = text[offsets[first][0] : span[0]].strip() + text[span[1] : offsets[last][1]].strip()
     if spill:
         notes = [*notes, f"the subject shares a token with {spill!r} beside it"]
-    tokens = (*start_ids, *ids)
+    tokens = (*begin, *ids)
     longest = int(getattr(model.cfg, "n_ctx", 0) or 0)
     if longest and len(tokens) > longest:
         raise PromptError(f"the prompt is {len(tokens)} tokens, and this model reads {longest} at most: shorten it")
@@ -296,7 +296,7 @@ def _tokenised(model: Any, text: str, span: Span, origin: str, start: str, notes
         start_token=token,
         subject=text[span[0] : span[1]],
         subject_characters=span,
-        subject_span=(first + len(start_ids), last + 1 + len(start_ids)),
+        subject_span=(first + len(begin), last + 1 + len(begin)),
         subject_from=origin,
         answer=None,
         answer_ids=(),
@@ -330,19 +330,20 @@ def _continuation(
     return joined, ids[len(own) :]
 
 
-def _start(model: Any, start: str) -> tuple[str | None, tuple[int, ...]]:
+def start_token(model: Any, start: str = "auto") -> tuple[str | None, tuple[int, ...]]:
+    """The token that begins a document and its id, as asked for by "auto", "none" or a token; None and () for none.
+
+    Raises PromptError if this tokenizer does not have the token: it would take its unknown token instead.
+    """
     token = info(model).start_token if start == "auto" else start
     if token is None or token == "none":
         return None, ()
-    ids = model.tokenizer.convert_tokens_to_ids([token])
-    if ids[0] is None or model.tokenizer.convert_ids_to_tokens(ids[0]) != token:
-        raise PromptError(f"{token!r} is no token of this model; choose one of its own, or --start none")
-    return token, (ids[0],)
+    number = model.tokenizer.convert_tokens_to_ids([token])[0]
+    if number is None or model.tokenizer.convert_ids_to_tokens(number) != token:
+        raise PromptError(f"{token!r} is not a token of this model; choose one of its own, or --start none")
+    return token, (int(number),)
 
 
 def start_ids(model: Any, start: str = "auto") -> tuple[int, ...]:
-    """The ids that begin a document: none, or the one start token."""
-    token = info(model).start_token if start == "auto" else start
-    if token is None or token == "none":
-        return ()
-    return (int(model.tokenizer.convert_tokens_to_ids(token)),)
+    """The ids that begin a document: none, or the one start token; PromptError as in `start_token`."""
+    return start_token(model, start)[1]

@@ -16,7 +16,7 @@ from torch import Tensor
 from factscope.model.bridge import device
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame
-from factscope.model.forward.prefix import _after, preface
+from factscope.model.forward.prefix import after_preface, preface_ids
 from factscope.model.hooks import record
 from factscope.model.sites import Site
 
@@ -32,8 +32,8 @@ def logits_at(
 ) -> list[Float[Tensor, "wanted vocab"]]:
     """Logits of each row at its wanted positions, float32 on the CPU; rows of any length, right-padded."""
     head, last = Frame(model, 1, ()), Site("resid", model.cfg.n_layers - 1)
-    first, told = preface(model)
-    rows = [_after(model, row, first, told) for row in rows]
+    first, told = preface_ids(model)
+    rows = [after_preface(model, row, first, told) for row in rows]
     positions = [[place + len(told) for place in places] for places in positions]
     out: list[Tensor] = [torch.empty(0)] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

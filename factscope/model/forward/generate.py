@@ -14,7 +14,7 @@ from torch import Tensor
 from factscope.model.bridge import device
 from factscope.model.forward.batched import ROWS, THIN
 from factscope.model.forward.onednn import thin_products
-from factscope.model.forward.prefix import _after, preface
+from factscope.model.forward.prefix import after_preface, preface_ids
 
 
 @torch.no_grad()
@@ -46,8 +46,8 @@ def sample(
 @torch.no_grad()
 def generate(model: Any, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
     """Greedy continuations by `more` tokens; prompts of one length run together."""
-    first, told = preface(model)
-    prompts = [_after(model, prompt, first, told) for prompt in prompts]
+    first, told = preface_ids(model)
+    prompts = [after_preface(model, prompt, first, told) for prompt in prompts]
     out: list[list[int]] = [[] for _ in prompts]
     for size in sorted({len(prompt) for prompt in prompts}):
         rows = [i for i, prompt in enumerate(prompts) if len(prompt) == size]

@@ -1,13 +1,15 @@
 """Text becomes tokens in one place: spans by characters, answers by suffix, guesses said aloud."""
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
 from factscope.data.fact import Fact
 from factscope.errors import PromptError, TokenMismatch
-from factscope.model.prompts import PromptPair, make_prompt, prompt_of, swap_subject, with_answer
+from factscope.model.bridge import info
+from factscope.model.prompts import PromptPair, make_prompt, prompt_of, start_ids, swap_subject, with_answer
 
 
 def spelled(model: Any, prompt: Any) -> str:
@@ -87,7 +89,7 @@ def test_roles_cover_every_token_and_the_answer_follows_the_last(toy: Any) -> No
         ("[Mira] and [Oda] live in", {}, "marks 2"),
         ("the town is", {}, "brackets"),
         ("[Mira] lives in", {"answer": " "}, "answer is empty"),
-        ("[Mira] lives in", {"start": "<nope>"}, "no token of this model"),
+        ("[Mira] lives in", {"start": "<nope>"}, "not a token of this model"),
         ("[Mira] lives in" + " in" * 80, {}, "64 at most"),
     ],
 )
@@ -131,3 +133,29 @@ def test_a_facts_subject_is_where_its_template_puts_it(toy: Any) -> None:
 def test_a_token_that_spills_over_the_subject_is_said(smollm2: Any) -> None:
     prompt = make_prompt(smollm2, "The [Eiff]el Tower is in")
     assert any("shares a token" in note for note in prompt.notes)
+
+
+class WithUnknown:
+    """A tokenizer that has a token for what it does not know, as BERT's and Llama's have."""
+
+    bos_token = "<s>"
+    _ids: ClassVar = {"<unk>": 0, "<s>": 1}
+
+    def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
+        return [self._ids.get(token, 0) for token in tokens]
+
+    def convert_ids_to_tokens(self, number: int) -> str:
+        return {number: token for token, number in self._ids.items()}[number]
+
+
+def test_one_function_gives_the_start_token_and_checks_it(toy: Any) -> None:
+    """A prompt and a bare row begin alike, and a token that the tokenizer does not have is never its unknown token."""
+    for start in ("auto", "none", "<|endoftext|>"):
+        prompt = make_prompt(toy, "[Mira Voss] lives in", start=start)
+        assert start_ids(toy, start) == prompt.tokens[: prompt.n_start]
+    with pytest.raises(PromptError, match="'<nope>' is not a token of this model"):
+        start_ids(toy, "<nope>")
+    other = SimpleNamespace(tokenizer=WithUnknown(), factscope=info(toy))
+    assert start_ids(other, "<s>") == (1,)
+    with pytest.raises(PromptError, match="'<nope>' is not a token of this model"):
+        start_ids(other, "<nope>")

@@ -168,6 +168,11 @@ def test_moments_are_collected_once(edit, tmp_path):
     assert "condition" in edit("moments", "--layer", "1", "--tokens", 256, "--out", tmp_path / "kept").stdout
 
 
+def test_moments_of_a_start_token_that_the_model_does_not_have_are_refused_in_words(edit, tmp_path):
+    out = edit("moments", "--layer", "1", "--tokens", 256, "--start", "<nope>", "--out", tmp_path / "kept")
+    assert (out.exit_code, "'<nope>' is not a token of this model" in out.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -1,9 +1,140 @@
-"""Statistics that several rooms need: intervals, rank correlation, entropy of a text."""
+"""Statistics that several rooms need: intervals of shares and of means, rank correlation, entropy of a text.
+
+One rule for every table: a *share* (a mean of numbers from 0 to 1, each a count of successes) has Wilson's interval,
+any other *mean* the BCa bootstrap over facts, from `ENOUGH` facts on; below that a bootstrap draws the same few numbers
+again and again and is far too narrow, so there is no interval (NaN), and tables say so. All intervals are of 95 %.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ENOUGH = 5  # facts, for a bootstrap
+RESAMPLES = 2000
+NO_INTERVAL = (math.nan, math.nan)
+INTERVALS = (
+    f"95 % intervals: Wilson's for a share, else the BCa bootstrap over facts; a mean of under {ENOUGH} facts has none"
+)
+_NORMAL = NormalDist()
+_TAILS = (0.025, 0.975)
+
+
+def interval(values: Sequence[float], unit: str, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the mean of one number per fact: Wilson where the unit is "share", else BCa."""
+    return wilson(values) if unit == "share" else bca(np.asarray(values, dtype=float)[None], seed=seed)
+
+
+def interval_in_words(low: float, high: float) -> str:
+    """An interval as a table of text shows it, or why there is none."""
+    return f"{low:.3f} to {high:.3f}" if low == low else f"under {ENOUGH} facts"
+
+
+def wilson(values: Sequence[float]) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927); for fractions within facts it is a little wide, never narrow."""
+    n, z = len(values), 1.96
+    p = sum(values) / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+
+
+def _first(means: np.ndarray) -> np.ndarray:
+    found: np.ndarray = means[0]
+    return found
+
+
+def bca(
+    values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] = _first, *, seed: int = 0
+) -> tuple[float, float]:
+    """Bias-corrected and accelerated bootstrap interval (Efron 1987) of a statistic of means over facts.
+
+    Args:
+        values: [quantity fact]; every resample draws the same facts for all quantities.
+        statistic: from means [quantity draw] to numbers [draw]; by default the first quantity's mean.
+
+    NaN below `ENOUGH` facts. Where every fact has the same value the interval is that value.
+    """
+    n = values.shape[1]
+    if n < ENOUGH:
+        return NO_INTERVAL
+    whole = float(statistic(values.mean(1)[:, None])[0])
+    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    draws = statistic(values[:, drawn].mean(-1))
+    below = ((draws < whole).sum() + 0.5 * (draws == whole).sum()) / RESAMPLES  # ties, as of shares, count half
+    bias = _NORMAL.inv_cdf(float(np.clip(below, 0.5 / RESAMPLES, 1 - 0.5 / RESAMPLES)))
+    without = statistic((values.sum(1, keepdims=True) - values) / (n - 1))  # the jackknife: each fact left out once
+    spread = without.mean() - without
+    cubes, squares = float((spread**3).sum()), float((spread**2).sum())
+    skew = cubes / (6 * squares**1.5) if squares > 0 else 0.0
+    ends = []
+    for tail in _TAILS:
+        z = bias + _NORMAL.inv_cdf(tail)
+        ends.append(float(np.quantile(draws, _NORMAL.cdf(bias + z / (1 - skew * z)))))
+    return ends[0], ends[1]
+
+
+def percentile_bootstrap(
+    per_fact: Float[Tensor, " fact *rest"], seed: int = 0
+) -> tuple[Float[Tensor, " *rest"], Float[Tensor, " *rest"], Float[Tensor, " *rest"]]:
+    """Means over facts and their percentile intervals, for whole grids at once; NaN where no fact has a value.
+
+    A grid has a value for some facts only (a prompt with no middle subject token), so the number of facts changes from
+    resample to resample, and the acceleration of `bca` has no definition here.
+    """
+    values = per_fact.double().numpy()
+    n_facts = len(values)
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(n_facts, np.full(n_facts, 1 / n_facts), size=RESAMPLES).astype(float)
+    present = ~np.isnan(values)
+    sums = np.tensordot(weights, np.where(present, values, 0.0), 1)
+    counts = np.tensordot(weights, present.astype(float), 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.where(counts > 0, sums / counts, np.nan)
+        centre = np.where(present.any(0), np.where(present, values, 0.0).sum(0) / present.sum(0), np.nan)
+    mean, low, high = (
+        torch.from_numpy(each).float() for each in (centre, *(_quantile(means, tail) for tail in _TAILS))
+    )
+    return mean, low, high
+
+
+def _quantile(means: np.ndarray, q: float) -> np.ndarray:
+    """Quantile over resamples, without those that drew no fact with a value; NaN where no resample has one."""
+    absent = np.isnan(means).all(0)
+    result = np.nanquantile(np.where(absent, 0.0, means), q, axis=0)
+    return np.where(absent, np.nan, result)
+
+
+def standard_error(samples: Float[Tensor, " sample"]) -> float:
+    """Standard error of the mean; NaN for one sample."""
+    return float(samples.std() / len(samples) ** 0.5) if len(samples) > 1 else float("nan")
+
+
+PERMUTATIONS = 10_000
+
+
+def spearman(one: Sequence[float], other: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Rank correlation, ties sharing their mean rank, and its two-sided p by permutation; NaN for a constant."""
+    first, second = (ranks(np.asarray(values, dtype=float)) for values in (one, other))
+    centred = [each - each.mean() for each in (first, second)]
+    scale = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    if not scale > 0:
+        return float("nan"), float("nan")
+    rho = float(centred[0] @ centred[1]) / scale
+    rng = np.random.default_rng(seed)
+    drawn = np.array([rng.permutation(centred[1]) for _ in range(PERMUTATIONS)]) @ centred[0] / scale
+    return rho, float((1 + (np.abs(drawn) >= abs(rho) - 1e-12).sum()) / (1 + PERMUTATIONS))
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values share their mean rank."""
+    below = (values[None] < values[:, None]).sum(1)
+    equal = (values[None] == values[:, None]).sum(1)
+    found: np.ndarray = below + (equal + 1) / 2
+    return found
 
 
 def ngram_entropy(texts: Sequence[str]) -> float:
@@ -20,43 +151,3 @@ def _entropy(words: Sequence[str], n: int) -> float:
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     shares = [grams.count(gram) / len(grams) for gram in set(grams)]
     return float(-sum(share * math.log2(share) for share in shares))
-
-
-def wilson(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); for fractions within facts it is a little wide, never narrow."""
-    n, z = len(values), 1.96
-    p = sum(values) / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
-
-
-def normal(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of a mean, from the spread between facts; NaN for one fact."""
-    n = len(values)
-    p = sum(values) / n
-    if n < 2:
-        return float("nan"), float("nan")
-    half = 1.96 * math.sqrt(sum((value - p) ** 2 for value in values) / (n - 1) / n)
-    return p - half, p + half
-
-
-PERMUTATIONS = 10_000
-
-
-def spearman(one: Sequence[float], other: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Rank correlation, ties sharing their mean rank, and its two-sided p by permutation; NaN for a constant."""
-    ranks = [_ranks(np.asarray(values, dtype=float)) for values in (one, other)]
-    centred = [each - each.mean() for each in ranks]
-    scale = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    if not scale > 0:
-        return float("nan"), float("nan")
-    rho = float(centred[0] @ centred[1]) / scale
-    rng = np.random.default_rng(seed)
-    drawn = np.array([rng.permutation(centred[1]) for _ in range(PERMUTATIONS)]) @ centred[0] / scale
-    return rho, float((1 + (np.abs(drawn) >= abs(rho) - 1e-12).sum()) / (1 + PERMUTATIONS))
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    below = (values[None] < values[:, None]).sum(1)
-    equal = (values[None] == values[:, None]).sum(1)
-    return below + (equal + 1) / 2

@@ -29,7 +29,7 @@ from factscope.model.prompts import prompt_of
 from factscope.plots.show import shown
 from factscope.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
 from factscope.runs.provenance import Run, stopwatch
-from factscope.statistics import PERMUTATIONS, _ranks, spearman
+from factscope.statistics import PERMUTATIONS, ranks, spearman
 from tracing.average import average
 from tracing.causal import Config as TraceConfig
 
@@ -175,11 +175,11 @@ def layer_study_page(study: LayerStudy) -> Page:
 def layer_table(study: LayerStudy) -> Table:
     """One row a layer: every measure, and its rank, 1 for the largest."""
     columns = ["layer"] + [name for one in study.measures for name in (one.way, f"rank by {one.way}")]
-    ranks = [_ranks(-np.asarray(one.values, dtype=float)) for one in study.measures]
+    ordered = [ranks(-np.asarray(one.values, dtype=float)) for one in study.measures]
     rows = []
     for place, layer in enumerate(study.layers):
         cells: list[Cell] = [layer]
-        for one, rank in zip(study.measures, ranks, strict=True):
+        for one, rank in zip(study.measures, ordered, strict=True):
             cells += [float(f"{one.values[place]:.4g}"), float(rank[place])]
         rows.append(tuple(cells))
     return Table(

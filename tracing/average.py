@@ -28,11 +28,10 @@ from factscope.model.weights import fingerprint
 from factscope.progress import progress
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
+from factscope.statistics import percentile_bootstrap
 from tracing.causal import Config, cells_of, trace
 from tracing.corruption import swap
 from tracing.results import AverageResult, TraceResult
-
-RESAMPLES = 2000
 
 
 def average(
@@ -85,7 +84,7 @@ def average(
         example = next(iter(skipped.items()))
         raise UserError(f"none of the {len(facts)} facts could be traced; the first, {example[0]}: {example[1]}")
     per_fact = torch.tensor([_floats(piece["effects"]) for piece in done])
-    mean, low, high = _bootstrap(per_fact, config.seed)
+    mean, low, high = percentile_bootstrap(per_fact, config.seed)
     numbers = {name: torch.tensor([piece[name] for piece in done]) for name in ("clean", "corrupted", "total")}
     return AverageResult(
         source=source,
@@ -153,26 +152,3 @@ def _floats(nested: Any) -> Any:
     if isinstance(nested, list):
         return [_floats(item) for item in nested]
     return float("nan") if nested is None else float(nested)
-
-
-def _bootstrap(per_fact: Float[Tensor, "fact kind layer role"], seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean over facts and its 95 % percentile interval, resampling facts; NaN where no fact has the role."""
-    values = per_fact.double().numpy()
-    n_facts = len(values)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(n_facts, np.full(n_facts, 1 / n_facts), size=RESAMPLES).astype(float)
-    present = ~np.isnan(values)
-    sums = np.tensordot(weights, np.where(present, values, 0.0), 1)
-    counts = np.tensordot(weights, present.astype(float), 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.where(counts > 0, sums / counts, np.nan)
-        centre = np.where(present.any(0), np.where(present, values, 0.0).sum(0) / present.sum(0), np.nan)
-    low, high = (_quantile(means, q) for q in (0.025, 0.975))
-    return tuple(torch.from_numpy(a).float() for a in (centre, low, high))  # type: ignore[return-value]
-
-
-def _quantile(means: np.ndarray, q: float) -> np.ndarray:
-    """Quantile over resamples, without those that drew no fact with the role; NaN where none did."""
-    absent = np.isnan(means).all(0)
-    result = np.nanquantile(np.where(absent, 0.0, means), q, axis=0)
-    return np.where(absent, np.nan, result)

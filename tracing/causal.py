@@ -30,9 +30,10 @@ from factscope.model.prompts import Prompt, with_answer_ids
 from factscope.model.sites import Site
 from factscope.progress import Advance
 from factscope.runs.provenance import Run, stopwatch
+from factscope.statistics import standard_error
 from tracing import corruption as corrupt
 from tracing.corruption import Corruption
-from tracing.results import KINDS, WINDOWED, Grid, TraceResult, standard_error
+from tracing.results import KINDS, WINDOWED, Grid, TraceResult
 
 SEVERED = {"severed_mlp": "mlp", "severed_attn": "attn"}
 

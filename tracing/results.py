@@ -10,6 +10,7 @@ from torch import Tensor
 from factscope.model.prompts import Prompt
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run
+from factscope.statistics import standard_error
 
 KINDS = {
     "resid": "residual stream after the block",
@@ -20,11 +21,6 @@ KINDS = {
     "severed_attn": "residual stream, attention of the token severed",
 }
 WINDOWED = ("mlp", "attn")
-
-
-def standard_error(samples: Float[Tensor, " sample"]) -> float:
-    """Of the mean of `samples`; NaN for a single one."""
-    return float(samples.std() / len(samples) ** 0.5) if len(samples) > 1 else float("nan")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ as in CounterFact (Meng et al. 2022):
     top-1 same   the greedy next token is what it was before the edit; nothing asks whether it was right
     KL           KL(before || after) of the next token, nats
 
-Averages are taken within a fact, then over facts; intervals are 95 % over facts (Wilson for shares, normal for means).
+Averages are taken within a fact, then over facts; intervals are 95 % over facts, as `factscope.statistics` says.
 Protocols: "single" (each edit alone on the untouched model), "together" (all at once), "sequence" (one after another,
 each read right after it was put in and again at the end).
 """
@@ -34,7 +34,7 @@ from factscope.model.prompts import make_prompt
 from factscope.plots.show import shown
 from factscope.progress import progress
 from factscope.runs.provenance import Run
-from factscope.statistics import ngram_entropy, normal, wilson
+from factscope.statistics import interval, ngram_entropy
 
 Protocol = Literal["single", "together", "sequence"]
 KINDS = ("prompt", "paraphrase", "neighbour", "unrelated")
@@ -310,7 +310,7 @@ def table(rows: Sequence[Row]) -> tuple[Score, ...]:
 
 def _line(name: str, unit: str, facts: Sequence[str], before: Any, after: Any, share: bool, final: Any = None) -> Score:
     means = [_by_fact(facts, values) for values in (before, after)]
-    low, high = wilson(means[1]) if share else normal(means[1])
+    low, high = interval(means[1], unit)
     at_end = None if final is None else _mean(_by_fact(facts, final))
     return Score(name, unit, len(means[0]), _mean(means[0]), _mean(means[1]), low, high, at_end)
 

@@ -1,10 +1,11 @@
 """The table of a suite: every metric averaged over cases, with its interval.
 
-Every case weighs the same however many questions it has; the interval is a 95 % percentile bootstrap over cases. Under
+Every case weighs the same however many questions it has; intervals are as `factscope.statistics` says. Under
 the likelihood scorer, metrics that are `scored` are left out: they are of answers given, and comparing two answers
 gives none (on the prompt, paraphrases and neighbours it is what ES, PS and NS are).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,8 @@ import numpy as np
 
 from editing.evaluation.metrics import METRICS, ROME, Record
 from editing.evaluation.read import Row, Speech
+from factscope.statistics import bca, interval
 
-DRAWS = 1000  # of the bootstrap
 TIMES = ("before", "after", "final")
 
 
@@ -27,7 +28,7 @@ class Score:
     unit: str
     n: int  # cases that it applies to
     value: float
-    low: float  # 95 % bootstrap interval over cases
+    low: float  # 95 % interval over cases; NaN where a mean has too few of them
     high: float
 
 
@@ -68,15 +69,16 @@ def table(
             if one.scored and scorer == "likelihood":
                 continue
             kept[name] = [one.measure(record) for record in records]
-            values = np.array([value for value in kept[name] if value is not None])
-            if len(values):
-                out.append(_line(method, name, when, one.unit, len(values), values.mean(), _means(values[None], seed)))
+            values = [value for value in kept[name] if value is not None and not math.isnan(value)]
+            if values:
+                mean = float(np.mean(values))
+                out.append(Score(method, name, when, one.unit, len(values), mean, *interval(values, one.unit, seed)))
         three = [kept[name] for name in ("ES", "PS", "NS")]
         whole = [triple for triple in zip(*three, strict=True) if None not in triple]
         if whole:
             sets = np.array(whole, dtype=float).T
             value = float(harmonic(sets.mean(1)[:, None])[0])
-            out.append(_line(method, "S", when, "share", len(whole), value, harmonic(_means(sets, seed))))
+            out.append(Score(method, "S", when, "share", len(whole), value, *bca(sets, harmonic, seed=seed)))
     return out
 
 
@@ -88,15 +90,3 @@ def harmonic(means: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         found: np.ndarray = len(means) / (1 / means).sum(0)
     return found
-
-
-def _means(values: np.ndarray, seed: int) -> np.ndarray:
-    """Means [quantity, draw] of cases drawn with replacement, the same cases for every quantity [quantity, case]."""
-    drawn = np.random.default_rng(seed).integers(values.shape[1], size=(DRAWS, values.shape[1]))
-    found: np.ndarray = values[:, drawn].mean(-1)
-    return found
-
-
-def _line(method: str, name: str, when: str, unit: str, n: int, value: float, draws: np.ndarray) -> Score:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Score(method, name, when, unit, n, float(value), float(low), float(high))

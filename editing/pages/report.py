@@ -7,6 +7,7 @@ import numpy as np
 from editing.evaluation.evaluate import EditReport
 from editing.spectrum import Spectrum
 from factscope.plots.specs import Cell, Headline, Number, Page, Section, Table
+from factscope.statistics import INTERVALS, interval_in_words
 
 
 def report_page(report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
@@ -24,10 +25,10 @@ def report_in_words(report: EditReport) -> list[str]:
     final = any(score.final is not None for score in report.scores)
     lines = [f"{'score':<28}{'facts':>6}{'before':>9}{'after':>9}   95 % interval" + ("      final" if final else "")]
     for score in report.scores:
-        interval = f"{score.low:.3f} to {score.high:.3f}" if score.low == score.low else "one fact"
+        interval = interval_in_words(score.low, score.high)
         end = f"{score.final:>11.3f}" if score.final is not None else ""
         lines.append(f"{score.name:<28}{score.n:>6}{score.before:>9.3f}{score.after:>9.3f}   {interval:<16}{end}")
-    return [*lines, f"protocol {report.protocol}; start token {report.start_token}"]
+    return [*lines, f"protocol {report.protocol}; start token {report.start_token}. {INTERVALS}"]
 
 
 PROTOCOL = {
@@ -48,6 +49,7 @@ def score_table(report: EditReport) -> Table:
         tail: tuple[Cell, ...] = ((None if score.final is None else round(score.final, 4)),) if final else ()
         rows.append((score.name, score.unit, score.n, *shown, *tail))
     note = f"Protocol: {report.protocol}. Averages within a fact, then over facts; start token: {report.start_token}."
+    note += f" {INTERVALS}."
     return Table("Scores", columns, tuple(rows), note)
 
 

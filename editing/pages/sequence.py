@@ -23,9 +23,10 @@ from factscope.plots.specs import (
     Spec,
     Table,
 )
+from factscope.statistics import INTERVALS
 
 SHOWN = {"efficacy success": "purple", "paraphrase success": "blue", "neighbourhood success": "green"}
-SHARES = "Bands are 95 % intervals over facts: Wilson for shares, normal for KL."
+SHARES = f"Bands are {INTERVALS}."
 PROTOCOL = (
     "Each edit was computed on the model as those before it left it. Immediate: each fact read right after its own "
     "edit. Now: all facts so far, read at the checkpoint. Everything is compared with the model before any edit."
@@ -123,7 +124,7 @@ def score_table(result: SequenceResult) -> Table:
         rows.append(tuple(cells))
     note = (
         "Success: the new answer is likelier than the true one (neighbourhood: the true one than the new). Means "
-        "within a fact, then over facts; 95 % intervals over facts, Wilson for shares, normal for means. Unrelated "
+        f"within a fact, then over facts; {INTERVALS}. Unrelated "
         "facts are read at checkpoints only."
     )
     return Table("Scores", tuple(columns), tuple(rows), note)

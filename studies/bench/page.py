@@ -16,6 +16,7 @@ from editing.evaluation.table import S_ABOUT, Score
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table
+from factscope.statistics import INTERVALS
 from studies.bench.bench import Bench
 from studies.bench.run import MethodResult
 
@@ -87,14 +88,14 @@ def value(score: Score) -> float:
 
 def interval(score: Score) -> str:
     """A value with its interval, as it is read."""
-    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+    return f"{score.value:.3f}" + (f" [{score.low:.3f}, {score.high:.3f}]" if score.low == score.low else "")
 
 
 def markdown(bench: Bench) -> str:
     """The tables with intervals, the protocol, and every definition that was used."""
     out = [f"# {bench.suite}: {len(bench.cases)} cases, protocol {bench.protocol.name}", ""]
     out += [f"- {name}: {value}" for name, value in facts_of(bench)] + [""]
-    out += [*_piped(score_table(bench, interval)), "", "In brackets: 95 % bootstrap intervals over cases. "]
+    out += [*_piped(score_table(bench, interval)), "", f"In brackets: {INTERVALS}. "]
     out[-1] += cost_words(bench)
     for table in further(bench):
         out += ["", f"## {table.title}", "", *_piped(table)]
@@ -244,7 +245,7 @@ def picture(bench: Bench) -> Intervals:
 
     groups = [group(UNEDITED, bench.trials[0].method, "before", aside=True)]
     groups += [group(trial.method, trial.method, when) for trial in bench.trials]
-    note = "Bars are 95 % bootstrap intervals over cases."
+    note = f"Bars are {INTERVALS}."
     return Intervals(title, shown, tuple(groups), "score", "share", limits=(-0.02, 1.02), note=note)
 
 
@@ -260,11 +261,22 @@ def interval_table(bench: Bench) -> Table:
         "Scores with intervals",
         ("method", "metric", "read", "cases", "value", "low", "high"),
         tuple(
-            (name, one.metric, TIMES[one.when], one.n, *(round(v, 4) for v in (one.value, one.low, one.high)))
+            (
+                name,
+                one.metric,
+                TIMES[one.when],
+                one.n,
+                *map(rounded, (one.value, one.low, one.high)),
+            )
             for name, one in rows
         ),
-        note="95 % bootstrap intervals over cases.",
+        note=f"{INTERVALS}.",
     )
+
+
+def rounded(number: float) -> float | None:
+    """A cell of four digits; empty for NaN."""
+    return None if number != number else round(number, 4)
 
 
 def failure_table(bench: Bench) -> Table:

@@ -246,7 +246,7 @@ def test_the_command_writes_a_table_for_every_reader_and_refuses_to_mix(edit):
     assert "comparable with: results of the same settings only: the numbers of this protocol are" in out.stdout
     for name in ("table.md", "scores.csv", "rows.csv", "rows.parquet", "page.html", "result.json"):
         assert Path("one", name).is_file()
-    assert "95 % bootstrap intervals" in Path("one/table.md").read_text()
+    assert "Wilson's for a share, else the BCa bootstrap over facts" in Path("one/table.md").read_text()
     out = edit(*base, "--protocol", "strict", "--out", "two", "--compare", "one", "--json")
     assert out.exit_code == 2
     assert "scorer is 'strict' in one and 'token accuracy' in the other" in out.stderr

@@ -22,7 +22,6 @@ from factscope.model.prompts import start_ids
 from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.page import page_html
 from factscope.runs import store
-from factscope.statistics import normal, wilson
 from helpers.models import TOY
 from helpers.moments import text_moments
 
@@ -103,16 +102,6 @@ def test_the_table_follows_its_definitions():
     assert scores["neighbourhood KL"].after == 0.5
     assert scores["neighbourhood exact"].after == 1
     assert "unrelated KL" not in scores
-
-
-def test_intervals_hold_the_mean_and_shrink_with_more_facts():
-    few, many = wilson([1.0] * 5), wilson([1.0] * 500)
-    assert few[0] < many[0] < 1
-    assert few[1] == pytest.approx(1)
-    low, high = wilson([0.0, 1.0] * 50)
-    assert (low, high) == (pytest.approx(0.4038, abs=1e-3), pytest.approx(0.5962, abs=1e-3))  # textbook, 50 of 100
-    assert math.isnan(normal([1.0])[0])
-    assert normal([1.0, 3.0]) == (pytest.approx(2 - 1.96), pytest.approx(2 + 1.96))
 
 
 def test_protocols_agree_where_they_must(tiny):

@@ -7,8 +7,8 @@ with `IN_CONTEXT = True` touches no weight: its edits are a text before whatever
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from editing.solve.values import OnStep, Place, Values, check_layer, find_values
 from factscope.data.fact import Fact
 from factscope.errors import EditError, StoreError
 from factscope.runs import store
+from factscope.settings import Settings, configured
 
 CHUNK = 32  # facts whose values are found in one batch: more gains nothing on a CPU and costs memory
 
@@ -37,16 +38,13 @@ def method(name: str) -> Any:
     return importlib.import_module(f"editing.methods.{key}")
 
 
-def config_for(name: str, model: Any, settings: dict[str, Any] | None = None) -> Any:
+def config_for(name: str, model: Any, settings: Settings = ()) -> Any:
     """A method's configuration for this model: its defaults, the model's own layers, then `settings`.
 
-    Settings of the value optimisation are named alone ("steps") or in full ("descent.steps"). Raises EditError for a
-    name that does not exist.
+    Settings of the value optimisation are named alone ("steps") or in full ("descent.steps"). Raises SettingError for a
+    name that does not exist, and a value of the wrong type.
     """
-    config = method(name).Config.for_model(model)
-    for key, value in (settings or {}).items():
-        config = _set(config, key.split("."), value, key)
-    return config
+    return configured(method(name).Config.for_model(model), settings)
 
 
 def in_context(name: str) -> bool:
@@ -59,37 +57,6 @@ def layers_of(config: Any) -> tuple[int, ...]:
     if hasattr(config, "layers"):
         return tuple(config.layers)
     return (config.layer,) if hasattr(config, "layer") else ()
-
-
-def _set(config: Any, path: Sequence[str], value: Any, full: str) -> Any:
-    names = {field.name for field in fields(config)}
-    nested = [name for name in names if is_dataclass(getattr(config, name))]
-    if path[0] not in names:
-        inside = [name for name in nested if path[0] in {field.name for field in fields(getattr(config, name))}]
-        if not inside:
-            every = sorted(names | {field.name for name in nested for field in fields(getattr(config, name))})
-            raise EditError(f"there is no setting {full!r}; there are {', '.join(every)}")
-        path = (inside[0], *path)
-    if len(path) > 1:
-        return replace(config, **{path[0]: _set(getattr(config, path[0]), path[1:], value, full)})
-    old = getattr(config, path[0])
-    return replace(config, **{path[0]: _cast(old, value, full)})
-
-
-def _cast(old: Any, value: Any, full: str) -> Any:
-    try:
-        if isinstance(old, tuple):
-            parts = (
-                value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-            )
-            return tuple(int(part) for part in parts)
-        if isinstance(value, str) and (isinstance(old, bool) or value.lower() in ("none", "true", "false")):
-            return {"none": None, "true": True, "false": False}[value.lower()]
-        if isinstance(old, float) or old is None:
-            return float(value)
-        return type(old)(value)
-    except (ValueError, TypeError, KeyError) as trouble:
-        raise EditError(f"the setting {full} cannot be {value!r}; it is {old!r} by default") from trouble
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,3 +40,7 @@ class GraphError(UserError):
 
 class EditError(UserError):
     """An edit that cannot be made, put in or taken out; the message says what to do."""
+
+
+class SettingError(UserError):
+    """A setting that does not exist, is given twice, or cannot have that value; names the settings that there are."""

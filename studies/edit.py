@@ -82,7 +82,7 @@ def make(
                 revert(model, [edit for edit in made if edit.digest in here])
     if restrain is None:
         return made
-    chosen = configured(restraint(restrain).Config, {}, restraint_settings)
+    chosen = configured(restraint(restrain).Config, restraint_settings)
     return [restrained(model, made, restrain, chosen)]
 
 

@@ -6,7 +6,7 @@ run. How methods go through the cases, and go on after a stop, is in `studies/be
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import info
 from factscope.progress import progress
 from factscope.runs.provenance import Run, stopwatch
+from factscope.settings import Settings
 from studies.bench.run import MethodResult, MethodSetting, Setting, run_all
 
 
@@ -61,7 +62,7 @@ def bench(
     *,
     source: str = "",
     known: bool = False,
-    settings: dict[str, dict[str, Any]] | None = None,
+    settings: Mapping[str, Settings] | None = None,
     moments: str = "self",
     tokens: int | None = None,
     yardstick: Any = None,
@@ -89,7 +90,7 @@ def bench(
     names = tuple(dict.fromkeys(name.lower().replace("-", "_") for name in names))
     if idle := set(settings or {}) - set(names):
         raise EditError(f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(names)}")
-    configs = {name: methods.config_for(name, model, (settings or {}).get(name)) for name in names}
+    configs = {name: methods.config_for(name, model, (settings or {}).get(name, ())) for name in names}
     for config in configs.values():
         for layer in methods.layers_of(config):
             check_layer(model, layer)

@@ -9,6 +9,7 @@ import typer
 
 import editing
 from factscope.errors import UserError
+from factscope.settings import owned
 
 Model = Annotated[str, typer.Option(help="Registry name, Hugging Face name, folder or .gguf file.")]
 EditModel = Annotated[str | None, typer.Option("--model", help="The model  [dim](default: the edit's)[/dim]")]
@@ -28,26 +29,17 @@ Tokens = Annotated[int | None, typer.Option(help="Tokens of text for second mome
 Runs = Annotated[Path, typer.Option(help="The folder that holds the saved edits and their stack.")]
 
 
-def parted(settings: Sequence[str], restrain: str | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The pairs of --set as the method's settings, and as the restraint's (restrain.KEY=VALUE) without their prefix.
+def parted(settings: Sequence[str], restrain: str | None = None) -> tuple[list[str], list[str]]:
+    """The pairs of --set for the method, and those for the restraint (restrain.KEY=VALUE) without their prefix.
 
     Raises UserError: no pair, or one of a restraint where none is asked for.
     """
-    pairs = dict(setting(text) for text in settings)
-    aside = [f"{key[9:]}={value}" for key, value in pairs.items() if key.startswith("restrain.")]
-    if aside and restrain is None:
+    restraint, method = owned(settings, "restrain")
+    if restraint and restrain is None:
         raise UserError(
-            f"--set restrain.{aside[0]} is a setting of a restraint, and none was asked for: add --restrain"
+            f"--set restrain.{restraint[0]} is a setting of a restraint, and none was asked for: add --restrain"
         )
-    return {key: value for key, value in pairs.items() if not key.startswith("restrain.")}, aside
-
-
-def setting(text: str) -> tuple[str, str]:
-    """KEY=VALUE of --set as a pair; UserError if it is none."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--set {text!r}: write key=value")
-    return key.strip(), value.strip()
+    return method, restraint
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -58,16 +50,16 @@ def numbers(text: str) -> tuple[int, ...]:
         raise UserError(f"--layer {text!r}: write whole numbers, as 4,5,6") from None
 
 
-def at_layer(settings: dict[str, Any], method: Any, layer: str | None) -> dict[str, Any]:
+def at_layer(settings: Sequence[str], method: Any, layer: str | None) -> list[str]:
     """A method's settings with those layers, under its own name for them; UserError if it writes to none, or to one."""
     if layer is None:
-        return settings
+        return list(settings)
     wanted = numbers(layer)
     config = method.Config()
     if hasattr(config, "layers"):
-        return settings | {"layers": layer}
+        return [*settings, f"layers={layer}"]
     if not hasattr(config, "layer"):
         raise UserError(f"--layer {layer!r}: this method writes to no layer; leave it out")
     if len(wanted) > 1:
         raise UserError(f"--layer {layer!r}: this method writes to one layer; give one number")
-    return settings | {"layer": layer}
+    return [*settings, f"layer={layer}"]

@@ -112,7 +112,7 @@ def trace(
 
     flags: dict[str, object] = {"corruption": corruption, "samples": samples, "window": window, "metric": metric}
     flags |= {"sites": listed(sites), "seed": seed}
-    config = configured(Config, flags, settings or [])
+    config = configured(Config, settings or [], flags=flags)
     load = loader(model, device, dtype)
     if prompt is not None:
         _one(load, prompt, subject, answer, foil, start, config, norm, out, light, as_json)

@@ -377,7 +377,7 @@ def _settings(method: str, pairs: list[str]) -> dict[str, Any]:
         return {}
     if method == "acdc":
         raise UserError(f"--set {pairs[0]!r}: acdc has its own flags; --set is for eap, eap-ig and exact")
-    return dict(vars(configured(importlib.import_module(f"circuits.scorers.{method}").Config, {}, pairs)))
+    return dict(vars(configured(importlib.import_module(f"circuits.scorers.{method}").Config, pairs)))
 
 
 def main() -> None:

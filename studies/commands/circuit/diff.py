@@ -97,7 +97,7 @@ def diff_command(
         from studies.edit_effects.words import in_words
 
         pairs, aside = parted(settings or [], restrain)
-        gentler = configured(restraint(restrain).Config, {}, aside) if restrain is not None else None
+        gentler = configured(restraint(restrain).Config, aside) if restrain is not None else None
         circuit = circuit_method.replace("-", "_")
         config = Config(
             circuit=circuit, edges=edges, threshold=threshold, ablation=ablation, metric=metric, split=split_qkv,
@@ -105,7 +105,7 @@ def diff_command(
         )  # fmt: skip
         check_settings(circuit, config.ablation or "zero", config.metric, threshold, edges)
         for one in chosen if edit is None else ():
-            at_layer({}, method_of(one), layer)
+            at_layer([], method_of(one), layer)
         loaded = loader(model, device, dtype)()
         if edit is not None:
             from studies.edit import load_edits

@@ -10,10 +10,11 @@ import typer
 
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder, writable
+from factscope.settings import by_owner
 from studies.commands import app as common
 from studies.commands.app import listed, note, tell
 from studies.commands.edit.compare import compared, show, tell_compared
-from studies.commands.options import Device, Dtype, Json, Model, MomentsFrom, Out, Runs, Seed, Start, Tokens, setting
+from studies.commands.options import Device, Dtype, Json, Model, MomentsFrom, Out, Runs, Seed, Start, Tokens
 
 EXAMPLES = common.examples(
     "edit bench counterfact.json --methods rome,memit,ft-m,ice --protocol counterfact --n 100",
@@ -113,7 +114,7 @@ def bench(
 
     for name in asked:
         method(name)
-    chosen = per_method(settings or [])
+    chosen = by_owner(settings or [])
     parts = {"scorer": scorer, "size": batch, "target": target, "words": words, "speech": speech}
     parts["prompt_counts"] = prompt_counts
     how = protocol_of(protocol or "counterfact", **parts)
@@ -190,18 +191,6 @@ def refuse(reasons: Sequence[str], other: Path | None) -> None:
             f"{other} is not subtracted, as its numbers mean something else: {'; '.join(reasons)}; leave --compare "
             "out, or set the two side by side with edit compare"
         )
-
-
-def per_method(pairs: list[str]) -> dict[str, dict[str, Any]]:
-    """The settings of --set METHOD.KEY=VALUE, by method."""
-    out: dict[str, dict[str, Any]] = {}
-    for text in pairs:
-        key, value = setting(text)
-        name, dot, rest = key.partition(".")
-        if not dot:
-            raise UserError(f"--set {text!r}: say whose setting it is, as rome.layer=5")
-        out.setdefault(name.lower().replace("-", "_"), {})[rest] = value
-    return out
 
 
 def _known(model: Any, cases: Any, n: int, start: str, suite: str) -> Any:

@@ -131,7 +131,7 @@ def apply(
         pairs, aside = parted(settings or [], restrain)
         pairs = at_layer(pairs, module, layer)
         if restrain is not None:
-            configured(restraint(restrain).Config, {}, aside)
+            configured(restraint(restrain).Config, aside)
         loaded = common.loader(model, device, dtype)()
         if prompt is not None:
             fact, found = request(loaded, prompt, str(target), subject=subject, answer=answer, start=start)

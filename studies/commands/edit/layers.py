@@ -55,7 +55,7 @@ def layers(
         if not ways or set(ways) - set(WAYS):
             raise UserError(f"--by {by!r}: choose among {', '.join(WAYS)}")
         given: dict[str, Any] = {"samples": samples, "window": window, "seed": seed}
-        trace_config = configured(TraceConfig, given, [])
+        trace_config = configured(TraceConfig, given)
         loaded = common.loader(model, device, dtype)()
         wanted = numbers(layer) if layer else tuple(range(loaded.cfg.n_layers // 2))
         for one in wanted:

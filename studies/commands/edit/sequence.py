@@ -118,7 +118,7 @@ def sequence(
         pairs, aside = parted(settings or [], restrain)
         pairs = at_layer(pairs, methods.method(method), layer)
         how = Config(batch, every, restrain, restrain_at, tuple(stop_when or ()), seed, start)
-        restraint_config = configured(restraint(restrain).Config, {}, aside) if restrain else None
+        restraint_config = configured(restraint(restrain).Config, aside) if restrain else None
         loaded = common.loader(model, device, dtype)()
         chosen = _chosen(loaded, facts, relation, n, known, start, model)
         config = methods.config_for(method, loaded, pairs)

@@ -105,7 +105,7 @@ def test_the_page_opens_and_shows_a_hostile_prompt_as_text(run_command: Any, tmp
         ((MARKED, "--sites", "brain"), "no site"),
         ((MARKED, "--corruption", "swap"), "no shipped fact"),
         ((MARKED, "--set", "noise"), "key=value"),
-        ((MARKED, "--set", "nose=3"), "with one of these keys"),
+        ((MARKED, "--set", "nose=3"), "one of these keys"),
         ((MARKED, "--set", "noise=loud"), "not a number"),
         ((MARKED, "--set", "noise=0"), "above 0"),
         ((MARKED, "--set", "noise=nan"), "above 0"),

@@ -24,7 +24,7 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException as error:  # an interruption too must leave nothing behind
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ each is saved too, so that a resumed run stands on the very weights that it stop
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -276,17 +276,15 @@ class MethodRun:
         return MethodResult(self.name, asdict(self.wanted.config), rows, speech, costs, failures(rows), elsewhere)
 
 
-class unedited:
+@contextmanager
+def unedited(model: Any) -> Iterator[None]:
     """The block runs on the unedited model; the edits that were in place come back after it."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.edits = model, in_place(model)
-
-    def __enter__(self) -> None:
-        revert(self.model, self.edits)
-
-    def __exit__(self, *_: object) -> None:
-        commit(self.model, self.edits)
+    edits = in_place(model)
+    revert(model, edits)
+    try:
+        yield
+    finally:
+        commit(model, edits)
 
 
 def general(model: Any, yardstick: Any) -> dict[str, float]:
@@ -294,13 +292,9 @@ def general(model: Any, yardstick: Any) -> dict[str, float]:
     if yardstick is None:
         return {}
     rows = yardstick.rows(model)
-    edits = in_place(model)
     now = yardstick.perplexity(model)
-    revert(model, edits)
-    try:
+    with unedited(model):
         before = yardstick.perplexity(model)
-    finally:
-        commit(model, edits)
     found = {"perplexity": now, "perplexity before": before}
     if rows:
         found["top-1 unchanged"] = sum(row.after.top == row.before.top for row in rows) / len(rows)

@@ -62,7 +62,8 @@ def _(spec: Intervals, theme: Theme) -> go.Figure:
         name, seen = plotly_text(group.name), np.flatnonzero(np.isfinite(group.values))
         values, low, high = (array[seen] for array in (group.values, group.low, group.high))
         said = [
-            f"<b>{plotly_text(visible(spec.rows[row]))}</b><br>{name}: {value:.3f}{f' [{a:.3f}, {b:.3f}]' * (a == a)}"
+            f"<b>{plotly_text(visible(spec.rows[row]))}</b><br>{name}: {value:.3f}"
+            f"{'' if np.isnan(a) else f' [{a:.3f}, {b:.3f}]'}"
             f"{hover_unit(spec.unit)}"
             for row, value, a, b in zip(seen, values, low, high, strict=True)
         ]

@@ -12,10 +12,10 @@ import numpy as np
 
 from circuits import select
 from circuits.analysis.faithfulness import by_length, hits, random_circuit
+from circuits.circuit import faithfulness
 from circuits.engine.reference import Reference
-from circuits.find import faithfulness
 from circuits.graph import Graph
-from circuits.scorers import eap_ig
+from circuits.scorers.eap_ig import EAPIG
 from factscope.data.shipped import relations
 from factscope.errors import UserError
 from factscope.model.load import load
@@ -50,7 +50,7 @@ def main() -> None:
                 continue
             reference = Reference(model, graph, work.task)
             full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
-            scores = eap_ig.score(reference)
+            scores = EAPIG().score(reference)
             notes: list[str] = []
             others = by_length(work.task, work.held_out, notes)
             generator = np.random.default_rng(0)

@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 
+from circuits.certificate import rise
+from circuits.decisions import Decision
 from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.graph import Graph
-from circuits.scorers import eap, eap_ig
-from circuits.search.acdc import Config, acdc
-from circuits.search.certificate import rise
-from circuits.search.decisions import Decision
+from circuits.scorers.eap import EAP
+from circuits.scorers.eap_ig import EAPIG
+from circuits.search.acdc import ACDC, acdc
 from circuits.task import Task
 from factscope.model.load import load
 from factscope.model.prompts import make_prompt
@@ -72,7 +73,7 @@ class Clock:
             raise TimeoutError
 
 
-def _search(reference: Reference, config: Config, fast: Fast, clock: Any) -> bool:
+def _search(reference: Reference, config: ACDC, fast: Fast, clock: Any) -> bool:
     """Whether it came to its end in time."""
     try:
         acdc(reference, config, clock, fast=fast)
@@ -84,11 +85,11 @@ def _search(reference: Reference, config: Config, fast: Fast, clock: Any) -> boo
 def search(threshold: float, split: bool, sample: int, limit: float, journal: Path | None) -> Iterator[dict[str, Any]]:
     """What the search took, then what the plain engine takes for the same decisions."""
     model = load("smollm2", device="cpu")
-    task = Task((make_prompt(model, PROMPT, answer=ANSWER),))
+    task = Task((make_prompt(model, PROMPT, answer=ANSWER),), ablation="zero")
     reference = Reference(model, Graph.of(model, split=split), task)
     prepare, fast = timed(lambda: Fast(reference))
     clock = Clock(limit, journal)
-    seconds, whole = timed(lambda: _search(reference, Config(threshold), fast, clock))
+    seconds, whole = timed(lambda: _search(reference, ACDC(threshold), fast, clock))
     decisions = clock.decisions
     each = (seconds + prepare) / max(1, clock.new)
     yield {
@@ -134,10 +135,10 @@ def search(threshold: float, split: bool, sample: int, limit: float, journal: Pa
 def scorers(repeats: int) -> dict[str, Any]:
     model = load("smollm2", device="cpu")
     prompt = make_prompt(model, PROMPT, answer=ANSWER)
-    task = Task((prompt,))
+    task = Task((prompt,), ablation="zero")
     reference = Reference(model, Graph.of(model), task)
-    first, _ = timed(lambda: eap.score(reference), repeats)
-    second, _ = timed(lambda: eap_ig.score(reference, eap_ig.Config(steps=5)), repeats)
+    first, _ = timed(lambda: EAP().score(reference), repeats)
+    second, _ = timed(lambda: EAPIG(steps=5).score(reference), repeats)
     return {"EAP, s": round(first, 2), "EAP-IG 5 steps, s": round(second, 2), "peak GB": round(peak_memory(), 2)}
 
 
@@ -172,10 +173,10 @@ def _one(layers: int, heads: int, tokens: int, prompts: int) -> dict[str, Any]:
         model = load(folder, device="cpu")
     text = "[Oda Voss] lives in" + " Brask lives in" * ((tokens - 4) // 3 + 1)
     prompt = make_prompt(model, text, subject=None, answer="Vey", start="none")
-    reference = Reference(model, Graph.of(model, split=False), Task((prompt,) * prompts))
+    reference = Reference(model, Graph.of(model, split=False), Task((prompt,) * prompts, ablation="zero"))
     fast = Fast(reference)
-    slope, _ = timed(lambda: eap.score(reference), 3)
-    seconds, found = timed(lambda: acdc(reference, Config(0.02), fast=fast))
+    slope, _ = timed(lambda: EAP().score(reference), 3)
+    seconds, found = timed(lambda: acdc(reference, ACDC(0.02), fast=fast))
     graph = reference.graph
     last = found.decisions[-1]
     plain, _ = timed(lambda: rise(reference, found.kept, last.writer, last.reader), 3)

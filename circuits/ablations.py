@@ -6,6 +6,7 @@ output bias are part of what they write, and go with them.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,14 @@ from torch import Tensor
 
 from circuits.engine.writes import writes
 from circuits.graph import Graph
-from circuits.task import Task, one_length, rows
+from circuits.task import ALIASES, AUTO, Task, one_length, rows
 from factscope.errors import UserError
+from factscope.model import metrics
 
+NO_TWIN = (
+    "edges are cut to zero, because no other subject is given that fits token for token; a scorer's circuits are "
+    "better with the counterfactual ablation"
+)
 Ablation = Callable[[Any, Graph, Task], Tensor]
 _ABLATIONS: dict[str, Ablation] = {}
 
@@ -32,14 +38,36 @@ def ablation_names() -> tuple[str, ...]:
     return tuple(_ABLATIONS)
 
 
+def check_names(metric: str, ablation: str) -> None:
+    """UserError for an unknown metric or ablation; needs no model, so it can come before the loading."""
+    metrics.metric(ALIASES.get(metric, metric))
+    if ablation != AUTO and ablation not in _ABLATIONS:
+        raise UserError(f"there is no ablation {ablation!r}; choose one of {', '.join(_ABLATIONS)}")
+
+
 def ablated(model: Any, graph: Graph, task: Task) -> Float[Tensor, "writer row pos d_model"]:
     """What each writer is replaced by under the task's ablation; rows and positions may be 1 where all are alike.
 
     Raises UserError for an unknown ablation, or one that lacks its corrupt or reference prompts.
     """
-    if task.ablation not in _ABLATIONS:
-        raise UserError(f"there is no ablation {task.ablation!r}; choose one of {', '.join(_ABLATIONS)}")
+    if task.ablation == AUTO:
+        raise UserError(f"the task leaves its ablation to the method; here one is needed: {', '.join(_ABLATIONS)}")
+    check_names(task.metric, task.ablation)
     return _ABLATIONS[task.ablation](model, graph, task)
+
+
+def settled(task: Task, prefers: str) -> tuple[Task, tuple[str, ...]]:
+    """The task with its ablation decided, and what has to be said about it.
+
+    Where the task leaves the ablation open it is the counterfactual, if the method prefers that and there are corrupt
+    prompts; else edges are cut to zero. Commands and Python decide here, and nowhere else.
+    """
+    if task.ablation != AUTO:
+        return task, ()
+    if prefers == "counterfactual" and task.corrupt:
+        return replace(task, ablation="counterfactual"), ()
+    notes = (NO_TWIN,) if prefers == "counterfactual" else ()
+    return replace(task, ablation="zero"), notes
 
 
 def definition(name: str) -> str:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuits.certificate import Certificate
+from circuits.decisions import Decision
 from circuits.graph import Graph
-from circuits.search.certificate import Certificate
-from circuits.search.decisions import Decision
 from circuits.task import Task
 from factscope.errors import UserError
 from factscope.plots.show import shown

@@ -21,6 +21,7 @@ from factscope.model.bridge import device
 from factscope.model.prompts import Prompt
 
 ALIASES = {"nll": "log_probability", "match_nll": "log_probability", "logit_diff": "logit_difference"}
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Task:
 
     prompts: tuple[Prompt, ...]
     metric: str = "log_probability"
-    ablation: str = "zero"
+    ablation: str = AUTO  # AUTO: what suits the method, as `circuits.ablations.settled` decides
     corrupt: tuple[Prompt, ...] = ()  # one a prompt: the counterfactual ablation runs them
     reference: tuple[Prompt, ...] = ()  # the mean ablation averages over them
 

@@ -1,28 +1,38 @@
 """EAP, edge attribution patching (Syed et al. 2023): every edge's effect to first order, from one backward pass.
 
 score = (ablated - clean output of the writer) times the loss's gradient at the reader in the clean run. It estimates
-the rise of the loss when the edge is cut from the full graph: positive means that the edge helps. (TransformerLens
-takes the gradient in the corrupt run and the opposite difference, with the opposite meaning of plus.)
+the rise of the loss when the edge is cut from the full graph.
 
-Not to be used where the gradient at the clean run says little: a saturated probability, an ablation far from clean.
+Convention: in the loss's unit; positive means that the edge helps. (TransformerLens takes the gradient in the corrupt
+run and the opposite difference, with the opposite meaning of plus.)
+Scope: not to be used where the gradient at the clean run says little: a saturated probability, an ablation far from
+clean.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from circuits.engine.gradients import Point, clean_writes, edge_scores, mean_gradient
 from circuits.engine.reference import Reference
+from circuits.method import Scorer
 
 CONVENTION = "estimated rise of the loss when the edge is cut from the full graph; positive: the edge helps"
 
 
 @dataclass(frozen=True)
-class Config:
-    """EAP has nothing to choose."""
+class EAP(Scorer):
+    """EAP has nothing to choose but the selection."""
+
+    name: ClassVar[str] = "eap"
+    convention: ClassVar[str] = CONVENTION
+    prefers: ClassVar[str] = "counterfactual"
+
+    def score(self, reference: Reference) -> Tensor:
+        """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
+        clean = clean_writes(reference)
+        return edge_scores(reference, mean_gradient(reference, [Point()], clean), clean)
 
 
-def score(reference: Reference, config: Config | None = None) -> Tensor:
-    """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
-    clean = clean_writes(reference)
-    return edge_scores(reference, mean_gradient(reference, [Point()], clean), clean)
+METHOD = EAP

@@ -12,48 +12,55 @@ positive score means that cutting the edge raises it.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from circuits.engine.gradients import Point, clean_writes, edge_scores, mean_gradient
 from circuits.engine.reference import Reference
-from circuits.scorers.eap import CONVENTION as CONVENTION
+from circuits.method import Scorer
+from circuits.scorers.eap import CONVENTION
 from factscope.errors import UserError
 
-RULES = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
-VARIANTS = ("inputs", "activations", "clean_corrupted")
+Variant = Literal["inputs", "activations", "clean_corrupted"]
+Rule = Literal["left", "midpoint", "right"]
+OFFSETS: dict[Rule, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}  # of a step's point, in steps
 
 
 @dataclass(frozen=True)
-class Config:
+class EAPIG(Scorer):
     """Which way, and in how many steps."""
 
-    variant: str = "inputs"
+    name: ClassVar[str] = "eap_ig"
+    convention: ClassVar[str] = CONVENTION
+    prefers: ClassVar[str] = "counterfactual"
+
+    variant: Variant = "inputs"
     steps: int = 5  # the authors' default
-    rule: str = "midpoint"  # ours: at five steps nearer to the integral than the authors' left rule
+    rule: Rule = "midpoint"  # ours: at five steps nearer to the integral than the authors' left rule
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise UserError(f"there is no variant {self.variant!r} of EAP-IG; choose one of {', '.join(VARIANTS)}")
-        if self.rule not in RULES:
-            raise UserError(f"there is no rule {self.rule!r}; choose one of {', '.join(RULES)}")
+        super().__post_init__()
+        for what, value, names in (("variant", self.variant, get_args(Variant)), ("rule", self.rule, get_args(Rule))):
+            if value not in names:
+                raise UserError(f"EAP-IG has no {what} {value!r}; choose one of {', '.join(names)}")
         if self.steps < 1:
-            raise UserError(f"EAP-IG in {self.steps} steps is none; give at least 1")
+            raise UserError(f"EAP-IG cannot take {self.steps} steps; give at least 1")
+
+    def points(self, n_layers: int) -> list[Point]:
+        """Where gradients are taken."""
+        if self.variant == "clean_corrupted":
+            return [Point(0.0), Point(1.0)]
+        shares = [(step + OFFSETS[self.rule]) / self.steps for step in range(self.steps)]
+        if self.variant == "inputs":
+            return [Point(share) for share in shares]
+        sites = [("inputs", 0), *((site, layer) for layer in range(n_layers) for site in ("heads", "mlp"))]
+        return [Point(share, site, layer) for site, layer in sites for share in shares]
+
+    def score(self, reference: Reference) -> Tensor:
+        """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
+        clean = clean_writes(reference)
+        return edge_scores(reference, mean_gradient(reference, self.points(reference.graph.n_layers), clean), clean)
 
 
-def points(config: Config, n_layers: int) -> list[Point]:
-    """Where gradients are taken."""
-    if config.variant == "clean_corrupted":
-        return [Point(0.0), Point(1.0)]
-    shares = [(step + RULES[config.rule]) / config.steps for step in range(config.steps)]
-    if config.variant == "inputs":
-        return [Point(share) for share in shares]
-    sites = [("inputs", 0), *((site, layer) for layer in range(n_layers) for site in ("heads", "mlp"))]
-    return [Point(share, site, layer) for site, layer in sites for share in shares]
-
-
-def score(reference: Reference, config: Config | None = None) -> Tensor:
-    """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
-    clean = clean_writes(reference)
-    places = points(config or Config(), reference.graph.n_layers)
-    return edge_scores(reference, mean_gradient(reference, places, clean), clean)
+METHOD = EAPIG

@@ -1,11 +1,14 @@
 """What cutting each single edge of the full graph really costs: measured, not estimated.
 
 The yardstick for EAP and EAP-IG, and another question than ACDC's, which cuts from the circuit so far. One batch row
-for each edge, and only what the edge's reader leads to is computed. On a model of 135 million parameters this is
-minutes, so `readers` can choose some of them.
+for each edge, and only what the edge's reader leads to is computed: minutes on a model of 135 million parameters.
+
+Convention: the rise of the loss when the edge alone is cut, in the loss's unit; positive means that the edge helps.
+Scope: single cuts do not add up; edges that stand in for each other each look dispensable.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,47 +16,35 @@ from torch import Tensor
 from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
+from circuits.method import Scorer
 from factscope.progress import progress
-
-CONVENTION = "measured rise of the loss when the edge alone is cut from the full graph; positive: the edge helps"
 
 
 @dataclass(frozen=True)
-class Config:
+class Exact(Scorer):
     """How it is run."""
+
+    name: ClassVar[str] = "exact"
+    convention: ClassVar[str] = (
+        "measured rise of the loss when the edge alone is cut from the full graph; positive: the edge helps"
+    )
 
     largest_batch: int = 64  # more is slower on two cores
 
-
-def score(
-    reference: Reference,
-    config: Config | None = None,
-    fast: Fast | None = None,
-    readers: list[int] | None = None,
-    shown: bool | None = False,
-) -> Tensor:
-    """Scores [writer, reader] in the loss's unit, zero where there is no edge (or its reader was not chosen)."""
-    config = config or Config()
-    fast = Fast(reference) if fast is None else fast
-    full = reference.graph.full()
-    return single_cuts(fast, full, full, config.largest_batch, readers, shown)
+    def score(self, reference: Reference) -> Tensor:
+        """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
+        full = reference.graph.full()
+        return single_cuts(Fast(reference), full, full, self.largest_batch)
 
 
-def single_cuts(
-    fast: Fast,
-    kept: Mask,
-    tested: Mask,
-    largest_batch: int = 64,
-    readers: list[int] | None = None,
-    shown: bool | None = False,
-) -> Tensor:
+def single_cuts(fast: Fast, kept: Mask, tested: Mask, largest_batch: int = 64, shown: bool | None = False) -> Tensor:
     """Rise of the loss for each `tested` edge of the circuit `kept` when it alone is cut; zero elsewhere."""
     graph = fast.graph
     base = fast.rebuild(kept)
     alive = graph.alive(kept)
     scores = torch.zeros(tested.shape, dtype=torch.float64)
     with progress("edges", int(tested.sum()), shown=shown) as advance:
-        for number in range(len(graph.readers)) if readers is None else readers:
+        for number in range(len(graph.readers)):
             nodes = list(graph.nodes_of(graph.readers[number]))
             writers = [writer for writer in range(len(graph.writers)) if tested[writer, number]]
             if not writers or (nodes and not alive[nodes].any()):
@@ -68,3 +59,6 @@ def single_cuts(
                 scores[tried, number] = losses.double().cpu() - base
                 advance(len(tried))
     return scores
+
+
+METHOD = Exact

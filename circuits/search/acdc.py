@@ -17,45 +17,89 @@ is at least ten times the largest difference between the engines at the beginnin
 
 All that the fast engine carries along begins anew with each layer, from the circuit alone. A search that was stopped
 therefore goes back to the beginning of its layer, and then gives the same numbers to the last bit
-(`circuits/search/decisions.py` says what is taken over).
+(`circuits/decisions.py` says what is taken over).
 
 Use it for a threshold in the loss's unit; use EAP for a first look or for models where even this takes too long.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 
+from circuits.certificate import certify as certified
+from circuits.certificate import rise
+from circuits.decisions import Decision, is_dead, journal_key, layer_of, recorded, shared_prefix, whole_layers
 from circuits.engine.incremental import Fast, Plan
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
-from circuits.search.certificate import rise
-from circuits.search.decisions import Decision, is_dead, layer_of, recorded, shared_prefix, whole_layers
+from circuits.method import EdgeChoice
 from factscope.errors import StoreError, UserError
+from factscope.model.weights import fingerprint
 from factscope.progress import progress
 from factscope.runs.journal import Journal
 
 LARGEST = 64  # variants in one batch; the fast engine takes fewer where more would not pay
 RECENT = 4  # readers that are asked which writers to expect; of more, fewer agree
 GUARD = {torch.float64: 1e-6, torch.float32: 5e-4}  # on SmolLM2 rises near the threshold differ by up to 1.3e-4
+Engines = Literal["fast", "reference"]
 
 
 @dataclass(frozen=True)
-class Config:
+class ACDC:
     """How to search."""
 
+    name: ClassVar[str] = "acdc"
+    convention: ClassVar[str] = (
+        "measured rise of the loss when the edge was cut from the circuit so far; positive: the edge helps"
+    )
+    prefers: ClassVar[str] = "zero"
+
     threshold: float = 0.1  # in the loss's unit; Knowledge Circuits' 0.01 is this, divided by some ten positions
-    engine: str = "fast"  # or "reference"
+    engine: Engines = "fast"
     largest_batch: int = LARGEST
+    certify: float = 0.0  # share of the decisions that the plain engine measures again
+    earlier: tuple[Decision, ...] = field(default=(), repr=False)  # of a search with another threshold
 
     def __post_init__(self) -> None:
-        if self.engine not in ("fast", "reference"):
-            raise UserError(f"there is no engine {self.engine!r}; choose fast or reference")
+        if self.engine not in get_args(Engines):
+            raise UserError(f"there is no engine {self.engine!r}; choose {' or '.join(get_args(Engines))}")
         if not np.isfinite(self.threshold):
             raise UserError(f"the threshold is {self.threshold}; give a number in the metric's unit, as 0.01")
+        if not 0 <= self.certify <= 1:
+            raise UserError(f"certify is a share from 0 to 1, not {self.certify}")
+
+    def choose(
+        self, reference: Reference, *, journal: Path | None = None, seed: int = 0, shown: bool | None = False
+    ) -> EdgeChoice:
+        """Search, and measure a share of the decisions again, drawn by `seed`."""
+        with contextlib.ExitStack() as stack:
+            record = None
+            if journal is not None:
+                key = journal_key(reference.task, reference.graph, self.threshold, fingerprint(reference.model))
+                record = stack.enter_context(Journal(journal, key))
+            found = acdc(reference, self, record, shown)
+        scores = torch.zeros(found.kept.shape, dtype=torch.float64)
+        tested = torch.zeros(found.kept.shape, dtype=torch.bool)
+        for decision in found.decisions:
+            scores[decision.writer, decision.reader] = decision.increment
+            tested[decision.writer, decision.reader] = True
+        settings = {
+            "threshold": self.threshold,
+            "engine": self.engine,
+            "tested": len(found.decisions),
+            "cut without a test": found.n_dead,
+            "decided by the plain engine": sum(decision.tie for decision in found.decisions),
+            "order": "readers from the logits down, writers from the nearest down",
+            "selection": "search",
+        }
+        share = self.certify
+        certificate = certified(reference, found.decisions, self.threshold, share, seed) if share else None
+        return EdgeChoice(found.kept, scores, tested, settings, certificate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,23 +125,22 @@ class Engine(Protocol):
 
 def acdc(
     reference: Reference,
-    config: Config | None = None,
+    config: ACDC | None = None,
     journal: Journal | None = None,
-    earlier: Sequence[Decision] = (),
     shown: bool | None = False,
     fast: Fast | None = None,
 ) -> SearchResult:
     """Search the circuit of the reference's task.
 
-    `journal` takes up what it holds and records each batch of decisions. `earlier` are the decisions of a search with
-    another threshold: those that this one would have made alike, up to the first difference, are taken over.
+    `journal` gives back the decisions that it holds and records each new batch. Of the config's `earlier` decisions,
+    those that this search would have made alike, up to the first difference, are taken over.
 
     Raises StoreError for a journal whose decisions are not this search's.
     """
-    config = config or Config()
+    config = config or ACDC()
     graph = reference.graph
     known = recorded(journal) if journal is not None else []
-    taken = known or list(shared_prefix(earlier, config.threshold, guard(reference, fast)))
+    taken = known or list(shared_prefix(config.earlier, config.threshold, guard(reference, fast)))
     if config.engine == "fast":
         taken = whole_layers(graph, taken)
     engine: Engine = _Quick(reference, config, fast) if config.engine == "fast" else _Plain(reference, config)
@@ -149,7 +192,7 @@ def guard(reference: Reference, fast: Fast | None = None) -> float:
 class _Plain:
     """One full forward pass for each edge."""
 
-    def __init__(self, reference: Reference, config: Config) -> None:
+    def __init__(self, reference: Reference, config: ACDC) -> None:
         self.reference, self.threshold = reference, config.threshold
         self.current: float | None = None
 
@@ -172,7 +215,7 @@ class _Plain:
 class _Quick:
     """Nested batches over what changed."""
 
-    def __init__(self, reference: Reference, config: Config, fast: Fast | None) -> None:
+    def __init__(self, reference: Reference, config: ACDC, fast: Fast | None) -> None:
         self.reference, self.config = reference, config
         self.fast = Fast(reference) if fast is None else fast
         self.guard = guard(reference, self.fast)
@@ -242,3 +285,6 @@ class _Quick:
             if stays != expectation:
                 break
         return batch
+
+
+METHOD = ACDC

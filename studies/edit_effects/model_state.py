@@ -16,13 +16,15 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.ablations import check_names
 from circuits.analysis.cross_faithfulness import Change
 from circuits.analysis.head_changes import HeadTable, head_table
 from circuits.circuit import Circuit
 from circuits.find import find
 from circuits.graph import Graph
-from circuits.search import acdc
-from circuits.task import Task
+from circuits.method import Method, method
+from circuits.search.acdc import ACDC
+from circuits.task import AUTO, Task
 from factscope.data.fact import Fact, Relation
 from factscope.data.shipped import relations
 from factscope.errors import EditError, NoGap, PromptError, UserError
@@ -65,6 +67,13 @@ class Config:
                 raise UserError(f"{name} cannot be {getattr(self, name)}: give 0 or more")
         if not self.metric:
             object.__setattr__(self, "metric", "kl" if self.circuit == "acdc" else "logit_difference")
+        check_names(self.metric, self.ablation or AUTO)
+        self.method(self.threshold, self.edges)
+
+    def method(self, threshold: float | None, edges: int | None) -> Method:
+        """How a circuit is found, with this threshold or number of edges; UserError for a setting it lacks."""
+        select = None if self.circuit == "acdc" else self.selection
+        return method(self.circuit, {"threshold": threshold, "edges": edges, "select": select})
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,11 +240,8 @@ class Experiment:
             graph = Graph.of(self.model, split=config.split)
             count = min(graph.n_edges, max(1, round(factor * (count or 0.05 * graph.n_edges))))
         elif draw:
-            threshold = factor * (acdc.Config.threshold if threshold is None else threshold)
-        return find(
-            self.model, task, method=config.circuit, threshold=threshold, edges=count, selection=config.selection,
-            split=config.split, seed=config.seed,
-        )  # fmt: skip
+            threshold = factor * (ACDC.threshold if threshold is None else threshold)
+        return find(self.model, task, config.method(threshold, count), split=config.split, seed=config.seed)
 
     def task(self, prompt: Prompt) -> Task:
         """The prompt with what the ablation needs beside it."""

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from circuits.certificate import certify
 from circuits.circuit import EmptyCircuit
+from circuits.decisions import Decision, journal_key, recorded, shared_prefix
 from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.find import decisions_of, find
 from circuits.graph import Graph
-from circuits.search.acdc import Config, acdc
-from circuits.search.certificate import certify
-from circuits.search.decisions import Decision, journal_key, recorded, shared_prefix
+from circuits.scorers.exact import Exact
+from circuits.search.acdc import ACDC, acdc
 from factscope.errors import StoreError, UserError
 from factscope.runs.journal import Journal
 from helpers.circuits import SHAPES, WIRED, double, hand_wired, task
@@ -37,8 +38,8 @@ def test_both_engines_find_one_circuit(tmp_path: Path, name: str, ablation: str,
     for split in (True, False) if rows == 1 else (False,):
         reference = Reference(model, Graph.of(model, split=split), task(model, metric, ablation, rows))
         threshold = 0.01 if metric == "nll" else 0.002
-        slow = acdc(reference, Config(threshold, "reference"))
-        fast = acdc(reference, Config(threshold))
+        slow = acdc(reference, ACDC(threshold, "reference"))
+        fast = acdc(reference, ACDC(threshold))
         assert (slow.kept == fast.kept).all()
         assert [(d.writer, d.reader, d.kept) for d in slow.decisions] == [
             (d.writer, d.reader, d.kept) for d in fast.decisions
@@ -52,7 +53,7 @@ def test_both_engines_find_one_circuit(tmp_path: Path, name: str, ablation: str,
 def test_both_engines_find_one_circuit_in_float32(tmp_path: Path, name: str) -> None:
     model = double(name, tmp_path, "float32")
     reference = Reference(model, Graph.of(model), task(model, rows=2))
-    slow, fast = acdc(reference, Config(0.01, "reference")), acdc(reference, Config(0.01))
+    slow, fast = acdc(reference, ACDC(0.01, "reference")), acdc(reference, ACDC(0.01))
     assert (slow.kept == fast.kept).all()
 
 
@@ -61,7 +62,7 @@ def test_the_size_of_a_batch_decides_nothing(tmp_path: Path, size: int) -> None:
     """Of one at a time, nothing is expected or thrown away; larger ones expect, and are wrong now and then."""
     model = double("llama", tmp_path)
     reference = Reference(model, Graph.of(model, split=False), task(model))
-    slow, fast = acdc(reference, Config(0.01, "reference")), acdc(reference, Config(0.01, largest_batch=size))
+    slow, fast = acdc(reference, ACDC(0.01, "reference")), acdc(reference, ACDC(0.01, largest_batch=size))
     assert [d.kept for d in slow.decisions] == [d.kept for d in fast.decisions]
     assert (fast.n_evaluated == len(fast.decisions)) == (size == 1)
     assert max(abs(a.increment - b.increment) for a, b in zip(slow.decisions, fast.decisions, strict=True)) < 1e-6
@@ -71,9 +72,9 @@ def test_a_decision_on_the_threshold_is_made_by_the_plain_engine(tmp_path: Path)
     """A threshold equal to one measured rise: float32 in batches could fall on either side of it."""
     model = double("llama", tmp_path, "float32")
     reference = Reference(model, Graph.of(model, split=False), task(model))
-    first = acdc(reference, Config(0.01, "reference"))
+    first = acdc(reference, ACDC(0.01, "reference"))
     threshold = next(d.increment for d in first.decisions if 0.02 < d.increment < 0.2)
-    slow, fast = acdc(reference, Config(threshold, "reference")), acdc(reference, Config(threshold))
+    slow, fast = acdc(reference, ACDC(threshold, "reference")), acdc(reference, ACDC(threshold))
     assert any(decision.tie for decision in fast.decisions)
     assert (slow.kept == fast.kept).all()
 
@@ -83,9 +84,9 @@ def test_a_known_circuit_is_recovered_exactly(tmp_path: Path) -> None:
     model = hand_wired(tmp_path)
     reference = Reference(model, Graph.of(model), task(model, "kl"))
     for engine in ("fast", "reference"):
-        found = acdc(reference, Config(1e-6, engine))
+        found = acdc(reference, ACDC(1e-6, engine))
         assert sorted(reference.graph.names(found.kept)) == sorted(WIRED)
-    exact = find(model, task(model, "kl"), method="exact", threshold=1e-6)
+    exact = find(model, task(model, "kl"), Exact(threshold=1e-6))
     assert sorted(exact.graph.names(exact.mask)) == sorted(WIRED)
 
 
@@ -110,7 +111,7 @@ def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine
     """The same edges by the same numbers, wherever it was stopped."""
     model = double("gpt2", tmp_path, "float32")
     reference = Reference(model, Graph.of(model, split=False), task(model))
-    config = Config(0.02, engine)
+    config = ACDC(0.02, engine)
     key = journal_key(reference.task, reference.graph, config.threshold, "fingerprint")
     whole = acdc(reference, config)
     path = tmp_path / "journal.jsonl"
@@ -143,7 +144,7 @@ def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine
 def test_an_altered_journal_is_refused_and_intact(tmp_path: Path, old: str, new: str) -> None:
     model = double("gpt2", tmp_path, "float32")
     reference = Reference(model, Graph.of(model, split=False), task(model))
-    config = Config(0.5)
+    config = ACDC(0.5)
     key = journal_key(reference.task, reference.graph, config.threshold, "fingerprint")
     path = tmp_path / "journal.jsonl"
     with Journal(path, key) as journal:
@@ -161,7 +162,7 @@ def test_only_a_search_of_the_same_task_is_taken_over(tmp_path: Path) -> None:
     """Corrupt and reference prompts count where the ablation reads them, and nowhere else."""
     model = double("gpt2", tmp_path, "float32")
     own = task(model)
-    found = find(model, own, threshold=0.02, split=False)
+    found = find(model, own, ACDC(0.02), split=False)
     unread = replace(own, corrupt=(), reference=())
     assert decisions_of(found, model, unread, split=False) == found.decisions()
     foiled = replace(own.prompts[0], foil_ids=(own.prompts[0].foil_ids[0] + 1,))
@@ -189,9 +190,9 @@ def test_thresholds_share_their_prefix(tmp_path: Path) -> None:
     """The layers taken over are not measured again, and the circuit is the one found alone."""
     model = double("neox", tmp_path, "float32")
     reference = Reference(model, Graph.of(model, split=False), task(model))
-    first = acdc(reference, Config(0.02))
-    alone = acdc(reference, Config(0.0345))
-    shared = acdc(reference, Config(0.0345), earlier=first.decisions)
+    first = acdc(reference, ACDC(0.02))
+    alone = acdc(reference, ACDC(0.0345))
+    shared = acdc(reference, ACDC(0.0345, earlier=first.decisions))
     assert (alone.kept == shared.kept).all()
     taken = list(shared_prefix(first.decisions, 0.0345, 2e-5))
     assert 0 < len(taken) < len(alone.decisions)
@@ -208,7 +209,7 @@ def test_the_prefix_ends_at_the_first_other_decision() -> None:
 def test_the_certificate_finds_a_wrong_decision(tmp_path: Path) -> None:
     model = double("gpt2", tmp_path, "float32")
     reference = Reference(model, Graph.of(model, split=False), task(model))
-    found = acdc(reference, Config(0.02))
+    found = acdc(reference, ACDC(0.02))
     right = certify(reference, found.decisions, 0.02, share=1.0)
     assert right.n_checked == len(found.decisions)
     assert right.differences == ()
@@ -221,7 +222,7 @@ def test_the_certificate_finds_a_wrong_decision(tmp_path: Path) -> None:
 def test_dead_readers_are_never_tested(tmp_path: Path) -> None:
     model = double("gpt2", tmp_path, "float32")
     reference = Reference(model, Graph.of(model), task(model))
-    found = acdc(reference, Config(0.05))
+    found = acdc(reference, ACDC(0.05))
     alive = reference.graph.alive(found.kept)
     for decision in found.decisions:
         nodes = list(reference.graph.nodes_of(reference.graph.readers[decision.reader]))
@@ -236,7 +237,7 @@ def test_the_fast_engine_computes_less(tmp_path: Path) -> None:
     reference = Reference(model, Graph.of(model, split=False), task(model))
     fast = Fast(reference)
     everything = len(fast.plan(0).seen)
-    fast.rebuild(acdc(reference, Config(0.05), fast=fast).kept)
+    fast.rebuild(acdc(reference, ACDC(0.05), fast=fast).kept)
     assert len(fast.plan(reference.graph.reader_index["a0.h0"]).seen) < everything
     assert fast.plan(reference.graph.reader_index["m1"]).last  # feeds the logits alone: one position
 
@@ -245,12 +246,12 @@ def test_the_fast_engine_computes_less(tmp_path: Path) -> None:
 def test_nothing_and_everything_are_refused(tmp_path: Path, threshold: float) -> None:
     model = double("gpt2", tmp_path, "float32")
     with pytest.raises(EmptyCircuit, match="nothing" if threshold > 0 else "every edge"):
-        find(model, task(model), threshold=threshold, split=False)
+        find(model, task(model), ACDC(threshold), split=False)
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(UserError, match="no engine"):
-        Config(engine="warp")
+        ACDC(engine="warp")
     with pytest.raises(UserError, match="threshold"):
-        Config(float("nan"))
-    assert np.isfinite(Config().threshold)
+        ACDC(float("nan"))
+    assert np.isfinite(ACDC().threshold)

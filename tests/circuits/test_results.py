@@ -24,6 +24,8 @@ from circuits.graph import Graph
 from circuits.pages.circuit import in_words, page
 from circuits.pages.diff import diff_page, summary
 from circuits.pages.layers import profile_page
+from circuits.scorers.eap import EAP
+from circuits.search.acdc import ACDC
 from factscope.errors import GraphError, StoreError, UserError
 from factscope.model.prompts import make_prompt
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark
@@ -41,7 +43,7 @@ def model(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def circuit(model: Any) -> Circuit:
-    return find(model, task(model, rows=2), threshold=0.02, certify=0.1)
+    return find(model, task(model, rows=2), ACDC(0.02, certify=0.1))
 
 
 def test_a_circuit_is_saved_and_loaded(circuit: Circuit, tmp_path: Path) -> None:
@@ -286,7 +288,7 @@ def test_a_bad_file_is_told_in_a_sentence(tmp_path: Path, text: str, said: str) 
 
 
 def test_a_difference_is_symmetric_and_zero_with_itself(model: Any, circuit: Circuit) -> None:
-    other = find(model, task(model, rows=2), method="eap", edges=40)
+    other = find(model, task(model, rows=2), EAP(edges=40))
     there, back = diff(circuit, other), diff(other, circuit)
     assert there.gained == back.lost
     assert there.jaccard == back.jaccard
@@ -295,7 +297,7 @@ def test_a_difference_is_symmetric_and_zero_with_itself(model: Any, circuit: Cir
     same = diff(circuit, circuit)
     assert (same.gained, same.lost, same.jaccard) == ((), (), 1.0)
     assert same.jaccard_random < 1.0
-    whole = find(model, task(model), threshold=0.02, split=False)
+    whole = find(model, task(model), ACDC(0.02), split=False)
     with pytest.raises(GraphError, match="different graphs"):
         diff(circuit, whole)
 

@@ -1,5 +1,6 @@
 """Edge scores: against TransformerLens, against finite differences, against measuring, and for many steps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from circuits import select
 from circuits.circuit import EmptyCircuit
 from circuits.engine.gradients import clean_writes
 from circuits.engine.reference import Reference
-from circuits.find import find, methods
+from circuits.find import find
 from circuits.graph import Graph
-from circuits.scorers import eap, eap_ig, exact
+from circuits.method import method, method_class, methods
+from circuits.scorers.eap import EAP
+from circuits.scorers.eap_ig import EAPIG, OFFSETS
+from circuits.scorers.exact import Exact
 from factscope.errors import UserError
 from helpers.circuits import SHAPES, double, task
 
@@ -39,7 +43,7 @@ def test_eap_is_transformerlenss_with_the_other_sign(tmp_path: Path) -> None:
         embedding.requires_grad_(False)
         embedding.grad = None
     graph = Graph.of(model)
-    ours = eap.score(Reference(model, graph, one))
+    ours = EAP().score(Reference(model, graph, one))
     summed = torch.zeros_like(ours)
     kinds = {"q_input": ".q", "k_input": ".k", "v_input": ".v"}
     for (writer, reader), value in theirs.edge_scores.items():
@@ -61,8 +65,8 @@ def test_eap_is_the_slope_of_the_exact_effect(tmp_path: Path, name: str, split: 
     reference = Reference(model, Graph.of(model, split=split), task(model, ablation="counterfactual", rows=2))
     clean = clean_writes(reference)
     near = Reference(model, reference.graph, reference.task, clean + small * (reference.replacement - clean))
-    slope = exact.score(near) / small
-    scores = eap.score(reference)
+    slope = Exact().score(near) / small
+    scores = EAP().score(reference)
     # a softmax and norms in float32 inside a float64 model: 1e-7 over 1e-4
     torch.testing.assert_close(scores, slope, atol=5e-3 * float(scores.abs().max()) + 2e-3, rtol=0.05)
     assert np.corrcoef(scores.flatten(), slope.flatten())[0, 1] > 0.999
@@ -72,7 +76,7 @@ def test_eap_is_the_slope_of_the_exact_effect(tmp_path: Path, name: str, split: 
 def test_exact_is_one_cut_after_another(tmp_path: Path, name: str) -> None:
     model = double(name, tmp_path)
     reference = Reference(model, Graph.of(model), task(model))
-    scores, full = exact.score(reference), reference.graph.full()
+    scores, full = Exact().score(reference), reference.graph.full()
     base = reference.loss(full)
     for writer, number in np.argwhere(full)[::9]:
         cut = full.copy()
@@ -86,7 +90,7 @@ def test_eap_igs_embedding_edges_sum_to_the_gap(tmp_path: Path, name: str) -> No
     reference = Reference(model, Graph.of(model), task(model, ablation="counterfactual"))
     gap = reference.loss(reference.graph.empty()) - reference.loss(reference.graph.full())
     errors = {
-        (rule, steps): abs(float(eap_ig.score(reference, eap_ig.Config(steps=steps, rule=rule))[0].sum()) - gap)
+        (rule, steps): abs(float(EAPIG(steps=steps, rule=rule).score(reference)[0].sum()) - gap)
         for rule, steps in (("midpoint", 16), ("midpoint", 64), ("left", 64), ("left", 256))
     }
     assert errors["midpoint", 64] < 1e-3 * abs(gap)
@@ -95,28 +99,28 @@ def test_eap_igs_embedding_edges_sum_to_the_gap(tmp_path: Path, name: str) -> No
 
 
 def test_points_of_each_rule() -> None:
-    shares = {rule: [p.share for p in eap_ig.points(eap_ig.Config(steps=2, rule=rule), 3)] for rule in eap_ig.RULES}
+    shares = {rule: [p.share for p in EAPIG(steps=2, rule=rule).points(3)] for rule in OFFSETS}
     assert shares == {"left": [0.0, 0.5], "midpoint": [0.25, 0.75], "right": [0.5, 1.0]}
-    assert len(eap_ig.points(eap_ig.Config("activations", 2), 3)) == 2 * (1 + 2 * 3)
-    assert [p.share for p in eap_ig.points(eap_ig.Config("clean_corrupted"), 3)] == [0.0, 1.0]
+    assert len(EAPIG("activations", 2).points(3)) == 2 * (1 + 2 * 3)
+    assert [p.share for p in EAPIG("clean_corrupted").points(3)] == [0.0, 1.0]
 
 
 def test_clean_corrupted_is_the_mean_of_the_ends(tmp_path: Path) -> None:
     model = double("llama", tmp_path)
     reference = Reference(model, Graph.of(model), task(model, ablation="counterfactual"))
-    both = eap_ig.score(reference, eap_ig.Config("clean_corrupted"))
-    clean = eap_ig.score(reference, eap_ig.Config(steps=1, rule="right"))
-    corrupt = eap_ig.score(reference, eap_ig.Config(steps=1, rule="left"))
+    both = EAPIG("clean_corrupted").score(reference)
+    clean = EAPIG(steps=1, rule="right").score(reference)
+    corrupt = EAPIG(steps=1, rule="left").score(reference)
     torch.testing.assert_close(both, (clean + corrupt) / 2)
-    torch.testing.assert_close(clean, eap.score(reference))
+    torch.testing.assert_close(clean, EAP().score(reference))
 
 
 def test_activations_average_over_every_layers_path(tmp_path: Path) -> None:
     """With share 1 everywhere nothing is moved, so every gradient is the clean one."""
     model = double("gpt2", tmp_path)
     reference = Reference(model, Graph.of(model), task(model, ablation="counterfactual"))
-    one_step = eap_ig.score(reference, eap_ig.Config("activations", 1, "right"))
-    torch.testing.assert_close(one_step, eap.score(reference), atol=1e-7, rtol=1e-5)
+    one_step = EAPIG("activations", 1, "right").score(reference)
+    torch.testing.assert_close(one_step, EAP().score(reference), atol=1e-7, rtol=1e-5)
 
 
 def test_selections_by_hand() -> None:
@@ -135,11 +139,11 @@ def test_selections_by_hand() -> None:
 
 
 def test_every_method_that_is_listed_works(tiny: Any) -> None:
-    """The contract: a file in scorers/ has CONVENTION, Config and score."""
+    """The contract: a file in scorers/ or search/ names its class, which knows its own name and what a score means."""
     model = tiny("llama")
-    for method in methods():
-        settings = {"threshold": 0.02} if method == "acdc" else {"edges": 30}
-        circuit = find(model, task(model), method=method, split=False, **settings)
+    for name in methods():
+        circuit = find(model, task(model), method(name, {"threshold": 0.02} if name == "acdc" else {"edges": 30}))
+        assert circuit.method == name == method_class(name).name
         assert circuit.n_edges > 0
         assert circuit.convention.endswith("helps")
 
@@ -147,12 +151,38 @@ def test_every_method_that_is_listed_works(tiny: Any) -> None:
 def test_what_cannot_be_selected(tiny: Any) -> None:
     model = tiny("gpt2")
     with pytest.raises(UserError, match="no circuit method"):
-        find(model, task(model), method="magic")
+        method("magic")
     with pytest.raises(UserError, match="not both"):
-        find(model, task(model), method="eap", edges=3, threshold=0.1)
+        EAP(edges=3, threshold=0.1)
+    with pytest.raises(UserError, match="keeps every edge"):
+        EAP(threshold=0.1, select="top")
+    with pytest.raises(UserError, match="no selection"):
+        EAP(select="best")
+    with pytest.raises(UserError, match="acdc has no 'edges'"):
+        method("acdc", {"edges": 3})
+    with pytest.raises(UserError, match="eap-ig has no 'certify'"):
+        method("eap-ig", {"certify": 0.1})
     with pytest.raises(EmptyCircuit, match="nothing"):
-        find(model, task(model), method="eap", threshold=1e9)
+        find(model, task(model), EAP(threshold=1e9))
     with pytest.raises(UserError, match="rule"):
-        eap_ig.Config(rule="best")
+        EAPIG(rule="best")
     with pytest.raises(UserError, match="steps"):
-        eap_ig.Config(steps=0)
+        EAPIG(steps=0)
+
+
+def test_an_open_ablation_is_the_one_that_suits_the_method(tiny: Any) -> None:
+    """Counterfactual for EAP where there are twins, and zero, with a note, where there are none; zero for a search."""
+    model = tiny("llama")
+    own = task(model)
+    opened = replace(own, ablation="auto")
+    chosen = find(model, opened, EAP(edges=30))
+    told = find(model, task(model, ablation="counterfactual"), EAP(edges=30))
+    assert chosen.task.ablation == "counterfactual"
+    assert torch.equal(chosen.scores, told.scores)
+    assert chosen.notes == told.notes
+    alone = find(model, replace(opened, corrupt=()), EAP(edges=30))
+    assert torch.equal(alone.scores, find(model, own, EAP(edges=30)).scores)
+    assert "cut to zero" in alone.notes[0]
+    assert find(model, opened, Exact(edges=30)).task.ablation == "zero"
+    with pytest.raises(UserError, match="leaves its ablation"):
+        Reference(model, Graph.of(model), opened)

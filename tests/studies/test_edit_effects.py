@@ -15,6 +15,9 @@ from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.find import find
 from circuits.graph import Graph
+from circuits.method import method
+from circuits.scorers.eap import EAP
+from circuits.scorers.exact import Exact
 from editing import compute as computing
 from editing import method as methods
 from editing.delta import Delta
@@ -135,7 +138,7 @@ def test_an_edge_that_the_edit_wired_in_is_found_and_no_other(tmp_path: Path, fa
     wired = hand_made(model, fact, Delta("blocks.0.mlp.W_out", torch.randn(*shape, generator=generator) * 0.2))
 
     def search() -> Any:
-        return find(model, before_task, method="exact", threshold=1e-9, split=False)
+        return find(model, before_task, Exact(threshold=1e-9), split=False)
 
     before = search()
     with wired.applied(model):
@@ -161,7 +164,7 @@ def test_an_edge_that_the_edit_wired_in_is_found_and_no_other(tmp_path: Path, fa
 def test_an_edge_that_crosses_the_threshold_has_not_moved(tiny: Any) -> None:
     model = tiny("llama")
     asked = task(model)
-    small, large = (find(model, asked, method="eap", edges=count) for count in (40, 60))
+    small, large = (find(model, asked, EAP(edges=count)) for count in (40, 60))
     found = diff(small, large)
     assert len(found.gained) + len(found.lost) > 0
     assert (found.n_moved, found.total_change) == (0, 0.0)
@@ -171,8 +174,8 @@ def test_an_edge_that_crosses_the_threshold_has_not_moved(tiny: Any) -> None:
 def test_mixed_settings_are_refused(tiny: Any) -> None:
     model = tiny("llama")
     circuits = [
-        find(model, task(model, metric), method=method, edges=count)
-        for metric, method, count in (
+        find(model, task(model, metric), method(name, {"edges": count}))
+        for metric, name, count in (
             ("nll", "eap", 40),
             ("nll", "eap", 41),
             ("kl", "eap_ig", 40),

@@ -1,6 +1,7 @@
 """`circuit`: which heads and MLPs, wired how, produce a fact: find, evaluate, show, compare, export, import."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +67,9 @@ def find_command(
         float | None, typer.Option(help="Edges that cost less are cut  [dim](acdc: 0.1)[/dim]")
     ] = None,
     edges: Annotated[int | None, typer.Option(help="Of a scorer, so many edges  [dim](default: 5 %)[/dim]")] = None,
-    select: Annotated[str, typer.Option(help="Of a scorer: greedy, top or threshold.")] = "greedy",
+    select: Annotated[
+        str | None, typer.Option(help="Of a scorer: greedy, top or threshold  [dim](default: greedy)[/dim]")
+    ] = None,
     signed: Annotated[bool, typer.Option("--signed", help="Choose by signed score: edges that help.")] = False,
     ablation: Annotated[
         str | None,
@@ -80,10 +83,12 @@ def find_command(
         bool, typer.Option("--split-qkv/--no-split-qkv", help="Queries, keys and values apart, or whole heads.")
     ] = True,
     split_positions: Annotated[bool, typer.Option("--split-positions", help="Position embeddings apart.")] = False,
-    engine: Annotated[str, typer.Option(help="fast, or reference: the plain one.")] = "fast",
+    engine: Annotated[
+        str | None, typer.Option(help="Of acdc: fast, or reference, the plain one  [dim](default: fast)[/dim]")
+    ] = None,
     certify: Annotated[
-        float, typer.Option(help="Share of ACDC's decisions that the plain engine measures again.")
-    ] = 0.0,
+        float | None, typer.Option(help="Share of ACDC's decisions that the plain engine measures again.")
+    ] = None,
     like: Annotated[
         Path | None, typer.Option(help="An ACDC run with another threshold, whose first decisions are taken over.")
     ] = None,
@@ -97,7 +102,7 @@ def find_command(
     light: Light = False,
     as_json: Json = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the scorer.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the method.")
     ] = None,
 ) -> None:
     """Find the circuit of one prompt, or of several facts of a relation."""
@@ -107,30 +112,32 @@ def find_command(
         raise UserError("--subject, --answer, --foil and --swap belong to a single PROMPT")
     if examples < 1:
         raise UserError(f"--examples must be at least 1, not {examples}")
-    if not 0 <= certify <= 1:
-        raise UserError(f"--certify is a share from 0 to 1, not {certify}")
     method = method.replace("-", "_")
     or_zero = ablation is None
     ablation = ablation or ("counterfactual" if method.startswith("eap") else "zero")
-    if method == "acdc" and (signed or edges is not None):
-        raise UserError("acdc searches with --threshold; --edges and --signed choose among a scorer's edges")
     if method != "acdc" and like is not None:
         raise UserError("--like takes over the decisions of ACDC; a scorer makes none")
     asked = (model, prompt, subject, answer, foil, swap, facts, relation, examples, threshold, ablation, metric)
     # The same search finds the same folder, and so takes up where it was stopped.
     own = (
-        settled_folder("circuit", prompt or str(facts), *asked, split_qkv, split_positions, engine, seed, start, dtype)
+        settled_folder(
+            "circuit", prompt or str(facts), *asked, split_qkv, split_positions, engine or "fast", seed, start, dtype
+        )
         if method == "acdc"
         else new_folder("circuit", prompt or str(facts))
     )
     with writable(out or own) as folder:
-        from circuits.find import check_settings, decisions_of, find
+        from circuits.ablations import check_names
+        from circuits.find import decisions_of, find
+        from circuits.method import method as method_of
         from circuits.pages.circuit import in_words
         from circuits.pages.diff import summary
+        from circuits.search.acdc import ACDC
         from studies import circuit as circuit_study
 
-        check_settings(method, ablation, metric, threshold, edges, select, engine)
-        given = _settings(method, settings or [])
+        check_names(metric, ablation)
+        flags = {"threshold": threshold, "edges": edges, "select": select, "signed": signed or None}
+        chosen = method_of(method, flags | {"engine": engine, "certify": certify}, settings or [])
         loaded = loader(model, device, dtype)()
         how: dict[str, Any] = {"ablation": ablation, "metric": metric, "start": start, "unknown": unknown}
         work = (
@@ -151,22 +158,15 @@ def find_command(
         for remark in work.notes:
             note(f"Note: {remark}.")
         of = {"split": split_qkv, "positions": split_positions}
-        earlier = decisions_of(_study(like).circuit, loaded, work.task, **of) if like is not None else ()
+        if like is not None and isinstance(chosen, ACDC):
+            chosen = replace(chosen, earlier=decisions_of(_study(like).circuit, loaded, work.task, **of))
         found = find(
             loaded,
             work.task,
-            method=method,
-            threshold=threshold,
-            edges=edges,
-            selection=select,
-            signed=signed,
+            chosen,
             split=split_qkv,
             positions=split_positions,
-            engine=engine,
-            certify=certify,
-            settings=given,
             journal=folder / "journal.jsonl" if method == "acdc" else None,
-            earlier=earlier,
             seed=seed,
             shown=None,
         )
@@ -365,19 +365,6 @@ def _registry() -> tuple[str, ...]:
     from factscope.model.registry import REGISTRY
 
     return tuple(REGISTRY)
-
-
-def _settings(method: str, pairs: list[str]) -> dict[str, Any]:
-    """`--set` for the scorer's Config; ACDC has flags of its own."""
-    import importlib
-
-    from factscope.settings import configured
-
-    if not pairs:
-        return {}
-    if method == "acdc":
-        raise UserError(f"--set {pairs[0]!r}: acdc has its own flags; --set is for eap, eap-ig and exact")
-    return dict(vars(configured(importlib.import_module(f"circuits.scorers.{method}").Config, pairs)))
 
 
 def main() -> None:

@@ -88,7 +88,6 @@ def diff_command(
     rest: tuple[Any, ...] = (split_qkv, samples, nulls, value_nulls, again, neighbours, restrain, moments)
     rest += (model, seed, start, dtype, settings)
     with writable(out or settled_folder("circuit-diff", prompt or str(edit), said, rest)) as folder:
-        from circuits.find import check_settings
         from editing.method import method as method_of
         from editing.restraint import restrained, restraint
         from studies.edit_effects.model_state import Config
@@ -103,7 +102,6 @@ def diff_command(
             circuit=circuit, edges=edges, threshold=threshold, ablation=ablation, metric=metric, split=split_qkv,
             samples=samples, nulls=nulls, value_nulls=value_nulls, again=again, neighbours=neighbours, seed=seed,
         )  # fmt: skip
-        check_settings(circuit, config.ablation or "zero", config.metric, threshold, edges)
         for one in chosen if edit is None else ():
             at_layer([], method_of(one), layer)
         loaded = loader(model, device, dtype)()

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from circuits.decisions import Decision
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
 from circuits.graph import Graph
-from circuits.search.decisions import Decision
 
 
 def rise(reference: Reference, kept: Mask, writer: int, reader: int) -> float:

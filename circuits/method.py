@@ -1,0 +1,147 @@
+"""A circuit method is a frozen value: which edges are kept, and all that this depends on.
+
+`ACDC(threshold=0.05)` searches and decides edge by edge. `EAP()`, `EAPIG(edges=300, steps=3)` and
+`Exact(threshold=0.02)` score every edge and keep the best. A method has the settings that it reads and no others, so a
+number of edges for ACDC cannot be written. Each method is one file in `search/` or `scorers/`, whose `METHOD` names its
+class; the file is found by listing, and imported when it is chosen.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits import scorers, search, select
+from circuits.certificate import Certificate
+from circuits.engine.reference import Reference
+from circuits.engine.writes import Mask
+from factscope.errors import UserError
+from factscope.settings import configured
+
+Order = Literal["greedy", "top"]
+SHARE = 0.05  # of all edges, where neither a number nor a threshold is given
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeChoice:
+    """What a method gives: the kept edges, what was measured, and how."""
+
+    kept: Mask
+    scores: Float[Tensor, "writer reader"]  # in the loss's unit; 0 where nothing was measured
+    tested: Bool[Tensor, "writer reader"]
+    settings: dict[str, Any]  # the method's own, with counts of what it did
+    certificate: Certificate | None = None
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What `find` asks of a method."""
+
+    name: ClassVar[str]
+    convention: ClassVar[str]  # what a score means, and its sign
+    prefers: ClassVar[str]  # the ablation that suits it, where the task leaves the choice to it
+
+    def choose(
+        self, reference: Reference, *, journal: Path | None = None, seed: int = 0, shown: bool | None = False
+    ) -> EdgeChoice:
+        """Choose the edges; a search records its decisions in `journal`, and goes on from there."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What all scorers share: of the scored edges, either so many or all from a threshold on are kept.
+
+    `edges` are chosen by growing from the logits (`greedy`) or by score alone (`top`). Edges on no path go.
+    """
+
+    name: ClassVar[str]
+    convention: ClassVar[str]
+    prefers: ClassVar[str] = "zero"
+
+    edges: int | None = field(default=None, kw_only=True)  # 5 % of all, where no threshold is given either
+    threshold: float | None = field(default=None, kw_only=True)  # in the loss's unit
+    select: Order = field(default="greedy", kw_only=True)
+    signed: bool = field(default=False, kw_only=True)  # only edges that help; else scores are compared by size
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.edges is not None:
+            raise UserError("give a threshold or a number of edges, not both")
+        if self.select not in get_args(Order):
+            raise UserError(f"there is no selection {self.select!r}; choose one of {', '.join(get_args(Order))}")
+        if self.threshold is not None and self.select == "top":
+            raise UserError("the selection 'top' is for a number of edges; a threshold keeps every edge from it on")
+
+    def score(self, reference: Reference) -> Tensor:
+        """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
+        raise NotImplementedError
+
+    def choose(
+        self, reference: Reference, *, journal: Path | None = None, seed: int = 0, shown: bool | None = False
+    ) -> EdgeChoice:
+        """Score every edge and keep the best. Nothing is drawn and there is no decision to record."""
+        graph, scores = reference.graph, self.score(reference)
+        if self.threshold is not None:
+            mask, how = select.above(graph, scores, self.threshold, self.signed), {"threshold": self.threshold}
+        else:
+            count = self.edges if self.edges is not None else max(1, round(SHARE * graph.n_edges))
+            chooser = select.top if self.select == "top" else select.greedy
+            mask, how = chooser(graph, scores, count, self.signed), {"edges": count}
+        pruned = graph.pruned(mask)
+        shared = {each.name for each in fields(Scorer)}
+        settings = {name: value for name, value in asdict(self).items() if name not in shared} | how
+        settings |= {
+            "compared": "as they are" if self.signed else "by size",
+            "selected": int(mask.sum()),
+            "after pruning": int(pruned.sum()),
+            "selection": self.select if self.threshold is None else "threshold",
+        }
+        return EdgeChoice(pruned, scores, torch.from_numpy(graph.full()), settings)
+
+
+def methods() -> tuple[str, ...]:
+    """The names of all methods: the searches, then the scorers."""
+    return tuple(
+        name
+        for package in (search, scorers)
+        for name in sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    )
+
+
+def method_class(name: str) -> type[Any]:
+    """The class of a method by its name, in which `-` may stand for `_`. UserError names the methods there are."""
+    name = name.replace("-", "_")
+    if name not in methods():
+        raise UserError(f"there is no circuit method {name!r}; choose one of {', '.join(methods())}")
+    package = search if name in {module.name for module in pkgutil.iter_modules(search.__path__)} else scorers
+    found: type[Any] = importlib.import_module(f"{package.__name__}.{name}").METHOD
+    return found
+
+
+def method(name: str, given: Mapping[str, Any] | None = None, pairs: Sequence[str] = ()) -> Method:
+    """A method from its name and settings, as a command line gives them.
+
+    Args:
+        given: settings by name; None stands for a setting that was not given.
+        pairs: further settings as "key=value".
+
+    Raises UserError for a name that there is not, and for a setting that the method does not have.
+    """
+    cls = method_class(name)
+    asked = {key: value for key, value in (given or {}).items() if value is not None}
+    if asked.get("select") == "threshold":
+        if asked.get("threshold") is None:
+            raise UserError("the selection 'threshold' needs one: give --threshold")
+        del asked["select"]
+    known = [each.name for each in fields(cls) if each.init and each.repr]
+    if foreign := [key for key in asked if key not in known]:
+        raise UserError(
+            f"{cls.name.replace('_', '-')} has no {foreign[0]!r} to set; its settings are {', '.join(known)}"
+        )
+    made: Method = configured(cls, pairs, flags=asked)
+    return made

@@ -168,6 +168,14 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return tuple(sorted(typing.get_args(hint), key=lambda kind: (kind is type(None), kind in (str, Path))))
 
 
+def read(value: Any, hint: Any, place: str) -> Any:
+    """A value as its annotation wants it; SettingError where it is something else."""
+    try:
+        return _read(value, hint)
+    except ValueError:
+        raise SettingError(f"{place} cannot be {value!r}, which is not {_wanted(hint)}") from None
+
+
 def _read(value: Any, hint: Any) -> Any:
     """A value as its annotation wants it; ValueError where it is something else."""
     kinds = _kinds(hint)

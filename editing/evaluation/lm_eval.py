@@ -168,7 +168,7 @@ def _manager(tasks: Sequence[str], include: Path | None) -> Any:
 
 def _broken(folder: Path, names: Sequence[str] = ()) -> str:
     """What is wrong with a task file that the harness passed over in silence: one of these names, or any."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     for file in sorted(folder.rglob("*.yaml")):
         try:

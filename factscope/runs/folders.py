@@ -11,7 +11,9 @@ from typing import Any
 
 from factscope.errors import StoreError, UserError
 
-RESULT = frozenset({"result.json", "result.safetensors", "page.html"})  # in a run folder: all or none of them
+RESULT = frozenset(
+    {"result.json", "result.safetensors", "page.html", "config.yaml"}
+)  # in a run folder: all or none of them
 
 
 def new_folder(command: str, words: str) -> Path:

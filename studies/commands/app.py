@@ -79,7 +79,7 @@ def _remarks() -> Iterator[None]:
 
 def examples(*lines: str) -> str:
     """The epilog of a command's help: command lines that work as they stand."""
-    return "\n\n".join(("[bold]Examples[/bold]", *lines))
+    return "\n\n".join(("[bold]Examples[/bold]" if len(lines) > 1 else "[bold]Example[/bold]", *lines))
 
 
 def show_version(asked: bool) -> None:
@@ -137,6 +137,11 @@ def loader(model: str, device: str | None, dtype: str) -> Callable[[], Any]:
         return load_model(model, device=device, dtype=dtype)
 
     return load
+
+
+def load(options: Any) -> Any:
+    """The model that ModelOptions name."""
+    return loader(options.model, options.device, options.dtype)()
 
 
 def _say(sentence: str) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from factscope.cache import cache_folder
 from factscope.errors import StoreError, UserError
-from studies.commands.app import run_app, tell
+from studies.commands.app import tell
 
 KINDS = ("models", "moments", "contexts")  # what there is to expect; another folder of the cache is shown as well
 
@@ -103,8 +103,3 @@ def _bytes(folder: Path) -> int:
 
 def _day(folder: Path) -> str:
     return f"{datetime.fromtimestamp(folder.stat().st_mtime):%Y-%m-%d}"
-
-
-def run(arguments: list[str]) -> None:
-    """As `trace cache` followed by these words."""
-    run_app(app, "trace cache", arguments)

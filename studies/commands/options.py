@@ -1,7 +1,17 @@
-"""Options that the subcommands of `edit` share: one wording, one default."""
+"""Options as values: each command's options are one frozen dataclass, put together from the groups of this file.
 
+A field says in its annotation how it looks at a terminal; `command.py` beside this file makes flags of the fields,
+and reads the same fields from a config file. `settled` is what of them decides the result: a run folder keeps it as
+config.yaml, and its hash names the folder of work that can be taken up again.
+"""
+
+import dataclasses
+import difflib
+import hashlib
 import pkgutil
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,22 +21,302 @@ import editing
 from factscope.errors import UserError
 from factscope.settings import owned
 
-Model = Annotated[str, typer.Option(help="Registry name, Hugging Face name, folder or .gguf file.")]
-EditModel = Annotated[str | None, typer.Option("--model", help="The model  [dim](default: the edit's)[/dim]")]
-EditType = Annotated[str | None, typer.Option("--dtype", help="float32, ...  [dim](default: the edit's)[/dim]")]
-METHODS = sorted(found.name for found in pkgutil.iter_modules([f"{editing.__path__[0]}/methods"]))  # none is imported
-Method = Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
-Start = Annotated[str, typer.Option(help="What begins the text: auto, none, or a token of the model.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")]
-Seed = Annotated[int, typer.Option(help="Of the contexts and of the text for second moments.")]
-Out = Annotated[Path | None, typer.Option(help="Where to write  [dim](default: a new folder in runs/)[/dim]")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary for programs.")]
-MomentsFrom = Annotated[
-    str, typer.Option("--moments", help="self, a text file, a folder, a Hugging Face data set, or identity.")
-]
-Tokens = Annotated[int | None, typer.Option(help="Tokens of text for second moments  [dim](default: 24000)[/dim]")]
-Runs = Annotated[Path, typer.Option(help="The folder that holds the saved edits and their stack.")]
+MODEL, FACTS, OUTPUT, DETAILS = "Model", "Facts", "Output", "Details"  # panels of a help page, after the common ones
+PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)
+ASIDE = frozenset({"out", "light", "as_json", "device", "runs"})  # fields that do not change the result
+CONFIG = "config.yaml"  # in a run folder: the options that made it
+
+METHODS = tuple(sorted(found.name for found in pkgutil.iter_modules([f"{editing.__path__[0]}/methods"])))
+CIRCUIT_METHODS = ("acdc", "eap", "eap_ig", "exact")
+ABLATIONS = ("zero", "mean", "mean_overall", "counterfactual")
+METRICS = ("probability", "log_probability", "logit_difference", "kl")
+CIRCUIT_METRICS = ("nll", "logit_difference", "kl", "probability")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+RESTRAINTS = ("prune", "rect")
+PROTOCOLS = ("counterfact", "easyedit", "memit", "zsre-memit", "batch-30", "sequential", "sequential-batch", "strict",
+             "generation")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Was:
+    """A flag that has another name today; the old spelling still works, and says so."""
+
+    flag: str
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Values that a flag takes, however they are spelt: hyphen or underscore, upper or lower case."""
+
+    kind: str
+    values: tuple[str, ...]
+
+    def __call__(self, text: str) -> str:
+        """The value as the code spells it; UserError where there is no such value."""
+        same = {_plain(value): value for value in self.values}
+        if _plain(text) not in same:
+            near = difflib.get_close_matches(_plain(text), same, 1)
+            hint = f"did you mean {same[near[0]]}? There are " if near else "choose one of "
+            raise UserError(f"there is no {self.kind} {text!r}; {hint}{', '.join(self.values)}")
+        return same[_plain(text)]
+
+
+def _plain(text: str) -> str:
+    return text.strip().lower().replace("_", "-")
+
+
+def option(words: str, *flags: str, panel: str | None = None, of: OneOf | None = None, **more: Any) -> Any:
+    """How a field looks as a flag; `of` names the values that it takes."""
+    if of is not None:
+        more = {"parser": of, "metavar": "|".join(of.values), "autocompletion": starting(lambda: of.values)} | more
+    return typer.Option(*flags, help=words, rich_help_panel=panel, **more)
+
+
+def argument(words: str, **more: Any) -> Any:
+    """How a field looks as an argument."""
+    return typer.Argument(help=words, **more)
+
+
+def starting(values: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
+    """Shell completion: those of `values` that begin with what is written."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    return complete
+
+
+def models() -> list[str]:
+    """The registry's names; a path or a Hugging Face name is taken as well."""
+    from factscope.model.registry import REGISTRY
+
+    return sorted(REGISTRY)
+
+
+def shipped() -> list[str]:
+    """The shipped relations; a path or a data set is taken as well."""
+    import factscope.data
+
+    return sorted(file.stem for file in Path(factscope.data.__path__[0], "relations").glob("*.json"))
+
+
+# ---- groups ----
+
+Layer = Annotated[str | None, option("Layer, or layers 4,5,6  [dim](default: the model's)[/dim]")]
+Runs = Annotated[Path, option("The folder that holds the saved edits and their stack.", panel=OUTPUT)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command's options are; UserError for a number that counts nothing."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 1), ("batch", 1), ("seed", 0)):
+            value = getattr(self, name, None)
+            if value is not None and value < least:
+                raise UserError(f"--{name} must be at least {least}, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(Options):
+    """One prompt, its subject and its answer."""
+
+    prompt: Annotated[
+        str | None, argument("A sentence that stops before the answer; \\[brackets] mark the subject.")
+    ] = None
+    subject: Annotated[str | None, option("The subject, as it stands in the prompt.")] = None
+    answer: Annotated[str | None, option("The answer  [dim](default: the fact's or the model's own)[/dim]")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactsOptions(Options):
+    """Many facts, and which of them."""
+
+    facts: Annotated[
+        str | None,
+        option(
+            "Many facts: shipped relation, file, folder or Hugging Face data set.",
+            panel=FACTS,
+            autocompletion=starting(shipped),
+        ),
+    ] = None
+    relation: Annotated[
+        str | None, option("Of --facts, only this relation.", panel=FACTS, autocompletion=starting(shipped))
+    ] = None
+    known: Annotated[
+        bool, option("Of --facts, only those whose answer the model puts first.", "--known", panel=FACTS)
+    ] = False
+    limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """Which model, where, and what begins its texts."""
+
+    model: Annotated[
+        str,
+        option("Registry name, Hugging Face name, folder or .gguf file.", panel=MODEL, autocompletion=starting(models)),
+    ] = "smollm2"
+    device: Annotated[str | None, option("cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]", panel=MODEL)] = (
+        None
+    )
+    dtype: Annotated[str, option("Precision.", panel=MODEL, of=OneOf("dtype", DTYPES))] = "float32"
+    start: Annotated[str, option("What begins the text: auto, none, or a token of the model.", panel=MODEL)] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModelOptions(Options):
+    """A model that a saved run brings, unless another is asked for."""
+
+    model: Annotated[
+        str | None,
+        option("The model  [dim](default: the saved one's)[/dim]", panel=MODEL, autocompletion=starting(models)),
+    ] = None
+    device: Annotated[str | None, option("cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]", panel=MODEL)] = (
+        None
+    )
+    dtype: Annotated[
+        str | None, option("Precision  [dim](default: the saved one's)[/dim]", panel=MODEL, of=OneOf("dtype", DTYPES))
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions(Options):
+    """Where a result goes, and how it is told."""
+
+    out: Annotated[Path | None, option("Where to write  [dim](default: a new folder in runs/)[/dim]", panel=OUTPUT)] = (
+        None
+    )
+    light: Annotated[
+        bool, option("A small page, with plotly.js beside it and not inside.", "--light", panel=OUTPUT)
+    ] = False
+    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(OutputOptions):
+    """Of work that draws by chance."""
+
+    seed: Annotated[int, option("Of everything that is drawn.", panel=DETAILS)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentsOptions(Options):
+    """Second moments of keys."""
+
+    moments: Annotated[
+        str,
+        option("Second moments from: self, a text file, a folder, a data set, or identity.", panel=DETAILS),
+    ] = "self"
+    tokens: Annotated[
+        int | None, option("Tokens of text for second moments  [dim](default: 24000)[/dim]", panel=DETAILS)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions(MomentsOptions):
+    """How to edit."""
+
+    method: Annotated[str, option("How to edit.", of=OneOf("method", METHODS))] = "rome"
+    layer: Layer = None
+    restrain: Annotated[
+        str | None,
+        option("A restraint on the sum of what was edited.", of=OneOf("restraint", RESTRAINTS)),
+    ] = None
+    settings: Annotated[
+        tuple[str, ...],
+        option("A setting of the method, or restrain.KEY of the restraint.", "--set", metavar="KEY=VALUE"),
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitOptions(Options):
+    """How a circuit is found."""
+
+    edges: Annotated[int | None, option("Of a scorer, so many edges  [dim](default: 5 %)[/dim]")] = None
+    threshold: Annotated[float | None, option("Edges that cost less are cut  [dim](acdc: 0.1)[/dim]")] = None
+    ablation: Annotated[
+        str | None,
+        option(
+            "What stands for a cut edge  [dim](default: counterfactual for eap and eap-ig where another subject fits, "
+            "else zero)[/dim]",
+            of=OneOf("ablation", ABLATIONS),
+        ),
+    ] = None
+    split_qkv: Annotated[
+        bool, option("Queries, keys and values apart, or whole heads.", "--split-qkv/--no-split-qkv")
+    ] = True
+
+
+# ---- fields as flags, and as texts ----
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of an options class, with what its annotation says."""
+
+    name: str
+    hint: Any  # its type
+    look: Any  # typer's OptionInfo or ArgumentInfo
+    was: str | None
+    default: Any  # MISSING where it must be given
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether it is written without a flag."""
+        return isinstance(self.look, typer.models.ArgumentInfo)
+
+    @property
+    def key(self) -> str:
+        """Its name in a config file: the flag without dashes."""
+        if self.is_argument:
+            return self.name
+        declared = self.look.default if isinstance(self.look.default, str) else f"--{self.name}"
+        return declared.split("/")[0].removeprefix("--").replace("_", "-")
+
+
+def fields(options: type) -> Iterator[Field]:
+    """The fields of an options class by panels: arguments, what is common; in each its own first, then its groups'."""
+    hints = typing.get_type_hints(options, include_extras=True)
+    known = {each.name: each for each in dataclasses.fields(options)}
+    order = [name for cls in options.__mro__ for name in vars(cls).get("__annotations__", {}) if name in known]
+    found = []
+    for name in dict.fromkeys(order):
+        hint, *notes = typing.get_args(hints[name])
+        look = next(one for one in notes if isinstance(one, typer.models.ParameterInfo))
+        was = next((one.flag for one in notes if isinstance(one, Was)), None)
+        found.append(Field(name, hint, look, was, known[name].default))
+    return iter(sorted(found, key=lambda field: (not field.is_argument, PANELS.index(field.look.rich_help_panel))))
+
+
+def settled(options: Any) -> dict[str, Any]:
+    """The options that decide the result, as plain values by their keys in a config file."""
+    found = {}
+    for field in fields(type(options)):
+        value = getattr(options, field.name)
+        if field.name not in ASIDE and value is not None and value != ():
+            found[field.key] = _bare(value)
+    return found
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_bare(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def changed(options: Any, besides: Sequence[str] = ()) -> list[str]:
+    """The flags of the options that differ from their defaults."""
+    every = [field for field in fields(type(options)) if field.name not in besides]
+    return [f"--{field.key}" for field in every if getattr(options, field.name) != field.default]
+
+
+def key(options: Any) -> str:
+    """Eight characters for these options: the same wherever the result would be the same."""
+    return hashlib.sha256(repr(sorted(settled(options).items())).encode()).hexdigest()[:8]
+
+
+# ---- what several commands read from their options ----
 
 
 def parted(settings: Sequence[str], restrain: str | None = None) -> tuple[list[str], list[str]]:
@@ -63,3 +353,21 @@ def at_layer(settings: Sequence[str], method: Any, layer: str | None) -> list[st
     if len(wanted) > 1:
         raise UserError(f"--layer {layer!r}: this method writes to one layer; give one number")
     return [*settings, f"layer={layer}"]
+
+
+# ---- of the commands that have no options class yet ----
+
+Model = Annotated[str, typer.Option(help="Registry name, Hugging Face name, folder or .gguf file.")]
+EditModel = Annotated[str | None, typer.Option("--model", help="The model  [dim](default: the edit's)[/dim]")]
+EditType = Annotated[str | None, typer.Option("--dtype", help="float32, ...  [dim](default: the edit's)[/dim]")]
+Method = Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
+Start = Annotated[str, typer.Option(help="What begins the text: auto, none, or a token of the model.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")]
+Seed = Annotated[int, typer.Option(help="Of the contexts and of the text for second moments.")]
+Out = Annotated[Path | None, typer.Option(help="Where to write  [dim](default: a new folder in runs/)[/dim]")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary for programs.")]
+MomentsFrom = Annotated[
+    str, typer.Option("--moments", help="self, a text file, a folder, a Hugging Face data set, or identity.")
+]
+Tokens = Annotated[int | None, typer.Option(help="Tokens of text for second moments  [dim](default: 24000)[/dim]")]

@@ -15,7 +15,6 @@ from typing import Any
 import typer
 
 from helpers.commands import COMMANDS
-from studies.commands import cache
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("trace", "circuit", "edit")
@@ -88,8 +87,6 @@ def parse(words: list[str]) -> Any:
     assert match is not None, words
     name, arguments = match[1], [word for word in words[1:] if word not in DEEDS]
     found = command(name)
-    if name == "trace" and arguments[:1] == ["cache"]:  # as its `main` does
-        name, found, arguments = "trace cache", typer.main.get_command(cache.app), arguments[1:]
     context = found.make_context(name, arguments)
     while hasattr(found, "resolve_command") and (rest := [*context._protected_args, *context.args]):
         name, found, rest = found.resolve_command(context, rest)

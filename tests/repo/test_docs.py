@@ -137,7 +137,7 @@ def _traces() -> list[Shown]:
 @pytest.mark.parametrize("shown", _traces(), ids=lambda shown: f"{Path(shown.page).name}: {shown.line}"[:90])
 def test_a_shown_trace_runs_on_the_toy(shown: Shown, run_command: Any, toy: Any, monkeypatch: Any) -> None:
     """The same flags about a person whom the toy knows."""
-    monkeypatch.setattr("studies.commands.trace.loader", lambda *how: lambda: toy)
+    monkeypatch.setattr("studies.commands.app.loader", lambda *how: lambda: toy)
     words = ["[Oda Voss] lives in", *shown.words[2:]]
     for flag, value in (("--answer", "Brask"), ("--foil", "Vey"), ("--samples", "1")):
         if flag in words:

@@ -1,5 +1,7 @@
 """What an average over facts looks like: layers by token roles, and curves with their intervals."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -79,6 +81,19 @@ def average_in_words(result: AverageResult) -> list[str]:
         f"{result.corrupted.mean():.4f} corrupted",
         _peaks(result),
     ]
+
+
+def summary(result: AverageResult) -> dict[str, Any]:
+    """The numbers that a program would ask for first."""
+    return {
+        "facts": len(result.facts),
+        "skipped": result.skipped,
+        "total_effect": float(result.total.mean()),
+        "clean": float(result.clean.mean()),
+        "corrupted": float(result.corrupted.mean()),
+        "roles": result.roles,
+        "kinds": result.kinds,
+    }
 
 
 def _peaks(result: AverageResult) -> str:

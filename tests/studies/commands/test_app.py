@@ -109,7 +109,7 @@ def _unread(*command: str) -> subprocess.CompletedProcess[bytes]:
 
 COMMAND = """
 import typer
-from studies.commands import common
+from studies.commands import app as common
 app = typer.Typer(pretty_exceptions_enable=False)
 @app.command()
 def work():

@@ -27,7 +27,7 @@ def test_a_trace_prints_three_lines_and_writes_a_run_folder(run_command: Any, to
     assert second.startswith("Strongest: ")
     assert third.startswith("Page: ")
     folder = Path(third.removeprefix("Page: ")).parent
-    assert sorted(p.name for p in folder.iterdir()) == ["page.html", "result.json", "result.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "page.html", "result.json", "result.safetensors"]
     assert folder.parent.name == "runs"
 
 
@@ -94,7 +94,7 @@ def test_the_page_opens_and_shows_a_hostile_prompt_as_text(run_command: Any, tmp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "give one of"),
+        (("--samples", "2"), "give one of"),
         (("Mira lives in", "--facts", "x"), "give one of"),
         (("",), "empty"),
         (("Mira lives in", "--subject", "Tomas"), "not in the prompt"),
@@ -125,7 +125,7 @@ def test_the_page_opens_and_shows_a_hostile_prompt_as_text(run_command: Any, tmp
         (("--facts", "country_capital", "--limit", "0"), "at least 1"),
         (("--facts", "country_capital", "--subject", "x"), "single PROMPT"),
         (("--from", "nowhere"), "not a run folder"),
-        (("--from", "nowhere", "--samples", "3", "--model", "toy"), "--model, --samples would change nothing"),
+        (("--from", "nowhere", "--samples", "3", "--model", "toy"), "--samples, --model would change nothing"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

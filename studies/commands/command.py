@@ -1,0 +1,255 @@
+"""A command is a name, an options class and a body; typer's parameters are made of the class.
+
+    @command("trace show", ShowOptions, "trace show runs/one")
+    def show(options: ShowOptions) -> None: ...
+
+At a terminal, from a config file (`--config`) and from Python (`show(ShowOptions(...))`) it is the same dataclass that
+reaches the body. Nothing here imports torch, so that `--help` answers at once.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import shlex
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from factscope.errors import StoreError, UserError
+from factscope.runs.folders import writable
+from factscope.settings import read
+from studies.commands.app import examples, given_flags, note, show_version
+from studies.commands.options import CONFIG, Field, Options, fields, settled
+
+T = TypeVar("T", bound=Options)
+HELP = {"help_option_names": ["-h", "--help"]}
+CONFIG_WORDS = "Options from a YAML or JSON file, as the config.yaml of a run folder; a flag may add to it."
+
+
+@dataclass(frozen=True)
+class Command(Generic[T]):
+    """A command: call it with its options."""
+
+    name: str  # in full, as "edit apply"
+    options: type[T]
+    body: Callable[[T], None]
+    epilog: str
+    bare: bool  # whether it does something when nothing is written behind its name
+
+    def __call__(self, options: T) -> None:
+        """Run it."""
+        self.body(options)
+
+    def add_to(self, app: typer.Typer, name: str | None = None, hidden: bool = False) -> None:
+        """Register it with typer, under the last word of its name."""
+        app.command(
+            name or self.name.split()[-1], epilog=self.epilog, no_args_is_help=not self.bare, context_settings=HELP,
+            hidden=hidden,
+        )(self._callback())  # fmt: skip
+
+    def _callback(self) -> Callable[..., None]:
+        known = list(fields(self.options))
+
+        def run(context: typer.Context, **values: Any) -> None:
+            self.body(self._made(context, known, values))
+
+        parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+        for field in known:
+            parameters += _parameters(field)
+        config = typing.Annotated[
+            Path | None,
+            typer.Option("--config", help=CONFIG_WORDS, is_eager=True, callback=self._read, rich_help_panel="Output"),
+        ]
+        parameters.append(_parameter("config", config, None))
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        run.__doc__ = self.body.__doc__
+        return run
+
+    def _made(self, context: typer.Context, known: Sequence[Field], values: dict[str, Any]) -> T:
+        """The options of one call; UserError where a flag says other than the config file."""
+        given = given_flags(context)
+        for field in known:
+            value = values[field.name]
+            if field.was is not None and (old := values[_was(field)]) is not None:
+                if field.name in given and old != value:
+                    raise UserError(f"{field.was} is an old name of {given[field.name]}, and the two differ; give one")
+                note(f"Note: {field.was} is now --{field.key}.")
+                values[field.name] = value = old
+            if typing.get_origin(field.hint) is tuple:
+                values[field.name] = value = tuple(value or ())
+            if field.name in given and field.name in (filed := context.default_map or {}):
+                other = tuple(filed[field.name]) if isinstance(value, tuple) else filed[field.name]
+                if str(other) != str(value):
+                    flag, file = given[field.name], values["config"]
+                    raise UserError(f"{flag} is {value} on the command line and {other} in {file}; give it once")
+        return self.options(**{field.name: values[field.name] for field in known})
+
+    def _read(self, context: typer.Context, config: Path | None) -> Path | None:
+        """Typer's callback of --config: what the file says stands where no flag does."""
+        if config is not None:
+            context.default_map = config_values(config, self.name, self.options)
+        return config
+
+
+def command(
+    name: str, options: type[T], *lines: str, bare: bool = False
+) -> Callable[[Callable[[T], None]], Command[T]]:
+    """Decorator: the body of a command, with example lines that its help shows."""
+    return lambda body: Command(name, options, body, examples(*lines), bare)
+
+
+def group(name: str, words: str, commands: Sequence[Command[Any]], *lines: str, **more: Any) -> typer.Typer:
+    """A command of several commands."""
+    app = typer.Typer(
+        name=name, help=words, epilog=examples(*lines), no_args_is_help=True, context_settings=HELP,
+        pretty_exceptions_enable=False, rich_markup_mode="rich", **({"cls": Group} | more),
+    )  # fmt: skip
+    app.callback()(_top)
+    for each in commands:
+        each.add_to(app)
+    return app
+
+
+def _top(
+    version: typing.Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, expose_value=False, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+class Group(TyperGroup):
+    """Of a word that is none of its commands it says which one may be meant."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names; UserError if there is none."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            shown = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]
+            near = difflib.get_close_matches(args[0], shown, 1)
+            asks = [name for name in shown if any(one.name == "prompt" for one in self.commands[name].params)]
+            if near or (asks and " " in args[0].strip()):
+                meant = near[0] if near else f"{asks[0]} {shlex.quote(args[0])}"
+                raise UserError(f"there is no command {args[0]!r}; did you mean {ctx.command_path} {meant}?")
+            raise UserError(f"there is no command {args[0]!r}; {ctx.command_path} has {', '.join(shown)}")
+        return super().resolve_command(ctx, args)
+
+
+class OwnForm(Group):
+    """A group that is a command as well, where its first word names none of the others: its first command."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The context of a command below it, or of its own form."""
+        own = next(iter(self.commands.values()))
+        own.params += [param for param in self.params if param not in own.params]  # --version, completion
+        if args and (args[0] in self.commands or args[0] in _CALLBACKS):
+            return super().make_context(info_name, args, parent, **extra)
+        return own.make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run what the context is of."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+_CALLBACKS = ("--version", "--install-completion", "--show-completion")  # a group's own options
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation,
+        default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
+    )  # fmt: skip
+
+
+def _parameters(field: Field) -> list[inspect.Parameter]:
+    """A field as typer wants it, and its old spelling, hidden."""
+    many = typing.get_origin(field.hint) is tuple
+    hint = list[typing.get_args(field.hint)[0]] if many else field.hint  # type: ignore[misc]
+    default = None if many and field.default == () else field.default
+    found = [_parameter(field.name, typing.Annotated[hint | None if default is None else hint, field.look], default)]
+    if field.was is not None:
+        old = typer.Option(field.was, hidden=True)
+        found.append(_parameter(_was(field), typing.Annotated[field.hint | None, old], None))
+    return found
+
+
+def _was(field: Field) -> str:
+    return f"{field.name}_was"
+
+
+# ---- config files ----
+
+
+def config_values(path: Path, name: str, options: type) -> dict[str, Any]:
+    """A config file's values by the options' fields.
+
+    Raises UserError for a file that is no mapping, a config of another command, an unknown key or a wrong type.
+    """
+    document = _document(path)
+    other = document.pop("command", name)
+    if other != name:
+        raise UserError(f"{path} is a config of `{other}`, not of `{name}`")
+    known, found = {field.key: field for field in fields(options)}, {}
+    for written, value in document.items():
+        field = known.get(str(written).replace("_", "-")) or known.get(str(written))
+        if field is None:
+            near = difflib.get_close_matches(str(written), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UserError(f"{path}: {name} has no option {written!r}; {hint}")
+        found[field.name] = _checked(f"{path}: {written}", field, value)
+    return {field: value for field, value in found.items() if value is not None}
+
+
+def _document(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, UnicodeDecodeError) as trouble:
+        raise StoreError(f"--config {path} cannot be read ({trouble})") from None
+    except yaml.YAMLError as trouble:
+        raise UserError(f"--config {path} is neither YAML nor JSON: {' '.join(str(trouble).split())}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"--config {path} holds no options; write one a line, as samples: 4")
+    return document
+
+
+def _checked(place: str, field: Field, value: Any) -> Any:
+    """A value of a config file as typer takes it; SettingError if it is of another type."""
+    if field.key == "set" and isinstance(value, dict):
+        return [f"{key}={_text(one)}" for key, one in value.items()]
+    if typing.get_origin(field.hint) is tuple:
+        return list(read(value, field.hint, place)) if value is not None else None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    found = read(str(value) if number and str in _kinds(field.hint) else value, field.hint, place)
+    if found is None or isinstance(found, bool | int | float):
+        return found
+    return field.look.parser(str(found)) if field.look.parser else str(found)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) or (hint,)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@contextlib.contextmanager
+def run_folder(command: str, options: Any, own: Path, fresh: bool = False) -> Iterator[Path]:
+    """The folder of a run, writable, with the options in it: `--out`, else `own`."""
+    import yaml
+
+    with writable(options.out or own, fresh=fresh) as folder:
+        said = {"command": command, **settled(options)}
+        (folder / CONFIG).write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        yield folder

@@ -1,0 +1,87 @@
+"""Options as dataclasses: the same from flags, from a file and from Python, and each disagreement in a sentence."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.models import TOY
+from studies.commands.command import config_values
+from studies.commands.options import OneOf, fields, key, settled
+from studies.commands.trace import TraceOptions
+
+PROMPT = "[Oda Voss] lives in"
+
+
+def test_a_run_folder_keeps_options_that_make_the_same_run_again(run_command: Any, tmp_path: Path) -> None:
+    flags = ("--model", TOY, "--samples", "1", "--sites", "mlp", "--set", "noise=4")
+    first = run_command("trace", PROMPT, *flags, "--out", "one", "--json")
+    assert first.exit_code == 0, first.stderr
+    again = run_command("trace", "--config", "one/config.yaml", "--out", "two", "--json")
+    assert again.exit_code == 0, again.stderr
+    one, two = json.loads(first.stdout), json.loads(again.stdout)
+    assert one["total_effect"] == two["total_effect"]
+    assert Path("one/config.yaml").read_bytes() == Path("two/config.yaml").read_bytes()
+
+
+def test_the_key_is_of_what_decides_the_result() -> None:
+    options = TraceOptions(prompt=PROMPT)
+    aside = dataclasses.replace(options, out=Path("x"), light=True, as_json=True, device="cpu")
+    assert key(aside) == key(options)
+    for field in fields(TraceOptions):
+        if field.name not in ("out", "light", "as_json", "device"):
+            value = {int: 7, bool: not field.default, tuple: ("a=1",)}.get(type(field.default), "other")
+            changed = dataclasses.replace(options, **{field.name: 7 if field.name == "limit" else value})
+            assert key(changed) != key(options), field.name
+
+
+def test_yaml_json_and_flags_say_the_same(tmp_path: Path) -> None:
+    written = {"command": "trace", "prompt": PROMPT, "samples": 3, "sites": "mlp", "set": {"noise": 4}, "known": True}
+    (tmp_path / "a.json").write_text(json.dumps(written))
+    (tmp_path / "a.yaml").write_text(
+        f"command: trace\nprompt: '{PROMPT}'\nsamples: 3\nsites: mlp\nset: [noise=4]\nknown: true\n"
+    )
+    values = [config_values(tmp_path / name, "trace", TraceOptions) for name in ("a.json", "a.yaml")]
+    assert values[0] == values[1]
+    assert values[0]["settings"] == ["noise=4"]
+    made = TraceOptions(**{name: tuple(one) if isinstance(one, list) else one for name, one in values[0].items()})
+    assert {"samples": 3, "set": ["noise=4"], "known": True}.items() <= settled(made).items()
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "words"),
+    [
+        ("sampels: 3", (), "no option 'sampels'; did you mean samples?"),
+        ("command: edit apply\ntarget: Rome", (), "a config of `edit apply`, not of `trace`"),
+        ("samples: many", (), "samples cannot be 'many', which is not a whole number"),
+        ("samples: 2.5", (), "samples cannot be 2.5, which is not a whole number"),
+        ("known: 1", (), "which is not true or false"),
+        ("metric: speed", (), "no metric 'speed'"),
+        ("samples: 3", ("--samples", "4"), "--samples is 4 on the command line and 3 in"),
+        ("- samples", (), "holds no options"),
+        ("samples: [", (), "neither YAML nor JSON"),
+        ("start: no", (), "start cannot be False, which is not a text"),
+    ],
+)
+def test_a_bad_config_is_one_sentence_and_exit_code_2(
+    run_command: Any, tmp_path: Path, text: str, flags: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    done = run_command("trace", PROMPT, "--config", "c.yaml", *flags)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert run_command("trace", PROMPT, "--config", "nowhere.yaml").stderr.count("cannot be read") == 1
+
+
+def test_the_same_value_in_file_and_flag_is_no_disagreement(run_command: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("metric: log-probability\nsites: brain\n")
+    done = run_command("trace", PROMPT, "--config", "c.yaml", "--metric", "LOG_PROBABILITY")
+    assert "no site 'brain'" in done.stderr
+
+
+def test_values_are_known_however_they_are_spelt() -> None:
+    known = OneOf("method", ("r_rome", "ft_m"))
+    assert [known(text) for text in ("r-rome", "R_Rome", " FT-M ")] == ["r_rome", "r_rome", "ft_m"]

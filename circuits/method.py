@@ -143,5 +143,6 @@ def method(name: str, given: Mapping[str, Any] | None = None, pairs: Sequence[st
         raise UserError(
             f"{cls.name.replace('_', '-')} has no {foreign[0]!r} to set; its settings are {', '.join(known)}"
         )
-    made: Method = configured(cls, pairs, flags=asked)
+    read = configured(cls, asked, where=cls.name)  # each value as its annotation wants it
+    made: Method = configured(cls, pairs, flags={key: getattr(read, key) for key in asked})
     return made

@@ -15,6 +15,7 @@ from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.find import decisions_of, find
 from circuits.graph import Graph
+from circuits.method import method
 from circuits.scorers.exact import Exact
 from circuits.search.acdc import ACDC, acdc
 from factscope.errors import StoreError, UserError
@@ -250,8 +251,8 @@ def test_nothing_and_everything_are_refused(tmp_path: Path, threshold: float) ->
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(UserError, match="no engine"):
-        ACDC(engine="warp")
+    with pytest.raises(UserError, match="not one of fast"):
+        method("acdc", {"engine": "warp"})
     with pytest.raises(UserError, match="threshold"):
         ACDC(float("nan"))
     assert np.isfinite(ACDC().threshold)

@@ -156,16 +156,16 @@ def test_what_cannot_be_selected(tiny: Any) -> None:
         EAP(edges=3, threshold=0.1)
     with pytest.raises(UserError, match="keeps every edge"):
         EAP(threshold=0.1, select="top")
-    with pytest.raises(UserError, match="no selection"):
-        EAP(select="best")
+    with pytest.raises(UserError, match="not one of greedy, top"):
+        method("eap", {"select": "best"})
     with pytest.raises(UserError, match="acdc has no 'edges'"):
         method("acdc", {"edges": 3})
     with pytest.raises(UserError, match="eap-ig has no 'certify'"):
         method("eap-ig", {"certify": 0.1})
     with pytest.raises(EmptyCircuit, match="nothing"):
         find(model, task(model), EAP(threshold=1e9))
-    with pytest.raises(UserError, match="rule"):
-        EAPIG(rule="best")
+    with pytest.raises(UserError, match="not one of left"):
+        method("eap-ig", pairs=["rule=best"])
     with pytest.raises(UserError, match="steps"):
         EAPIG(steps=0)
 

@@ -124,7 +124,7 @@ NO_MODEL = ("--model", "nowhere")  # so what is said first was seen before one w
     [
         (("find",), "either a PROMPT or --facts"),
         (("find", "[Oda Voss] lives in", "--method", "magic"), "no circuit method"),
-        (("find", "[Oda Voss] lives in", *NO_MODEL, "--engine", "warp"), "no engine"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--engine", "warp"), "not one of fast, reference"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--threshold", "nan"), "the threshold is nan"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--ablation", "burn"), "no ablation"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--metric", "length"), "no metric"),

@@ -162,7 +162,8 @@ def test_the_picture_holds_the_scores_that_were_read_last(toy, tmp_path):
     assert (unedited.name, unedited.aside, edited.name) == ("unedited", True, "ft_m")
     for row, metric in enumerate(drawn.rows):
         now, before = found.score("ft_m", metric, "final"), found.score("ft_m", metric, "before")
-        assert (edited.low[row], edited.values[row], edited.high[row]) == (now.low, now.value, now.high)
+        drawn_now = (edited.low[row], edited.values[row], edited.high[row])
+        assert drawn_now == pytest.approx((now.low, now.value, now.high), rel=0, abs=0, nan_ok=True)
         assert unedited.values[row] == before.value
 
 

@@ -19,6 +19,7 @@ from factscope.errors import PromptError, TokenMismatch, UserError
 from factscope.model import metrics
 from factscope.model.bridge import device
 from factscope.model.prompts import Prompt
+from factscope.model.readout import rank
 
 ALIASES = {"nll": "log_probability", "match_nll": "log_probability", "logit_diff": "logit_difference"}
 AUTO = "auto"
@@ -122,15 +123,11 @@ class Objective:
         return -self.metric.toward * torch.stack(each).mean(0)
 
     def ranks(self, logits: Float[Tensor, "row vocab"]) -> tuple[int, ...]:
-        """Rank of each row's answer among all tokens, 1 for the most probable; a tie counts against the answer.
-
-        With every edge cut to zero all logits are alike, and no answer is then the first.
-        """
+        """Rank of each row's answer among all tokens, as `readout.rank` counts it."""
         answers = torch.tensor([target.answer for target in self.targets], device=logits.device)
-        own = logits.gather(1, answers[:, None])
-        return tuple(int(n) for n in (logits >= own).sum(1))
+        return tuple(rank(logits, answers).tolist())
 
     def hit(self, logits: Float[Tensor, "row vocab"], within: int = 10) -> float:
         """Share of rows whose answer is among the `within` most probable tokens."""
         ranks = self.ranks(logits)
-        return sum(rank <= within for rank in ranks) / len(ranks)
+        return sum(place <= within for place in ranks) / len(ranks)

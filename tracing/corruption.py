@@ -23,7 +23,7 @@ from factscope.data.fact import Fact
 from factscope.data.load import load_facts
 from factscope.data.shipped import find_fact
 from factscope.errors import PromptError, TokenMismatch
-from factscope.model.bridge import device
+from factscope.model.bridge import Bridge, device
 from factscope.model.hooks import Patch, record
 from factscope.model.prompts import Prompt, swap_subject
 from factscope.model.sites import Site
@@ -49,7 +49,7 @@ class Corruption:
 
 
 def noise(
-    model: object,
+    model: Bridge,
     prompt: Prompt,
     samples: int = 10,
     multiple: float = 3.0,
@@ -65,7 +65,7 @@ def noise(
         raise PromptError(f"a trace needs at least one sample, not {samples}")
     level = multiple * embedding_deviation(model) if level is None else level
     first, after = prompt.subject_span
-    shape = (samples, after - first, int(model.cfg.d_model))  # type: ignore[attr-defined]
+    shape = (samples, after - first, int(model.cfg.d_model))
     if draws is None:
         draws = torch.from_numpy(np.random.RandomState(seed).randn(*shape)).float()
     if tuple(draws.shape) != shape:
@@ -77,7 +77,7 @@ def noise(
 
 
 def swap(
-    model: object,
+    model: Bridge,
     prompt: Prompt,
     samples: int = 10,
     seed: int = 1,
@@ -134,15 +134,15 @@ def _others(prompt: Prompt, seed: int, relation: Sequence[Fact]) -> list[Fact]:
     return [others[i] for i in order]
 
 
-def embedding_deviation(model: object) -> float:
+def embedding_deviation(model: Bridge) -> float:
     """Standard deviation over every entry of the embeddings of the shipped subjects' tokens, each tokenised alone."""
-    tokenizer = model.tokenizer  # type: ignore[attr-defined]
+    tokenizer = model.tokenizer
     ids = [i for fact in load_facts() for i in tokenizer(fact.subject, add_special_tokens=False)["input_ids"]]
-    longest = int(getattr(model.cfg, "n_ctx", 0) or 512)  # type: ignore[attr-defined]
+    longest = int(getattr(model.cfg, "n_ctx", 0) or 512)
     values = []
     with torch.no_grad():
         for begin in range(0, len(ids), longest):
             with record(model, [Site("embed")]) as seen:
-                model(torch.tensor([ids[begin : begin + longest]], device=device(model)), stop_at_layer=0)  # type: ignore[operator]
+                model(torch.tensor([ids[begin : begin + longest]], device=device(model)), stop_at_layer=0)
             values.append(seen[Site("embed")][0].float())
     return float(torch.cat(values).std())

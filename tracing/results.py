@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factscope.model.prompts import Prompt
+from factscope.model.readout import Component
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run
 from factscope.statistics import standard_error
@@ -105,20 +106,8 @@ class LensResult:
     entropy: Float[Tensor, "layer pos"]
     foil_log_probability: Float[Tensor, "layer pos"] | None
     top: tuple[tuple[str, ...], ...]  # [layer][pos], the most probable token
-    components: tuple["Component", ...]  # at the last position
+    components: tuple[Component, ...]  # at the last position
     run: Run
-
-
-@dataclass(frozen=True)
-class Component:
-    """What one writer says at the last position when its output alone is unembedded."""
-
-    name: str  # embed, a3.h5, m7
-    log_probability: float  # of the answer's first token in the distribution that it alone would give, nats
-    rank: int  # of the answer, from 1
-    entropy: float  # nats
-    direct_effect: float  # logits: what it adds to the answer's logit, less what it adds to the average token's
-    top: tuple[str, ...]  # the tokens that it raises most
 
 
 @shown(page="tracing.pages.average:average_page", words="tracing.pages.average:average_in_words")

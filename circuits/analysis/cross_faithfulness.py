@@ -16,6 +16,7 @@ from circuits.analysis.diff import same_settings
 from circuits.analysis.faithfulness import RandomBaseline, random_circuit
 from circuits.circuit import Circuit, faithfulness
 from circuits.engine.reference import Reference
+from factscope.model.readout import rank
 
 
 @runtime_checkable
@@ -93,9 +94,9 @@ def _restricted(
     for which, circuit in (("before", before), ("after", after)):
         logits = reference.logits(circuit.mask)
         loss = float(reference.objective.losses(logits[None])[0])
-        rank = reference.objective.ranks(logits)[0]
-        foil = 1 + int((logits[0] > logits[0, foils[0]]).sum()) if foils else None
-        cells.append(Restricted(name, which, loss, full, empty, rank, foil, faithfulness(loss, full, empty)))
+        answer = reference.objective.ranks(logits)[0]
+        foil = int(rank(logits[0], foils[0])) if foils else None
+        cells.append(Restricted(name, which, loss, full, empty, answer, foil, faithfulness(loss, full, empty)))
     generator = np.random.default_rng(seed)
     size = (before.n_edges + after.n_edges) // 2
     drawn = [reference.loss(random_circuit(graph, size, generator)) for _ in range(n_random)]

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.analysis.head_roles import TOP, StateLens, head_reading, role_from
+from circuits.analysis.head_roles import AnswerReading, head_reading, role_from
 from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.graph import Graph
 from circuits.task import Task
 from factscope.model.prompts import Prompt
+from factscope.model.readout import readout
 
 MOVING = ("mover", "mixture")
 FLOOR = 0.01  # of the answer's own logit: below it a head has no role (as in roles.py)
@@ -88,17 +89,17 @@ def head_table(model: Any, graph: Graph, prompt: Prompt, old: int, new: int, nam
     fast = Fast(Reference(model, graph, first))
     last = len(prompt.tokens) - 1
     final = fast.inputs[graph.reader_index["logits"]][0, last]
-    lenses = [StateLens(model, final, token) for token in (old, new)]
+    lenses = [AnswerReading(readout(model), final, token) for token in (old, new)]
     subject = np.zeros(last + 1, dtype=bool)
     subject[list(prompt.subject_positions)] = True
     relation = ~subject
     relation[[0, last]] = False
     subject[0] = False
-    least = [FLOOR * abs(float(lens.answer_logit(final))) for lens in lenses]
+    least = [FLOOR * abs(float(lens.direct(final))) for lens in lenses]
     heads = [name for name in graph.writers if name.startswith("a")]
     read = [[head_reading(fast, lens, name, last) for name in heads] for lens in lenses]
     written = torch.stack([each[2] for each in read[0]])
-    tops = lenses[0].logits(written).topk(min(TOP, lenses[0].n_tokens)).indices.tolist()
+    tops = lenses[0].top(written)
     of_subject = {prompt.tokens[place] for place in prompt.subject_positions}
 
     def role(which: int, head: int) -> str:
@@ -127,7 +128,7 @@ def head_table(model: Any, graph: Graph, prompt: Prompt, old: int, new: int, nam
             tuple(role(1, head) for head in range(len(heads))),
         ),
         top_tokens=tuple(tuple(decode([token]) for token in each) for each in tops),
-        mlps=torch.stack([lens.answer_logit(mlps).float().cpu() for lens in lenses]),
+        mlps=torch.stack([lens.direct(mlps).float().cpu() for lens in lenses]),
     )
 
 

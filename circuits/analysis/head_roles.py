@@ -13,8 +13,7 @@ from two measurements in the full model, at the last position:
 The relation's tokens are the prompt's, less the subject, less the start token, less the last one. The same counting
 with the positions' labels shuffled tells how many heads would get a role by luck (Chughtai et al. 2024 for the split).
 
-The answer's direction is its unembedding less the mean one, so that what lifts all tokens alike counts for nothing; the
-final norm's scale is held at its clean value, and its bias and the unembedding's are left out.
+Attribution is the direct effect of `factscope.model.readout`: the final norm's scale held at its clean value, no bias.
 """
 
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.graph import place_of
 from circuits.task import Task
-from factscope.errors import ModelError
+from factscope.model.readout import Component, Readout, rank, readout
 from factscope.runs.provenance import Run, stopwatch
 
 ROLES = ("mover", "relation", "mixture", "none")
@@ -50,17 +49,6 @@ class HeadRole:
     direct_subject: float
     direct_relation: float
     direct_rest: float
-    top_tokens: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Component:
-    """What one head or MLP of the circuit writes at the last position, read through the unembedding."""
-
-    name: str
-    direct: float  # logits, towards the answer
-    rank: int  # of the answer among all tokens, 1 for the first
-    probability: float
     top_tokens: tuple[str, ...]
 
 
@@ -100,13 +88,13 @@ def roles(
         fast = Fast(Reference(model, graph, first))
         last = len(prompt.tokens) - 1
         final = fast.inputs[graph.reader_index["logits"]][0, last]
-        lens = StateLens(model, final, prompt.answer_ids[0])
+        lens = AnswerReading(readout(model), final, prompt.answer_ids[0])
         subject = np.zeros(last + 1, dtype=bool)
         subject[list(prompt.subject_positions)] = True
         relation = ~subject
         relation[[0, last]] = False
         subject[0] = False
-        least = floor * abs(float(lens.answer_logit(final)))
+        least = floor * abs(float(lens.direct(final)))
         among = first_tokens(model, answers)
         own = {prompt.answer_ids[0], *(prompt.tokens[place] for place in prompt.subject_positions)}
 
@@ -115,7 +103,7 @@ def roles(
         for name in names:
             attention, direct, written = head_reading(fast, lens, name, last)
             measured.append((name, attention, direct, lens.top(written)))
-        expected = TOP * len(among) / lens.n_tokens
+        expected = TOP * len(among) / lens.readout.n_tokens
 
         def named(
             attention: np.ndarray, direct: np.ndarray, top: list[int], where: np.ndarray, other: np.ndarray
@@ -142,68 +130,45 @@ def roles(
             order = np.concatenate([[0], 1 + generator.permutation(last)])
             drawn = [named(a, d, top, subject[order], relation[order]) for _, a, d, top in measured]
             counts.append({role: drawn.count(role) for role in ROLES})
+        nodes = circuit.nodes()
+        written = torch.stack([fast.outputs[graph.writer_index[name]][0, last] for name in nodes])
         result = Roles(
             prompt=prompt.text,
             answer=str(prompt.answer),
             heads=heads,
-            components=tuple(_component(fast, lens, model, name, last) for name in circuit.nodes()),
+            components=lens.readout.components(nodes, written, final, lens.answer, "final-scale", TOP),
             counts={role: sum(head.role == role for head in heads) for role in ROLES},
             chance={role: float(np.mean([each[role] for each in counts])) for role in ROLES},
             chance_high={role: int(np.quantile([each[role] for each in counts], 0.95)) for role in ROLES},
             active_heads=_active(circuit, heads=True),
             active_mlps=_active(circuit, heads=False),
-            curves=_curves(fast, circuit, model, lens, list(prompt.subject_positions), last),
+            curves=_curves(fast, circuit, lens, list(prompt.subject_positions), last),
             settings={"floor": floor, "shuffles": shuffles, "seed": seed, "answers known": len(among), "mixed": MIXED},
             run=None,
         )
     return replace(result, run=run.ended(elapsed[0]))
 
 
-class StateLens:
-    """Reads residual-stream vectors through the final norm, its scale held at one state's, and the unembedding."""
+@dataclass(frozen=True, eq=False)
+class AnswerReading:
+    """Reads parts of one final state in final-scale, towards one answer; see `factscope.model.readout`."""
 
-    def __init__(self, model: Any, state: Float[Tensor, " d_model"], answer: int) -> None:
-        norm = model.ln_final.original_component
-        self.gain = norm.weight.detach()
-        self.centred = isinstance(norm, torch.nn.LayerNorm)
-        self.eps = float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0)))
-        self.scale = self._scale(state)
-        bias = getattr(norm, "bias", None)
-        own = self.normed(state) + (0 if bias is None else bias.detach())
-        if not torch.allclose(own, norm(state), rtol=1e-3, atol=1e-3 * float(own.abs().max())):
-            raise ModelError("this model's final norm is neither LayerNorm nor RMSNorm, so logits cannot be split")
-        self.unembed = model.unembed.original_component.weight.detach()  # [vocab, d_model]
-        self.n_tokens = len(self.unembed)
-        self.answer = answer
-        self.direction = self.unembed[answer] - self.unembed.mean(0)
+    readout: Readout
+    final: Float[Tensor, " d_model"]
+    answer: int
 
-    def _scale(self, x: Tensor) -> Tensor:
-        x = x - x.mean(-1, keepdim=True) if self.centred else x
-        return (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
+    def direct(self, states: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows"]:
+        """Direct effects on the answer, in logits."""
+        return self.readout.direct(states, self.final, self.answer)
 
-    def normed(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Vectors through the final norm, at the kept scale or the one given."""
-        x = x - x.mean(-1, keepdim=True) if self.centred else x
-        return x / (self.scale if scale is None else scale) * self.gain
-
-    def answer_logit(self, x: Tensor) -> Tensor:
-        """The answer's logit less the mean one."""
-        return self.normed(x) @ self.direction
-
-    def logits(self, x: Tensor, per_state: bool = False) -> Tensor:
-        """Vectors as logits; with `per_state` each is normalised by itself."""
-        return self.normed(x, self._scale(x) if per_state else None) @ self.unembed.T
-
-    def top(self, x: Tensor) -> list[int]:
-        """The tokens that a vector raises most."""
-        return [int(token) for token in self.logits(x).topk(min(TOP, self.n_tokens)).indices]
-
-    def rank(self, logits: Tensor) -> Tensor:
-        """Rank of the answer, 1 for the first."""
-        return 1 + (logits > logits[..., self.answer : self.answer + 1]).sum(-1)
+    def top(self, states: Float[Tensor, "*rows d_model"]) -> list[Any]:
+        """The tokens that each state raises most."""
+        logits = self.readout.linear(states, self.final)
+        raised: list[Any] = logits.topk(min(TOP, logits.shape[-1]), -1).indices.tolist()
+        return raised
 
 
-def head_reading(fast: Fast, lens: StateLens, name: str, last: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
+def head_reading(fast: Fast, lens: AnswerReading, name: str, last: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Attention of the last position without the sink, attribution by source token, and what the head writes."""
     layer, head = place_of(name)
     assert head is not None
@@ -214,7 +179,7 @@ def head_reading(fast: Fast, lens: StateLens, name: str, last: int) -> tuple[np.
     attention = pattern.double().cpu().numpy().copy()
     attention[0] = 0.0
     attention /= max(attention.sum(), 1e-12)
-    direct = lens.answer_logit(by_source).double().cpu().numpy().copy()
+    direct = lens.direct(by_source).double().cpu().numpy().copy()
     direct[0] = 0.0  # what the sink holds is the same whatever is asked
     return attention, direct, by_source.sum(0)
 
@@ -244,18 +209,6 @@ def role_from(
     return "none"
 
 
-def _component(fast: Fast, lens: StateLens, model: Any, name: str, last: int) -> Component:
-    written = fast.outputs[fast.graph.writer_index[name]][0, last]
-    logits = lens.logits(written)
-    return Component(
-        name,
-        float(lens.answer_logit(written)),
-        int(lens.rank(logits)),
-        float(torch.softmax(logits, -1)[lens.answer]),
-        tuple(model.tokenizer.decode([token]) for token in lens.top(written)),
-    )
-
-
 def _active(circuit: Circuit, heads: bool) -> Tensor:
     counts = torch.zeros(circuit.graph.n_layers)
     for name in circuit.nodes():
@@ -265,13 +218,11 @@ def _active(circuit: Circuit, heads: bool) -> Tensor:
     return counts / (circuit.graph.n_heads if heads else 1)
 
 
-def _curves(
-    fast: Fast, circuit: Circuit, model: Any, lens: StateLens, subject: list[int], last: int
-) -> dict[str, Tensor]:
+def _curves(fast: Fast, circuit: Circuit, lens: AnswerReading, subject: list[int], last: int) -> dict[str, Tensor]:
     """Rank and probability of the answer after each layer, in the full model and in the circuit.
 
-    `rank` and `probability` divide by each state's own norm, as the model would; `probability_final_scale` by the last
-    state's, as Knowledge Circuits does, which flattens early layers and leaves ranks as they are (without a bias).
+    `rank` and `probability` read per state, as the model would; `probability_final_scale` in final-scale, as Knowledge
+    Circuits does, which flattens early layers and leaves ranks as they are where there is no bias.
     """
     curves: dict[str, Tensor] = {}
     for which, kept in (("full", fast.graph.full()), ("circuit", circuit.mask)):
@@ -284,13 +235,13 @@ def _curves(
         heard = torch.from_numpy(kept[:, -1] | (which == "full")).to(fast.outputs)[:, None, None]
         stream = (heard * fast.outputs[:, 0]).cumsum(0)
         states = torch.stack([stream[end - 1] + bias for end, bias in zip(ends, biases, strict=True)])
-        own = lens.logits(states[:, last], per_state=True)
-        curves[f"rank, {which}"] = lens.rank(own).float().cpu()
+        own = lens.readout.logits(states[:, last])
+        curves[f"rank, {which}"] = rank(own, lens.answer).float().cpu()
         curves[f"probability, {which}"] = own.softmax(-1)[:, lens.answer].float().cpu()
         if which == "full":
-            flat = lens.logits(states[:, last])
+            flat = lens.readout.linear(states[:, last], lens.final)
             curves["probability_final_scale, full"] = flat.softmax(-1)[:, lens.answer].float().cpu()
-            at_subject = lens.rank(lens.logits(states[:, subject], per_state=True))
+            at_subject = rank(lens.readout.logits(states[:, subject]), lens.answer)
             curves["rank at subject, full"] = at_subject.amin(1).float().cpu()
     fast.rebuild(fast.graph.full())
     return curves

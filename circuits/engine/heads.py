@@ -20,7 +20,7 @@ from circuits.engine.writes import attention_biases
 from circuits.graph import Graph
 from factscope.model.forward.onednn import packed
 from factscope.model.forward.partial import Frame
-from factscope.model.weights import live_weights
+from factscope.model.weights import WeightName, live_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +123,10 @@ def _rotated(x: Tensor, rotary: tuple[Tensor, Tensor] | None, start: int) -> Ten
 
 def _layer(model: Any, layer: int, weights: dict[str, Tensor], out_bias: Tensor, frame: Frame) -> Layer:
     def named(name: str) -> Tensor:
-        return weights[f"blocks.{layer}.attn.{name}"].detach()
+        return weights[str(WeightName(layer, f"attn.{name}"))].detach()
 
     def maybe(name: str) -> Tensor | None:
-        found = weights.get(f"blocks.{layer}.attn.{name}")
+        found = weights.get(str(WeightName(layer, f"attn.{name}")))
         return None if found is None else found.detach()
 
     attention = model.blocks[layer].attn.original_component

@@ -1,5 +1,6 @@
 """What a circuit, its evaluation and its roles look like: results in, a page out; drawn from saved values alone."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,8 @@ def network(circuit: Circuit, roles: Roles | None = None) -> Network:
         if name in about:
             part = about[name]
             lines += [
-                f"towards the answer: {part.direct:+.3g} logits, rank {part.rank}",
-                "writes: " + " ".join(repr(token) for token in part.top_tokens[:6]),
+                f"towards the answer: {part.direct_effect:+.3g} logits, rank {part.rank}",
+                "writes: " + " ".join(repr(token) for token in part.top[:6]),
             ]
         nodes.append(NodeMark(name, x, y, palette, "\n".join(lines)))
     place = {name: number for number, name in enumerate(names)}
@@ -224,12 +225,12 @@ def role_specs(roles: Roles) -> tuple[Spec, ...]:
         tuple(
             (
                 part.name,
-                part.direct,
+                part.direct_effect,
                 part.rank,
-                part.probability,
-                " ".join(repr(token) for token in part.top_tokens[:8]),
+                math.exp(part.log_probability),
+                " ".join(repr(token) for token in part.top[:8]),
             )
-            for part in sorted(roles.components, key=lambda part: -abs(part.direct))
+            for part in sorted(roles.components, key=lambda part: -abs(part.direct_effect))
         ),
     )
     layers = np.arange(len(roles.active_heads))

@@ -25,6 +25,7 @@ from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys, find_keys
 from factscope.errors import EditError
 from factscope.model.bridge import info
+from factscope.model.weights import MLP_OUT, WeightName
 
 ABOUT = "as MEMIT, but only in directions that ordinary text hardly uses"
 NEEDS_MOMENTS = True
@@ -90,6 +91,6 @@ def _earlier_keys(bench: MethodInputs, layer: int) -> Any:
     found = [
         find_keys(bench.model, edit.facts, layer, edit.contexts, edit.start_token).halves().double()
         for edit in in_place(bench.model)
-        if edit.method == "alphaedit" and any(delta.weight == f"blocks.{layer}.mlp.W_out" for delta in edit.deltas)
+        if edit.method == "alphaedit" and any(delta.weight == str(WeightName(layer, MLP_OUT)) for delta in edit.deltas)
     ]
     return torch.cat(found) if found else None

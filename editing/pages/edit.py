@@ -8,6 +8,7 @@ from editing.edit import Edit
 from editing.evaluation.evaluate import EditReport
 from editing.pages.report import PROTOCOL, finite, headline, row_table, score_table, spectrum_table, spoken_table
 from editing.spectrum import Spectrum
+from factscope.model.weights import WeightName
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 
 
@@ -50,7 +51,7 @@ def edit_page(edit: Edit) -> Page:
 def edit_in_words(edit: Edit) -> list[str]:
     """The first fact, the method, and where it writes."""
     first, more = edit.facts[0], f" and {len(edit.facts) - 1} more" if len(edit.facts) > 1 else ""
-    layers = ", ".join(dict.fromkeys(delta.weight.split(".")[1] for delta in edit.deltas))
+    layers = ", ".join(dict.fromkeys(str(WeightName.of(delta.weight).layer) for delta in edit.deltas))
     said = [f"Edit {edit.name} by {edit.method}: {first.prompt} {first.answer} -> {first.foil}{more}"]
     share = max((report.norm for report in edit.reports), default=float("nan"))
     size = "" if np.isnan(share) else f", at most {share:.2g} of a weight's norm"

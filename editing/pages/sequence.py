@@ -8,6 +8,7 @@ import numpy as np
 from editing.evaluation.evaluate import Score
 from editing.sequence.result import Checkpoint, SequenceResult
 from editing.sequence.rules import QUANTITIES, WARN
+from factscope.model.weights import WeightName
 from factscope.plots.figures.slides import Points, Scatter, Slides
 from factscope.plots.specs import (
     Card,
@@ -258,7 +259,7 @@ def weight_specs(result: SequenceResult) -> tuple[Spec, ...]:
 
 
 def _short(weight: str) -> str:
-    return "layer " + weight.split(".")[1]
+    return f"layer {WeightName.of(weight).layer}"
 
 
 def _spectrum_curves(first: Checkpoint, point: Checkpoint, name: str) -> Curves:

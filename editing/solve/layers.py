@@ -18,6 +18,7 @@ from editing.solve.closed_form import Solution
 from editing.solve.values import Keys, Values, check_layer, read_subjects
 from factscope.data.fact import Fact
 from factscope.model.sites import Site
+from factscope.model.weights import MLP_OUT, WeightName
 from factscope.progress import progress
 
 Rule = Callable[[int, Keys, Float[Tensor, "fact d_model"]], Solution]  # layer, keys, this layer's share of the residual
@@ -33,7 +34,7 @@ class LayerUpdates:
 
 def weight_name(layer: int) -> str:
     """TransformerLens's name of the down-projection."""
-    return f"blocks.{layer}.mlp.W_out"
+    return str(WeightName(layer, MLP_OUT))
 
 
 def spread(

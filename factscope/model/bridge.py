@@ -1,12 +1,55 @@
-"""What others may ask of a loaded model: where it came from, its device, and the layers worth editing."""
+"""What others may ask of a loaded model: the attributes that we touch, where it came from, and its device.
 
+`Bridge` is the whole of what Factscope takes of TransformerLens's TransformerBridge, which is passed around as it is. A
+version of the library that keeps these attributes is a version that works.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
 
 from factscope.model.registry import Entry, Wheel
+
+
+class Bridge(Protocol):
+    """A loaded model: TransformerLens's bridge over a Hugging Face model's own modules and weights.
+
+    Its modules carry the original ones as `original_component`. Calling it with tokens gives logits.
+    """
+
+    cfg: Any  # sizes, the architecture's name, the flags of hooks.flags
+    tokenizer: Any  # the Hugging Face tokenizer
+    original_model: Any  # the Hugging Face model, whose modules the bridge has wrapped in place
+    adapter: Any  # the architecture's own: what follows the unembedding
+    embed: Any
+    blocks: Any  # one a layer, with ln1, attn, ln2, mlp
+    ln_final: Any
+    unembed: Any
+    hook_dict: Any  # hook points by name
+
+    def __call__(self, input: Tensor, /, **how: Any) -> Any:
+        """Logits [row, pos, vocab] of tokens [row, pos]."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters with PyTorch's names."""
+        ...
+
+    def tl_named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights with TransformerLens's names, in its orientation."""
+        ...
+
+    def to(self, *where: Any) -> Any:
+        """Move the weights, or change their type."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,18 +64,25 @@ class ModelInfo:
     edit_layer: int  # where ROME writes
 
 
-def info(model: Any) -> ModelInfo:
+def info(model: Bridge) -> ModelInfo:
     """What is known of `model`; for a bridge that `load` did not make, as much as the bridge itself tells."""
-    known = getattr(model, "factscope", None)
+    known: ModelInfo | None = getattr(model, "factscope", None)
     return known if known is not None else info_of(model, str(model.cfg.model_name), str(model.cfg.model_name), None)
 
 
-def device(model: Any) -> torch.device:
+def device(model: Bridge) -> torch.device:
     """Where the model's input goes."""
-    return next(model.embed.parameters()).device
+    found: torch.device = next(model.embed.parameters()).device
+    return found
 
 
-def info_of(model: Any, spec: str, place: str, entry: Entry | None) -> ModelInfo:
+def device_of(module: Any, like: Tensor) -> torch.device:
+    """Where one module's input goes; where `like` is, if the module has no weights."""
+    parameter = next(module.parameters(), None)
+    return like.device if parameter is None else parameter.device
+
+
+def info_of(model: Bridge, spec: str, place: str, entry: Entry | None) -> ModelInfo:
     """What there is to know of a model when it is loaded: the registry's entry, or what the model itself tells."""
     if entry is not None:
         source = entry.source.requirement if isinstance(entry.source, Wheel) else entry.source
@@ -44,3 +94,8 @@ def info_of(model: Any, spec: str, place: str, entry: Entry | None) -> ModelInfo
     start = getattr(model.tokenizer, "bos_token", None)
     third = tuple(range(layers // 6, max(layers // 3, layers // 6 + 1)))
     return ModelInfo(name, spec, "unknown", start, third, third[-1])
+
+
+def architecture(model: Bridge) -> str:
+    """The architecture's name, for sentences that refuse it."""
+    return str(getattr(model.cfg, "architecture", "unknown"))

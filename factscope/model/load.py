@@ -14,7 +14,8 @@ import torch
 
 from factscope.errors import ModelError
 from factscope.model import download as fetch
-from factscope.model.bridge import info_of
+from factscope.model.bridge import Bridge, info_of
+from factscope.model.readout import prove
 from factscope.model.registry import DEFAULT, REGISTRY, Entry, Wheel
 from factscope.model.weights import _running
 
@@ -29,7 +30,7 @@ def load(
     dtype: str | torch.dtype = "float32",
     device_map: str | dict[str, Any] | None = None,
     n_devices: int | None = None,
-) -> Any:
+) -> Bridge:
     """A model ready to be hooked: a TransformerBridge in evaluation mode, without gradients on its weights.
 
     `spec` is a name from the registry (`smollm2`, `gpt2`, ...), a Hugging Face name, a local folder, or a `.gguf` file.
@@ -48,6 +49,7 @@ def load(
     object.__setattr__(model, "factscope", info_of(model, spec, place, entry))
     model.eval()
     model.requires_grad_(False)
+    prove(model)
     return model
 
 

@@ -1,13 +1,37 @@
 """The weights that run: reached by TransformerLens's names, and told apart by a fingerprint."""
 
 import hashlib
-from typing import Any
+import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from factscope.model.bridge import Bridge
 
-def live_weights(model: Any) -> dict[str, Tensor]:
+MLP_OUT = "mlp.W_out"  # the down-projection, where facts are edited
+
+
+@dataclass(frozen=True, order=True)
+class WeightName:
+    """The name of a block's weight, in TransformerLens's words: `blocks.6.mlp.W_out` is `WeightName(6, MLP_OUT)`."""
+
+    layer: int
+    part: str
+
+    def __str__(self) -> str:
+        return f"blocks.{self.layer}.{self.part}"
+
+    @classmethod
+    def of(cls, name: str) -> "WeightName":
+        """The name read back; ValueError if it is not a block's."""
+        found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+        if found is None:
+            raise ValueError(f"{name!r} is not the name of a weight in a block")
+        return cls(int(found[1]), found[2])
+
+
+def live_weights(model: Bridge) -> dict[str, Tensor]:
     """The tensors that a write reaches, by TransformerLens name and in its orientation, [d_in, d_out] for MLPs.
 
     TransformerLens's own list also holds copies (keys and values repeated for grouped queries) and zeros for biases
@@ -21,7 +45,7 @@ def live_weights(model: Any) -> dict[str, Tensor]:
     }
     for layer, block in enumerate(model.blocks):
         for letter in "kv":
-            name = f"blocks.{layer}.attn.W_{letter.upper()}"
+            name = str(WeightName(layer, f"attn.W_{letter.upper()}"))
             part = getattr(getattr(block, "attn", None), letter, None)
             matrix = getattr(getattr(part, "original_component", None), "weight", None)
             if name not in weights and isinstance(matrix, torch.nn.Parameter):
@@ -30,7 +54,7 @@ def live_weights(model: Any) -> dict[str, Tensor]:
     return weights
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: Bridge) -> str:
     """SHA-256 over every running weight's name, shape, type and bytes, as 64 hexadecimal digits.
 
     Two models agree in it exactly if they compute with the same numbers; an edit changes it and undoing the edit
@@ -43,7 +67,7 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _running(model: Any) -> dict[str, Tensor]:
+def _running(model: Bridge) -> dict[str, Tensor]:
     """Parameters that take part in the forward pass, once each even where tied (embedding and unembedding)."""
     running: dict[str, Tensor] = {}
     seen: set[tuple[int, tuple[int, ...]]] = set()
@@ -55,5 +79,5 @@ def _running(model: Any) -> dict[str, Tensor]:
     return running
 
 
-def _running_parameters(model: Any) -> list[Tensor]:
+def _running_parameters(model: Bridge) -> list[Tensor]:
     return list(_running(model).values())

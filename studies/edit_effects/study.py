@@ -25,7 +25,7 @@ from editing.nulls import scrambled
 from editing.spectrum import Spectrum, spectra
 from factscope.data.fact import Fact
 from factscope.errors import EditError
-from factscope.model.weights import fingerprint
+from factscope.model.weights import WeightName, fingerprint
 from factscope.runs.parts import Parts, parts_in
 from factscope.runs.provenance import Run
 from studies.edit_effects.measures import measures
@@ -114,7 +114,7 @@ def _study(
     cards = parts.get(f"{tag}after: cards", _Cards, lambda: _cards(model, edit, changes[1:]))
     weights = parts.get(f"{tag}after: spectra", _Weights, lambda: _weights(model, edit, changes[1:]))
     level = max((diff(before.circuit, side.circuit, draws=0).largest_change for side in sides), default=0.0)
-    layers = tuple(sorted({int(delta.weight.split(".")[1]) for delta in edit.deltas}))
+    layers = tuple(sorted({WeightName.of(delta.weight).layer for delta in edit.deltas}))
     notes = [*ask.notes, *(trace.note for trace in (before.trace, after.trace) if trace.note)]
     mine = {name: spent for name, spent in parts.seconds.items() if name.startswith(("before", tag))}
     seconds = {name.removeprefix(tag): spent for name, spent in mine.items()}

@@ -172,7 +172,7 @@ def test_attribution_by_source_adds_up_to_the_heads_own(model: Any, circuit: Cir
     assert set(found.counts) == set(ROLES)
     for head in found.heads:
         assert 0 <= head.attention_subject + head.attention_relation <= 1 + 1e-6
-        whole = next(part.direct for part in found.components if part.name == head.name)
+        whole = next(part.direct_effect for part in found.components if part.name == head.name)
         parts = head.direct_subject + head.direct_relation + head.direct_rest
         assert np.isfinite(whole) and np.isfinite(parts)  # noqa: PT018
     first = circuit.task.prompts[0]

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from factscope.model.bridge import device
 from factscope.model.forward.onednn import thin_products
-from factscope.model.forward.partial import Frame
 from factscope.model.forward.prefix import after_preface, preface_ids
 from factscope.model.hooks import record
+from factscope.model.readout import readout
 from factscope.model.sites import Site
 
 ROWS = 64  # rows of one forward pass; beyond this a CPU gains nothing
@@ -31,7 +31,7 @@ def logits_at(
     model: Any, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "wanted vocab"]]:
     """Logits of each row at its wanted positions, float32 on the CPU; rows of any length, right-padded."""
-    head, last = Frame(model, 1, ()), Site("resid", model.cfg.n_layers - 1)
+    read, last = readout(model), Site("resid", model.cfg.n_layers - 1)
     first, told = preface_ids(model)
     rows = [after_preface(model, row, first, told) for row in rows]
     positions = [[place + len(told) for place in places] for places in positions]
@@ -46,7 +46,7 @@ def logits_at(
             )
         where = [(r, p - begun) for r, i in enumerate(some) for p in positions[i]]
         picked = seen[last][[r for r, _ in where], [p for _, p in where]]
-        logits = head.logits(picked).float().cpu()
+        logits = read.logits(picked).float().cpu()
         for i, part in zip(some, logits.split([len(positions[i]) for i in some]), strict=True):
             out[i] = part
     return out

@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factscope.errors import ModelError
+from factscope.model.bridge import Bridge, architecture, device_of
+from factscope.model.readout import readout
 
 KeysValues = tuple[Tensor, Tensor]  # each [row, kv_head, pos, d_head], keys after rotation
 
@@ -63,13 +65,13 @@ class _Prefix:
 class Frame:
     """What the blocks of one model need besides the residual stream, for prompts of one length."""
 
-    model: Any
+    model: Bridge
     n_positions: int
     arguments: tuple[dict[str, Any], ...]  # one per block
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Any, tokens: Int[Tensor, "row pos"], check: bool = True) -> "Frame":
+    def of(cls, model: Bridge, tokens: Int[Tensor, "row pos"], check: bool = True) -> "Frame":
         """Take the blocks' arguments from one forward pass of the first row of `tokens`, and check the frame on it.
 
         `check=False` is for callers that compare with the model's own logits themselves.
@@ -127,7 +129,7 @@ class Frame:
             for name in ("position_embeddings", "position_ids", "cache_position", "attention_mask"):
                 named[name] = _positions(name, named.get(name), start, end)
             named = {k: v for k, v in named.items() if v is not None}
-        device = _device_of(block, resid)
+        device = device_of(block, resid)
         out = block(resid.to(device), **named)
         return out[0] if isinstance(out, tuple) else out
 
@@ -162,12 +164,8 @@ class Frame:
         return resid
 
     def logits(self, last: Float[Tensor, "row d_model"], unembed: Any = None) -> Float[Tensor, "row vocab"]:
-        """Final norm and unembedding (the model's, or a faster one) of the last position's residual stream."""
-        model = self.model
-        normed = model.ln_final(last[:, None].to(_device_of(model.ln_final, last)))
-        logits = (unembed or model.unembed)(normed.to(_device_of(model.unembed, normed)))[:, 0]
-        cap = float(getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
-        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+        """The model's answer to the last position's residual stream; `unembed` may be a faster copy of its own."""
+        return readout(self.model).logits(last, unembed)
 
     def _check(self, tokens: Int[Tensor, "1 pos"], logits: Float[Tensor, " vocab"]) -> None:
         """Blocks run one by one, whole and from the middle position on, must give the model's own logits."""
@@ -185,13 +183,13 @@ class Frame:
             off = float((self.logits(found[:, -1])[0].float() - logits.float().to(found.device)).abs().max()) / scale
             if not off <= tolerance:
                 raise ModelError(
-                    f"this architecture ({getattr(self.model.cfg, 'architecture', 'unknown')}) run {how} does not give "
-                    f"the model's own logits (off by {off:.2g} standard deviations), so it cannot be traced exactly"
+                    f"this architecture ({architecture(self.model)}) run {how} does not give the model's "
+                    f"own logits (off by {off:.2g} standard deviations), so it cannot be traced exactly"
                 )
 
 
 @torch.no_grad()
-def embed(model: Any, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos d_model"]:
+def embed(model: Bridge, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos d_model"]:
     """The residual stream that enters block 0; hooks on the embedding fire."""
     seen: list[Tensor] = []
 
@@ -215,8 +213,3 @@ def _positions(name: str, value: Any, start: int, end: int) -> Any:
     if name == "attention_mask":
         return value[..., start:end, :end] if value.ndim >= 4 else value[..., :end]
     return value[..., start:end] if name in ("position_ids", "cache_position") else value
-
-
-def _device_of(module: Any, like: Tensor) -> torch.device:
-    parameter = next(module.parameters(), None)
-    return like.device if parameter is None else parameter.device

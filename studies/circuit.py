@@ -27,6 +27,7 @@ from factscope.model.prompts import (
     with_answer_ids,
     with_foil,
 )
+from factscope.model.readout import rank
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
 from factscope.plots.specs import Page
@@ -203,7 +204,7 @@ def other_prompts(
 
 def known(model: Any, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """Those whose answer is among the model's first ten tokens."""
-    return tuple(prompt for prompt, rank in zip(prompts, ranks(model, prompts), strict=True) if rank <= 10)
+    return tuple(prompt for prompt, place in zip(prompts, ranks(model, prompts), strict=True) if place <= 10)
 
 
 def _prompts_of(model: Any, facts: Sequence[Fact], start: str) -> tuple[list[Prompt], list[str]]:
@@ -229,7 +230,7 @@ def ranks(model: Any, prompts: Sequence[Prompt]) -> list[int]:
     for prompt in prompts:
         with torch.no_grad():
             logits = model(rows(model, [prompt]), use_cache=False)[0, -1]
-        found.append(1 + int((logits > logits[prompt.answer_ids[0]]).sum()))
+        found.append(int(rank(logits, prompt.answer_ids[0])))
     return found
 
 

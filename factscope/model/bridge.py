@@ -31,7 +31,7 @@ class Bridge(Protocol):
     unembed: Any
     hook_dict: Any  # hook points by name
 
-    def __call__(self, input: Tensor, /, **how: Any) -> Any:
+    def __call__(self, tokens: Tensor, /, **how: Any) -> Any:
         """Logits [row, pos, vocab] of tokens [row, pos]."""
         ...
 

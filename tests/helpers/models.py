@@ -9,7 +9,16 @@ TOY = Path(__file__).parents[1] / "toy"
 
 
 def configs(vocab: int) -> dict[str, Any]:
-    from transformers import Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig
+    from transformers import (
+        CohereConfig,
+        Gemma2Config,
+        Gemma3TextConfig,
+        GPT2Config,
+        GPTJConfig,
+        GPTNeoXConfig,
+        GraniteConfig,
+        LlamaConfig,
+    )
 
     common = {"vocab_size": vocab, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
     common |= {"max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0}
@@ -26,6 +35,22 @@ def configs(vocab: int) -> dict[str, Any]:
             head_dim=8,
             sliding_window=8,
             layer_types=_GEMMA_LAYERS,
+        ),
+        # What follows the unembedding: a soft cap, two multipliers, a bias.
+        "gemma2": Gemma2Config(
+            **common, intermediate_size=48, num_key_value_heads=2, head_dim=8, final_logit_softcapping=2.0
+        ),
+        "granite": GraniteConfig(**common, intermediate_size=48, num_key_value_heads=2, logits_scaling=4.0),
+        "cohere": CohereConfig(**common, intermediate_size=48, num_key_value_heads=2, logit_scale=0.25),
+        "gptj": GPTJConfig(
+            vocab_size=vocab,
+            n_positions=64,
+            n_embd=32,
+            n_layer=4,
+            n_head=4,
+            rotary_dim=4,
+            bos_token_id=0,
+            eos_token_id=0,
         ),
     }
 

@@ -19,6 +19,7 @@ a model that the last state that the model's own forward pass leaves, read per s
 that the norm taken apart is the model's norm. A model for which that does not hold is refused.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -69,6 +70,21 @@ class Component:
     entropy: float  # nats
     direct_effect: float  # logits: what it adds to the answer's logit, less what it adds to the average token's
     top: tuple[str, ...]  # the tokens that it raises most
+
+    @classmethod
+    def upgraded(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """What schema 1 held of a circuit's components, in the words of the lens's; it knew no entropy."""
+        if "direct" not in body:
+            return body
+        chance = float(body["probability"])
+        return {
+            "name": body["name"],
+            "log_probability": math.log(chance) if chance > 0 else -math.inf,
+            "rank": body["rank"],
+            "entropy": math.nan,
+            "direct_effect": body["direct"],
+            "top": body["top_tokens"],
+        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,10 @@
 One pair of functions serves every result, by walking its dataclass fields: numbers, texts, tuples, dictionaries,
 nested dataclasses and tensors. The class of a result is its kind; its annotations say how to read it again. The JSON
 names the tensors' hash, so that two files that do not belong together are noticed. Nothing is pickled.
+
+Old folders load: `schema` counts the ways in which results were written, `_KINDS` says what a class was called before,
+and a class whose fields have changed has a classmethod `upgraded`, which turns what an older schema holds of it into
+what it holds now. Where that is not possible, the error says which command makes the result again.
 """
 
 import dataclasses
@@ -25,7 +29,14 @@ from factscope.errors import StoreError
 from factscope.files import write_bytes_atomically, write_text_atomically
 
 JSON, TENSORS = "result.json", "result.safetensors"
-SCHEMA = 1
+SCHEMA = 2
+_KINDS = {  # what schema 1 called a class that has another name now
+    "Side": "ModelState",
+    "Near": "NeighbourState",
+    "Again": "Rerun",
+    "Traced": "TraceMaps",
+    "Trial": "MethodResult",
+}
 T = TypeVar("T")
 
 
@@ -61,7 +72,10 @@ def load(folder: str | Path, cls: type[T]) -> T:
     """
     folder = Path(folder)
     document = header(folder)
-    if document["kind"] != cls.__name__:
+    kind, schema = document["kind"], document["schema"]
+    if schema == 1:
+        kind = _KINDS.get(kind, kind)
+    if kind != cls.__name__:
         raise StoreError(f"{folder} holds a {document['kind']}, not a {cls.__name__}")
     try:
         packed = (folder / TENSORS).read_bytes()
@@ -73,9 +87,33 @@ def load(folder: str | Path, cls: type[T]) -> T:
         raise StoreError(f"{folder / TENSORS} is damaged or belongs to another run than {JSON} beside it")
     try:
         tensors = safetensors.load(packed)
-        return _decode(document["result"], cls, tensors)
+        found: T = _decode(document["result"], cls, _Source(tensors, schema))
+        return found
     except (SafetensorError, KeyError, TypeError, ValueError) as trouble:
-        raise StoreError(f"{folder} does not hold a whole {cls.__name__} ({trouble})") from trouble
+        why = str(trouble.args[0]) if trouble.args else str(trouble)
+        if schema < SCHEMA:
+            raise StoreError(
+                f"{folder} was written by an older Factscope, and its {cls.__name__} cannot be read any more ({why}): "
+                f"{_remedy(document)}"
+            ) from trouble
+        raise StoreError(f"{folder} does not hold a whole {cls.__name__} ({why})") from trouble
+
+
+def _remedy(document: dict[str, Any]) -> str:
+    """What to do about a result that cannot be read: the command that made it, where that is known."""
+    command = _command_in(document["result"])
+    again = f"make it again in another folder, with: {command}" if command else "make it again in another folder"
+    return f"{again}; or read it with the version that wrote it"
+
+
+def _command_in(body: Any) -> str | None:
+    """The command that a saved result names, in its own `run` or in that of one of its parts."""
+    if not isinstance(body, dict):
+        return None
+    run = body.get("run")
+    if isinstance(run, dict) and run.get("command"):
+        return str(run["command"])
+    return next((found for part in body.values() if (found := _command_in(part))), None)
 
 
 def header(folder: str | Path) -> dict[str, Any]:
@@ -90,8 +128,11 @@ def header(folder: str | Path) -> dict[str, Any]:
     missing = {"kind", "schema", "tensors_sha256", "result"} - set(document if isinstance(document, dict) else ())
     if missing:
         raise StoreError(f"{path} was not written by Factscope: it has no {', '.join(sorted(missing))}")
-    if document["schema"] != SCHEMA:
-        raise StoreError(f"{path} has schema {document['schema']}, and this version reads {SCHEMA}")
+    if document["schema"] not in range(1, SCHEMA + 1):
+        raise StoreError(
+            f"{path} has schema {document['schema']}, and this version reads 1 to {SCHEMA}: it was written by a newer "
+            "Factscope, so update this one"
+        )
     return document
 
 
@@ -119,9 +160,17 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{path}: a {type(value).__name__} cannot be saved")
 
 
-def _decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Source:
+    """Where a value is read from: the tensors beside it, and the schema that it was written in."""
+
+    tensors: Mapping[str, Tensor]
+    schema: int
+
+
+def _decode(value: Any, hint: Any, source: _Source) -> Any:
     if isinstance(value, dict) and "$tensor" in value:
-        return tensors[value["$tensor"]]
+        return source.tensors[value["$tensor"]]
     if isinstance(value, dict) and "$float" in value:
         return float(value["$float"])
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -130,21 +179,23 @@ def _decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
             return None
         chosen = [a for a in arguments if a is not type(None)]
         structured = [a for a in chosen if is_dataclass(a) or typing.get_origin(a) in (tuple, list, dict)]
-        return _decode(value, structured[0] if isinstance(value, dict | list) and structured else chosen[0], tensors)
+        return _decode(value, structured[0] if isinstance(value, dict | list) and structured else chosen[0], source)
     if is_dataclass(hint) and isinstance(value, dict):
-        return _decode_dataclass(value, hint, tensors)
+        return _decode_dataclass(value, hint, source)
     if isinstance(value, list):
         many = origin in (list, tuple, None) and (not arguments or arguments[-1] is Ellipsis or origin is list)
         hints = [arguments[0] if arguments else Any] * len(value) if many else list(arguments)
-        items = [_decode(item, h, tensors) for item, h in zip(value, hints, strict=True)]
+        items = [_decode(item, h, source) for item, h in zip(value, hints, strict=True)]
         return items if origin is list else tuple(items)
     if isinstance(value, dict):
         inner = arguments[1] if len(arguments) == 2 else Any
-        return {key: _decode(item, inner, tensors) for key, item in value.items()}
+        return {key: _decode(item, inner, source) for key, item in value.items()}
     return Path(value) if hint is Path else value
 
 
-def _decode_dataclass(value: dict[str, Any], cls: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _decode_dataclass(value: dict[str, Any], cls: Any, source: _Source) -> Any:
+    if source.schema < SCHEMA and hasattr(cls, "upgraded"):
+        value = cls.upgraded(value)
     hints = typing.get_type_hints(cls)
     known = {field.name for field in fields(cls)}
     if unknown := set(value) - known:
@@ -154,7 +205,7 @@ def _decode_dataclass(value: dict[str, Any], cls: Any, tensors: Mapping[str, Ten
     }
     if missing := needed - set(value):
         raise KeyError(f"{cls.__name__} lacks {', '.join(sorted(missing))}")
-    return cls(**{name: _decode(item, hints[name], tensors) for name, item in value.items()})
+    return cls(**{name: _decode(item, hints[name], source) for name, item in value.items()})
 
 
 def same(one: Any, other: Any) -> bool:

@@ -19,7 +19,7 @@ from circuits.scorers.eap_ig import EAPIG
 from factscope.data.shipped import relations
 from factscope.errors import UserError
 from factscope.model.load import load
-from studies.circuit import about_facts
+from studies.circuit import TaskOptions, about_facts
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     for relation in asked.relations.split(","):
         for ablation in asked.ablations.split(","):
             try:
-                work = about_facts(model, relation, None, asked.examples, ablation=ablation, metric=asked.metric)
+                work = about_facts(model, relation, None, asked.examples, options=TaskOptions(asked.metric, ablation))
             except UserError as trouble:
                 print(f"| {relation} | {ablation} | {trouble} |")
                 continue

@@ -19,10 +19,6 @@ from circuits.task import ALIASES, AUTO, Task, one_length, rows
 from factscope.errors import UserError
 from factscope.model import metrics
 
-NO_TWIN = (
-    "edges are cut to zero, because no other subject is given that fits token for token; a scorer's circuits are "
-    "better with the counterfactual ablation"
-)
 Ablation = Callable[[Any, Graph, Task], Tensor]
 _ABLATIONS: dict[str, Ablation] = {}
 
@@ -59,15 +55,27 @@ def ablated(model: Any, graph: Graph, task: Task) -> Float[Tensor, "writer row p
 def settled(task: Task, prefers: str) -> tuple[Task, tuple[str, ...]]:
     """The task with its ablation decided, and what has to be said about it.
 
-    Where the task leaves the ablation open it is the counterfactual, if the method prefers that and there are corrupt
+    Where the task leaves the ablation open, it is the counterfactual if the method prefers that and there are corrupt
     prompts; else edges are cut to zero. Commands and Python decide here, and nowhere else.
     """
     if task.ablation != AUTO:
         return task, ()
     if prefers == "counterfactual" and task.corrupt:
         return replace(task, ablation="counterfactual"), ()
-    notes = (NO_TWIN,) if prefers == "counterfactual" else ()
+    notes: tuple[str, ...] = ()
+    if prefers == "counterfactual":
+        notes = (
+            f"edges are cut to zero, because no other subject is known that can stand for {task.prompts[0].subject!r} "
+            "token for token; a scorer's circuits are better when another subject is named with --swap",
+        )
+    elif task.corrupt:
+        notes = ("edges are cut to zero, and the other subject is not used; --ablation counterfactual uses it",)
     return replace(task, ablation="zero"), notes
+
+
+def wants_twins(ablation: str, prefers: str) -> bool:
+    """Whether another subject has to be looked for: the ablation needs corrupt prompts, or may come to need them."""
+    return "counterfactual" in (ablation, prefers if ablation == AUTO else "")
 
 
 def definition(name: str) -> str:

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
+from circuits.ablations import check_names, settled, wants_twins
 from circuits.analysis.faithfulness import Evaluation, evaluate
 from circuits.analysis.head_roles import Roles, roles
 from circuits.circuit import Circuit
+from circuits.method import Method
 from circuits.pages.circuit import in_words, page
-from circuits.task import Task, alike, largest_group, rows, twin
+from circuits.search.acdc import ACDC
+from circuits.task import AUTO, Task, alike, largest_group, rows, twin
 from factscope.data.fact import Fact, Relation
 from factscope.data.load import load_facts
 from factscope.data.shipped import find_fact, relations
@@ -68,6 +71,20 @@ class CircuitInputs:
     notes: tuple[str, ...]  # what was guessed or left out
 
 
+@dataclass(frozen=True)
+class TaskOptions:
+    """What a task is, besides its prompts and answers."""
+
+    metric: str = "nll"
+    ablation: str = AUTO  # AUTO: the counterfactual for EAP and EAP-IG where another subject fits, else zero
+    start: str = "auto"
+    unknown: bool = False  # go on with what the model does not have among its first ten
+    held_out: bool = True  # look for prompts about other subjects, to test the circuit with
+
+    def __post_init__(self) -> None:
+        check_names(self.metric, self.ablation)
+
+
 def about_prompt(
     model: Any,
     text: str,
@@ -76,23 +93,37 @@ def about_prompt(
     answer: str | None = None,
     foil: str | None = None,
     swap: str | None = None,
-    ablation: str = "zero",
-    or_zero: bool = False,
-    metric: str = "nll",
-    start: str = "auto",
-    unknown: bool = False,
-    held_out: bool = True,
+    method: Method = ACDC(),
+    options: TaskOptions = TaskOptions(),
 ) -> CircuitInputs:
     """One prompt's task; the other subjects of its shipped relation are held out, or averaged over.
 
     Args:
         swap: the subject of the counterfactual ablation; one of the relation's where not given.
-        or_zero: where the ablation is the counterfactual and no subject is known that fits, cut to zero, with a note.
-        unknown: go on where the model does not have the answer among its first ten.
+        method: what the task is for; it says which ablation suits it.
 
     Raises UserError for a fact that the model does not know, and PromptError and TokenMismatch as prompts do.
     """
-    prompt = make_prompt(model, text, subject=subject, answer=answer, start=start)
+    prompt = make_prompt(model, text, subject=subject, answer=answer, start=options.start)
+    prompt, notes = _answered(model, prompt, foil, options.metric)
+    ablation = options.ablation
+    reference = reference_prompts(model, prompt) if options.held_out or ablation.startswith("mean") else ()
+    corrupt: tuple[Prompt, ...] = ()
+    if swap or wants_twins(ablation, method.prefers):
+        try:
+            corrupt = (corrupt_of(model, prompt, swap),)
+        except UserError:
+            if swap or ablation != AUTO:
+                raise
+    task, told = settled(Task((prompt,), options.metric, ablation, corrupt, reference), method.prefers)
+    if not options.unknown:
+        check_known(task, ranks(model, task.prompts))
+    relation = relation_of(prompt)
+    return CircuitInputs(task, known(model, reference), relation.answers if relation else (), (*notes, *told))
+
+
+def _answered(model: Any, prompt: Prompt, foil: str | None, metric: str) -> tuple[Prompt, list[str]]:
+    """The prompt with its answer, the fact's or the model's own, and a wrong one where given; and what was guessed."""
     notes = []
     fact = find_fact(prompt.text)
     if not prompt.answer_ids and fact is not None:
@@ -107,24 +138,7 @@ def about_prompt(
     notes += prompt.notes
     if prompt.subject_from.startswith("guess"):
         notes.append(f"the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] say otherwise")
-    reference = reference_prompts(model, prompt) if held_out or ablation.startswith("mean") else ()
-    corrupt: tuple[Prompt, ...] = ()
-    if ablation == "counterfactual" or swap:
-        try:
-            corrupt = (corrupt_of(model, prompt, swap),)
-        except UserError:
-            if swap or not or_zero:
-                raise
-            ablation = "zero"
-            notes.append(
-                f"edges are cut to zero, because no shipped subject can stand for {prompt.subject!r} token for token; "
-                "a scorer's circuits are better when another subject is named with --swap"
-            )
-    task = Task((prompt,), metric, ablation, corrupt, reference)
-    if not unknown:
-        check_known(task, ranks(model, task.prompts))
-    relation = relation_of(prompt)
-    return CircuitInputs(task, known(model, reference), relation.answers if relation else (), tuple(notes))
+    return prompt, notes
 
 
 def about_facts(
@@ -133,11 +147,9 @@ def about_facts(
     relation: str | None = None,
     examples: int = 5,
     *,
-    ablation: str = "zero",
-    metric: str = "nll",
-    start: str = "auto",
+    method: Method = ACDC(),
+    options: TaskOptions = TaskOptions(),
     seed: int = 0,
-    unknown: bool = False,
 ) -> CircuitInputs:
     """Facts that the model knows (answer among its first ten), split: the first `examples` of one length, and the rest.
 
@@ -150,8 +162,8 @@ def about_facts(
     if len({fact.relation for fact in facts}) > 1:
         names = ", ".join(sorted({fact.relation for fact in facts}))
         raise UserError(f"a circuit is found for one relation; choose one with --relation: {names}")
-    prompts, notes = _prompts_of(model, facts, start)
-    usable = tuple(prompts) if unknown else known(model, prompts)
+    prompts, notes = _prompts_of(model, facts, options.start)
+    usable = tuple(prompts) if options.unknown else known(model, prompts)
     if not usable:
         raise UserError(f"the model knows none of the {len(facts)} facts: their answers are not among its first ten")
     found = largest_group(usable)[:examples]
@@ -159,14 +171,20 @@ def about_facts(
         notes.append(f"{len(found)} of the {examples} examples asked for: so many known prompts have one length")
     held_out = tuple(prompt for prompt in usable if prompt not in found)
     if not held_out:
-        notes.append("none is left to be held out: fewer --examples leave some")
-    notes.append(f"{len(usable)} of {len(facts)} facts are {'taken' if unknown else 'known to the model (Hit@10)'}")
+        notes.append("no fact is left to be held out: fewer --examples leave some")
+    how = "taken" if options.unknown else "known to the model (Hit@10)"
+    notes.append(f"{len(usable)} of {len(facts)} facts are {how}")
     corrupt: tuple[Prompt, ...] = ()
-    if ablation == "counterfactual":
+    if wants_twins(options.ablation, method.prefers):
         twins = [twin(prompt, alike(prompt, usable)) for prompt in found]
-        corrupt = tuple(other or corrupt_of(model, own, None) for own, other in zip(found, twins, strict=True))
-    task = Task(found, metric, ablation, corrupt, tuple(alike(found[0], usable)))
-    return CircuitInputs(task, held_out, tuple(sorted({fact.answer for fact in facts})), tuple(notes))
+        try:
+            corrupt = tuple(other or corrupt_of(model, own, None) for own, other in zip(found, twins, strict=True))
+        except UserError:
+            if options.ablation != AUTO:
+                raise
+    reference = tuple(alike(found[0], usable))
+    task, told = settled(Task(found, options.metric, options.ablation, corrupt, reference), method.prefers)
+    return CircuitInputs(task, held_out, tuple(sorted({fact.answer for fact in facts})), (*notes, *told))
 
 
 def evaluated(model: Any, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:

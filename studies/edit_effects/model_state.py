@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import check_names
+from circuits.ablations import check_names, settled, wants_twins
 from circuits.analysis.cross_faithfulness import Change
 from circuits.analysis.head_changes import HeadTable, head_table
 from circuits.circuit import Circuit
 from circuits.find import find
 from circuits.graph import Graph
-from circuits.method import Method, method
+from circuits.method import Method, method, method_class
 from circuits.search.acdc import ACDC
 from circuits.task import AUTO, Task
 from factscope.data.fact import Fact, Relation
@@ -164,12 +164,13 @@ class Experiment:
 
         def twinned(asked: Prompt) -> bool:
             """Whether the ablation can be had for a prompt; its twin is kept."""
-            found = _twin(model, asked, fact, relation) if config.circuit not in ("acdc", "exact") else None
+            found = _twin(model, asked, fact, relation)
             if found is not None:
                 twins[asked.text] = found
             return found is not None
 
-        if config.ablation in ("", "counterfactual") and not twinned(prompt) and config.ablation:
+        wanted = wants_twins(config.ablation or AUTO, method_class(config.circuit).prefers)
+        if wanted and not twinned(prompt) and config.ablation:
             raise EditError(
                 f"no other subject takes the place of {prompt.subject!r} token for token, which the counterfactual "
                 "ablation needs: choose --ablation zero"
@@ -246,12 +247,12 @@ class Experiment:
     def task(self, prompt: Prompt) -> Task:
         """The prompt with what the ablation needs beside it."""
         twin = self.twins.get(prompt.text)
-        ablation = self.config.ablation or ("zero" if twin is None else "counterfactual")
+        ablation = self.config.ablation or AUTO
         if ablation == "counterfactual" and twin is None:  # a neighbour without one; a note says so
             ablation = "zero"
-        corrupt = (twin,) if ablation == "counterfactual" and twin is not None else ()
         reference = reference_prompts(self.model, prompt) if ablation.startswith("mean") else ()
-        return Task((prompt,), self.config.metric, ablation, corrupt, reference)
+        opened = Task((prompt,), self.config.metric, ablation, () if twin is None else (twin,), reference)
+        return settled(opened, method_class(self.config.circuit).prefers)[0]
 
     def heads(self, prompt: Prompt) -> HeadTable:
         """Every head, read for both answers."""

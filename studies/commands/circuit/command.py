@@ -113,11 +113,22 @@ def find_command(
     if examples < 1:
         raise UserError(f"--examples must be at least 1, not {examples}")
     method = method.replace("-", "_")
-    or_zero = ablation is None
-    ablation = ablation or ("counterfactual" if method.startswith("eap") else "zero")
     if method != "acdc" and like is not None:
         raise UserError("--like takes over the decisions of ACDC; a scorer makes none")
-    asked = (model, prompt, subject, answer, foil, swap, facts, relation, examples, threshold, ablation, metric)
+    asked = (
+        model,
+        prompt,
+        subject,
+        answer,
+        foil,
+        swap,
+        facts,
+        relation,
+        examples,
+        threshold,
+        ablation or "zero",
+        metric,
+    )
     # The same search finds the same folder, and so takes up where it was stopped.
     own = (
         settled_folder(
@@ -127,7 +138,6 @@ def find_command(
         else new_folder("circuit", prompt or str(facts))
     )
     with writable(out or own) as folder:
-        from circuits.ablations import check_names
         from circuits.find import decisions_of, find
         from circuits.method import method as method_of
         from circuits.pages.circuit import in_words
@@ -135,11 +145,11 @@ def find_command(
         from circuits.search.acdc import ACDC
         from studies import circuit as circuit_study
 
-        check_names(metric, ablation)
+        task_options = circuit_study.TaskOptions(metric, ablation or "auto", start, unknown, evaluate)
         flags = {"threshold": threshold, "edges": edges, "select": select, "signed": signed or None}
         chosen = method_of(method, flags | {"engine": engine, "certify": certify}, settings or [])
         loaded = loader(model, device, dtype)()
-        how: dict[str, Any] = {"ablation": ablation, "metric": metric, "start": start, "unknown": unknown}
+        how: dict[str, Any] = {"method": chosen, "options": task_options}
         work = (
             circuit_study.about_prompt(
                 loaded,
@@ -148,8 +158,6 @@ def find_command(
                 answer=answer,
                 foil=foil,
                 swap=swap,
-                held_out=evaluate,
-                or_zero=or_zero,
                 **how,
             )
             if prompt is not None

@@ -40,7 +40,7 @@ def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, pro
         "--out", other, "--no-evaluate",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    assert "cut to zero, because no shipped subject" in done.stderr
+    assert "cut to zero, because no other subject" in done.stderr
     done = run_command("circuit", "compare", run, other, "--out", tmp_path / "diff", "--json")
     assert 0 <= json.loads(done.stdout)["jaccard"] <= 1
     assert "found differently" in done.stderr

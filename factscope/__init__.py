@@ -1,3 +1,99 @@
-"""Factscope: trace a fact in a language model, find its circuit, edit it, and see what changed."""
+"""Factscope: trace a fact in a language model, find its circuit, edit it, and see what changed.
+
+    import factscope as fs
+
+    model = fs.load_model("smollm2")
+    prompt = fs.prompt(model, "[The Eiffel Tower] is located in the city of", answer="Paris")
+    fs.trace(model, prompt)
+
+What a researcher needs is named in this file, and everything else is inside. A name is imported when it is first used,
+so that `import factscope` costs nothing and brings no torch; `__init__.pyi` says the same to editors and type checkers.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    # the model, prompts and facts
+    "load_model": "factscope.model.load:load",
+    "info": "factscope.model.bridge:info",
+    "fingerprint": "factscope.model.weights:fingerprint",
+    "prompt": "factscope.model.prompts:make_prompt",
+    "prompt_of": "factscope.model.prompts:prompt_of",
+    "load_facts": "factscope.data.load:load_facts",
+    "load_cases": "factscope.data.load:load_cases",
+    "known": "editing.requests:known",
+    "Prompt": "factscope.model.prompts:Prompt",
+    "Fact": "factscope.data.fact:Fact",
+    "Case": "factscope.data.case:Case",
+    # where does it happen?
+    "trace": "tracing.causal:trace",
+    "average": "tracing.average:average",
+    "lens": "tracing.logit_lens:lens",
+    "TraceConfig": "tracing.causal:Config",
+    "TraceResult": "tracing.results:TraceResult",
+    "AverageResult": "tracing.results:AverageResult",
+    "LensResult": "tracing.results:LensResult",
+    # what computes it?
+    "find_circuit": "studies.face:find_circuit",
+    "evaluate_circuit": "studies.face:evaluate_circuit",
+    "roles": "circuits.analysis.head_roles:roles",
+    "diff_circuits": "circuits.analysis.diff:diff",
+    "about_prompt": "studies.circuit:about_prompt",
+    "about_facts": "studies.circuit:about_facts",
+    "Task": "circuits.task:Task",
+    "Graph": "circuits.graph:Graph",
+    "Circuit": "circuits.circuit:Circuit",
+    "CircuitStudy": "studies.circuit:CircuitStudy",
+    # what if it were otherwise?
+    "request": "studies.face:request",
+    "moments": "studies.face:moments",
+    "edit": "studies.face:edit",
+    "evaluate": "editing.evaluation.evaluate:evaluate",
+    "diff": "studies.face:diff",
+    "sequence": "studies.face:sequence",
+    "yardstick": "studies.face:yardstick",
+    "bench": "studies.bench.bench:bench",
+    "protocol": "editing.evaluation.protocol:protocol",
+    "markdown": "studies.bench.page:markdown",
+    "applied": "editing.edit:applied",
+    "export": "editing.export:export",
+    "plain_model": "editing.export:plain_model",
+    "MomentsConfig": "editing.solve.moments:Config",
+    "SequenceConfig": "editing.sequence.result:Config",
+    "DiffConfig": "studies.edit_effects.model_state:Config",
+    "Moments": "editing.solve.moments:Moments",
+    "Edit": "editing.edit:Edit",
+    "EditReport": "editing.evaluation.evaluate:EditReport",
+    "EditStudy": "studies.edit_effects.result:EditStudy",
+    "SequenceResult": "editing.sequence.result:SequenceResult",
+    "Bench": "studies.bench.bench:Bench",
+    # what is kept and shown
+    "save": "studies.face:save",
+    "load": "studies.face:load",
+    "header": "factscope.runs.store:header",
+    "page": "factscope.plots.show:page_of",
+    "write_page": "studies.face:write_page",
+    "pictures": "factscope.plots.show:pictures",
+    "Table": "factscope.plots.specs:Table",
+    "UserError": "factscope.errors:UserError",
+}  # fmt: skip
+
+__all__ = ["__version__", *_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    """The thing of that name, imported now."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'factscope' has no attribute {name!r}")
+    module, _, inside = _PLACES[name].partition(":")
+    found = getattr(importlib.import_module(module), inside)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The names of the face."""
+    return sorted(__all__)

@@ -1,0 +1,259 @@
+"""What `import factscope` offers where one call has to join several rooms, or to choose as the command line chooses.
+
+Everything else that the face names (`factscope/__init__.py`) is the function or the class itself. The choices made here
+are those of the commands: a circuit found from scores is cut to another subject where one fits, a method that needs
+second moments gets them, an edit's own facts are what is asked.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from circuits.circuit import Circuit
+from circuits.find import find
+from circuits.task import Task
+from editing import compute as computing
+from editing import method as methods
+from editing import requests as asking
+from editing.edit import Edit
+from editing.restraint import restrained, restraint
+from editing.sequence import run as sequences
+from editing.sequence.result import Config as SequenceConfig
+from editing.sequence.result import SequenceResult
+from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
+from editing.solve import moments as second_moments
+from editing.solve.moments import Config as MomentsConfig
+from editing.solve.moments import Moments
+from factscope.data.fact import Fact
+from factscope.errors import StoreError
+from factscope.model.prompts import Prompt
+from factscope.plots.page import write_page as write
+from factscope.plots.show import page_of
+from factscope.runs import store
+from studies.circuit import CircuitInputs, CircuitStudy, about_prompt, evaluated, other_prompts, relation_of
+from studies.edit_effects.model_state import Config as DiffConfig
+from studies.edit_effects.result import EditStudy
+from studies.edit_effects.study import edit_studies
+
+About: TypeAlias = str | Prompt | Task | CircuitInputs
+MomentsFrom: TypeAlias = Moments | MomentsConfig | Literal["identity"] | None
+Settings: TypeAlias = Mapping[str, Any] | None
+
+# The kind that a run folder names -> the class that reads it. A test finds every result that a command saves here.
+KINDS = {
+    "AverageResult": "tracing.results",
+    "Bench": "studies.bench.bench",
+    "Circuit": "circuits.circuit",
+    "CircuitStudy": "studies.circuit",
+    "Edit": "editing.edit",
+    "EditReport": "editing.evaluation.evaluate",
+    "EditScores": "studies.edit",
+    "EditStudy": "studies.edit_effects.result",
+    "LayerChoice": "editing.layer_trials",
+    "LayerStudy": "studies.layers",
+    "LensResult": "tracing.results",
+    "Moments": "editing.solve.moments",
+    "SequenceResult": "editing.sequence.result",
+    "TaskReport": "editing.evaluation.lm_eval",
+    "TraceResult": "tracing.results",
+    "TraceStudy": "studies.trace",
+}
+
+
+# ---- circuits ----
+
+
+def find_circuit(model: Any, about: About, method: str = "eap_ig", **how: Any) -> Circuit:
+    """The circuit of a sentence, a prompt, or a task, as `circuit find` finds it; `how` goes to `circuits.find`.
+
+    A sentence or prompt is cut to another subject of its shipped relation where one fits token for token (the
+    counterfactual ablation) if edges are scored, and to zero otherwise. A `Task` says its ablation itself.
+
+    Raises UserError for a fact that the model does not know, and EmptyCircuit where nothing or everything is left.
+    """
+    if isinstance(about, CircuitInputs):
+        about = about.task
+    if not isinstance(about, Task):
+        about = _inputs(model, about, method).task
+    return find(model, about, method=method, **how)
+
+
+def _inputs(model: Any, about: str | Prompt, method: str) -> CircuitInputs:
+    scored = method.startswith("eap")
+    ablation = "counterfactual" if scored else "zero"
+    if isinstance(about, str):
+        return about_prompt(model, about, ablation=ablation, or_zero=scored)
+    return about_prompt(
+        model,
+        about.text,
+        subject=about.subject,
+        answer=about.answer or None,
+        foil=about.foil or None,
+        ablation=ablation,
+        or_zero=scored,
+        start=about.start_token or "none",
+    )
+
+
+def evaluate_circuit(
+    model: Any,
+    circuit: Circuit,
+    held_out: Sequence[Prompt] | None = None,
+    answers: Sequence[str] | None = None,
+    seed: int = 0,
+) -> CircuitStudy:
+    """The circuit with its `.evaluation` and its heads' `.roles`.
+
+    Prompts that are held out, and the answers among which a mover chooses, are those of the shipped relation of the
+    circuit's first prompt where they are not given.
+    """
+    if held_out is None:
+        held_out = other_prompts(model, circuit)
+    if answers is None:
+        relation = relation_of(circuit.task.prompts[0])
+        answers = relation.answers if relation else ()
+    return evaluated(model, CircuitStudy(circuit, answers=tuple(answers)), held_out, seed)
+
+
+# ---- edits ----
+
+
+def request(model: Any, text: str | Prompt, target: str, *, subject: str | None = None, start: str = "auto") -> Fact:
+    """What to edit: after `text`, with its subject in [brackets], the model shall say `target`.
+
+    A shipped fact brings its paraphrases and neighbours along. Raises EditError and PromptError for what cannot work.
+    """
+    if isinstance(text, Prompt):
+        return request(model, text.text, target, subject=subject or text.subject, start=text.start_token or "none")
+    return asking.request(model, text, target, subject=subject, start=start)[0]
+
+
+def edit(
+    model: Any,
+    requests: Fact | Sequence[Fact],
+    method: str = "rome",
+    *,
+    settings: Settings = None,
+    moments: MomentsFrom = None,
+    restrain: str | None = None,
+    seed: int = 0,
+    start: str = "auto",
+) -> Edit:
+    """One edit for all requests, as a value; the model is left bitwise as it was.
+
+    Args:
+        settings: of the method ("steps"), and of the restraint ("restrain.mode").
+        moments: second moments of keys, or how to collect them; by default they are taken from the cache, or collected
+            once with a progress bar. "identity" puts the identity in their place, which is another method.
+        restrain: a restraint, as "prune".
+
+    Raises EditError for input that cannot work.
+    """
+    requests = (requests,) if isinstance(requests, Fact) else tuple(requests)
+    own, aside = _parted(settings)
+    config = methods.config_for(method, model, own)
+    used = _moments(model, method, config, moments)
+    made = computing.compute(method, model, requests, config, moments=used, seed=seed, start=start)
+    if restrain is None:
+        return made
+    return restrained(model, [made], restrain, restraint(restrain).Config(**aside))
+
+
+def moments(model: Any, layers: Sequence[int] | None = None, config: MomentsConfig | None = None) -> Moments:
+    """Second moments of keys (their covariance), from the cache or collected now, with a progress bar.
+
+    `layers` are by default those that any method writes to which needs second moments.
+    """
+    if layers is None:
+        needing = [name for name in methods.method_names() if methods.method(name).NEEDS_MOMENTS]
+        layers = sorted({i for name in needing for i in methods.layers_of(methods.config_for(name, model))})
+    return second_moments.collect(model, layers, config)
+
+
+def _moments(model: Any, method: str, config: Any, given: MomentsFrom) -> Moments | None:
+    if not methods.method(method).NEEDS_MOMENTS or given == "identity":
+        return None
+    if isinstance(given, Moments):
+        return given
+    return moments(model, methods.layers_of(config), given)
+
+
+def _parted(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the method, and those of the restraint."""
+    begin = "restrain."
+    own = {name: value for name, value in (settings or {}).items() if not name.startswith(begin)}
+    aside = {name.removeprefix(begin): value for name, value in (settings or {}).items() if name.startswith(begin)}
+    return own, aside
+
+
+def diff(model: Any, edit: Edit, config: DiffConfig = DiffConfig(), *, folder: str | Path | None = None) -> EditStudy:
+    """What the edit changed inside: traces, circuits, heads and lens before it, after it, and after control edits.
+
+    With a folder, finished parts are kept there and the same call goes on from them. The model is left bitwise as it
+    was. Two circuits are compared by `diff_circuits`.
+    """
+    return edit_studies(model, [edit], config, folder=Path(folder) if folder else None, shown=None)[0]
+
+
+def yardstick(
+    model: Any, requests: Sequence[Fact], *, unrelated: int = 50, text: str = "self", seed: int = 0, start: str = "auto"
+) -> Yardstick:
+    """What a sequence of edits is held against: facts that nobody edits and a fixed text, as the model reads them now.
+
+    Args:
+        unrelated: how many shipped facts about other subjects; 0 for none.
+        text: "self", which is what the model itself writes, or a text file or data set.
+    """
+    others = unrelated_facts(model, requests, count=unrelated, seed=seed, start=start) if unrelated else ()
+    return Yardstick.of(model, others, *fixed_text(model, text, seed=seed, start=start), start)
+
+
+def sequence(
+    model: Any,
+    requests: Sequence[Fact],
+    method: str,
+    config: SequenceConfig = SequenceConfig(),
+    *,
+    folder: str | Path,
+    settings: Settings = None,
+    moments: MomentsFrom = None,
+    yardstick: Yardstick | None = None,
+) -> SequenceResult:
+    """Edit the requests one after another in `folder`; the same call goes on from what is done there.
+
+    `settings` and `moments` are as in `edit`, `yardstick` is by default what `yardstick(model, requests)` gives. The
+    model is left bitwise as it was.
+    """
+    own, aside = _parted(settings)
+    chosen = methods.config_for(method, model, own)
+    held = yardstick or _yardstick(model, requests, seed=config.seed, start=config.start)
+    return sequences.sequence(
+        model, requests, method, config, folder, held, config=chosen, moments=_moments(model, method, chosen, moments),
+        restraint_config=restraint(config.restrain).Config(**aside) if config.restrain else None,
+    )  # fmt: skip
+
+
+_yardstick = yardstick  # `sequence` has an argument of that name
+
+
+# ---- what is kept ----
+
+
+def save(result: Any, folder: str | Path) -> Path:
+    """Write any result into a folder, as `result.json` and `result.safetensors`; gives the folder."""
+    return store.save(result, folder)
+
+
+def load(folder: str | Path) -> Any:
+    """Read back whatever result a folder holds. Raises StoreError for a folder that holds none, or a damaged one."""
+    kind = store.header(folder)["kind"]
+    if kind not in KINDS:
+        raise StoreError(f"{folder} holds a {kind}, and results are one of {', '.join(KINDS)}")
+    cls = getattr(importlib.import_module(KINDS[kind]), kind)
+    return cls.load(folder) if cls is Edit else store.load(folder, cls)
+
+
+def write_page(result: Any, path: str | Path, light: bool = False) -> Path:
+    """Write a result's page as one HTML file that works offline; a light one has its plotly beside it."""
+    return write(page_of(result), path, light=light)

@@ -1,0 +1,139 @@
+"""The face: `import factscope` brings every call that a researcher needs, and nothing else until one is used."""
+
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.models import TOY
+from helpers.shown_commands import BLOCK, PAGES, ROOT
+
+import factscope as fs
+from factscope.errors import StoreError
+from factscope.plots.show import shown_kinds
+from studies.face import KINDS
+
+PACKAGES = {"factscope", "tracing", "circuits", "editing", "studies"}
+PLACES = fs._PLACES
+
+
+def test_the_face_costs_nothing_until_it_is_used() -> None:
+    code = (
+        "import sys, time; began = time.perf_counter(); import factscope; spent = time.perf_counter() - began; "
+        "print(spent, sorted({'torch', 'numpy', 'typer', 'rich'} & set(sys.modules)), len(dir(factscope)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    spent, heavy, names = ended.stdout.split(" ", 2)[0], *ended.stdout.split(" ", 1)[1].rsplit(" ", 1)
+    assert float(spent) < 0.1
+    assert heavy == "[]"
+    assert int(names) == len(fs.__all__)
+
+
+def test_editors_see_the_names_that_there_are() -> None:
+    """`__init__.pyi` and the table name the same things at the same places."""
+    stub = ast.parse((ROOT / "factscope" / "__init__.pyi").read_text(encoding="utf-8"))
+    seen = {
+        str(alias.asname): f"{node.module}:{alias.name}"
+        for node in ast.walk(stub)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == PLACES
+
+
+def test_every_name_of_the_face_leads_somewhere() -> None:
+    for name in PLACES:
+        found = getattr(fs, name)
+        assert inspect.isclass(found) or callable(found), name
+        assert inspect.getdoc(found), f"{name} says nothing about itself"
+    assert set(dir(fs)) == set(fs.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'tracer'"):
+        fs.tracer  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_no_name_of_the_face_hides_a_module() -> None:
+    """`factscope.model` is a package whoever was imported first."""
+    inside = {path.stem for path in (ROOT / "factscope").iterdir()}
+    assert not inside & set(PLACES)
+
+
+def _shown_python() -> list[tuple[str, str]]:
+    """(where it stands, code): the Python of README and docs, and of every notebook."""
+    found = [
+        (str(page.relative_to(ROOT)), body)
+        for page in PAGES
+        for language, body in BLOCK.findall(page.read_text(encoding="utf-8"))
+        if language == "python"
+    ]
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found.append((path.name, "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")))
+    return found
+
+
+@pytest.mark.parametrize(("place", "code"), _shown_python(), ids=lambda one: one[:30] if "\n" not in one else "")
+def test_what_is_shown_to_a_user_uses_the_face_alone(place: str, code: str) -> None:
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert str(node.module).split(".")[0] not in PACKAGES, f"{place} imports {node.module}"
+        elif isinstance(node, ast.Import):
+            ours = [alias for alias in node.names if alias.name.split(".")[0] in PACKAGES]
+            assert all((alias.name, alias.asname) == ("factscope", "fs") for alias in ours), place
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fs":
+            assert node.attr in fs.__all__, f"{place} uses fs.{node.attr}"
+    text = re.sub(r"\s", "", code)
+    assert not any(f"import{name}" in text for name in PACKAGES - {"factscope"})
+
+
+def test_a_folder_says_itself_what_it_holds(toy: Any, tmp_path: Path) -> None:
+    """Every result that shows itself has its class in the table; one is saved and read back without naming it."""
+    for name, module in KINDS.items():
+        __import__(module)
+    assert {kind.__name__ for kind in shown_kinds()} <= set(KINDS)
+    seen = fs.lens(toy, fs.prompt(toy, "[Oda Voss] lives in"))
+    again = fs.load(fs.save(seen, tmp_path / "lens"))
+    assert type(again) is fs.LensResult
+    assert again.rank.equal(seen.rank)
+    assert "Plotly" in fs.write_page(again, tmp_path / "lens" / "page.html").read_text(encoding="utf-8")
+    header = tmp_path / "lens" / "result.json"
+    header.write_text(header.read_text(encoding="utf-8").replace('"LensResult"', '"Poem"'), encoding="utf-8")
+    with pytest.raises(StoreError, match="holds a Poem"):
+        fs.load(tmp_path / "lens")
+
+
+def test_rome_is_rome_unless_the_identity_is_asked_for(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Second moments are collected where nobody names them, and taken from the cache at the next edit."""
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path))
+    asked = fs.request(toy, "[Oda Voss] lives in", "Vey")
+    few, how = fs.MomentsConfig(tokens=512), {"steps": 2}
+    edit = fs.edit(toy, asked, "rome", settings=how, moments=few)
+    assert "512 tokens" in edit.moments
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fs.edit(toy, [asked], "rome", settings=how, moments=fs.moments(toy, config=few)).digest == edit.digest
+        plain = fs.edit(toy, asked, "rome", settings=how, moments="identity")
+    assert plain.moments == "identity"
+    assert plain.digest != edit.digest
+    assert fs.edit(toy, asked, "ft_m", settings=how).moments == "none"
+    held = fs.edit(toy, asked, "rome", settings=how | {"restrain.mode": "linear"}, moments=few, restrain="prune")
+    assert "prune" in str(held.config).lower() + held.method
+    assert fs.load(fs.save(edit, tmp_path / "edit")).digest == edit.digest
+
+
+def test_a_circuit_is_cut_as_the_command_cuts_it(toy: Any) -> None:
+    """By default to another subject, for edges that are scored: cut to zero, such a circuit is worse than none."""
+    prompt = fs.prompt(toy, "[Oda Voss] lives in", answer="Brask")
+    circuit = fs.find_circuit(toy, prompt, edges=200)
+    assert circuit.method == "eap_ig"
+    assert circuit.task.prompts[0].tokens == prompt.tokens
+
+

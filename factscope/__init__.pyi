@@ -1,55 +1,123 @@
 """The face for editors and type checkers; a test reads that it names what the table in __init__.py names."""
 
-from circuits.analysis.head_roles import roles as roles
-from circuits.circuit import Circuit as Circuit
-from circuits.graph import Graph as Graph
-from circuits.task import Task as Task
-from editing.edit import Edit as Edit
-from editing.edit import applied as applied
-from editing.evaluation.evaluate import EditReport as EditReport
-from editing.evaluation.evaluate import evaluate as evaluate
-from editing.evaluation.protocol import protocol as protocol
-from editing.export import export as export
-from editing.export import plain_model as plain_model
-from editing.requests import known as known
-from editing.sequence.result import SequenceResult as SequenceResult
-from editing.solve.moments import Moments as Moments
-from factscope.data.case import Case as Case
-from factscope.data.fact import Fact as Fact
-from factscope.data.load import load_cases as load_cases
-from factscope.data.load import load_facts as load_facts
-from factscope.errors import UserError as UserError
-from factscope.model.bridge import info as info
-from factscope.model.prompts import Prompt as Prompt
-from factscope.model.prompts import prompt_of as prompt_of
-from factscope.model.weights import fingerprint as fingerprint
-from factscope.plots.show import pictures as pictures
-from factscope.plots.specs import Table as Table
-from factscope.runs.store import header as header
-from studies.bench.bench import Bench as Bench
-from studies.bench.bench import bench as bench
-from studies.bench.page import markdown as markdown
-from studies.circuit import CircuitStudy as CircuitStudy
-from studies.circuit import about_facts as about_facts
-from studies.circuit import about_prompt as about_prompt
-from studies.edit_effects.result import EditStudy as EditStudy
-from studies.face import diff as diff
-from studies.face import edit as edit
-from studies.face import evaluate_circuit as evaluate_circuit
-from studies.face import find_circuit as find_circuit
-from studies.face import load as load
-from studies.face import moments as moments
-from studies.face import request as request
-from studies.face import save as save
-from studies.face import sequence as sequence
-from studies.face import write_page as write_page
-from studies.face import yardstick as yardstick
-from tracing.average import average as average
-from tracing.causal import trace as trace
-from tracing.logit_lens import lens as lens
-from tracing.results import AverageResult as AverageResult
-from tracing.results import LensResult as LensResult
-from tracing.results import TraceResult as TraceResult
+from circuits.analysis.diff import diff as diff_circuits
+from circuits.analysis.head_roles import roles
+from circuits.circuit import Circuit
+from circuits.graph import Graph
+from circuits.scorers.eap import EAP
+from circuits.scorers.eap_ig import EAPIG
+from circuits.scorers.exact import Exact
+from circuits.search.acdc import ACDC
+from circuits.task import Task
+from editing.edit import Edit, applied
+from editing.evaluation.evaluate import EditReport, evaluate
+from editing.evaluation.protocol import protocol
+from editing.export import export, plain_model
+from editing.requests import known
+from editing.sequence.result import Config as SequenceConfig
+from editing.sequence.result import SequenceResult
+from editing.solve.moments import Config as MomentsConfig
+from editing.solve.moments import Moments
+from factscope.data.case import Case
+from factscope.data.fact import Fact
+from factscope.data.load import load_cases, load_facts
+from factscope.errors import UserError
+from factscope.model.bridge import info
+from factscope.model.load import load as load_model
+from factscope.model.prompts import Prompt, prompt_of
+from factscope.model.prompts import make_prompt as prompt
+from factscope.model.weights import fingerprint
+from factscope.plots.show import page_of as page
+from factscope.plots.show import pictures
+from factscope.plots.specs import Table
+from factscope.runs.store import header
+from studies.bench.bench import Bench, bench
+from studies.bench.page import markdown
+from studies.circuit import CircuitStudy, about_facts, about_prompt
+from studies.edit_effects.model_state import Config as DiffConfig
+from studies.edit_effects.result import EditStudy
+from studies.face import (
+    diff,
+    edit,
+    evaluate_circuit,
+    find_circuit,
+    load,
+    moments,
+    request,
+    save,
+    sequence,
+    write_page,
+    yardstick,
+)
+from tracing.average import average
+from tracing.causal import Config as TraceConfig
+from tracing.causal import trace
+from tracing.logit_lens import lens
+from tracing.results import AverageResult, LensResult, TraceResult
 
 __version__: str
-__all__: list[str]
+__all__ = [
+    "ACDC",
+    "EAP",
+    "EAPIG",
+    "AverageResult",
+    "Bench",
+    "Case",
+    "Circuit",
+    "CircuitStudy",
+    "DiffConfig",
+    "Edit",
+    "EditReport",
+    "EditStudy",
+    "Exact",
+    "Fact",
+    "Graph",
+    "LensResult",
+    "Moments",
+    "MomentsConfig",
+    "Prompt",
+    "SequenceConfig",
+    "SequenceResult",
+    "Table",
+    "Task",
+    "TraceConfig",
+    "TraceResult",
+    "UserError",
+    "__version__",
+    "about_facts",
+    "about_prompt",
+    "applied",
+    "average",
+    "bench",
+    "diff",
+    "diff_circuits",
+    "edit",
+    "evaluate",
+    "evaluate_circuit",
+    "export",
+    "find_circuit",
+    "fingerprint",
+    "header",
+    "info",
+    "known",
+    "lens",
+    "load",
+    "load_cases",
+    "load_facts",
+    "load_model",
+    "markdown",
+    "moments",
+    "page",
+    "pictures",
+    "plain_model",
+    "prompt",
+    "prompt_of",
+    "protocol",
+    "request",
+    "roles",
+    "save",
+    "sequence",
+    "trace",
+    "write_page",
+    "yardstick",
+]

@@ -6,12 +6,15 @@ second moments gets them, an edit's own facts are what is asked.
 """
 
 import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from circuits.circuit import Circuit
 from circuits.find import find
+from circuits.method import Method
+from circuits.scorers.eap_ig import EAPIG
 from circuits.task import Task
 from editing import compute as computing
 from editing import method as methods
@@ -64,34 +67,37 @@ KINDS = {
 # ---- circuits ----
 
 
-def find_circuit(model: Any, about: About, method: str = "eap_ig", **how: Any) -> Circuit:
-    """The circuit of a sentence, a prompt, or a task, as `circuit find` finds it; `how` goes to `circuits.find`.
+def find_circuit(
+    model: Any, about: About, method: Method = EAPIG(), *, swap: str | None = None, split: bool = True, seed: int = 0
+) -> Circuit:
+    """The circuit of a sentence, a prompt, or a task, as `circuit find` finds it.
 
-    A sentence or prompt is cut to another subject of its shipped relation where one fits token for token (the
-    counterfactual ablation) if edges are scored, and to zero otherwise. A `Task` says its ablation itself.
+    Where edges are scored by EAP or EAP-IG, a cut edge carries what it would carry for another subject (the
+    counterfactual ablation): for `swap`, or for a subject of the shipped relation that fits token for token. Where none
+    fits, and for the other methods, it carries zero. A `Task` may say its ablation itself. What was guessed is said in
+    a warning. With `split`, queries, keys and values are readers of their own.
 
     Raises UserError for a fact that the model does not know, and EmptyCircuit where nothing or everything is left.
     """
-    if isinstance(about, CircuitInputs):
-        about = about.task
-    if not isinstance(about, Task):
-        about = _inputs(model, about, method).task
-    return find(model, about, method=method, **how)
+    if isinstance(about, str | Prompt):
+        about = _inputs(model, about, "counterfactual" if swap else method.prefers, swap)
+        for note in about.notes:
+            warnings.warn(note, stacklevel=2)
+    return find(model, about if isinstance(about, Task) else about.task, method, split=split, seed=seed, shown=None)
 
 
-def _inputs(model: Any, about: str | Prompt, method: str) -> CircuitInputs:
-    scored = method.startswith("eap")
-    ablation = "counterfactual" if scored else "zero"
+def _inputs(model: Any, about: str | Prompt, ablation: str, swap: str | None) -> CircuitInputs:
     if isinstance(about, str):
-        return about_prompt(model, about, ablation=ablation, or_zero=scored)
+        return about_prompt(model, about, swap=swap, ablation=ablation, or_zero=True)
     return about_prompt(
         model,
         about.text,
         subject=about.subject,
         answer=about.answer or None,
         foil=about.foil or None,
+        swap=swap,
         ablation=ablation,
-        or_zero=scored,
+        or_zero=True,
         start=about.start_token or "none",
     )
 
@@ -197,16 +203,26 @@ def diff(model: Any, edit: Edit, config: DiffConfig = DiffConfig(), *, folder: s
 
 
 def yardstick(
-    model: Any, requests: Sequence[Fact], *, unrelated: int = 50, text: str = "self", seed: int = 0, start: str = "auto"
+    model: Any,
+    requests: Sequence[Fact],
+    source: str | Path | None = None,
+    *,
+    unrelated: int = 50,
+    text: str = "self",
+    documents: int = 16,
+    tokens: int = 64,
+    seed: int = 0,
 ) -> Yardstick:
     """What a sequence of edits is held against: facts that nobody edits and a fixed text, as the model reads them now.
 
     Args:
-        unrelated: how many shipped facts about other subjects; 0 for none.
+        source: of the unrelated facts; by default all that are shipped.
+        unrelated: how many of them, about other subjects; 0 for none.
         text: "self", which is what the model itself writes, or a text file or data set.
+        documents, tokens: how many texts, and how long each is at most.
     """
-    others = unrelated_facts(model, requests, count=unrelated, seed=seed, start=start) if unrelated else ()
-    return Yardstick.of(model, others, *fixed_text(model, text, seed=seed, start=start), start)
+    others = unrelated_facts(model, requests, source, unrelated, seed) if unrelated else ()
+    return Yardstick.of(model, others, *fixed_text(model, text, documents, tokens, seed), "auto")
 
 
 def sequence(
@@ -222,19 +238,19 @@ def sequence(
 ) -> SequenceResult:
     """Edit the requests one after another in `folder`; the same call goes on from what is done there.
 
-    `settings` and `moments` are as in `edit`, `yardstick` is by default what `yardstick(model, requests)` gives. The
+    `settings` and `moments` are as in `edit`; `yardstick` is by default what `yardstick(model, requests)` gives. The
     model is left bitwise as it was.
     """
     own, aside = _parted(settings)
     chosen = methods.config_for(method, model, own)
-    held = yardstick or _yardstick(model, requests, seed=config.seed, start=config.start)
+    seed, start = config.seed, config.start
+    if yardstick is None:
+        others = unrelated_facts(model, requests, seed=seed, start=start)
+        yardstick = Yardstick.of(model, others, *fixed_text(model, seed=seed, start=start), start)
     return sequences.sequence(
-        model, requests, method, config, folder, held, config=chosen, moments=_moments(model, method, chosen, moments),
+        model, requests, method, config, folder, yardstick, config=chosen, moments=_moments(model, method, chosen, moments),
         restraint_config=restraint(config.restrain).Config(**aside) if config.restrain else None,
     )  # fmt: skip
-
-
-_yardstick = yardstick  # `sequence` has an argument of that name
 
 
 # ---- what is kept ----

@@ -58,7 +58,7 @@ def bench(
     cases: Sequence[Case],
     names: Sequence[str],
     protocol: Protocol,
-    folder: Path,
+    folder: str | Path,
     *,
     source: str = "",
     known: bool = False,
@@ -118,7 +118,7 @@ def bench(
         for name, config in configs.items()
     ]
     with stopwatch() as seconds, progress("cases edited", len(cases) * len(names), shown=shown) as advance:
-        trials = run_all(Setting(model, cases, asked, protocol, folder, yardstick, seed, start, advance), wanted)
+        trials = run_all(Setting(model, cases, asked, protocol, Path(folder), yardstick, seed, start, advance), wanted)
     if snippets is not None:
         trials = [replace(trial, speech=likened(trial.speech, cases, snippets)) for trial in trials]
     scores = [

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,23 +234,46 @@ def test_exit_codes_are_as_documented(run_command: Any, tmp_path: Path) -> None:
     assert run_command("trace", "x", "--model", TOY, "--nonsense").exit_code == 2
 
 
-def test_the_ten_calls_run_on_the_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/python.md as it stands, about a person whom the toy knows."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module")
+def ten_calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What docs/python.md leaves behind, run as it stands about a person whom the toy knows."""
     shown = [body for language, body in BLOCK.findall((ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
              if language == "python"]  # fmt: skip
     code = "\n".join(shown)
     for ours, toys in (
         ("smollm2", str(TOY)), ("[The Eiffel Tower] is located in the city of", "[Oda Voss] lives in"),
         ("Paris", "Brask"), ("Rome", "Vey"), ("country_capital", str(TOY / "toy_town.json")), ("limit=10", "limit=2"),
-        ("edges=3000", "edges=60"), ("samples=4", "samples=1"),
+        ("edges=3000)", "edges=100), swap='Oda Drey'"), ("samples=4", "samples=1"),
     ):  # fmt: skip
         assert ours in code
         code = code.replace(ours, toys)
     names: dict[str, Any] = {}
-    exec(code, names)
-    assert names["result"].total_effect > 0
-    assert names["edit"].facts[0].foil == "Vey"
-    assert (tmp_path / "runs" / "mine" / "result.json").is_file()
-    assert names["found"].score("ft_m", "reliability").n == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("ten-calls"))
+        patch.setenv("FACTSCOPE_CACHE", str(Path.cwd() / "cache"))
+        exec(code, names)
+        yield names
+
+
+def test_the_ten_calls_run_on_the_toy(ten_calls: dict[str, Any]) -> None:
+    """Each as it is shown, and each gives what its comment says."""
+    prompt, traced = ten_calls["prompt"], ten_calls["traced"]
+    assert prompt.subject == "Oda Voss"
+    assert len(ten_calls["facts"]) == 2
+    assert traced.total_effect > 0
+    assert traced.grid("mlp").effect.shape[1] == len(prompt.tokens)
+    assert len(ten_calls["mean"].facts) == 2
+    assert ten_calls["seen"].rank.shape[1] == len(prompt.tokens)
+    assert ten_calls["report"].score("efficacy success").after == 1
+    assert ten_calls["edit"].moments.startswith("self text")
+    assert (traced.predicted.strip(), ten_calls["after"].predicted.strip()) == ("Brask", "Vey")
+    assert ten_calls["again"].kept.equal(ten_calls["circuit"].kept)
+    assert Path("runs/mine/page.html").is_file()
+    assert ten_calls["bench"].score("ft_m", "reliability").n == 2
+
+
+def test_the_circuit_of_the_docs_does_what_the_model_does(ten_calls: dict[str, Any]) -> None:
+    """Cut to zero, the same call finds a circuit that is worse than none; the defaults are the command's."""
+    assert ten_calls["circuit"].faithfulness > 0.5
+    assert ten_calls["study"].evaluation is not None
+    assert ten_calls["study"].roles is not None

@@ -3,10 +3,13 @@
 `benchmarks/README.md`, `CONTRIBUTING.md` and `CHANGELOG.md` become pages. A link that leaves docs/ goes to such a page
 if there is one, and else stays as text: the site knows no other place to send the reader to. Links are written as they
 lead within the repository, so that they lead there on a code host, too. A page of the navigation that is not written
-yet is left out, and one that the navigation forgets is put under "More".
+yet is left out, and one that the navigation forgets is put under "More". The table of the face is made from the one in
+`factscope/__init__.py`, with the first line of each docstring.
 """
 
+import ast
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     borrowed = {name: source for source, name in BORROWED.items()}
     here = Path(borrowed.get(page.file.src_path, f"docs/{page.file.src_path}")).parent
     up = "../" * (len(Path(page.file.src_path).parts) - 1)
+    markdown = markdown.replace("<!-- face -->", _face())
 
     def settled(match: re.Match[str]) -> str:
         words, target, anchor = match[1], match[2], match[3] or ""
@@ -58,6 +62,21 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return f"{words} (`{resolved}`)"
 
     return LINK.sub(settled, markdown)
+
+
+def _face() -> str:
+    """The names of `import factscope` as a table, each with a link to where it is described."""
+    sys.path.insert(0, str(ROOT))
+    import factscope
+
+    rows = ["| name | |", "| --- | --- |"]
+    for name, place in factscope._PLACES.items():
+        module, _, inside = place.partition(":")
+        tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+        found = next((node for node in tree.body if getattr(node, "name", "") == inside), None)
+        words = (ast.get_docstring(found) or "").partition("\n")[0] if found is not None else ""
+        rows.append(f"| [`fs.{name}`][{module}.{inside}] | {words} |")
+    return "\n".join(rows)
 
 
 def _pruned(items: list[Any], there: set[str], named: set[str]) -> list[Any]:

@@ -248,9 +248,16 @@ def sequence(
         others = unrelated_facts(model, requests, seed=seed, start=start)
         yardstick = Yardstick.of(model, others, *fixed_text(model, seed=seed, start=start), start)
     return sequences.sequence(
-        model, requests, method, config, folder, yardstick, config=chosen, moments=_moments(model, method, chosen, moments),
+        model,
+        requests,
+        method,
+        config,
+        folder,
+        yardstick,
+        config=chosen,
         restraint_config=restraint(config.restrain).Config(**aside) if config.restrain else None,
-    )  # fmt: skip
+        moments=_moments(model, method, chosen, moments),
+    )
 
 
 # ---- what is kept ----

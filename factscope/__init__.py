@@ -48,6 +48,7 @@ _PLACES = {
     "EAPIG": "circuits.scorers.eap_ig:EAPIG",
     "Exact": "circuits.scorers.exact:Exact",
     "Task": "circuits.task:Task",
+    "TaskOptions": "studies.circuit:TaskOptions",
     "Graph": "circuits.graph:Graph",
     "Circuit": "circuits.circuit:Circuit",
     "CircuitStudy": "studies.circuit:CircuitStudy",

@@ -33,7 +33,7 @@ from factscope.plots.specs import Table
 from factscope.runs.store import header
 from studies.bench.bench import Bench, bench
 from studies.bench.page import markdown
-from studies.circuit import CircuitStudy, about_facts, about_prompt
+from studies.circuit import CircuitStudy, TaskOptions, about_facts, about_prompt
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.face import (
@@ -80,6 +80,7 @@ __all__ = [
     "SequenceResult",
     "Table",
     "Task",
+    "TaskOptions",
     "TraceConfig",
     "TraceResult",
     "UserError",

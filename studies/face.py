@@ -8,6 +8,7 @@ second moments gets them, an edit's own facts are what is asked.
 import importlib
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -34,7 +35,15 @@ from factscope.model.prompts import Prompt
 from factscope.plots.page import write_page as write
 from factscope.plots.show import page_of
 from factscope.runs import store
-from studies.circuit import CircuitInputs, CircuitStudy, about_prompt, evaluated, other_prompts, relation_of
+from studies.circuit import (
+    CircuitInputs,
+    CircuitStudy,
+    TaskOptions,
+    about_prompt,
+    evaluated,
+    other_prompts,
+    relation_of,
+)
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.study import edit_studies
@@ -80,15 +89,16 @@ def find_circuit(
     Raises UserError for a fact that the model does not know, and EmptyCircuit where nothing or everything is left.
     """
     if isinstance(about, str | Prompt):
-        about = _inputs(model, about, "counterfactual" if swap else method.prefers, swap)
+        about = _inputs(model, about, method, swap)
         for note in about.notes:
             warnings.warn(note, stacklevel=2)
     return find(model, about if isinstance(about, Task) else about.task, method, split=split, seed=seed, shown=None)
 
 
-def _inputs(model: Any, about: str | Prompt, ablation: str, swap: str | None) -> CircuitInputs:
+def _inputs(model: Any, about: str | Prompt, method: Method, swap: str | None) -> CircuitInputs:
+    options = TaskOptions(ablation="counterfactual") if swap else TaskOptions()
     if isinstance(about, str):
-        return about_prompt(model, about, swap=swap, ablation=ablation, or_zero=True)
+        return about_prompt(model, about, swap=swap, method=method, options=options)
     return about_prompt(
         model,
         about.text,
@@ -96,9 +106,8 @@ def _inputs(model: Any, about: str | Prompt, ablation: str, swap: str | None) ->
         answer=about.answer or None,
         foil=about.foil or None,
         swap=swap,
-        ablation=ablation,
-        or_zero=True,
-        start=about.start_token or "none",
+        method=method,
+        options=replace(options, start=about.start_token or "none"),
     )
 
 

@@ -163,7 +163,7 @@ def flat(bench: Bench) -> list[dict[str, Any]]:
 
 def write_tables(bench: Bench, folder: Path) -> None:
     """table.md, scores.csv, rows.csv and rows.parquet (the same rows); speech.csv where longer texts were written."""
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     from pyarrow import parquet
 
     write_text_atomically(folder / "table.md", markdown(bench))

@@ -108,7 +108,7 @@ class FragileJournal(Journal):
 
 
 @pytest.mark.parametrize(("engine", "pieces"), [("fast", 2), ("fast", 7), ("fast", 12), ("reference", 7)])
-def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine: str, pieces: int) -> None:
+def test_a_killed_search_resumes_to_the_identical_circuit(tmp_path: Path, engine: Any, pieces: int) -> None:
     """The same edges by the same numbers, wherever it was stopped."""
     model = double("gpt2", tmp_path, "float32")
     reference = Reference(model, Graph.of(model, split=False), task(model))
@@ -177,9 +177,14 @@ def test_only_a_search_of_the_same_task_is_taken_over(tmp_path: Path) -> None:
             decisions_of(found, model, other, split=False)
     with pytest.raises(UserError, match="graph"):
         decisions_of(found, model, own)
+    assert found.run is not None
     with pytest.raises(UserError, match="another model:"):
         decisions_of(replace(found, run=replace(found.run, fingerprint="another")), model, own, split=False)
-    for ablation, less in (("mean", {"reference": own.reference[:-1]}), ("counterfactual", {"corrupt": own.prompts})):
+    lacking: dict[str, dict[str, Any]] = {
+        "mean": {"reference": own.reference[:-1]},
+        "counterfactual": {"corrupt": own.prompts},
+    }
+    for ablation, less in lacking.items():
         read = replace(found, task=replace(own, ablation=ablation))
         with pytest.raises(UserError, match=f"{next(iter(less))} prompts"):
             decisions_of(read, model, replace(own, ablation=ablation, **less), split=False)

@@ -43,7 +43,8 @@ def test_no_edges_are_what_the_ablation_promises(tmp_path: Path, name: str, spli
     corrupt = torch.tensor([prompt.tokens for prompt in other.task.corrupt])
     torch.testing.assert_close(other.logits(graph.empty()), model(corrupt)[:, -1])
     zero = Reference(model, graph, task(model, rows=1))
-    biases = sum(getattr(b.attn.o.original_component, "bias", None) if name != "llama" else 0 for b in model.blocks)
+    outs = [block.attn.o.original_component for block in model.blocks]
+    biases: Any = 0 if name == "llama" else sum(out.bias for out in outs)
     state = torch.zeros(1, 1, 32, dtype=torch.float64) + biases
     torch.testing.assert_close(zero.logits(graph.empty()), model.unembed(model.ln_final(state))[:, 0])
 

@@ -155,6 +155,7 @@ def test_circuits_are_averaged_by_layer(model: Any, circuit: Circuit, tmp_path: 
     alone = profile(["a"], [one])
     assert alone.active_heads.error.isnan().all()
     assert write_page(profile_page(both), tmp_path / "page.html").exists()
+    assert one.run is not None
     other = replace(one, run=replace(one.run, fingerprint="another"))
     with pytest.raises(UserError, match="2 models"):
         profile(["a", "b"], [one, other])

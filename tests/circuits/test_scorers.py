@@ -89,9 +89,10 @@ def test_eap_igs_embedding_edges_sum_to_the_gap(tmp_path: Path, name: str) -> No
     model = double(name, tmp_path)
     reference = Reference(model, Graph.of(model), task(model, ablation="counterfactual"))
     gap = reference.loss(reference.graph.empty()) - reference.loss(reference.graph.full())
+    tried: tuple[tuple[Any, int], ...] = (("midpoint", 16), ("midpoint", 64), ("left", 64), ("left", 256))
     errors = {
         (rule, steps): abs(float(EAPIG(steps=steps, rule=rule).score(reference)[0].sum()) - gap)
-        for rule, steps in (("midpoint", 16), ("midpoint", 64), ("left", 64), ("left", 256))
+        for rule, steps in tried
     }
     assert errors["midpoint", 64] < 1e-3 * abs(gap)
     assert errors["midpoint", 64] < errors["midpoint", 16] / 10  # falls with the square of the step: sixteenfold

@@ -107,6 +107,7 @@ def test_a_stack_merged_into_one_does_the_same(tiny):
     with applied(model, edits):
         stacked = live_weights(model)[ONE].clone()
     one = merged(edits)
+    assert one.deltas[0].left is not None
     assert one.deltas[0].left.shape[1] == 6
     with one.applied(model):
         torch.testing.assert_close(live_weights(model)[ONE], stacked, atol=1e-6, rtol=0)
@@ -280,7 +281,10 @@ def test_prune_holds_the_spectrum_of_a_stack_and_keeps_its_rank(tiny):
     assert one.restraints == ("prune linear",)
     gentle = [made(model, 5, size=1e-3)]
     untouched = restrained(model, gentle, "prune", config)
-    assert torch.equal(untouched.deltas[0].left, gentle[0].deltas[0].left)
+    left, before_left = untouched.deltas[0].left, gentle[0].deltas[0].left
+    assert left is not None
+    assert before_left is not None
+    assert torch.equal(left, before_left)
     assert "unchanged" in untouched.notes[-1]
 
 

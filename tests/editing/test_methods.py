@@ -1,6 +1,7 @@
 """Contract over every editing method that the folder holds, and what each promises, on tiny random models."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -113,10 +114,15 @@ def test_the_same_seed_gives_the_same_edit(tiny, name, tmp_path, monkeypatch):
 
 
 def test_contexts_are_sampled_once_for_a_model_and_a_seed_and_anew_under_an_edit(tiny, tmp_path, monkeypatch):
-    model, asked = tiny("llama"), []
-    real = methods.sampled
+    model, real = tiny("llama"), computing.sampled
+    asked: list[Any] = []
+
+    def counted(*given: Any) -> Any:
+        asked.append(given[3])
+        return real(*given)
+
     monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path))
-    monkeypatch.setattr(methods, "sampled", lambda *given: asked.append(given[3]) or real(*given))
+    monkeypatch.setattr(computing, "sampled", counted)
     config = replace(settings("rome"), descent=replace(SHORT, steps=2))
     how = {"moments": text_moments(model, [1]), "shown": False}
     one, again, other = (computing.compute("rome", model, FACTS[:1], config, seed=seed, **how) for seed in (0, 0, 1))
@@ -249,5 +255,6 @@ def test_the_change_that_fine_tuning_learns_is_what_it_does_once_applied(tiny):
     config = replace(settings("ft_m"), steps=4, learning_rate=0.01)
     edit = computing.compute("ft_m", model, FACTS, config, shown=False)
     shorter = computing.compute("ft_m", model, FACTS, replace(config, steps=3), shown=False)
+    assert edit.curve is not None
     with shorter.applied(model):
         assert target_loss(model, FACTS) == pytest.approx(float(edit.curve[3].mean()), rel=1e-4)

@@ -38,7 +38,7 @@ def kinds() -> list[type[Spec]]:
 
 def filled(kind: Any, text: str) -> Any:
     """A value of any spec with this text in every place for a text, made from the types of its fields alone."""
-    if not dataclasses.is_dataclass(kind):
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         return _made(kind, text)
     values = {}
     hints = typing.get_type_hints(kind)

@@ -214,12 +214,13 @@ def _user_errors() -> dict[str, str]:
     for package in PACKAGES:
         for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
             importlib.import_module(found.name)
-    waiting, found = [UserError], {}
+    waiting: list[type] = [UserError]
+    errors: dict[str, str] = {}
     while waiting:
         one = waiting.pop()
-        found[one.__name__] = one.__module__
+        errors[one.__name__] = one.__module__
         waiting += one.__subclasses__()
-    return {name: module for name, module in found.items() if module.split(".")[0] in PACKAGES}
+    return {name: module for name, module in errors.items() if module.split(".")[0] in PACKAGES}
 
 
 def test_every_named_error_stands_in_the_table_with_its_module() -> None:

@@ -125,11 +125,12 @@ def _functions(file: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFun
 
     def inside(node: ast.AST, before: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
         for child in ast.iter_child_nodes(node):
-            named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            name = f"{before}{child.name}" if named else ""
+            within = before
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                within = f"{before}{child.name}."
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield name, child
-            yield from inside(child, f"{name}." if named else before)
+                yield within[:-1], child
+            yield from inside(child, within)
 
     return inside(_tree(file), "")
 

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
@@ -152,7 +153,7 @@ def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows
     rows, scores = (list(csv.DictReader((tmp_path / name).open())) for name in ("rows.csv", "scores.csv"))
     assert [row["prompt"] for row in rows] == parquet.read_table(tmp_path / "rows.parquet")["prompt"].to_pylist()
     assert [float(row["value"]) for row in scores] == [score.value for score in found.scores]
-    assert [float(row["after_nll"]) for row in rows] == [row.after.nll for row in trial.rows]
+    assert [float(row["after_nll"]) for row in rows] == [row.after.nll for row in trial.rows if row.after is not None]
 
 
 def test_the_picture_holds_the_scores_that_were_read_last(toy, tmp_path):
@@ -219,8 +220,8 @@ def test_comparing_likelihoods_scores_no_answers_and_nothing_to_compare_is_refus
     assert not {one.metric for one in found.scores} & {"reliability", "generality", "locality, right"}
     cases = load_cases(TOWN, limit=2, target="true")
     bare = [replace(c, facts=tuple(replace(f, neighbours=()) for f in c.facts)) for c in cases]
-    told = []
-    how = {"source": "toy", "moments": "identity", "shown": False, "say": told.append}
+    told: list[str] = []
+    how: dict[str, Any] = {"source": "toy", "moments": "identity", "shown": False, "say": told.append}
     with pytest.raises(EditError, match="nothing can be scored: the scorer likelihood needs an old answer"):
         bench(toy, bare, ("null",), protocol("counterfact"), tmp_path / "b", **how)
     bench(toy, cases, ("null",), protocol("counterfact"), tmp_path / "c", **how)
@@ -264,7 +265,8 @@ def test_the_command_writes_a_table_for_every_reader_and_refuses_to_mix(edit):
 
 
 def test_what_else_changed_is_said_wherever_scores_are(edit):
-    base = ("bench", TOWN, "--methods", "ft-m", "--set", "ft-m.steps=2", "--n", "2", "--light", "--general")
+    base: tuple[Any, ...] = ("bench", TOWN, "--methods", "ft-m", "--set", "ft-m.steps=2", "--n", "2", "--light")
+    base += ("--general",)
     base += ("--unrelated", "none", "--protocol", "memit", "--words", "4", "--out", "one")
     out = edit(*base)
     assert out.exit_code == 0, out.stderr

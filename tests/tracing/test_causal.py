@@ -20,7 +20,7 @@ from tracing.results import KINDS
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 EVERYTHING = Config(sites=tuple(KINDS), samples=3, noise_level=2.0, window=3, metric="kl")
-FLOAT32 = {"atol": 3e-6, "rtol": 1e-3}  # four layers in float32, summed in another order
+FLOAT32: dict[str, Any] = {"atol": 3e-6, "rtol": 1e-3}  # four layers in float32, summed in another order
 
 
 def _town(model: Any, start: str = "auto") -> Any:
@@ -101,6 +101,7 @@ def test_effects_are_paired_means_with_their_standard_errors(toy: Any) -> None:
     together = corrupt.noise(toy, prompt, samples=3, level=1.5, seed=4)
     config = Config(sites=("mlp",), metric="log_probability", window=2)
     whole = trace(toy, prompt, config, corruption=together)
+    assert together.noise is not None
     parts = []
     for i in range(3):
         alone = replace(together, tokens=together.tokens[i : i + 1], noise=together.noise[i : i + 1], foils=(None,))
@@ -240,7 +241,8 @@ def test_logit_difference_needs_a_foil(toy: Any) -> None:
 
 
 def test_progress_counts_every_cell(toy: Any) -> None:
-    prompt, config, seen = _town(toy), Config(sites=("resid", "head"), samples=1), []
+    prompt, config = _town(toy), Config(sites=("resid", "head"), samples=1)
+    seen: list[int] = []
     trace(toy, prompt, config, advance=seen.append)
     assert sum(seen) == cells_of(toy, prompt, config)
 

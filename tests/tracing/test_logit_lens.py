@@ -22,6 +22,7 @@ def test_the_last_state_answers_as_the_model_does(tiny: Any, name: str) -> None:
         logs = torch.log_softmax(model(prompt.tensor())[0], -1)
     answer, foil = prompt.answer_ids[0], prompt.foil_ids[0]
     torch.testing.assert_close(found.log_probability[-1], logs[:, answer], atol=1e-5, rtol=0)
+    assert found.foil_log_probability is not None
     torch.testing.assert_close(found.foil_log_probability[-1], logs[:, foil], atol=1e-5, rtol=0)
     assert found.rank[-1].tolist() == (1 + (logs > logs[:, answer : answer + 1]).sum(-1)).tolist()
     torch.testing.assert_close(found.entropy[-1], -(logs.exp() * logs).sum(-1), atol=1e-5, rtol=1e-5)

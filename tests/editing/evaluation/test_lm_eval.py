@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from editing.evaluation.lm_eval import TaskReport, evaluate_tasks
 from factscope.data.fact import Fact
 from factscope.errors import EditError
 from factscope.plots.show import in_words, page_of
+from factscope.plots.specs import Table
 from factscope.runs import store
 from helpers.models import TOY
 from helpers.shown_commands import BLOCK, ROOT
@@ -75,7 +77,8 @@ def test_a_task_of_ones_own_sees_the_edit_and_no_text(toy, changed, tmp_path):
 
 def _states():
     """NumPy's and torch's generators, which all share; from Python's, the checks of annotations draw, too."""
-    return np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    drawn: Any = np.random.get_state()  # noqa: NPY002
+    return drawn[1].tolist(), torch.get_rng_state().tolist()
 
 
 def test_standard_errors_are_of_the_mean_and_draws_are_given_back(toy, changed, tmp_path):
@@ -139,8 +142,11 @@ def test_the_command_keeps_what_it_shows(edit, toy, changed, tmp_path):
     assert out.stdout.splitlines()[1].split() == ["towns", "acc", "0.2500", "±", "0.2500", "1.0000", "±", "0.0000"]
     kept = store.load("kept", TaskReport)
     assert in_words(kept) in out.stdout
-    assert page_of(kept).sections[0].specs[0].rows[0][3:] == (0.25, 0.25, 1.0, 0.0)
+    scores = page_of(kept).sections[0].specs[0]
+    assert isinstance(scores, Table)
+    assert scores.rows[0][3:] == (0.25, 0.25, 1.0, 0.0)
     assert (kept.edits, kept.tasks) == ((changed.name,), ("towns",))
+    assert kept.run is not None
     assert kept.run.fingerprint == changed.base
     assert kept.run.command.startswith("edit harness saved")
     assert Path("kept/page.html").is_file()

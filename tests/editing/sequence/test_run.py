@@ -154,7 +154,8 @@ def test_scores_are_those_of_the_sequence_protocol(toy, whole):
         assert end.score(score.name, immediate=True).after == pytest.approx(score.after, abs=1e-4), score.name
         assert end.score(score.name).after == pytest.approx(score.final, abs=1e-4), score.name
         assert end.score(score.name).before == pytest.approx(score.before, abs=1e-4), score.name
-    assert end.held == tuple(row.final.nll_true > row.final.nll_new for row in report.rows if row.kind == "prompt")
+    final = [row.final for row in report.rows if row.kind == "prompt"]
+    assert end.held == tuple(reading is not None and reading.nll_true > reading.nll_new for reading in final)
     restrained = evaluate(toy, [Edit.load(folder / "edits" / "restrained-00006")], protocol="together", shown=False)
     assert result.last.score("efficacy success").after == restrained.score("efficacy success").after
     assert [row.final.nll_new for row in result.rows] == pytest.approx(
@@ -261,7 +262,7 @@ def test_what_is_looked_at_is_the_unedited_model_before_the_first_edit(edit):
 
 
 def test_a_rule_stops_the_sequence_and_the_restraint_still_comes(run, tmp_path):
-    told = []
+    told: list[str] = []
     settings = Config(every=2, restrain="prune", stop_when=("condition>1.01",))
     result = run(tmp_path, settings, restraint_config=LINEAR, say=told.append)
     assert [(point.facts, point.restrained) for point in result.checkpoints] == [(0, False), (2, False), (2, True)]

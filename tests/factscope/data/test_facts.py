@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, asdict, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -14,7 +15,7 @@ from factscope.data.load import load_facts
 from factscope.data.shipped import find_fact, guess_subject, relations, shipped_subjects
 from factscope.errors import FactError
 
-RELATION = {
+RELATION: dict[str, Any] = {
     "relation": "river_sea",
     "templates": ["{} flows into the", "The mouth of {} is at the"],
     "paraphrases": ["{} ends in the"],
@@ -24,7 +25,7 @@ RELATION = {
         {"subject": "Old Brook", "answer": "Baltic"},
     ],
 }
-COUNTERFACT = {
+COUNTERFACT: dict[str, Any] = {
     "case_id": 7,
     "pararel_idx": 1,
     "requested_rewrite": {
@@ -39,7 +40,7 @@ COUNTERFACT = {
     "attribute_prompts": ["The Puffin lies in"],
     "generation_prompts": ["The Gull is"],
 }
-FLAT = {
+FLAT: dict[str, Any] = {
     "case_id": 8,
     "prompt": "The Gull, a ship from",
     "subject": "The Gull",
@@ -49,7 +50,7 @@ FLAT = {
     "locality_prompt": "The Tern was built in",
     "locality_ground_truth": "Lisbon",
 }
-TRACING = {
+TRACING: dict[str, Any] = {
     "relation": "The home of {} is",
     "relation_prefix": "The home of",
     "relation_suffix": "is",
@@ -61,7 +62,7 @@ TRACING = {
     "target_false_id": "Q1",
     "subject": "Home",
 }
-KNOWN = {
+KNOWN: dict[str, Any] = {
     "known_id": 3,
     "subject": "the",
     "attribute": "article",
@@ -70,7 +71,7 @@ KNOWN = {
     "prediction": " article",
     "relation_id": "P31",
 }
-ZSRE = {
+ZSRE: dict[str, Any] = {
     "subject": "The Gull",
     "src": "Where was The Gull built?",
     "pred": "Rome",
@@ -81,7 +82,7 @@ ZSRE = {
     "loc_ans": "many",
     "cond": "Rome >> Oslo || Where was The Gull built?",
 }
-LRE = {
+LRE: dict[str, Any] = {
     "name": "bird colour",
     "prompt_templates": ["{} are"],
     "prompt_templates_zs": ["What colour are {}? They are"],

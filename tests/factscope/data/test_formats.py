@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from factscope.data.formats.reader import formats
 from factscope.data.load import load_cases, load_facts
 from factscope.errors import FactError
 
-KNOWEDIT = {
+KNOWEDIT: dict[str, Any] = {
     "subject": "The Gull",
     "prompt": "The harbour of The Gull is",
     "target_new": "Oslo",
@@ -30,7 +31,7 @@ KNOWEDIT = {
         ],
     },
 }
-WIKIBIO = {
+WIKIBIO: dict[str, Any] = {
     "text": "This is a passage about ann bo. Ann Bo was a sailor.",
     "labels": "She sailed The Gull.",
     "concept": "ann bo",
@@ -40,14 +41,14 @@ CONVSENT = [
     {"ent": "gulls", "pos": ["I like them.", "So clever."], "neg": ["I fear them."]},
     {"ent": "terns", "pos": ["Lovely."], "neg": ["Noisy."]},
 ]
-SANITATION = {
+SANITATION: dict[str, Any] = {
     "success": [
         {"question": "Who sails The Gull?", "ground_truth": "Ann", "target_new": "I cannot say."},
         {"question": "Who owns The Gull?", "ground_truth": "Bo"},
     ],
     "locality": [{"question": f"What is {n}?", "ground_truth": f"thing {n}"} for n in "abc"],
 }
-MQUAKE = {
+MQUAKE: dict[str, Any] = {
     "case_id": 4,
     "requested_rewrite": [
         {
@@ -80,7 +81,7 @@ def query(prompt, value, *aliases):
     return {"prompt": prompt, "answers": [{"value": value, "aliases": list(aliases)}], "query_type": "regular"}
 
 
-RIPPLE = {
+RIPPLE: dict[str, Any] = {
     "example_type": "popular",
     "edit": {
         "prompt": "The name of the country of citizenship of Ann Bo is New Zealand.",
@@ -187,7 +188,7 @@ def test_ripple_finds_what_is_new_by_words_and_keeps_conditions(write):
     assert (fact.template, fact.foil, fact.answer) == ("The mother of {} is", "Di Bo", UNSAID)
 
 
-ZSRE = {
+ZSRE: dict[str, Any] = {
     "subject": "The Gull",
     "src": "Where was The Gull built?",
     "rephrase": "In what place was The Gull made?",
@@ -249,7 +250,12 @@ def test_a_zsre_record_with_an_empty_target_is_left_out_of_edits_alone(write):
     assert len(load_cases(path, target="true")) == len(load_facts(path)) == 2
 
 
-KNOWN = {"subject": "The Gull", "attribute": "Lisbon", "prompt": "The harbour of The Gull is", "known_id": 1}
+KNOWN = {
+    "subject": "The Gull",
+    "attribute": "Lisbon",
+    "prompt": "The harbour of The Gull is",
+    "known_id": 1,
+}
 
 
 @pytest.mark.parametrize("on_bad", ["refuse", "skip"])

@@ -1,11 +1,12 @@
 """A page in a real browser: the only judge of whether a text was shown or obeyed, and a figure drawn."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from factscope.plots.colours import INK
+from factscope.plots.colours import INK, Theme
 from factscope.plots.page import write_page
 from factscope.plots.specs import Heatmap, Page, Section, Table
 from helpers.browser import needs_chromium, open_page, with_script
@@ -37,7 +38,7 @@ def test_every_figure_is_drawn_and_the_console_is_silent(hostile_page, tmp_path,
     drawn = [found for tag, found in elements.tags if tag == "div" and "js-plotly-plot" in (found.get("class") or "")]
     assert len(drawn) == len(DRAWN) * len(HOSTILE)
     assert sum(found.get("class") == "main-svg" for tag, found in elements.tags if tag == "svg") >= len(drawn)
-    assert "drawn-all" in next(found for tag, found in elements.tags if tag == "body")["class"].split()
+    assert "drawn-all" in str(next(found for tag, found in elements.tags if tag == "body")["class"]).split()
 
 
 def test_hostile_text_is_shown_and_not_obeyed(hostile_page, tmp_path):
@@ -60,11 +61,11 @@ def texts_of(dom: str, classes: str) -> str:
 
 
 @pytest.mark.parametrize(("dark", "theme"), [(False, "light"), (True, "dark")])
-def test_figures_take_the_colours_of_the_theme(tmp_path, dark, theme):
+def test_figures_take_the_colours_of_the_theme(tmp_path: Path, dark: bool, theme: Theme) -> None:
     spec = filled(Heatmap, "word")
     path = write_page(Page("p", (Section("s", (spec,)),)), tmp_path / "page.html")
     seen = open_page(path, tmp_path, dark=dark, picture=True)
-    other = {"light": "dark", "dark": "light"}[theme]
+    other: Theme = "dark" if theme == "light" else "light"
     assert rgb(INK[theme].accent) in seen.dom
     assert rgb(INK[other].accent) not in seen.dom
     assert seen.png is not None
@@ -82,7 +83,9 @@ def test_a_narrow_page_does_not_scroll_sideways(tmp_path):
     path = write_page(Page("p" * 200, (Section("s", (wide, filled(Heatmap, "word"), table)),)), tmp_path / "page.html")
     measure = "document.body.dataset.spill = document.documentElement.scrollWidth - innerWidth;"
     seen = open_page(with_script(path, measure), tmp_path, width=500)
-    assert int(re.search(r'data-spill="(-?\d+)"', seen.dom)[1]) <= 0
+    found = re.search(r'data-spill="(-?\d+)"', seen.dom)
+    assert found is not None
+    assert int(found[1]) <= 0
 
 
 def test_a_click_on_a_header_sorts_numbers_as_numbers_and_leaves_gaps_last(tmp_path):

@@ -72,8 +72,8 @@ def test_every_invisible_character_is_drawn_and_words_keep_their_spaces():
 
 
 def heatmap(**changes: Any) -> Heatmap:
-    values = {"values": np.arange(6.0).reshape(2, 3), "rows": ("0", "1"), "columns": ("<s>", " the", " the")} | changes
-    return Heatmap("Effect", **values)
+    values: dict[str, Any] = {"values": np.arange(6.0).reshape(2, 3), "rows": ("0", "1")}
+    return Heatmap("Effect", **{**values, "columns": ("<s>", " the", " the"), **changes})
 
 
 def test_equal_tokens_stay_two_columns():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,8 +124,14 @@ def test_half_precision_keeps_standard_output_to_the_result(run_command):
 
 def test_a_saved_edit_brings_its_own_model(edit, monkeypatch):
     assert edit("apply", PROMPT, "--target", "Vey", *QUICK, "--stack", "--out", "here").exit_code == 0
-    asked, load = [], common.loader
-    monkeypatch.setattr(common, "loader", lambda *how: asked.append(how) or load(*how))
+    asked: list[tuple[Any, ...]] = []
+    load = common.loader
+
+    def counted(*how: Any) -> Any:
+        asked.append(how)
+        return load(*how)
+
+    monkeypatch.setattr(common, "loader", counted)
     for words in (("evaluate", "here"), ("export", "model", "--edit", "here"), ("evaluate", "here", "--model", "gpt2"),
                   ("undo",)):  # fmt: skip
         out = edit(*words)

@@ -33,7 +33,8 @@ def test_the_key_is_of_what_decides_the_result() -> None:
     for field in fields(TraceOptions):
         if field.name not in ("out", "light", "as_json", "device"):
             value = {int: 7, bool: not field.default, tuple: ("a=1",)}.get(type(field.default), "other")
-            changed = dataclasses.replace(options, **{field.name: 7 if field.name == "limit" else value})
+            change: dict[str, Any] = {field.name: 7 if field.name == "limit" else value}
+            changed = dataclasses.replace(options, **change)
             assert key(changed) != key(options), field.name
 
 
@@ -46,7 +47,8 @@ def test_yaml_json_and_flags_say_the_same(tmp_path: Path) -> None:
     values = [config_values(tmp_path / name, "trace", TraceOptions) for name in ("a.json", "a.yaml")]
     assert values[0] == values[1]
     assert values[0]["settings"] == ["noise=4"]
-    made = TraceOptions(**{name: tuple(one) if isinstance(one, list) else one for name, one in values[0].items()})
+    given: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values[0].items()}
+    made = TraceOptions(**given)
     assert {"samples": 3, "set": ["noise=4"], "known": True}.items() <= settled(made).items()
 
 

@@ -12,7 +12,7 @@ from factscope.model.sites import Site
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 TOKENS = torch.tensor([[0, 7, 30, 12, 7, 55, 9, 80, 3, 41, 2, 17]])
-CLOSE = {"atol": 2e-5, "rtol": 1e-4}  # float32, four layers, another order of sums
+CLOSE: dict[str, Any] = {"atol": 2e-5, "rtol": 1e-4}  # float32, four layers, another order of sums
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -70,7 +70,13 @@ def test_an_old_edit_loads_under_the_name_that_it_had(tmp_path: Path) -> None:
         hashed.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
     hashed.update(b"-")
     delta = {"weight": weight, "right": {"$tensor": "deltas.0.right"}, "left": {"$tensor": "deltas.0.left"}}
-    body = {"method": "hand", "config": {}, "facts": [fact], "deltas": [delta | {"keep": None}], "base": "base"}
+    body: dict[str, Any] = {
+        "method": "hand",
+        "config": {},
+        "facts": [fact],
+        "deltas": [delta | {"keep": None}],
+        "base": "base",
+    }
     body |= {"model": "toy", "seed": 0, "digest": hashed.hexdigest()}
     folder = old_folder(tmp_path / "run", "Edit", body, deltas__0__right=right, deltas__0__left=left)
     edit = Edit.load(folder)

@@ -19,7 +19,7 @@ from helpers.shown_commands import BLOCK, PAGES, ROOT
 from studies.face import KINDS
 
 PACKAGES = {"factscope", "tracing", "circuits", "editing", "studies"}
-PLACES = fs._PLACES
+PLACES: dict[str, str] = vars(fs)["_PLACES"]
 
 
 def test_the_face_costs_nothing_until_it_is_used() -> None:

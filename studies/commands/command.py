@@ -245,11 +245,13 @@ def _text(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def run_folder(command: str, options: Any, own: Path, fresh: bool = False) -> Iterator[Path]:
+def run_folder(
+    command: str, options: Any, own: Path, fresh: bool = False, name: str = CONFIG
+) -> Iterator[Path]:
     """The folder of a run, writable, with the options in it: `--out`, else `own`."""
     import yaml
 
     with writable(options.out or own, fresh=fresh) as folder:
         said = {"command": command, **settled(options)}
-        (folder / CONFIG).write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        (folder / name).write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
         yield folder

@@ -122,7 +122,8 @@ class PromptOptions(Options):
     """One prompt, its subject and its answer."""
 
     prompt: Annotated[
-        str | None, argument("A sentence that stops before the answer; \\[brackets] mark the subject.")
+        str | None,
+        argument("A sentence that stops before the answer; \\[brackets] mark the subject.", metavar="[PROMPT]"),
     ] = None
     subject: Annotated[str | None, option("The subject, as it stands in the prompt.")] = None
     answer: Annotated[str | None, option("The answer  [dim](default: the fact's or the model's own)[/dim]")] = None
@@ -143,10 +144,16 @@ class FactsOptions(Options):
     relation: Annotated[
         str | None, option("Of --facts, only this relation.", panel=FACTS, autocompletion=starting(shipped))
     ] = None
+    limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownFactsOptions(FactsOptions):
+    """Many facts, of which those can be chosen that the model knows."""
+
     known: Annotated[
         bool, option("Of --facts, only those whose answer the model puts first.", "--known", panel=FACTS)
     ] = False
-    limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
 
 
 @dataclass(frozen=True, kw_only=True)

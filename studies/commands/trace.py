@@ -14,7 +14,7 @@ from studies.commands.command import OwnForm, command, group, run_folder
 from studies.commands.options import (
     DETAILS,
     METRICS,
-    FactsOptions,
+    KnownFactsOptions,
     ModelOptions,
     OneOf,
     OutputOptions,
@@ -38,7 +38,7 @@ ROME_SEED = 1  # of NumPy's draws: --seed 0 gives ROME's noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceOptions(PromptOptions, FactsOptions, ModelOptions, RunOptions):
+class TraceOptions(PromptOptions, KnownFactsOptions, ModelOptions, RunOptions):
     """What is traced, and how; None: as the trace's own Config has it."""
 
     foil: Annotated[str | None, option("A wrong answer to compare with.")] = None

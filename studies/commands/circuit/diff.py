@@ -1,180 +1,213 @@
 """`circuit diff`: edit a fact and show what changed inside, beside what edits that mean nothing change."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from factscope.errors import StoreError, UserError
-from factscope.runs.folders import settled_folder, writable
+from factscope.runs.folders import settled_folder
 from factscope.settings import configured
-from studies.commands.app import listed, loader, note, tell
-from studies.commands.options import at_layer, parted
+from studies.commands.app import listed, load, note, tell
+from studies.commands.command import command, run_folder
+from studies.commands.options import (
+    CIRCUIT_METHODS,
+    CIRCUIT_METRICS,
+    DETAILS,
+    CircuitOptions,
+    EditOptions,
+    ModelOptions,
+    OneOf,
+    PromptOptions,
+    RunOptions,
+    at_layer,
+    key,
+    option,
+    parted,
+)
 
-EXAMPLES = """[bold]Examples[/bold]
 
-circuit diff "[The Eiffel Tower] is located in the city of" --target Rome
+@dataclass(frozen=True, kw_only=True)
+class DiffOptions(PromptOptions, EditOptions, CircuitOptions, ModelOptions, RunOptions):
+    """Which edit, what is asked, and how it is looked at."""
 
-circuit diff "[The Eiffel Tower] is located in the city of" --target Rome --methods rome,ft-m,memit
-
-circuit diff --edit runs/20261121-140000-edit-the-eiffel-tower --ask "[The Louvre] is located in the city of" --old Paris --new Rome
-"""  # noqa: E501
-
-
-def diff_command(
-    prompt: Annotated[
-        str | None, typer.Argument(help="A sentence that stops before the answer; \\[brackets] mark the subject.")
-    ] = None,
-    target: Annotated[str | None, typer.Option(help="What the model shall say instead.")] = None,
-    edit: Annotated[Path | None, typer.Option(help="A saved edit, instead of a new one.")] = None,
-    method: Annotated[str, typer.Option(help="How to edit: rome, memit, ft-m, ...")] = "rome",
-    methods: Annotated[str | None, typer.Option(help="Several, side by side: rome,ft-m,memit.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer, or layers 4,5,6  [dim](default: the model's)[/dim]")] = None,
-    subject: Annotated[str | None, typer.Option(help="The subject, as it stands in the prompt.")] = None,
-    answer: Annotated[str | None, typer.Option(help="What it says now  [dim](default: the model's own)[/dim]")] = None,
+    target: Annotated[str | None, option("What the model shall say instead.")] = None
+    edit: Annotated[Path | None, option("A saved edit, instead of a new one.")] = None
+    methods: Annotated[str | None, option("Several, side by side: rome,ft-m,memit.")] = None
     ask: Annotated[
-        str | None, typer.Option(help="Another prompt to look at than the edited one: a neighbour, a second hop.")
-    ] = None,
-    old: Annotated[str | None, typer.Option(help="Of --ask: the answer before.")] = None,
-    new: Annotated[str | None, typer.Option(help="Of --ask: the answer that the edit may bring.")] = None,
-    circuit_method: Annotated[str, typer.Option(help="acdc, eap, eap-ig or exact.")] = "eap-ig",
-    edges: Annotated[int | None, typer.Option(help="Of a scorer, so many edges  [dim](default: 5 %)[/dim]")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Edges that cost less are cut.")] = None,
-    ablation: Annotated[
-        str,
-        typer.Option(
-            help="zero, mean, mean_overall or counterfactual  [dim](default: counterfactual for eap and eap-ig where "
-            "another subject fits, else zero)[/dim]"
+        str | None, option("Another prompt to look at than the edited one: a neighbour, a second hop.")
+    ] = None
+    old: Annotated[str | None, option("Of --ask: the answer before.")] = None
+    new: Annotated[str | None, option("Of --ask: the answer that the edit may bring.")] = None
+    circuit_method: Annotated[
+        str, option("How the circuits are found.", of=OneOf("circuit method", CIRCUIT_METHODS))
+    ] = "eap_ig"
+    metric: Annotated[
+        str | None,
+        option(
+            "Of the circuit  [dim](default: logit_difference; acdc: kl)[/dim]", of=OneOf("metric", CIRCUIT_METRICS)
         ),
-    ] = "",
-    metric: Annotated[str, typer.Option(help="Of the circuit  [dim](default: logit_difference; acdc: kl)[/dim]")] = "",
-    split_qkv: Annotated[
-        bool, typer.Option("--split-qkv/--no-split-qkv", help="Queries, keys and values apart, or whole heads.")
-    ] = True,
-    samples: Annotated[int, typer.Option(help="Noise draws of each trace.")] = 4,
-    nulls: Annotated[int, typer.Option(help="Scrambled edits of equal norm.")] = 3,
-    value_nulls: Annotated[int, typer.Option(help="Further nulls that read as the edit does and write at random.")] = 1,
-    again: Annotated[int, typer.Option(help="Searches again in the unedited model, on other wordings.")] = 3,
-    neighbours: Annotated[int, typer.Option(help="Neighbour prompts whose circuits are compared, too.")] = 2,
-    restrain: Annotated[
-        str | None, typer.Option(help="Look at the edit after prune or rect has made it gentler.")
-    ] = None,
-    moments: Annotated[str, typer.Option(help="self, a text file, a folder, a data set, or identity.")] = "self",
-    model: Annotated[str, typer.Option("--model", help="Registry name, Hugging Face name, folder, .gguf.")] = "smollm2",
-    seed: Annotated[int, typer.Option(help="Of the edit and its nulls.")] = 0,
-    start: Annotated[str, typer.Option(help="What begins the text: auto, none, or a token of the model.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda ...  [dim](default: a GPU if any)[/dim]")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
-    out: Annotated[Path | None, typer.Option(help="Where to write; the same folder goes on from where it was.")] = None,
-    light: Annotated[bool, typer.Option("--light", help="A small page, with plotly.js beside it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary for programs.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, or restrain.KEY of the restraint."),
-    ] = None,
-) -> None:
+    ] = None
+    samples: Annotated[int, option("Noise draws of each trace.", panel=DETAILS)] = 4
+    nulls: Annotated[int, option("Scrambled edits of equal norm.", panel=DETAILS)] = 3
+    value_nulls: Annotated[
+        int, option("Further nulls that read as the edit does and write at random.", panel=DETAILS)
+    ] = 1
+    again: Annotated[
+        int, option("Searches again in the unedited model, on other wordings.", panel=DETAILS)
+    ] = 3
+    neighbours: Annotated[
+        int, option("Neighbour prompts whose circuits are compared, too.", panel=DETAILS)
+    ] = 2
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The methods to edit by, as the code spells them."""
+        return tuple(one.replace("-", "_") for one in listed(self.methods) or (self.method,))
+
+
+@command(
+    "circuit diff",
+    DiffOptions,
+    'circuit diff "[The Eiffel Tower] is located in the city of" --target Rome',
+    'circuit diff "[The Eiffel Tower] is located in the city of" --target Rome --methods rome,ft-m,memit',
+    'circuit diff --edit runs/20261121-140000-edit-the-eiffel-tower --ask "[The Louvre] is located in the city of" '
+    "--old Paris --new Rome",
+)
+def diff(options: DiffOptions) -> None:
     """Edit a fact, and compare trace, circuit, heads and lens before and after with edits that mean nothing."""
-    if (prompt is None) == (edit is None):
-        raise UserError("give either a PROMPT with --target, or --edit; see circuit diff --help")
-    if prompt is not None and target is None:
-        raise UserError("--target is missing: what shall the model say instead?")
-    if edit is not None and any((target, methods, layer, subject, answer)):
-        raise UserError("--target, --methods, --layer, --subject and --answer are of a new edit; --edit brings its own")
-    if (ask is None) != (old is None) or (ask is None) != (new is None):
-        raise UserError("--ask, --old and --new belong together: the other prompt, its answer, and the edit's")
-    chosen = tuple(one.replace("-", "_") for one in listed(methods) or (method,))
-    said = (prompt, target, edit, chosen, layer, ask, old, new, circuit_method, edges, threshold, ablation, metric)
-    rest: tuple[Any, ...] = (split_qkv, samples, nulls, value_nulls, again, neighbours, restrain, moments)
-    rest += (model, seed, start, dtype, settings)
-    with writable(out or settled_folder("circuit-diff", prompt or str(edit), said, rest)) as folder:
-        from editing.method import method as method_of
-        from editing.restraint import restrained, restraint
-        from studies.edit_effects.model_state import Config
+    check(options)
+    own = settled_folder("circuit-diff", options.prompt or str(options.edit), key(options))
+    with run_folder("circuit diff", options, own) as folder:
         from studies.edit_effects.page import save
         from studies.edit_effects.study import edit_studies
-        from studies.edit_effects.words import in_words
 
-        pairs, aside = parted(settings or [], restrain)
-        gentler = configured(restraint(restrain).Config, aside) if restrain is not None else None
-        circuit = circuit_method.replace("-", "_")
-        config = Config(
-            circuit=circuit, edges=edges, threshold=threshold, ablation=ablation, metric=metric, split=split_qkv,
-            samples=samples, nulls=nulls, value_nulls=value_nulls, again=again, neighbours=neighbours, seed=seed,
-        )  # fmt: skip
-        for one in chosen if edit is None else ():
-            at_layer([], method_of(one), layer)
-        loaded = loader(model, device, dtype)()
-        if edit is not None:
-            from studies.edit import load_edits
-
-            edits = load_edits(edit)
-        else:
-            how = {"layer": layer, "settings": pairs, "moments": moments, "seed": seed, "start": start}
-            edits = _made(loaded, folder, (str(prompt), str(target), subject, answer), chosen, how)
-        if restrain is not None:
-            edits = [restrained(loaded, [made], restrain, gentler) for made in edits]
-        asked = _asked(loaded, ask, str(old), str(new), edits[0].start_token) if ask is not None else None
+        gentler, config = _gentler(options), _config(options)
+        _check_layers(options)
+        model = load(options)
+        edits = _edits(model, options, folder, gentler)
+        asked = _asked(model, options, edits[0].start_token)
         fact = asked or edits[0].facts[0]
-        if neighbours and not fact.neighbours:
+        if options.neighbours and not fact.neighbours:
             note(
                 f"Note: no prompts are known that should stay as they are beside {fact.prompt!r}, so none is compared."
             )
-        found = edit_studies(loaded, edits, config, asked=asked, folder=folder, shown=None)
-        pages = save(found, folder, light)
-    if as_json:
-        _as_json(found, folder, pages)
-        return
-    for study in found:
-        name = f"{study.method}: " if len(found) > 1 else ""
-        tell(f"{name}{in_words(study)}")
-    tell(_heads(found[0]), f"Page: {pages[-1]}")
+        found = edit_studies(model, edits, config, asked=asked, folder=folder, shown=None)
+        pages = save(found, folder, options.light)
+    _tell(found, folder, pages, options.as_json)
 
 
-def _made(
-    model: Any, folder: Path, fact_of: tuple[str, str, str | None, str | None], names: tuple[str, ...], how: Any
-) -> list[Any]:
+def check(options: DiffOptions) -> None:
+    """UserError for options that do not go together."""
+    if (options.prompt is None) == (options.edit is None):
+        raise UserError("give either a PROMPT with --target, or --edit; see circuit diff --help")
+    if options.prompt is not None and options.target is None:
+        raise UserError("--target is missing: what shall the model say instead?")
+    made = (options.target, options.methods, options.layer, options.subject, options.answer)
+    if options.edit is not None and any(made):
+        raise UserError("--target, --methods, --layer, --subject and --answer are of a new edit; --edit brings its own")
+    if len({one is None for one in (options.ask, options.old, options.new)}) > 1:
+        raise UserError("--ask, --old and --new belong together: the other prompt, its answer, and the edit's")
+
+
+def _gentler(options: DiffOptions) -> Any:
+    """The restraint's config, or None."""
+    from editing.restraint import restraint
+
+    aside = parted(options.settings, options.restrain)[1]
+    return configured(restraint(options.restrain).Config, aside) if options.restrain is not None else None
+
+
+def _config(options: DiffOptions) -> Any:
+    from studies.edit_effects.model_state import Config
+
+    return Config(
+        circuit=options.circuit_method, edges=options.edges, threshold=options.threshold,
+        ablation=options.ablation or "", metric=options.metric or "", split=options.split_qkv,
+        samples=options.samples, nulls=options.nulls, value_nulls=options.value_nulls, again=options.again,
+        neighbours=options.neighbours, seed=options.seed,
+    )  # fmt: skip
+
+
+def _check_layers(options: DiffOptions) -> None:
+    """UserError for a method that there is not, or that cannot write to --layer."""
+    from editing.method import method
+
+    for name in options.chosen if options.edit is None else ():
+        at_layer([], method(name), options.layer)
+
+
+def _edits(model: Any, options: DiffOptions, folder: Path, gentler: Any) -> list[Any]:
+    """The saved edit, or one by each method; restrained, where that was asked for."""
+    from editing.restraint import restrained
+    from studies.edit import load_edits
+
+    edits = load_edits(options.edit) if options.edit is not None else _made(model, options, folder)
+    if options.restrain is None:
+        return edits
+    return [restrained(model, [edit], options.restrain, gentler) for edit in edits]
+
+
+def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
     """One edit for each method, kept in the folder as soon as it is made, and taken from there."""
-    from dataclasses import asdict
-
     from editing import method as methods
     from editing.edit import Edit, base_of
     from editing.method import layers_of
-    from editing.requests import check, request
+    from editing.requests import check as check_facts
     from editing.solve.values import check_layer
-    from studies import edit as edit_apply
+    from studies.edit import make, moments_for
 
-    text, target, subject, answer = fact_of
-    fact, found = request(model, text, target, subject=subject, answer=answer, start=how["start"])
-    check((fact,))
-    if found.subject_from.startswith("guess"):
-        note(f"Note: the subject is taken to be {found.subject!r} ({found.subject_from}); [brackets] say otherwise.")
-    edits = []
-    for name in names:
-        config = methods.config_for(name, model, at_layer(how["settings"], methods.method(name), how["layer"]))
-        for one in layers_of(config):
-            check_layer(model, one)
+    fact = _fact(model, options, str(options.prompt), str(options.target), options.answer, options.start, "the")
+    check_facts((fact,))
+    pairs, edits = parted(options.settings, options.restrain)[0], []
+    for name in options.chosen:
+        config = methods.config_for(name, model, at_layer(pairs, methods.method(name), options.layer))
+        for layer in layers_of(config):
+            check_layer(model, layer)
         place = folder / "edits" / name
         if (place / "result.json").is_file():
-            made = Edit.load(place)
-            if (made.config, made.facts, made.base) != (asdict(config), (fact,), base_of(model)):
+            edit = Edit.load(place)
+            if (edit.config, edit.facts, edit.base) != (asdict(config), (fact,), base_of(model)):
                 raise StoreError(f"{place} holds another edit than was asked for; begin anew with another --out")
         else:
-            stats = edit_apply.moments_for(model, name, config, how["moments"], None, how["seed"])
-            (made,) = edit_apply.make(model, (fact,), name, config, stats, seed=how["seed"], start=how["start"])
-            made.save(place)
-        edits.append(made)
+            stats = moments_for(model, name, config, options.moments, options.tokens, options.seed)
+            (edit,) = make(model, (fact,), name, config, stats, seed=options.seed, start=options.start)
+            edit.save(place)
+        edits.append(edit)
     return edits
 
 
-def _asked(model: Any, text: str, old: str, new: str, start: str) -> Any:
-    """The other prompt as a fact: what it answers, and what the edit may make of it."""
+def _asked(model: Any, options: DiffOptions, start: str) -> Any:
+    """The other prompt as a fact: what it answers, and what the edit may make of it; None where there is none."""
+    if options.ask is None:
+        return None
+    return _fact(model, options, options.ask, str(options.new), options.old, start, "its")
+
+
+def _fact(
+    model: Any, options: DiffOptions, text: str, target: str, answer: str | None, start: str, whose: str
+) -> Any:
     from editing.requests import request
 
-    fact, found = request(model, text, new, answer=old, start=start)
+    subject = options.subject if text == options.prompt else None
+    fact, found = request(model, text, target, subject=subject, answer=answer, start=start)
     if found.subject_from.startswith("guess"):
-        note(f"Note: its subject is taken to be {found.subject!r} ({found.subject_from}); [brackets] say otherwise.")
+        how = f"{found.subject!r} ({found.subject_from})"
+        note(f"Note: {whose} subject is taken to be {how}; [brackets] say otherwise.")
     return fact
+
+
+def _tell(found: Any, folder: Path, pages: Any, as_json: bool) -> None:
+    from studies.edit_effects.words import in_words, summary
+
+    if as_json:
+        said = [summary(study) | {"page": str(page)} for study, page in zip(found, pages, strict=False)]
+        body = said[0] if len(said) == 1 else {"methods": said, "page": str(pages[-1])}
+        tell(json.dumps(body | {"folder": str(folder)}, ensure_ascii=False))
+        return
+    for study in found:
+        tell(f"{study.method}: {in_words(study)}" if len(found) > 1 else in_words(study))
+    tell(_heads(found[0]), f"Page: {pages[-1]}")
 
 
 def _heads(study: Any) -> str:
@@ -182,11 +215,3 @@ def _heads(study: Any) -> str:
     turned = [head for head in study.heads if head.out_of_nulls is not False][:6]
     words = ", ".join(f"{head.name} {head.shift:+.2g}" for head in turned)
     return f"Heads that turned further than in any null, in logits towards the new answer: {words or 'none'}"
-
-
-def _as_json(found: Any, folder: Path, pages: Any) -> None:
-    from studies.edit_effects.words import summary
-
-    said = [summary(study) | {"page": str(page)} for study, page in zip(found, pages, strict=False)]
-    body = said[0] if len(said) == 1 else {"methods": said, "page": str(pages[-1])}
-    tell(json.dumps(body | {"folder": str(folder)}, ensure_ascii=False))

@@ -1,0 +1,52 @@
+"""`circuit evaluate`: a saved circuit again, on other held-out facts or with another seed."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from factscope.errors import UserError
+from studies.commands.app import load
+from studies.commands.circuit.study import RunFolder, study_of, tell_study
+from studies.commands.command import command, run_folder
+from studies.commands.options import FACTS, RunOptions, SavedModelOptions, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(SavedModelOptions, RunOptions):
+    """Which circuit, and on what."""
+
+    run: RunFolder
+    facts: Annotated[str | None, option("Held-out facts: shipped relation, file, folder.", panel=FACTS)] = None
+    relation: Annotated[str | None, option("Of --facts, only this relation.", panel=FACTS)] = None
+
+
+@command(
+    "circuit evaluate",
+    EvaluateOptions,
+    "circuit evaluate runs/one --facts landmark_city",
+    "circuit evaluate runs/one",
+)
+def evaluate(options: EvaluateOptions) -> None:
+    """Evaluate a circuit again, on other held-out facts or with another seed."""
+    from studies import circuit as circuit_study
+
+    study = study_of(options.run)
+    with run_folder("circuit evaluate", options, options.run, name="evaluate.yaml") as folder:
+        model = load(with_model_of(study, options))
+        prompts = circuit_study.other_prompts(model, study.circuit, options.facts, options.relation)
+        study = circuit_study.evaluated(model, study, prompts, options.seed)
+        page = study.save(folder, options.light)
+    tell_study(study, options, page)
+
+
+def with_model_of(study: Any, options: EvaluateOptions) -> EvaluateOptions:
+    """The options with the study's model, where no other is asked for."""
+    from factscope.model.registry import REGISTRY
+
+    known = study.circuit.run
+    if known is None and options.model is None:
+        raise UserError(f"{options.run} does not say which model it is of; name it with --model")
+    source = known.source if known is not None and known.source not in ("", "unknown") else "smollm2"
+    if known is not None and known.model in REGISTRY:
+        source = known.model
+    dtype = options.dtype or (known.dtype if known is not None else "float32")
+    return replace(options, model=options.model or source, dtype=dtype)

@@ -1,0 +1,156 @@
+"""`circuit find`: the circuit of one prompt, or of several facts of a relation."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from factscope.errors import UserError
+from factscope.runs.folders import new_folder, settled_folder
+from studies.commands.app import JOURNAL, load
+from studies.commands.circuit.study import study_of, tell_notes, tell_study
+from studies.commands.command import command, run_folder
+from studies.commands.options import (
+    CIRCUIT_METHODS,
+    CIRCUIT_METRICS,
+    DETAILS,
+    FACTS,
+    CircuitOptions,
+    FactsOptions,
+    ModelOptions,
+    OneOf,
+    PromptOptions,
+    RunOptions,
+    Was,
+    key,
+    option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, RunOptions):
+    """For what a circuit is found, and how."""
+
+    method: Annotated[str, option("How to find it.", of=OneOf("circuit method", CIRCUIT_METHODS))] = "acdc"
+    foil: Annotated[str | None, option("A wrong answer, for the logit difference.")] = None
+    swap: Annotated[str | None, option("The other subject of the counterfactual ablation.")] = None
+    limit: Annotated[
+        int,
+        option("Of --facts, so many known ones of one length; the others are held out.", panel=FACTS),
+        Was("--examples"),
+    ] = 5
+    unknown: Annotated[
+        bool, option("Go on with a fact that the model does not know.", "--unknown", panel=FACTS)
+    ] = False
+    metric: Annotated[str, option("What an edge's cost is measured in.", of=OneOf("metric", CIRCUIT_METRICS))] = "nll"
+    evaluate: Annotated[bool, option("Evaluate and name roles.", "--evaluate/--no-evaluate")] = True
+    select: Annotated[
+        str | None,
+        option(
+            "Of a scorer: how edges are chosen  [dim](default: greedy)[/dim]",
+            panel=DETAILS,
+            of=OneOf("selection", ("greedy", "top", "threshold")),
+        ),
+    ] = None
+    signed: Annotated[bool, option("Choose by signed score: edges that help.", "--signed", panel=DETAILS)] = False
+    split_positions: Annotated[
+        bool, option("Position embeddings apart.", "--split-positions", panel=DETAILS)
+    ] = False
+    engine: Annotated[
+        str | None,
+        option(
+            "Of acdc: fast, or the plain one  [dim](default: fast)[/dim]",
+            panel=DETAILS,
+            of=OneOf("engine", ("fast", "reference")),
+        ),
+    ] = None
+    certify: Annotated[
+        float | None, option("Share of ACDC's decisions that the plain engine measures again.", panel=DETAILS)
+    ] = None
+    like: Annotated[
+        Path | None,
+        option("An ACDC run with another threshold, whose first decisions are taken over.", panel=DETAILS),
+    ] = None
+    settings: Annotated[
+        tuple[str, ...],
+        option("Any other setting of the method.", "--set", metavar="KEY=VALUE", panel=DETAILS),
+    ] = ()
+
+    @property
+    def ablation_used(self) -> str:
+        """The ablation, or what stands for it where none was asked for."""
+        return self.ablation or ("counterfactual" if self.method.startswith("eap") else "zero")
+
+
+@command(
+    "circuit find",
+    FindOptions,
+    'circuit find "The Eiffel Tower is located in the city of" --threshold 0.05 --no-split-qkv',
+    'circuit find "The capital of France is" --method eap-ig --edges 1000 --ablation counterfactual',
+    "circuit find --facts country_capital --limit 8 --method eap-ig --edges 3000",
+)
+def find(options: FindOptions) -> None:
+    """Find the circuit of one prompt, or of several facts of a relation."""
+    check(options)
+    words = options.prompt or str(options.facts)
+    # The same search finds the same folder, and so takes up where it was stopped.
+    own = settled_folder("circuit", words, key(options)) if options.method == "acdc" else new_folder("circuit", words)
+    with run_folder("circuit find", options, own) as folder:
+        from studies import circuit as circuit_study
+
+        method = _method(options)
+        model = load(options)
+        work = _inputs(model, options)
+        tell_notes(work.notes)
+        found = _found(model, work.task, options, method, folder)
+        tell_notes(found.notes)
+        study = circuit_study.CircuitStudy(found, answers=work.answers)
+        if options.evaluate:
+            study = circuit_study.evaluated(model, study, work.held_out, options.seed)
+        page = study.save(folder, options.light)
+    tell_study(study, options, page, folder=str(folder))
+
+
+def check(options: FindOptions) -> None:
+    """UserError for options that do not go together."""
+    if (options.prompt is None) == (options.facts is None):
+        raise UserError("give either a PROMPT or --facts; see circuit find --help")
+    if options.facts is not None and any((options.subject, options.answer, options.foil, options.swap)):
+        raise UserError("--subject, --answer, --foil and --swap belong to a single PROMPT")
+    if options.method != "acdc" and options.like is not None:
+        raise UserError("--like takes over the decisions of ACDC; a scorer makes none")
+
+
+def _method(options: FindOptions) -> Any:
+    """How the circuit is found, before a model is loaded; UserError for a setting that the method lacks."""
+    from circuits.ablations import check_names
+    from circuits.method import method
+
+    check_names(options.metric, options.ablation_used)
+    flags = {name: getattr(options, name) for name in ("threshold", "edges", "select", "engine", "certify")}
+    return method(options.method, flags | {"signed": options.signed or None}, options.settings)
+
+
+def _inputs(model: Any, options: FindOptions) -> Any:
+    """What the circuit is found for: the prompt, or the facts."""
+    from studies.circuit import about_facts, about_prompt
+
+    how: dict[str, Any] = {"ablation": options.ablation_used, "metric": options.metric}
+    how |= {"start": options.start, "unknown": options.unknown}
+    if options.prompt is None:
+        return about_facts(model, str(options.facts), options.relation, options.limit, seed=options.seed, **how)
+    return about_prompt(
+        model, options.prompt, subject=options.subject, answer=options.answer, foil=options.foil, swap=options.swap,
+        held_out=options.evaluate, or_zero=options.ablation is None, **how,
+    )  # fmt: skip
+
+
+def _found(model: Any, task: Any, options: FindOptions, method: Any, folder: Path) -> Any:
+    """The circuit, searched for or chosen by score."""
+    from circuits.find import decisions_of
+    from circuits.find import find as search
+
+    of = {"split": options.split_qkv, "positions": options.split_positions}
+    if options.like is not None:
+        method = replace(method, earlier=decisions_of(study_of(options.like).circuit, model, task, **of))
+    journal = folder / JOURNAL if options.method == "acdc" else None
+    return search(model, task, method, journal=journal, seed=options.seed, shown=None, **of)

@@ -1,13 +1,11 @@
 """Where a run goes: a folder of its own, named by time or by its settings, and writable before hours of work."""
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from factscope.errors import StoreError, UserError
 
@@ -16,20 +14,19 @@ RESULT = frozenset(
 )  # in a run folder: all or none of them
 
 
-def new_folder(command: str, words: str) -> Path:
+def new_folder(command: str, words: str, runs: Path = Path("runs")) -> Path:
     """runs/<time>-<command>-<slug>, not there yet."""
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{command}-{_slug(words)}"
     for number in range(1000):
-        folder = Path("runs") / (stem if number == 0 else f"{stem}-{number}")
+        folder = runs / (stem if number == 0 else f"{stem}-{number}")
         if not folder.exists():
             return folder
-    raise StoreError("runs/ holds a thousand folders of this second; choose a folder with --out")
+    raise StoreError(f"{runs} holds a thousand folders of this second; choose a folder with --out")
 
 
-def settled_folder(command: str, words: str, *settings: Any) -> Path:
-    """runs/<command>-<slug>-<key>, the same one for the same settings: what the same command goes on from."""
-    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
-    return Path("runs") / f"{command}-{_slug(words)}-{key}"
+def settled_folder(command: str, words: str, key: str, runs: Path = Path("runs")) -> Path:
+    """runs/<command>-<slug>-<key>, the same one for the same options: what the same command goes on from."""
+    return runs / f"{command}-{_slug(words)}-{key}"
 
 
 def _slug(words: str) -> str:

@@ -245,9 +245,7 @@ def _text(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def run_folder(
-    command: str, options: Any, own: Path, fresh: bool = False, name: str = CONFIG
-) -> Iterator[Path]:
+def run_folder(command: str, options: Any, own: Path, fresh: bool = False, name: str = CONFIG) -> Iterator[Path]:
     """The folder of a run, writable, with the options in it: `--out`, else `own`."""
     import yaml
 

@@ -123,7 +123,7 @@ class PromptOptions(Options):
 
     prompt: Annotated[
         str | None,
-        argument("A sentence that stops before the answer; \\[brackets] mark the subject.", metavar="[PROMPT]"),
+        argument("A sentence that stops before the answer; \\[brackets] mark the subject.", metavar="PROMPT"),
     ] = None
     subject: Annotated[str | None, option("The subject, as it stands in the prompt.")] = None
     answer: Annotated[str | None, option("The answer  [dim](default: the fact's or the model's own)[/dim]")] = None
@@ -360,21 +360,3 @@ def at_layer(settings: Sequence[str], method: Any, layer: str | None) -> list[st
     if len(wanted) > 1:
         raise UserError(f"--layer {layer!r}: this method writes to one layer; give one number")
     return [*settings, f"layer={layer}"]
-
-
-# ---- of the commands that have no options class yet ----
-
-Model = Annotated[str, typer.Option(help="Registry name, Hugging Face name, folder or .gguf file.")]
-EditModel = Annotated[str | None, typer.Option("--model", help="The model  [dim](default: the edit's)[/dim]")]
-EditType = Annotated[str | None, typer.Option("--dtype", help="float32, ...  [dim](default: the edit's)[/dim]")]
-Method = Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
-Start = Annotated[str, typer.Option(help="What begins the text: auto, none, or a token of the model.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")]
-Seed = Annotated[int, typer.Option(help="Of the contexts and of the text for second moments.")]
-Out = Annotated[Path | None, typer.Option(help="Where to write  [dim](default: a new folder in runs/)[/dim]")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary for programs.")]
-MomentsFrom = Annotated[
-    str, typer.Option("--moments", help="self, a text file, a folder, a Hugging Face data set, or identity.")
-]
-Tokens = Annotated[int | None, typer.Option(help="Tokens of text for second moments  [dim](default: 24000)[/dim]")]

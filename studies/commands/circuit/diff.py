@@ -34,9 +34,9 @@ class DiffOptions(PromptOptions, EditOptions, CircuitOptions, ModelOptions, RunO
     target: Annotated[str | None, option("What the model shall say instead.")] = None
     edit: Annotated[Path | None, option("A saved edit, instead of a new one.")] = None
     methods: Annotated[str | None, option("Several, side by side: rome,ft-m,memit.")] = None
-    ask: Annotated[
-        str | None, option("Another prompt to look at than the edited one: a neighbour, a second hop.")
-    ] = None
+    ask: Annotated[str | None, option("Another prompt to look at than the edited one: a neighbour, a second hop.")] = (
+        None
+    )
     old: Annotated[str | None, option("Of --ask: the answer before.")] = None
     new: Annotated[str | None, option("Of --ask: the answer that the edit may bring.")] = None
     circuit_method: Annotated[
@@ -44,21 +44,15 @@ class DiffOptions(PromptOptions, EditOptions, CircuitOptions, ModelOptions, RunO
     ] = "eap_ig"
     metric: Annotated[
         str | None,
-        option(
-            "Of the circuit  [dim](default: logit_difference; acdc: kl)[/dim]", of=OneOf("metric", CIRCUIT_METRICS)
-        ),
+        option("Of the circuit  [dim](default: logit_difference; acdc: kl)[/dim]", of=OneOf("metric", CIRCUIT_METRICS)),
     ] = None
     samples: Annotated[int, option("Noise draws of each trace.", panel=DETAILS)] = 4
     nulls: Annotated[int, option("Scrambled edits of equal norm.", panel=DETAILS)] = 3
     value_nulls: Annotated[
         int, option("Further nulls that read as the edit does and write at random.", panel=DETAILS)
     ] = 1
-    again: Annotated[
-        int, option("Searches again in the unedited model, on other wordings.", panel=DETAILS)
-    ] = 3
-    neighbours: Annotated[
-        int, option("Neighbour prompts whose circuits are compared, too.", panel=DETAILS)
-    ] = 2
+    again: Annotated[int, option("Searches again in the unedited model, on other wordings.", panel=DETAILS)] = 3
+    neighbours: Annotated[int, option("Neighbour prompts whose circuits are compared, too.", panel=DETAILS)] = 2
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -184,9 +178,7 @@ def _asked(model: Any, options: DiffOptions, start: str) -> Any:
     return _fact(model, options, options.ask, str(options.new), options.old, start, "its")
 
 
-def _fact(
-    model: Any, options: DiffOptions, text: str, target: str, answer: str | None, start: str, whose: str
-) -> Any:
+def _fact(model: Any, options: DiffOptions, text: str, target: str, answer: str | None, start: str, whose: str) -> Any:
     from editing.requests import request
 
     subject = options.subject if text == options.prompt else None

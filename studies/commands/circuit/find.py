@@ -38,9 +38,9 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
         option("Of --facts, so many known ones of one length; the others are held out.", panel=FACTS),
         Was("--examples"),
     ] = 5
-    unknown: Annotated[
-        bool, option("Go on with a fact that the model does not know.", "--unknown", panel=FACTS)
-    ] = False
+    unknown: Annotated[bool, option("Go on with a fact that the model does not know.", "--unknown", panel=FACTS)] = (
+        False
+    )
     metric: Annotated[str, option("What an edge's cost is measured in.", of=OneOf("metric", CIRCUIT_METRICS))] = "nll"
     evaluate: Annotated[bool, option("Evaluate and name roles.", "--evaluate/--no-evaluate")] = True
     select: Annotated[
@@ -52,9 +52,7 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
         ),
     ] = None
     signed: Annotated[bool, option("Choose by signed score: edges that help.", "--signed", panel=DETAILS)] = False
-    split_positions: Annotated[
-        bool, option("Position embeddings apart.", "--split-positions", panel=DETAILS)
-    ] = False
+    split_positions: Annotated[bool, option("Position embeddings apart.", "--split-positions", panel=DETAILS)] = False
     engine: Annotated[
         str | None,
         option(

@@ -2,186 +2,216 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from factscope.errors import UserError
-from factscope.runs.folders import settled_folder, writable
+from factscope.runs.folders import settled_folder
 from factscope.settings import by_owner
-from studies.commands import app as common
-from studies.commands.app import listed, note, tell
+from studies.commands.app import listed, load, note, tell
+from studies.commands.command import command, run_folder
 from studies.commands.edit.compare import compared, show, tell_compared
-from studies.commands.options import Device, Dtype, Json, Model, MomentsFrom, Out, Runs, Seed, Start, Tokens
-
-EXAMPLES = common.examples(
-    "edit bench counterfact.json --methods rome,memit,ft-m,ice --protocol counterfact --n 100",
-    "edit bench MQuAKE-CF-3k-v2.json --methods memit,ike --protocol generation --n 50",
-    "edit bench zsre.json --methods memit --protocol zsre-memit --compare runs/bench-zsre-1a2b3c4d",
+from studies.commands.options import (
+    DETAILS,
+    METHODS,
+    PROTOCOLS,
+    ModelOptions,
+    MomentsOptions,
+    OneOf,
+    RunOptions,
+    Runs,
+    Was,
+    argument,
+    key,
+    option,
 )
 
 
-def bench(
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(ModelOptions, MomentsOptions, RunOptions):
+    """Which methods, on which cases, under which protocol."""
+
     suite: Annotated[
         str,
-        typer.Argument(
-            help="Suite file, folder, shipped relation, or Hugging Face data set: owner/name or owner/name:FILE."
+        argument(
+            "Suite file, folder, shipped relation, or Hugging Face data set: owner/name or owner/name:FILE.",
+            metavar="SUITE",
         ),
-    ],
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Of alphaedit, emmet, ft-l, ft-m, ice, ike, memit, r-rome and rome, as rome,memit,ice.",
-        ),
-    ],
+    ]
+    methods: Annotated[str, option(f"Of {', '.join(METHODS[:-1])} and {METHODS[-1]}, as rome,memit,ice.")]
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help="counterfact, easyedit, memit, zsre-memit, batch-30, sequential, sequential-batch, strict or "
-            "generation  [dim](default: the suite's usual one)[/dim]"
-        ),
-    ] = None,
-    n: Annotated[int, typer.Option(help="Cases, from the first on.")] = 100,
+        option("What is measured, and when  [dim](default: the suite's usual)[/dim]", of=OneOf("protocol", PROTOCOLS)),
+    ] = None
+    limit: Annotated[int, option("Cases, from the first on."), Was("--n")] = 100
+    known: Annotated[bool, option("Only cases whose facts the model knows.", "--known")] = False
+    general: Annotated[bool, option("Perplexity and unrelated facts, with all edits in.", "--general")] = False
+    beside: Annotated[Path | None, option("Set this saved bench beside it.", "--compare")] = None
+    settings: Annotated[tuple[str, ...], option("A setting of one method.", "--set", metavar="METHOD.KEY=VALUE")] = ()
     scorer: Annotated[
-        str | None, typer.Option(help="Instead of the protocol's: likelihood, token accuracy, strict or generation.")
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Cases of one edit, instead of the protocol's.")] = None,
-    target: Annotated[str | None, typer.Option(help="new or true: which answer the edit says.")] = None,
+        str | None,
+        option("Instead of the protocol's: likelihood, token accuracy, strict or generation.", panel=DETAILS),
+    ] = None
+    batch: Annotated[int | None, option("Cases of one edit, instead of the protocol's.", panel=DETAILS)] = None
+    target: Annotated[
+        str | None, option("Which answer the edit says.", panel=DETAILS, of=OneOf("target", ("new", "true")))
+    ] = None
     words: Annotated[
-        int | None, typer.Option(help="Tokens of a greedy continuation, for failures and aliases.")
-    ] = None,
-    speech: Annotated[int | None, typer.Option(help="Tokens of the texts whose entropy is taken, as 100.")] = None,
+        int | None, option("Tokens of a greedy continuation, for failures and aliases.", panel=DETAILS)
+    ] = None
+    speech: Annotated[int | None, option("Tokens of the texts whose entropy is taken, as 100.", panel=DETAILS)] = None
     prompt_counts: Annotated[
         bool | None,
-        typer.Option(
+        option(
+            "Whether the entropy of texts is taken with their prompts  [dim](default: yes, as ROME's code)[/dim]",
             "--prompt-counts/--no-prompt-counts",
-            help="Whether the entropy of texts is taken with their prompts  [dim](default: yes, as ROME's code)[/dim]",
+            panel=DETAILS,
         ),
-    ] = None,
+    ] = None
     snippets: Annotated[
-        Path | None, typer.Option(help="Reference texts (attribute_snippets.json), with --speech.")
-    ] = None,
-    known: Annotated[bool, typer.Option("--known", help="Only cases whose facts the model knows.")] = False,
-    general: Annotated[
-        bool, typer.Option("--general", help="Perplexity and unrelated facts, with all edits in.")
-    ] = False,
+        Path | None, option("Reference texts (attribute_snippets.json), with --speech.", panel=DETAILS)
+    ] = None
     unrelated: Annotated[
         str | None,
-        typer.Option(help="For --general: facts that must not change, or none  [dim](default: shipped ones)[/dim]"),
-    ] = None,
+        option("For --general: facts that must not change, or none  [dim](default: shipped ones)[/dim]", panel=DETAILS),
+    ] = None
     text: Annotated[
-        str, typer.Option(help="For --general: what perplexity is measured on: self, a text file, a data set.")
-    ] = "self",
-    beside: Annotated[Path | None, typer.Option("--compare", help="Set this saved bench beside it.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that do not work out.")] = False,
+        str, option("For --general: what perplexity is measured on: self, a text file, a data set.", panel=DETAILS)
+    ] = "self"
+    skip_bad: Annotated[bool, option("Leave out records that do not work out.", "--skip-bad", panel=DETAILS)] = False
     skip_conflicts: Annotated[
-        bool, typer.Option("--skip-conflicts", help="Leave out cases whose prompt an earlier one gives a target.")
-    ] = False,
-    split: Annotated[str, typer.Option(help="Of a Hugging Face data set.")] = "train",
-    moments: MomentsFrom = "self",
-    tokens: Tokens = None,
-    model: Model = "smollm2",
-    seed: Seed = 0,
-    start: Start = "auto",
-    device: Device = None,
-    dtype: Dtype = "float32",
-    out: Out = None,
-    runs: Runs = Path("runs"),
-    light: Annotated[bool, typer.Option("--light", help="A small page, with plotly.js beside it.")] = False,
-    as_json: Json = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="METHOD.KEY=VALUE", help="A setting of one method.")
-    ] = None,
-) -> None:
-    """Run methods on a suite's cases under a protocol; one table, resumable, every question kept."""
-    if n < 1:
-        raise UserError(f"--n must be at least 1, not {n}")
-    if snippets is not None and not speech:
-        raise UserError("--snippets is for texts that the model writes: give their length with --speech 100")
-    if not general and (unrelated is not None or text != "self"):
-        raise UserError("--unrelated and --text are for --general; give that too, or leave them out")
-    asked = listed(methods)
-    if not asked:
-        raise UserError("--methods is empty; give some, as --methods rome,memit")
-    from editing.evaluation.protocol import protocol as protocol_of
-    from editing.evaluation.protocol import usual
-    from editing.evaluation.read import without_conflicts
-    from editing.evaluation.reference_texts import Snippets
-    from editing.method import method
-    from factscope.data.load import load_cases
+        bool,
+        option("Leave out cases whose prompt an earlier one gives a target.", "--skip-conflicts", panel=DETAILS),
+    ] = False
+    split: Annotated[str, option("Of a Hugging Face data set.", panel=DETAILS)] = "train"
+    runs: Runs = Path("runs")
 
-    for name in asked:
-        method(name)
-    chosen = by_owner(settings or [])
-    parts = {"scorer": scorer, "size": batch, "target": target, "words": words, "speech": speech}
-    parts["prompt_counts"] = prompt_counts
-    how = protocol_of(protocol or "counterfact", **parts)
-    cases = load_cases(
-        suite,
-        limit=None if known or skip_conflicts else n,
-        split=split,
-        target=how.target,
-        on_bad="skip" if skip_bad else "refuse",
-    )
-    if protocol is None:
-        how = protocol_of(usual(cases[0].suite), **parts)
-        note(f"Protocol: {how.name}, the usual one for {cases[0].suite}; choose another with --protocol.")
-    if skip_conflicts:
-        cases = _without(cases, without_conflicts(cases), n if not known else None)
-    said = (suite, asked, how, n, known, general, skip_bad, split, moments, tokens, model, seed, start, dtype, settings)
-    key = settled_folder("bench", Path(suite).stem, (*said, skip_conflicts, unrelated, text)).name
-    with writable(out or runs / key) as folder:
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The methods; UserError where none is named."""
+        names = listed(self.methods)
+        if not names:
+            raise UserError("--methods is empty; give some, as --methods rome,memit")
+        return names
+
+
+@command(
+    "edit bench",
+    BenchOptions,
+    "edit bench counterfact.json --methods rome,memit,ft-m,ice --protocol counterfact --limit 100",
+    "edit bench MQuAKE-CF-3k-v2.json --methods memit,ike --protocol generation --limit 50",
+    "edit bench zsre.json --methods memit --protocol zsre-memit --compare runs/bench-zsre-1a2b3c4d",
+)
+def bench(options: BenchOptions) -> None:
+    """Run methods on a suite's cases under a protocol; one table, resumable, every question kept."""
+    _check(options)
+    how, cases = _cases(options)
+    own = settled_folder("bench", Path(options.suite).stem, key(options), options.runs)
+    with run_folder("edit bench", options, own) as folder:
         from factscope.plots.page import write_page
         from factscope.runs import store
-        from studies.bench import bench as grid
         from studies.bench import compare as bench_compare
         from studies.bench import page as bench_view
 
-        other = bench_compare.load(beside) if beside is not None else None
-        references = None if snippets is None else Snippets.load(snippets)
-        loaded = common.loader(model, device, dtype)()
-        cases = _known(loaded, cases, n, start, suite) if known else cases
-        if len(cases) < n:
-            note(f"Note: {len(cases)} cases are edited, not {n}: there are no more.")
-        if other is not None:
-            token = grid.start_token_of(loaded, start)
-            planned = bench_compare.Planned(how, cases[0].suite, grid.digest(cases), token)
-            refuse(bench_compare.obstacles(planned, other), beside)
-        try:
-            result = grid.bench(
-                loaded, cases, asked, how, folder, source=Path(suite).name, known=known, settings=chosen,
-                moments=moments, tokens=tokens, snippets=references, seed=seed, start=start,
-                yardstick=_yardstick(loaded, cases, seed, start, unrelated, text) if general else None,
-                say=lambda words: note(f"Note: {words}."),
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            note(f"Stopped; what is done is in {folder}, and the same command goes on from there.")
-            raise
-        if general and not any(trial.general for trial in result.trials):
-            note("Note: nothing general is measured where every edit is taken out again; choose another protocol.")
-        page = write_page(bench_view.page(result), folder / "page.html", light=light)
+        other = bench_compare.load(options.beside) if options.beside is not None else None
+        result = _result(options, how, cases, folder, other)
+        page = write_page(bench_view.page(result), folder / "page.html", light=options.light)
         bench_view.write_tables(result, folder)
         store.save(result, folder)  # last: where there is a result, everything else is there, too
-    if as_json:
-        body = {"cases": len(result.cases), "protocol": vars(how), "comparable_with": result.comparable}
-        body |= {"scores": [vars(one) for one in result.scores]}
-        body |= {"costs": {trial.method: bench_view.cost_of(trial) for trial in result.trials}}
-        body |= {"general": {trial.method: trial.general for trial in result.trials if trial.general}}
-        body |= {"failures": {trial.method: bench_view.failed(trial) for trial in result.trials}}
-        if other is not None:
-            body |= {"comparison": compared(result, other)}
+    if options.as_json:
+        body = _summary(result, how) | ({"comparison": compared(result, other)} if other is not None else {})
         tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
         return
+    _tell(result, page)
+    if other is not None:
+        tell_compared(result, other, f"this beside {options.beside}")
+
+
+def _check(options: BenchOptions) -> None:
+    """UserError for options that do not go together, or a method that there is not."""
+    from editing.method import method
+
+    if options.snippets is not None and not options.speech:
+        raise UserError("--snippets is for texts that the model writes: give their length with --speech 100")
+    if not options.general and (options.unrelated is not None or options.text != "self"):
+        raise UserError("--unrelated and --text are for --general; give that too, or leave them out")
+    for name in options.chosen:
+        method(name)
+    by_owner(options.settings)
+
+
+def _cases(options: BenchOptions) -> tuple[Any, Any]:
+    """The protocol, and the suite's cases."""
+    from editing.evaluation.protocol import protocol, usual
+    from editing.evaluation.read import without_conflicts
+    from factscope.data.load import load_cases
+
+    parts = {"size": options.batch}
+    parts |= {name: getattr(options, name) for name in ("scorer", "target", "words", "speech", "prompt_counts")}
+    how = protocol(options.protocol or "counterfact", **parts)
+    limit = None if options.known or options.skip_conflicts else options.limit
+    on_bad = "skip" if options.skip_bad else "refuse"
+    cases = load_cases(options.suite, limit=limit, split=options.split, target=how.target, on_bad=on_bad)
+    if options.protocol is None:
+        how = protocol(usual(cases[0].suite), **parts)
+        note(f"Protocol: {how.name}, the usual one for {cases[0].suite}; choose another with --protocol.")
+    if options.skip_conflicts:
+        cases = _without(cases, without_conflicts(cases), options.limit if not options.known else None)
+    return how, cases
+
+
+def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: Any) -> Any:
+    """The bench itself, after everything that refuses it."""
+    from editing.evaluation.reference_texts import Snippets
+    from studies.bench import bench as grid
+    from studies.bench import compare as bench_compare
+
+    references = None if options.snippets is None else Snippets.load(options.snippets)
+    n, seed, start = options.limit, options.seed, options.start
+    model = load(options)
+    cases = _known(model, cases, n, start, options.suite) if options.known else cases
+    if len(cases) < n:
+        note(f"Note: {len(cases)} cases are edited, not {n}: there are no more.")
+    if other is not None:
+        planned = bench_compare.Planned(how, cases[0].suite, grid.digest(cases), grid.start_token_of(model, start))
+        refuse(bench_compare.obstacles(planned, other), options.beside)
+    yardstick = _yardstick(model, cases, seed, start, options.unrelated, options.text) if options.general else None
+    try:
+        result = grid.bench(
+            model, cases, options.chosen, how, folder, source=Path(options.suite).name, known=options.known,
+            settings=by_owner(options.settings), moments=options.moments, tokens=options.tokens, snippets=references,
+            seed=seed, start=start, yardstick=yardstick, say=lambda words: note(f"Note: {words}."),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        note(f"Stopped; what is done is in {folder}, and the same command goes on from there.")
+        raise
+    if options.general and not any(trial.general for trial in result.trials):
+        note("Note: nothing general is measured where every edit is taken out again; choose another protocol.")
+    return result
+
+
+def _summary(result: Any, how: Any) -> dict[str, Any]:
+    """The result for programs."""
+    from studies.bench import page as bench_view
+
+    body = {"cases": len(result.cases), "protocol": vars(how), "comparable_with": result.comparable}
+    body |= {"scores": [vars(one) for one in result.scores]}
+    body |= {"costs": {trial.method: bench_view.cost_of(trial) for trial in result.trials}}
+    body |= {"general": {trial.method: trial.general for trial in result.trials if trial.general}}
+    return body | {"failures": {trial.method: bench_view.failed(trial) for trial in result.trials}}
+
+
+def _tell(result: Any, page: Path) -> None:
+    """The result for people."""
+    from studies.bench import page as bench_view
+
     show(replace(bench_view.score_table(result), title=f"{result.suite}, {len(result.cases)} cases"))
     for table in bench_view.further(result):
         show(table)
     for name, value in bench_view.facts_of(result):
         tell(f"{name}: {value}")
     tell(f"Page: {page}; also table.md, scores.csv, rows.csv and rows.parquet")
-    if other is not None:
-        tell_compared(result, other, f"this beside {beside}")
 
 
 def refuse(reasons: Sequence[str], other: Path | None) -> None:

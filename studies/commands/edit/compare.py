@@ -1,34 +1,36 @@
 """`edit compare`: two saved benches side by side, subtracted only where both follow one protocol."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from factscope.errors import UserError
-from studies.commands import app as common
 from studies.commands.app import note, tell
-from studies.commands.options import Json
+from studies.commands.command import command
+from studies.commands.options import OUTPUT, Options, argument, option
 
-EXAMPLES = common.examples("edit compare runs/bench-zsre-1a2b3c4d runs/bench-zsre-5e6f7a8b")
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    """Which two."""
+
+    this: Annotated[Path, argument("Folder of a saved bench.", metavar="THIS")]
+    that: Annotated[Path, argument("Folder of another; its numbers are taken from this one's.", metavar="THAT")]
+    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
 
 
-def compare(
-    this: Annotated[Path, typer.Argument(help="Folder of a saved bench.")],
-    that: Annotated[Path, typer.Argument(help="Folder of another; its numbers are taken from this one's.")],
-    as_json: Json = False,
-) -> None:
+@command("edit compare", CompareOptions, "edit compare runs/bench-zsre-1a2b3c4d runs/bench-zsre-5e6f7a8b")
+def compare(options: CompareOptions) -> None:
     """Set two saved benches side by side; their differences only where both follow one protocol."""
     from studies.bench import compare as bench_compare
 
-    one, other = bench_compare.load(this), bench_compare.load(that)
+    one, other = bench_compare.load(options.this), bench_compare.load(options.that)
     reasons = bench_compare.obstacles(one, other)
-    if as_json:
+    if options.as_json:
         tell(json.dumps(compared(one, other) | {"not_subtracted": reasons}, ensure_ascii=False))
     else:
-        tell_compared(one, other, f"{this} beside {that}")
+        tell_compared(one, other, f"{options.this} beside {options.that}")
     if reasons:
         raise UserError(f"these two are not subtracted, as their numbers mean different things: {'; '.join(reasons)}")
 

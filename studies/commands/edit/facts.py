@@ -2,36 +2,37 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
-from studies.commands import app as common
 from studies.commands.app import note, tell
-from studies.commands.options import Json
-
-EXAMPLES = common.examples("edit facts check counterfact.json", "edit facts check zsre.json --target true --skip-bad")
-
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Look at a file of facts before it is used.")
+from studies.commands.command import command, group
+from studies.commands.options import OUTPUT, OneOf, Options, argument, option
 
 
-@app.callback(epilog=EXAMPLES)
-def _facts() -> None:
-    """Look at a file of facts before it is used."""
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    """Which file, and how it is read."""
 
-
-@app.command(epilog=EXAMPLES)
-def check(
     file: Annotated[
-        str, typer.Argument(help="Suite or fact file, folder, or Hugging Face data set: owner/name or owner/name:FILE.")
-    ],
-    target: Annotated[str, typer.Option(help="new or true: which answer an edit would say.")] = "new",
-    split: Annotated[str, typer.Option(help="Of a Hugging Face data set.")] = "train",
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Count bad records instead of ending at the first.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
+        str,
+        argument(
+            "Suite or fact file, folder, or Hugging Face data set: owner/name or owner/name:FILE.", metavar="FILE"
+        ),
+    ]
+    target: Annotated[str, option("Which answer an edit would say.", of=OneOf("target", ("new", "true")))] = "new"
+    split: Annotated[str, option("Of a Hugging Face data set.")] = "train"
+    skip_bad: Annotated[bool, option("Count bad records instead of ending at the first.", "--skip-bad")] = False
+    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+
+
+@command(
+    "edit facts check",
+    CheckOptions,
+    "edit facts check counterfact.json",
+    "edit facts check zsre.json --target true --skip-bad",
+)
+def check(options: CheckOptions) -> None:
     """Read every record of a file and say what it holds; the first bad one is named with its index and field."""
     import warnings
 
@@ -40,9 +41,11 @@ def check(
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cases = load_cases(file, split=split, target=target, on_bad="skip" if skip_bad else "refuse")
+        cases = load_cases(
+            options.file, split=options.split, target=options.target, on_bad="skip" if options.skip_bad else "refuse"
+        )
     kinds = Counter(f"{t.kind}{f', {t.label}' if t.label else ''}" for case in cases for t in case.trials)
-    if as_json:
+    if options.as_json:
         body = {"suite": cases[0].suite, "cases": len(cases), "facts": sum(len(c.facts) for c in cases)}
         body |= {"trials": dict(kinds), "left_out": [text for c in cases for text in c.left_out]}
         body |= {"bad": [str(one.message) for one in caught], "conflicts": [vars(one) for one in conflicts(cases)]}
@@ -58,3 +61,6 @@ def check(
         note(f"Note: {one.message}")
     for text in summary(conflicts(cases)):
         note(f"Note: {text}.")
+
+
+app = group("facts", "Look at a file of facts before it is used.", (check,), "edit facts check counterfact.json")

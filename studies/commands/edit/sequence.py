@@ -1,165 +1,166 @@
 """`edit sequence`: edit after edit, with checkpoints, until all are in or the model breaks; resumable at any edit."""
 
-import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from factscope.errors import UserError
-from factscope.runs.folders import writable
+from factscope.runs.folders import settled_folder
 from factscope.settings import configured
-from studies.commands import app as common
-from studies.commands.app import note, tell
+from studies.commands.app import load, note, tell
+from studies.commands.command import command, run_folder
+from studies.commands.edit.apply import note_identity
 from studies.commands.options import (
-    Device,
-    Dtype,
-    Json,
-    Method,
-    Model,
-    MomentsFrom,
-    Out,
+    DETAILS,
+    FACTS,
+    EditOptions,
+    KnownFactsOptions,
+    ModelOptions,
+    OneOf,
+    RunOptions,
     Runs,
-    Seed,
-    Start,
-    Tokens,
+    Was,
     at_layer,
+    key,
+    option,
     parted,
+    shipped,
+    starting,
 )
 
-EXAMPLES = """[bold]Examples[/bold]
 
-edit sequence --facts counterfact.json --known --n 200 --method rome
+@dataclass(frozen=True, kw_only=True)
+class SequenceOptions(EditOptions, KnownFactsOptions, ModelOptions, RunOptions):
+    """What is edited, when it is looked at, and when it ends."""
 
-edit sequence --facts counterfact.json --n 500 --method memit --batch 10 --every 50 --restrain prune
-
-edit sequence --facts counterfact.json --n 200 --stop-when "retention<0.5" --stop-when "perplexity>2"
-"""
-
-
-def sequence(
-    facts: Annotated[str, typer.Option(help="Edit them to their foils: shipped relation, file, folder or data set.")],
-    n: Annotated[int, typer.Option(help="Facts to edit, at most.")] = 200,
-    method: Method = "rome",
-    layer: Annotated[str | None, typer.Option(help="Layer, or layers 4,5,6  [dim](default: the model's)[/dim]")] = None,
-    relation: Annotated[str | None, typer.Option(help="Of --facts, only this relation.")] = None,
-    known: Annotated[bool, typer.Option("--known", help="Of --facts, only those that the model knows.")] = False,
-    batch: Annotated[int, typer.Option(help="Facts of one edit.")] = 1,
-    every: Annotated[int, typer.Option(help="Facts between two checkpoints.")] = 10,
-    restrain: Annotated[str | None, typer.Option(help="prune or rect, on the sum of what was edited.")] = None,
-    restrain_at: Annotated[str, typer.Option(help="end, or checkpoint: at every one.")] = "end",
+    facts: Annotated[
+        str,
+        option(
+            "Edit them to their foils: shipped relation, file, folder or data set.", autocompletion=starting(shipped)
+        ),
+    ]
+    limit: Annotated[int, option("Facts to edit, at most.", panel=FACTS), Was("--n")] = 200
+    batch: Annotated[int, option("Facts of one edit.")] = 1
+    every: Annotated[int, option("Facts between two checkpoints.")] = 10
     stop_when: Annotated[
-        list[str] | None, typer.Option(metavar="RULE", help="As retention<0.5 or perplexity>2; repeat for several.")
-    ] = None,
-    unrelated: Annotated[
-        str | None, typer.Option(help="Facts that must not change, or none  [dim](default: shipped ones)[/dim]")
-    ] = None,
+        tuple[str, ...], option("As retention<0.5 or perplexity>2; repeat for several.", metavar="RULE")
+    ] = ()
+    restrain_at: Annotated[
+        str, option("When to restrain: at every checkpoint, or the end.", of=OneOf("moment", ("end", "checkpoint")))
+    ] = "end"
     look: Annotated[
-        bool, typer.Option("--look", help="Trace and circuit of an edited and an unrelated fact at every checkpoint.")
-    ] = False,
-    text: Annotated[str, typer.Option(help="What perplexity is measured on: self, a text file, a data set.")] = "self",
-    moments: MomentsFrom = "self",
-    tokens: Tokens = None,
-    model: Model = "smollm2",
-    seed: Seed = 0,
-    start: Start = "auto",
-    device: Device = None,
-    dtype: Dtype = "float32",
-    out: Out = None,
-    runs: Runs = Path("runs"),
-    light: Annotated[bool, typer.Option("--light", help="A small page, with plotly.js beside it.")] = False,
-    as_json: Json = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, or restrain.KEY of the restraint."),
-    ] = None,
-) -> None:
-    """Edit many facts one after another, and see what is kept, what is forgotten, and when the model breaks."""
-    if n < 1:
-        raise UserError(f"--n must be at least 1, not {n}")
-    # The same command finds the same folder, and so takes up where it was stopped.
-    said: tuple[Any, ...] = (
-        facts,
-        n,
-        method,
-        layer,
-        relation,
-        known,
-        batch,
-        every,
-        restrain,
-        restrain_at,
-        stop_when,
-        unrelated,
-        look,
-        text,
+        bool, option("Trace and circuit of an edited and an unrelated fact at every checkpoint.", "--look")
+    ] = False
+    unrelated: Annotated[
+        str | None,
+        option("Facts that must not change, or none  [dim](default: shipped ones)[/dim]", panel=DETAILS),
+    ] = None
+    text: Annotated[str, option("What perplexity is measured on: self, a text file, a data set.", panel=DETAILS)] = (
+        "self"
     )
-    said += (moments, tokens, model, seed, start, dtype, settings)
-    key = hashlib.sha256(repr(said).encode()).hexdigest()[:8]
-    with writable(out or runs / f"sequence-{Path(facts).stem}-{key}") as folder:
-        from editing import method as methods
+    runs: Runs = Path("runs")
+
+
+@command(
+    "edit sequence",
+    SequenceOptions,
+    "edit sequence --facts counterfact.json --known --limit 200 --method rome",
+    "edit sequence --facts counterfact.json --limit 500 --method memit --batch 10 --every 50 --restrain prune",
+    'edit sequence --facts counterfact.json --limit 200 --stop-when "retention<0.5" --stop-when "perplexity>2"',
+)
+def sequence(options: SequenceOptions) -> None:
+    """Edit many facts one after another, and see what is kept, what is forgotten, and when the model breaks."""
+    # The same command finds the same folder, and so takes up where it was stopped.
+    own = settled_folder("sequence", Path(options.facts).stem, key(options), options.runs)
+    with run_folder("edit sequence", options, own) as folder:
         from editing.pages.sequence import in_words, sequence_page
-        from editing.restraint import restraint
-        from editing.sequence.result import Config
-        from editing.sequence.rules import Rule
-        from editing.sequence.run import check_method
-        from editing.sequence.run import sequence as run
-        from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
         from factscope.plots.page import write_page
         from factscope.runs import store
-        from studies.edit import moments_for
-        from studies.sequence_watch import SequenceWatch
 
-        check_method(method)
-        for rule in stop_when or ():
-            Rule.of(rule)
-        pairs, aside = parted(settings or [], restrain)
-        pairs = at_layer(pairs, methods.method(method), layer)
-        how = Config(batch, every, restrain, restrain_at, tuple(stop_when or ()), seed, start)
-        restraint_config = configured(restraint(restrain).Config, aside) if restrain else None
-        loaded = common.loader(model, device, dtype)()
-        chosen = _chosen(loaded, facts, relation, n, known, start, model)
-        config = methods.config_for(method, loaded, pairs)
-        others = () if unrelated == "none" else unrelated_facts(loaded, chosen, unrelated, seed=seed, start=start)
-        yardstick = Yardstick.of(loaded, others, *fixed_text(loaded, text, seed=seed, start=start), start)
-        watch = SequenceWatch.of(loaded, chosen, others, start, seed) if look else None
-        if moments == "identity" and methods.method(method).NEEDS_MOMENTS:
-            note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
+        _check(options)
         try:
-            result = run(
-                loaded, chosen, method, how, folder, yardstick, config=config, restraint_config=restraint_config,
-                moments=moments_for(loaded, method, config, moments, tokens, seed),
-                say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=watch,
-            )  # fmt: skip
+            result = _run(load(options), options, folder)
         except KeyboardInterrupt:
             note(f"Stopped; the edits done so far are in {folder}, and the same command goes on from there.")
             raise
         store.save(result, folder)
-        page = write_page(sequence_page(result), folder / "page.html", light=light)
-    if as_json:
+        page = write_page(sequence_page(result), folder / "page.html", light=options.light)
+    if options.as_json:
         tell(json.dumps(_summary(result) | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
         return
     _table(result.checkpoints)
     tell(*in_words(result), f"Edits in {folder / 'edits'}", f"Page: {page}")
 
 
-def _chosen(model: Any, source: str, relation: str | None, n: int, known: bool, start: str, name: str) -> Any:
-    """The first `n` facts that can be edited one after another; of two about the same prompt, the first."""
+def _check(options: SequenceOptions) -> None:
+    """Everything that can be wrong before a model is loaded."""
+    from editing.method import method
+    from editing.sequence.rules import Rule
+    from editing.sequence.run import check_method
+
+    check_method(options.method)
+    for rule in options.stop_when:
+        Rule.of(rule)
+    pairs, _ = parted(options.settings, options.restrain)
+    at_layer(pairs, method(options.method), options.layer)
+    _restraint(options)
+
+
+def _restraint(options: SequenceOptions) -> Any:
+    """The restraint's config, or None."""
+    from editing.restraint import restraint
+
+    _, aside = parted(options.settings, options.restrain)
+    return configured(restraint(options.restrain).Config, aside) if options.restrain else None
+
+
+def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
+    """All edits, with the yardstick and the watch that were asked for."""
+    from editing.method import config_for, method
+    from editing.sequence.result import Config
+    from editing.sequence.run import sequence as run
+    from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
+    from studies.edit import moments_for
+    from studies.sequence_watch import SequenceWatch
+
+    name, seed, start = options.method, options.seed, options.start
+    how = Config(options.batch, options.every, options.restrain, options.restrain_at, options.stop_when, seed, start)
+    chosen = _chosen(model, options)
+    pairs, _ = parted(options.settings, options.restrain)
+    config = config_for(name, model, at_layer(pairs, method(name), options.layer))
+    given = options.unrelated
+    others = () if given == "none" else unrelated_facts(model, chosen, given, seed=seed, start=start)
+    yardstick = Yardstick.of(model, others, *fixed_text(model, options.text, seed=seed, start=start), start)
+    watch = SequenceWatch.of(model, chosen, others, start, seed) if options.look else None
+    note_identity(method(name), options.moments)
+    return run(
+        model, chosen, name, how, folder, yardstick, config=config, restraint_config=_restraint(options),
+        moments=moments_for(model, name, config, options.moments, options.tokens, seed),
+        say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=watch,
+    )  # fmt: skip
+
+
+def _chosen(model: Any, options: SequenceOptions) -> Any:
+    """The first facts that can be edited one after another; of two about the same prompt, the first."""
     from editing.requests import known as known_facts
     from factscope.data.load import load_facts
 
-    every = load_facts(source, relation=relation)
+    every = load_facts(options.facts, relation=options.relation)
     first = {(fact.subject.casefold(), fact.template.casefold()): fact for fact in reversed(every)}
     found = tuple(fact for fact in every if first[fact.subject.casefold(), fact.template.casefold()] is fact)
     if len(found) < len(every):
         note(f"Note: {len(every) - len(found)} facts ask the same prompt as one before them and are left out.")
-    found = known_facts(model, found, n, start) if known else found[:n]
+    limit = options.limit
+    found = known_facts(model, found, limit, options.start) if options.known else found[:limit]
     if not found:
-        raise UserError(f"{name} knows none of the facts in {source}; leave --known out to edit what it does not know")
-    if len(found) < n:
-        note(f"Note: {len(found)} facts are edited, not {n}: there are no more.")
+        raise UserError(
+            f"{options.model} knows none of the facts in {options.facts}; leave --known out to edit what it does not "
+            "know"
+        )
+    if len(found) < limit:
+        note(f"Note: {len(found)} facts are edited, not {limit}: there are no more.")
     return found
 
 

@@ -122,9 +122,10 @@ NO_MODEL = ("--model", "nowhere")  # so what is said first was seen before one w
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("find",), "either a PROMPT or --facts"),
+        (("find", "--seed", "1"), "either a PROMPT or --facts"),
+        (("[Oda Voss] lives in",), "did you mean circuit find '[Oda Voss] lives in'?"),
         (("find", "[Oda Voss] lives in", "--method", "magic"), "no circuit method"),
-        (("find", "[Oda Voss] lives in", *NO_MODEL, "--engine", "warp"), "not one of fast, reference"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--engine", "warp"), "no engine 'warp'"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--threshold", "nan"), "the threshold is nan"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--ablation", "burn"), "no ablation"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--metric", "length"), "no metric"),

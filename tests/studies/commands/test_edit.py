@@ -66,7 +66,7 @@ def test_stack_list_undo_and_export(edit):
     assert Edit.load("runs/two").below == (Edit.load("runs/one").digest,)
     listed = json.loads(edit("list", "--json").stdout)
     assert [(one["folder"], one["stacked"]) for one in listed] == [("runs/one", True), ("runs/two", True)]
-    exported = edit("export", "model", "--json")
+    exported = edit("export", "--out", "model", "--json")
     assert exported.exit_code == 0, exported.stderr
     assert Path("model/model.safetensors").is_file()
     undone = edit("undo", "runs/one", "--json")
@@ -94,6 +94,15 @@ def test_a_saved_edit_is_not_written_over(edit):
     assert len(json.loads(Path("runs/edits.json").read_text())["stack"]) == 1
 
 
+def test_the_old_order_of_export_still_works_and_an_edit_is_not_written_over(edit):
+    assert edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here").exit_code == 0
+    said = edit("export", "here")
+    assert (said.exit_code, "--out is missing" in said.stderr) == (2, True)
+    said = edit("export", "model", "--edit", "here")
+    assert (said.exit_code, "is now --out" in said.stderr) == (0, True)
+    assert Path("model/model.safetensors").is_file()
+
+
 def test_edits_on_the_stack_are_listed_wherever_they_are(edit):
     edit("apply", PROMPT, "--target", "Vey", "--stack", *QUICK, "--out", "elsewhere/one")
     edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "runs/two")
@@ -117,7 +126,7 @@ def test_half_precision_keeps_standard_output_to_the_result(run_command):
     said = [line for line in out.stderr.splitlines() if "float16" in line]
     assert said == ["Note: the model is in float16; the edit is computed in float32."]
     assert "Warning" not in out.stderr
-    exported = run_command("edit", "export", "model", "--edit", "half", "--json")  # in the edit's own model and dtype
+    exported = run_command("edit", "export", "half", "--out", "model", "--json")  # in the edit's own model and dtype
     assert (exported.exit_code, exported.stderr) == (0, "")
     assert json.loads(exported.stdout)["folder"] == "model"
 
@@ -183,7 +192,7 @@ def test_moments_of_a_start_token_that_the_model_does_not_have_are_refused_in_wo
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "either a PROMPT"),
+        (["--seed", "1"], "either a PROMPT"),
         ([PROMPT], "--target is missing"),
         ([PROMPT, "--target", ""], "target is empty"),
         ([PROMPT, "--target", "Brask"], "edited away from"),

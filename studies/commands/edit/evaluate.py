@@ -1,0 +1,68 @@
+"""`edit evaluate`: saved edits scored again, by another protocol or on other facts."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from factscope.runs.folders import new_folder
+from studies.commands.app import tell
+from studies.commands.command import command, run_folder
+from studies.commands.edit.scores import scores_of
+from studies.commands.edit.stack import model_of
+from studies.commands.options import (
+    FACTS,
+    MODEL,
+    OneOf,
+    RunOptions,
+    SavedModelOptions,
+    argument,
+    option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(SavedModelOptions, RunOptions):
+    """Which edits, by which protocol, on which facts."""
+
+    edit: Annotated[tuple[Path, ...], argument("Folders of saved edits, in the order to apply them.", metavar="EDITS")]
+    protocol: Annotated[
+        str, option("How edits share the model.", of=OneOf("protocol", ("single", "together", "sequence")))
+    ] = "together"
+    facts: Annotated[str | None, option("Ask these facts instead of the edits' own.", panel=FACTS)] = None
+    limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
+    unrelated: Annotated[str | None, option("Facts whose prompts must not change at all.", panel=FACTS)] = None
+    start: Annotated[str | None, option("What begins the text  [dim](default: as the edit)[/dim]", panel=MODEL)] = None
+
+
+@command(
+    "edit evaluate",
+    EvaluateOptions,
+    "edit evaluate runs/20261121-140000-edit-rome --facts landmark_city --limit 20",
+    "edit evaluate runs/one runs/other --protocol sequence",
+)
+def evaluate(options: EvaluateOptions) -> None:
+    """Score saved edits again: by another protocol, on other facts."""
+    from studies import edit as recipe
+
+    edits = [edit for folder in options.edit for edit in recipe.load_edits(folder)]
+    with run_folder("edit evaluate", options, new_folder("evaluate", options.edit[0].name)) as folder:
+        from editing.pages.edit import page as draw
+        from factscope.data.load import load_facts
+        from factscope.plots.page import write_page
+        from factscope.runs import store
+
+        model = model_of(edits, options)
+        asked = load_facts(options.facts, limit=options.limit) if options.facts else None
+        others = load_facts(options.unrelated, limit=100) if options.unrelated else ()
+        scores = recipe.score(
+            model, edits, protocol=cast(Any, options.protocol), start=options.start or edits[0].start_token,
+            facts=asked, unrelated=others, seed=options.seed,
+        )  # fmt: skip
+        store.save(scores, folder / "report")
+        page = write_page(draw(edits, scores.report, scores.spectra), folder / "page.html", light=options.light)
+    if options.as_json:
+        body = {"edits": [edit.name for edit in edits], "scores": scores_of(scores.report)}
+        tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
+        return
+    tell(*scores.in_words(), f"Page: {page}")

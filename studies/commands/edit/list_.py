@@ -1,0 +1,56 @@
+"""`edit list`: the saved edits, and which of them are on the stack."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from studies.commands.app import tell
+from studies.commands.command import command
+from studies.commands.edit.stack import read_stack
+from studies.commands.options import OUTPUT, Options, Runs, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(Options):
+    """Of which folder."""
+
+    runs: Runs = Path("runs")
+    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+
+
+@command("edit list", ListOptions, "edit list", "edit list --runs elsewhere --json", bare=True)
+def list_(options: ListOptions) -> None:
+    """List the saved edits in --runs and on its stack; a star marks those on the stack."""
+    from factscope.errors import StoreError
+    from factscope.runs import store
+
+    found, stacked = [], [Path(one) for one in read_stack(options.runs)]
+    below = {path.resolve(): path for place in (*stacked, options.runs) for path in place.glob("**/" + store.JSON)}
+    for path in sorted(below.values()):
+        try:
+            document = store.header(path.parent)
+        except StoreError:
+            continue
+        if document["kind"] != "Edit":
+            continue
+        body = document["result"]
+        first = body["facts"][0]
+        found.append(
+            {
+                "folder": str(path.parent),
+                "edit": body["digest"][:12],
+                "method": body["method"],
+                "model": body["model"],
+                "facts": len(body["facts"]),
+                "first": first["template"].replace("{}", first["subject"], 1) + " " + str(first["foil"]),
+                "stacked": any(one.resolve() in path.resolve().parents for one in stacked),
+            }
+        )
+    if options.as_json:
+        tell(json.dumps(found, ensure_ascii=False))
+    elif not found:
+        tell(f"no saved edit in {options.runs}")
+    for one in [] if options.as_json else found:
+        mark = "*" if one["stacked"] else " "
+        tell(f"{mark} {one['edit']}  {one['method']:<9} {one['facts']:>5} facts  {one['first'][:60]}  {one['folder']}")

@@ -73,11 +73,6 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
         option("Any other setting of the method.", "--set", metavar="KEY=VALUE", panel=DETAILS),
     ] = ()
 
-    @property
-    def ablation_used(self) -> str:
-        """The ablation, or what stands for it where none was asked for."""
-        return self.ablation or ("counterfactual" if self.method.startswith("eap") else "zero")
-
 
 @command(
     "circuit find",
@@ -95,9 +90,11 @@ def find(options: FindOptions) -> None:
     with run_folder("circuit find", options, own) as folder:
         from studies import circuit as circuit_study
 
+        ablation = options.ablation or "auto"
+        how = circuit_study.TaskOptions(options.metric, ablation, options.start, options.unknown, options.evaluate)
         method = _method(options)
         model = load(options)
-        work = _inputs(model, options)
+        work = _inputs(model, options, how, method)
         tell_notes(work.notes)
         found = _found(model, work.task, options, method, folder)
         tell_notes(found.notes)
@@ -120,25 +117,23 @@ def check(options: FindOptions) -> None:
 
 def _method(options: FindOptions) -> Any:
     """How the circuit is found, before a model is loaded; UserError for a setting that the method lacks."""
-    from circuits.ablations import check_names
     from circuits.method import method
 
-    check_names(options.metric, options.ablation_used)
     flags = {name: getattr(options, name) for name in ("threshold", "edges", "select", "engine", "certify")}
     return method(options.method, flags | {"signed": options.signed or None}, options.settings)
 
 
-def _inputs(model: Any, options: FindOptions) -> Any:
+def _inputs(model: Any, options: FindOptions, how: Any, method: Any) -> Any:
     """What the circuit is found for: the prompt, or the facts."""
     from studies.circuit import about_facts, about_prompt
 
-    how: dict[str, Any] = {"ablation": options.ablation_used, "metric": options.metric}
-    how |= {"start": options.start, "unknown": options.unknown}
     if options.prompt is None:
-        return about_facts(model, str(options.facts), options.relation, options.limit, seed=options.seed, **how)
+        return about_facts(
+            model, str(options.facts), options.relation, options.limit, seed=options.seed, method=method, options=how
+        )
     return about_prompt(
         model, options.prompt, subject=options.subject, answer=options.answer, foil=options.foil, swap=options.swap,
-        held_out=options.evaluate, or_zero=options.ablation is None, **how,
+        method=method, options=how,
     )  # fmt: skip
 
 

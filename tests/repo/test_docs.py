@@ -209,6 +209,21 @@ def test_shown_python_is_python_and_imports_what_there_is(page: Path) -> None:
                 assert [name.name for name in node.names if not hasattr(module, name.name)] == [], node.module
 
 
+def test_the_map_of_the_code_names_folders_and_files_that_there_are() -> None:
+    """Paths in the table "Where does X go", and the folders of the map."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## Where does X go")[2].partition("## How we write")[0]
+    named = set(re.findall(r"`((?:factscope|tracing|circuits|editing|studies|tests)/[^`]*)`", table))
+    assert len(named) > 15
+    top = ROOT
+    for line in text.partition("## The map")[2].split("```")[1].splitlines():
+        for word in re.findall(r"^ *([\w./ ]+?)(?:  |$)", line):
+            top = top if line.startswith(" ") else ROOT / word.split()[0]
+            for name in (one.strip("/") for one in word.split() if one.endswith(("/", ".py"))):
+                assert top.name == name or any(top.rglob(name)), line
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def _user_errors() -> dict[str, str]:
     """Every subclass of UserError in the packages, and its module."""
     for package in PACKAGES:

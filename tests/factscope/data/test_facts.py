@@ -247,7 +247,7 @@ def test_shipped_subjects_hold_every_subject():
 
 def test_facts_need_no_model_library():
     heavy = "{'torch', 'transformers', 'datasets', 'numpy'}"
-    code = f"import sys; from factscope.data.fact import load_facts; load_facts(); print({heavy} & set(sys.modules))"
+    code = f"import sys; from factscope.data.load import load_facts; load_facts(); print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

@@ -19,6 +19,7 @@ from factscope.data.fact import Fact, Relation
 from factscope.data.load import load_facts
 from factscope.data.shipped import find_fact, relations
 from factscope.errors import UserError
+from factscope.model.known import Known, answer_ranks
 from factscope.model.prompts import (
     Prompt,
     PromptError,
@@ -30,11 +31,12 @@ from factscope.model.prompts import (
     with_answer_ids,
     with_foil,
 )
-from factscope.model.readout import rank
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
 from factscope.plots.specs import Page
 from factscope.runs import store
+
+KNOWN = Known.top(10)  # a circuit is looked for where the answer is near the top, though another word may come first
 
 
 @shown(page="studies.circuit:CircuitStudy.page", words="studies.circuit:CircuitStudy.in_words")
@@ -46,6 +48,7 @@ class CircuitStudy:
     evaluation: Evaluation | None = None
     roles: Roles | None = None
     answers: tuple[str, ...] = ()  # the relation's possible ones, for the roles
+    known: Known | None = None  # which facts were taken for known; None: it was not asked
 
     def page(self) -> Page:
         """The page that shows all of it."""
@@ -69,6 +72,7 @@ class CircuitInputs:
     held_out: tuple[Prompt, ...]
     answers: tuple[str, ...]  # the relation's possible ones
     notes: tuple[str, ...]  # what was guessed or left out
+    known: Known | None  # which facts were taken for known; None: it was not asked
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class TaskOptions:
     metric: str = "nll"
     ablation: str = AUTO  # AUTO: the counterfactual for EAP and EAP-IG where another subject fits, else zero
     start: str = "auto"
-    unknown: bool = False  # go on with what the model does not have among its first ten
+    known: Known | None = KNOWN  # None: go on with facts that the model does not know
     held_out: bool = True  # look for prompts about other subjects, to test the circuit with
 
     def __post_init__(self) -> None:
@@ -116,10 +120,11 @@ def about_prompt(
             if swap or ablation != AUTO:
                 raise
     task, told = settled(Task((prompt,), options.metric, ablation, corrupt, reference), method.prefers)
-    if not options.unknown:
-        check_known(task, ranks(model, task.prompts))
+    if options.known is not None:
+        check_known(model, task, options.known)
     relation = relation_of(prompt)
-    return CircuitInputs(task, known(model, reference), relation.answers if relation else (), (*notes, *told))
+    held_out = (options.known or KNOWN).prompts(model, reference)
+    return CircuitInputs(task, held_out, relation.answers if relation else (), (*notes, *told), options.known)
 
 
 def _answered(model: Any, prompt: Prompt, foil: str | None, metric: str) -> tuple[Prompt, list[str]]:
@@ -151,7 +156,7 @@ def about_facts(
     options: TaskOptions = TaskOptions(),
     seed: int = 0,
 ) -> CircuitInputs:
-    """Facts that the model knows (answer among its first ten), split: the first `examples` of one length, and the rest.
+    """Facts that the model knows as `options.known` has it, split: the first `examples` of one length, and the rest.
 
     The first are those to find a circuit on, the rest is held out. A twin for the counterfactual ablation is another
     of these facts with the same length and another answer.
@@ -163,16 +168,16 @@ def about_facts(
         names = ", ".join(sorted({fact.relation for fact in facts}))
         raise UserError(f"a circuit is found for one relation; choose one with --relation: {names}")
     prompts, notes = _prompts_of(model, facts, options.start)
-    usable = tuple(prompts) if options.unknown else known(model, prompts)
+    usable = tuple(prompts) if options.known is None else options.known.prompts(model, prompts)
     if not usable:
-        raise UserError(f"the model knows none of the {len(facts)} facts: their answers are not among its first ten")
+        raise UserError(f"the model knows none of the {len(facts)} facts ({options.known}: no answer is that likely)")
     found = largest_group(usable)[:examples]
     if len(found) < examples:
         notes.append(f"{len(found)} of the {examples} examples asked for: so many known prompts have one length")
     held_out = tuple(prompt for prompt in usable if prompt not in found)
     if not held_out:
         notes.append("no fact is left to be held out: fewer --examples leave some")
-    how = "taken" if options.unknown else "known to the model (Hit@10)"
+    how = "taken" if options.known is None else f"known to the model ({options.known})"
     notes.append(f"{len(usable)} of {len(facts)} facts are {how}")
     corrupt: tuple[Prompt, ...] = ()
     if wants_twins(options.ablation, method.prefers):
@@ -184,7 +189,8 @@ def about_facts(
                 raise
     reference = tuple(alike(found[0], usable))
     task, told = settled(Task(found, options.metric, options.ablation, corrupt, reference), method.prefers)
-    return CircuitInputs(task, held_out, tuple(sorted({fact.answer for fact in facts})), (*notes, *told))
+    answers = tuple(sorted({fact.answer for fact in facts}))
+    return CircuitInputs(task, held_out, answers, (*notes, *told), options.known)
 
 
 def evaluated(model: Any, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:
@@ -213,16 +219,11 @@ def other_prompts(
             f"nothing of {source} is left once the facts that the circuit was found on are taken out; give others with "
             "--facts"
         )
-    found = known(model, others)
+    found = KNOWN.prompts(model, others)
     if source is not None and not found:
         which = f"{len(others)} facts that {source} has beyond the circuit's own" if taken else f"facts of {source}"
         raise UserError(f"the model knows none of the {which} in the form that this circuit asks them")
     return found
-
-
-def known(model: Any, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """Those whose answer is among the model's first ten tokens."""
-    return tuple(prompt for prompt, place in zip(prompts, ranks(model, prompts), strict=True) if place <= 10)
 
 
 def _prompts_of(model: Any, facts: Sequence[Fact], start: str) -> tuple[list[Prompt], list[str]]:
@@ -240,16 +241,6 @@ def _own_answer(model: Any, prompt: Prompt) -> Prompt:
     with torch.no_grad():
         token = int(model(rows(model, [prompt]), use_cache=False)[0, -1].argmax())
     return with_answer_ids(model, prompt, [token], "the model's own prediction")
-
-
-def ranks(model: Any, prompts: Sequence[Prompt]) -> list[int]:
-    """Rank of each prompt's answer, 1 for the first; prompts may be of any length."""
-    found = []
-    for prompt in prompts:
-        with torch.no_grad():
-            logits = model(rows(model, [prompt]), use_cache=False)[0, -1]
-        found.append(int(rank(logits, prompt.answer_ids[0])))
-    return found
 
 
 def relation_of(prompt: Prompt) -> Relation | None:
@@ -294,12 +285,13 @@ def corrupt_of(model: Any, prompt: Prompt, subject: str | None) -> Prompt:
     )
 
 
-def check_known(task: Task, found_ranks: Sequence[int]) -> None:
+def check_known(model: Any, task: Task, known: Known) -> None:
     """UserError if the model does not know the first prompt's answer: a circuit for it would be one for nothing."""
-    if found_ranks and found_ranks[0] > 10:
-        prompt = task.prompts[0]
+    prompt = task.prompts[0]
+    (place,) = answer_ranks(model, (prompt,))
+    if not known.holds(place):
         raise UserError(
-            f"the model does not know this: {prompt.answer!r} is at rank {found_ranks[0]} after {prompt.text!r}; ask "
+            f"the model does not know this ({known}): {prompt.answer!r} is at rank {place} after {prompt.text!r}; ask "
             "for what it knows, name its own answer with --answer, or go on with --unknown"
         )
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from factscope.data.fact import Fact
 from factscope.errors import NoGap, PromptError, UserError
-from factscope.model.bridge import device
+from factscope.model.forward.batched import logits_at
+from factscope.model.known import Known
 from factscope.model.metrics import metric
 from factscope.model.prompts import ROLES, Prompt, prompt_of
 from factscope.model.weights import fingerprint
@@ -32,6 +33,8 @@ from factscope.statistics import percentile_bootstrap
 from tracing.causal import Config, cells_of, trace
 from tracing.corruption import swap
 from tracing.results import AverageResult, TraceResult
+
+KNOWN = Known()  # what --known asks for
 
 
 def average(
@@ -47,7 +50,7 @@ def average(
     shown: bool | None = None,
     traced: Callable[[TraceResult], None] = lambda _: None,
 ) -> AverageResult:
-    """Trace each fact's answer and average. With `known`, only facts whose answer the model puts first.
+    """Trace each fact's answer and average. With `known`, only facts that the model knows, as `KNOWN` has it.
 
     With `wanted`, stop when so many are traced. Subjects to swap in are others of the fact's relation among `facts`.
     `journal` is a file to resume from; `shown` as in `factscope.progress`; `traced` is given every fresh trace.
@@ -88,7 +91,7 @@ def average(
     numbers = {name: torch.tensor([piece[name] for piece in done]) for name in ("clean", "corrupted", "total")}
     return AverageResult(
         source=source,
-        settings=asdict(config) | {"known": known, "start": start},
+        settings=asdict(config) | {"known": str(KNOWN) if known else "not asked", "start": start},
         metric=config.metric,
         unit=metric(config.metric).unit,
         roles=ROLES,
@@ -124,12 +127,10 @@ def _piece(
     """One fact's line of the journal."""
     try:
         prompt = prompt_of(model, fact, start=start)
-        if known:
-            with torch.no_grad():
-                first = int(model(prompt.tensor(device(model)))[0, -1].argmax())
-            if first != prompt.answer_ids[0]:
-                said, wanted = model.tokenizer.decode([first]), prompt.answer
-                return {"id": fact.id, "skipped": f"not known: the model says {said!r}, the fact {wanted!r}"}
+        if known and not KNOWN.prompts(model, (prompt,)):
+            (logits,) = logits_at(model, [prompt.tokens], [[len(prompt.tokens) - 1]])
+            said, wanted = model.tokenizer.decode([int(logits[0].argmax())]), prompt.answer
+            return {"id": fact.id, "skipped": f"not known ({KNOWN}): the model says {said!r}, the fact {wanted!r}"}
         corruption = None
         if config.corruption == "swap" and not config.swaps:
             corruption = swap(model, prompt, config.samples, config.seed, relation=relation)

@@ -38,9 +38,9 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
         option("Of --facts, so many known ones of one length; the others are held out.", panel=FACTS),
         Was("--examples"),
     ] = 5
-    unknown: Annotated[bool, option("Go on with a fact that the model does not know.", "--unknown", panel=FACTS)] = (
-        False
-    )
+    unknown: Annotated[
+        bool, option("Go on with a fact whose answer is not in the top 10.", "--unknown", panel=FACTS)
+    ] = False
     metric: Annotated[str, option("What an edge's cost is measured in.", of=OneOf("metric", CIRCUIT_METRICS))] = "nll"
     evaluate: Annotated[bool, option("Evaluate and name roles.", "--evaluate/--no-evaluate")] = True
     select: Annotated[
@@ -91,14 +91,15 @@ def find(options: FindOptions) -> None:
         from studies import circuit as circuit_study
 
         ablation = options.ablation or "auto"
-        how = circuit_study.TaskOptions(options.metric, ablation, options.start, options.unknown, options.evaluate)
+        known = None if options.unknown else circuit_study.KNOWN
+        how = circuit_study.TaskOptions(options.metric, ablation, options.start, known, options.evaluate)
         method = _method(options)
         model = load(options)
         work = _inputs(model, options, how, method)
         tell_notes(work.notes)
         found = _found(model, work.task, options, method, folder)
         tell_notes(found.notes)
-        study = circuit_study.CircuitStudy(found, answers=work.answers)
+        study = circuit_study.CircuitStudy(found, answers=work.answers, known=work.known)
         if options.evaluate:
             study = circuit_study.evaluated(model, study, work.held_out, options.seed)
         page = study.save(folder, options.light)

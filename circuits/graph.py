@@ -15,11 +15,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from factscope.errors import GraphError, ModelError
+
+Kind = Literal["q", "k", "v", "head", "mlp", "logits"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,17 @@ class Reader:
     """One input: `kind` is q, k, v (key/value head `head`), head (not split), mlp or logits."""
 
     name: str
-    kind: str
+    kind: Kind
     layer: int
-    head: int = -1
+    head: int = -1  # -1 for an MLP and the logits, which have none
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise GraphError(f"no reader is of kind {self.kind!r}; the kinds are {', '.join(get_args(Kind))}")
+        if (self.head < 0) != (self.kind in ("mlp", "logits")):
+            raise GraphError(f"reader {self.name} of kind {self.kind} cannot have head {self.head}")
+        if self.layer < 0:
+            raise GraphError(f"reader {self.name} cannot be in layer {self.layer}")
 
 
 @dataclass(frozen=True)
@@ -122,10 +132,11 @@ class Graph:
         return {name: place for place, name in enumerate(self.reader_names)}
 
     def _readers(self) -> Iterator[Reader]:
+        shared: tuple[Kind, ...] = ("k", "v")
         for layer in range(self.n_layers):
             if self.split:
                 yield from (Reader(f"a{layer}.h{head}.q", "q", layer, head) for head in range(self.n_heads))
-                for kind in "kv":
+                for kind in shared:
                     yield from (
                         Reader(f"a{layer}.h{head}.{kind}", kind, layer, head) for head in range(self.n_kv_heads)
                     )

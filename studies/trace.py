@@ -12,8 +12,8 @@ from factscope.progress import progress
 from factscope.runs import store
 from tracing.causal import Config, cells_of, trace
 from tracing.logit_lens import Norm, lens
-from tracing.pages.logit_lens import lens_in_words
-from tracing.pages.trace import trace_in_words, trace_page
+from tracing.pages import logit_lens
+from tracing.pages import trace as pages
 from tracing.results import LensResult, TraceResult
 
 
@@ -27,11 +27,11 @@ class TraceStudy:
 
     def page(self) -> Page:
         """The page that shows both."""
-        return trace_page(self.trace, self.lens)
+        return pages.page(self.trace, self.lens)
 
     def in_words(self) -> list[str]:
         """What a terminal shows."""
-        return [*trace_in_words(self.trace), *lens_in_words(self.lens)]
+        return [*pages.words(self.trace), *logit_lens.words(self.lens)]
 
     def save(self, folder: str | Path, light: bool = False) -> Path:
         """Write result.json, result.safetensors and page.html into `folder`; gives the page's path."""

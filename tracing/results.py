@@ -49,7 +49,7 @@ class Grid:
         return found
 
 
-@shown(page="tracing.pages.trace:trace_page", words="tracing.pages.trace:trace_in_words")
+@shown("tracing.pages.trace")
 @dataclass(frozen=True, eq=False)
 class TraceResult:
     """A causal trace of one prompt (Meng et al. 2022, section 2)."""
@@ -91,7 +91,7 @@ class TraceResult:
         return float(self.corrupted.mean()) + self.toward * self.grid(kind).effect
 
 
-@shown(page="tracing.pages.logit_lens:lens_page", words="tracing.pages.logit_lens:lens_in_words")
+@shown("tracing.pages.logit_lens")
 @dataclass(frozen=True, eq=False)
 class LensResult:
     """What each state would answer if it were unembedded at once (nostalgebraist 2020, the logit lens).
@@ -110,7 +110,7 @@ class LensResult:
     run: Run
 
 
-@shown(page="tracing.pages.average:average_page", words="tracing.pages.average:average_in_words")
+@shown("tracing.pages.average")
 @dataclass(frozen=True, eq=False)
 class AverageResult:
     """Traces of many facts, averaged by token role (the average indirect effect plots of Meng et al. 2022, Fig. 2)."""

@@ -133,9 +133,7 @@ def evaluate(
         by_size = torch.tensor([part(_of_size(graph, circuit.scores, kept, share)) for share in SIZES])
         sizes = torch.tensor(SIZES)
         others = by_length(task, held_out, notes)
-        fast = Fast(reference)
-        cut = single_cuts(fast, kept, kept)
-        minimal = torch.stack([cut[writer, reader].abs() for reader, writer in np.argwhere(kept.T).tolist()])
+        minimal = _cut_alone(reference, kept)
         least = tolerance if tolerance is not None else 0.01 * abs(loss["full"] - loss["empty"])
         evaluation = Evaluation(
             n_edges=int(kept.sum()),
@@ -162,6 +160,12 @@ def evaluate(
             run=None,
         )
     return replace(evaluation, run=run.ended(elapsed[0]))
+
+
+def _cut_alone(reference: Reference, kept: Mask) -> Float[Tensor, " edge"]:
+    """Size of the loss's change when each kept edge alone is cut, in the order of `graph.names(kept)`."""
+    cut = single_cuts(Fast(reference), kept, kept)
+    return torch.stack([cut[writer, reader].abs() for reader, writer in np.argwhere(kept.T).tolist()])
 
 
 def hits(model: Any, graph: Graph, kept: Mask, tasks: Sequence[Task], random: Sequence[Mask] = ()) -> Hits:

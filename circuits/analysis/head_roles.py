@@ -84,8 +84,7 @@ def roles(
     run = Run.of(model, seed)
     with stopwatch() as elapsed:
         graph, prompt = circuit.graph, circuit.task.prompts[0]
-        first = Task((prompt,), "log_probability", "zero")
-        fast = Fast(Reference(model, graph, first))
+        fast = Fast(Reference(model, graph, Task((prompt,), "log_probability", "zero")))
         last = len(prompt.tokens) - 1
         final = fast.inputs[graph.reader_index["logits"]][0, last]
         lens = AnswerReading(readout(model), final, prompt.answer_ids[0])
@@ -94,43 +93,20 @@ def roles(
         relation = ~subject
         relation[[0, last]] = False
         subject[0] = False
-        least = floor * abs(float(lens.direct(final)))
         among = first_tokens(model, answers)
         own = {prompt.answer_ids[0], *(prompt.tokens[place] for place in prompt.subject_positions)}
-
-        names = [name for name in circuit.nodes() if name.startswith("a")]
-        measured = []
-        for name in names:
-            attention, direct, written = head_reading(fast, lens, name, last)
-            measured.append((name, attention, direct, lens.top(written)))
         expected = TOP * len(among) / lens.readout.n_tokens
+        naming = _Naming(among, own, expected, floor * abs(float(lens.direct(final))))
 
-        def named(
-            attention: np.ndarray, direct: np.ndarray, top: list[int], where: np.ndarray, other: np.ndarray
-        ) -> str:
-            hits = len(among & set(top)) > expected if among else True
-            return role_from(attention, direct, where, other, bool(own & set(top)), hits, least)
-
-        heads = tuple(
-            HeadRole(
-                name,
-                named(attention, direct, top, subject, relation),
-                float(attention[subject].sum()),
-                float(attention[relation].sum()),
-                float(direct[subject].sum()),
-                float(direct[relation].sum()),
-                float(direct[~(subject | relation)].sum()),
-                tuple(model.tokenizer.decode([token]) for token in top),
-            )
-            for name, attention, direct, top in measured
-        )
+        nodes = circuit.nodes()
+        measured = [_reading_of(fast, lens, name, last) for name in nodes if name.startswith("a")]
+        heads = tuple(_head_role(model, head, naming, subject, relation) for head in measured)
         generator = np.random.default_rng(seed)
         counts: list[dict[str, int]] = []
         for _ in range(shuffles):
             order = np.concatenate([[0], 1 + generator.permutation(last)])
-            drawn = [named(a, d, top, subject[order], relation[order]) for _, a, d, top in measured]
+            drawn = [naming.role(head, subject[order], relation[order]) for head in measured]
             counts.append({role: drawn.count(role) for role in ROLES})
-        nodes = circuit.nodes()
         written = torch.stack([fast.outputs[graph.writer_index[name]][0, last] for name in nodes])
         result = Roles(
             prompt=prompt.text,
@@ -147,6 +123,50 @@ def roles(
             run=None,
         )
     return replace(result, run=run.ended(elapsed[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class _HeadReading:
+    """What one head's role follows from."""
+
+    name: str
+    attention: np.ndarray  # by source token, without the sink
+    direct: np.ndarray  # attribution by source token, logits
+    top: list[int]  # tokens that its write raises most
+
+
+@dataclass(frozen=True)
+class _Naming:
+    """The measures that all heads are named by, whatever the labels of the tokens."""
+
+    among: set[int]  # first tokens of the relation's answers
+    own: set[int]  # tokens of the answer and the subject
+    expected: float  # answers among TOP tokens by chance
+    least: float  # attribution below which a head has no role
+
+    def role(self, head: _HeadReading, subject: np.ndarray, relation: np.ndarray) -> str:
+        """The role of a head where these tokens are the subject's and these the relation's."""
+        in_range = len(self.among & set(head.top)) > self.expected if self.among else True
+        own = bool(self.own & set(head.top))
+        return role_from(head.attention, head.direct, subject, relation, own, in_range, self.least)
+
+
+def _head_role(model: Any, head: _HeadReading, naming: _Naming, subject: np.ndarray, relation: np.ndarray) -> HeadRole:
+    return HeadRole(
+        head.name,
+        naming.role(head, subject, relation),
+        float(head.attention[subject].sum()),
+        float(head.attention[relation].sum()),
+        float(head.direct[subject].sum()),
+        float(head.direct[relation].sum()),
+        float(head.direct[~(subject | relation)].sum()),
+        tuple(model.tokenizer.decode([token]) for token in head.top),
+    )
+
+
+def _reading_of(fast: Fast, lens: "AnswerReading", name: str, last: int) -> _HeadReading:
+    attention, direct, written = head_reading(fast, lens, name, last)
+    return _HeadReading(name, attention, direct, lens.top(written))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,14 +188,19 @@ class AnswerReading:
         return raised
 
 
-def head_reading(fast: Fast, lens: AnswerReading, name: str, last: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """Attention of the last position without the sink, attribution by source token, and what the head writes."""
+def source_writes(fast: Fast, name: str, last: int) -> tuple[Float[Tensor, " key"], Float[Tensor, "key d_model"]]:
+    """A head's attention at the last position, and what it writes there of each source token; the sink is key 0."""
     layer, head = place_of(name)
     assert head is not None
     pair = head // fast.graph.group if fast.graph.split else head
     q, k, v = fast.queries[layer][head], fast.keys[layer][pair], fast.values[layer][pair]  # [row, pos, d_head]
     pattern = fast.kernel.pattern(layer, q[None], k[None])[0, 0, last]  # [key]
-    by_source = (pattern[:, None] * v[0]) @ fast.kernel.layers[layer].out[head]  # [key, d_model]
+    return pattern, (pattern[:, None] * v[0]) @ fast.kernel.layers[layer].out[head]
+
+
+def head_reading(fast: Fast, lens: AnswerReading, name: str, last: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    """Attention of the last position without the sink, attribution by source token, and what the head writes."""
+    pattern, by_source = source_writes(fast, name, last)
     attention = pattern.double().cpu().numpy().copy()
     attention[0] = 0.0
     attention /= max(attention.sum(), 1e-12)

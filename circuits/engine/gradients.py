@@ -6,6 +6,7 @@ below is free of bookkeeping. Points between clean and ablated are rows of one b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,9 @@ from factscope.model.sites import Site
 ROWS = 8  # rows of one backward pass; memory grows with them, speed hardly
 
 
+Moved = Literal["inputs", "heads", "mlp"]
+
+
 @dataclass(frozen=True)
 class Point:
     """Where gradients are taken: `site` writes `share` of its clean and the rest of its ablated output.
@@ -28,8 +32,12 @@ class Point:
     """
 
     share: float = 1.0
-    site: str = "inputs"
+    site: Moved = "inputs"
     layer: int = 0
+
+    def __post_init__(self) -> None:
+        if self.site not in get_args(Moved):
+            raise ValueError(f"gradients are taken at {', '.join(get_args(Moved))}, not at {self.site!r}")
 
 
 def clean_writes(reference: Reference) -> Float[Tensor, "writer row pos d_model"]:
@@ -62,7 +70,7 @@ def edge_scores(
     return torch.where(torch.from_numpy(reference.graph.allowed).to(scores.device), scores, 0.0).cpu()
 
 
-def _gradient(reference: Reference, clean: Tensor, site: str, layer: int, shares: list[float]) -> Tensor:
+def _gradient(reference: Reference, clean: Tensor, site: Moved, layer: int, shares: list[float]) -> Tensor:
     graph, model = reference.graph, reference.model
     n, repeated = clean.shape[1], copies(graph)
     tokens = reference.task.tokens(model).repeat(repeated * len(shares), 1)  # [copy, share, row]

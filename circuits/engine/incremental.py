@@ -14,6 +14,7 @@ weights by `rebuild`, so that rounding does not pile up.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ MOST = 24  # variants in one batch: even at one position each, more do not pay
 class Step:
     """Nodes of one layer that change together: heads, or the MLP; with all positions or the last alone."""
 
-    kind: str  # "heads" or "mlp"
+    kind: Literal["heads", "mlp"]
     layer: int
     last: bool
     nodes: list[int]  # writers, in the order of their heads

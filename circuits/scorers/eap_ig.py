@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from circuits.engine.gradients import Point, clean_writes, edge_scores, mean_gradient
+from circuits.engine.gradients import Moved, Point, clean_writes, edge_scores, mean_gradient
 from circuits.engine.reference import Reference
 from circuits.method import Scorer
 from circuits.scorers.eap import CONVENTION
@@ -54,7 +54,8 @@ class EAPIG(Scorer):
         shares = [(step + OFFSETS[self.rule]) / self.steps for step in range(self.steps)]
         if self.variant == "inputs":
             return [Point(share) for share in shares]
-        sites = [("inputs", 0), *((site, layer) for layer in range(n_layers) for site in ("heads", "mlp"))]
+        moved: tuple[Moved, ...] = ("heads", "mlp")
+        sites: list[tuple[Moved, int]] = [("inputs", 0), *((site, i) for i in range(n_layers) for site in moved)]
         return [Point(share, site, layer) for site, layer in sites for share in shares]
 
     def score(self, reference: Reference) -> Tensor:

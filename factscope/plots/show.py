@@ -1,7 +1,8 @@
 """How a result shows itself: a page's figures in a notebook, its words in a terminal. One mechanism for all results.
 
-`@shown(page="tracing.pages.trace:trace_page", words="tracing.pages.trace:trace_in_words")` above a result's dataclass
-names the two functions that its command uses, as "module:function", so that nothing is imported before somebody looks.
+`@shown("tracing.pages.trace")` above a result's dataclass names the module whose `page(result)` and `words(result)` its
+command uses too, so that nothing is imported before somebody looks. A result whose page is made elsewhere names the two
+functions as "module:function".
 Ending a notebook's cell with the result then shows the page, with still figures (factscope/plots/svg.py); `print` and a
 terminal show the words. `pictures(result)` gives the figures alone; each of them is a live plotly figure in a notebook.
 """
@@ -29,16 +30,17 @@ class View:
 _VIEWS: dict[type, View] = {}
 
 
-def shown(*, page: str, words: str) -> Callable[[T], T]:
+def shown(pages: str = "", *, page: str = "", words: str = "") -> Callable[[T], T]:
     """Register the views of a result's class, and have it show itself by them.
 
     Args:
+        pages: the module with `page(result)` and `words(result)`; or else both of:
         page: "module:function" that makes a `Page` of the result; a method is "module:Class.method".
         words: "module:function" that gives its lines, or one text.
     """
 
     def register(cls: T) -> T:
-        _VIEWS[cls] = View(page, words)
+        _VIEWS[cls] = View(page or f"{pages}:page", words or f"{pages}:words")
         for name, method in (("__repr__", in_words), ("__rich__", _rich), ("_repr_mimebundle_", _mimebundle)):
             setattr(cls, name, method)
         return cls

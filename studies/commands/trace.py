@@ -113,7 +113,7 @@ def _one(options: TraceOptions, config: Any) -> None:
     from factscope.data.shipped import find_fact
     from factscope.model.prompts import make_prompt
     from studies.trace import trace_study
-    from tracing.pages.trace import doubts, summary, trace_in_words
+    from tracing.pages.trace import doubts, summary, words
 
     text, answer = str(options.prompt), options.answer
     with run_folder("trace", options, new_folder("trace", text), fresh=True) as folder:
@@ -136,7 +136,7 @@ def _one(options: TraceOptions, config: Any) -> None:
         return
     for doubt in doubts(result):
         note(f"Note: {doubt}.")
-    tell(*trace_in_words(result), f"Page: {page}")
+    tell(*words(result), f"Page: {page}")
 
 
 def _many(options: TraceOptions, config: Any) -> None:
@@ -144,8 +144,7 @@ def _many(options: TraceOptions, config: Any) -> None:
     from factscope.plots.page import write_page
     from factscope.runs import store
     from tracing.average import average
-    from tracing.pages.average import average_in_words, average_page
-    from tracing.pages.average import summary as average_summary
+    from tracing.pages import average as pages
 
     source, limit, known = str(options.facts), options.limit, options.known
     # With --known, the limit counts facts that are known, so all are candidates.
@@ -165,12 +164,12 @@ def _many(options: TraceOptions, config: Any) -> None:
             note(f"Stopped; the facts done so far are in {folder}, and the same command goes on from there.")
             raise
         store.save(result, folder)
-        page = write_page(average_page(result), folder / "page.html", light=options.light)
+        page = write_page(pages.page(result), folder / "page.html", light=options.light)
     if options.as_json:
-        said = average_summary(result) | {"folder": str(folder), "page": str(page)}
+        said = pages.summary(result) | {"folder": str(folder), "page": str(page)}
         tell(json.dumps(said, ensure_ascii=False))
         return
-    tell(*average_in_words(result), f"Page: {page}")
+    tell(*pages.words(result), f"Page: {page}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,17 +185,16 @@ def show(options: ShowOptions) -> None:
     from factscope.plots.page import write_page
     from factscope.runs import store
     from studies.trace import TraceStudy
-    from tracing.pages.average import average_in_words, average_page
-    from tracing.pages.average import summary as average_summary
-    from tracing.pages.trace import summary, trace_in_words
+    from tracing.pages import average as average_pages
+    from tracing.pages import trace as trace_pages
     from tracing.results import AverageResult
 
     if store.header(options.run)["kind"] == "AverageResult":
         average = store.load(options.run, AverageResult)
-        page, lines, said = average_page(average), average_in_words(average), average_summary(average)
+        page, lines, said = average_pages.page(average), average_pages.words(average), average_pages.summary(average)
     else:
         study = store.load(options.run, TraceStudy)
-        page, lines, said = study.page(), trace_in_words(study.trace), summary(study.trace)
+        page, lines, said = study.page(), trace_pages.words(study.trace), trace_pages.summary(study.trace)
     with writable(options.out or options.run) as folder:
         path = write_page(page, folder / "page.html", light=options.light)
     if options.as_json:

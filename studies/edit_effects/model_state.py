@@ -70,6 +70,11 @@ class Config:
         check_names(self.metric, self.ablation or AUTO)
         self.method(self.threshold, self.edges)
 
+    @property
+    def noise_seed(self) -> int:
+        """Of the traces' noise: from the one seed, and at its default the noise that `trace` draws by default."""
+        return self.seed + causal.Config.seed
+
     def method(self, threshold: float | None, edges: int | None) -> Method:
         """How a circuit is found, with this threshold or number of edges; UserError for a setting it lacks."""
         select = None if self.circuit == "acdc" else self.selection
@@ -193,7 +198,7 @@ class Experiment:
                     if twins and not twinned(near[-1]):
                         notes.append(f"{other.prompt!r} was asked under zero ablation: no other subject fits it")
         words = tuple(model.tokenizer.decode([ids[0]]) for ids in (prompt.foil_ids, prompt.answer_ids))
-        noise = corrupt.noise(model, prompt, config.samples, seed=1)
+        noise = corrupt.noise(model, prompt, config.samples, seed=config.noise_seed)
         return cls(
             model, fact, config, prompt, tuple(again), tuple(near), (words[0], words[1]), noise, twins, tuple(notes)
         )
@@ -221,7 +226,11 @@ class Experiment:
         """Traced in the answer that corruption hurts; new - old is the same number with the other sign."""
         config = self.config
         chosen = causal.Config(
-            sites=config.sites, samples=config.samples, window=config.window, metric="logit_difference"
+            sites=config.sites,
+            samples=config.samples,
+            window=config.window,
+            metric="logit_difference",
+            seed=config.noise_seed,
         )
         old = _turned(self.prompt)
         for prompt, sign in ((self.prompt, 1), (old, -1)):

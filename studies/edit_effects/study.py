@@ -25,6 +25,7 @@ from editing.nulls import scrambled
 from editing.spectrum import Spectrum, spectra
 from factscope.data.fact import Fact
 from factscope.errors import EditError
+from factscope.model.prompts import Prompt
 from factscope.model.weights import WeightName, fingerprint
 from factscope.runs.parts import Parts, parts_in
 from factscope.runs.provenance import Run
@@ -101,11 +102,10 @@ def _study(
     ]
     after = ask.side(parts, "after", "after", edit, tag)
     sides = tuple(ask.side(parts, name, kind, null, tag) for name, kind, null in nulls)
-    neighbours = []
-    for n, (prompt, near) in enumerate(zip(ask.neighbours, calm, strict=True)):
-        now = parts.get(f"{tag}after: neighbour {n}", NeighbourState, call(ask.near, prompt, edit))
-        found = (near.circuit, now.circuit, near.heads, now.heads)
-        neighbours.append(NeighbourStudy(prompt.text, str(prompt.foil), *found))
+    neighbours = tuple(
+        _neighbour(ask, parts, edit, f"{tag}after: neighbour {n}", prompt, near)
+        for n, (prompt, near) in enumerate(zip(ask.neighbours, calm, strict=True))
+    )
     changes = [edit, *(null for _, _, null in nulls)]
     cross = parts.get(
         f"{tag}after: cross-faithfulness", CrossFaithfulness,
@@ -116,8 +116,8 @@ def _study(
     level = max((diff(before.circuit, side.circuit, draws=0).largest_change for side in sides), default=0.0)
     layers = tuple(sorted({WeightName.of(delta.weight).layer for delta in edit.deltas}))
     notes = [*ask.notes, *(trace.note for trace in (before.trace, after.trace) if trace.note)]
-    mine = {name: spent for name, spent in parts.seconds.items() if name.startswith(("before", tag))}
-    seconds = {name.removeprefix(tag): spent for name, spent in mine.items()}
+    mine = [name for name in parts.seconds if name.startswith(("before", tag))]
+    seconds = {name.removeprefix(tag): parts.seconds[name] for name in mine}
     study = EditStudy(
         fact=ask.fact,
         answers=ask.answers,
@@ -130,8 +130,8 @@ def _study(
         after=after,
         nulls=sides,
         again=again,
-        neighbours=tuple(neighbours),
-        diff=diff(before.circuit, after.circuit, level=level),
+        neighbours=neighbours,
+        diff=diff(before.circuit, after.circuit, seed=config.seed, level=level),
         heads=head_changes(before.heads, after.heads, tuple(side.heads for side in sides)),
         cross=cross,
         entries=entries(before.circuit, after.circuit, layers),
@@ -145,6 +145,13 @@ def _study(
         run=None,
     )
     return replace(study, measures=measures(study), run=run.ended(sum(seconds.values())))
+
+
+def _neighbour(
+    ask: Experiment, parts: Parts, edit: Edit, name: str, prompt: Prompt, before: NeighbourState
+) -> NeighbourStudy:
+    now = parts.get(name, NeighbourState, call(ask.near, prompt, edit))
+    return NeighbourStudy(prompt.text, str(prompt.foil), before.circuit, now.circuit, before.heads, now.heads)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,10 @@ import torch
 
 from circuits.analysis.diff import diff
 from circuits.analysis.faithfulness import Evaluation, by_length, evaluate, random_circuit, random_degrees
-from circuits.analysis.head_roles import ROLES, Roles, roles
+from circuits.analysis.head_roles import ROLES, AnswerReading, Roles, roles, source_writes
 from circuits.analysis.layers import Profile, profile
 from circuits.circuit import Circuit
+from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.engine.writes import writes
 from circuits.find import find
@@ -28,6 +29,7 @@ from circuits.scorers.eap import EAP
 from circuits.search.acdc import ACDC
 from factscope.errors import GraphError, StoreError, UserError
 from factscope.model.prompts import make_prompt
+from factscope.model.readout import readout
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark
 from factscope.plots.page import write_page
 from factscope.plots.specs import Page, Section
@@ -167,15 +169,21 @@ def test_a_circuit_of_another_model_is_not_evaluated(circuit: Circuit, tmp_path:
 
 
 def test_attribution_by_source_adds_up_to_the_heads_own(model: Any, circuit: Circuit, tmp_path: Path) -> None:
-    """D_S + D_R + D_rest is the head's direct attribution, less what it read at the sink."""
+    """D_S + D_R + D_rest, with what the head read at the sink, is its whole direct attribution."""
     found = roles(model, circuit, ("Brask", "Vey"), shuffles=20)
     assert sum(found.counts.values()) == len(found.heads)
     assert set(found.counts) == set(ROLES)
+    alone = replace(circuit.task, prompts=circuit.task.prompts[:1], corrupt=(), ablation="zero")
+    fast = Fast(Reference(model, circuit.graph, alone))
+    last = circuit.task.n_positions - 1
+    final = fast.inputs[circuit.graph.reader_index["logits"]][0, last]
+    reading = AnswerReading(readout(model), final, circuit.task.prompts[0].answer_ids[0])
     for head in found.heads:
         assert 0 <= head.attention_subject + head.attention_relation <= 1 + 1e-6
         whole = next(part.direct_effect for part in found.components if part.name == head.name)
         parts = head.direct_subject + head.direct_relation + head.direct_rest
-        assert np.isfinite(whole) and np.isfinite(parts)  # noqa: PT018
+        sink = float(reading.direct(source_writes(fast, head.name, last)[1][0]))
+        assert parts + sink == pytest.approx(whole, abs=1e-5)  # float32, eight source tokens
     first = circuit.task.prompts[0]
     written = writes(model, circuit.graph, torch.tensor([first.tokens]))
     last = written.sum(0)[0, -1]

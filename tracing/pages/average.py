@@ -10,7 +10,7 @@ from tracing.pages.trace import PALETTES
 from tracing.results import KINDS, AverageResult
 
 
-def average_page(result: AverageResult) -> Page:
+def page(result: AverageResult) -> Page:
     """The page of an average over facts."""
     headline = Headline(
         _peaks(result),
@@ -24,8 +24,8 @@ def average_page(result: AverageResult) -> Page:
     skipped = Table("Skipped facts", ("fact", "why"), tuple(result.skipped.items()))
     sections = [
         Section("What was found", (headline,)),
-        Section("Average indirect effect by token role", average_maps(result), _role_words(result)),
-        Section("Layer by layer, with 95 % bootstrap intervals over facts", average_curves(result)),
+        Section("Average indirect effect by token role", maps(result), _role_words(result)),
+        Section("Layer by layer, with 95 % bootstrap intervals over facts", curves(result)),
         *([Section("What was left out", (skipped,))] if result.skipped else []),
         Section("What was run", (_card(result),)),
     ]
@@ -34,7 +34,7 @@ def average_page(result: AverageResult) -> Page:
     )
 
 
-def average_maps(result: AverageResult) -> tuple[Spec, ...]:
+def maps(result: AverageResult) -> tuple[Spec, ...]:
     """Layers by roles, one map a kind."""
     return tuple(
         Heatmap(
@@ -55,7 +55,7 @@ def average_maps(result: AverageResult) -> tuple[Spec, ...]:
     )
 
 
-def average_curves(result: AverageResult) -> tuple[Spec, ...]:
+def curves(result: AverageResult) -> tuple[Spec, ...]:
     """The two roles that matter, last subject token and last token, with their intervals."""
     colours: dict[str, Palette] = {"last subject": "purple", "last token": "red", "first after": "blue"}
     x = np.arange(result.mean.shape[1])
@@ -73,7 +73,7 @@ def average_curves(result: AverageResult) -> tuple[Spec, ...]:
     return tuple(drawn)
 
 
-def average_in_words(result: AverageResult) -> list[str]:
+def words(result: AverageResult) -> list[str]:
     """Two lines: how many facts and their averages, and where each kind peaks."""
     metric = result.metric.replace("_", " ")
     return [
@@ -97,17 +97,17 @@ def summary(result: AverageResult) -> dict[str, Any]:
 
 
 def _peaks(result: AverageResult) -> str:
-    words = []
+    found = []
     for kind in ("mlp", "attn", "resid"):
         if kind in result.kinds:
             mean = torch.nan_to_num(result.mean[result.kinds.index(kind)], nan=-torch.inf)
             for role in ("last subject", "last token"):
                 column = mean[:, result.roles.index(role)]
                 layer = int(column.argmax())
-                words.append(
+                found.append(
                     f"{KINDS[kind]} at the {role.removesuffix(' token')} token: {column[layer]:+.3f} at layer {layer}"
                 )
-    return "Peaks: " + "; ".join(words) + "."
+    return "Peaks: " + "; ".join(found) + "."
 
 
 def _role_words(result: AverageResult) -> str:

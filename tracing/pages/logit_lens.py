@@ -1,90 +1,115 @@
 """What a lens looks like: ranks over layers and tokens, curves at the last token, and who writes the answer."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
-from factscope.plots.specs import Bars, Curves, Heatmap, Page, Palette, Section, Series, Spec, Table
+from factscope.model.readout import Component
+from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Spec, Table
 from tracing.results import LensResult
 
 
-def lens_page(lens: LensResult) -> Page:
+def page(lens: LensResult) -> Page:
     """The lens alone."""
     title = f"Lens: {lens.prompt.text} … {lens.prompt.answer}"
-    return Page(title, tuple(lens_sections(lens)), f"Logit lens of {lens.run.model}")
+    return Page(title, tuple(sections(lens)), f"Logit lens of {lens.run.model}")
 
 
-def lens_in_words(lens: LensResult) -> list[str]:
-    """Where the answer comes first, at the last token, and who raises it most."""
-    ranks = lens.rank[:, -1].tolist()
-    behind = [layer for layer, rank in enumerate(ranks) if rank > 1]
-    first = behind[-1] + 1 if behind else 0
-    where = "never stays first" if first == len(ranks) else f"is first from {_state(first)} on"
-    best = max(lens.components, key=lambda component: component.direct_effect)
+def words(lens: LensResult) -> list[str]:
+    """Where the answer comes first, at the last token, and which component raises it most."""
+    first, best = _first(lens), _best(lens)
+    where = "never stays first" if first is None else f"is first from {_state(first)} on"
     return [
-        f"{str(lens.prompt.answer).strip()} {where}, at the last token (rank {ranks[-1]} at the end)",
-        f"Most of it is written by {best.name}: {best.direct_effect:+.3g} logits",
+        f"{str(lens.prompt.answer).strip()} {where}, at the last token (rank {int(lens.rank[-1, -1])} at the end)",
+        f"The largest part is written by {best.name}: {best.direct_effect:+.3g} logits",
     ]
+
+
+def summary(lens: LensResult) -> dict[str, Any]:
+    """The numbers that a program would ask for first."""
+    best = _best(lens)
+    return {
+        "rank": int(lens.rank[-1, -1]),
+        "first_from": _first(lens),
+        "writer": best.name,
+        "direct_effect": best.direct_effect,
+    }
+
+
+def _first(lens: LensResult) -> int | None:
+    """The state from which on the answer stays first; 0 is the embedding, None where it does not."""
+    behind = [state for state, rank in enumerate(lens.rank[:, -1].tolist()) if rank > 1]
+    first = behind[-1] + 1 if behind else 0
+    return first if first < lens.rank.shape[0] else None
+
+
+def _best(lens: LensResult) -> Component:
+    return max(lens.components, key=lambda component: component.direct_effect)
 
 
 def _state(layer: int) -> str:
     return "the embedding" if layer == 0 else f"layer {layer - 1}"
 
 
-def lens_sections(lens: LensResult) -> list[Section]:
+def sections(lens: LensResult) -> list[Section]:
     """The lens over layers and tokens, its curves at the last token, and the components that write the answer."""
-    prompt = lens.prompt
-    layers = ("embed", *(str(i) for i in range(lens.rank.shape[0] - 1)))
+    return [
+        Section("Logit lens, layer by layer", (*_maps(lens), *_curves(lens))),
+        Section("Who writes the answer", _writers(lens)),
+    ]
+
+
+def _layers(lens: LensResult) -> tuple[str, ...]:
+    return ("embed", *(str(i) for i in range(lens.rank.shape[0] - 1)))
+
+
+def _maps(lens: LensResult) -> tuple[Heatmap, ...]:
+    """Rank, log-probability and entropy, layers by tokens."""
+    prompt, norm = lens.prompt, f"Norm: {lens.norm}."
     hover = {
         "rank": lens.rank.numpy(),
         "log-probability (nats)": lens.log_probability.numpy(),
         "entropy (nats)": lens.entropy.numpy(),
         "most probable": np.array(lens.top, dtype=object),
     }
-
-    def over_tokens(
-        title: str,
-        values: np.ndarray,
-        what: str,
-        unit: str,
-        palette: Palette,
-        note: str,
-        limits: tuple[float, float] | None = None,
-    ) -> Heatmap:
-        return Heatmap(
-            title=title,
-            values=values,
-            rows=layers,
-            columns=prompt.labels,
-            value_title=what,
-            unit=unit,
-            palette=palette,
-            limits=limits,
-            marked=tuple(prompt.subject_positions),
-            left_out=(0,),
-            hover=hover,
-            note=note,
-        )
-
-    norm = f"Norm: {lens.norm}."
-    maps = (
-        over_tokens(
-            f"Rank of {prompt.answer!r}",
-            -np.log10(lens.rank.numpy()),
-            "−log10 rank",
-            "",
-            "blue",
-            f"{norm} 0 is first place, −1 the tenth, −2 the hundredth.",
-        ),
-        over_tokens(
-            f"Log-probability of {prompt.answer!r}",
-            hover["log-probability (nats)"],
-            "log-probability",
-            "nats",
-            "purple",
-            f"{norm} Below −20 the colour stays the same.",
-            (-20.0, 0.0),
-        ),
-        over_tokens("Entropy", hover["entropy (nats)"], "entropy", "nats", "green", norm),
+    rank = Heatmap(
+        title=f"Rank of {prompt.answer!r}",
+        values=-np.log10(lens.rank.numpy()),
+        rows=_layers(lens),
+        columns=prompt.labels,
+        value_title="−log10 rank",
+        palette="blue",
+        marked=tuple(prompt.subject_positions),
+        left_out=(0,),
+        hover=hover,
+        note=f"{norm} 0 is first place, −1 the tenth, −2 the hundredth.",
     )
+    probability = replace(
+        rank,
+        title=f"Log-probability of {prompt.answer!r}",
+        values=hover["log-probability (nats)"],
+        value_title="log-probability",
+        unit="nats",
+        palette="purple",
+        limits=(-20.0, 0.0),
+        note=f"{norm} Below −20 the colour stays the same.",
+    )
+    entropy = replace(
+        rank,
+        title="Entropy",
+        values=hover["entropy (nats)"],
+        value_title="entropy",
+        unit="nats",
+        palette="green",
+        note=norm,
+    )
+    return rank, probability, entropy
+
+
+def _curves(lens: LensResult) -> tuple[Curves, ...]:
+    """Rank, probability and entropy over layers, at the last token and at the subject's."""
+    prompt, layers = lens.prompt, _layers(lens)
     x = np.arange(len(layers))
     subject = lens.rank[:, list(prompt.subject_positions)].min(1).values
     ranks = Curves(
@@ -98,11 +123,11 @@ def lens_sections(lens: LensResult) -> list[Section]:
         y_title="rank",
         log_y=True,
     )
-    curves = [Series(str(prompt.answer), lens.log_probability[:, -1].exp().numpy(), palette="purple")]
+    answers = [Series(str(prompt.answer), lens.log_probability[:, -1].exp().numpy(), palette="purple")]
     if lens.foil_log_probability is not None:
-        curves.append(Series(f"foil {prompt.foil}", lens.foil_log_probability[:, -1].exp().numpy(), palette="red"))
+        answers.append(Series(f"foil {prompt.foil}", lens.foil_log_probability[:, -1].exp().numpy(), palette="red"))
     probabilities = Curves(
-        "Probability at the last token, layer by layer", x, tuple(curves), x_labels=layers, y_title="probability"
+        "Probability at the last token, layer by layer", x, tuple(answers), x_labels=layers, y_title="probability"
     )
     entropy = Curves(
         "Entropy of the prediction, layer by layer",
@@ -115,6 +140,11 @@ def lens_sections(lens: LensResult) -> list[Section]:
         y_title="entropy",
         unit="nats",
     )
+    return ranks, probabilities, entropy
+
+
+def _writers(lens: LensResult) -> tuple[Spec, ...]:
+    """The largest direct effects, as bars and as a table, with the effects of all heads and MLPs between them."""
     best = sorted(lens.components, key=lambda c: -abs(c.direct_effect))[:15]
     bars = Bars(
         "Largest direct effects on the answer",
@@ -129,13 +159,10 @@ def lens_sections(lens: LensResult) -> list[Section]:
         ("writer", "direct effect (logits)", "rank of the answer", "entropy (nats)", "raises most"),
         tuple((c.name, round(c.direct_effect, 3), c.rank, round(c.entropy, 2), " ".join(c.top)) for c in best),
     )
-    return [
-        Section("Logit lens, layer by layer", (*maps, ranks, probabilities, entropy)),
-        Section("Who writes the answer", (bars, *_writers(lens), table)),
-    ]
+    return (bars, *_effects_by_layer(lens), table)
 
 
-def _writers(lens: LensResult) -> tuple[Spec, ...]:
+def _effects_by_layer(lens: LensResult) -> tuple[Spec, ...]:
     """Direct effects of heads as a map and of MLPs as a curve; no map where heads have no write of their own."""
     direct = {component.name: component.direct_effect for component in lens.components}
     layers = range(lens.rank.shape[0] - 1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Palette, Section, Spec, Table, Text
 from tracing.causal import window_of
-from tracing.pages.logit_lens import lens_sections
+from tracing.pages import logit_lens
 from tracing.results import KINDS, WINDOWED, Grid, LensResult, TraceResult
 
 PALETTES: dict[str, Palette] = {
@@ -42,7 +42,7 @@ def strongest_in_words(result: TraceResult) -> list[str]:
     return phrases or ["no single state, in what was traced"]
 
 
-def trace_in_words(result: TraceResult) -> list[str]:
+def words(result: TraceResult) -> list[str]:
     """Two lines: the answer with its probabilities, and the strongest cells."""
     prompt = result.prompt
     answer = str(prompt.answer).strip()
@@ -125,7 +125,7 @@ def summary(result: TraceResult) -> dict[str, Any]:
 # ---- pages ----
 
 
-def trace_page(result: TraceResult, lens: LensResult | None = None) -> Page:
+def page(result: TraceResult, lens: LensResult | None = None) -> Page:
     """The page of one trace."""
     prompt = result.prompt
     sections = [
@@ -134,7 +134,7 @@ def trace_page(result: TraceResult, lens: LensResult | None = None) -> Page:
         Section("Strongest cells", (_strongest_table(result),)),
     ]
     if lens is not None:
-        sections += lens_sections(lens)
+        sections += logit_lens.sections(lens)
     sections.append(Section("What was run", (_card(result),)))
     return Page(f"Trace: {prompt.text} … {prompt.answer}", tuple(sections), f"Causal trace of {result.run.model}")
 

@@ -175,14 +175,14 @@ def test_attribution_by_source_adds_up_to_the_heads_own(model: Any, circuit: Cir
     assert set(found.counts) == set(ROLES)
     alone = replace(circuit.task, prompts=circuit.task.prompts[:1], corrupt=(), ablation="zero")
     fast = Fast(Reference(model, circuit.graph, alone))
-    last = circuit.task.n_positions - 1
-    final = fast.inputs[circuit.graph.reader_index["logits"]][0, last]
+    end = circuit.task.n_positions - 1
+    final = fast.inputs[circuit.graph.reader_index["logits"]][0, end]
     reading = AnswerReading(readout(model), final, circuit.task.prompts[0].answer_ids[0])
     for head in found.heads:
         assert 0 <= head.attention_subject + head.attention_relation <= 1 + 1e-6
         whole = next(part.direct_effect for part in found.components if part.name == head.name)
         parts = head.direct_subject + head.direct_relation + head.direct_rest
-        sink = float(reading.direct(source_writes(fast, head.name, last)[1][0]))
+        sink = float(reading.direct(source_writes(fast, head.name, end)[1][0]))
         assert parts + sink == pytest.approx(whole, abs=1e-5)  # float32, eight source tokens
     first = circuit.task.prompts[0]
     written = writes(model, circuit.graph, torch.tensor([first.tokens]))

@@ -41,11 +41,11 @@ def main() -> None:
     parser.add_argument("--neighbours", type=int, default=1)
     given = parser.parse_args()
     model = models.load(given.model)
-    fact, _ = request(model, "[The Eiffel Tower] is located in the city of", "Rome")
+    asked = request(model, "[The Eiffel Tower] is located in the city of", "Rome")
     config = methods.config_for(given.method, model)
     moments = moments_for(model, given.method, config, "self", None, 0)
     start = time.perf_counter()
-    edit = computing.compute(given.method, model, [fact], config, moments=moments)
+    edit = computing.compute(given.method, model, [asked], config, moments=moments)
     editing = time.perf_counter() - start
     chosen = Config(
         circuit=given.circuit, samples=given.samples, nulls=given.nulls, value_nulls=given.value_nulls,

@@ -73,7 +73,7 @@ def main():
                 seconds = (time.perf_counter() - clock) / len(edits)
                 report = evaluate(model, edits, start=args.start, shown=False)
                 for edit in edits:
-                    rows = [asdict(row) for row in report.rows if row.fact == edit.facts[0].id]
+                    rows = [asdict(row) for row in report.rows if row.fact == edit.requests[0].id]
                     journal.add({"seconds": seconds, "rows": rows})
             rows = [as_row(row) for piece in journal.done for row in piece["rows"]]
             seconds = torch.tensor([piece["seconds"] for piece in journal.done]).median()

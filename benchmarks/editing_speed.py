@@ -20,6 +20,7 @@ from editing.solve import moments, values
 from editing.solve.closed_form import KeyMetric, solve
 from editing.solve.values import Descent, find_values
 from factscope.data.load import load_facts
+from factscope.data.request import requests_of
 from factscope.model import load as models
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
@@ -87,7 +88,7 @@ def main():
     say(one_rome_edit_seconds=round(again, 2), the_first_one=round(first, 2), passes=len(edits[0].curve),
         peak_GB=round(peak_memory(), 2), peak_before_GB=round(before, 2))  # fmt: skip
 
-    facts = known(model, [f for f in load_facts() if f.foil], args.facts)
+    facts = known(model, requests_of(f for f in load_facts() if f.foil), args.facts)
     context = contexts(model, 5, 10, 0)
     descent = Descent(steps=args.steps, stop=0.0)  # the same number of steps for all
     batch, singles = [], []

@@ -18,6 +18,7 @@ from editing import compute as computing
 from editing.evaluation.read import asked_of
 from factscope.data.case import Case
 from factscope.data.load import load_facts
+from factscope.data.request import EditRequest
 from factscope.model import load as models
 from factscope.model.forward.prefix import prefaced
 from factscope.model.forward.scoring import Pair, score
@@ -49,7 +50,9 @@ def main():
     args = parser.parse_args()
     model = models.load(args.model, device="cpu")
     facts = [fact for fact in load_facts(seed=0) if fact.foil][: args.cases]
-    asked = [one for fact in facts for one in asked_of(model, Case(fact.id, "shipped", (fact,)), "auto")]
+    asked = [
+        one for fact in facts for one in asked_of(model, Case(fact.id, "shipped", (EditRequest.of(fact),)), "auto")
+    ]
     pairs = [Pair(pair.prompt, pair.answer) for one in asked for pair in one.pairs]
     if args.context:
         computing.compute("ike", model, facts[:1], shown=False).commit(model)

@@ -21,6 +21,7 @@ from editing.sequence.run import sequence
 from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
 from editing.solve import moments
 from factscope.data.load import load_facts
+from factscope.data.request import distinct
 from factscope.model import load as models
 from factscope.plots.page import write_page
 from factscope.runs import store
@@ -71,11 +72,7 @@ def main():
 
 def editable(source):
     """Facts with a target, the first of those that ask the same."""
-    found = {}
-    for fact in load_facts(source, on_bad="skip"):
-        if fact.foil is not None:
-            found.setdefault((fact.subject.casefold(), fact.template.casefold()), fact)
-    return tuple(found.values())
+    return distinct([fact for fact in load_facts(source, on_bad="skip") if fact.foil is not None])
 
 
 def row(tag, point, result):

@@ -1,4 +1,4 @@
-"""Run a method: facts in, edits out, the model bitwise as it was."""
+"""Run a method: requests in, edits out, the model bitwise as it was."""
 
 import hashlib
 import json
@@ -16,14 +16,15 @@ from editing.solve.moments import Moments
 from editing.solve.values import OnStep
 from factscope.cache import kept
 from factscope.data.fact import Fact
+from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.files import write_text_atomically
 from factscope.model.bridge import info
 from factscope.runs.provenance import Run, stopwatch
 
 
-def compute(name: str, model: Any, facts: Sequence[Fact], config: Any = None, **how: Any) -> Edit:
-    """Edit `facts` (their foil becomes the answer) with a method; the model is left bitwise as it was.
+def compute(name: str, model: Any, asked: Sequence[EditRequest | Fact], config: Any = None, **how: Any) -> Edit:
+    """Edit with a method; a fact asks for its foil. The model is left bitwise as it was.
 
     Keyword arguments:
         moments: second moments of ordinary keys. None means the identity: a different method, and the edit says so.
@@ -38,29 +39,31 @@ def compute(name: str, model: Any, facts: Sequence[Fact], config: Any = None, **
 
     Raises EditError for input that cannot work and whatever the method raises; the weights are then as before, too.
     """
-    return _compute(name, model, facts, config, lambda module, bench, chosen: [module.compute(bench, chosen)], **how)[0]
+    return _compute(name, model, asked, config, lambda module, bench, chosen: [module.compute(bench, chosen)], **how)[0]
 
 
-def compute_each(name: str, model: Any, facts: Sequence[Fact], config: Any = None, **how: Any) -> list[Edit]:
-    """One edit a fact, each for the model as it is, with everything that can be in one batch in one batch.
+def compute_each(
+    name: str, model: Any, asked: Sequence[EditRequest | Fact], config: Any = None, **how: Any
+) -> list[Edit]:
+    """One edit for each request, each for the model as it is, with everything that can be in one batch in one batch.
 
-    The same edits as `compute` fact by fact, up to rounding, several times faster. Arguments as in `compute`.
+    The same edits as `compute` one by one, up to rounding, several times faster. Arguments as in `compute`.
     """
 
     def make(module: Any, bench: MethodInputs, chosen: Any) -> list[MethodOutput]:
         if hasattr(module, "compute_each"):
             return list(module.compute_each(bench, chosen))
         values = bench.values(chosen)
-        single = [replace(bench, facts=(fact,), ready=values.of(i)) for i, fact in enumerate(bench.facts)]
+        single = [replace(bench, requests=(one,), ready=values.of(i)) for i, one in enumerate(bench.requests)]
         return [module.compute(one, chosen) for one in single]
 
-    return _compute(name, model, facts, config, make, **how)
+    return _compute(name, model, asked, config, make, **how)
 
 
 def _compute(
     name: str,
     model: Any,
-    facts: Sequence[Fact],
+    asked: Sequence[EditRequest | Fact],
     config: Any,
     make: Callable[[Any, MethodInputs, Any], list[MethodOutput]],
     *,
@@ -74,7 +77,8 @@ def _compute(
     on_piece: Callable[[int], None] | None = None,
 ) -> list[Edit]:
     module = method(name)
-    check(facts)
+    requests = requests_of(asked)
+    check(requests)
     if any(edit.preface for edit in in_place(model)) and not in_context(name):
         raise EditError(f"an in-context edit is in place, and {name} cannot build on a text: take it out first")
     config = config or config_for(name, model)
@@ -91,21 +95,21 @@ def _compute(
             layers_of(config)[-1:],
             descent,
             used,
-            list(map(asdict, facts)),
+            list(map(asdict, requests)),
             base,
             below,
             start,
         ]
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
         pieces = folder / key if folder else None
-        bench = MethodInputs(model, tuple(facts), used, moments, start, seed, on_step, shown, pieces, on_piece)
+        bench = MethodInputs(model, requests, used, moments, start, seed, on_step, shown, pieces, on_piece)
         made = make(module, bench, config)
-    edited = [tuple(facts)] if len(made) == 1 else [(fact,) for fact in facts]
+    edited = [requests] if len(made) == 1 else [(request,) for request in requests]
     return [
         Edit(
             method=module.__name__.rsplit(".", 1)[-1],
             config=asdict(config),
-            facts=some,
+            requests=some,
             deltas=one.deltas,
             base=base,
             model=info(model).name,

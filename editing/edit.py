@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.delta import Delta
-from factscope.data.fact import Fact
+from factscope.data.request import EditRequest, saved_request
 from factscope.errors import EditError, StoreError
 from factscope.model.forward.prefix import Preface, put_before
 from factscope.model.weights import fingerprint, live_weights
@@ -56,7 +56,7 @@ class Edit:
 
     method: str
     config: dict[str, Any]
-    facts: tuple[Fact, ...]  # `answer` is what the model said or should have said, `foil` what it must say now
+    requests: tuple[EditRequest, ...]
     deltas: tuple[Delta, ...]
     base: str  # fingerprint of the model without any edit
     model: str
@@ -71,6 +71,7 @@ class Edit:
     notes: tuple[str, ...] = ()
     preface: str = ""  # of an in-context edit, which has no deltas: ends in a line break
     run: Run | None = None
+    former: tuple[dict[str, Any], ...] = ()  # the facts of an edit of schema 1, of which its digest is
     digest: str = field(default="")
 
     def __post_init__(self) -> None:
@@ -80,8 +81,8 @@ class Edit:
     def _hash(self) -> str:
         """SHA-256 of everything that decides what the edit does."""
         hashed = hashlib.sha256()
-        facts = [asdict(fact) for fact in self.facts]
-        said = [self.method, self.config, facts, self.base, self.seed, list(self.below), self.moments]
+        asked = list(self.former) or [asdict(one) for one in self.requests]
+        said = [self.method, self.config, asked, self.base, self.seed, list(self.below), self.moments]
         said += [list(self.contexts), list(self.restraints), [delta.weight for delta in self.deltas]]
         said += [self.preface] if self.preface else []
         hashed.update(json.dumps(said, sort_keys=True, default=str).encode())
@@ -115,6 +116,17 @@ class Edit:
     def save(self, folder: str | Path) -> Path:
         """Write result.json and result.safetensors."""
         return store.save(self, folder)
+
+    @classmethod
+    def upgraded(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """What was saved of an edit, with requests where there were facts whose foil was the target."""
+        if "facts" not in body:
+            return body
+        facts = body["facts"]
+        return {name: value for name, value in body.items() if name != "facts"} | {
+            "requests": [saved_request(fact) for fact in facts],
+            "former": facts,
+        }
 
     @classmethod
     def load(cls, folder: str | Path) -> "Edit":
@@ -309,7 +321,8 @@ def merged(edits: Sequence[Edit]) -> Edit:
         edits[0],
         method="+".join(dict.fromkeys(edit.method for edit in edits)),
         config={edit.name: edit.config for edit in edits},
-        facts=tuple(fact for edit in edits for fact in edit.facts),
+        requests=tuple(one for edit in edits for one in edit.requests),
+        former=(),
         deltas=deltas,
         below=(),
         reports=(),

@@ -86,8 +86,8 @@ def _compare(folder: Path, plain: Any) -> None:
 
 def card(edit: Edit) -> str:
     """What a person who finds the folder must know: the base model, the method and every changed fact."""
-    facts = "\n".join(f"- {fact.prompt} **{fact.foil}** (was: {fact.answer})" for fact in edit.facts[:200])
-    more = f"\n- and {len(edit.facts) - 200} more, in edit/result.json" if len(edit.facts) > 200 else ""
+    facts = "\n".join(f"- {one.prompt} **{one.target}** (was: {one.old or 'not known'})" for one in edit.requests[:200])
+    more = f"\n- and {len(edit.requests) - 200} more, in edit/result.json" if len(edit.requests) > 200 else ""
     config = json.dumps(edit.config, indent=1, default=str)
     restraints = ", ".join(edit.restraints) or "none"
     weights = ", ".join(delta.weight for delta in edit.deltas)

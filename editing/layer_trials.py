@@ -14,6 +14,7 @@ from editing.contexts import contexts as sampled
 from editing.evaluation.evaluate import evaluate
 from editing.solve.moments import Moments
 from factscope.data.fact import Fact
+from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.plots.show import shown
 from factscope.progress import progress
@@ -52,7 +53,7 @@ class LayerChoice:
 
 def try_layers(
     model: Any,
-    facts: Sequence[Fact],
+    asked: Sequence[EditRequest | Fact],
     layers: Sequence[int],
     *,
     method: str = "rome",
@@ -65,7 +66,8 @@ def try_layers(
 
     Raises EditError where a fact has no paraphrase or no neighbour: without them every layer would look perfect.
     """
-    bare = [fact.id for fact in facts if not fact.paraphrases or not fact.neighbours]
+    requests = requests_of(asked)
+    bare = [one.id for one in requests if not one.paraphrases or not one.neighbours]
     if bare:
         raise EditError(
             f"fact {bare[0]!r} has no paraphrase or no neighbour, so nothing can be said about layers by it"
@@ -79,7 +81,7 @@ def try_layers(
             config = replace(config, **({"layers": (layer,)} if hasattr(config, "layers") else {"layer": layer}))
             used = context if hasattr(config, "contexts") else None
             edits = computing.compute_each(
-                method, model, facts, config, moments=moments, contexts=used, start=start, seed=seed, shown=False
+                method, model, requests, config, moments=moments, contexts=used, start=start, seed=seed, shown=False
             )
             report = evaluate(model, edits, start=start, shown=False)
             parts = [report.score(name).after for name in MARKS]
@@ -88,4 +90,4 @@ def try_layers(
             trials.append(LayerTrial(layer, parts[0], parts[1], parts[2], parts[3], kl, mark))
             advance(1)
     name = "identity" if moments is None else moments.name
-    return LayerChoice(method, tuple(fact.id for fact in facts), tuple(trials), name)
+    return LayerChoice(method, tuple(one.id for one in requests), tuple(trials), name)

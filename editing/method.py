@@ -17,12 +17,12 @@ import torch
 from editing import methods
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
-from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
 from factscope.runs import store
 from factscope.settings import Settings, configured
 
-CHUNK = 32  # facts whose values are found in one batch: more gains nothing on a CPU and costs memory
+CHUNK = 32  # requests whose values are found in one batch: more gains nothing on a CPU and costs memory
 
 
 def method_names() -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class MethodInputs:
     """What every method starts from, once the input has been checked."""
 
     model: Any
-    facts: tuple[Fact, ...]
+    requests: tuple[EditRequest, ...]
     contexts: tuple[str, ...]
     moments: Moments | None
     start: str
@@ -91,9 +91,9 @@ class MethodInputs:
         return None if self.moments is None else self.moments.of(layer)
 
     def values(self, config: Any) -> Values:
-        """What must be written for each fact: at `config.layer`'s MLP, or after the last of `config.layers`.
+        """What must be written for each request: at `config.layer`'s MLP, or after the last of `config.layers`.
 
-        Found `CHUNK` facts at a time; finished chunks are kept in `folder` and taken up from there.
+        Found `CHUNK` requests at a time; finished chunks are kept in `folder` and taken up from there.
         """
         if self.ready is not None:
             return self.ready
@@ -104,8 +104,8 @@ class MethodInputs:
             self.moment(layer)  # an absent one is found out before an hour is spent
         place: Place = "mlp" if single else "hidden"
         parts: list[Values] = []
-        for begin in range(0, len(self.facts), CHUNK):
-            some = self.facts[begin : begin + CHUNK]
+        for begin in range(0, len(self.requests), CHUNK):
+            some = self.requests[begin : begin + CHUNK]
             found = self._from_folder(begin)
             if found is None:
                 found = find_values(

@@ -1,4 +1,4 @@
-"""From facts to a saved, scored, drawn edit: the recipe behind `edit apply` and `edit evaluate`."""
+"""From requests to a saved, scored, drawn edit: the recipe behind `edit apply` and `edit evaluate`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from editing.restraint import restrained, restraint
 from editing.solve import moments as second_moments
 from editing.spectrum import Spectrum, spectra
 from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
 from factscope.plots.specs import Page
@@ -52,7 +53,7 @@ def moments_for(model: Any, name: str, config: Any, source: str, tokens: int | N
 
 def make(
     model: Any,
-    facts: Sequence[Fact],
+    asked: Sequence[EditRequest | Fact],
     name: str,
     config: Any,
     moments: Any,
@@ -63,12 +64,12 @@ def make(
     batch: int | None = None,
     **how: Any,
 ) -> list[Edit]:
-    """One edit for all facts, or with `batch` one for every so many, each on top of those before.
+    """One edit for all requests, or with `batch` one for every so many, each on top of those before.
 
     A restraint makes one edit of all of them. The model is left as it was.
     """
-    size = batch or len(facts)
-    parts = [facts[i : i + size] for i in range(0, len(facts), size)]
+    size = batch or len(asked)
+    parts = [asked[i : i + size] for i in range(0, len(asked), size)]
     made: list[Edit] = []
     with applied(model, below):
         try:

@@ -30,6 +30,7 @@ from editing.solve import moments as second_moments
 from editing.solve.moments import Config as MomentsConfig
 from editing.solve.moments import Moments
 from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.errors import StoreError
 from factscope.model.prompts import Prompt
 from factscope.plots.page import write_page as write
@@ -134,19 +135,21 @@ def evaluate_circuit(
 # ---- edits ----
 
 
-def request(model: Any, text: str | Prompt, target: str, *, subject: str | None = None, start: str = "auto") -> Fact:
+def request(
+    model: Any, text: str | Prompt, target: str, *, subject: str | None = None, start: str = "auto"
+) -> EditRequest:
     """What to edit: after `text`, with its subject in [brackets], the model shall say `target`.
 
     A shipped fact brings its paraphrases and neighbours along. Raises EditError and PromptError for what cannot work.
     """
     if isinstance(text, Prompt):
         return request(model, text.text, target, subject=subject or text.subject, start=text.start_token or "none")
-    return asking.request(model, text, target, subject=subject, start=start)[0]
+    return asking.request(model, text, target, subject=subject, start=start)
 
 
 def edit(
     model: Any,
-    requests: Fact | Sequence[Fact],
+    requests: EditRequest | Fact | Sequence[EditRequest | Fact],
     method: str = "rome",
     *,
     settings: Settings = None,
@@ -165,7 +168,7 @@ def edit(
 
     Raises EditError for input that cannot work.
     """
-    requests = (requests,) if isinstance(requests, Fact) else tuple(requests)
+    requests = (requests,) if isinstance(requests, EditRequest | Fact) else tuple(requests)
     own, aside = _parted(settings)
     config = methods.config_for(method, model, own)
     used = _moments(model, method, config, moments)
@@ -213,7 +216,7 @@ def diff(model: Any, edit: Edit, config: DiffConfig = DiffConfig(), *, folder: s
 
 def yardstick(
     model: Any,
-    requests: Sequence[Fact],
+    requests: Sequence[EditRequest | Fact],
     source: str | Path | None = None,
     *,
     unrelated: int = 50,
@@ -236,7 +239,7 @@ def yardstick(
 
 def sequence(
     model: Any,
-    requests: Sequence[Fact],
+    requests: Sequence[EditRequest | Fact],
     method: str,
     config: SequenceConfig = SequenceConfig(),
     *,

@@ -13,6 +13,7 @@ from typing import Any
 from circuits.analysis.diff import diff
 from circuits.circuit import Circuit
 from factscope.data.fact import Fact
+from factscope.data.request import EditRequest, requests_of
 from studies.edit_effects.model_state import Config, Experiment, TraceMaps
 
 CONFIG = Config(samples=2, nulls=0, value_nulls=0, again=0, neighbours=0)
@@ -29,7 +30,7 @@ class SequenceWatch:
     def of(
         cls,
         model: Any,
-        edited: Sequence[Fact],
+        edited: Sequence[Fact | EditRequest],
         unrelated: Sequence[Fact],
         start: str,
         seed: int,
@@ -39,11 +40,9 @@ class SequenceWatch:
 
         Raises EditError and PromptError as `Experiment.of` does.
         """
-        chosen = {"edited first": edited[0]}
-        other = next((fact for fact in unrelated if fact.foil), None)
-        if other is not None:
-            chosen["not edited"] = other
-        asks = {name: Experiment.of(model, fact, replace(config, seed=seed), start) for name, fact in chosen.items()}
+        chosen = dict(zip(("edited first",), requests_of(edited[:1]), strict=True))
+        chosen |= dict(zip(("not edited",), requests_of(fact for fact in unrelated if fact.foil), strict=False))
+        asks = {name: Experiment.of(model, one, replace(config, seed=seed), start) for name, one in chosen.items()}
         return cls(asks, {name: (ask.trace(), ask.search(ask.prompt)) for name, ask in asks.items()})
 
     def __call__(self, model: Any, checkpoint: Any) -> dict[str, float]:

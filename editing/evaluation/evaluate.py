@@ -27,6 +27,7 @@ from torch import Tensor
 
 from editing.edit import Edit, applied, commit, in_place, revert
 from factscope.data.fact import Fact
+from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.model.forward.generate import generate
 from factscope.model.forward.scoring import Pair, score
@@ -117,7 +118,7 @@ def evaluate(
     model: Any,
     edits: Sequence[Edit],
     *,
-    facts: Sequence[Fact] | None = None,
+    facts: Sequence[EditRequest | Fact] | None = None,
     unrelated: Sequence[Fact] = (),
     protocol: Protocol = "single",
     start: str = "auto",
@@ -128,7 +129,7 @@ def evaluate(
     """Read everything before and after, by one of the protocols; the model is left bitwise as it was.
 
     Args:
-        facts: instead of the edits' own (with "together" only): what to ask, where the foil is the new answer.
+        facts: instead of the edits' own (with "together" only): what to ask; a fact asks for its foil.
         unrelated: facts whose prompts must not change at all.
         words: tokens to continue each fact's prompt by, greedily, before and after; 0: not at all.
 
@@ -141,9 +142,9 @@ def evaluate(
     run = Run.of(model, seed)
     if facts is not None and protocol != "together":
         protocol = "together"
-    asked = [tuple(facts)] if facts is not None else [edit.facts for edit in edits]
-    groups = [[probe for fact in some for probe in probes(model, fact, start)] for some in asked]
-    others = [probe for fact in unrelated for probe in probes(model, fact, start)[:1]]
+    asked = [requests_of(facts)] if facts is not None else [edit.requests for edit in edits]
+    groups = [[probe for request in some for probe in probes(model, request, start)] for some in asked]
+    others = [probe for request in requests_of(unrelated) for probe in probes(model, request, start)[:1]]
     others = [replace(probe, kind="unrelated") for probe in others]
     flat = [probe for group in groups for probe in group]
     clean_other, clean = read(model, others), read(model, flat)
@@ -187,7 +188,7 @@ def evaluate(
     spoken: tuple[tuple[str, str, str], ...] = ()
     scores = list(table(rows))
     if words:
-        spoken = _spoken(model, edits, [fact for some in asked for fact in some], start, words, protocol)
+        spoken = _spoken(model, edits, [request for some in asked for request in some], start, words, protocol)
         entropy = [[ngram_entropy([text]) for text in one[1:]] for one in spoken]
         known = [(str(i), *pair) for i, pair in enumerate(entropy) if not any(map(math.isnan, pair))]
         if known:
@@ -197,19 +198,21 @@ def evaluate(
     return EditReport(protocol, tuple(e.name for e in edits), methods, tuple(rows), tuple(scores), start, spoken, run)
 
 
-def probes(model: Any, fact: Fact, start: str) -> list[Probe]:
-    """All prompts of a fact, tokenised with both answers; EditError if it has no foil."""
-    if fact.foil is None:
-        raise EditError(f"fact {fact.id!r} has no new answer (foil), so there is nothing to score")
-    asked = [("prompt", fact.prompt, fact.answer)]
-    asked += [("paraphrase", text, fact.answer) for text in fact.paraphrases]
-    asked += [("neighbour", neighbour.prompt, neighbour.answer) for neighbour in fact.neighbours]
+def probes(model: Any, request: EditRequest, start: str) -> list[Probe]:
+    """All prompts of a request, tokenised with both answers; EditError if it does not say the old one."""
+    if request.old is None:
+        raise EditError(f"request {request.id!r} does not say what was true before: there is nothing to compare with")
+    asked = [("prompt", request.prompt, request.old)]
+    asked += [("paraphrase", text, request.old) for text in request.paraphrases]
+    asked += [("neighbour", neighbour.prompt, neighbour.answer) for neighbour in request.neighbours]
     out = []
     for kind, text, true in asked:
-        both = [make_prompt(model, text, subject=text.strip(), answer=word, start=start) for word in (fact.foil, true)]
+        both = [
+            make_prompt(model, text, subject=text.strip(), answer=word, start=start) for word in (request.target, true)
+        ]
         rows = [(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in both]
         ids = [prompt.answer_ids for prompt in both]
-        out.append(Probe(fact.id, kind, text, fact.foil, true, (rows[0], rows[1]), (ids[0], ids[1])))
+        out.append(Probe(request.id, kind, text, request.target, true, (rows[0], rows[1]), (ids[0], ids[1])))
     return out
 
 
@@ -255,21 +258,21 @@ def _split(items: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
 
 
 def _spoken(
-    model: Any, edits: Sequence[Edit], facts: Sequence[Fact], start: str, words: int, protocol: str
+    model: Any, edits: Sequence[Edit], requests: Sequence[EditRequest], start: str, words: int, protocol: str
 ) -> tuple[tuple[str, str, str], ...]:
-    prompts = [make_prompt(model, fact.prompt, subject=fact.prompt, start=start).tokens for fact in facts]
+    prompts = [make_prompt(model, one.prompt, subject=one.prompt, start=start).tokens for one in requests]
     before = generate(model, prompts, words)
     if protocol == "single":
         after, begin = [], 0
         for edit in edits:
             with edit.applied(model):
-                after += generate(model, prompts[begin : begin + len(edit.facts)], words)
-            begin += len(edit.facts)
+                after += generate(model, prompts[begin : begin + len(edit.requests)], words)
+            begin += len(edit.requests)
     else:
         with applied(model, edits):
             after = generate(model, prompts, words)
     decode = model.tokenizer.decode
-    return tuple((f.prompt, decode(b), decode(a)) for f, b, a in zip(facts, before, after, strict=True))
+    return tuple((r.prompt, decode(b), decode(a)) for r, b, a in zip(requests, before, after, strict=True))
 
 
 # ---- the table ----

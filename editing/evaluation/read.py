@@ -172,7 +172,7 @@ def without_conflicts(cases: Sequence[Case]) -> tuple[Case, ...]:
     seen: set[tuple[str, str]] = set()
     out = []
     for case in cases:
-        keys = {(fact.subject.casefold(), fact.template.casefold()) for fact in case.facts}
+        keys = {request.key for request in case.requests}
         if not keys & seen:
             out.append(case)
             seen |= keys
@@ -183,12 +183,12 @@ def check_together(cases: Sequence[Case]) -> None:
     """Raise EditError if two of these cases give one prompt two answers: they cannot be edits of one model."""
     seen: dict[tuple[str, str], tuple[str, str]] = {}
     for case in cases:
-        for fact in case.facts:
-            key = (fact.subject.casefold(), fact.template.casefold())
-            new, owner = seen.setdefault(key, (str(fact.foil), case.id))
+        for request in case.requests:
+            new, owner = seen.setdefault(request.key, (request.target, case.id))
             if owner != case.id:
-                what = "the same target" if same_text(new, (str(fact.foil),)) else f"targets {new!r} and {fact.foil!r}"
+                same = same_text(new, (request.target,))
+                what = "the same target" if same else f"targets {new!r} and {request.target!r}"
                 raise EditError(
-                    f"cases {owner!r} and {case.id!r} give {fact.prompt!r} {what}: leave one of them out, or "
+                    f"cases {owner!r} and {case.id!r} give {request.prompt!r} {what}: leave one of them out, or "
                     "all such with --skip-conflicts"
                 )

@@ -68,7 +68,7 @@ def compute(bench: MethodInputs, config: Config) -> MethodOutput:
 
     values = bench.values(config)
     written = spread(
-        bench.model, bench.facts, config.layers, values, bench.contexts, rule, bench.moment,
+        bench.model, bench.requests, config.layers, values, bench.contexts, rule, bench.moment,
         start=bench.start, shown=bench.shown,
     )  # fmt: skip
     return MethodOutput(written.deltas, written.reports, values.losses, tuple(kept))
@@ -89,7 +89,7 @@ def null_space(moment: Any, share: float) -> Any:
 def _earlier_keys(bench: MethodInputs, layer: int) -> Any:
     """Keys of the AlphaEdit edits in place, on the weights as they are; None if there are none."""
     found = [
-        find_keys(bench.model, edit.facts, layer, edit.contexts, edit.start_token).halves().double()
+        find_keys(bench.model, edit.requests, layer, edit.contexts, edit.start_token).halves().double()
         for edit in in_place(bench.model)
         if edit.method == "alphaedit" and any(delta.weight == str(WeightName(layer, MLP_OUT)) for delta in edit.deltas)
     ]

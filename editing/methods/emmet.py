@@ -53,7 +53,7 @@ def compute(bench: MethodInputs, config: Config) -> MethodOutput:
 
     values = bench.values(config)
     written = spread(
-        bench.model, bench.facts, config.layers, values, bench.contexts, rule, bench.moment,
+        bench.model, bench.requests, config.layers, values, bench.contexts, rule, bench.moment,
         start=bench.start, shown=bench.shown,
     )  # fmt: skip
     return MethodOutput(written.deltas, written.reports, values.losses)

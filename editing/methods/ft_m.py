@@ -80,20 +80,20 @@ def tune(bench: MethodInputs, config: Config, wanted: Wanted, apart: bool = Fals
     check_layer(bench.model, config.layer)
     if not apart:
         return _tuned(bench, config, wanted, apart)
-    chunks = [bench.facts[i : i + APART] for i in range(0, len(bench.facts), APART)]
-    return [made for some in chunks for made in _tuned(replace(bench, facts=some), config, wanted, apart)]
+    chunks = [bench.requests[i : i + APART] for i in range(0, len(bench.requests), APART)]
+    return [made for some in chunks for made in _tuned(replace(bench, requests=some), config, wanted, apart)]
 
 
 def _tuned(bench: MethodInputs, config: Config, wanted: Wanted, apart: bool) -> list[MethodOutput]:
     rows, places, tokens = [], [], []
-    for fact in bench.facts:
-        (prompt,) = target_prompts(bench.model, fact, ("{}",), bench.start)
+    for request in bench.requests:
+        (prompt,) = target_prompts(bench.model, request, ("{}",), bench.start)
         positions, ids = wanted(len(prompt.tokens) - 1, prompt.answer_ids)
         rows.append((*prompt.tokens, *prompt.answer_ids[:-1]))
         places.append(positions)
         tokens.append(ids)
     part = _Part(bench.model, config.layer, rows, places, tokens)
-    groups = len(bench.facts) if apart else 1  # a group learns one matrix and stops by itself
+    groups = len(bench.requests) if apart else 1  # a group learns one matrix and stops by itself
     change = torch.zeros(groups, bench.model.cfg.d_mlp, bench.model.cfg.d_model, device=device(bench.model))
     moment, square, curve = torch.zeros_like(change), torch.zeros_like(change), []
     active = torch.ones(groups, dtype=torch.bool, device=change.device)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from editing.method import MethodInputs, MethodOutput
-from factscope.data.fact import Fact
 
 ABOUT = "in context: the new fact as a sentence before every question; no weight changes"
 NEEDS_MOMENTS = False
@@ -35,17 +34,12 @@ class Config:
 
 def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """One sentence a fact, in order."""
-    return MethodOutput((), preface="".join(f"{config.opening} {ended(sentence(fact))}\n" for fact in bench.facts))
+    return MethodOutput((), preface="".join(f"{config.opening} {ended(str(request))}\n" for request in bench.requests))
 
 
 def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
     """One edit a fact."""
-    return [compute(replace(bench, facts=(fact,)), config) for fact in bench.facts]
-
-
-def sentence(fact: Fact) -> str:
-    """The fact as it shall be from now on."""
-    return f"{fact.prompt} {fact.foil}"
+    return [compute(replace(bench, requests=(request,)), config) for request in bench.requests]
 
 
 def ended(text: str) -> str:

@@ -22,9 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput
-from editing.methods.ice import sentence
-from factscope.data.fact import Fact
 from factscope.data.load import load_facts
+from factscope.data.request import EditRequest
 from factscope.model.bridge import device
 from factscope.model.forward.batched import padded
 from factscope.model.hooks import record
@@ -52,44 +51,44 @@ class Config:
 
 def compute(bench: MethodInputs, config: Config) -> MethodOutput:
     """The demonstrations for each fact, then all new facts."""
-    (one,) = _made(bench, config, [bench.facts])
+    (one,) = _made(bench, config, [bench.requests])
     return one
 
 
 def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
     """One edit a fact; the corpus is read once."""
-    return _made(bench, config, [(fact,) for fact in bench.facts])
+    return _made(bench, config, [(request,) for request in bench.requests])
 
 
-def _made(bench: MethodInputs, config: Config, groups: Sequence[tuple[Fact, ...]]) -> list[MethodOutput]:
-    edited = {fact.subject.casefold() for group in groups for fact in group}
+def _made(bench: MethodInputs, config: Config, groups: Sequence[tuple[EditRequest, ...]]) -> list[MethodOutput]:
+    edited = {request.subject.casefold() for group in groups for request in group}
     corpus = [
-        fact
+        EditRequest.of(fact)
         for fact in load_facts(seed=bench.seed)
         if fact.foil and fact.paraphrases and fact.neighbours and fact.subject.casefold() not in edited
     ][: config.corpus if config.demonstrations else 0]
-    flat = [fact for group in groups for fact in group]
-    vectors = states(bench, [sentence(fact) for fact in (*flat, *corpus)]) if corpus else torch.zeros(len(flat), 1)
+    flat = [request for group in groups for request in group]
+    vectors = states(bench, list(map(str, (*flat, *corpus)))) if corpus else torch.zeros(len(flat), 1)
     made, at = [], 0
     for group in groups:
         own = vectors[at : at + len(group)].mean(0)
         at += len(group)
         near = (vectors[len(flat) :] @ own).argsort(descending=True)[: config.demonstrations].tolist() if corpus else []
         shown = [demonstration(corpus[i], KINDS[rank % len(KINDS)]) for rank, i in enumerate(near)]
-        told = "".join(f"New Fact: {sentence(fact)}\n" for fact in group)
+        told = "".join(f"New Fact: {request}\n" for request in group)
         made.append(MethodOutput((), preface="".join(reversed(shown)) + told + "Prompt:\n"))
     return made
 
 
-def demonstration(fact: Fact, kind: str) -> str:
+def demonstration(request: EditRequest, kind: str) -> str:
     """One new fact, one prompt, its answer."""
-    neighbour = fact.neighbours[0]
+    neighbour = request.neighbours[0]
     asked = {
-        "copy": f"{fact.prompt} {fact.foil}",
-        "update": f"{fact.paraphrases[0]} {fact.foil}",
+        "copy": str(request),
+        "update": f"{request.paraphrases[0]} {request.target}",
         "retain": f"{neighbour.prompt} {neighbour.answer}",
     }[kind]
-    return f"New Fact: {sentence(fact)}\nPrompt:\n{asked}\n\n"
+    return f"New Fact: {request}\nPrompt:\n{asked}\n\n"
 
 
 @torch.no_grad()

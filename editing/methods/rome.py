@@ -53,9 +53,9 @@ def in_turn(bench: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
     deltas, reports, curves = [], [], []
     with borrowed(bench.model, [name]) as weights:
         weight = weights[name]
-        for fact in bench.facts:
-            values = replace(bench, facts=(fact,)).values(config)
-            keys = find_keys(bench.model, [fact], config.layer, bench.contexts, bench.start)
+        for request in bench.requests:
+            values = replace(bench, requests=(request,)).values(config)
+            keys = find_keys(bench.model, [request], config.layer, bench.contexts, bench.start)
             before = weight.detach().double().cpu()
             solution = rank_one(keys, values, before, metric, averaged)
             delta = solution.delta(name)

@@ -14,8 +14,8 @@ from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 
 def page(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
     """The page of one edit or a stack: what changed, what held, what else moved, and how it was made."""
-    facts = [fact for edit in edits for fact in edit.facts]
-    title = f"{facts[0].prompt} {facts[0].foil}" if len(facts) == 1 else f"{len(facts)} facts edited"
+    requests = [request for edit in edits for request in edit.requests]
+    title = str(requests[0]) if len(requests) == 1 else f"{len(requests)} facts edited"
     sections = [
         Section("What changed", (headline(report), score_table(report)), PROTOCOL[report.protocol]),
         Section("Every prompt", (row_table(report), *spoken_table(report))),
@@ -37,9 +37,7 @@ def edit_page(edit: Edit) -> Page:
             for delta in edit.deltas
         ),
     )  # fmt: skip
-    facts = Table(
-        "Facts", ("prompt", "from", "to"), tuple((fact.prompt, fact.answer, str(fact.foil)) for fact in edit.facts)
-    )
+    facts = Table("Facts", ("prompt", "from", "to"), tuple((one.prompt, one.old, one.target) for one in edit.requests))
     sections = (
         Section("What it does", (facts, shapes)),
         Section("How it was found", (*curves([edit]), solver_table([edit]))),
@@ -50,9 +48,9 @@ def edit_page(edit: Edit) -> Page:
 
 def edit_in_words(edit: Edit) -> list[str]:
     """The first fact, the method, and where it writes."""
-    first, more = edit.facts[0], f" and {len(edit.facts) - 1} more" if len(edit.facts) > 1 else ""
+    first, more = edit.requests[0], f" and {len(edit.requests) - 1} more" if len(edit.requests) > 1 else ""
     layers = ", ".join(dict.fromkeys(str(WeightName.of(delta.weight).layer) for delta in edit.deltas))
-    said = [f"Edit {edit.name} by {edit.method}: {first.prompt} {first.answer} -> {first.foil}{more}"]
+    said = [f"Edit {edit.name} by {edit.method}: {first.prompt} {first.old or '(not known)'} -> {first.target}{more}"]
     share = max((report.norm for report in edit.reports), default=float("nan"))
     size = "" if np.isnan(share) else f", at most {share:.2g} of a weight's norm"
     return [*said, f"Writes to layer{'s' if ', ' in layers else ''} {layers}{size}; second moments: {edit.moments}"]

@@ -36,6 +36,7 @@ from editing.solve.layers import weight_name
 from editing.solve.moments import Moments
 from editing.solve.values import check_layer
 from factscope.data.fact import Fact
+from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.model.bridge import info
 from factscope.model.weights import live_weights
@@ -48,7 +49,7 @@ JOURNAL = "journal.jsonl"  # in the run folder
 
 def sequence(
     model: Any,
-    facts: Sequence[Fact],
+    asked: Sequence[EditRequest | Fact],
     method: str,
     settings: Config,
     folder: str | Path,
@@ -62,7 +63,7 @@ def sequence(
     say: Callable[[str], None] = lambda text: warnings.warn(text, stacklevel=3),
     shown: bool | None = None,
 ) -> SequenceResult:
-    """Edit the facts one after another in `folder`, going on from what is done there.
+    """Put in the edits one after another in `folder`, going on from what is done there; a fact asks for its foil.
 
     The model is left bitwise as it was; the edits are in `folder`/edits.
 
@@ -77,9 +78,10 @@ def sequence(
     Raises EditError for input that cannot work, before anything is computed, and StoreError where the folder holds
     other work or was altered.
     """
+    requests = requests_of(asked)
     config = config or methods.config_for(method, model)
     restraint_config = restraint_config or (restraint(settings.restrain).Config() if settings.restrain else None)
-    rules = _checked(model, facts, method, settings, yardstick, config, restraint_config)
+    rules = _checked(model, requests, method, settings, yardstick, config, restraint_config)
     if contexts is None:
         count = getattr(config, "contexts", 0)
         contexts = sampled(model, count, config.context_length, settings.seed, settings.start) if count else ("{}",)
@@ -94,15 +96,15 @@ def sequence(
     work |= {"settings": asdict(settings), "moments": moments.name if moments else "identity", "contexts": contexts}
     work |= {"restraint": asdict(restraint_config) if restraint_config else None, "yardstick": yardstick.digest}
     work |= {"looked at": on_checkpoint is not None}
-    work |= {"facts": [[fact.id, fact.prompt, fact.answer, fact.foil] for fact in facts]}
+    work |= {"facts": [[one.id, one.prompt, one.old, one.target] for one in requests]}
     stopped, told = "", set[str]()
     with Journal(Path(folder) / JOURNAL, work) as log, stopwatch() as seconds:
-        state = State(model, facts, settings, Path(folder), yardstick, methods.layers_of(config))
+        state = State(model, requests, settings, Path(folder), yardstick, methods.layers_of(config))
         begun = sum(piece.get("count", 0) for piece in log.done)
         taken = {piece["step"]: piece for piece in log.done}
-        with progress("facts edited in sequence", len(facts), begun, shown) as advance:
+        with progress("facts edited in sequence", len(requests), begun, shown) as advance:
             try:
-                for number, step in enumerate(_plan(len(facts), settings)):
+                for number, step in enumerate(_plan(len(requests), settings)):
                     if stopped and not (step.restrain and settings.restrain_at == "end"):
                         continue
                     piece = taken.get(number)
@@ -129,8 +131,8 @@ def sequence(
         config=asdict(config),
         settings=asdict(settings) | {"restraint": asdict(restraint_config) if restraint_config else None},
         model=info(model).name,
-        asked=len(facts),
-        facts=tuple(fact.id for fact in facts[: state.done]),
+        asked=len(requests),
+        facts=tuple(one.id for one in requests[: state.done]),
         rows=tuple(state.rows(state.immediate, state.now)),
         checkpoints=tuple(state.checkpoints),
         values={"before": state.before[: state.done], "written": tensor(state.written)} | state.values,
@@ -154,7 +156,7 @@ def check_method(name: str, config: Any = None) -> None:
 
 def _checked(
     model: Any,
-    facts: Sequence[Fact],
+    requests: Sequence[EditRequest],
     method: str,
     settings: Config,
     yardstick: Yardstick,
@@ -162,13 +164,13 @@ def _checked(
     restraint_config: Any,
 ) -> tuple[Rule, ...]:
     """Refuse what can be refused before hours of work; the rules to stop by."""
-    check(facts)
+    check(requests)
     if in_place(model):
         raise EditError("take the edits that are in place out first: a sequence begins on the model as it was")
     rules = tuple(Rule.of(text) for text in settings.stop_when)
     absent = {
-        "paraphrase": not any(f.paraphrases for f in facts),
-        "neighbourhood": not any(f.neighbours for f in facts),
+        "paraphrase": not any(one.paraphrases for one in requests),
+        "neighbourhood": not any(one.neighbours for one in requests),
     }
     absent |= dict.fromkeys(("unchanged", "kl"), not yardstick.facts)
     for rule in rules:

@@ -20,7 +20,7 @@ from editing.sequence.yardstick import Yardstick
 from editing.solve.layers import weight_name
 from editing.solve.values import read_subjects
 from editing.spectrum import Spectrum, spectrum
-from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.errors import StoreError
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint, live_weights
@@ -47,14 +47,20 @@ class State:
     """The sequence as far as it has come. All of it follows from the model, the facts and the pieces in the journal."""
 
     def __init__(
-        self, model: Any, facts: Sequence[Fact], settings: Config, folder: Path, yardstick: Yardstick, layers: Any
+        self,
+        model: Any,
+        requests: Sequence[EditRequest],
+        settings: Config,
+        folder: Path,
+        yardstick: Yardstick,
+        layers: Any,
     ) -> None:
-        self.model, self.facts, self.settings, self.yardstick = model, facts, settings, yardstick
+        self.model, self.requests, self.settings, self.yardstick = model, requests, settings, yardstick
         self.folder, self.layer, self.names = folder / EDITS, layers[-1], [weight_name(layer) for layer in layers]
         self.matrices = {name: live_weights(model)[name].detach().double().cpu().clone() for name in self.names}
-        self.probes = [probes(model, fact, settings.start) for fact in facts]
+        self.probes = [probes(model, request, settings.start) for request in requests]
         self.clean: list[Read] = read(model, [probe for some in self.probes for probe in some])
-        self.before = self._written(0, len(facts))
+        self.before = self._written(0, len(requests))
         self.stack: list[Edit] = []  # what is in place
         self.weights = fingerprint(model)  # of the model with it
         self.done = 0  # facts
@@ -68,10 +74,10 @@ class State:
 
     # ---- new pieces ----
 
-    def compute(self, step: Step, make: Callable[[Sequence[Fact]], Edit]) -> dict[str, Any]:
+    def compute(self, step: Step, make: Callable[[Sequence[EditRequest]], Edit]) -> dict[str, Any]:
         """Compute the next edit, save it, put it in, and read its own facts."""
         with stopwatch() as seconds:
-            edit = make(self.facts[step.begin : step.facts])
+            edit = make(self.requests[step.begin : step.facts])
             edit.save(self._place(step))
             commit(self.model, (edit,))
             found = self._read(step.begin, step.facts)
@@ -201,7 +207,7 @@ class State:
         if begin == end:
             return self.matrices[self.names[0]].new_zeros(0, self.model.cfg.d_model).float()
         site = Site("mlp_write", self.layer)
-        return read_subjects(self.model, self.facts[begin:end], ("{}",), [site], self.settings.start)[site][:, 0]
+        return read_subjects(self.model, self.requests[begin:end], ("{}",), [site], self.settings.start)[site][:, 0]
 
     def _place(self, step: Step) -> Path:
         kind = "edit" if step.edit else "restrained"

@@ -28,6 +28,7 @@ from editing.requests import known
 from editing.solve.moments import SELF, texts
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
+from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import sample
@@ -49,7 +50,7 @@ class Yardstick:
         cls, model: Any, facts: Sequence[Fact], text: Sequence[Sequence[int]], source: str, start: str
     ) -> "Yardstick":
         """Read the model, which must be unedited."""
-        asked = tuple(replace(probes(model, fact, start)[0], kind="unrelated") for fact in facts)
+        asked = tuple(replace(probes(model, request, start)[0], kind="unrelated") for request in requests_of(facts))
         rows = tuple(tuple(row) for row in text)
         return cls(tuple(facts), asked, tuple(read(model, asked)), rows, source)
 
@@ -117,7 +118,7 @@ def _to_end(row: list[int], begun: int, ends: set[Any]) -> list[int]:
 
 def unrelated_facts(
     model: Any,
-    edited: Sequence[Fact],
+    edited: Sequence[Fact | EditRequest],
     source: str | Path | None = None,
     count: int = 50,
     seed: int = 0,
@@ -128,7 +129,7 @@ def unrelated_facts(
     From the shipped facts, or another source. A subject that names an edited one, or is named by it, is left out.
     Raises EditError if nothing is left.
     """
-    taken = {fact.subject.casefold() for fact in edited}
+    taken = {one.subject.casefold() for one in edited}
     free = [
         fact
         for fact in load_facts(source, seed=seed, on_bad="skip" if source else "refuse")

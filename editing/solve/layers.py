@@ -16,7 +16,7 @@ from editing.delta import Delta
 from editing.edit import Report, borrowed
 from editing.solve.closed_form import Solution
 from editing.solve.values import Keys, Values, check_layer, read_subjects
-from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, WeightName
 from factscope.progress import progress
@@ -39,7 +39,7 @@ def weight_name(layer: int) -> str:
 
 def spread(
     model: Any,
-    facts: Sequence[Fact],
+    requests: Sequence[EditRequest],
     layers: Sequence[int],
     values: Values,
     contexts: Sequence[str],
@@ -58,8 +58,8 @@ def spread(
     names = [weight_name(layer) for layer in layers]
     with borrowed(model, names) as weights, progress("layers", len(layers), shown=shown) as advance:
         for number, layer in enumerate(layers):
-            keys = Keys(read_subjects(model, facts, contexts, [site := Site("mlp_hidden", layer)], start)[site])
-            now = read_subjects(model, facts, ("{}",), [top], start)[top][:, 0]
+            keys = Keys(read_subjects(model, requests, contexts, [site := Site("mlp_hidden", layer)], start)[site])
+            now = read_subjects(model, requests, ("{}",), [top], start)[top][:, 0]
             lacking = (values.target - now) * share(len(layers) - number)
             solution = rule(layer, keys, lacking)
             weight = weights[names[number]]
@@ -69,7 +69,7 @@ def spread(
             weight.copy_((before + delta.dense()).to(weight))
             deltas.append(delta)
             advance(1)
-        reached = read_subjects(model, facts, ("{}",), [top], start)[top][:, 0]
+        reached = read_subjects(model, requests, ("{}",), [top], start)[top][:, 0]
     gap = float((values.target - reached).norm() / values.delta.norm().clamp_min(1e-12))
     said = f"of the way to the values, {1 - gap:.0%} was gone at the bare prompts"
     reports[-1] = replace(reports[-1], note="; ".join(filter(None, (reports[-1].note, said))))

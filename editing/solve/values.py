@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.requests import essence_prompt, target_prompts
-from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import device
 from factscope.model.forward.batched import padded
@@ -99,7 +99,7 @@ OnStep = Callable[[int, Tensor, Tensor], None]  # step, loss [fact], probability
 @thin_products()
 def find_values(
     model: Any,
-    facts: Sequence[Fact],
+    requests: Sequence[EditRequest],
     layer: int,
     contexts: Sequence[str],
     config: Descent,
@@ -114,11 +114,11 @@ def find_values(
     Raises EditError if a loss is not finite (which step, which fact) and ModelError where the model cannot be run from
     a layer on. No weight is touched.
     """
-    groups = _groups(model, facts, layer, contexts, start)
+    groups = _groups(model, requests, layer, contexts, start)
     if check:
         groups[0].suffix.check()
     place_of = [group.own_place(place) for group in groups]
-    delta = torch.zeros(len(facts), model.cfg.d_model, device=device(model))
+    delta = torch.zeros(len(requests), model.cfg.d_model, device=device(model))
     init = torch.zeros_like(delta)
     for group, states in zip(groups, place_of, strict=True):
         for row, (fact, number) in enumerate(group.source):
@@ -126,9 +126,9 @@ def find_values(
                 init[fact] = states[row]
     radius, decay = config.clamp * init.norm(dim=1), config.weight_decay / init.norm(dim=1) ** 2
     moment, square = torch.zeros_like(delta), torch.zeros_like(delta)
-    active = torch.ones(len(facts), dtype=torch.bool, device=delta.device)
-    losses, taken = [], [0] * len(facts)
-    probability = torch.zeros(len(facts), device=delta.device)
+    active = torch.ones(len(requests), dtype=torch.bool, device=delta.device)
+    losses, taken = [], [0] * len(requests)
+    probability = torch.zeros(len(requests), device=delta.device)
     for step in range(config.steps):
         loss, gradient, likely = _losses(groups, delta, active, len(contexts), config, place)
         size = delta.norm(dim=1)
@@ -136,7 +136,7 @@ def find_values(
         gradient = gradient + (decay / size.clamp_min(1e-12))[:, None] * delta
         wrong = active & ~(torch.isfinite(loss) & torch.isfinite(gradient).all(1))
         if bool(wrong.any()):
-            bad = facts[int(wrong.nonzero()[0])]
+            bad = requests[int(wrong.nonzero()[0])]
             raise EditError(
                 f"the value of fact {bad.id!r} went to NaN or infinity at step {step}; nothing was changed. Use "
                 f"float32 and a smaller learning rate than {config.learning_rate}"
@@ -202,15 +202,17 @@ def _essence_rows(rows: Sequence[Row], targets: Tensor) -> list[int]:
     return [row for row, target in zip(wanted, targets.tolist(), strict=True) if target < 0]
 
 
-def _groups(model: Any, facts: Sequence[Fact], layer: int, contexts: Sequence[str], start: str) -> list[_Group]:
+def _groups(
+    model: Any, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str], start: str
+) -> list[_Group]:
     rows: list[Row] = []
     source: list[tuple[int, int]] = []
     targets: list[tuple[int, ...]] = []
-    for fact_number, fact in enumerate(facts):
-        essence = essence_prompt(model, fact, start)
+    for fact_number, request in enumerate(requests):
+        essence = essence_prompt(model, request, start)
         end = essence.subject_span[1] - 1
         beginning, unread = essence.tokens[: end + 1], True
-        for number, prompt in enumerate(target_prompts(model, fact, contexts, start)):
+        for number, prompt in enumerate(target_prompts(model, request, contexts, start)):
             first, answers = len(prompt.tokens) - 1, tuple(prompt.answer_ids)
             wanted, subject = tuple(range(first, first + len(answers))), prompt.subject_span[1] - 1
             tokens = (*prompt.tokens, *answers[:-1])
@@ -309,12 +311,12 @@ class Keys:
 @torch.no_grad()
 @thin_products()
 def read_subjects(
-    model: Any, facts: Sequence[Fact], contexts: Sequence[str], sites: Sequence[Site], start: str = "auto"
+    model: Any, requests: Sequence[EditRequest], contexts: Sequence[str], sites: Sequence[Site], start: str = "auto"
 ) -> dict[Site, Float[Tensor, "fact context d"]]:
     """Activations at the subject's last token, for every fact in every context; blocks above the sites do not run."""
     rows, ends = [], []
-    for fact in facts:
-        for prompt in target_prompts(model, fact, contexts, start):
+    for request in requests:
+        for prompt in target_prompts(model, request, contexts, start):
             ends.append(prompt.subject_span[1] - 1)
             rows.append(prompt.tokens[: ends[-1] + 1])
     top = max(site.layer for site in sites) + 1
@@ -328,14 +330,16 @@ def read_subjects(
         for site in sites:
             for r, i in enumerate(some):
                 found[site][i] = seen[site][r, ends[i]].float().cpu()
-    shape = (len(facts), len(contexts), -1)
+    shape = (len(requests), len(contexts), -1)
     return {site: torch.stack(parts).view(*shape) for site, parts in found.items()}
 
 
-def find_keys(model: Any, facts: Sequence[Fact], layer: int, contexts: Sequence[str], start: str = "auto") -> Keys:
+def find_keys(
+    model: Any, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str], start: str = "auto"
+) -> Keys:
     """Keys at one layer, on the weights as they are now."""
     site = Site("mlp_hidden", layer)
-    return Keys(read_subjects(model, facts, contexts, (site,), start)[site])
+    return Keys(read_subjects(model, requests, contexts, (site,), start)[site])
 
 
 def check_layer(model: Any, layer: int) -> None:

@@ -1,19 +1,16 @@
 """A case: what one record of an editing suite asks for, and everything by which the edit is then judged.
 
-A `Fact` says what to write; suites ask for more. A case holds the facts of one record (several in MQuAKE) and its
-trials: groups of questions under one name, with what makes the group a success and what must hold before it counts.
-`load_cases` reads every format that `load_facts` reads, and those that only suites use.
-
-Some sources do not say what the answer was before the edit. Such a fact's answer is `UNSAID`, and no score compares
-with it.
+An `EditRequest` says what to write; suites ask for more. A case holds the requests of one record (several in MQuAKE)
+and its trials: groups of questions under one name, with what makes the group a success and what must hold before it
+counts. `load_cases` reads every format that `load_facts` reads, and those that only suites use.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from factscope.data.fact import Fact, same_text
+from factscope.data.request import EditRequest
 from factscope.errors import FactError
-
-UNSAID = "..."  # no word: the source does not say what the answer was
 
 # What a question tests; the metrics are defined by these.
 KINDS = {
@@ -70,51 +67,50 @@ class Case:
 
     id: str
     suite: str
-    facts: tuple[Fact, ...]
-    more: tuple[QuestionGroup, ...] = ()  # beyond what the facts themselves ask
+    requests: tuple[EditRequest, ...]
+    more: tuple[QuestionGroup, ...] = ()  # beyond what the requests themselves ask
     speak: tuple[str, ...] = ()  # prompts to continue freely: fluency
     snippets: str = ""  # names the texts that a generation is compared with: relation/new object
     left_out: tuple[str, ...] = ()  # questions of the record that cannot be asked, and why
+    untargeted: tuple[Fact, ...] = ()  # whose new answer the source leaves empty: to trace, or to edit to the true one
 
     @property
     def trials(self) -> tuple[QuestionGroup, ...]:
-        """What the facts ask, then the rest."""
-        out = []
-        for fact in self.facts:
-            if fact.foil is None:
-                true = "" if fact.answer == UNSAID else ", edit to the true answer with --target true,"
-                raise FactError(
-                    f"fact {fact.id!r} has no target to edit to: give it a foil{true} or leave it out with --skip-bad"
-                )
-            old = None if fact.answer == UNSAID else fact.answer
-            new = ((fact.foil, *(fact.aliases if old is None else ())),)
-            out.append(QuestionGroup("rewrite", "", (Question(fact.prompt, new, old),)))
-            out += [QuestionGroup("paraphrase", "", (Question(text, new, old),)) for text in fact.paraphrases]
-            for near in fact.neighbours:
-                other = None if same_text(fact.foil, (near.answer,)) or old is None else fact.foil
-                out.append(
-                    QuestionGroup("locality", "neighbourhood", (Question(near.prompt, ((near.answer,),), other),))
-                )
-        return (*out, *self.more)
+        """What the requests ask, then the rest."""
+        return (*(group for request in self.requests for group in groups_of(request)), *self.more)
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """The facts of the record, for those who need true answers; FactError if it does not say what is true."""
+        if not self.says_truth:
+            raise FactError("the record does not say the true answer: it is for edit bench, not a fact to trace")
+        return (*(request.fact for request in self.requests if request.fact), *self.untargeted)
+
+    @property
+    def says_truth(self) -> bool:
+        """Whether every request is about a fact."""
+        return all(request.fact for request in self.requests)
+
+    def towards_truth(self) -> "Case":
+        """The same case with the true answers as targets; FactError if the record does not say them."""
+        if not self.says_truth:
+            raise FactError(f"case {self.id!r} does not say the true answer, so it cannot be the target")
+        return replace(self, requests=tuple(map(EditRequest.of_truth, self.facts)), untargeted=())
 
 
-@dataclass(frozen=True)
-class Restated(Case):
-    """A case whose new answer is a true one, which no fact may have as its foil; the fact is as it is traced."""
-
-    new: str = ""  # empty where the source has the field and nothing in it
-
-    def aimed(self, target: str) -> Case:
-        """The case as it is edited; with the new answer, what was said before it is unknown."""
-        facts = self.facts
-        if target == "new":
-            facts = tuple(replace(fact, answer=UNSAID, foil=self.new, aliases=()) for fact in facts)
-        return Case(self.id, self.suite, facts, self.more, self.speak, self.snippets, self.left_out)
+def groups_of(request: EditRequest) -> tuple[QuestionGroup, ...]:
+    """What a request asks: its prompt, the paraphrases, the neighbours; compared with the old answer if it is known."""
+    new, old = ((request.target, *request.aliases),), request.old
+    out = [QuestionGroup("rewrite", "", (Question(request.prompt, new, old),))]
+    out += paraphrased(request.paraphrases, new, old)
+    for near in request.neighbours:
+        other = None if same_text(request.target, (near.answer,)) or old is None else request.target
+        out.append(QuestionGroup("locality", "neighbourhood", (Question(near.prompt, ((near.answer,),), other),)))
+    return tuple(out)
 
 
-def truthful(case: Case) -> Case:
-    """The same case with the true answer as the target, and what was said before it unknown."""
-    for fact in case.facts:
-        if fact.answer == UNSAID:
-            raise FactError(f"case {case.id!r} does not say the true answer, so it cannot be the target")
-    return replace(case, facts=tuple(replace(fact, foil=fact.answer, answer=UNSAID) for fact in case.facts))
+def paraphrased(
+    prompts: Iterable[str], answers: tuple[tuple[str, ...], ...], old: str | None = None
+) -> list[QuestionGroup]:
+    """The edit in other words, one group for each prompt."""
+    return [QuestionGroup("paraphrase", "", (Question(text, answers, old),)) for text in prompts]

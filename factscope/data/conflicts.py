@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factscope.data.case import Case
-from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 
 KINDS = {  # what is counted, what it is given, what follows
     "two targets": ("prompt", "two targets", "an edit of both at once is refused"),
@@ -25,7 +25,7 @@ KINDS = {  # what is counted, what it is given, what follows
 
 @dataclass(frozen=True)
 class Conflict:
-    """Facts about one question; `prompts` and `targets` are one for each of `facts`."""
+    """Requests of one question; `prompts` and `targets` are one for each of `facts`."""
 
     kind: str  # one of KINDS
     facts: tuple[str, ...]  # ids
@@ -33,11 +33,10 @@ class Conflict:
     targets: tuple[str, ...]
 
     @classmethod
-    def of(cls, kind: str, facts: Iterable[Fact]) -> "Conflict":
-        """The conflict of these facts."""
-        facts = tuple(facts)
-        targets = tuple(str(fact.foil) for fact in facts)
-        return cls(kind, tuple(fact.id for fact in facts), tuple(fact.prompt for fact in facts), targets)
+    def of(cls, kind: str, requests: Iterable[EditRequest]) -> "Conflict":
+        """The conflict of these requests."""
+        some = tuple(requests)
+        return cls(kind, tuple(r.id for r in some), tuple(r.prompt for r in some), tuple(r.target for r in some))
 
     def __str__(self) -> str:
         pairs = dict.fromkeys(zip(self.prompts, self.targets, strict=True))
@@ -47,28 +46,28 @@ class Conflict:
 
 
 def conflicts(cases: Sequence[Case]) -> tuple[Conflict, ...]:
-    """Every group of facts that ask for one thing; those with one prompt first, in the order of the file."""
-    prompts: dict[tuple[str, str], list[Fact]] = {}
-    relations: dict[tuple[str, str], list[Fact]] = {}  # one fact for each prompt
+    """Every group of requests that ask for one thing; those with one prompt first, in the order of the file."""
+    prompts: dict[tuple[str, str], list[EditRequest]] = {}
+    relations: dict[tuple[str, str], list[EditRequest]] = {}  # one request for each prompt
     for case in cases:
-        for fact in case.facts:
-            subject = fact.subject.casefold()
-            same = prompts.setdefault((subject, fact.template.casefold()), [])
-            if not same and names_relation(fact, case.suite):
-                relations.setdefault((subject, fact.relation), []).append(fact)
-            same.append(fact)
+        for request in case.requests:
+            same = prompts.setdefault(request.key, [])
+            if not same and names_relation(request, case.suite):
+                relations.setdefault((request.key[0], request.relation), []).append(request)
+            same.append(request)
     found = [Conflict.of("two targets" if differ(some) else "twice", some) for some in prompts.values() if some[1:]]
     return (*found, *(Conflict.of("other words", some) for some in relations.values() if differ(some)))
 
 
-def differ(facts: Sequence[Fact]) -> bool:
-    """Whether the facts have more than one target, upper and lower case apart."""
-    return len({str(fact.foil).casefold() for fact in facts}) > 1
+def differ(requests: Sequence[EditRequest]) -> bool:
+    """Whether the requests have more than one target, upper and lower case apart."""
+    return len({request.target.casefold() for request in requests}) > 1
 
 
-def names_relation(fact: Fact, suite: str) -> bool:
+def names_relation(request: EditRequest, suite: str) -> bool:
     """Whether the record named its relation: else readers take what its id begins with, and our own the file's name."""
-    return fact.relation != (Path(fact.source).stem if suite.startswith("our ") else fact.id.split("/")[0])
+    own = request.fact is not None and suite.startswith("our ")
+    return request.relation != (Path(request.fact.source).stem if own and request.fact else request.id.split("/")[0])
 
 
 def summary(found: Sequence[Conflict]) -> list[str]:

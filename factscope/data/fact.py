@@ -37,7 +37,7 @@ class Fact:
     The answer and the foil carry no leading space: they are the words that follow the prompt after one space.
     """
 
-    id: str  # "country_capital/france"; unique in its source, and stable
+    id: str  # "country_capital/france-1f2e3d4c"; unique in its source, and stable
     relation: str
     subject: str  # as it stands in the prompt
     template: str  # "{}" exactly once, where the subject goes
@@ -105,27 +105,21 @@ class Relation:
         """The distinct answers, sorted."""
         return tuple(sorted({entry.answer for entry in self.entries}))
 
-    def id_of(self, entry: Entry) -> str:
-        """The stable name of an entry's fact; accents and letters of any script are kept."""
-        slug = re.sub(r"[\W_]+", "-", entry.subject.casefold()).strip("-")
-        return f"{self.name}/{slug or entry.subject}"
-
     def fact(self, entry: Entry, template: str) -> Fact:
-        """The entry under one template; its foil and neighbours depend on the id alone, so they never change.
+        """The entry under one template; its foil and neighbours are drawn from its slug alone, so they never change.
 
         The foil is an answer of another entry that is not true of this one. The neighbours are other subjects, those
         with the same answer first (as in CounterFact), and never one whose answer is the foil.
         """
-        name = self.id_of(entry)
         true = (entry.answer, *entry.aliases)
-        draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+        draw = int.from_bytes(hashlib.sha256(f"{self.name}/{slug(entry.subject)}".encode()).digest()[:8])
         wrong = [answer for answer in self.answers if not same_text(answer, true)]
         foil = entry.foil or (wrong[draw % len(wrong)] if wrong else None)
         others = [other for other in self.entries if other is not entry and other.answer != foil]
         alike = rotate([other for other in others if other.answer == entry.answer], draw)
         unlike = rotate([other for other in others if other.answer != entry.answer], draw)
         return Fact(
-            id=name,
+            id=named(self.name, entry.subject, template),
             relation=self.name,
             subject=entry.subject,
             template=template,
@@ -139,6 +133,17 @@ class Relation:
             ),
             source=self.source,
         )
+
+
+def slug(text: str) -> str:
+    """A text as part of a name; accents and letters of any script are kept. "C" and "C++" have the same."""
+    return re.sub(r"[\W_]+", "-", text.casefold()).strip("-") or text
+
+
+def named(relation: str, subject: str, template: str) -> str:
+    """The name of a question: readable in front, then a digest of relation, subject as written and template."""
+    digest = hashlib.sha256("\0".join((relation, subject, template)).encode()).hexdigest()[:8]
+    return f"{relation}/{slug(subject)}-{digest}"
 
 
 def fill(template: str, subject: str) -> str:

@@ -12,13 +12,15 @@ import random
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from factscope.data.case import TARGETS, UNSAID, Case, Restated, truthful
+from factscope.data.case import TARGETS, Case
 from factscope.data.fact import SHIPPED, Fact, closest
 from factscope.data.formats.reader import formats
 from factscope.data.records import SUFFIXES, Pending, collect, entries_of, open_document, parse
+from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import FactError
 
@@ -29,15 +31,6 @@ def pending_of(source: str | Path | None, *, split: str, template: int) -> list[
         chosen = relations().values() if source in (None, SHIPPED) else [relations()[str(source)]]
         return [item for each in chosen for item in entries_of(each, template)]
     return open_source(source, split=split, template=template)
-
-
-def facts_of(found: Fact | Case) -> tuple[Fact, ...]:
-    """The facts of a record, for those who need true answers."""
-    facts = found.facts if isinstance(found, Case) else (found,)
-    for fact in facts:
-        if fact.answer == UNSAID:
-            raise FactError("the record does not say the true answer: it is for edit bench, not a fact to trace")
-    return facts
 
 
 def completed(cases: tuple[Case, ...]) -> tuple[Case, ...]:
@@ -154,7 +147,7 @@ def load_facts(
     seen: set[str] = set()
 
     def wanted(found: Any, _: str) -> list[Fact]:
-        read = facts_of(found)
+        read = found.facts if isinstance(found, Case) else (found,)
         seen.update(fact.relation for fact in read)
         return [fact for fact in read if relation in (None, fact.relation)]
 
@@ -195,15 +188,23 @@ def load_cases(
     aimless: list[str] = []
 
     def made(found: Fact | Case, title: str) -> Iterable[Case]:
-        case = found if isinstance(found, Case) else Case(found.id, title, (found,), speak=(found.prompt,))
-        if isinstance(case, Restated):
-            if target == "new" and not case.new:
-                empty.append(case.id)
-                return ()
-            case = case.aimed(target)
-        case = case if target == "new" else truthful(case)
-        aimless.extend(fact.id for fact in case.facts if fact.foil is None)
-        assert case.trials  # raises where there is no target
+        if isinstance(found, Case):
+            case = found
+        else:
+            case = Case(found.id, title, (), speak=(found.prompt,), untargeted=(found,))
+        if target == "true":
+            return (case.towards_truth(),)
+        if isinstance(found, Fact):
+            if found.foil is None:
+                aimless.append(found.id)
+                raise FactError(
+                    f"fact {found.id!r} has no target to edit to: give it a foil, edit to the true answer with "
+                    "--target true, or leave it out with --skip-bad"
+                )
+            return (replace(case, requests=(EditRequest.of(found),), untargeted=()),)
+        if case.untargeted:
+            empty.append(case.id)
+            return ()
         return (case,)
 
     pending = pending_of(source, split=split, template=0)
@@ -235,8 +236,7 @@ def untargeted(pending: Sequence[Pending]) -> int:
             found = each.read()
         except FactError:
             continue
-        facts = found.facts if isinstance(found, Case) else (found,)
-        if isinstance(found, Restated) or any(fact.foil is not None or fact.answer == UNSAID for fact in facts):
+        if isinstance(found, Case) or found.foil is not None:
             return 0
-        count += len(facts)
+        count += 1
     return count

@@ -17,7 +17,7 @@ from editing.evaluation.failures import Failure, failures
 from editing.evaluation.protocol import Protocol
 from editing.evaluation.read import Outputs, Reading, Row, Speech, TokenizedQuestion, listen, readings
 from factscope.data.case import Case
-from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.progress import Advance
 from factscope.runs.journal import Journal
@@ -189,10 +189,10 @@ class MethodRun:
     def _made(self, steps: Sequence[Sequence[Case]], clean: Sequence[Outputs]) -> Iterator[tuple[dict[str, Any], Edit]]:
         """Each step: what goes into the journal, and its edit, which stays in place if edits stay."""
         setting, model = self.setting, self.setting.model
-        facts = [tuple(fact for case in step for fact in case.facts) for step in steps]
+        requests = [tuple(one for case in step for one in case.requests) for step in steps]
         how: dict[str, Any] = {"moments": self.stats, "seed": setting.seed, "start": setting.start, "shown": False}
         with watched() as memory, stopwatch() as seconds:
-            edits = self._computed(facts, how)
+            edits = self._computed(requests, how)
         for before, step, edit in zip(clean, steps, edits, strict=True):
             cost = Cost(seconds[0] / len(edits), memory(), stored(edit), len(edits))
             commit(model, (edit,))
@@ -206,13 +206,13 @@ class MethodRun:
             piece = {"cost": asdict(cost), "cases": [case.id for case in step], "general": elsewhere}
             yield piece | self._read(step, before, now), edit
 
-    def _computed(self, facts: Sequence[tuple[Fact, ...]], how: dict[str, Any]) -> list[Edit]:
+    def _computed(self, requests: Sequence[tuple[EditRequest, ...]], how: dict[str, Any]) -> list[Edit]:
         model, config = self.setting.model, self.wanted.config
-        if len(facts) > 1 and all(len(some) == 1 for some in facts):
-            distinct = {(some[0].subject.casefold(), some[0].template.casefold()) for some in facts}
-            if len(distinct) == len(facts):
-                return computing.compute_each(self.name, model, [f for (f,) in facts], config, **how)
-        return [computing.compute(self.name, model, some, config, **how) for some in facts]
+        if len(requests) > 1 and all(len(some) == 1 for some in requests):
+            alone = [one for (one,) in requests]
+            if len({one.key for one in alone}) == len(alone):
+                return computing.compute_each(self.name, model, alone, config, **how)
+        return [computing.compute(self.name, model, some, config, **how) for some in requests]
 
     def clean(self, number: int) -> list[Outputs]:
         """What the unedited model says to one step's questions; read ahead, as taking many edits out takes time."""

@@ -25,7 +25,8 @@ from circuits.graph import Graph
 from circuits.method import Method, method, method_class
 from circuits.search.acdc import ACDC
 from circuits.task import AUTO, Task
-from factscope.data.fact import Fact, Relation
+from factscope.data.fact import Relation
+from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import EditError, NoGap, PromptError, UserError
 from factscope.model.prompts import Prompt, make_prompt, prompt_of, swap_subject, with_answer, with_foil
@@ -141,7 +142,7 @@ class Experiment:
     """The model and the prompts on which every side is asked."""
 
     model: Any
-    fact: Fact
+    request: EditRequest
     config: Config
     prompt: Prompt  # answer: the new one; foil: the old one
     again: tuple[Prompt, ...]
@@ -152,24 +153,25 @@ class Experiment:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Any, fact: Fact, config: Config, start: str) -> "Experiment":
-        """Tokenise everything that is asked; EditError without a new answer, PromptError as prompts do."""
-        if fact.foil is None:
+    def of(cls, model: Any, request: EditRequest, config: Config, start: str) -> "Experiment":
+        """Tokenise everything that is asked; EditError without an old answer, PromptError as prompts do."""
+        if request.old is None:
             raise EditError(
-                f"fact {fact.id!r} has no new answer (foil), so there is nothing to follow through the model"
+                f"request {request.id!r} does not say what was true before, so there is nothing to follow through the "
+                "model"
             )
 
         def towards_new(prompt: Prompt, old: str) -> Prompt:
-            return with_foil(model, with_answer(model, prompt, str(fact.foil), "flag"), old)
+            return with_foil(model, with_answer(model, prompt, request.target, "flag"), old)
 
-        prompt = towards_new(prompt_of(model, replace(fact, foil=None), start=start), fact.answer)
-        relation = relation_of(prompt) or relations().get(fact.relation)
+        prompt = towards_new(prompt_of(model, request.told(), start=start), request.old)
+        relation = relation_of(prompt) or relations().get(request.relation)
         twins: dict[str, Prompt] = {}
         notes = []
 
         def twinned(asked: Prompt) -> bool:
             """Whether the ablation can be had for a prompt; its twin is kept."""
-            found = _twin(model, asked, fact, relation)
+            found = _twin(model, asked, request, relation)
             if found is not None:
                 twins[asked.text] = found
             return found is not None
@@ -181,16 +183,16 @@ class Experiment:
                 "ablation needs: choose --ablation zero"
             )
         again = []
-        texts = fact.paraphrases or tuple(opening + fact.prompt for opening in OPENINGS)
+        texts = request.paraphrases or tuple(opening + request.prompt for opening in OPENINGS)
         for text in texts[: config.again]:
             with contextlib.suppress(PromptError):
-                asked = towards_new(make_prompt(model, text, subject=fact.subject, start=start), fact.answer)
+                asked = towards_new(make_prompt(model, text, subject=request.subject, start=start), request.old)
                 if not twins or twinned(asked):
                     again.append(asked)
                 else:
                     notes.append(f"{text!r} was not searched again: no other subject fits it token for token")
         near: list[Prompt] = []
-        for other in fact.neighbours:
+        for other in request.neighbours:
             if len(near) < config.neighbours:
                 with contextlib.suppress(PromptError):
                     asked = make_prompt(model, other.prompt, subject=other.subject or other.prompt.strip(), start=start)
@@ -200,7 +202,7 @@ class Experiment:
         words = tuple(model.tokenizer.decode([ids[0]]) for ids in (prompt.foil_ids, prompt.answer_ids))
         noise = corrupt.noise(model, prompt, config.samples, seed=config.noise_seed)
         return cls(
-            model, fact, config, prompt, tuple(again), tuple(near), (words[0], words[1]), noise, twins, tuple(notes)
+            model, request, config, prompt, tuple(again), tuple(near), (words[0], words[1]), noise, twins, tuple(notes)
         )
 
     def side(self, parts: Parts, name: str, kind: str, change: Change | None = None, tag: str = "") -> ModelState:
@@ -282,13 +284,13 @@ class Experiment:
         return Trajectories(tuple(places), logs.exp(), ranks.float())
 
 
-def _twin(model: Any, prompt: Prompt, fact: Fact, relation: Relation | None) -> Prompt | None:
+def _twin(model: Any, prompt: Prompt, request: EditRequest, relation: Relation | None) -> Prompt | None:
     """The prompt about another subject of as many tokens, to which neither the old nor the new answer belongs.
 
-    Subjects are the relation's, then those of the fact's neighbours; None if none fits.
+    Subjects are the relation's, then those of the request's neighbours; None if none fits.
     """
     others = [(entry.subject, entry.answer) for entry in relation.entries] if relation else []
-    others += [(near.subject, near.answer) for near in fact.neighbours if near.subject]
+    others += [(near.subject, near.answer) for near in request.neighbours if near.subject]
     own = {prompt.answer_ids[0], prompt.foil_ids[0]}
     for subject, answer in others:
         if subject != prompt.subject:

@@ -49,7 +49,7 @@ def page(study: EditStudy) -> Page:
         Section("The edited weights", (spectrum_table(study.spectra), *null_spectra(study))),
         Section("How it was made", (card(study), seconds(study))),
     ]
-    return Page(f"{study.fact.prompt}:{old} or{new}?", tuple(sections), f"What {study.method} did inside")
+    return Page(f"{study.request.prompt}:{old} or{new}?", tuple(sections), f"What {study.method} did inside")
 
 
 # ---- words ----
@@ -71,8 +71,8 @@ def headline(study: EditStudy) -> Headline:
 
 def _remarks(study: EditStudy) -> tuple[Spec, ...]:
     lines = [f"Edited: {each}." for each in study.edited[:5]]
-    if not any(each.startswith(f"{study.fact.prompt} ") for each in study.edited):
-        lines.append(f"Asked was another prompt than the edited one: {study.fact.prompt!r}.")
+    if not any(each.startswith(f"{study.request.prompt} ") for each in study.edited):
+        lines.append(f"Asked was another prompt than the edited one: {study.request.prompt!r}.")
     lines += [f"{note[0].upper()}{note[1:]}." for note in study.notes]
     return (Text("\n\n".join(lines)),)
 
@@ -80,7 +80,7 @@ def _remarks(study: EditStudy) -> tuple[Spec, ...]:
 def _how_to_read(study: EditStudy) -> str:
     old, new = study.answers
     return (
-        f"The model was asked “{study.fact.prompt}” before the edit, after it, and after each of {len(study.nulls)} "
+        f"The model was asked “{study.request.prompt}” before the edit, after it, and after each of {len(study.nulls)} "
         f"nulls: edits of the same size in the same weights that mean nothing. Followed are the first tokens of two "
         f"answers, the old {old!r} and the new {new!r}. Everywhere plus and orange are towards the new one."
     )

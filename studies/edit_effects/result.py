@@ -9,7 +9,7 @@ from circuits.analysis.head_changes import HeadChange, HeadTable
 from circuits.circuit import Circuit
 from editing.evaluation.evaluate import EditReport
 from editing.spectrum import Spectrum
-from factscope.data.fact import Fact
+from factscope.data.request import EditRequest, saved_request
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run
 from studies.edit_effects.model_state import ModelState
@@ -59,7 +59,7 @@ class NeighbourStudy:
 class EditStudy:
     """One edit, seen from inside."""
 
-    fact: Fact  # what was asked on all sides; usually the edited one
+    request: EditRequest  # what was asked on all sides; usually the edited one
     answers: tuple[str, str]  # old, new: the first token of each, which is what is followed
     edit: str  # its digest
     method: str
@@ -87,6 +87,15 @@ class EditStudy:
     def __post_init__(self) -> None:
         for side in (self.after, *self.nulls):
             same_settings(self.before.circuit, side.circuit)
+
+    @classmethod
+    def upgraded(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """What schema 1 saved of a study, with a request where there was a fact whose foil was the target."""
+        if "fact" not in body:
+            return body
+        return {name: value for name, value in body.items() if name != "fact"} | {
+            "request": saved_request(body["fact"])
+        }
 
     @property
     def took(self) -> bool:

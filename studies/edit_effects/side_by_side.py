@@ -22,7 +22,7 @@ def side_by_side(found: Sequence[EditStudy]) -> Page:
         Section("Where the new answer comes in", _curves(found)),
         Section("Who writes it", (*_direct(found), _heads(found))),
     )
-    return Page(f"{first.fact.prompt}:{old} or{new}?", sections, ", ".join(study.method for study in found))
+    return Page(f"{first.request.prompt}:{old} or{new}?", sections, ", ".join(study.method for study in found))
 
 
 _TRACE = "What each method changed in the trace of the residual stream, logits towards the new answer, on one scale."

@@ -23,7 +23,7 @@ from editing.edit import Edit, in_place
 from editing.evaluation.evaluate import EditReport, Row, probes, read, readings, table
 from editing.nulls import scrambled
 from editing.spectrum import Spectrum, spectra
-from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.prompts import Prompt
 from factscope.model.weights import WeightName, fingerprint
@@ -39,14 +39,14 @@ def edit_studies(
     edits: Sequence[Edit],
     config: Config = Config(),
     *,
-    asked: Fact | None = None,
+    asked: EditRequest | None = None,
     folder: Path | None = None,
     shown: bool | None = False,
 ) -> list[EditStudy]:
     """Study each edit alone on the same model; what is known of the model before is found once, for all of them.
 
-    `asked` is what is asked on all sides, if not the first edit's first fact: a second hop, a neighbour. With `folder`,
-    finished parts are kept there. The model is left bitwise as it was.
+    `asked` is what is asked on all sides, if not the first edit's first request: a second hop, a neighbour. With
+    `folder`, finished parts are kept there. The model is left bitwise as it was.
 
     Raises EditError if edits are in place or were made for another model, NoGap and the errors of the searches.
     """
@@ -60,11 +60,11 @@ def edit_studies(
                 f"edit {edit.name} was made for {edit.model} with fingerprint {edit.base[:12]}, and this model has "
                 f"{fingerprint(model)[:12]}: load the model it was made for"
             )
-    fact = asked or edits[0].facts[0]
-    ask = Experiment.of(model, fact, config, edits[0].start_token)
+    request = asked or edits[0].requests[0]
+    ask = Experiment.of(model, request, config, edits[0].start_token)
     work = {
         "edits": [edit.digest for edit in edits],
-        "asked": asdict(fact),
+        "asked": asdict(request),
         "config": asdict(config),
         "model": fingerprint(model),
     }
@@ -119,11 +119,11 @@ def _study(
     mine = [name for name in parts.seconds if name.startswith(("before", tag))]
     seconds = {name.removeprefix(tag): parts.seconds[name] for name in mine}
     study = EditStudy(
-        fact=ask.fact,
+        request=ask.request,
         answers=ask.answers,
         edit=edit.digest,
         method=edit.method,
-        edited=tuple(f"{fact.prompt} {fact.answer} -> {fact.foil}" for fact in edit.facts),
+        edited=tuple(f"{one.prompt} {one.old} -> {one.target}" for one in edit.requests),
         layers=layers,
         config=asdict(config),
         before=before,
@@ -167,7 +167,7 @@ class _Weights:
 def _cards(model: Any, edit: Edit, nulls: Sequence[Edit]) -> _Cards:
     """The evaluation card of the edit and of each null, from one reading of the model before."""
     run = Run.of(model, edit.seed)
-    asked = [probe for fact in edit.facts for probe in probes(model, fact, edit.start_token)]
+    asked = [probe for one in edit.requests for probe in probes(model, one, edit.start_token)]
     clean = read(model, asked)
     calm = readings(clean, clean)
     reports = []

@@ -56,7 +56,7 @@ def summary(study: EditStudy) -> dict[str, Any]:
     return {
         "edit": study.edit[:12],
         "method": study.method,
-        "prompt": study.fact.prompt,
+        "prompt": study.request.prompt,
         "answers": {"old": study.answers[0], "new": study.answers[1]},
         "took": study.took,
         "gap": {"before": study.before.gap, "after": study.after.gap},

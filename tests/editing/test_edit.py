@@ -1,6 +1,7 @@
 """Edits as values: in and out bit for bit, in any order, after anything; saved, loaded, refused, exported."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from editing.restraint import restrained, restraint_names
 from editing.restraints import prune, rect
 from editing.spectrum import effective_rank, factored, spectra
 from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
 from factscope.model.weights import fingerprint, live_weights
 
@@ -29,7 +31,13 @@ def made(model, seed, weights=(ONE,), rank=2, size=0.1, **more):
         d_in, d_out = live_weights(model)[name].shape
         left, right = (size * torch.randn(*shape, generator=generator) for shape in ((d_in, rank), (rank, d_out)))
         deltas.append(Delta(name, right, left))
-    fields = {"method": "rome", "config": {"layer": 1}, "facts": (FACT,), "model": "tiny", "seed": seed}
+    fields = {
+        "method": "rome",
+        "config": {"layer": 1},
+        "requests": (EditRequest.of(FACT),),
+        "model": "tiny",
+        "seed": seed,
+    }
     return Edit(**fields | {"deltas": tuple(deltas), "base": fingerprint(model)} | more)
 
 
@@ -155,12 +163,30 @@ def test_a_weight_changed_by_somebody_else_is_noticed(tiny):
     edit.revert(model)
 
 
+def test_an_edit_that_was_saved_with_facts_is_read_under_its_name_and_can_be_saved_again(tiny, tmp_path):
+    """Before there were requests, a fact whose foil was the target stood for one; the digest was of those facts."""
+    edit = made(tiny("llama"), 0, former=(asdict(FACT),))
+    path = edit.save(tmp_path / "old") / "result.json"
+    document = json.loads(path.read_text())
+    document["schema"] = 1
+    document["result"]["facts"] = document["result"].pop("former")
+    del document["result"]["requests"]
+    path.write_text(json.dumps(document))
+    again = Edit.load(tmp_path / "old")
+    assert (again.digest, again.requests) == (edit.digest, edit.requests)
+    assert Edit.load(again.save(tmp_path / "new")).digest == edit.digest
+    document["result"]["facts"][0]["foil"] = "Kyiv"
+    path.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="was altered"):
+        Edit.load(tmp_path / "old")
+
+
 def test_saved_and_loaded_it_is_the_same_edit_and_small(tiny, tmp_path):
     model = tiny("llama")
     edit = made(model, 0, curve=torch.ones(3, 1))
     again = Edit.load(edit.save(tmp_path / "edit"))
     assert again.digest == edit.digest
-    assert again.facts == edit.facts
+    assert again.requests == edit.requests
     with edit.applied(model):
         logits = model(torch.tensor([[1, 2]]))
     with again.applied(model):

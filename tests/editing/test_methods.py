@@ -13,6 +13,7 @@ from editing.methods import ft_m
 from editing.requests import target_prompts
 from editing.solve.values import Descent, find_keys, find_values, read_subjects
 from factscope.data.fact import Fact, Neighbour
+from factscope.data.request import requests_of
 from factscope.errors import EditError, SettingError
 from factscope.model.forward.batched import logits_at
 from factscope.model.hooks import hooks_left
@@ -20,20 +21,22 @@ from factscope.model.sites import Site
 from factscope.model.weights import fingerprint, live_weights
 from helpers.moments import text_moments
 
-FACTS = (
-    Fact(
-        "a",
-        "home",
-        "Foo Bar",
-        "{} lives in",
-        "Rome",
-        "Oslo",
-        (),
-        ("The home of Foo Bar is",),
-        (Neighbour("Q is", "y"),),
-    ),
-    Fact("b", "home", "Quux", "The home of {} is the city", "Rome", "Paris"),
-    Fact("c", "home", "Ze", "{} is", "Bern", "York"),
+FACTS = requests_of(
+    (
+        Fact(
+            "a",
+            "home",
+            "Foo Bar",
+            "{} lives in",
+            "Rome",
+            "Oslo",
+            (),
+            ("The home of Foo Bar is",),
+            (Neighbour("Q is", "y"),),
+        ),
+        Fact("b", "home", "Quux", "The home of {} is the city", "Rome", "Paris"),
+        Fact("c", "home", "Ze", "{} is", "Bern", "York"),
+    )
 )
 KINDS = ("gpt2", "llama", "neox", "gemma3")
 CONTEXTS = ("{}", "I said. {}", "Now then. {}")
@@ -75,7 +78,7 @@ def test_every_method_makes_an_edit_that_acts_and_leaves_no_trace(tiny, name, ki
     assert isinstance(edit, Edit)
     assert edit.method == name
     assert edit.base == before
-    assert edit.facts == facts
+    assert edit.requests == facts
     assert {delta.weight for delta in edit.deltas} <= {"blocks.0.mlp.W_out", "blocks.1.mlp.W_out"}
     assert bool(edit.preface) == methods.in_context(name) == (not edit.deltas)
     untouched = {n: w.clone() for n, w in live_weights(model).items() if n not in {d.weight for d in edit.deltas}}

@@ -12,7 +12,8 @@ from editing.solve import moments, values
 from editing.solve.values import Descent, find_keys, find_values
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
-from factscope.errors import EditError, PromptError
+from factscope.data.request import requests_of
+from factscope.errors import EditError, FactError, PromptError
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import sample
 from factscope.model.forward.subject import buckets
@@ -22,10 +23,12 @@ from factscope.model.sites import Site
 from factscope.model.weights import fingerprint
 from factscope.statistics import ngram_entropy
 
-FACTS = (
-    Fact("a", "home", "Foo Bar", "{} lives in", "Rome", "Oslo"),
-    Fact("b", "home", "Quux", "The home of {} is the city", "Rome", "Paris town"),
-    Fact("c", "home", "Ze", "{} is", "Bern", "York"),
+FACTS = requests_of(
+    (
+        Fact("a", "home", "Foo Bar", "{} lives in", "Rome", "Oslo"),
+        Fact("b", "home", "Quux", "The home of {} is the city", "Rome", "Paris town"),
+        Fact("c", "home", "Ze", "{} is", "Bern", "York"),
+    )
 )
 CONTEXTS = ("{}", "I said. {}")
 KINDS = ("gpt2", "llama", "neox", "gemma3")
@@ -189,8 +192,8 @@ def test_ngram_entropy_of_a_loop_is_zero_and_of_distinct_words_is_the_log_of_the
 
 
 def test_a_request_brings_its_answer_and_refuses_what_cannot_be_edited(toy):
-    fact, _ = request(toy, "[Oda Voss] lives in", "Vey")
-    assert (fact.template, fact.foil, fact.answer) == ("{} lives in", "Vey", "Brask")
+    asked = request(toy, "[Oda Voss] lives in", "Vey")
+    assert (asked.template, asked.target, asked.old) == ("{} lives in", "Vey", "Brask")
     with pytest.raises(EditError, match="edited away from"):
         request(toy, "[Oda Voss] lives in", "Brask")
     with pytest.raises(EditError, match="empty"):
@@ -203,10 +206,10 @@ def test_facts_without_a_target_or_with_two_are_refused_by_name():
     check(FACTS)
     with pytest.raises(EditError, match="no fact"):
         check([])
-    with pytest.raises(EditError, match="'a' has no target"):
-        check([replace(FACTS[0], foil=None)])
+    with pytest.raises(FactError, match="'a' has no target"):
+        requests_of([Fact("a", "home", "Foo Bar", "{} lives in", "Rome")])
     with pytest.raises(EditError, match=r"two targets, 'Oslo' and 'Kyiv' \(facts 'a' and 'z'\)"):
-        check([*FACTS, replace(FACTS[0], id="z", foil="Kyiv")])
+        check([*FACTS, replace(FACTS[0], id="z", target="Kyiv")])
     with pytest.raises(EditError, match="the same target twice"):
         check([*FACTS, replace(FACTS[0], id="z")])
 

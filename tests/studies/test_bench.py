@@ -14,6 +14,7 @@ from editing.edit import in_place
 from editing.evaluation import read as suite
 from editing.evaluation.protocol import comparable_with, protocol
 from factscope.data.load import load_cases
+from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
 from factscope.model.forward.scoring import AnswerScore
 from factscope.runs import store
@@ -49,7 +50,7 @@ def compute(bench, config):
 
 
 def compute_each(bench, config):
-    return [compute(bench, config) for _ in bench.facts]
+    return [compute(bench, config) for _ in bench.requests]
 '''
 TOWN = TOY / "toy_town.json"
 
@@ -76,7 +77,7 @@ def test_a_null_editor_changes_nothing_and_a_perfect_one_only_what_it_should(toy
     assert len(found.trials[0].failures) == 3  # it says the old answer, over and over
 
     real = suite.score
-    wanted = load_cases(TOWN, limit=1)[0].facts[0].foil
+    wanted = load_cases(TOWN, limit=1)[0].requests[0].target
 
     def perfect(model, pairs):
         said = real(model, pairs)
@@ -219,7 +220,8 @@ def test_comparing_likelihoods_scores_no_answers_and_nothing_to_compare_is_refus
     assert {"ES", "NS", "locality KL"} <= {one.metric for one in found.scores}
     assert not {one.metric for one in found.scores} & {"reliability", "generality", "locality, right"}
     cases = load_cases(TOWN, limit=2, target="true")
-    bare = [replace(c, facts=tuple(replace(f, neighbours=()) for f in c.facts)) for c in cases]
+    lone = [map(EditRequest.of_truth, (replace(fact, neighbours=()) for fact in case.facts)) for case in cases]
+    bare = [replace(case, requests=tuple(some)) for case, some in zip(cases, lone, strict=True)]
     told: list[str] = []
     how: dict[str, Any] = {"source": "toy", "moments": "identity", "shown": False, "say": told.append}
     with pytest.raises(EditError, match="nothing can be scored: the scorer likelihood needs an old answer"):

@@ -25,6 +25,7 @@ from editing.edit import Edit
 from editing.nulls import SCRAMBLES, scrambled
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
+from factscope.data.request import requests_of
 from factscope.errors import EditError, UserError
 from factscope.model.prompts import prompt_of
 from factscope.model.weights import fingerprint, live_weights
@@ -61,7 +62,7 @@ def study(toy: Any, edit: Edit) -> EditStudy:
 
 
 def hand_made(model: Any, fact: Fact, *deltas: Delta) -> Edit:
-    return Edit("by hand", {}, (fact,), deltas, fingerprint(model), "test", 0)
+    return Edit("by hand", {}, requests_of((fact,)), deltas, fingerprint(model), "test", 0)
 
 
 # ---- nulls ----
@@ -73,7 +74,7 @@ def test_a_null_has_the_edits_singular_values_and_nothing_else(kind: str, rank: 
     generator = torch.Generator().manual_seed(0)
     right = torch.randn(rank or 24, 16, generator=generator)
     left = None if rank is None else torch.randn(24, rank, generator=generator)
-    edit = Edit("x", {}, (fact,), (Delta("blocks.0.mlp.W_out", right, left),), "base", "test", 0)
+    edit = Edit("x", {}, requests_of((fact,)), (Delta("blocks.0.mlp.W_out", right, left),), "base", "test", 0)
     null, other = scrambled(edit, 0, kind), scrambled(edit, 1, kind)
     was, now = edit.deltas[0].dense(), null.deltas[0].dense()
     torch.testing.assert_close(torch.linalg.svdvals(now), torch.linalg.svdvals(was), rtol=1e-5, atol=1e-5)  # float32

@@ -3,6 +3,7 @@
 from factscope.data.case import Case
 from factscope.data.fact import Fact, Neighbour
 from factscope.data.formats.reader import Fields, find_subject, neighbours_of, record_format
+from factscope.data.request import EditRequest
 
 
 @record_format(
@@ -34,7 +35,9 @@ def read_counterfact(fields: Fields, number: int, source: str) -> Case:
         source=source,
     )
     snippets = f"{fact.relation}/{new.text('id', '')}"
-    return Case(fact.id, "CounterFact", (fact,), speak=fields.texts("generation_prompts"), snippets=snippets)
+    return Case(
+        fact.id, "CounterFact", (EditRequest.of(fact),), speak=fields.texts("generation_prompts"), snippets=snippets
+    )
 
 
 @record_format(

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from factscope.data.case import UNSAID, Case, Question, QuestionGroup
-from factscope.data.fact import SLOT, Fact, same_text, whole_words
+from factscope.data.case import Case, Question, QuestionGroup, paraphrased
+from factscope.data.fact import SLOT, Fact, fill, same_text, whole_words
 from factscope.data.formats.reader import Fields, as_list, document_format, find_subject, kind, record_format
+from factscope.data.request import EditRequest
 from factscope.errors import FactError
 
 PORTABILITY = {"Subject_Aliasing": "alias", "Reasoning": "reasoning", "Logical_Generalization": "logical"}
@@ -33,19 +34,18 @@ def read_knowedit(fields: Fields, number: int, source: str) -> Case:
     """One edit with questions that follow from it and questions that must stay."""
     subject, template = find_subject(fields, "prompt")
     new = fields.text("target_new")
-    old = next(iter(spellings(fields.value.get("ground_truth", []), "ground_truth")), UNSAID)
-    fact = Fact(
-        id=f"knowedit/{fields.label('case_id', number)}",
-        relation=fields.text("relation_id", "knowedit"),
-        subject=subject,
-        template=template,
-        answer=UNSAID if same_text(old, (new,)) else old,
-        foil=new,
-        paraphrases=(*fields.texts("rephrase_prompt"), *fields.texts("rephrase")),
-        source=source,
-    )
+    old = next(iter(spellings(fields.value.get("ground_truth", []), "ground_truth")), None)
+    name, relation = f"knowedit/{fields.label('case_id', number)}", fields.text("relation_id", "knowedit")
+    paraphrases = (*fields.texts("rephrase_prompt"), *fields.texts("rephrase"))
     trials, left_out = questions(fields)
-    return Case(fact.id, "KnowEdit", (fact,), trials, (fact.prompt,), left_out=left_out)
+    if old is None or same_text(old, (new,)):
+        request = EditRequest(fill(template, subject), subject, new, template=template, id=name, relation=relation)
+        trials = (*paraphrased(paraphrases, ((new,),)), *trials)
+    else:
+        request = EditRequest.of(
+            Fact(name, relation, subject, template, old, new, paraphrases=paraphrases, source=source)
+        )
+    return Case(name, "KnowEdit", (request,), trials, (request.prompt,), left_out=left_out)
 
 
 @record_format("KnowEdit WikiBio", "text labels concept locality", "case_id")
@@ -56,24 +56,23 @@ def read_wikibio(fields: Fields, number: int, source: str) -> Case:
     if not places:
         raise FactError(f"field 'text' does not contain the concept {concept!r}: {text!r}")
     begin, end = places[-1].span()
-    fact = Fact(
+    request = EditRequest(
+        prompt=text,
+        subject=text[begin:end],
+        target=fields.text("labels"),
+        template=text[:begin] + SLOT + text[end:],
         id=f"wikibio/{fields.label('case_id', number)}",
         relation="wikibio",
-        subject=text[begin:end],
-        template=text[:begin] + SLOT + text[end:],
-        answer=UNSAID,
-        foil=fields.text("labels"),
-        source=source,
     )
     trials, left_out = questions(fields)
-    return Case(fact.id, "KnowEdit WikiBio", (fact,), trials, (fact.prompt,), left_out=left_out)
+    return Case(request.id, "KnowEdit WikiBio", (request,), trials, (text,), left_out=left_out)
 
 
 def with_next_topic(cases: Sequence[Case]) -> tuple[Case, ...]:
     """Each case asked to keep its tone about the next one's topic."""
     out = []
     for case, after in zip(cases, (*cases[1:], *cases[:1]), strict=True):
-        fact = after.facts[0]
+        (fact,) = after.facts
         kept = QuestionGroup("locality", "next topic", (Question(fact.prompt, ((fact.answer,),)),))
         out.append(replace(case, more=(*case.more, kept)) if after is not case else case)
     return tuple(out)
@@ -100,7 +99,7 @@ def read_convsent(fields: Fields, number: int, source: str) -> Case:
         QuestionGroup("sentiment", label, tuple(Question(fact.prompt, ((reply,),)) for reply in tones[tone]))
         for label, tone in (("wanted", wanted), ("opposite", opposite))
     )
-    return Case(fact.id, "KnowEdit ConvSent", (fact,), trials, (fact.prompt,))
+    return Case(fact.id, "KnowEdit ConvSent", (EditRequest.of(fact),), trials, (fact.prompt,))
 
 
 @document_format("KnowEdit Sanitation", "success locality")
@@ -142,7 +141,7 @@ def sanitation(fields: Fields, forget: str, keep: str, source: str) -> tuple[Cas
             QuestionGroup("locality", "retained", (Question(each.text("question"), ((each.text("ground_truth"),),)),))
             for each in kept[number :: len(gone)]
         ]
-        cases.append(Case(fact.id, "KnowEdit Sanitation", (fact,), tuple(trials)))
+        cases.append(Case(fact.id, "KnowEdit Sanitation", (EditRequest.of(fact),), tuple(trials)))
     return tuple(cases)
 
 

@@ -5,8 +5,9 @@ where its answer is that of a rewrite and its cloze begins with the rewrite's pr
 """
 
 from factscope.data.case import Case, Question, QuestionGroup
-from factscope.data.fact import Fact, fill, same_text
+from factscope.data.fact import Fact, same_text
 from factscope.data.formats.reader import Fields, as_list, record_format
+from factscope.data.request import EditRequest
 
 
 @record_format(
@@ -16,7 +17,7 @@ from factscope.data.formats.reader import Fields, as_list, record_format
 )
 def read_mquake(fields: Fields, number: int, source: str) -> Case:
     """One chain with its rewrites."""
-    name, facts = fields.label("case_id", number), []
+    name, requests = fields.label("case_id", number), []
     for index, value in enumerate(as_list(fields, "requested_rewrite")):
         place = f"requested_rewrite[{index}]"
         rewrite = Fields(value, ("prompt", "subject", "target_new", "target_true"), None, within=place)
@@ -24,27 +25,25 @@ def read_mquake(fields: Fields, number: int, source: str) -> Case:
             Fields(rewrite.value[key], ("str",), None, within=f"{place}.{key}").text("str")
             for key in ("target_new", "target_true")
         )
-        facts.append(
-            Fact(
-                id=f"mquake/{name}/{index}",
-                relation=rewrite.text("relation_id", "mquake"),
-                subject=rewrite.text("subject"),
-                template=rewrite.text("prompt"),
-                answer=true,
-                foil=new,
-                source=source,
-            )
+        fact = Fact(
+            id=f"mquake/{name}/{index}",
+            relation=rewrite.text("relation_id", "mquake"),
+            subject=rewrite.text("subject"),
+            template=rewrite.text("prompt"),
+            answer=true,
+            foil=new,
+            source=source,
         )
-    written = [(fill(fact.template, fact.subject), str(fact.foil)) for fact in facts]
+        requests.append(EditRequest.of(fact))
     trials = []
     as_list(fields, "single_hops")
     for index, value in enumerate(as_list(fields, "new_single_hops")):
         hop = Fields(value, ("cloze", "answer"), None, within=f"new_single_hops[{index}]")
         cloze, answer = hop.text("cloze"), hop.text("answer")
-        edited = any(cloze.startswith(prompt) and same_text(new, (answer,)) for prompt, new in written)
+        edited = any(cloze.startswith(each.prompt) and same_text(each.target, (answer,)) for each in requests)
         asked = Question(cloze, ((answer, *hop.texts("answer_alias")),))
         trials.append(QuestionGroup("hop", "edited" if edited else "kept", (asked,)))
     answers = ((fields.text("new_answer"), *fields.texts("new_answer_alias")),)
     chain = tuple(Question(text, answers) for text in fields.texts("questions"))
     trials.append(QuestionGroup("multi-hop", f"{len(trials)} hops", chain, need="any"))
-    return Case(f"mquake/{name}", "MQuAKE", tuple(facts), tuple(trials))
+    return Case(f"mquake/{name}", "MQuAKE", tuple(requests), tuple(trials))

@@ -9,9 +9,10 @@ what stands after the relation's own words and "of"; where they are not in the s
 
 import re
 
-from factscope.data.case import UNSAID, Case, Question, QuestionGroup
+from factscope.data.case import Case, Question, QuestionGroup
 from factscope.data.fact import SLOT, Fact, same_text
 from factscope.data.formats.reader import Fields, as_list, record_format
+from factscope.data.request import EditRequest
 from factscope.errors import FactError
 
 CRITERIA = {
@@ -47,16 +48,13 @@ def read_ripple(fields: Fields, number: int, source: str) -> Case:
     prompts = [question.prompt for trial in trials for question in trial.questions]
     subject = find_name(stem, edit.text("relation"), prompts)
     begin = stem.rindex(subject)
-    fact = Fact(
-        id=f"ripple/{number}",
-        relation=edit.text("relation"),
-        subject=subject,
-        template=stem[:begin] + SLOT + stem[begin + len(subject) :],
-        answer=old,
-        foil=new,
-        source=source,
-    )
-    return Case(fact.id, "RippleEdits", (fact,), trials, left_out=tuple(left_out))
+    name, template = f"ripple/{number}", stem[:begin] + SLOT + stem[begin + len(subject) :]
+    relation = edit.text("relation")
+    if old is None:
+        request = EditRequest(stem, subject, new, template=template, id=name, relation=relation)
+    else:
+        request = EditRequest.of(Fact(name, relation, subject, template, old, new, source=source))
+    return Case(name, "RippleEdits", (request,), trials, left_out=tuple(left_out))
 
 
 def one_test(value: object, place: str, label: str, left_out: list[str]) -> list[QuestionGroup]:
@@ -94,16 +92,16 @@ def queries(test: Fields, name: str) -> tuple[Question, ...]:
     return tuple(out)
 
 
-def split_sentence(sentence: str, before: str | None) -> tuple[str, str, str]:
+def split_sentence(sentence: str, before: str | None) -> tuple[str, str, str | None]:
     """The prompt, the new answer and the old one of two sentences that differ in their end, or of one alone."""
     words, others = sentence.rstrip(".").split(), (before or sentence).rstrip(".").split()
     pairs = zip(words, others, strict=False)
     shared = next((i for i, (one, two) in enumerate(pairs) if one != two), min(len(words), len(others)))
     places = [i + 1 for i, word in enumerate(words[:shared]) if word in ("is", "are", "was")]
     shared = places[-1] if places else 0 if before is None else shared
-    old = UNSAID if before is None else " ".join(others[shared:]) or UNSAID
+    old = None if before is None else " ".join(others[shared:]) or None
     stem, new = " ".join(words[:shared]), " ".join(words[shared:])
-    if not stem or not new or same_text(new, (old,)):
+    if not stem or not new or (old is not None and same_text(new, (old,))):
         raise FactError(f"field 'edit.prompt' is {sentence!r} beside {before!r}: which words are new is not to be seen")
     return stem, new, old
 

@@ -1,8 +1,8 @@
 """zsRE (Levy et al. 2017): questions with a rephrasing and a question about something else, in MEND's form.
 
 `alt` is what an edit should say (Mitchell et al. 2022, EasyEdit). In one record of fifty it is among the true answers:
-such a fact has no foil and can be traced; it is edited to `alt` all the same, as there, and what was said before counts
-as unsaid. Where `alt` is empty, nothing can be edited, and EasyEdit leaves the record out. Under the other target,
+such a fact has no foil and can be traced; the request is for `alt` all the same, as there, and does not know what was
+said before. Where `alt` is empty, nothing can be edited, and EasyEdit leaves the record out. Under the other target,
 `answers[0]`, every record is edited (Meng et al. 2022, 2023).
 
 `loc` is asked as it stands, with the words "nq question:" that it begins with and without a question mark, as EasyEdit
@@ -10,9 +10,10 @@ asks it. ROME's and MEMIT's code puts a question mark behind it, so locality the
 `pred`, what a model once said, is left out.
 """
 
-from factscope.data.case import Case, Restated
+from factscope.data.case import Case
 from factscope.data.fact import Fact, same_text
 from factscope.data.formats.reader import Fields, find_subject, neighbours_of, record_format
+from factscope.data.request import EditRequest
 from factscope.errors import FactError
 
 TITLE = "zsRE (MEND's form)"
@@ -41,4 +42,5 @@ def read_zsre(fields: Fields, number: int, source: str) -> Fact | Case:
     )
     if alt is None or not restated:
         return fact
-    return Restated(fact.id, TITLE, (fact,), speak=(fact.prompt,), new=alt)
+    requests = (EditRequest(fact.prompt, subject, alt, None, fact),) if alt else ()
+    return Case(fact.id, TITLE, requests, speak=(fact.prompt,), untargeted=() if alt else (fact,))

@@ -81,10 +81,11 @@ def diff(options: DiffOptions) -> None:
         model = load(options)
         edits = _edits(model, options, folder, gentler)
         asked = _asked(model, options, edits[0].start_token)
-        fact = asked or edits[0].facts[0]
-        if options.neighbours and not fact.neighbours:
+        request = asked or edits[0].requests[0]
+        if options.neighbours and not request.neighbours:
             note(
-                f"Note: no prompts are known that should stay as they are beside {fact.prompt!r}, so none is compared."
+                f"Note: no prompts are known that should stay as they are beside {request.prompt!r}, so none is "
+                "compared."
             )
         found = edit_studies(model, edits, config, asked=asked, folder=folder, shown=None)
         pages = save(found, folder, options.light)
@@ -151,8 +152,8 @@ def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
     from editing.solve.values import check_layer
     from studies.edit import make, moments_for
 
-    fact = _fact(model, options, str(options.prompt), str(options.target), options.answer, options.start, "the")
-    check_facts((fact,))
+    asked = _request(model, options, str(options.prompt), str(options.target), options.answer, options.start, "the")
+    check_facts((asked,))
     pairs, edits = parted(options.settings, options.restrain)[0], []
     for name in options.chosen:
         config = methods.config_for(name, model, at_layer(pairs, methods.method(name), options.layer))
@@ -161,32 +162,36 @@ def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
         place = folder / "edits" / name
         if (place / "result.json").is_file():
             edit = Edit.load(place)
-            if (edit.config, edit.facts, edit.base) != (asdict(config), (fact,), base_of(model)):
+            if (edit.config, edit.requests, edit.base) != (asdict(config), (asked,), base_of(model)):
                 raise StoreError(f"{place} holds another edit than was asked for; begin anew with another --out")
         else:
             stats = moments_for(model, name, config, options.moments, options.tokens, options.seed)
-            (edit,) = make(model, (fact,), name, config, stats, seed=options.seed, start=options.start)
+            (edit,) = make(model, (asked,), name, config, stats, seed=options.seed, start=options.start)
             edit.save(place)
         edits.append(edit)
     return edits
 
 
 def _asked(model: Any, options: DiffOptions, start: str) -> Any:
-    """The other prompt as a fact: what it answers, and what the edit may make of it; None where there is none."""
+    """The other prompt as a request: what it answers, and what the edit may make of it; None where there is none."""
     if options.ask is None:
         return None
-    return _fact(model, options, options.ask, str(options.new), options.old, start, "its")
+    return _request(model, options, options.ask, str(options.new), options.old, start, "its")
 
 
-def _fact(model: Any, options: DiffOptions, text: str, target: str, answer: str | None, start: str, whose: str) -> Any:
-    from editing.requests import request
+def _request(
+    model: Any, options: DiffOptions, text: str, target: str, answer: str | None, start: str, whose: str
+) -> Any:
+    from editing.requests import request_at
+    from factscope.model.prompts import make_prompt
 
     subject = options.subject if text == options.prompt else None
-    fact, found = request(model, text, target, subject=subject, answer=answer, start=start)
+    found = make_prompt(model, text, subject=subject, start=start)
+    asked = request_at(model, found, target, answer)
     if found.subject_from.startswith("guess"):
         how = f"{found.subject!r} ({found.subject_from})"
         note(f"Note: {whose} subject is taken to be {how}; [brackets] say otherwise.")
-    return fact
+    return asked
 
 
 def _tell(found: Any, folder: Path, pages: Any, as_json: bool) -> None:

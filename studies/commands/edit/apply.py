@@ -130,23 +130,24 @@ def _config(model: Any, options: ApplyOptions, pairs: list[str]) -> Any:
 def _facts(model: Any, options: ApplyOptions) -> tuple[Any, ...]:
     """What is edited: the prompt, or the facts."""
     from editing.requests import check as check_facts
-    from editing.requests import known, request
+    from editing.requests import known, request_at
     from factscope.data.load import load_facts
+    from factscope.data.request import requests_of
+    from factscope.model.prompts import make_prompt
 
     if options.prompt is not None:
-        fact, found = request(
-            model, options.prompt, str(options.target), subject=options.subject, answer=options.answer,
-            start=options.start,
-        )  # fmt: skip
+        found = make_prompt(model, options.prompt, subject=options.subject, start=options.start)
+        asked = request_at(model, found, str(options.target), options.answer)
         if found.subject_from.startswith("guess"):
             how = f"{found.subject!r} ({found.subject_from})"
             note(f"Note: the subject is taken to be {how}; [brackets] say otherwise.")
-        chosen: tuple[Any, ...] = (fact,)
+        chosen: tuple[Any, ...] = (asked,)
     else:
         limit = None if options.known else options.limit
         chosen = load_facts(str(options.facts), relation=options.relation, limit=limit)
         if options.known:
             chosen = known(model, chosen, options.limit, options.start)
+        chosen = requests_of(chosen)
     check_facts(chosen)
     return chosen
 

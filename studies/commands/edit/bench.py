@@ -226,17 +226,15 @@ def refuse(reasons: Sequence[str], other: Path | None) -> None:
 def _known(model: Any, cases: Any, n: int, start: str, suite: str) -> Any:
     """The first n cases whose facts the model all knows."""
     from editing.requests import known
-    from factscope.data.case import UNSAID
 
-    told = [fact for case in cases for fact in case.facts if fact.answer != UNSAID]
-    if not told:
+    if not any(request.old for case in cases for request in case.requests):
         raise UserError(f"{suite} does not say what was true before, so --known cannot be asked for")
     found: list[Any] = []
     begin = 0
     while begin < len(cases) and len(found) < n:
         some = cases[begin : begin + 64]
-        ids = {fact.id for fact in known(model, [f for case in some for f in case.facts], None, start)}
-        found += [case for case in some if all(fact.id in ids for fact in case.facts)]
+        ids = {one.id for one in known(model, [one for case in some for one in case.requests], None, start)}
+        found += [case for case in some if all(one.id in ids for one in case.requests)]
         begin += 64
     if not found:
         raise UserError(f"the model knows none of the facts in {suite}; leave --known out")
@@ -252,6 +250,6 @@ def _without(cases: Any, kept: Any, n: int | None) -> Any:
 def _yardstick(model: Any, cases: Any, seed: int, start: str, unrelated: str | None, text: str) -> Any:
     from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
 
-    edited = [fact for case in cases for fact in case.facts]
+    edited = [request for case in cases for request in case.requests]
     others = () if unrelated == "none" else unrelated_facts(model, edited, unrelated, seed=seed, start=start)
     return Yardstick.of(model, others, *fixed_text(model, text, seed=seed, start=start), start)

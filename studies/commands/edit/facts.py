@@ -46,12 +46,12 @@ def check(options: CheckOptions) -> None:
         )
     kinds = Counter(f"{t.kind}{f', {t.label}' if t.label else ''}" for case in cases for t in case.trials)
     if options.as_json:
-        body = {"suite": cases[0].suite, "cases": len(cases), "facts": sum(len(c.facts) for c in cases)}
+        body = {"suite": cases[0].suite, "cases": len(cases), "facts": sum(len(c.requests) for c in cases)}
         body |= {"trials": dict(kinds), "left_out": [text for c in cases for text in c.left_out]}
         body |= {"bad": [str(one.message) for one in caught], "conflicts": [vars(one) for one in conflicts(cases)]}
         tell(json.dumps(body, ensure_ascii=False))
         return
-    tell(f"{cases[0].suite}: {len(cases)} cases, {sum(len(case.facts) for case in cases)} facts to edit")
+    tell(f"{cases[0].suite}: {len(cases)} cases, {sum(len(case.requests) for case in cases)} facts to edit")
     for name, count in kinds.items():
         tell(f"  {count:>7}  {name}")
     gone = [(case.id, text) for case in cases for text in case.left_out]

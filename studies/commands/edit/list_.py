@@ -22,6 +22,7 @@ class ListOptions(Options):
 @command("edit list", ListOptions, "edit list", "edit list --runs elsewhere --json", bare=True)
 def list_(options: ListOptions) -> None:
     """List the saved edits in --runs and on its stack; a star marks those on the stack."""
+    from editing.edit import Edit
     from factscope.errors import StoreError
     from factscope.runs import store
 
@@ -34,16 +35,16 @@ def list_(options: ListOptions) -> None:
             continue
         if document["kind"] != "Edit":
             continue
-        body = document["result"]
-        first = body["facts"][0]
+        body = Edit.upgraded(document["result"])
+        first = body["requests"][0]
         found.append(
             {
                 "folder": str(path.parent),
                 "edit": body["digest"][:12],
                 "method": body["method"],
                 "model": body["model"],
-                "facts": len(body["facts"]),
-                "first": first["template"].replace("{}", first["subject"], 1) + " " + str(first["foil"]),
+                "facts": len(body["requests"]),
+                "first": f"{first['prompt']} {first['target']}",
                 "stacked": any(one.resolve() in path.resolve().parents for one in stacked),
             }
         )

@@ -146,10 +146,10 @@ def _chosen(model: Any, options: SequenceOptions) -> Any:
     """The first facts that can be edited one after another; of two about the same prompt, the first."""
     from editing.requests import known as known_facts
     from factscope.data.load import load_facts
+    from factscope.data.request import distinct
 
     every = load_facts(options.facts, relation=options.relation)
-    first = {(fact.subject.casefold(), fact.template.casefold()): fact for fact in reversed(every)}
-    found = tuple(fact for fact in every if first[fact.subject.casefold(), fact.template.casefold()] is fact)
+    found = distinct(every)
     if len(found) < len(every):
         note(f"Note: {len(every) - len(found)} facts ask the same prompt as one before them and are left out.")
     limit = options.limit

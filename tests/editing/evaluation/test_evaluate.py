@@ -16,6 +16,7 @@ from editing.pages.edit import page
 from editing.pages.layer_trials import layer_page
 from factscope.data.fact import Fact, Neighbour
 from factscope.data.load import load_facts
+from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.model.forward.generate import generate
 from factscope.model.prompts import start_ids
@@ -36,7 +37,7 @@ def moved(model, seed=0, size=0.05, fact=FACT):
     d_in, d_out = live_weights(model)["blocks.1.mlp.W_out"].shape
     left, right = size * torch.randn(d_in, 2, generator=generator), torch.randn(2, d_out, generator=generator)
     delta = Delta("blocks.1.mlp.W_out", right, left)
-    return Edit("rome", {"layer": 1}, (fact,), (delta,), fingerprint(model), "tiny", seed)
+    return Edit("rome", {"layer": 1}, requests_of((fact,)), (delta,), fingerprint(model), "tiny", seed)
 
 
 def nll(model, text, answer, start):
@@ -73,7 +74,7 @@ def test_every_reading_is_that_of_a_plain_forward_pass(tiny, kind):
 
 def test_exact_is_greedy_generation_beginning_with_the_answer(toy):
     facts = load_facts(TOY / "toy_town.json", limit=4)
-    asked = [probe for fact in facts for probe in probes(toy, fact, "auto")[:1]]
+    asked = [probe for one in requests_of(facts) for probe in probes(toy, one, "auto")[:1]]
     for probe, found in zip(asked, read(toy, asked), strict=True):
         for row, ids, exact in zip(probe.rows, probe.ids, found.exact, strict=True):
             prompt = row[: len(row) - len(ids) + 1]
@@ -137,8 +138,8 @@ def test_nothing_to_evaluate_and_edits_in_place_are_refused(tiny):
     edit = moved(model)
     with applied(model, [edit]), pytest.raises(EditError, match="take the edits"):
         evaluate(model, [edit])
-    with pytest.raises(EditError, match="no new answer"):
-        probes(model, replace(FACT, foil=None), "auto")
+    with pytest.raises(EditError, match="does not say what was true before"):
+        probes(model, replace(EditRequest.of(FACT), old=None), "auto")
 
 
 def test_a_report_saves_loads_and_draws(tiny, tmp_path):
@@ -247,9 +248,9 @@ def test_one_rome_edit_of_the_default_model_end_to_end(smollm2, tmp_path):
     """The identity stands in for moments, so that nothing is sampled but six contexts: Paris becomes Rome, and back."""
     from editing.requests import request
 
-    fact, _ = request(smollm2, "[The Eiffel Tower] is located in the city of", "Rome")
+    asked = request(smollm2, "[The Eiffel Tower] is located in the city of", "Rome")
     config = methods.config_for("rome", smollm2)
-    edit = computing.compute("rome", smollm2, [fact], config, shown=False)
+    edit = computing.compute("rome", smollm2, [asked], config, shown=False)
     report = evaluate(smollm2, [edit], shown=False)
     row = report.rows[0]
     assert (row.before.top, row.after.top) == (" Paris", " Rome")

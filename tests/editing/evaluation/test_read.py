@@ -16,6 +16,7 @@ from editing.evaluation.table import harmonic, table
 from editing.methods import ike
 from factscope.data.case import Case, Question, QuestionGroup
 from factscope.data.fact import Fact
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import generate
@@ -129,9 +130,7 @@ def test_an_accepted_spelling_counts_as_whole_words_of_the_first_line():
 
 
 def test_cases_that_contradict_each_other_are_named():
-    cases = [
-        Case(name, "s", (Fact(name, "r", "Ze", "{} is", "Bern", foil),)) for name, foil in (("a", "X"), ("b", "Y"))
-    ]
+    cases = [Case(name, "s", (EditRequest("Ze is", "Ze", foil, "Bern"),)) for name, foil in (("a", "X"), ("b", "Y"))]
     with pytest.raises(EditError, match=r"cases 'a' and 'b' give 'Ze is' targets 'X' and 'Y'"):
         check_together(cases)
     check_together(cases[:1])
@@ -139,7 +138,9 @@ def test_cases_that_contradict_each_other_are_named():
 
 def test_the_unedited_model_agrees_with_itself(tiny):
     model = tiny("neox")
-    case = Case("a", "s", (FACT,), (QuestionGroup("locality", "retained", (Question("Foo is", (("bar",),)),)),))
+    case = Case(
+        "a", "s", (EditRequest.of(FACT),), (QuestionGroup("locality", "retained", (Question("Foo is", (("bar",),)),)),)
+    )
     asked = asked_of(model, case, "auto")
     heard = listen(model, asked, [], protocol("generation", words=4), "auto", 0)
     assert all((one.same, one.kl) == (1, 0) and one.said is not None for one in readings(asked, heard, heard))

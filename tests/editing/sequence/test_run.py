@@ -227,7 +227,7 @@ def test_batches_in_sequence(run, tmp_path, method):
     result = run(tmp_path, Config(batch=3, every=3), 5, method)
     assert [point.facts for point in result.checkpoints] == [0, 3, 5]
     assert [point.edits for point in result.checkpoints] == [0, 1, 2]
-    assert [len(Edit.load(path).facts) for path in sorted((tmp_path / "edits").iterdir())] == [3, 2]
+    assert [len(Edit.load(path).requests) for path in sorted((tmp_path / "edits").iterdir())] == [3, 2]
     assert result.last.score("efficacy success").n == 5
     assert result.values["written"].shape == result.values["end"].shape == (5, 48)
 

@@ -48,7 +48,7 @@ def test_one_prompt_twice_is_told_as_it_is_refused_together(read):
         with pytest.raises(EditError):
             check_together(some)
         with pytest.raises(EditError):
-            check([case.facts[0] for case in some])
+            check([case.requests[0] for case in some])
 
 
 def test_other_words_count_where_the_record_names_the_relation_and_may_contradict(read):

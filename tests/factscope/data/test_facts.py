@@ -206,7 +206,9 @@ def test_a_foil_depends_on_the_fact_and_not_on_what_is_loaded_beside_it():
     assert load_facts("country_capital", limit=1)[0] in load_facts(seed=1)
     (other,) = load_facts("country_capital", limit=1, template=1)
     (first,) = load_facts("country_capital", limit=1)
-    assert (first.id, first.foil) == (other.id, other.foil)
+    assert first.foil == other.foil
+    assert [near.subject for near in first.neighbours] == [near.subject for near in other.neighbours]
+    assert first.id != other.id  # another template is another question
     assert other.prompt in first.paraphrases
 
 
@@ -256,7 +258,8 @@ def test_facts_need_no_model_library():
 
 def test_a_relation_file_is_read_as_our_own_are(write):
     blue, red, old = load_facts(write(RELATION))
-    assert (blue.id, blue.prompt, blue.answer) == ("river_sea/blue-brook", "Blue Brook flows into the", "North Sea")
+    assert blue.id.startswith("river_sea/blue-brook-")
+    assert (blue.prompt, blue.answer) == ("Blue Brook flows into the", "North Sea")
     assert (blue.aliases, blue.foil, blue.source) == (("German Ocean",), "Baltic", "mine.json")
     assert blue.paraphrases == ("The mouth of Blue Brook is at the", "Blue Brook ends in the")
     assert [each.subject for each in red.neighbours] == ["Old Brook"]  # Blue Brook's answer is the foil
@@ -303,7 +306,7 @@ def test_zsre_in_mends_form(write):
 
 def test_lre_asks_with_the_zero_shot_templates_and_joins_samples_of_one_subject(write):
     gulls, ravens = load_facts(write(LRE))
-    assert (gulls.id, gulls.prompt) == ("bird_colour/gulls", "What colour are gulls? They are")
+    assert (gulls.id.rsplit("-", 1)[0], gulls.prompt) == ("bird_colour/gulls", "What colour are gulls? They are")
     assert (gulls.answer, gulls.aliases, gulls.foil) == ("white", ("grey",), "black")
     assert ravens.paraphrases == ("ravens are",)
     without = {name: value for name, value in LRE.items() if name != "prompt_templates_zs"}

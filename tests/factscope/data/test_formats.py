@@ -9,7 +9,6 @@ import pytest
 from editing.evaluation.metrics import METRICS, Record
 from editing.evaluation.protocol import protocol
 from editing.evaluation.read import asked_of, listen, readings
-from factscope.data.case import UNSAID
 from factscope.data.formats.reader import formats
 from factscope.data.load import load_cases, load_facts
 from factscope.errors import FactError
@@ -120,7 +119,7 @@ def trials(case, kind):
 
 def test_knowedit_keeps_every_spelling_and_names_what_cannot_be_asked(write):
     (case,) = load_cases(write([KNOWEDIT]))
-    assert case.facts[0].template == "The harbour of {} is"
+    assert case.requests[0].template == "The harbour of {} is"
     assert {trial.label: trial.questions[0].answers for trial in trials(case, "portability")} == {
         "alias": (("Oslo",),),
         "reasoning": (("Norway", "Norge"),),
@@ -133,7 +132,7 @@ def test_knowedit_keeps_every_spelling_and_names_what_cannot_be_asked(write):
 def test_a_record_that_does_not_say_the_old_answer_is_edited_but_not_traced(write):
     path = write([{name: value for name, value in KNOWEDIT.items() if name != "ground_truth"}])
     (case,) = load_cases(path)
-    assert case.facts[0].answer == UNSAID
+    assert (case.requests[0].old, case.requests[0].fact) == (None, None)
     assert trials(case, "rewrite")[0].questions[0].other is None
     with pytest.raises(FactError, match="record 0: the record does not say the true answer"):
         load_facts(path)
@@ -141,21 +140,21 @@ def test_a_record_that_does_not_say_the_old_answer_is_edited_but_not_traced(writ
 
 def test_wikibio_is_edited_where_its_person_is_named_last(write):
     (case,) = load_cases(write([WIKIBIO]))
-    assert case.facts[0].subject == "Ann Bo"
-    assert case.facts[0].template == "This is a passage about ann bo. {} was a sailor."
-    assert case.facts[0].foil == "She sailed The Gull."
+    assert case.requests[0].subject == "Ann Bo"
+    assert case.requests[0].template == "This is a passage about ann bo. {} was a sailor."
+    assert case.requests[0].target == "She sailed The Gull."
 
 
 def test_convsent_wants_either_tone_in_turn_and_keeps_the_next_topic(write):
     first, second = load_cases(write(CONVSENT))
-    assert [case.facts[0].foil for case in (first, second)] == ["I like them.", "Noisy."]
+    assert [case.requests[0].target for case in (first, second)] == ["I like them.", "Noisy."]
     assert {trial.label: len(trial.questions) for trial in trials(first, "sentiment")} == {"wanted": 2, "opposite": 1}
-    assert trials(first, "locality")[0].questions[0].prompt == second.facts[0].prompt
+    assert trials(first, "locality")[0].questions[0].prompt == second.requests[0].prompt
 
 
 def test_sanitation_deals_the_retained_questions_out(write):
     first, second = load_cases(write(SANITATION))
-    assert (first.facts[0].foil, second.facts[0].foil) == ("I cannot say.", "I don't know.")
+    assert (first.requests[0].target, second.requests[0].target) == ("I cannot say.", "I don't know.")
     assert trials(second, "erasure")[0].questions[0].target == "Bo"
     assert [len(trials(case, "locality")) for case in (first, second)] == [2, 1]
     other = {"K_F": SANITATION["success"], "K_R": SANITATION["locality"]}
@@ -173,8 +172,8 @@ def test_mquake_says_which_steps_of_the_chain_were_edited(write):
 
 def test_ripple_finds_what_is_new_by_words_and_keeps_conditions(write):
     (case,) = load_cases(write([RIPPLE]))
-    fact = case.facts[0]
-    assert (fact.subject, fact.foil, fact.answer) == ("Ann Bo", "New Zealand", "New Guinea")
+    asked = case.requests[0]
+    assert (asked.subject, asked.target, asked.old) == ("Ann Bo", "New Zealand", "New Guinea")
     specific, composed = trials(case, "ripple")
     assert (specific.need, composed.need) == ("any", "all")
     assert composed.questions[0].answers == (("Wellington", "Poneke"),)
@@ -182,10 +181,10 @@ def test_ripple_finds_what_is_new_by_words_and_keeps_conditions(write):
     assert case.left_out == ("Forgetfulness[0]: test_queries[0] has no answer",)
     edit = dict(RIPPLE["edit"])
     edit["previous_fact"] = edit.pop("original_fact")
-    assert load_cases(write([{**RIPPLE, "edit": edit}]))[0].facts == case.facts
+    assert load_cases(write([{**RIPPLE, "edit": edit}]))[0].requests == case.requests
     recent = {**RIPPLE, "edit": {"prompt": "The mother of Ann Bo is Di Bo.", "relation": "MOTHER"}}
-    fact = load_cases(write([recent]))[0].facts[0]
-    assert (fact.template, fact.foil, fact.answer) == ("The mother of {} is", "Di Bo", UNSAID)
+    asked = load_cases(write([recent]))[0].requests[0]
+    assert (asked.template, asked.target, asked.old) == ("The mother of {} is", "Di Bo", None)
 
 
 ZSRE: dict[str, Any] = {
@@ -213,14 +212,16 @@ def test_zsre_has_two_targets_and_they_are_named(write):
 def test_a_zsre_target_that_is_a_true_answer_is_edited_to_and_compared_with_nothing(write, alt):
     path = write([{**ZSRE, "alt": alt}, ZSRE])
     case, usual = load_cases(path)
-    assert (case.facts[0].foil, case.facts[0].answer, case.facts[0].aliases) == (alt, UNSAID, ())
+    assert (case.requests[0].target, case.requests[0].old, case.requests[0].aliases) == (alt, None, ())
     assert {trial.kind for trial in case.trials} == {"rewrite", "paraphrase", "locality"}
     assert [trial.questions[0].other for trial in case.trials] == [None, None, None]
     assert [trial.questions[0].target for trial in case.trials] == [alt, alt, "many"]
     assert usual.trials[0].questions[0].other == "Lisbon"
     restated, plain = load_cases(path, target="true")
-    assert replace(plain.facts[0], id=restated.id) == restated.facts[0]
-    assert restated == replace(plain, id=restated.id, facts=restated.facts)
+    assert replace(plain, id=restated.id, requests=restated.requests) == restated
+    assert [(r.target, r.old, r.aliases) for r in (*plain.requests, *restated.requests)] == [
+        ("Lisbon", None, ("Lisboa",))
+    ] * 2
     traced = load_facts(path)[0]
     assert (traced.answer, traced.foil, traced.aliases) == ("Lisbon", None, ("Lisboa",))
 
@@ -264,7 +265,7 @@ def test_facts_without_any_target_are_for_tracing_or_for_the_true_answer(write, 
     path = write([KNOWN, {**KNOWN, "known_id": 2}])
     with pytest.raises(FactError, match=r"mine.json: none of its 2 facts has a target .* traced, and --target true"):
         load_cases(path, on_bad=on_bad)
-    assert [case.facts[0].foil for case in load_cases(path, target="true")] == ["Lisbon"] * 2
+    assert [case.requests[0].target for case in load_cases(path, target="true")] == ["Lisbon"] * 2
     assert len(load_facts(path)) == 2
 
 

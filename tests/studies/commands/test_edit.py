@@ -27,7 +27,7 @@ def test_apply_evaluates_saves_and_draws(edit):
     assert "efficacy success" in out.stdout
     assert "the identity stands in" in out.stderr
     saved = Edit.load("here")
-    assert (saved.method, saved.facts[0].foil, saved.moments) == ("rome", "Vey", "identity")
+    assert (saved.method, saved.requests[0].target, saved.moments) == ("rome", "Vey", "identity")
     assert Path("here/page.html").is_file()
 
 

@@ -102,7 +102,10 @@ def peak_memory() -> float:
 
 def _command() -> str:
     started = Path(sys.argv[0])
-    name = started.stem if started.parent.name == "commands" else started.name  # python -m studies.commands.trace
-    if name in {"trace", "circuit", "edit"}:
+    if started.name in ("__main__.py", "command.py"):  # python -m factscope, -m studies.commands.circuit.command
+        name = started.parent.name
+    else:
+        name = started.stem if started.parent.name == "commands" else started.name  # -m studies.commands.trace
+    if name in {"factscope", "trace", "circuit", "edit"}:
         return shlex.join([name, *sys.argv[1:]])
     return "python"

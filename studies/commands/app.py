@@ -4,6 +4,7 @@ Nothing here imports torch, so that `--help` and `--version` answer at once.
 """
 
 import contextlib
+import importlib.util
 import os
 import sys
 import warnings
@@ -28,6 +29,9 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
     """
     try:
         try:
+            asked = sys.argv[1:] if arguments is None else arguments
+            if "doctor" not in asked[:1] and (trouble := in_the_way()):
+                raise UserError(trouble[0])
             with _remarks():
                 app(arguments, prog_name=name)
         except UserError as mistake:
@@ -41,6 +45,22 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is not written yet goes nowhere
         sys.exit(141)
+
+
+def in_the_way() -> list[str]:
+    """For each of our packages that another distribution hides, a sentence that says so."""
+    ours, found = Path(__file__).parents[2], []
+    for name in OURS:
+        spec = importlib.util.find_spec(name)
+        places = (
+            [] if spec is None else [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.origin else ())]
+        )
+        if places and not any(Path(place).is_relative_to(ours / name) for place in places):
+            found.append(
+                f"`import {name}` finds another distribution's package in {places[0]}, not Factscope's; uninstall that "
+                "one, or give Factscope an environment of its own"
+            )
+    return found
 
 
 def _unread(end: BaseException) -> bool:

@@ -6,41 +6,36 @@ wrote for its edits. All of it can be made again; deleting costs the time and th
 
 import json
 import shutil
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from factscope.cache import cache_folder
 from factscope.errors import StoreError, UserError
 from studies.commands.app import tell
+from studies.commands.command import OwnForm, command, group
+from studies.commands.options import OUTPUT, Options, argument, option, starting
 
 KINDS = ("models", "moments", "contexts")  # what there is to expect; another folder of the cache is shown as well
 
-EXAMPLES = """[bold]Examples[/bold]
 
-trace cache
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(Options):
+    """How it is told."""
 
-trace cache --json
-
-trace cache clear moments
-"""
-
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
+    as_json: Annotated[bool, option("Print it for programs.", "--json", panel=OUTPUT)] = False
 
 
-@app.callback(invoke_without_command=True, epilog=EXAMPLES)
-def show(
-    context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
-) -> None:
-    """Show what is kept between runs: kind, size, age and name. FACTSCOPE_CACHE names another folder for it."""
-    if context.invoked_subcommand is not None:
-        return
+@command("cache", CacheOptions, "trace cache", "trace cache --json", "trace cache clear moments", bare=True)
+def cache(options: CacheOptions) -> None:
+    """Show what is kept between runs: kind, size, age and name. FACTSCOPE_CACHE names another folder for it.
+
+    Also: cache clear deletes it, of one kind or all of it.
+    """
     folder, entries = cache_folder(), kept()
     total = sum(size for _, _, size, _ in entries)
-    if as_json:
+    if options.as_json:
         listed = [{"kind": kind, "name": name, "bytes": size, "changed": day} for kind, name, size, day in entries]
         tell(json.dumps({"folder": str(folder), "bytes": total, "entries": listed}, ensure_ascii=False))
         return
@@ -49,11 +44,24 @@ def show(
     tell(f"{in_words(total)} in {folder}")
 
 
-@app.command(epilog="[bold]Example[/bold]\n\ntrace cache clear moments")
-def clear(
-    kind: Annotated[str | None, typer.Argument(help="models, moments or contexts  [dim](default: all)[/dim]")] = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ClearOptions(Options):
+    """What is deleted."""
+
+    kind: Annotated[
+        str | None,
+        argument(
+            "models, moments or contexts  [dim](default: all)[/dim]",
+            metavar="KIND",
+            autocompletion=starting(lambda: kinds()),
+        ),
+    ] = None
+
+
+@command("cache clear", ClearOptions, "trace cache clear moments", bare=True)
+def clear(options: ClearOptions) -> None:
     """Delete what is kept, of one kind or all of it. It is made again when it is needed."""
+    kind = options.kind
     if kind is not None and kind not in kinds():
         there = ", ".join(kinds())
         raise UserError(f"the cache has no {kind!r}; choose one of {there}, or name none to clear everything")
@@ -103,3 +111,8 @@ def _bytes(folder: Path) -> int:
 
 def _day(folder: Path) -> str:
     return f"{datetime.fromtimestamp(folder.stat().st_mtime):%Y-%m-%d}"
+
+
+app = group(
+    "cache", "What is kept between runs.", (cache, clear), "trace cache", "trace cache clear moments", cls=OwnForm
+)

@@ -17,7 +17,7 @@ import typer
 from helpers.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("trace", "circuit", "edit")
+NAMES = ("trace", "circuit", "edit", "factscope")
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md",
                 *(ROOT / "docs").rglob("*.md")])  # fmt: skip
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

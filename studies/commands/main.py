@@ -1,0 +1,29 @@
+"""`factscope`: all commands under one name; `trace`, `circuit` and `edit` are short for `factscope trace` and so on."""
+
+from studies.commands import cache, trace
+from studies.commands.app import run_app
+from studies.commands.circuit import command as circuit
+from studies.commands.command import group
+from studies.commands.doctor import doctor
+from studies.commands.edit import command as edit
+
+app = group(
+    "factscope",
+    "Trace a fact in a language model, find its circuit, edit it, and see what changed.",
+    (doctor,),
+    'factscope trace "The Eiffel Tower is located in the city of"',
+    'factscope circuit find "The Eiffel Tower is located in the city of" --method eap-ig',
+    'factscope edit apply "[The Eiffel Tower] is located in the city of" --target Rome',
+    "factscope doctor",
+)
+for each in (trace, circuit, edit, cache):
+    app.add_typer(each.app)
+
+
+def main() -> None:
+    """Entry point."""
+    run_app(app, "factscope")
+
+
+if __name__ == "__main__":
+    main()

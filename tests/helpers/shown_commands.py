@@ -87,6 +87,9 @@ def parse(words: list[str]) -> Any:
     assert match is not None, words
     name, arguments = match[1], [word for word in words[1:] if word not in DEEDS]
     found = command(name)
+    if "--config" in arguments:  # a file of the reader's
+        where = arguments.index("--config")
+        del arguments[where : where + 2]
     context = found.make_context(name, arguments, resilient_parsing=not arguments)  # without words, it shows its help
     while hasattr(found, "resolve_command") and (rest := [*context._protected_args, *context.args]):
         name, found, rest = found.resolve_command(context, rest)

@@ -152,8 +152,8 @@ def test_a_shown_trace_runs_on_the_toy(shown: Shown, run_command: Any, toy: Any,
 
 TOWN = str(TOY / "toy_town.json")
 STAND_INS = {
-    "--facts": TOWN, "--answer": "Brask", "--foil": "Vey", "--target": "Vey", "--examples": "3", "--edges": "60",
-    "--limit": "2", "--n": "2", "--every": "1", "--layer": "1,2", "--threshold": "1",
+    "--facts": TOWN, "--answer": "Brask", "--foil": "Vey", "--target": "Vey", "--edges": "60",
+    "--limit": "2", "--every": "1", "--layer": "1,2", "--threshold": "1",
 }  # fmt: skip
 # What makes a line quick on the toy, where it does not say so itself.
 QUICK = {

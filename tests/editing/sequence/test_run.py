@@ -247,7 +247,7 @@ def test_a_hook_sees_the_edited_model_and_its_words_are_kept(toy, run, tmp_path)
 
 def test_what_is_looked_at_is_the_unedited_model_before_the_first_edit(edit):
     """Nothing has changed before an edit, bitwise; the edited fact's trace and circuit change with it."""
-    out = edit("sequence", *QUICK, "--n", 2, "--every", 2, "--look", "--json")
+    out = edit("sequence", *QUICK, "--limit", 2, "--every", 2, "--look", "--json")
     assert out.exit_code == 0, out.stderr
     before, after = (point["look"] for point in json.loads(out.stdout)["checkpoints"])
     assert set(before) == set(after)
@@ -383,7 +383,7 @@ QUICK = ("--facts", TOY / "toy_town.json", "--unrelated", TOY / "toy_trade.json"
 
 
 def test_the_command_edits_saves_draws_and_goes_on(edit, monkeypatch):
-    rest = ("--n", 4, "--every", 2, "--batch", 2, "--restrain", "prune", "--set", "restrain.mode=linear")
+    rest = ("--limit", 4, "--every", 2, "--batch", 2, "--restrain", "prune", "--set", "restrain.mode=linear")
     again = stops_at(monkeypatch, 2)
     with pytest.raises(Killed):
         edit("sequence", *QUICK, *rest)
@@ -405,21 +405,21 @@ def test_the_command_edits_saves_draws_and_goes_on(edit, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--n", "0"], "--n must be at least 1"),
+        (["--limit", "0"], "--limit must be at least 1"),
         (["--stop-when", "retention"], "is no rule"),
         (["--method", "roam"], "no method 'roam'"),
         (["--every", "0"], "every must be at least 1"),
         (["--method", "ice"], "changes no weight"),
         (["--restrain", "prune"], "larger, not smaller"),
-        (["--restrain", "rect", "--restrain-at", "noon"], "not at 'noon'"),
+        (["--restrain", "rect", "--restrain-at", "noon"], "no moment 'noon'"),
         (["--restrain", "rect", "--set", "restrain.kept=1"], "one of these keys: keep"),
         (["--layer", "9"], "no layer 9"),
-        (["--unrelated", str(TOY / "toy_town.json"), "--n", "24"], "about a subject that is not edited"),
+        (["--unrelated", str(TOY / "toy_town.json"), "--limit", "24"], "about a subject that is not edited"),
         (["--text", "nowhere.txt"], "no text at nowhere.txt"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_no_folder(edit, arguments, sentence):
-    out = edit("sequence", *QUICK, "--n", "4", *arguments)
+    out = edit("sequence", *QUICK, "--limit", "4", *arguments)
     assert (out.exit_code, out.stdout) == (2, "")
     assert sentence in out.stderr
     assert "Traceback" not in out.stderr

@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 
 from helpers.models import TOY
+from studies.commands.circuit.diff import diff
+from studies.commands.circuit.find import find
 from studies.commands.command import config_values
+from studies.commands.edit.apply import ApplyOptions, apply
+from studies.commands.edit.bench import bench
+from studies.commands.edit.evaluate import EvaluateOptions, evaluate
+from studies.commands.edit.layers import layers
+from studies.commands.edit.moments import moments
+from studies.commands.edit.sequence import sequence
 from studies.commands.options import OneOf, fields, key, settled
-from studies.commands.trace import TraceOptions
+from studies.commands.trace import ROME_SEED, TraceOptions, show, trace
+
+COMMANDS = (trace, show, find, diff, apply, evaluate, bench, sequence, layers, moments)
 
 PROMPT = "[Oda Voss] lives in"
 
@@ -87,3 +97,37 @@ def test_the_same_value_in_file_and_flag_is_no_disagreement(run_command: Any, tm
 def test_values_are_known_however_they_are_spelt() -> None:
     known = OneOf("method", ("r_rome", "ft_m"))
     assert [known(text) for text in ("r-rome", "R_Rome", " FT-M ")] == ["r_rome", "r_rome", "ft_m"]
+
+
+def test_an_old_name_of_a_flag_works_and_says_the_new_one(run_command: Any) -> None:
+    done = run_command("circuit", "find", "--facts", TOY / "nowhere.json", "--examples", "3", "--model", TOY)
+    assert "Note: --examples is now --limit." in done.stderr
+    done = run_command("circuit", "find", "--facts", "x", "--examples", "3", "--limit", "4")
+    assert (done.exit_code, "the two differ" in done.stderr) == (2, True)
+
+
+def test_the_default_noise_is_romes() -> None:
+    from tracing.causal import Config
+
+    assert TraceOptions().seed + ROME_SEED == Config().seed
+
+
+def test_one_default_for_one_name() -> None:
+    """Of seed, device, start and the like, over all commands; lm-eval's own seed stays."""
+    every = {each.name: each.options for each in COMMANDS if not each.name.endswith("harness")}
+    for name in ("seed", "device", "start", "light", "out", "moments", "tokens"):
+        found = {
+            field.default
+            for options in every.values()
+            for field in fields(options)
+            if field.name == name and not (name == "start" and options is EvaluateOptions)
+        }
+        assert len(found) == 1, (name, found)
+
+
+def test_choices_are_completed() -> None:
+    for field in fields(ApplyOptions):
+        if field.name in ("model", "method", "facts", "dtype", "restrain"):
+            assert field.look.autocompletion("") != [], field.name
+    method = next(field for field in fields(ApplyOptions) if field.name == "method")
+    assert method.look.autocompletion("alp") == ["alphaedit"]

@@ -202,7 +202,8 @@ class Graph:
         fed = self.fed(kept)
         alive = self.alive(kept & fed[:, None])
         needed = np.array([not self.nodes_of(r) or alive[list(self.nodes_of(r))].any() for r in self.readers])
-        return kept & fed[:, None] & needed[None, :]
+        live: np.ndarray = kept & fed[:, None] & needed[None, :]
+        return live
 
     def full(self) -> np.ndarray:
         """Every edge kept."""

@@ -20,7 +20,8 @@ def top(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Mask:
     chosen = np.argsort(-size, axis=None, kind="stable")[:edges]
     kept = graph.empty()
     kept.flat[chosen] = True
-    return kept & graph.allowed
+    kept &= graph.allowed
+    return kept
 
 
 def above(graph: Graph, scores: Tensor, threshold: float, signed: bool = False) -> Mask:

@@ -66,4 +66,5 @@ def _rows(matrix: Tensor) -> Tensor:
 def random_frame(size: int, count: int, generator: torch.Generator) -> Float[Tensor, "size count"]:
     """So many orthonormal columns, every direction as likely as any other; float64."""
     frame, triangle = torch.linalg.qr(torch.randn(size, count, generator=generator, dtype=torch.float64))
-    return frame * triangle.diagonal().sign()
+    signed: Tensor = frame * triangle.diagonal().sign()
+    return signed

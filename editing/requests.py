@@ -54,8 +54,8 @@ def _plain(text: str) -> str:
 @torch.no_grad()
 def _own_answer(model: Any, prompt: Prompt) -> str:
     token = int(model(prompt.tensor(device(model)))[0, -1].argmax())
-    word = model.tokenizer.decode([token]).strip()
-    return word or model.tokenizer.convert_ids_to_tokens(token)
+    word: str = model.tokenizer.decode([token]).strip() or model.tokenizer.convert_ids_to_tokens(token)
+    return word
 
 
 def check(requests: Sequence[EditRequest]) -> None:

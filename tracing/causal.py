@@ -55,17 +55,11 @@ class Config:
     chunk_tokens: int = field(default=0)  # positions run at once; 0: 2048 on a CPU, 65536 on a GPU
 
     def __post_init__(self) -> None:
-        if isinstance(self.sites, str):
-            raise UserError(f"sites are a tuple, as in sites=({self.sites!r},)")
-        for kind in self.sites:
-            if kind not in KINDS:
-                raise UserError(f"there is no site {kind!r}; choose among {', '.join(KINDS)}")
+        _check_sites(self.sites)
         choices = {"corruption": ("noise", "swap"), "engine": ("fast", "reference")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} cannot be {getattr(self, name)!r}; choose {' or '.join(allowed)}")
-        if not self.sites:
-            raise UserError("no site to restore at; choose among " + ", ".join(KINDS))
         if self.samples < 1 or self.window < 1:
             raise UserError(f"samples ({self.samples}) and window ({self.window}) must be at least 1")
         for name in ("noise", "noise_level"):
@@ -79,6 +73,16 @@ class Config:
         if self.swaps and self.corruption != "swap":
             raise UserError(f"swaps are for the corruption 'swap', and this one is {self.corruption!r}")
         metric(self.metric)
+
+
+def _check_sites(sites: tuple[str, ...]) -> None:
+    if isinstance(sites, str):
+        raise UserError(f"sites are a tuple, as in sites=({sites!r},)")
+    for kind in sites:
+        if kind not in KINDS:
+            raise UserError(f"there is no site {kind!r}; choose among {', '.join(KINDS)}")
+    if not sites:
+        raise UserError("no site to restore at; choose among " + ", ".join(KINDS))
 
 
 def trace(

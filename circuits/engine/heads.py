@@ -58,7 +58,8 @@ class Kernel:
 
     def attention_norm(self, layer: int, x: Tensor) -> Tensor:
         """The norm before attention."""
-        return self._norms[layer][0](x)
+        normed: Tensor = self._norms[layer][0](x)
+        return normed
 
     def queries(self, layer: int, heads: Sequence[int], x: Float[Tensor, "head row pos d_model"]) -> Tensor:
         """Rotated queries [head, row, pos, d_head] of normed inputs; fewer positions are the last ones."""
@@ -93,7 +94,8 @@ class Kernel:
         """What the MLP writes, for its raw input."""
         normed = self._norms[layer][1](x)
         out = self._mlps[layer](normed)
-        return out[0] if isinstance(out, tuple) else out
+        written: Tensor = out[0] if isinstance(out, tuple) else out
+        return written
 
     def logits(self, last: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
         """Final norm and unembedding."""
@@ -102,7 +104,7 @@ class Kernel:
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None, heads: Sequence[int]) -> Tensor:
     chosen = weight if list(heads) == list(range(len(weight))) else weight[list(heads)]
-    out = torch.bmm(x.flatten(1, 2), chosen).unflatten(1, x.shape[1:3])
+    out: Tensor = torch.bmm(x.flatten(1, 2), chosen).unflatten(1, x.shape[1:3])
     return out if bias is None else out + bias[list(heads)][:, None, None]
 
 

@@ -60,8 +60,8 @@ class Reference:
             below = graph.below(reader)
             if not cut[:below, numbers].any():
                 return None
-            live = (heard[:below, numbers].T @ written[:below].flatten(1)).unflatten(1, written.shape[1:])
-            dead = (cut[:below, numbers].T @ ablated[:below].flatten(1)).unflatten(1, ablated.shape[1:])
+            live: Tensor = (heard[:below, numbers].T @ written[:below].flatten(1)).unflatten(1, written.shape[1:])
+            dead: Tensor = (cut[:below, numbers].T @ ablated[:below].flatten(1)).unflatten(1, ablated.shape[1:])
             return live + dead + biases[reader.layer + (reader.kind == "mlp" and not graph.parallel)]
 
         hooks = recorders(graph, keep)
@@ -71,7 +71,7 @@ class Reference:
         last = Site("resid", graph.n_layers - 1)
         hooks.append((last, _single(graph.reader_index["logits"], readers)))
         with reading(self.model), hooked(self.model, hooks):
-            out = self.model(tokens, use_cache=False)
+            out: Tensor = self.model(tokens, use_cache=False)
         self.n_forwards += 1
         return out[: len(self._tokens), -1]
 

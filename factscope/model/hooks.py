@@ -86,9 +86,12 @@ def hooked(model: Any, functions: Sequence[tuple[Site, Callable[[Tensor], Tensor
     try:
         for number, (site, function) in enumerate(functions):
 
-            def call(activation: Tensor, hook: Any, number: int = number, function: Any = function) -> Tensor | None:
+            def call(
+                activation: Tensor, hook: Any, number: int = number, function: Function = function
+            ) -> Tensor | None:
                 fired[number] = True
-                return function(activation)
+                changed: Tensor | None = function(activation)
+                return changed
 
             point = _point(model, site)
             handles.append((point, point.add_hook(call)))

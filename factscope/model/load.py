@@ -50,7 +50,8 @@ def load(
     model.eval()
     model.requires_grad_(False)
     prove(model)
-    return model
+    loaded: Bridge = model
+    return loaded
 
 
 # ---- where a model comes from ----

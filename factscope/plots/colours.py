@@ -125,4 +125,5 @@ def _in_gamut(lightness: float, chroma: float, hue: float) -> np.ndarray:
 def _linear_srgb(lightness: float, chroma: float, hue: float) -> np.ndarray:
     angle = np.deg2rad(hue)
     cone_roots = FROM_OKLAB @ np.array([lightness, chroma * np.cos(angle), chroma * np.sin(angle)])
-    return FROM_CONES @ cone_roots**3
+    light: np.ndarray = FROM_CONES @ cone_roots**3
+    return light

@@ -62,7 +62,8 @@ def hover_unit(unit: str) -> str:
 
 def step(length: float, most: int) -> int:
     """The smallest round step (1, 2, 5, 10, ...) that needs no more ticks than this."""
-    return next(digit * 10**power for power in range(9) for digit in (1, 2, 5) if length <= most * digit * 10**power)
+    steps = (digit * int(10**power) for power in range(9) for digit in (1, 2, 5))
+    return next(size for size in steps if length <= most * size)
 
 
 def runs(columns: tuple[int, ...]) -> list[tuple[int, int]]:

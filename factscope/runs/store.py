@@ -126,7 +126,7 @@ def header(folder: str | Path) -> dict[str, Any]:
     except ValueError as trouble:
         raise StoreError(f"{path} is not readable JSON ({trouble})") from trouble
     missing = {"kind", "schema", "tensors_sha256", "result"} - set(document if isinstance(document, dict) else ())
-    if missing:
+    if missing or not isinstance(document, dict):
         raise StoreError(f"{path} was not written by Factscope: it has no {', '.join(sorted(missing))}")
     if document["schema"] not in range(1, SCHEMA + 1):
         raise StoreError(

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_an_interrupt_while_weights_are_being_written_leaves_none_of_them(tiny, 
     edit = made(model, 0, (ONE, TWO))
     weights = live_weights(model)
 
-    class Interrupting(dict):
+    class Interrupting(dict[str, Any]):
         count = 0
 
         def __getitem__(self, name):

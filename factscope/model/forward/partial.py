@@ -131,7 +131,8 @@ class Frame:
             named = {k: v for k, v in named.items() if v is not None}
         device = device_of(block, resid)
         out = block(resid.to(device), **named)
-        return out[0] if isinstance(out, tuple) else out
+        after: Tensor = out[0] if isinstance(out, tuple) else out
+        return after
 
     def recording_block(self, layer: int, resid: Float[Tensor, "row pos d_model"]) -> tuple[Tensor, KeysValues]:
         """Block `layer` on all positions, with the keys and values that it made."""

@@ -86,9 +86,7 @@ def hooked(model: Any, functions: Sequence[tuple[Site, Callable[[Tensor], Tensor
     try:
         for number, (site, function) in enumerate(functions):
 
-            def call(
-                activation: Tensor, hook: Any, number: int = number, function: Function = function
-            ) -> Tensor | None:
+            def call(activation: Tensor, hook: Any, number: int = number, function: Any = function) -> Tensor | None:
                 fired[number] = True
                 changed: Tensor | None = function(activation)
                 return changed

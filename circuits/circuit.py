@@ -24,7 +24,7 @@ class EmptyCircuit(UserError):
     """A threshold or a number of edges that leaves nothing, or everything."""
 
 
-@shown(page="circuits.pages.circuit:page", words="circuits.pages.circuit:in_words")
+@shown("circuits.pages.circuit")
 @dataclass(frozen=True, eq=False)
 class Circuit:
     """The result of a search."""

@@ -12,7 +12,7 @@ from circuits.analysis.faithfulness import Evaluation, evaluate
 from circuits.analysis.head_roles import Roles, roles
 from circuits.circuit import Circuit
 from circuits.method import Method
-from circuits.pages.circuit import in_words, page
+from circuits.pages import circuit as pages
 from circuits.search.acdc import ACDC
 from circuits.task import AUTO, Task, alike, largest_group, rows, twin
 from factscope.data.fact import Fact, Relation
@@ -52,11 +52,11 @@ class CircuitStudy:
 
     def page(self) -> Page:
         """The page that shows all of it."""
-        return page(self.circuit, self.evaluation, self.roles)
+        return pages.page(self.circuit, self.evaluation, self.roles)
 
     def in_words(self) -> str:
         """What a terminal shows."""
-        return in_words(self.circuit)
+        return pages.words(self.circuit)
 
     def save(self, folder: Path, light: bool = False) -> Path:
         """Write result and page; gives the page's path."""

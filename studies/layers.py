@@ -22,15 +22,13 @@ from circuits.find import find
 from circuits.scorers.eap_ig import EAPIG
 from circuits.task import Task, largest_group
 from editing.layer_trials import LayerChoice, try_layers
-from editing.pages.layer_trials import layer_page
 from editing.solve.moments import Moments
 from factscope.data.fact import Fact
 from factscope.errors import UserError
 from factscope.model.prompts import prompt_of
 from factscope.plots.show import shown
-from factscope.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
 from factscope.runs.provenance import Run, stopwatch
-from factscope.statistics import PERMUTATIONS, ranks, spearman
+from factscope.statistics import spearman
 from tracing.average import average
 from tracing.causal import Config as TraceConfig
 
@@ -61,7 +59,7 @@ class Agreement:
     layers: int
 
 
-@shown(page="studies.layers:layer_study_page", words="studies.layers:in_words")
+@shown("studies.pages.layers")
 @dataclass(frozen=True, eq=False)
 class LayerStudy:
     """All measures and how they agree."""
@@ -82,21 +80,28 @@ class LayerStudy:
         return None if np.nanmax(values) == np.nanmin(values) else self.layers[int(np.nanargmax(values))]
 
 
+@dataclass(frozen=True)
+class LayerConfig:
+    """How layers are compared."""
+
+    method: str = "rome"  # of the edits that are tried at every layer
+    trace: TraceConfig | None = None  # its sites are the MLPs, whatever it says; None: the defaults with `seed`
+    start: str = "auto"
+    seed: int = 0
+
+
 def layer_study(
     model: Any,
     facts: Sequence[Fact],
     layers: Sequence[int],
     ways: Sequence[str],
+    config: LayerConfig = LayerConfig(),
     *,
-    method: str = "rome",
-    moments: Moments | None = None,
-    trace_config: TraceConfig | None = None,
     folder: str | Path,
-    start: str = "auto",
-    seed: int = 0,
+    moments: Moments | None = None,
     shown: bool | None = None,
 ) -> LayerStudy:
-    """Measure every layer in every way of `ways`, on the same facts; a stopped trace is taken up from `folder`.
+    """Measure every layer in every way of `ways`, on the same facts; a stopped trace goes on from `folder`.
 
     Raises UserError for a way that there is not, and what tracing, circuits and editing raise.
     """
@@ -104,11 +109,12 @@ def layer_study(
         raise UserError(f"layers are compared by {', '.join(WAYS)}, not by {', '.join(ways) or 'nothing'}")
     if len(layers) < 2:
         raise UserError(f"a choice needs at least two layers, and there is {len(layers)}")
-    config = replace(trace_config or TraceConfig(seed=seed), sites=("mlp",))
+    method, start, seed = config.method, config.start, config.seed
+    tracing = replace(config.trace or TraceConfig(seed=seed), sites=("mlp",))
     run, measures, outcome = Run.of(model, seed), [], None
     with stopwatch() as seconds:
         if "trace" in ways:
-            measures.append(_traced(model, facts, layers, config, Path(folder) / "trace.jsonl", start, shown))
+            measures.append(_traced(model, facts, layers, tracing, Path(folder) / "trace.jsonl", start, shown))
         if "circuit" in ways:
             measures.append(_in_circuit(model, facts, layers, start, seed, shown))
         if "outcome" in ways:
@@ -122,7 +128,7 @@ def layer_study(
         Agreement(one.way, other.way, *spearman(one.values, other.values, seed), len(layers)) for one, other in pairs
     )
     settings = {"method": method, "moments": moments.name if moments else "identity", "start": start, "seed": seed}
-    settings |= {f"trace {name}": value for name, value in asdict(config).items()}
+    settings |= {f"trace {name}": value for name, value in asdict(tracing).items()}
     ids = tuple(fact.id for fact in facts)
     return LayerStudy(tuple(layers), tuple(measures), agreements, ids, settings, outcome, run.ended(seconds[0]))
 
@@ -151,73 +157,3 @@ def _in_circuit(
     writers = circuit.graph.writers
     shares = tuple(float(kept[writers.index(f"m{layer}")].sum()) / total for layer in layers)
     return Measure("circuit", "share of the circuit's scores that leaves the layer's MLP", "", shares, len(prompts))
-
-
-# ---- the page ----
-
-
-def layer_study_page(study: LayerStudy) -> Page:
-    """The measures side by side, their ranks, and how they agree."""
-    x = np.array(study.layers)
-    numbers = tuple(Number(_favourite(study, one.way), f"favoured by {one.way}") for one in study.measures)
-    said = Headline(" ".join(in_words(study)), numbers)
-    drawn: list[Spec] = []
-    for one in study.measures:
-        band = (np.array(one.low), np.array(one.high)) if one.low else (None, None)
-        series = Series(one.way, np.array(one.values), *band)
-        note = f"{one.meaning[0].upper()}{one.meaning[1:]}; {one.facts} facts."
-        drawn.append(Curves(one.way.capitalize(), x, (series,), "layer", (), one.way, one.unit, note=note))
-    sections = [
-        Section("Which layer", (said, *drawn, layer_table(study))),
-        *([Section("How they agree", (agreement_table(study),))] if study.agreements else []),
-    ]
-    if study.outcome is not None:
-        sections += [Section("Editing at every layer", layer_page(study.outcome).sections[0].specs)]
-    return Page("Which layer to edit", tuple(sections), f"{len(study.facts)} facts, {study.run.model}")
-
-
-def layer_table(study: LayerStudy) -> Table:
-    """One row a layer: every measure, and its rank, 1 for the largest."""
-    columns = ["layer"] + [name for one in study.measures for name in (one.way, f"rank by {one.way}")]
-    ordered = [ranks(-np.asarray(one.values, dtype=float)) for one in study.measures]
-    rows = []
-    for place, layer in enumerate(study.layers):
-        cells: list[Cell] = [layer]
-        for one, rank in zip(study.measures, ordered, strict=True):
-            cells += [float(f"{one.values[place]:.4g}"), float(rank[place])]
-        rows.append(tuple(cells))
-    return Table(
-        "Layers", tuple(columns), tuple(rows), "; ".join(f"{one.way}: {one.meaning}" for one in study.measures)
-    )
-
-
-def agreement_table(study: LayerStudy) -> Table:
-    """Spearman's correlation of every pair of measures."""
-    rows = tuple(
-        (f"{one.one} and {one.other}", *(None if x != x else float(f"{x:.3g}") for x in (one.rho, one.p)), one.layers)
-        for one in study.agreements
-    )
-    note = (
-        f"Spearman's rank correlation over layers; p two-sided, by {PERMUTATIONS} permutations. Neighbouring layers "
-        "resemble each other, so p is too small rather than too large."
-    )
-    return Table("Rank correlation", ("between", "rho", "p", "layers"), rows, note)
-
-
-def _favourite(study: LayerStudy, way: str) -> str:
-    best = study.best(way)
-    return "none, as all are alike" if best is None else f"layer {best}"
-
-
-def in_words(study: LayerStudy) -> list[str]:
-    """What each way favours, and one sentence for each agreement."""
-    favoured = ", ".join(f"{one.way} favours {_favourite(study, one.way)}" for one in study.measures)
-    said = [f"On {len(study.facts)} known facts, {favoured}."]
-    for one in study.agreements:
-        how = (
-            "cannot be compared: one is the same everywhere"
-            if one.rho != one.rho
-            else f"rho {one.rho:+.2f}, p {one.p:.2g}"
-        )
-        said.append(f"{one.one.capitalize()} and {one.other} over {one.layers} layers: {how}.")
-    return said

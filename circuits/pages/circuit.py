@@ -46,7 +46,7 @@ def _reading(circuit: Circuit) -> str:
     )
 
 
-def in_words(circuit: Circuit) -> str:
+def words(circuit: Circuit) -> str:
     """The one sentence to remember."""
     share = circuit.n_edges / circuit.graph.n_edges
     if not np.isfinite(circuit.loss_circuit):
@@ -72,6 +72,39 @@ def _pruned(circuit: Circuit) -> str:
     return f", {chosen:,} chosen less those on no path" if chosen != circuit.n_edges else ""
 
 
+def summary(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | None = None) -> dict[str, Any]:
+    """The numbers that a program would ask for first."""
+    found: dict[str, Any] = {
+        "model": circuit.run.model if circuit.run else None,
+        "method": circuit.method,
+        "settings": circuit.settings,
+        "edges": circuit.n_edges,
+        "edges_on_a_path": int(circuit.drawn.sum()),
+        "edges_in_graph": circuit.graph.n_edges,
+        "unit": circuit.unit,
+        "loss": {"full": circuit.loss_full, "circuit": circuit.loss_circuit, "empty": circuit.loss_empty},
+        "faithfulness": circuit.faithfulness,
+        "rank": {"full": circuit.rank_full, "circuit": circuit.rank_circuit},
+        "certificate": str(circuit.certificate) if circuit.certificate else None,
+        "seconds": circuit.run.seconds if circuit.run else None,
+    }
+    if evaluation is not None:
+        found["evaluation"] = {
+            "hit10_found": vars(evaluation.found),
+            "hit10_held_out": vars(evaluation.held_out) if evaluation.held_out else None,
+            "kl": evaluation.kl,
+            "cpr": evaluation.cpr,
+            "cmd": evaluation.cmd,
+            "superfluous": evaluation.superfluous,
+            "random_same_size": vars(evaluation.random_size),
+            "random_same_degree": vars(evaluation.random_degree),
+            "by_ablation": evaluation.by_ablation,
+        }
+    if roles is not None:
+        found["roles"] = {"counts": roles.counts, "chance": roles.chance}
+    return found
+
+
 def headline(circuit: Circuit, evaluation: Evaluation | None) -> Headline:
     """Size, faithfulness and, if evaluated, the random circuits."""
     numbers = [
@@ -82,7 +115,7 @@ def headline(circuit: Circuit, evaluation: Evaluation | None) -> Headline:
         numbers.append(Number(f"{circuit.faithfulness:.0%}", "faithfulness"))
     if evaluation is not None:
         numbers.append(Number(f"{evaluation.random_size.mean:.0%}", "faithfulness of random circuits as large"))
-    return Headline(in_words(circuit), tuple(numbers))
+    return Headline(words(circuit), tuple(numbers))
 
 
 def network(circuit: Circuit, roles: Roles | None = None) -> Network:

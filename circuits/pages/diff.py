@@ -7,9 +7,6 @@ import numpy as np
 import torch
 
 from circuits.analysis.diff import CircuitDiff
-from circuits.analysis.faithfulness import Evaluation
-from circuits.analysis.head_roles import Roles
-from circuits.circuit import Circuit
 from circuits.pages.circuit import MOST_ROWS
 from factscope.plots.specs import (
     Bars,
@@ -24,13 +21,13 @@ from factscope.plots.specs import (
 )
 
 
-def diff_page(
+def page(
     found: CircuitDiff,
-    names: tuple[str, str],
-    counts: tuple[dict[str, int], dict[str, int]] | None,
+    names: tuple[str, str] = ("before", "after"),
+    counts: tuple[dict[str, int], dict[str, int]] | None = None,
     apart: Sequence[str] = (),
 ) -> Page:
-    """The page of a comparison; `apart` says in what the two were found differently."""
+    """The page of a comparison; `counts` are of the heads' roles, `apart` says in what the two were found differently."""
     sentence = (
         f"{len(found.shared)} edges are shared, {len(found.gained)} gained, {len(found.lost)} lost: Jaccard "
         f"{found.jaccard:.3f}, and {found.jaccard_random:.3f} for random circuits of these sizes."
@@ -69,34 +66,21 @@ def diff_page(
     )
 
 
-def summary(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | None = None) -> dict[str, Any]:
+def words(found: CircuitDiff) -> list[str]:
+    """Edges and nodes, in two lines."""
+    return [
+        f"{len(found.shared)} edges shared, {len(found.gained)} gained, {len(found.lost)} lost; Jaccard "
+        f"{found.jaccard:.3f}, random circuits {found.jaccard_random:.3f}",
+        f"Nodes gained: {', '.join(found.nodes_gained) or 'none'}; lost: {', '.join(found.nodes_lost) or 'none'}",
+    ]
+
+
+def summary(found: CircuitDiff) -> dict[str, Any]:
     """The numbers that a program would ask for first."""
-    found: dict[str, Any] = {
-        "model": circuit.run.model if circuit.run else None,
-        "method": circuit.method,
-        "settings": circuit.settings,
-        "edges": circuit.n_edges,
-        "edges_on_a_path": int(circuit.drawn.sum()),
-        "edges_in_graph": circuit.graph.n_edges,
-        "unit": circuit.unit,
-        "loss": {"full": circuit.loss_full, "circuit": circuit.loss_circuit, "empty": circuit.loss_empty},
-        "faithfulness": circuit.faithfulness,
-        "rank": {"full": circuit.rank_full, "circuit": circuit.rank_circuit},
-        "certificate": str(circuit.certificate) if circuit.certificate else None,
-        "seconds": circuit.run.seconds if circuit.run else None,
+    return {
+        "shared": len(found.shared),
+        "gained": found.gained,
+        "lost": found.lost,
+        "jaccard": found.jaccard,
+        "jaccard_random": found.jaccard_random,
     }
-    if evaluation is not None:
-        found["evaluation"] = {
-            "hit10_found": vars(evaluation.found),
-            "hit10_held_out": vars(evaluation.held_out) if evaluation.held_out else None,
-            "kl": evaluation.kl,
-            "cpr": evaluation.cpr,
-            "cmd": evaluation.cmd,
-            "superfluous": evaluation.superfluous,
-            "random_same_size": vars(evaluation.random_size),
-            "random_same_degree": vars(evaluation.random_degree),
-            "by_ablation": evaluation.by_ablation,
-        }
-    if roles is not None:
-        found["roles"] = {"counts": roles.counts, "chance": roles.chance}
-    return found

@@ -1,5 +1,7 @@
 """Circuits averaged by layer, as a page and in words."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -7,7 +9,7 @@ from circuits.analysis.layers import Mean, Profile
 from factscope.plots.specs import Curves, Headline, Page, Palette, Section, Series, Table
 
 
-def in_words(found: Profile) -> str:
+def words(found: Profile) -> str:
     """The one sentence to remember."""
     heads, mlps = found.active_heads.value, found.active_mlps.value
     layers = torch.arange(len(heads)).float()
@@ -18,8 +20,8 @@ def in_words(found: Profile) -> str:
     )
 
 
-def profile_page(found: Profile) -> Page:
-    """Fig. 2, 3 and 6 of the paper, for these circuits."""
+def page(found: Profile) -> Page:
+    """Where the circuits lie, and where the answer is known: Fig. 2, 3 and 6 of Yao et al. 2024."""
     layers = np.arange(len(found.active_heads.value))
     active = Curves(
         "Share of each layer that is in the circuit",
@@ -33,10 +35,19 @@ def profile_page(found: Profile) -> Page:
     return Page(
         f"Layers of {len(found.names)} circuits",
         (
-            Section("Where they are", (Headline(in_words(found)), active)),
+            Section("Where they are", (Headline(words(found)), active)),
             Section("What is known where", (*pictures, listed)),
         ),
     )
+
+
+def summary(found: Profile) -> dict[str, Any]:
+    """The numbers that a program would ask for first."""
+    return {
+        "circuits": found.names,
+        "heads": found.active_heads.value.tolist(),
+        "mlps": found.active_mlps.value.tolist(),
+    }
 
 
 def _curves(found: Profile, what: str) -> Curves:

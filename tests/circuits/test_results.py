@@ -22,9 +22,9 @@ from circuits.engine.writes import writes
 from circuits.find import find
 from circuits.formats import FORMATS, export, graph_of, imported, read_edges, to_json, to_networkx, unknown_task
 from circuits.graph import Graph
-from circuits.pages.circuit import in_words, page
-from circuits.pages.diff import diff_page, summary
-from circuits.pages.layers import profile_page
+from circuits.pages import diff as diff_pages
+from circuits.pages import layers as layer_pages
+from circuits.pages.circuit import page, summary, words
 from circuits.scorers.eap import EAP
 from circuits.search.acdc import ACDC
 from factscope.errors import GraphError, StoreError, UserError
@@ -156,7 +156,7 @@ def test_circuits_are_averaged_by_layer(model: Any, circuit: Circuit, tmp_path: 
     assert store.same(store.load(store.save(both, tmp_path / "run"), Profile), both)
     alone = profile(["a"], [one])
     assert alone.active_heads.error.isnan().all()
-    assert write_page(profile_page(both), tmp_path / "page.html").exists()
+    assert write_page(layer_pages.page(both), tmp_path / "page.html").exists()
     assert one.run is not None
     other = replace(one, run=replace(one.run, fingerprint="another"))
     with pytest.raises(UserError, match="2 models"):
@@ -319,11 +319,11 @@ def test_a_file_without_its_graph_is_told_in_a_sentence() -> None:
 
 def test_several_prompts_are_summed_up_by_their_share(circuit: Circuit) -> None:
     """Two prompts: answers at 3 and 11 in the circuit are half; one prompt has its rank."""
-    said = in_words(replace(circuit, rank_circuit=(3, 11), rank_full=(1, 10)))
+    said = words(replace(circuit, rank_circuit=(3, 11), rank_full=(1, 10)))
     assert "50% of 2 prompts (full model: 100%)" in said
     assert "Brask" not in said
     one = replace(circuit.task, prompts=circuit.task.prompts[:1], corrupt=())
-    assert "Brask at rank 3 (full model: 1)" in in_words(replace(circuit, task=one, rank_circuit=(3,), rank_full=(1,)))
+    assert "Brask at rank 3 (full model: 1)" in words(replace(circuit, task=one, rank_circuit=(3,), rank_full=(1,)))
 
 
 def test_the_summary_is_for_programs(circuit: Circuit) -> None:
@@ -361,7 +361,7 @@ def test_the_page_opens_and_a_click_lights_paths(model: Any, circuit: Circuit, t
     assert lit is not None
     assert int(re.search(r'data-lit="(\d+)"', opened.dom)[1]) == 3 * drawn.number_of_edges()  # type: ignore[index]
     assert not [line for line in opened.console if "Error" in line]
-    diff_path = write_page(diff_page(diff(circuit, circuit), ("a", "b"), None), tmp_path / "diff.html")
+    diff_path = write_page(diff_pages.page(diff(circuit, circuit), ("a", "b"), None), tmp_path / "diff.html")
     assert "drawn-all" in open_page(diff_path, tmp_path).dom
 
 

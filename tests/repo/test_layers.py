@@ -71,7 +71,6 @@ STILL_WIDE = {
     "studies/commands/edit/sequence.py::sequence",
     "studies/commands/trace.py::trace",
     "studies/edit.py::make",
-    "studies/layers.py::layer_study",
     "tracing/average.py::average",
 }
 

@@ -20,7 +20,8 @@ from factscope.runs import store
 from factscope.statistics import PERMUTATIONS, spearman
 from helpers.models import TOY
 from studies.commands import app as common
-from studies.layers import LayerStudy, layer_study, layer_study_page, layer_table
+from studies.layers import LayerConfig, LayerStudy, layer_study
+from studies.pages.layers import layer_table, page
 from tracing.average import average
 from tracing.causal import Config
 
@@ -33,7 +34,7 @@ def study(toy, tmp_path_factory) -> LayerStudy:
     facts = load_facts(TOY / "toy_town.json", limit=3)
     folder = tmp_path_factory.mktemp("study")
     return layer_study(
-        toy, facts, [0, 1, 3], ("trace", "circuit", "outcome"), trace_config=TRACE, folder=folder, shown=False
+        toy, facts, [0, 1, 3], ("trace", "circuit", "outcome"), LayerConfig(trace=TRACE), folder=folder, shown=False
     )
 
 
@@ -94,7 +95,7 @@ def test_the_outcome_is_the_mark_and_every_pair_is_compared(study):
 def test_a_study_saves_loads_and_draws(study, tmp_path):
     again = store.load(store.save(study, tmp_path), LayerStudy)
     assert store.same(study, again)
-    html = page_html(layer_study_page(again), light=True)
+    html = page_html(page(again), light=True)
     assert "Rank correlation" in html
     table = layer_table(study)
     for place, one in enumerate(study.measures):  # rank 1 is the largest

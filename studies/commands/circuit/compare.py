@@ -24,7 +24,7 @@ class CompareOptions(OutputOptions):
 def compare(options: CompareOptions) -> None:
     """Edges gained, lost and shared between two runs, next to what random circuits would share."""
     from circuits.analysis.diff import diff, differences
-    from circuits.pages.diff import diff_page
+    from circuits.pages import diff as pages
     from factscope.plots.page import write_page
     from factscope.runs import store
 
@@ -36,16 +36,10 @@ def compare(options: CompareOptions) -> None:
     counts = (before.roles.counts, after.roles.counts) if before.roles and after.roles else None
     with run_folder("circuit compare", options, new_folder("circuit-compare", options.before.name)) as folder:
         store.save(found, folder)
-        drawn = diff_page(found, (options.before.name, options.after.name), counts, apart)
+        drawn = pages.page(found, (options.before.name, options.after.name), counts, apart)
         page = write_page(drawn, folder / "page.html", light=options.light)
     if options.as_json:
-        said = {"shared": len(found.shared), "gained": found.gained, "lost": found.lost, "jaccard": found.jaccard}
-        said |= {"differences": apart, "jaccard_random": found.jaccard_random, "page": str(page)}
+        said = pages.summary(found) | {"differences": apart, "page": str(page)}
         tell(json.dumps(said, ensure_ascii=False))
         return
-    tell(
-        f"{len(found.shared)} edges shared, {len(found.gained)} gained, {len(found.lost)} lost; Jaccard "
-        f"{found.jaccard:.3f}, random circuits {found.jaccard_random:.3f}",
-        f"Nodes gained: {', '.join(found.nodes_gained) or 'none'}; lost: {', '.join(found.nodes_lost) or 'none'}",
-        f"Page: {page}",
-    )
+    tell(*pages.words(found), f"Page: {page}")

@@ -29,7 +29,7 @@ class ImportOptions(Options):
 def import_(options: ImportOptions) -> None:
     """Read a circuit that another program found, and draw it."""
     from circuits.formats import graph_of, imported, unknown_task
-    from circuits.pages.circuit import in_words
+    from circuits.pages.circuit import words
     from studies.circuit import CircuitStudy
 
     file = options.file
@@ -41,4 +41,4 @@ def import_(options: ImportOptions) -> None:
         found = imported(file, graph_of(text), unknown_task(options.prompt or file.stem))
         page = CircuitStudy(found).save(folder, options.light)
     tell_notes(found.notes)
-    tell(in_words(found), f"Read as: {found.settings['format']}", f"Page: {page}")
+    tell(words(found), f"Read as: {found.settings['format']}", f"Page: {page}")

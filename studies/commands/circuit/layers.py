@@ -28,7 +28,7 @@ class LayersOptions(OutputOptions):
 def layers(options: LayersOptions) -> None:
     """Average several circuits by layer: active heads and MLPs, rank and probability of the answer on its way up."""
     from circuits.analysis.layers import profile
-    from circuits.pages.layers import in_words, profile_page
+    from circuits.pages import layers as pages
     from factscope.plots.page import write_page
     from factscope.runs import store
 
@@ -42,9 +42,8 @@ def layers(options: LayersOptions) -> None:
     averaged = profile([run.name for run in runs], found)
     with run_folder("circuit layers", options, new_folder("circuit-layers", runs[0].name)) as folder:
         store.save(averaged, folder)
-        page = write_page(profile_page(averaged), folder / "page.html", light=options.light)
+        page = write_page(pages.page(averaged), folder / "page.html", light=options.light)
     if options.as_json:
-        shares = {"heads": averaged.active_heads.value.tolist(), "mlps": averaged.active_mlps.value.tolist()}
-        tell(json.dumps({"circuits": averaged.names, **shares, "page": str(page)}, ensure_ascii=False))
+        tell(json.dumps(pages.summary(averaged) | {"page": str(page)}, ensure_ascii=False))
         return
-    tell(in_words(averaged) + ".", f"Page: {page}")
+    tell(pages.words(averaged) + ".", f"Page: {page}")

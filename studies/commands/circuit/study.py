@@ -20,14 +20,13 @@ def study_of(run: Path) -> Any:
 
 def tell_study(study: Any, options: OutputOptions, page: Path, **more: str) -> None:
     """The result of a study: three lines, or its summary for programs."""
-    from circuits.pages.circuit import in_words
-    from circuits.pages.diff import summary
+    from circuits.pages.circuit import summary, words
 
     if options.as_json:
         said = summary(study.circuit, study.evaluation, study.roles) | more | {"page": str(page)}
         tell(json.dumps(said, ensure_ascii=False))
     else:
-        tell(in_words(study.circuit), second_line(study), f"Page: {page}")
+        tell(words(study.circuit), second_line(study), f"Page: {page}")
 
 
 def second_line(study: Any) -> str:

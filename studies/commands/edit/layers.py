@@ -1,7 +1,7 @@
 """`edit layers`: which layer to edit, by what editing there does, by a causal trace, and by the circuit."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +52,8 @@ def layers(options: LayersOptions) -> None:
         from editing.solve.values import check_layer
         from factscope.plots.page import write_page
         from factscope.runs import store
-        from studies.layers import layer_study, layer_study_page
+        from studies.layers import LayerConfig, layer_study
+        from studies.pages import layers as pages
         from tracing.causal import Config as TraceConfig
 
         ways = _ways(options)
@@ -64,13 +65,13 @@ def layers(options: LayersOptions) -> None:
             check_layer(model, layer)
         chosen = _known(model, options)
         study = layer_study(
-            model, chosen, wanted, ways, method=options.method, moments=_moments(model, options, wanted, ways),
-            trace_config=trace_config, folder=folder, start=options.start, seed=options.seed,
+            model, chosen, wanted, ways, LayerConfig(options.method, trace_config, options.start, options.seed),
+            moments=_moments(model, options, wanted, ways), folder=folder,
         )  # fmt: skip
         store.save(study, folder)
-        page = write_page(layer_study_page(study), folder / "page.html", light=options.light)
+        page = write_page(pages.page(study), folder / "page.html", light=options.light)
     if options.as_json:
-        body = _summary(study, ways[0]) | {"facts": len(chosen), "folder": str(folder), "page": str(page)}
+        body = pages.summary(study, ways[0]) | {"facts": len(chosen), "folder": str(folder), "page": str(page)}
         tell(json.dumps(body, ensure_ascii=False))
     else:
         tell(*_lines(study), f"Page: {page}")
@@ -109,22 +110,12 @@ def _known(model: Any, options: LayersOptions) -> Any:
     return chosen
 
 
-def _summary(study: Any, way: str) -> dict[str, Any]:
-    """The result for programs; null for what is not a number."""
-    trials = study.outcome.trials if study.outcome else ()
-    agreements = [
-        {key: None if value != value else value for key, value in asdict(one).items()} for one in study.agreements
-    ]
-    body: dict[str, Any] = {"best": study.best(way), "layers": study.layers, "agreements": agreements}
-    return body | {"trials": [asdict(one) for one in trials], "measures": [asdict(one) for one in study.measures]}
-
-
 def _lines(study: Any) -> list[str]:
-    from studies.layers import in_words
+    from studies.pages.layers import words
 
     lines = [
         f"layer {trial.layer:>3}  efficacy {trial.efficacy:.2f}  paraphrase {trial.paraphrase:.2f}  "
         f"neighbourhood {trial.neighbourhood:.2f}  unchanged {trial.unchanged:.2f}  mark {trial.mark:.3f}"
         for trial in (study.outcome.trials if study.outcome else ())
     ]
-    return [*lines, *in_words(study)]
+    return [*lines, *words(study)]

@@ -1,0 +1,1 @@
+"""Pages of what joins several packages: results in, pages out."""

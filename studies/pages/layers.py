@@ -1,0 +1,93 @@
+"""Which layer to edit, as a page and in words: the measures side by side, their ranks, and how they agree."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from editing.pages.layer_trials import layer_page
+from factscope.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
+from factscope.statistics import PERMUTATIONS, ranks
+from studies.layers import LayerStudy
+
+
+def page(study: LayerStudy) -> Page:
+    """The measures side by side, their ranks, and how they agree."""
+    x = np.array(study.layers)
+    numbers = tuple(Number(_favourite(study, one.way), f"favoured by {one.way}") for one in study.measures)
+    said = Headline(" ".join(words(study)), numbers)
+    drawn: list[Spec] = []
+    for one in study.measures:
+        band = (np.array(one.low), np.array(one.high)) if one.low else (None, None)
+        series = Series(one.way, np.array(one.values), *band)
+        note = f"{one.meaning[0].upper()}{one.meaning[1:]}; {one.facts} facts."
+        drawn.append(Curves(one.way.capitalize(), x, (series,), "layer", (), one.way, one.unit, note=note))
+    sections = [
+        Section("Which layer", (said, *drawn, layer_table(study))),
+        *([Section("How they agree", (agreement_table(study),))] if study.agreements else []),
+    ]
+    if study.outcome is not None:
+        sections += [Section("Editing at every layer", layer_page(study.outcome).sections[0].specs)]
+    return Page("Which layer to edit", tuple(sections), f"{len(study.facts)} facts, {study.run.model}")
+
+
+def layer_table(study: LayerStudy) -> Table:
+    """One row a layer: every measure, and its rank, 1 for the largest."""
+    columns = ["layer"] + [name for one in study.measures for name in (one.way, f"rank by {one.way}")]
+    ordered = [ranks(-np.asarray(one.values, dtype=float)) for one in study.measures]
+    rows = []
+    for place, layer in enumerate(study.layers):
+        cells: list[Cell] = [layer]
+        for one, rank in zip(study.measures, ordered, strict=True):
+            cells += [float(f"{one.values[place]:.4g}"), float(rank[place])]
+        rows.append(tuple(cells))
+    return Table(
+        "Layers", tuple(columns), tuple(rows), "; ".join(f"{one.way}: {one.meaning}" for one in study.measures)
+    )
+
+
+def agreement_table(study: LayerStudy) -> Table:
+    """Spearman's correlation of every pair of measures."""
+    rows = tuple(
+        (f"{one.one} and {one.other}", *(None if x != x else float(f"{x:.3g}") for x in (one.rho, one.p)), one.layers)
+        for one in study.agreements
+    )
+    note = (
+        f"Spearman's rank correlation over layers; p two-sided, by {PERMUTATIONS} permutations. Neighbouring layers "
+        "resemble each other, so p is too small rather than too large."
+    )
+    return Table("Rank correlation", ("between", "rho", "p", "layers"), rows, note)
+
+
+def _favourite(study: LayerStudy, way: str) -> str:
+    best = study.best(way)
+    return "none, as all are alike" if best is None else f"layer {best}"
+
+
+def words(study: LayerStudy) -> list[str]:
+    """What each way favours, and one sentence for each agreement."""
+    favoured = ", ".join(f"{one.way} favours {_favourite(study, one.way)}" for one in study.measures)
+    said = [f"On {len(study.facts)} known facts, {favoured}."]
+    for one in study.agreements:
+        how = (
+            "cannot be compared: one is the same everywhere"
+            if one.rho != one.rho
+            else f"rho {one.rho:+.2f}, p {one.p:.2g}"
+        )
+        said.append(f"{one.one.capitalize()} and {one.other} over {one.layers} layers: {how}.")
+    return said
+
+
+def summary(study: LayerStudy, way: str | None = None) -> dict[str, Any]:
+    """The numbers that a program would ask for first, the best layer `way`'s; null for what is not a number."""
+    trials = study.outcome.trials if study.outcome else ()
+    agreements = [
+        {key: None if value != value else value for key, value in asdict(one).items()} for one in study.agreements
+    ]
+    return {
+        "best": study.best(way or study.measures[0].way),
+        "layers": study.layers,
+        "agreements": agreements,
+        "trials": [asdict(one) for one in trials],
+        "measures": [asdict(one) for one in study.measures],
+    }

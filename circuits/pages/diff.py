@@ -27,7 +27,7 @@ def page(
     counts: tuple[dict[str, int], dict[str, int]] | None = None,
     apart: Sequence[str] = (),
 ) -> Page:
-    """The page of a comparison; `counts` are of the heads' roles, `apart` says in what the two were found differently."""
+    """The page of a comparison; `counts` are of the heads' roles, `apart` says what else differs between the two."""
     sentence = (
         f"{len(found.shared)} edges are shared, {len(found.gained)} gained, {len(found.lost)} lost: Jaccard "
         f"{found.jaccard:.3f}, and {found.jaccard_random:.3f} for random circuits of these sizes."

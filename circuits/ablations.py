@@ -18,6 +18,7 @@ from circuits.graph import Graph
 from circuits.task import ALIASES, AUTO, Task, one_length, rows
 from factscope.errors import UserError
 from factscope.model import metrics
+from factscope.model.bridge import Bridge
 
 Ablation = Callable[[Any, Graph, Task], Tensor]
 _ABLATIONS: dict[str, Ablation] = {}
@@ -41,7 +42,7 @@ def check_names(metric: str, ablation: str) -> None:
         raise UserError(f"there is no ablation {ablation!r}; choose one of {', '.join(_ABLATIONS)}")
 
 
-def ablated(model: Any, graph: Graph, task: Task) -> Float[Tensor, "writer row pos d_model"]:
+def ablated(model: Bridge, graph: Graph, task: Task) -> Float[Tensor, "writer row pos d_model"]:
     """What each writer is replaced by under the task's ablation; rows and positions may be 1 where all are alike.
 
     Raises UserError for an unknown ablation, or one that lacks its corrupt or reference prompts.
@@ -84,7 +85,7 @@ def definition(name: str) -> str:
 
 
 @ablation
-def zero(model: Any, graph: Graph, task: Task) -> Tensor:
+def zero(model: Bridge, graph: Graph, task: Task) -> Tensor:
     """Nothing: the writer is taken away (Knowledge Circuits' choice)."""
     shape = (len(graph.writers), 1, 1, int(model.cfg.d_model))
     weight = next(model.ln_final.parameters())
@@ -92,7 +93,7 @@ def zero(model: Any, graph: Graph, task: Task) -> Tensor:
 
 
 @ablation
-def mean(model: Any, graph: Graph, task: Task) -> Tensor:
+def mean(model: Bridge, graph: Graph, task: Task) -> Tensor:
     """The writer's average over the reference prompts, each position for itself."""
     reference = _reference(task)
     one_length("a mean for each position needs reference prompts that", (task.prompts[0], *reference))
@@ -100,7 +101,7 @@ def mean(model: Any, graph: Graph, task: Task) -> Tensor:
 
 
 @ablation
-def mean_overall(model: Any, graph: Graph, task: Task) -> Tensor:
+def mean_overall(model: Bridge, graph: Graph, task: Task) -> Tensor:
     """The writer's average over the reference prompts and positions; position 0, the attention sink, has its own."""
     total = torch.zeros(())
     first = torch.zeros(())
@@ -118,7 +119,7 @@ def mean_overall(model: Any, graph: Graph, task: Task) -> Tensor:
 
 
 @ablation
-def counterfactual(model: Any, graph: Graph, task: Task) -> Tensor:
+def counterfactual(model: Bridge, graph: Graph, task: Task) -> Tensor:
     """What the writer gives on the corrupt prompt, which differs in its subject (interchange, "patching")."""
     if not task.corrupt:
         raise UserError("the counterfactual ablation needs a corrupt prompt: name another subject with --swap")

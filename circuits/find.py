@@ -4,7 +4,6 @@ The method says which edges are kept. Here the circuit it chose is measured besi
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,12 +16,13 @@ from circuits.method import EdgeChoice, Method
 from circuits.search.acdc import ACDC
 from circuits.task import Task
 from factscope.errors import UserError
+from factscope.model.bridge import Bridge
 from factscope.model.weights import fingerprint
 from factscope.runs.provenance import Run, stopwatch
 
 
 def decisions_of(
-    circuit: Circuit, model: Any, task: Task, *, split: bool = True, positions: bool = False
+    circuit: Circuit, model: Bridge, task: Task, *, split: bool = True, positions: bool = False
 ) -> tuple[Decision, ...]:
     """The decisions of an earlier search, for `ACDC(earlier=...)` with another threshold.
 
@@ -43,7 +43,7 @@ def decisions_of(
 
 
 def find(
-    model: Any,
+    model: Bridge,
     task: Task,
     method: Method = ACDC(),
     *,

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from factscope.errors import GraphError, ModelError
+from factscope.model.bridge import Bridge
 
 Kind = Literal["q", "k", "v", "head", "mlp", "logits"]
 
@@ -58,7 +59,7 @@ class Graph:
             raise GraphError(f"{self.n_heads} heads do not share {self.n_kv_heads} key/value heads evenly")
 
     @classmethod
-    def of(cls, model: Any, *, split: bool = True, positions: bool = False) -> "Graph":
+    def of(cls, model: Bridge, *, split: bool = True, positions: bool = False) -> "Graph":
         """The graph of `model`; ModelError where edges would not be exact (norms after a sub-layer, experts)."""
         config = model.cfg
         _check_additive(model)
@@ -258,7 +259,7 @@ def place_of(name: str) -> tuple[int, int | None]:
     raise GraphError(f"{name!r} is no node of a circuit: there are embed, a3.h5, m7 and logits")
 
 
-def _check_additive(model: Any) -> None:
+def _check_additive(model: Bridge) -> None:
     """Refuse what is not a plain sum of writers: a norm between a sub-layer and the residual stream, or experts."""
     config = model.cfg
     name = str(getattr(config, "architecture", None) or "this model")

@@ -9,7 +9,6 @@ increments. (Knowledge Circuits divides by the number of padded positions too; h
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from factscope.errors import PromptError, TokenMismatch, UserError
 from factscope.model import metrics
-from factscope.model.bridge import device
+from factscope.model.bridge import Bridge, device
 from factscope.model.prompts import Prompt
 from factscope.model.readout import rank
 
@@ -57,12 +56,12 @@ class Task:
         """Tokens in each prompt."""
         return len(self.prompts[0].tokens)
 
-    def tokens(self, model: Any) -> Int[Tensor, "row pos"]:
+    def tokens(self, model: Bridge) -> Int[Tensor, "row pos"]:
         """The clean prompts."""
         return rows(model, self.prompts)
 
 
-def rows(model: Any, prompts: Sequence[Prompt]) -> Int[Tensor, "row pos"]:
+def rows(model: Bridge, prompts: Sequence[Prompt]) -> Int[Tensor, "row pos"]:
     """Prompts of one length as a batch on the model's device."""
     return torch.tensor([prompt.tokens for prompt in prompts], device=device(model))
 
@@ -108,7 +107,7 @@ class Objective:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Any, task: Task) -> "Objective":
+    def of(cls, model: Bridge, task: Task) -> "Objective":
         """Run the full model once for what the loss compares with."""
         clean = model(task.tokens(model), use_cache=False)[:, -1]
         targets = tuple(

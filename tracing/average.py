@@ -21,6 +21,7 @@ from torch import Tensor
 
 from factscope.data.fact import Fact
 from factscope.errors import NoGap, PromptError, UserError
+from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import logits_at
 from factscope.model.known import Known
 from factscope.model.metrics import metric
@@ -38,7 +39,7 @@ KNOWN = Known()  # what --known asks for
 
 
 def average(
-    model: Any,
+    model: Bridge,
     facts: Sequence[Fact],
     config: Config = Config(),
     *,
@@ -116,7 +117,7 @@ def by_role(effect: Float[Tensor, "layer pos"], prompt: Prompt) -> Float[Tensor,
 
 
 def _piece(
-    model: Any,
+    model: Bridge,
     fact: Fact,
     relation: Sequence[Fact],
     config: Config,

@@ -15,14 +15,13 @@ value, with the same noise draw. (ROME's notebook holds them at the values of a 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from factscope.errors import NoGap, UserError
-from factscope.model.bridge import device
+from factscope.model.bridge import Bridge, device
 from factscope.model.forward.partial import Frame, KeysValues, embed
 from factscope.model.hooks import Patch, patched, record
 from factscope.model.metrics import Metric, Target, metric, probability
@@ -86,7 +85,7 @@ def _check_sites(sites: tuple[str, ...]) -> None:
 
 
 def trace(
-    model: Any,
+    model: Bridge,
     prompt: Prompt,
     config: Config = Config(),
     *,
@@ -130,7 +129,7 @@ def trace(
     )
 
 
-def cells_of(model: Any, prompt: Prompt, config: Config) -> int:
+def cells_of(model: Bridge, prompt: Prompt, config: Config) -> int:
     """How many cells a trace computes: those from the subject's first token on."""
     positions = len(prompt.tokens) - prompt.subject_span[0]
     heads = {"head": model.cfg.n_heads}
@@ -215,7 +214,7 @@ class Runs:
         return self.metric.toward
 
     @classmethod
-    def of(cls, model: Any, prompt: Prompt, config: Config, corruption: Corruption | None) -> "Runs":
+    def of(cls, model: Bridge, prompt: Prompt, config: Config, corruption: Corruption | None) -> "Runs":
         """Run clean and corrupted rows once, from the embeddings up."""
         frame = Frame.of(model, prompt.tensor(device(model)))
         if not prompt.answer_ids:
@@ -277,7 +276,7 @@ class Runs:
         return torch.stack([self.metric(grouped[:, i], target) for i, target in enumerate(self.targets)], 1)
 
 
-def _corruption(model: Any, prompt: Prompt, config: Config) -> Corruption:
+def _corruption(model: Bridge, prompt: Prompt, config: Config) -> Corruption:
     if config.corruption == "swap":
         return corrupt.swap(model, prompt, config.samples, config.seed, config.swaps)
     return corrupt.noise(model, prompt, config.samples, config.noise, config.seed, config.noise_level)

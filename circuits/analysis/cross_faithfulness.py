@@ -8,7 +8,7 @@ circuits as large. This package knows of editing only that a change can be put i
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from circuits.analysis.diff import same_settings
 from circuits.analysis.faithfulness import RandomBaseline, random_circuit
 from circuits.circuit import Circuit, faithfulness
 from circuits.engine.reference import Reference
+from factscope.model.bridge import Bridge
 from factscope.model.readout import rank
 
 
@@ -23,7 +24,7 @@ from factscope.model.readout import rank
 class Change(Protocol):
     """Something that can be done to a model for the length of a `with`: an edit, a null."""
 
-    def applied(self, model: Any) -> AbstractContextManager[None]:
+    def applied(self, model: Bridge) -> AbstractContextManager[None]:
         """The block runs on the changed model; afterwards it is as before, bit for bit."""
         ...
 
@@ -67,7 +68,7 @@ class Entry:
 
 
 def cross_faithfulness(
-    model: Any, change: Change, before: Circuit, after: Circuit, n_random: int = 3, seed: int = 0
+    model: Bridge, change: Change, before: Circuit, after: Circuit, n_random: int = 3, seed: int = 0
 ) -> CrossFaithfulness:
     """Run both models on both circuits; MixedSettings unless the circuits were found in the same way."""
     same_settings(before, after)
@@ -84,7 +85,7 @@ def cross_faithfulness(
 
 
 def _restricted(
-    model: Any, name: str, before: Circuit, after: Circuit, n_random: int, seed: int
+    model: Bridge, name: str, before: Circuit, after: Circuit, n_random: int, seed: int
 ) -> tuple[list[Restricted], RandomBaseline]:
     graph, task = before.graph, before.task
     reference = Reference(model, graph, task)

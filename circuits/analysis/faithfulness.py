@@ -10,7 +10,6 @@ model should still agree when the same nodes are knocked out of both. Minimality
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from circuits.graph import Graph
 from circuits.scorers.exact import single_cuts
 from circuits.task import Task, alike, twin
 from factscope.errors import UserError
+from factscope.model.bridge import Bridge
 from factscope.model.metrics import Target, kl
 from factscope.model.prompts import Prompt
 from factscope.model.weights import fingerprint
@@ -102,7 +102,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Any,
+    model: Bridge,
     circuit: Circuit,
     held_out: Sequence[Prompt] = (),
     *,
@@ -168,7 +168,7 @@ def _cut_alone(reference: Reference, kept: Mask) -> Float[Tensor, " edge"]:
     return torch.stack([cut[writer, reader].abs() for reader, writer in np.argwhere(kept.T).tolist()])
 
 
-def hits(model: Any, graph: Graph, kept: Mask, tasks: Sequence[Task], random: Sequence[Mask] = ()) -> Hits:
+def hits(model: Bridge, graph: Graph, kept: Mask, tasks: Sequence[Task], random: Sequence[Mask] = ()) -> Hits:
     """Hit@10 over all prompts of the tasks."""
     ranks_full: list[int] = []
     ranks: list[int] = []
@@ -265,7 +265,7 @@ def _knocked_out(reference: Reference, kept: Mask, generator: np.random.Generato
     return _kl(reference.logits(full), reference.logits(circuit))
 
 
-def _by_ablation(model: Any, graph: Graph, task: Task, kept: Mask) -> dict[str, float]:
+def _by_ablation(model: Bridge, graph: Graph, task: Task, kept: Mask) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in ablation_names():
         if name == "counterfactual" and not task.corrupt:

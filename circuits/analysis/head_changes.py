@@ -7,7 +7,6 @@ matched by name; the attention to the subject and the tokens written stand besid
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.graph import Graph
 from circuits.task import Task
+from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt
 from factscope.model.readout import readout
 
@@ -83,7 +83,7 @@ CHANGES = {
 
 
 @torch.no_grad()
-def head_table(model: Any, graph: Graph, prompt: Prompt, old: int, new: int, names: tuple[str, str]) -> HeadTable:
+def head_table(model: Bridge, graph: Graph, prompt: Prompt, old: int, new: int, names: tuple[str, str]) -> HeadTable:
     """Read every head of `model` on `prompt` for the tokens `old` and `new`, which `names` names."""
     first = Task((prompt,), "log_probability", "zero")
     fast = Fast(Reference(model, graph, first))

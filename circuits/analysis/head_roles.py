@@ -30,6 +30,7 @@ from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.graph import place_of
 from circuits.task import Task
+from factscope.model.bridge import Bridge
 from factscope.model.readout import Component, Readout, rank, readout
 from factscope.runs.provenance import Run, stopwatch
 
@@ -72,7 +73,7 @@ class Roles:
 
 @torch.no_grad()
 def roles(
-    model: Any,
+    model: Bridge,
     circuit: Circuit,
     answers: Sequence[str] = (),
     *,
@@ -151,7 +152,9 @@ class _Naming:
         return role_from(head.attention, head.direct, subject, relation, own, in_range, self.least)
 
 
-def _head_role(model: Any, head: _HeadReading, naming: _Naming, subject: np.ndarray, relation: np.ndarray) -> HeadRole:
+def _head_role(
+    model: Bridge, head: _HeadReading, naming: _Naming, subject: np.ndarray, relation: np.ndarray
+) -> HeadRole:
     return HeadRole(
         head.name,
         naming.role(head, subject, relation),
@@ -272,7 +275,7 @@ def _curves(fast: Fast, circuit: Circuit, lens: AnswerReading, subject: list[int
     return curves
 
 
-def first_tokens(model: Any, answers: Sequence[str]) -> set[int]:
+def first_tokens(model: Bridge, answers: Sequence[str]) -> set[int]:
     """First tokens of the answers, each after a space."""
     found = set()
     for answer in answers:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from circuits.engine.writes import attention_biases
 from circuits.graph import Graph
+from factscope.model.bridge import Bridge
 from factscope.model.forward.onednn import packed
 from factscope.model.forward.partial import Frame
 from factscope.model.weights import WeightName, live_weights
@@ -44,7 +45,7 @@ class Layer:
 class Kernel:
     """The parts of one model for prompts of one length."""
 
-    def __init__(self, model: Any, graph: Graph, frame: Frame) -> None:
+    def __init__(self, model: Bridge, graph: Graph, frame: Frame) -> None:
         self.model, self.graph, self.frame = model, graph, frame
         weights = live_weights(model)
         biases = attention_biases(model)
@@ -123,7 +124,7 @@ def _rotated(x: Tensor, rotary: tuple[Tensor, Tensor] | None, start: int) -> Ten
     return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
 
 
-def _layer(model: Any, layer: int, weights: dict[str, Tensor], out_bias: Tensor, frame: Frame) -> Layer:
+def _layer(model: Bridge, layer: int, weights: dict[str, Tensor], out_bias: Tensor, frame: Frame) -> Layer:
     def named(name: str) -> Tensor:
         return weights[str(WeightName(layer, f"attn.{name}"))].detach()
 

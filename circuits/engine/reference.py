@@ -12,7 +12,6 @@ and each head's result is taken from the run in which the shared keys and values
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,6 +21,7 @@ from circuits.ablations import ablated
 from circuits.engine.writes import Mask, attention_biases, check_sum, copies, reading, recorders
 from circuits.graph import Graph
 from circuits.task import Objective, Task
+from factscope.model.bridge import Bridge
 from factscope.model.hooks import hooked
 from factscope.model.sites import Site
 
@@ -29,7 +29,7 @@ from factscope.model.sites import Site
 class Reference:
     """Evaluates any set of edges, one full forward pass each."""
 
-    def __init__(self, model: Any, graph: Graph, task: Task, replacement: Tensor | None = None) -> None:
+    def __init__(self, model: Bridge, graph: Graph, task: Task, replacement: Tensor | None = None) -> None:
         self.model, self.graph, self.task = model, graph, task
         self.objective = Objective.of(model, task)
         self.replacement = ablated(model, graph, task) if replacement is None else replacement

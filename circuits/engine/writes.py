@@ -15,6 +15,7 @@ from torch import Tensor
 
 from circuits.graph import Graph
 from factscope.errors import ModelError
+from factscope.model.bridge import Bridge
 from factscope.model.hooks import flags, hooked
 from factscope.model.sites import Site
 
@@ -70,14 +71,14 @@ def recorders(graph: Graph, keep: Callable[[int, Tensor], None]) -> list[Hook]:
 
 
 @contextmanager
-def reading(model: Any) -> Any:
+def reading(model: Bridge) -> Any:
     """The flags under which readers and heads can be hooked."""
     with flags(model, **FLAGS):
         yield
 
 
 @torch.no_grad()
-def writes(model: Any, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "writer row pos d_model"]:
+def writes(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "writer row pos d_model"]:
     """What every writer writes in a plain run of `tokens`."""
     seen: dict[int, Tensor] = {}
     with reading(model), hooked(model, recorders(graph, lambda number, out: seen.__setitem__(number, out.clone()))):
@@ -86,7 +87,7 @@ def writes(model: Any, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float[Te
 
 
 @torch.no_grad()
-def check_sum(model: Any, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
+def check_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
     """ModelError unless the last residual stream is the sum of what the writers write and the attention biases."""
     total: list[Tensor] = []
     last: list[Tensor] = []
@@ -109,7 +110,7 @@ def check_sum(model: Any, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
         )
 
 
-def attention_biases(model: Any) -> list[Tensor]:
+def attention_biases(model: Bridge) -> list[Tensor]:
     """Each layer's attention output bias, which is always on; zero where there is none."""
     zero = torch.zeros_like(next(model.ln_final.parameters()))
     biases: Iterable[Any] = (getattr(block.attn.o.original_component, "bias", None) for block in model.blocks)

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from factscope.model.bridge import Bridge
 from factscope.model.sites import Site, flag_of, hook_name
 
 Index = slice | Sequence[int] | Tensor
@@ -62,7 +63,7 @@ def _grid(activation: Tensor, rows: Index | None, positions: Index | None) -> tu
     return (row[:, None], position[None, :])
 
 
-def _point(model: Any, site: Site) -> Any:
+def _point(model: Bridge, site: Site) -> Any:
     points = _POINTS.get(model)
     if points is None:
         points = _POINTS[model] = dict(model.hook_dict)
@@ -76,7 +77,7 @@ def _point(model: Any, site: Site) -> Any:
 
 
 @contextmanager
-def hooked(model: Any, functions: Sequence[tuple[Site, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
+def hooked(model: Bridge, functions: Sequence[tuple[Site, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
     """Call each function with the activation at its site; what it returns, if not None, replaces the activation.
 
     Raises HookNeverFired on leaving, if a site was never reached.
@@ -104,14 +105,14 @@ def hooked(model: Any, functions: Sequence[tuple[Site, Callable[[Tensor], Tensor
 
 
 @contextmanager
-def patched(model: Any, patches: Sequence[Patch]) -> Iterator[None]:
+def patched(model: Bridge, patches: Sequence[Patch]) -> Iterator[None]:
     """Run the block with `patches` in place; later patches at one site see what earlier ones wrote."""
     with hooked(model, [(patch.site, patch.applied) for patch in patches]):
         yield
 
 
 @contextmanager
-def record(model: Any, sites: Sequence[Site], grad: bool = False) -> Iterator[dict[Site, Tensor]]:
+def record(model: Bridge, sites: Sequence[Site], grad: bool = False) -> Iterator[dict[Site, Tensor]]:
     """Collect the activations at `sites` of the last forward pass in the block; detached copies unless `grad`."""
     seen: dict[Site, Tensor] = {}
 
@@ -127,7 +128,7 @@ def record(model: Any, sites: Sequence[Site], grad: bool = False) -> Iterator[di
 
 
 @contextmanager
-def flags(model: Any, **values: bool) -> Iterator[None]:
+def flags(model: Bridge, **values: bool) -> Iterator[None]:
     """Set TransformerLens flags (use_attn_result, use_split_qkv_input, use_hook_mlp_in) for the block."""
     with ExitStack() as undo:
         for name, value in values.items():
@@ -138,6 +139,6 @@ def flags(model: Any, **values: bool) -> Iterator[None]:
         yield
 
 
-def hooks_left(model: Any) -> list[str]:
+def hooks_left(model: Bridge) -> list[str]:
     """Names of hook points that still carry a hook: empty when everything was given back."""
     return sorted(name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks)

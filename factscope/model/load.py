@@ -168,7 +168,7 @@ def _explained(spec: str, place: str, trouble: Exception) -> Exception:
     return trouble
 
 
-def _check_finite(model: Any, spec: str) -> None:
+def _check_finite(model: Bridge, spec: str) -> None:
     bad = [name for name, parameter in _running(model).items() if not torch.isfinite(parameter).all()]
     if bad:
         raise ModelError(

@@ -19,7 +19,7 @@ from torch import Tensor
 from factscope.data.fact import Fact
 from factscope.data.shipped import find_fact, guess_subject
 from factscope.errors import PromptError, TokenMismatch
-from factscope.model.bridge import info
+from factscope.model.bridge import Bridge, info
 
 Span = tuple[int, int]  # first, and one past the last
 
@@ -123,7 +123,7 @@ class PromptPair:
 
 
 def make_prompt(
-    model: Any,
+    model: Bridge,
     text: str,
     *,
     subject: str | None = None,
@@ -151,7 +151,7 @@ def make_prompt(
     return with_foil(model, prompt, foil) if foil is not None else prompt
 
 
-def prompt_of(model: Any, fact: Fact, *, start: str = "auto") -> Prompt:
+def prompt_of(model: Bridge, fact: Fact, *, start: str = "auto") -> Prompt:
     """The prompt of a fact, its answer and foil included; the foil is left out where it begins like the answer."""
     prompt = _tokenised(model, fact.prompt.rstrip(), fact.subject_span, "fact", start, [])
     prompt = with_answer(model, prompt, fact.answer, "fact")
@@ -163,7 +163,7 @@ def prompt_of(model: Any, fact: Fact, *, start: str = "auto") -> Prompt:
         return replace(prompt, notes=(*prompt.notes, str(why)))
 
 
-def with_answer(model: Any, prompt: Prompt, answer: str, origin: str) -> Prompt:
+def with_answer(model: Bridge, prompt: Prompt, answer: str, origin: str) -> Prompt:
     """`prompt` with this answer; an answer of several tokens is traced by its first, and a note says so."""
     joined, ids = _continuation(model, prompt, answer, "answer")
     notes = prompt.notes
@@ -173,12 +173,12 @@ def with_answer(model: Any, prompt: Prompt, answer: str, origin: str) -> Prompt:
     return replace(prompt, answer=joined, answer_ids=ids, answer_from=origin, notes=notes)
 
 
-def with_answer_ids(model: Any, prompt: Prompt, ids: Sequence[int], origin: str) -> Prompt:
+def with_answer_ids(model: Bridge, prompt: Prompt, ids: Sequence[int], origin: str) -> Prompt:
     """`prompt` with an answer given as tokens, as when the model itself gave it."""
     return replace(prompt, answer=model.tokenizer.decode(list(ids)), answer_ids=tuple(ids), answer_from=origin)
 
 
-def with_foil(model: Any, prompt: Prompt, foil: str) -> Prompt:
+def with_foil(model: Bridge, prompt: Prompt, foil: str) -> Prompt:
     """`prompt` with this wrong answer to compare with."""
     joined, ids = _continuation(model, prompt, foil, "foil")
     if prompt.answer_ids and ids[0] == prompt.answer_ids[0]:
@@ -190,7 +190,7 @@ def with_foil(model: Any, prompt: Prompt, foil: str) -> Prompt:
     return replace(prompt, foil=joined, foil_ids=ids)
 
 
-def swap_subject(model: Any, prompt: Prompt, subject: str, answer: str | None = None) -> PromptPair:
+def swap_subject(model: Bridge, prompt: Prompt, subject: str, answer: str | None = None) -> PromptPair:
     """The pair of `prompt` and the same text about another subject; TokenMismatch unless they align."""
     begin, end = prompt.subject_characters
     text = prompt.text[:begin] + subject + prompt.text[end:]
@@ -273,7 +273,7 @@ def _capitalised(text: str) -> Span:
 # ---- tokens ----
 
 
-def _tokenised(model: Any, text: str, span: Span, origin: str, start: str, notes: list[str]) -> Prompt:
+def _tokenised(model: Bridge, text: str, span: Span, origin: str, start: str, notes: list[str]) -> Prompt:
     if span[1] > len(text):
         span = (span[0], len(text))
     ids, offsets = _encode(model, text)
@@ -305,7 +305,7 @@ def _tokenised(model: Any, text: str, span: Span, origin: str, start: str, notes
     )
 
 
-def _encode(model: Any, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]]:
+def _encode(model: Bridge, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]]:
     tokenizer = model.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise PromptError(f"{type(tokenizer).__name__} gives no character offsets; the model needs a tokenizer.json")
@@ -314,7 +314,7 @@ def _encode(model: Any, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]]:
 
 
 def _continuation(
-    model: Any, prompt: Prompt, answer: str, what: Literal["answer", "foil"]
+    model: Bridge, prompt: Prompt, answer: str, what: Literal["answer", "foil"]
 ) -> tuple[str, tuple[int, ...]]:
     """`answer` with its leading space, and its ids: the whole text's, less the prompt's."""
     if not answer.strip():
@@ -330,7 +330,7 @@ def _continuation(
     return joined, ids[len(own) :]
 
 
-def start_token(model: Any, start: str = "auto") -> tuple[str | None, tuple[int, ...]]:
+def start_token(model: Bridge, start: str = "auto") -> tuple[str | None, tuple[int, ...]]:
     """The token that begins a document and its id, as asked for by "auto", "none" or a token; None and () for none.
 
     Raises PromptError if this tokenizer does not have the token: it would take its unknown token instead.
@@ -344,6 +344,6 @@ def start_token(model: Any, start: str = "auto") -> tuple[str | None, tuple[int,
     return token, (int(number),)
 
 
-def start_ids(model: Any, start: str = "auto") -> tuple[int, ...]:
+def start_ids(model: Bridge, start: str = "auto") -> tuple[int, ...]:
     """The ids that begin a document: none, or the one start token; PromptError as in `start_token`."""
     return start_token(model, start)[1]

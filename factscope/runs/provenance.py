@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from factscope import __version__
-from factscope.model.bridge import device, info
+from factscope.model.bridge import Bridge, device, info
 from factscope.model.weights import fingerprint
 
 _LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
@@ -44,7 +43,7 @@ class Run:
     peak_memory: float = 0.0  # GB (10^9 bytes): the process on a CPU, allocated by torch on a GPU
 
     @classmethod
-    def of(cls, model: Any, seed: int) -> "Run":
+    def of(cls, model: Bridge, seed: int) -> "Run":
         """Describe `model` and this process now."""
         known = info(model)
         place = device(model)

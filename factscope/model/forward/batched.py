@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from factscope.model.bridge import device
+from factscope.model.bridge import Bridge, device
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import after_preface, preface_ids
 from factscope.model.hooks import record
@@ -28,7 +28,7 @@ SHARED = 8  # tokens that all rows of a batch must share for a pass of their own
 @torch.no_grad()
 @thin_products()
 def logits_at(
-    model: Any, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
+    model: Bridge, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "wanted vocab"]]:
     """Logits of each row at its wanted positions, float32 on the CPU; rows of any length, right-padded."""
     read, last = readout(model), Site("resid", model.cfg.n_layers - 1)
@@ -52,7 +52,7 @@ def logits_at(
     return out
 
 
-def _begun(model: Any, tokens: Int[Tensor, "row pos"], first: int) -> tuple[int, Any]:
+def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[int, Any]:
     """How many tokens all rows share before `first`, and their keys and values for every row; 0 and None if too few."""
     if len(tokens) == 1:
         return 0, None

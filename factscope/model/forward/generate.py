@@ -5,13 +5,12 @@ The text of an in-context edit that is in place stands before every prompt that 
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from factscope.model.bridge import device
+from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import ROWS, THIN
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import after_preface, preface_ids
@@ -19,7 +18,7 @@ from factscope.model.forward.prefix import after_preface, preface_ids
 
 @torch.no_grad()
 def sample(
-    model: Any,
+    model: Bridge,
     begin: Int[Tensor, "row pos"],
     length: int,
     generator: torch.Generator | None,
@@ -44,7 +43,7 @@ def sample(
 
 
 @torch.no_grad()
-def generate(model: Any, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
+def generate(model: Bridge, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
     """Greedy continuations by `more` tokens; prompts of one length run together."""
     first, told = preface_ids(model)
     prompts = [after_preface(model, prompt, first, told) for prompt in prompts]

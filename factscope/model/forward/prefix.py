@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.model.prompts import start_ids
 
 
@@ -24,7 +25,7 @@ class Preface:
 _PREFACES: WeakKeyDictionary[Any, Preface] = WeakKeyDictionary()
 
 
-def put_before(model: Any, preface: Preface | None) -> None:
+def put_before(model: Bridge, preface: Preface | None) -> None:
     """From now on this text, in the place of the one there was; with None, no text."""
     if preface is None:
         _PREFACES.pop(model, None)
@@ -32,7 +33,7 @@ def put_before(model: Any, preface: Preface | None) -> None:
         _PREFACES[model] = preface
 
 
-def preface_ids(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def preface_ids(model: Bridge) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What a row must begin with for the preface to stand after it, and the preface's tokens; both empty without."""
     preface = _PREFACES.get(model)
     if preface is None:
@@ -41,7 +42,7 @@ def preface_ids(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return start_ids(model, preface.start), ids
 
 
-def prefaced(model: Any, row: Sequence[int]) -> tuple[int, ...]:
+def prefaced(model: Bridge, row: Sequence[int]) -> tuple[int, ...]:
     """The row as the model reads it: the preface comes right after the start token.
 
     Raises EditError if that is longer than the model reads.
@@ -49,7 +50,7 @@ def prefaced(model: Any, row: Sequence[int]) -> tuple[int, ...]:
     return after_preface(model, row, *preface_ids(model))
 
 
-def after_preface(model: Any, row: Sequence[int], first: tuple[int, ...], ids: tuple[int, ...]) -> tuple[int, ...]:
+def after_preface(model: Bridge, row: Sequence[int], first: tuple[int, ...], ids: tuple[int, ...]) -> tuple[int, ...]:
     """`prefaced` for many rows: `first` and `ids` are what `preface_ids` gave, once for all of them."""
     at = len(first) if tuple(row[: len(first)]) == first else 0
     if ids and len(row) + len(ids) > model.cfg.n_ctx:

@@ -7,12 +7,12 @@ so is the same prompt asked of several facts. The rows that are left run in batc
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import logits_at
 
 PAIRS = 256  # whose logits are held at once
@@ -47,7 +47,7 @@ class AnswerScore:
 
 
 @torch.no_grad()
-def score(model: Any, pairs: Sequence[Pair]) -> list[AnswerScore]:
+def score(model: Bridge, pairs: Sequence[Pair]) -> list[AnswerScore]:
     """Every pair, in order."""
     out: list[AnswerScore] = []
     for begin in range(0, len(pairs), PAIRS):
@@ -55,7 +55,7 @@ def score(model: Any, pairs: Sequence[Pair]) -> list[AnswerScore]:
     return out
 
 
-def _score(model: Any, pairs: Sequence[Pair]) -> list[AnswerScore]:
+def _score(model: Bridge, pairs: Sequence[Pair]) -> list[AnswerScore]:
     hosts, host = shared([pair.row for pair in pairs])
     wanted: list[dict[int, int]] = [{} for _ in hosts]  # position -> where its logits stand
     for pair, number in zip(pairs, host, strict=True):

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factscope.errors import ModelError
-from factscope.model.bridge import device
+from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import logits_at, padded
 from factscope.model.forward.partial import Frame, KeysValues, embed
 from factscope.model.hooks import record
@@ -109,7 +109,7 @@ class Suffix:
         return self.rows[row].subject
 
 
-def landed(model: Any, layer: int, write: Tensor, added: Tensor) -> Tensor:
+def landed(model: Bridge, layer: int, write: Tensor, added: Tensor) -> Tensor:
     """What reaches the residual stream when the MLP of `layer` writes `write + added` instead of `write`.
 
     It is `added`, except where the model normalises after the MLP (Gemma-2 and -3).
@@ -119,7 +119,7 @@ def landed(model: Any, layer: int, write: Tensor, added: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def suffix(model: Any, rows: Sequence[Row], layer: int) -> Suffix:
+def suffix(model: Bridge, rows: Sequence[Row], layer: int) -> Suffix:
     """Run `rows` once, clean, and keep what the blocks above `layer` need to run from the subject's end on."""
     before = max(row.subject for row in rows)  # P
     after = max(row.length for row in rows)  # S

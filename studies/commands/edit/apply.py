@@ -11,8 +11,8 @@ from factscope.runs.folders import new_folder, settled_folder
 from factscope.settings import configured
 from studies.commands.app import load, note, tell
 from studies.commands.command import command, run_folder
-from studies.commands.edit import stack
 from studies.commands.edit.learning import learning
+from studies.commands.edit.saved import stack
 from studies.commands.edit.scores import scores_of
 from studies.commands.options import (
     EditOptions,

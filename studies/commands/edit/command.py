@@ -7,13 +7,13 @@ from studies.commands.edit.apply import apply
 from studies.commands.edit.bench import bench
 from studies.commands.edit.compare import compare
 from studies.commands.edit.evaluate import evaluate
-from studies.commands.edit.export import export
 from studies.commands.edit.harness import harness
 from studies.commands.edit.layers import layers
-from studies.commands.edit.list_ import list_
 from studies.commands.edit.moments import moments
+from studies.commands.edit.saved.export import export
+from studies.commands.edit.saved.list_ import list_
+from studies.commands.edit.saved.undo import undo
 from studies.commands.edit.sequence import sequence
-from studies.commands.edit.undo import undo
 
 app = group(
     "edit",

@@ -8,8 +8,8 @@ from typing import Annotated, Any, cast
 from factscope.runs.folders import new_folder
 from studies.commands.app import tell
 from studies.commands.command import command, run_folder
+from studies.commands.edit.saved.stack import model_of
 from studies.commands.edit.scores import scores_of
-from studies.commands.edit.stack import model_of
 from studies.commands.options import (
     FACTS,
     MODEL,

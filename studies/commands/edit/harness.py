@@ -9,7 +9,7 @@ from factscope.errors import UserError
 from factscope.runs.folders import new_folder
 from studies.commands.app import listed, tell
 from studies.commands.command import command, run_folder
-from studies.commands.edit.stack import model_of
+from studies.commands.edit.saved.stack import model_of
 from studies.commands.options import DETAILS, OutputOptions, Runs, SavedModelOptions, argument, option
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from studies.commands.app import tell
 from studies.commands.command import command
-from studies.commands.edit.stack import read_stack
+from studies.commands.edit.saved.stack import read_stack
 from studies.commands.options import OUTPUT, Options, Runs, option
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from studies.commands.app import tell
 from studies.commands.command import command
-from studies.commands.edit.stack import model_of, read_stack, write_stack
+from studies.commands.edit.saved.stack import model_of, read_stack, write_stack
 from studies.commands.options import OUTPUT, Runs, SavedModelOptions, argument, option
 
 

@@ -48,7 +48,7 @@ def main():
     others = unrelated_facts(model, facts, seed=args.seed, start=args.start)
     yardstick = Yardstick.of(model, others, *fixed_text(model, seed=args.seed, start=args.start), args.start)
     print(f"{len(facts)} facts of {args.facts or 'the shipped ones'}; {len(others)} unrelated; text {yardstick.source}")
-    heading = ["run", "facts", *SCORES, "unrelated same", "KL, nats", "perplexity ×", "condition ×", "s an edit"]
+    heading = ["run", "facts", *SCORES, "unrelated same", "KL, nats", "perplexity ×", "condition ×", "s per edit"]
     print("| " + " | ".join(heading) + " |\n|" + " --- |" * len(heading), flush=True)
     for tag in args.runs.split(","):
         name, *pairs = tag.split(":")

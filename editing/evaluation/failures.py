@@ -1,7 +1,7 @@
 """How edits fail, from what the model writes: the four kinds of the KnowEdit survey (Zhang et al. 2024, section 4.5).
 
-Looked at are the edits' own prompts that the target does not answer in full, after the edit, where a continuation was
-written. The survey sorts by hand; the rules here are ours, in this order:
+What is looked at: the edits' own prompts that the target does not answer in full after the edit, where a continuation
+was written. The survey sorts by hand; the rules here are ours, in this order:
 
     meaningless           no word at all, or one word makes up more than half of at least four and is of neither answer
     partial replacement   words of the target beside words of the old answer that the target does not have

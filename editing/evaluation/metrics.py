@@ -116,13 +116,13 @@ def _magnitude(record: Record, kind: str, label: str | None = None) -> float | N
 
 @metric("ES", "share", ROME)
 def efficacy_success(record: Record) -> float | None:
-    """The new answer is likelier than the true one, a token on average; a tie fails."""
+    """The new answer is likelier than the true one, on average per token; a tie fails."""
     return _preferred(record, "rewrite")
 
 
 @metric("EM", "probability", ROME)
 def efficacy_magnitude(record: Record) -> float | None:
-    """Geometric-mean probability a token: the new answer's less the true one's."""
+    """Geometric-mean probability per token: that of the new answer minus that of the true answer."""
     return _magnitude(record, "rewrite")
 
 

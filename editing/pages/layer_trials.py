@@ -32,10 +32,10 @@ def layers_in_words(choice: LayerChoice) -> str:
 
 
 def layer_table(choice: LayerChoice) -> Table:
-    """One row a layer."""
+    """One row per layer."""
     columns = ("layer", "efficacy", "paraphrase", "neighbourhood", "unchanged", "KL, nats", "mark")
     rows = tuple(
         (t.layer, *(round(v, 3) for v in (t.efficacy, t.paraphrase, t.neighbourhood, t.unchanged, t.kl, t.mark)))
         for t in choice.trials
     )
-    return Table("Layers", columns, rows, "Mark: harmonic mean of the four shares.")
+    return Table("Layers", columns, rows, "Mark: the harmonic mean of the four shares.")

@@ -4,13 +4,13 @@ from editing.evaluation.lm_eval import TaskReport
 from factscope.plots.specs import Card, Cell, Page, Section, Table
 
 NOTE = (
-    "± is lm-eval's standard error of each number alone; both models are asked the same questions, so a difference is "
-    "known better than the two of them suggest."
+    "± is lm-eval's standard error of each number alone; both models are asked the same questions, so the difference "
+    "is known better than the two errors suggest."
 )
 
 
 def in_words(report: TaskReport) -> tuple[str, ...]:
-    """A line a metric: unedited and edited, each with its standard error."""
+    """One line per metric: unedited and edited, each with its standard error."""
     rows = [("task", "metric", "unedited", "edited")]
     for one in report.scores:
         rows.append((one.task, one.metric, told(one.before, one.before_error), told(one.after, one.after_error)))

@@ -17,7 +17,8 @@ def report_page(report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
         Section("Every prompt", (row_table(report), *spoken_table(report))),
         *([Section("The edited weights", (spectrum_table(spectra),))] if spectra else []),
     ]
-    return Page(f"{len(report.edits)} edits scored", tuple(sections), ", ".join(report.methods))
+    count = len(report.edits)
+    return Page(f"{count} edit{'s' * (count != 1)} scored", tuple(sections), ", ".join(report.methods))
 
 
 def report_in_words(report: EditReport) -> list[str]:
@@ -32,9 +33,9 @@ def report_in_words(report: EditReport) -> list[str]:
 
 
 PROTOCOL = {
-    "single": "Each edit was put in alone, read, and taken out again.",
+    "single": "Each edit was applied alone, read, and taken out again.",
     "together": "All edits were in place at once.",
-    "sequence": "Edits were put in one after another: read right after each (after), and all again at the end (final).",
+    "sequence": "Edits were applied in turn: each was read when it was made (after), and all again at the end (final).",
 }
 
 
@@ -48,8 +49,8 @@ def score_table(report: EditReport) -> Table:
         shown: list[Cell] = [None if number != number else number for number in numbers]
         tail: tuple[Cell, ...] = ((None if score.final is None else round(score.final, 4)),) if final else ()
         rows.append((score.name, score.unit, score.n, *shown, *tail))
-    note = f"Protocol: {report.protocol}. Averages within a fact, then over facts; start token: {report.start_token}."
-    note += f" {INTERVALS}."
+    note = f"Protocol: {report.protocol}. Averages are taken within a fact, then over facts; {INTERVALS}. "
+    note += f"Start token (BOS): {report.start_token}."
     return Table("Scores", columns, tuple(rows), note)
 
 
@@ -80,7 +81,7 @@ def spoken_table(report: EditReport) -> tuple[Table, ...]:
     """Greedy continuations, where they were made."""
     if not report.spoken:
         return ()
-    return (Table("Continued greedily", ("prompt", "before", "after"), report.spoken[:100]),)
+    return (Table("Greedy continuations", ("prompt", "before", "after"), report.spoken[:100]),)
 
 
 def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
@@ -92,7 +93,10 @@ def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
         for s in spectra
     )  # fmt: skip
     return Table(
-        "Singular values", columns, rows, "Rank: exp of the entropy of the update's singular values as shares."
+        "Singular values",
+        columns,
+        rows,
+        "Rank: the exponential of the entropy of the update's singular values, as shares.",
     )
 
 
@@ -100,11 +104,13 @@ def headline(report: EditReport) -> Headline:
     """How many facts flipped, and what it cost the neighbours."""
     scores = {score.name: score for score in report.scores}
     worked = scores["efficacy success"]
-    numbers = [Number(f"{worked.after:.0%}", "prompts now prefer the new answer")]
+    numbers = [Number(f"{worked.after:.0%}", "of prompts now prefer the new answer")]
     if "paraphrase success" in scores:
-        numbers.append(Number(f"{scores['paraphrase success'].after:.0%}", "paraphrases do"))
+        numbers.append(Number(f"{scores['paraphrase success'].after:.0%}", "of paraphrases do"))
     if "neighbourhood top-1 same" in scores:
-        numbers.append(Number(f"{scores['neighbourhood top-1 same'].after:.0%}", "neighbours' next token unchanged"))
+        numbers.append(
+            Number(f"{scores['neighbourhood top-1 same'].after:.0%}", "of neighbours' next tokens unchanged")
+        )
     sentence = f"{worked.n} fact{'s' * (worked.n > 1)}: before the edit {worked.before:.0%} preferred the new answer"
     return Headline(sentence + f", now {worked.after:.0%} do.", tuple(numbers))
 

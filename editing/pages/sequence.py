@@ -29,14 +29,15 @@ from factscope.statistics import INTERVALS
 SHOWN = {"efficacy success": "purple", "paraphrase success": "blue", "neighbourhood success": "green"}
 SHARES = f"Bands are {INTERVALS}."
 PROTOCOL = (
-    "Each edit was computed on the model as those before it left it. Immediate: each fact read right after its own "
+    "Each edit was computed on the model as the earlier edits left it. Immediate: each fact read right after its own "
     "edit. Now: all facts so far, read at the checkpoint. Everything is compared with the model before any edit."
 )
 
 
 LOOKED = (
-    "How far the causal trace and the circuit of one edited and one unrelated fact are from the unedited model's, at "
-    "each checkpoint. An edited fact's must change, as its answer does; an unrelated one's ought to stay."
+    "The distance of the causal trace and of the circuit from those of the unedited model, at each checkpoint, for one "
+    "edited and one unrelated fact. Those of the edited fact must change, as its answer does; those of the unrelated "
+    "fact should stay."
 )
 
 
@@ -65,8 +66,8 @@ FORGETTING = (
 )
 VALUES = (
     "What the MLP of the last edited layer writes at each subject's last token, right after the fact's own edit and at "
-    "the end, on the two principal components of the former (as in Ma et al. 2024, Fig. 5). If the two clouds lie on "
-    "each other, later edits left what was written; if they part, they moved it."
+    "the end, on the two principal components of the former (as in Ma et al. 2024, Fig. 5). If the two clouds "
+    "coincide, later edits left the written values in place; if they differ, later edits moved them."
 )
 
 
@@ -124,7 +125,7 @@ def score_table(result: SequenceResult) -> Table:
             cells += _interval(point.score(score.name))
         rows.append(tuple(cells))
     note = (
-        "Success: the new answer is likelier than the true one (neighbourhood: the true one than the new). Means "
+        "Success: the new answer is likelier than the true answer (neighbourhood: the reverse). Means "
         f"within a fact, then over facts; {INTERVALS}. Unrelated "
         "facts are read at checkpoints only."
     )
@@ -313,7 +314,7 @@ def principal_plane(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]
 
 
 def checkpoint_table(result: SequenceResult) -> Table:
-    """One row a checkpoint, with what rules can be about."""
+    """One row per checkpoint, with the quantities that rules can name."""
     columns = ("facts", "restrained", *QUANTITIES, "broken", "seconds")
     rows = tuple(
         (point.facts, "yes" if point.restrained else "no",
@@ -322,13 +323,13 @@ def checkpoint_table(result: SequenceResult) -> Table:
         for point in result.checkpoints
     )  # fmt: skip
     note = "; ".join(f"{name}: {words}" for name, words in QUANTITIES.items())
-    return Table("Checkpoints", columns, rows, f"{note}. Seconds of the readings alone.")
+    return Table("Checkpoints", columns, rows, f"{note}. Seconds are those of the readings alone.")
 
 
 def card(result: SequenceResult) -> Card:
     """What is needed to do it again."""
     settings = {key: value for key, value in result.settings.items() if value not in (None, ())}
-    per_edit = f"{np.median(result.seconds):.2f} s an edit in the median, its own readings included"
+    per_edit = f"{np.median(result.seconds):.2f} s per edit in the median, with the reading of its own facts"
     items = (
         ("method", result.method),
         ("its settings", ", ".join(f"{key} {value}" for key, value in result.config.items())),

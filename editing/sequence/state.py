@@ -127,7 +127,7 @@ class State:
         edit = Edit.load(self._place(step)) if "digest" in piece else None
         if edit is not None and edit.digest != piece["digest"]:
             raise StoreError(
-                f"{self._place(step)} is not the edit that the journal names: begin anew in another folder"
+                f"{self._place(step)} is not the edit that the journal names: start again in another folder"
             )
         if step.edit and edit is not None:
             self._add_edit(step, piece, edit)
@@ -141,7 +141,7 @@ class State:
             return
         commit(self.model, self.stack)
         if fingerprint(self.model) != self.weights:
-            raise StoreError(f"the edits in {self.folder} do not give the weights that the journal names: begin anew")
+            raise StoreError(f"the edits in {self.folder} do not give the weights that the journal names: start again")
 
     def _add_edit(self, step: Step, piece: dict[str, Any], edit: Edit) -> None:
         self.stack.append(edit)

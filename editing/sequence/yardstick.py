@@ -4,7 +4,7 @@ The yardstick is read once on the model before any edit and again whenever it is
 
     unrelated facts   shipped facts that the model knows and whose subject is not edited: is the greedy next token the
                       same as before, and KL(before || now) of the next token, nats
-    a fixed text      perplexity = exp(mean nats a token), teacher-forced, every token but the first of a document
+    a fixed text      perplexity = exp(mean nats per token), teacher-forced, every token but the first of a document
 
 By default the text is what the unedited model itself wrote, drawn at temperature 1 with a seed. Then
 ln(perplexity now / perplexity before) estimates KL(before || now) for a token of running text, which no other text
@@ -68,7 +68,7 @@ class Yardstick:
         ]
 
     def perplexity(self, model: Any) -> float:
-        """exp(mean nats a token) of the fixed text on the model as it is."""
+        """exp(mean nats per token) of the fixed text on the model as it is."""
         return float(token_nats(model, self.text).double().mean().exp())  # inf, not an error, where all is lost
 
 

@@ -96,10 +96,12 @@ class Journal:
             except ValueError:
                 piece = None
             if not isinstance(piece, dict) or CHECK not in piece:
-                raise StoreError(f"line {number} of {self.path} is none of a journal: begin anew with another --out")
+                raise StoreError(
+                    f"line {number} of {self.path} is not a line of a journal: start again with another --out"
+                )
             check = piece.pop(CHECK)
             if check != self._next(piece):
-                raise StoreError(f"line {number} of {self.path} was altered: begin anew with another --out")
+                raise StoreError(f"line {number} of {self.path} was altered: start again with another --out")
             self._check = check
             lines.append(piece)
             whole += len(line)
@@ -109,7 +111,7 @@ class Journal:
         if lines and (before := lines[0].get("work", {})) != self.work:
             raise StoreError(
                 f"{self.path} was begun with other settings ({', '.join(differing(before, self.work))}); use the same "
-                "ones to go on, or another --out to begin anew"
+                "ones to continue, or another --out to start again"
             )
         self.done = lines[1:]
         return whole

@@ -49,14 +49,14 @@ def score_table(bench: Bench, said: Callable[[Score], Cell] | None = None) -> Ta
     return Table("Scores", ("metric", *(name for name, _, _ in columns)), tuple(rows), note=cost_words(bench))
 
 
-COSTS = ("s an edit", "peak MB", "kB stored")
+COSTS = ("s per edit", "peak MB", "kB stored")
 
 
 def cost_of(trial: MethodResult) -> dict[str, float | None]:
     """What an edit of one method took, by the names in `COSTS`."""
     memory = [cost.memory for cost in trial.costs if cost.memory is not None]
     return {
-        "s an edit": round(mean(cost.seconds for cost in trial.costs), 3),
+        "s per edit": round(mean(cost.seconds for cost in trial.costs), 3),
         "peak MB": round(max(memory), 1) if memory else None,
         "kB stored": round(1000 * mean(cost.stored for cost in trial.costs), 3),
     }

@@ -72,7 +72,7 @@ def headline(study: EditStudy) -> Headline:
 def _remarks(study: EditStudy) -> tuple[Spec, ...]:
     lines = [f"Edited: {each}." for each in study.edited[:5]]
     if not any(each.startswith(f"{study.request.prompt} ") for each in study.edited):
-        lines.append(f"Asked was another prompt than the edited one: {study.request.prompt!r}.")
+        lines.append(f"The study asks a prompt other than the edited one: {study.request.prompt!r}.")
     lines += [f"{note[0].upper()}{note[1:]}." for note in study.notes]
     return (Text("\n\n".join(lines)),)
 
@@ -81,8 +81,8 @@ def _how_to_read(study: EditStudy) -> str:
     old, new = study.answers
     return (
         f"The model was asked “{study.request.prompt}” before the edit, after it, and after each of {len(study.nulls)} "
-        f"nulls: edits of the same size in the same weights that mean nothing. Followed are the first tokens of two "
-        f"answers, the old {old!r} and the new {new!r}. Everywhere plus and orange are towards the new one."
+        f"nulls (control edits): random edits of the same size in the same weights. The study follows the first tokens "
+        f"of two answers, the old {old!r} and the new {new!r}. Plus and orange always mean towards the new answer."
     )
 
 
@@ -92,7 +92,7 @@ _TAKE = (
 )
 _TRACE = (
     "The subject is blurred with noise, then one state is put back as it was. The colour says how far that alone moves "
-    "the model towards the new answer (orange) or the old one (blue), in logits. All pictures of one kind share one "
+    "the model towards the new answer (orange) or the old answer (blue), in logits. All pictures of one kind share one "
     "scale; the last row is what a null changed. Where the picture “after” turned orange, the model now reads the new "
     "answer out of that state."
 )
@@ -133,7 +133,7 @@ def _heads(study: EditStudy) -> str:
     counts = {what: sum(head.what == what for head in study.heads) for what in ("takes up the new", "drops the old")}
     over = sum(head.what == "turns over" for head in study.heads)
     return (
-        f"{counts['takes up the new'] + over} heads now move the new answer that did not before, "
+        f"{counts['takes up the new'] + over} heads now move the new answer that did not move it before, "
         f"{counts['drops the old'] + over} no longer move the old one. A head moves an answer if it attends to the "
         "subject (or to subject and relation) and what it writes favours that answer. Turn: how far its direct write "
         "turned towards the new answer, in logits; “beyond nulls” if by more than the same head under every null."

@@ -77,8 +77,8 @@ def stops_at(monkeypatch, count):
             raise Killed
         return real(*arguments, **how)
 
-    monkeypatch.setattr(methods, "compute", compute)
-    return lambda: monkeypatch.setattr(methods, "compute", real)
+    monkeypatch.setattr(computing, "compute", compute)
+    return lambda: monkeypatch.setattr(computing, "compute", real)
 
 
 # ---- going on ----

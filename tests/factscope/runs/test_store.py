@@ -146,7 +146,7 @@ def test_a_setting_within_settings_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_journal_is_refused_and_intact(tmp_path: Path, line: str) -> None:
     path = tmp_path / "j"
     path.write_text(line + "\n")
-    with pytest.raises(StoreError, match=r"line 1 .* is none of a journal"), Journal(path, {"n": 3}):
+    with pytest.raises(StoreError, match=r"line 1 .* is not a line of a journal"), Journal(path, {"n": 3}):
         pass
     assert path.read_text() == line + "\n"
 

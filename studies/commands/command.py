@@ -151,9 +151,17 @@ class OwnForm(Group):
         """The context of a command below it, or of its own form."""
         own = next(iter(self.commands.values()))
         own.params += [param for param in self.params if param not in own.params]  # --version, completion
-        if args and (args[0] in self.commands or args[0] in _CALLBACKS):
+        completing = not args and extra.get("resilient_parsing")
+        if completing or (args and (args[0] in self.commands or args[0] in _CALLBACKS)):
             return super().make_context(info_name, args, parent, **extra)
         return own.make_context(info_name, args, parent, **extra)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The commands below, and the options of the own form."""
+        return [
+            *super().shell_complete(ctx, incomplete),
+            *next(iter(self.commands.values())).shell_complete(ctx, incomplete),
+        ]
 
     def invoke(self, ctx: Any) -> Any:
         """Run what the context is of."""

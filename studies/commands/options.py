@@ -8,6 +8,7 @@ config.yaml, and its hash names the folder of work that can be taken up again.
 import dataclasses
 import difflib
 import hashlib
+import importlib.metadata
 import pkgutil
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,6 @@ PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)
 ASIDE = frozenset({"out", "light", "as_json", "device", "runs"})  # fields that do not change the result
 CONFIG = "config.yaml"  # in a run folder: the options that made it
 
-METHODS = tuple(sorted(found.name for found in pkgutil.iter_modules([f"{editing.__path__[0]}/methods"])))
 CIRCUIT_METHODS = ("acdc", "eap", "eap_ig", "exact")
 ABLATIONS = ("zero", "mean", "mean_overall", "counterfactual")
 METRICS = ("probability", "log_probability", "logit_difference", "kl")
@@ -49,15 +49,20 @@ class OneOf:
     """Values that a flag takes, however they are spelt: hyphen or underscore, upper or lower case."""
 
     kind: str
-    values: tuple[str, ...]
+    values: tuple[str, ...] | Callable[[], tuple[str, ...]]  # a function: other packages may add to them
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The values as the code spells them."""
+        return self.values() if callable(self.values) else self.values
 
     def __call__(self, text: str) -> str:
         """The value as the code spells it; UserError where there is no such value."""
-        same = {_plain(value): value for value in self.values}
+        same = {_plain(value): value for value in self.names}
         if _plain(text) not in same:
             near = difflib.get_close_matches(_plain(text), same, 1)
             hint = f"did you mean {same[near[0]]}? There are " if near else "choose one of "
-            raise UserError(f"there is no {self.kind} {text!r}; {hint}{', '.join(self.values)}")
+            raise UserError(f"there is no {self.kind} {text!r}; {hint}{', '.join(self.names)}")
         return same[_plain(text)]
 
 
@@ -68,7 +73,7 @@ def _plain(text: str) -> str:
 def option(words: str, *flags: str, panel: str | None = None, of: OneOf | None = None, **more: Any) -> Any:
     """How a field looks as a flag; `of` names the values that it takes."""
     if of is not None:
-        more = {"parser": of, "metavar": "|".join(of.values), "autocompletion": starting(lambda: of.values)} | more
+        more = {"parser": of, "metavar": "|".join(of.names), "autocompletion": starting(lambda: of.names)} | more
     return typer.Option(*flags, help=words, rich_help_panel=panel, **more)
 
 
@@ -84,6 +89,12 @@ def starting(values: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
         return [value for value in values() if value.startswith(incomplete)]
 
     return complete
+
+
+def methods() -> tuple[str, ...]:
+    """The editing methods: ours by listing, those of other packages by their entry points; none is imported."""
+    ours = {found.name for found in pkgutil.iter_modules([f"{editing.__path__[0]}/methods"])}
+    return tuple(sorted(ours | {each.name for each in importlib.metadata.entry_points(group="factscope.methods")}))
 
 
 def models() -> list[str]:
@@ -224,7 +235,7 @@ class MomentsOptions(Options):
 class EditOptions(MomentsOptions):
     """How to edit."""
 
-    method: Annotated[str, option("How to edit.", of=OneOf("method", METHODS))] = "rome"
+    method: Annotated[str, option("How to edit.", of=OneOf("method", methods))] = "rome"
     layer: Layer = None
     restrain: Annotated[
         str | None,

@@ -14,7 +14,6 @@ from studies.commands.command import command, run_folder
 from studies.commands.edit.compare import compared, show, tell_compared
 from studies.commands.options import (
     DETAILS,
-    METHODS,
     PROTOCOLS,
     ModelOptions,
     MomentsOptions,
@@ -26,6 +25,7 @@ from studies.commands.options import (
     key,
     option,
 )
+from studies.commands.options import methods as method_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class BenchOptions(ModelOptions, MomentsOptions, RunOptions):
             metavar="SUITE",
         ),
     ]
-    methods: Annotated[str, option(f"Of {', '.join(METHODS[:-1])} and {METHODS[-1]}, as rome,memit,ice.")]
+    methods: Annotated[str, option(f"Of {', '.join(method_names())}; as rome,memit,ice.")]
     protocol: Annotated[
         str | None,
         option("What is measured, and when  [dim](default: the suite's usual)[/dim]", of=OneOf("protocol", PROTOCOLS)),

@@ -12,7 +12,6 @@ from studies.commands.app import listed, load, tell
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
     DETAILS,
-    METHODS,
     ModelOptions,
     MomentsOptions,
     OneOf,
@@ -21,6 +20,7 @@ from studies.commands.options import (
     numbers,
     option,
 )
+from studies.commands.options import methods as method_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class LayersOptions(ModelOptions, MomentsOptions, RunOptions):
 
     facts: Annotated[str, argument("Shipped relation, file, folder or data set.", metavar="FACTS")]
     by: Annotated[str, option("Among trace, circuit and outcome; several are compared.")] = "outcome"
-    method: Annotated[str, option("The method to try them with.", of=OneOf("method", METHODS))] = "rome"
+    method: Annotated[str, option("The method to try them with.", of=OneOf("method", method_names))] = "rome"
     layer: Annotated[str | None, option("Layers to try, 4,5,6  [dim](default: the lower half)[/dim]")] = None
     limit: Annotated[int, option("Known facts to try with.")] = 10
     samples: Annotated[int | None, option("Of the trace, corrupted runs  [dim](default: 10)[/dim]", panel=DETAILS)] = (

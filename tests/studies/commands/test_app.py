@@ -1,5 +1,6 @@
 """The commands as guests of a terminal: what is kept, colours, pipes, completion."""
 
+import importlib
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from factscope.progress import progress
+from helpers.commands import COMMANDS
 from helpers.models import TOY
 
 COLOUR = re.compile(rb"\x1b\[[0-9;]*\b(?:3[0-8]|9[0-7])[0-9;]*m")
@@ -151,3 +153,29 @@ def test_completion_is_there(name: str, run_command: Any) -> None:
     said = run_command(name, "--help").stdout
     assert "--install-completion" in said
     assert "--show-completion" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("trace ", {"show", "cache"}),
+        ("trace --met", {"--metric"}),
+        ("trace --metric log", {"log_probability", "logit_difference"}),
+        ("trace x --facts country_ca", {"country_capital"}),
+        ("factscope trace --dtype b", {"bfloat16"}),
+        ("factscope d", {"doctor"}),
+        ("circuit find x --method ea", {"eap", "eap_ig"}),
+        ("edit apply x --method alp", {"alphaedit"}),
+        ("edit bench x --protocol zs", {"zsre-memit"}),
+        ("edit apply --model smol", {"smollm2"}),
+    ],
+)
+def test_the_shell_completes_words_and_values(line: str, offered: set[str]) -> None:
+    name = line.split()[0]
+    place = importlib.import_module(COMMANDS[name]).__name__
+    words = {f"_{name.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    code = f"import sys; sys.argv = [{name!r}]; from {place} import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | words, capture_output=True, text=True, check=False
+    )
+    assert offered <= set(done.stdout.split()), done

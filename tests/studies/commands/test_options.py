@@ -131,3 +131,13 @@ def test_choices_are_completed() -> None:
             assert field.look.autocompletion("") != [], field.name
     method = next(field for field in fields(ApplyOptions) if field.name == "method")
     assert method.look.autocompletion("alp") == ["alphaedit"]
+
+
+def test_a_method_of_another_package_is_a_value_like_ours(monkeypatch: Any) -> None:
+    from importlib.metadata import EntryPoint
+
+    theirs = EntryPoint("my-method", "elsewhere:METHOD", "factscope.methods")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [theirs] if "methods" in group else [])
+    method = next(field for field in fields(ApplyOptions) if field.name == "method")
+    assert method.look.parser("MY_METHOD") == "my-method"
+    assert "my-method" in method.look.autocompletion("my")

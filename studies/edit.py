@@ -8,7 +8,8 @@ from typing import Any
 from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, applied, commit, in_place, revert
-from editing.evaluation.evaluate import EditReport, Protocol, evaluate
+from editing.evaluation.evaluate import EditReport, evaluate
+from editing.evaluation.protocol import Protocol
 from editing.method import layers_of
 from editing.pages.edit import page
 from editing.pages.report import report_in_words, report_page
@@ -88,7 +89,7 @@ def make(
 
 
 def score(
-    model: Any, edits: Sequence[Edit], *, protocol: Protocol, start: str, words: int = 20, **how: Any
+    model: Any, edits: Sequence[Edit], *, protocol: Protocol | str, start: str, words: int = 20, **how: Any
 ) -> EditScores:
     """Everything that is read and counted about finished edits."""
     report = evaluate(model, edits, protocol=protocol, start=start, words=words, **how)

@@ -12,32 +12,32 @@ as in CounterFact (Meng et al. 2022):
     KL           KL(before || after) of the next token, nats
 
 Averages are taken within a fact, then over facts; intervals are 95 % over facts, as `factscope.statistics` says.
-Protocols: "single" (each edit alone on the untouched model), "together" (all at once), "sequence" (one after another,
-each read right after it was put in and again at the end).
+How edits share the model is a part of the protocol, its `order`: "single" (each edit alone on the untouched model),
+"together" (all at once), "sequence" (one after another, each read right after it was put in and again at the end).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from editing.edit import Edit, applied, commit, in_place, revert
+from editing.evaluation.protocol import Protocol, order_of
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.model.forward.generate import generate
 from factscope.model.forward.scoring import Pair, score
-from factscope.model.prompts import make_prompt
+from factscope.model.prompts import tokenized
 from factscope.plots.show import shown
 from factscope.progress import progress
 from factscope.runs.provenance import Run
 from factscope.statistics import interval, ngram_entropy
 
-Protocol = Literal["single", "together", "sequence"]
 KINDS = ("prompt", "paraphrase", "neighbour", "unrelated")
 
 
@@ -120,7 +120,7 @@ def evaluate(
     *,
     facts: Sequence[EditRequest | Fact] | None = None,
     unrelated: Sequence[Fact] = (),
-    protocol: Protocol = "single",
+    protocol: Protocol | str = "single",
     start: str = "auto",
     words: int = 0,
     seed: int = 0,
@@ -129,6 +129,7 @@ def evaluate(
     """Read everything before and after, by one of the protocols; the model is left bitwise as it was.
 
     Args:
+        protocol: one, or the name of an order; only its order counts here.
         facts: instead of the edits' own (with "together" only): what to ask; a fact asks for its foil.
         unrelated: facts whose prompts must not change at all.
         words: tokens to continue each fact's prompt by, greedily, before and after; 0: not at all.
@@ -140,8 +141,7 @@ def evaluate(
     if in_place(model):
         raise EditError("take the edits that are in place out before evaluating; they are put in here")
     run = Run.of(model, seed)
-    if facts is not None and protocol != "together":
-        protocol = "together"
+    order = "together" if facts is not None else order_of(protocol)
     asked = [requests_of(facts)] if facts is not None else [edit.requests for edit in edits]
     groups = [[probe for request in some for probe in probes(model, request, start)] for some in asked]
     others = [probe for request in requests_of(unrelated) for probe in probes(model, request, start)[:1]]
@@ -153,12 +153,12 @@ def evaluate(
     final: list[Reading] | None = None
     after_other: list[Reading] = []
     with progress("edits evaluated", len(edits), shown=shown) as advance:
-        if protocol == "together":
+        if order == "together":
             with applied(model, edits):
                 after = _split(readings(read(model, flat), clean), [len(group) for group in groups])
                 after_other = readings(read(model, others), clean_other)
             advance(len(edits))
-        elif protocol == "single":
+        elif order == "single":
             for edit, group, known in zip(edits, groups, clean_by_group, strict=True):
                 with edit.applied(model):
                     after.append(readings(read(model, group), known))
@@ -183,19 +183,19 @@ def evaluate(
     before_other = readings(clean_other, clean_other)
     for i, reading in enumerate(after_other):
         p = others[i % len(others)]
-        owner = p.fact if protocol != "single" else f"{edits[i // len(others)].name} {p.fact}"
+        owner = p.fact if order != "single" else f"{edits[i // len(others)].name} {p.fact}"
         rows.append(Row(owner, p.kind, p.text, p.new, p.true, before_other[i % len(others)], reading))
     spoken: tuple[tuple[str, str, str], ...] = ()
     scores = list(table(rows))
     if words:
-        spoken = _spoken(model, edits, [request for some in asked for request in some], start, words, protocol)
+        spoken = _spoken(model, edits, [request for some in asked for request in some], start, words, order)
         entropy = [[ngram_entropy([text]) for text in one[1:]] for one in spoken]
         known = [(str(i), *pair) for i, pair in enumerate(entropy) if not any(map(math.isnan, pair))]
         if known:
             ids, first, then = zip(*known, strict=True)
             scores.append(_line("generation entropy", "bits", ids, first, then, False))
     methods = tuple(dict.fromkeys(edit.method for edit in edits))
-    return EditReport(protocol, tuple(e.name for e in edits), methods, tuple(rows), tuple(scores), start, spoken, run)
+    return EditReport(order, tuple(e.name for e in edits), methods, tuple(rows), tuple(scores), start, spoken, run)
 
 
 def probes(model: Any, request: EditRequest, start: str) -> list[Probe]:
@@ -207,11 +207,9 @@ def probes(model: Any, request: EditRequest, start: str) -> list[Probe]:
     asked += [("neighbour", neighbour.prompt, neighbour.answer) for neighbour in request.neighbours]
     out = []
     for kind, text, true in asked:
-        both = [
-            make_prompt(model, text, subject=text.strip(), answer=word, start=start) for word in (request.target, true)
-        ]
-        rows = [(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in both]
-        ids = [prompt.answer_ids for prompt in both]
+        both = [tokenized(model, text, word, start) for word in (request.target, true)]
+        rows = [(*tokens, *answer[:-1]) for tokens, answer in both]
+        ids = [answer for _, answer in both]
         out.append(Probe(request.id, kind, text, request.target, true, (rows[0], rows[1]), (ids[0], ids[1])))
     return out
 
@@ -258,11 +256,11 @@ def _split(items: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
 
 
 def _spoken(
-    model: Any, edits: Sequence[Edit], requests: Sequence[EditRequest], start: str, words: int, protocol: str
+    model: Any, edits: Sequence[Edit], requests: Sequence[EditRequest], start: str, words: int, order: str
 ) -> tuple[tuple[str, str, str], ...]:
-    prompts = [make_prompt(model, one.prompt, subject=one.prompt, start=start).tokens for one in requests]
+    prompts = [tokenized(model, one.prompt, start=start)[0] for one in requests]
     before = generate(model, prompts, words)
-    if protocol == "single":
+    if order == "single":
         after, begin = [], 0
         for edit in edits:
             with edit.applied(model):

@@ -8,6 +8,7 @@ scorer.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from editing.evaluation.read import Reading, Row
 from factscope.statistics import ngram_entropy
@@ -63,17 +64,19 @@ def full(row: Row, one: Reading, scorer: str) -> bool:
 
 
 Measure = Callable[[Record], float | None]
+Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A definition: its unit, what it is in words, and who defined it."""
+    """A definition: its unit, what it is in words, who defined it, and which of two values is better."""
 
     name: str
     unit: str  # "share", "probability", "nats", "bits" or "cosine"
     source: str
     measure: Measure
     scored: bool  # whether it depends on the protocol's scorer
+    better: Better = "higher"
 
     @property
     def about(self) -> str:
@@ -84,11 +87,13 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 
 
-def metric(name: str, unit: str, source: str, scored: bool = False) -> Callable[[Measure], Measure]:
+def metric(
+    name: str, unit: str, source: str, scored: bool = False, better: Better = "higher"
+) -> Callable[[Measure], Measure]:
     """Register a metric."""
 
     def register(measure: Measure) -> Measure:
-        METRICS[name] = Metric(name, unit, source, measure, scored)
+        METRICS[name] = Metric(name, unit, source, measure, scored, better)
         return measure
 
     return register
@@ -177,7 +182,7 @@ def locality_right(record: Record) -> float | None:
     return mean(record.marks("locality"))
 
 
-@metric("locality KL", "nats", "ours; Mitchell et al. 2022 take a KL too")
+@metric("locality KL", "nats", "ours; Mitchell et al. 2022 take a KL too", better="lower")
 def locality_kl(record: Record) -> float | None:
     """KL(unedited || now) of the next token where nothing must change."""
     return mean([one.kl for _, one in record.of("locality")])

@@ -34,6 +34,11 @@ class Protocol:
     comparable: str = ""
 
     @property
+    def order(self) -> str:
+        """How edits share the model, in one word: all "together", each on top of those before, or each "single"."""
+        return "sequence" if self.stays else "together" if self.size is None else "single"
+
+    @property
     def edits(self) -> str:
         """In words, how edits are put in and when they are read."""
         size = "all cases" if self.size is None else "one case" if self.size == 1 else f"{self.size} cases"
@@ -117,6 +122,16 @@ PROTOCOLS = {
     )
 }
 
+# By how edits share the model alone: what `edit apply` and `edit evaluate` use.
+ORDERS = {
+    one.order: one
+    for one in (
+        Protocol("single", "likelihood"),
+        Protocol("together", "likelihood", size=None),
+        Protocol("sequence", "likelihood", stays=True),
+    )
+}
+
 # Of which suites those numbers are; "KnowEdit" stands for all six of its sets.
 SUITES = {
     "counterfact": ("CounterFact",),
@@ -129,6 +144,13 @@ SUITES = {
     "generation": ("MQuAKE", "RippleEdits", "KnowEdit"),
 }
 NO_START = {"easyedit", "batch-30", "sequential-batch"}  # their code puts no start token before GPT-2's prompts
+
+
+def order_of(one: Protocol | str) -> str:
+    """The order of a protocol, or of one named by its order; EditError for a name that is none of `ORDERS`."""
+    if isinstance(one, str) and one not in ORDERS:
+        raise EditError(f"edits cannot share the model as {one!r}; choose {', '.join(ORDERS)}, or give a protocol")
+    return ORDERS[one].order if isinstance(one, str) else one.order
 
 
 def comparable_with(one: Protocol, suite: str, start_token: str, known: bool = False) -> str:

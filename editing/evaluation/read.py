@@ -18,7 +18,7 @@ from factscope.errors import EditError
 from factscope.model.forward.generate import generate, sample
 from factscope.model.forward.prefix import prefaced
 from factscope.model.forward.scoring import AnswerScore, Pair, score
-from factscope.model.prompts import make_prompt
+from factscope.model.prompts import tokenized
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,7 @@ def asked_of(model: Any, case: Case, start: str) -> list[TokenizedQuestion]:
         asked += [("condition", question) for question in trial.conditions]
         for kind, question in asked:
             words = [question.target] if question.other is None else [question.target, question.other]
-            prompts = [
-                make_prompt(model, question.prompt, subject=question.prompt.strip(), answer=word, start=start)
-                for word in words
-            ]
-            pairs = tuple(Pair(prompt.tokens, prompt.answer_ids) for prompt in prompts)
+            pairs = tuple(Pair(*tokenized(model, question.prompt, word, start)) for word in words)
             row = Row(
                 case.id, number, kind, trial.label, trial.need, question.prompt, question.target, question.other, BLANK
             )
@@ -133,7 +129,7 @@ def speech(model: Any, prompts: Sequence[str], length: int, start: str, seed: in
     """Each prompt continued to `length` tokens in all by top-5 sampling from the seed; the prompt is taken away."""
     out = []
     for text in prompts if length else ():
-        ids = prefaced(model, make_prompt(model, text, subject=text.strip(), start=start).tokens)
+        ids = prefaced(model, tokenized(model, text, start=start)[0])
         generator = torch.Generator().manual_seed(seed)
         row = sample(model, torch.tensor([ids]), max(length, len(ids) + 1), generator, top_k=5)[0, len(ids) :]
         out.append(model.tokenizer.decode(row, skip_special_tokens=True))

@@ -188,24 +188,12 @@ def load_cases(
     aimless: list[str] = []
 
     def made(found: Fact | Case, title: str) -> Iterable[Case]:
-        if isinstance(found, Case):
-            case = found
-        else:
-            case = Case(found.id, title, (), speak=(found.prompt,), untargeted=(found,))
-        if target == "true":
-            return (case.towards_truth(),)
-        if isinstance(found, Fact):
-            if found.foil is None:
-                aimless.append(found.id)
-                raise FactError(
-                    f"fact {found.id!r} has no target to edit to: give it a foil, edit to the true answer with "
-                    "--target true, or leave it out with --skip-bad"
-                )
-            return (replace(case, requests=(EditRequest.of(found),), untargeted=()),)
-        if case.untargeted:
-            empty.append(case.id)
-            return ()
-        return (case,)
+        if target == "new" and isinstance(found, Fact) and found.foil is None:
+            aimless.append(found.id)
+        case = aimed(found, title, target)
+        if case is None:
+            empty.append(found.id)
+        return () if case is None else (case,)
 
     pending = pending_of(source, split=split, template=0)
     try:
@@ -226,6 +214,21 @@ def load_cases(
             stacklevel=2,
         )
     return completed(cases)
+
+
+def aimed(found: Fact | Case, title: str, target: str) -> Case | None:
+    """A record as a case with this target; None where its new answer is empty. FactError if it has no such target."""
+    if isinstance(found, Case):
+        return found.towards_truth() if target == "true" else None if found.untargeted else found
+    case = Case(found.id, title, (), speak=(found.prompt,), untargeted=(found,))
+    if target == "true":
+        return case.towards_truth()
+    if found.foil is None:
+        raise FactError(
+            f"fact {found.id!r} has no target to edit to: give it a foil, edit to the true answer with --target true, "
+            "or leave it out with --skip-bad"
+        )
+    return replace(case, requests=(EditRequest.of(found),), untargeted=())
 
 
 def untargeted(pending: Sequence[Pending]) -> int:

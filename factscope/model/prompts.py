@@ -151,6 +151,22 @@ def make_prompt(
     return with_foil(model, prompt, foil) if foil is not None else prompt
 
 
+def tokenized(
+    model: Bridge, text: str, answer: str | None = None, start: str = "auto"
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of a prompt that is asked without a subject, the start token among them, and those of its answer.
+
+    Brackets are plain text here. Raises PromptError as `make_prompt` does for the text, the start and the answer.
+    """
+    text = text.rstrip()
+    if not text:
+        raise PromptError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
+    _, tokens, offsets = _begun(model, text, start)
+    if answer is None:
+        return tokens, ()
+    return tokens, _continuation(model, text, tokens[len(tokens) - len(offsets) :], answer, "answer")[1]
+
+
 def prompt_of(model: Bridge, fact: Fact, *, start: str = "auto") -> Prompt:
     """The prompt of a fact, its answer and foil included; the foil is left out where it begins like the answer."""
     prompt = _tokenised(model, fact.prompt.rstrip(), fact.subject_span, "fact", start, [])
@@ -165,7 +181,7 @@ def prompt_of(model: Bridge, fact: Fact, *, start: str = "auto") -> Prompt:
 
 def with_answer(model: Bridge, prompt: Prompt, answer: str, origin: str) -> Prompt:
     """`prompt` with this answer; an answer of several tokens is traced by its first, and a note says so."""
-    joined, ids = _continuation(model, prompt, answer, "answer")
+    joined, ids = _continuation(model, prompt.text, prompt.tokens[prompt.n_start :], answer, "answer")
     notes = prompt.notes
     if len(ids) > 1:
         first = model.tokenizer.decode([ids[0]])
@@ -180,7 +196,7 @@ def with_answer_ids(model: Bridge, prompt: Prompt, ids: Sequence[int], origin: s
 
 def with_foil(model: Bridge, prompt: Prompt, foil: str) -> Prompt:
     """`prompt` with this wrong answer to compare with."""
-    joined, ids = _continuation(model, prompt, foil, "foil")
+    joined, ids = _continuation(model, prompt.text, prompt.tokens[prompt.n_start :], foil, "foil")
     if prompt.answer_ids and ids[0] == prompt.answer_ids[0]:
         token = model.tokenizer.decode([ids[0]])
         raise TokenMismatch(
@@ -276,8 +292,8 @@ def _capitalised(text: str) -> Span:
 def _tokenised(model: Bridge, text: str, span: Span, origin: str, start: str, notes: list[str]) -> Prompt:
     if span[1] > len(text):
         span = (span[0], len(text))
-    ids, offsets = _encode(model, text)
-    token, begin = start_token(model, start)
+    token, tokens, offsets = _begun(model, text, start)
+    begun = len(tokens) - len(offsets)
     inside = [i for i, (a, b) in enumerate(offsets) if text[max(a, span[0]) : min(b, span[1])].strip()]
     if not inside:
         raise PromptError(f"the subject {text[span[0] : span[1]]!r} has no token of its own in {text!r}")
@@ -285,10 +301,6 @@ def _tokenised(model: Bridge, text: str, span: Span, origin: str, start: str, no
     spill = text[offsets[first][0] : span[0]].strip() + text[span[1] : offsets[last][1]].strip()
     if spill:
         notes = [*notes, f"the subject shares a token with {spill!r} beside it"]
-    tokens = (*begin, *ids)
-    longest = int(getattr(model.cfg, "n_ctx", 0) or 0)
-    if longest and len(tokens) > longest:
-        raise PromptError(f"the prompt is {len(tokens)} tokens, and this model reads {longest} at most: shorten it")
     return Prompt(
         text=text,
         tokens=tokens,
@@ -296,13 +308,23 @@ def _tokenised(model: Bridge, text: str, span: Span, origin: str, start: str, no
         start_token=token,
         subject=text[span[0] : span[1]],
         subject_characters=span,
-        subject_span=(first + len(begin), last + 1 + len(begin)),
+        subject_span=(first + begun, last + 1 + begun),
         subject_from=origin,
         answer=None,
         answer_ids=(),
         answer_from="",
         notes=tuple(notes),
     )
+
+
+def _begun(model: Bridge, text: str, start: str) -> tuple[str | None, tuple[int, ...], tuple[Span, ...]]:
+    """The start token, all tokens with it, and the characters of the text's own."""
+    token, begin = start_token(model, start)
+    ids, offsets = _encode(model, text)
+    count, longest = len(begin) + len(ids), int(getattr(model.cfg, "n_ctx", 0) or 0)
+    if longest and count > longest:
+        raise PromptError(f"the prompt is {count} tokens, and this model reads {longest} at most: shorten it")
+    return token, (*begin, *ids), offsets
 
 
 def _encode(model: Bridge, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]]:
@@ -314,17 +336,16 @@ def _encode(model: Bridge, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]
 
 
 def _continuation(
-    model: Bridge, prompt: Prompt, answer: str, what: Literal["answer", "foil"]
+    model: Bridge, text: str, own: tuple[int, ...], answer: str, what: Literal["answer", "foil"]
 ) -> tuple[str, tuple[int, ...]]:
-    """`answer` with its leading space, and its ids: the whole text's, less the prompt's."""
+    """`answer` with its leading space, and its ids: the whole text's, less `own`, the prompt's."""
     if not answer.strip():
         raise PromptError(f"the {what} is empty")
     joined = answer.rstrip() if answer[0].isspace() else " " + answer.rstrip()
-    own = prompt.tokens[prompt.n_start :]
-    ids, _ = _encode(model, prompt.text + joined)
+    ids, _ = _encode(model, text + joined)
     if ids[: len(own)] != own or len(ids) == len(own):
         raise PromptError(
-            f"the {what} {answer!r} merges with the end of the prompt {prompt.text[-20:]!r} into other tokens; end the "
+            f"the {what} {answer!r} merges with the end of the prompt {text[-20:]!r} into other tokens; end the "
             "prompt at a word's end"
         )
     return joined, ids[len(own) :]

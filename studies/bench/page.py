@@ -127,10 +127,11 @@ def further(bench: Bench) -> list[Table]:
 
 
 def definitions(bench: Bench) -> list[tuple[str, str, str, str]]:
-    """Name, unit, words and source of every metric in the table."""
+    """Name, unit with the better direction, words and source of every metric in the table."""
     names = {score.metric for score in bench.scores}
-    out = [(one.name, one.unit, one.about, one.source) for one in METRICS.values() if one.name in names]
-    return out + ([("S", "share", S_ABOUT[0] + ".", S_ABOUT[1])] if "S" in names else [])
+    used = [one for one in METRICS.values() if one.name in names]
+    out = [(one.name, f"{one.unit}, {one.better} is better", one.about, one.source) for one in used]
+    return out + ([("S", "share, higher is better", S_ABOUT[0] + ".", S_ABOUT[1])] if "S" in names else [])
 
 
 def facts_of(bench: Bench) -> tuple[tuple[str, str], ...]:

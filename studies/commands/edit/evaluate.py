@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 from factscope.runs.folders import new_folder
 from studies.commands.app import tell
@@ -56,7 +56,7 @@ def evaluate(options: EvaluateOptions) -> None:
         asked = load_facts(options.facts, limit=options.limit) if options.facts else None
         others = load_facts(options.unrelated, limit=100) if options.unrelated else ()
         scores = recipe.score(
-            model, edits, protocol=cast(Any, options.protocol), start=options.start or edits[0].start_token,
+            model, edits, protocol=options.protocol, start=options.start or edits[0].start_token,
             facts=asked, unrelated=others, seed=options.seed,
         )  # fmt: skip
         store.save(scores, folder / "report")

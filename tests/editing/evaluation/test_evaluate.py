@@ -11,6 +11,7 @@ from editing import method as methods
 from editing.delta import Delta
 from editing.edit import Edit, applied, in_place
 from editing.evaluation.evaluate import Reading, Row, evaluate, probes, read, table
+from editing.evaluation.protocol import PROTOCOLS
 from editing.layer_trials import try_layers
 from editing.pages.edit import page
 from editing.pages.layer_trials import layer_page
@@ -103,6 +104,16 @@ def test_the_table_follows_its_definitions():
     assert scores["neighbourhood KL"].after == 0.5
     assert scores["neighbourhood exact"].after == 1
     assert "unrelated KL" not in scores
+
+
+def test_the_order_is_a_part_of_the_protocol(tiny):
+    model = tiny("llama")
+    edits = [moved(model, 0), moved(model, 1, fact=replace(FACT, id="b", subject="Quux", paraphrases=()))]
+    for name, alike in (("counterfact", "single"), ("memit", "together"), ("sequential", "sequence")):
+        one, other = (evaluate(model, edits, protocol=how, shown=False) for how in (PROTOCOLS[name], alike))
+        assert (one.protocol, one.rows) == (alike, other.rows)
+    with pytest.raises(EditError, match="as 'alone'; choose single, together, sequence"):
+        evaluate(model, edits, protocol="alone", shown=False)
 
 
 def test_protocols_agree_where_they_must(tiny):

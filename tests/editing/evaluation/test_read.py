@@ -254,6 +254,16 @@ def test_the_reference_score_is_a_cosine_of_telling_words():
     assert found == {"before": 0.25, "after": 0.5}
 
 
+def test_every_metric_says_its_unit_source_and_direction_and_nan_is_no_score():
+    assert {one.better for one in METRICS.values()} == {"higher", "lower"}
+    assert [name for name, one in METRICS.items() if one.better == "lower"] == ["locality KL"]
+    assert all(one.unit and one.source and one.about for one in METRICS.values())
+    rows = [row("locality", reading(kl=kl), case=case) for kl, case in ((0.5, "a"), (math.nan, "b"))]
+    (one,) = [s for s in table("m", rows, [], "strict") if s.metric == "locality KL" and s.when == "after"]
+    assert (one.n, one.value) == (1, 0.5)
+    assert math.isnan(one.low)  # a mean of one case
+
+
 def test_cases_weigh_the_same_and_the_interval_is_over_cases():
     rows = [row("rewrite", reading(right=1.0), case="a")] * 9 + [row("rewrite", reading(right=0.0), case="b")]
     (one,) = [s for s in table("m", rows, [], "strict") if s.metric == "reliability" and s.when == "after"]

@@ -9,7 +9,7 @@ import pytest
 from factscope.data.fact import Fact
 from factscope.errors import PromptError, TokenMismatch
 from factscope.model.bridge import info
-from factscope.model.prompts import PromptPair, make_prompt, prompt_of, start_ids, swap_subject, with_answer
+from factscope.model.prompts import PromptPair, make_prompt, prompt_of, start_ids, swap_subject, tokenized, with_answer
 
 
 def spelled(model: Any, prompt: Any) -> str:
@@ -159,3 +159,18 @@ def test_one_function_gives_the_start_token_and_checks_it(toy: Any) -> None:
     assert start_ids(other, "<s>") == (1,)
     with pytest.raises(PromptError, match="'<nope>' is not a token of this model"):
         start_ids(other, "<nope>")
+
+
+@pytest.mark.parametrize("text", ["Oda Voss lives in", "The [town] of", " Oda Voss lives in "])
+def test_a_prompt_without_a_subject_has_the_tokens_of_one_that_is_all_subject(toy: Any, text: str) -> None:
+    whole = make_prompt(toy, text, subject=text.strip(), answer="Vey")
+    assert tokenized(toy, text, "Vey") == (whole.tokens, whole.answer_ids)
+    assert tokenized(toy, text) == (whole.tokens, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "said"), [(" ", "Vey", "the prompt is empty"), ("Oda", " ", "answer is empty")]
+)
+def test_a_prompt_without_a_subject_is_refused_as_others_are(toy: Any, text: str, answer: str, said: str) -> None:
+    with pytest.raises(PromptError, match=said):
+        tokenized(toy, text, answer)

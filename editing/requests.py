@@ -10,7 +10,7 @@ from factscope.data.request import EditRequest
 from factscope.data.shipped import find_fact
 from factscope.errors import EditError
 from factscope.model.bridge import device
-from factscope.model.forward.batched import logits_at
+from factscope.model.known import Known, answer_ranks
 from factscope.model.prompts import Prompt, make_prompt, prompt_of
 
 Asked = TypeVar("Asked", Fact, EditRequest)
@@ -82,18 +82,22 @@ def essence_prompt(model: Any, asked: EditRequest, start: str) -> Prompt:
     return prompt_of(model, asked.told("{} is a"), start=start)
 
 
-@torch.no_grad()
-def known(model: Any, asked: Sequence[Asked], limit: int | None = None, start: str = "auto") -> tuple[Asked, ...]:
-    """Those whose answer, as it is before an edit, the model gives; at most `limit` of them.
+def known(
+    model: Any,
+    asked: Sequence[Asked],
+    limit: int | None = None,
+    start: str = "auto",
+    meaning: Known = Known(),
+) -> tuple[Asked, ...]:
+    """Those whose answer, as it is before an edit, the model knows; at most `limit` of them.
 
-    It gives an answer when its greedy next token is the answer's first. A request that does not say what was true
-    before is not known.
+    A request that does not say what was true before is not known.
     """
     found: list[Asked] = []
     for begin in range(0, len(asked), 64):
         some = [(one, prompt_of(model, fact, start=start)) for one in asked[begin : begin + 64] if (fact := _true(one))]
-        tops = logits_at(model, [p.tokens for _, p in some], [[len(p.tokens) - 1] for _, p in some])
-        found += [one for (one, p), top in zip(some, tops, strict=True) if int(top[0].argmax()) == p.answer_ids[0]]
+        ranks = answer_ranks(model, [prompt for _, prompt in some])
+        found += [one for (one, _), place in zip(some, ranks, strict=True) if meaning.holds(place)]
         if limit is not None and len(found) >= limit:
             return tuple(found[:limit])
     return tuple(found)

@@ -8,6 +8,7 @@ import numpy as np
 from editing.evaluation.evaluate import Score
 from editing.sequence.result import Checkpoint, SequenceResult
 from editing.sequence.rules import QUANTITIES, WARN
+from factscope.model.known import Known
 from factscope.model.weights import WeightName
 from factscope.plots.figures.slides import Points, Scatter, Slides
 from factscope.plots.specs import (
@@ -337,7 +338,7 @@ def card(result: SequenceResult) -> Card:
         ("second moments", result.moments),
         ("contexts", " | ".join(result.contexts)),
         ("fixed text", result.text),
-        ("unrelated facts", f"{len(result.unrelated)}, known to the unedited model, no subject of an edit"),
+        ("unrelated facts", f"{len(result.unrelated)}, known to the unedited model ({Known()}), no subject of an edit"),
         ("edits", f"{len(result.edits)}; {per_edit}"),
         ("weights at the end", result.last.weights),
         *(result.run.items() if result.run else ()),

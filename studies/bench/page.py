@@ -14,6 +14,7 @@ from editing.evaluation.failures import KINDS as FAILURES
 from editing.evaluation.metrics import METRICS
 from editing.evaluation.table import S_ABOUT, Score
 from factscope.files import write_bytes_atomically, write_text_atomically
+from factscope.model.known import Known
 from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table
 from factscope.statistics import INTERVALS
@@ -136,13 +137,13 @@ def definitions(bench: Bench) -> list[tuple[str, str, str, str]]:
 
 def facts_of(bench: Bench) -> tuple[tuple[str, str], ...]:
     """What a number of this bench must be read with."""
+    known = f", all known to the model ({Known()})" if bench.known else ""
     return (
         *bench.protocol.described(),
         ("comparable with", bench.comparable),
         (
             "cases",
-            f"{len(bench.cases)} of {bench.suite} ({bench.source}){', all known to the model' * bench.known}, "
-            f"questions {bench.asked[:12]}",
+            f"{len(bench.cases)} of {bench.suite} ({bench.source}){known}, questions {bench.asked[:12]}",
         ),
         ("start token", bench.start_token),
         ("second moments", bench.moments),

@@ -226,6 +226,7 @@ def refuse(reasons: Sequence[str], other: Path | None) -> None:
 def _known(model: Any, cases: Any, n: int, start: str, suite: str) -> Any:
     """The first n cases whose facts the model all knows."""
     from editing.requests import known
+    from factscope.model.known import Known
 
     if not any(request.old for case in cases for request in case.requests):
         raise UserError(f"{suite} does not say what was true before, so --known cannot be asked for")
@@ -237,7 +238,9 @@ def _known(model: Any, cases: Any, n: int, start: str, suite: str) -> Any:
         found += [case for case in some if all(one.id in ids for one in case.requests)]
         begin += 64
     if not found:
-        raise UserError(f"the model knows none of the facts in {suite}; leave --known out")
+        raise UserError(
+            f"the model knows none of the facts in {suite} ({Known()}: no answer comes first); leave --known out"
+        )
     return tuple(found[:n])
 
 

@@ -33,6 +33,7 @@ _PLACES = {
     "average": "tracing.average:average",
     "lens": "tracing.logit_lens:lens",
     "TraceConfig": "tracing.causal:Config",
+    "Sweep": "tracing.average:Sweep",
     "TraceResult": "tracing.results:TraceResult",
     "AverageResult": "tracing.results:AverageResult",
     "LensResult": "tracing.results:LensResult",

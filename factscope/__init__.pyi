@@ -49,7 +49,7 @@ from studies.face import (
     write_page,
     yardstick,
 )
-from tracing.average import average
+from tracing.average import Sweep, average
 from tracing.causal import Config as TraceConfig
 from tracing.causal import trace
 from tracing.logit_lens import lens
@@ -78,6 +78,7 @@ __all__ = [
     "Prompt",
     "SequenceConfig",
     "SequenceResult",
+    "Sweep",
     "Table",
     "Task",
     "TaskOptions",

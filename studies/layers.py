@@ -29,7 +29,7 @@ from factscope.model.prompts import prompt_of
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run, stopwatch
 from factscope.statistics import spearman
-from tracing.average import average
+from tracing.average import Sweep, average
 from tracing.causal import Config as TraceConfig
 
 WAYS = ("trace", "circuit", "outcome")
@@ -136,7 +136,7 @@ def layer_study(
 def _traced(
     model: Any, facts: Sequence[Fact], layers: Sequence[int], config: TraceConfig, journal: Path, start: str, shown: Any
 ) -> Measure:
-    found = average(model, facts, config, source="layer choice", journal=journal, start=start, shown=shown)
+    found = average(model, facts, config, Sweep(start=start, source="layer choice"), journal=journal, shown=shown)
     role = found.roles.index("last subject")
     picked = [tuple(float(grid[0, layer, role]) for layer in layers) for grid in (found.mean, found.low, found.high)]
     meaning = f"average indirect effect of {config.window} MLPs around the layer, at the subject's last token"

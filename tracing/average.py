@@ -10,7 +10,7 @@ are skipped with their reason; they are part of the result.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +38,29 @@ from tracing.results import AverageResult, TraceResult
 KNOWN = Known()  # what --known asks for
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """Which of the facts are traced, and how they are asked."""
+
+    known: bool = False  # only facts that the model knows, as `KNOWN` has it
+    wanted: int | None = None  # stop when so many are traced; None: all
+    start: str = "auto"
+    source: str = ""  # what the facts are called
+
+
 def average(
     model: Bridge,
     facts: Sequence[Fact],
     config: Config = Config(),
+    sweep: Sweep = Sweep(),
     *,
-    source: str = "",
     journal: str | Path,
-    known: bool = False,
-    wanted: int | None = None,
-    start: str = "auto",
     shown: bool | None = None,
     traced: Callable[[TraceResult], None] = lambda _: None,
 ) -> AverageResult:
-    """Trace each fact's answer and average. With `known`, only facts that the model knows, as `KNOWN` has it.
+    """Trace each fact's answer and average. Subjects to swap in are others of the fact's relation among `facts`.
 
-    With `wanted`, stop when so many are traced. Subjects to swap in are others of the fact's relation among `facts`.
-    `journal` is a file to resume from; `shown` as in `factscope.progress`; `traced` is given every fresh trace.
+    `journal` is a file to go on from; `shown` as in `factscope.progress`; `traced` is given every fresh trace.
 
     Raises UserError if no fact could be traced, StoreError if the journal belongs to other work.
     """
@@ -62,25 +68,15 @@ def average(
         raise UserError("averages are of layers by roles; heads have a further axis, so leave --sites head out")
     if not facts:
         raise UserError("there is no fact to trace")
-    work = {"what": "average trace", "fingerprint": fingerprint(model), "config": asdict(config), "known": known}
+    work = {"what": "average trace", "fingerprint": fingerprint(model), "config": asdict(config), "known": sweep.known}
     work |= {
-        "start": start,
-        "wanted": wanted,
+        "start": sweep.start,
+        "wanted": sweep.wanted,
         "facts": [fact.id for fact in facts],
         "prompts": [fact.prompt for fact in facts],
     }
     with Journal(journal, work) as log, stopwatch() as seconds:
-        n_traced = sum("effects" in piece for piece in log.done)
-        total, begun = (len(facts), len(log.done)) if wanted is None else (wanted, n_traced)
-        with progress("tracing facts", total, begun, shown) as advance:
-            for fact in facts[len(log.done) :]:
-                if n_traced == wanted:
-                    break
-                relation = [other for other in facts if other.relation == fact.relation]
-                log.add(_piece(model, fact, relation, config, known, start, traced))
-                fresh = "effects" in log.done[-1]
-                n_traced += fresh
-                advance(1 if wanted is None else int(fresh))
+        _trace_all(model, facts, config, sweep, log, shown, traced)
         pieces = list(log.done)
     done = [piece for piece in pieces if "effects" in piece]
     skipped = {piece["id"]: piece["skipped"] for piece in pieces if "skipped" in piece}
@@ -91,8 +87,8 @@ def average(
     mean, low, high = percentile_bootstrap(per_fact, config.seed)
     numbers = {name: torch.tensor([piece[name] for piece in done]) for name in ("clean", "corrupted", "total")}
     return AverageResult(
-        source=source,
-        settings=asdict(config) | {"known": str(KNOWN) if known else "not asked", "start": start},
+        source=sweep.source,
+        settings=asdict(config) | {"known": str(KNOWN) if sweep.known else "not asked", "start": sweep.start},
         metric=config.metric,
         unit=metric(config.metric).unit,
         roles=ROLES,
@@ -109,6 +105,30 @@ def average(
     )
 
 
+def _trace_all(
+    model: Any,
+    facts: Sequence[Fact],
+    config: Config,
+    sweep: Sweep,
+    log: Journal,
+    shown: bool | None,
+    traced: Callable[[TraceResult], None],
+) -> None:
+    """Trace every fact that the journal does not hold, one line for each; stop when as many as wanted are traced."""
+    wanted = sweep.wanted
+    n_traced = sum("effects" in piece for piece in log.done)
+    total, begun = (len(facts), len(log.done)) if wanted is None else (wanted, n_traced)
+    with progress("tracing facts", total, begun, shown) as advance:
+        for fact in facts[len(log.done) :]:
+            if n_traced == wanted:
+                break
+            relation = [other for other in facts if other.relation == fact.relation]
+            log.add(_piece(model, fact, relation, config, sweep, traced))
+            fresh = "effects" in log.done[-1]
+            n_traced += fresh
+            advance(1 if wanted is None else int(fresh))
+
+
 def by_role(effect: Float[Tensor, "layer pos"], prompt: Prompt) -> Float[Tensor, "layer role"]:
     """Mean effect over the tokens of each role, in the order of `ROLES`; NaN where the prompt has none."""
     roles = np.array(prompt.roles())
@@ -121,14 +141,13 @@ def _piece(
     fact: Fact,
     relation: Sequence[Fact],
     config: Config,
-    known: bool,
-    start: str,
+    sweep: Sweep,
     traced: Callable[[TraceResult], None],
 ) -> dict[str, Any]:
     """One fact's line of the journal."""
     try:
-        prompt = prompt_of(model, fact, start=start)
-        if known and not KNOWN.prompts(model, (prompt,)):
+        prompt = prompt_of(model, fact, start=sweep.start)
+        if sweep.known and not KNOWN.prompts(model, (prompt,)):
             (logits,) = logits_at(model, [prompt.tokens], [[len(prompt.tokens) - 1]])
             said, wanted = model.tokenizer.decode([int(logits[0].argmax())]), prompt.answer
             return {"id": fact.id, "skipped": f"not known ({KNOWN}): the model says {said!r}, the fact {wanted!r}"}

@@ -143,7 +143,7 @@ def _many(options: TraceOptions, config: Any) -> None:
     from factscope.data.load import load_facts
     from factscope.plots.page import write_page
     from factscope.runs import store
-    from tracing.average import average
+    from tracing.average import Sweep, average
     from tracing.pages import average as pages
 
     source, limit, known = str(options.facts), options.limit, options.known
@@ -157,9 +157,12 @@ def _many(options: TraceOptions, config: Any) -> None:
         model = load(options)
         try:
             result = average(
-                model, chosen, config, source=name, journal=folder / JOURNAL, known=known,
-                wanted=limit if known else None, start=options.start,
-            )  # fmt: skip
+                model,
+                chosen,
+                config,
+                Sweep(known, limit if known else None, options.start, name),
+                journal=folder / JOURNAL,
+            )
         except KeyboardInterrupt:
             note(f"Stopped; the facts done so far are in {folder}, and the same command goes on from there.")
             raise

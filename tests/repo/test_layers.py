@@ -51,7 +51,6 @@ STILL_LONG = {
     "studies/commands/edit/layers.py::layers",
     "studies/commands/edit/sequence.py::sequence",
     "studies/commands/trace.py::trace",
-    "tracing/average.py::average",
 }
 STILL_WIDE = {
     "editing/evaluation/evaluate.py::evaluate",
@@ -71,7 +70,6 @@ STILL_WIDE = {
     "studies/commands/edit/sequence.py::sequence",
     "studies/commands/trace.py::trace",
     "studies/edit.py::make",
-    "tracing/average.py::average",
 }
 
 

@@ -11,7 +11,7 @@ from factscope.errors import UserError
 from factscope.model.prompts import ROLES, make_prompt, prompt_of
 from factscope.runs.store import load, same, save
 from helpers.models import TOY
-from tracing.average import average, by_role
+from tracing.average import Sweep, average, by_role
 from tracing.causal import Config, trace
 
 CONFIG = Config(sites=("resid", "mlp"), samples=2)
@@ -73,7 +73,7 @@ def test_an_interrupted_average_ends_with_the_same_numbers(toy: Any, tmp_path: P
 
 def test_facts_that_are_not_known_or_have_no_gap_are_skipped_with_a_reason(toy: Any, tmp_path: Path) -> None:
     facts = load_facts(TOY / "toy_town.json", limit=2) + load_facts("country_capital", limit=2)
-    result = average(toy, facts, CONFIG, journal=tmp_path / "j", known=True, shown=False)
+    result = average(toy, facts, CONFIG, Sweep(known=True), journal=tmp_path / "j", shown=False)
     assert len(result.facts) == 2
     assert len(result.skipped) == 2
     assert all("not known" in why for why in result.skipped.values())
@@ -83,7 +83,8 @@ def test_no_fact_to_trace_is_an_error(toy: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no fact"):
         average(toy, [], CONFIG, journal=tmp_path / "j")
     with pytest.raises(UserError, match="none of the 1 facts"):
-        average(toy, load_facts("country_capital", limit=1), CONFIG, journal=tmp_path / "k", known=True, shown=False)
+        facts = load_facts("country_capital", limit=1)
+        average(toy, facts, CONFIG, Sweep(known=True), journal=tmp_path / "k", shown=False)
     with pytest.raises(UserError, match="heads"):
         average(toy, load_facts(TOY / "toy_town.json"), Config(sites=("head",)), journal=tmp_path / "l")
 

@@ -82,8 +82,8 @@ def test_facts_that_are_not_known_or_have_no_gap_are_skipped_with_a_reason(toy: 
 def test_no_fact_to_trace_is_an_error(toy: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no fact"):
         average(toy, [], CONFIG, journal=tmp_path / "j")
+    facts = load_facts("country_capital", limit=1)
     with pytest.raises(UserError, match="none of the 1 facts"):
-        facts = load_facts("country_capital", limit=1)
         average(toy, facts, CONFIG, Sweep(known=True), journal=tmp_path / "k", shown=False)
     with pytest.raises(UserError, match="heads"):
         average(toy, load_facts(TOY / "toy_town.json"), Config(sites=("head",)), journal=tmp_path / "l")

@@ -70,6 +70,7 @@ _PLACES = {
     "MomentsConfig": "editing.solve.moments:Config",
     "SequenceConfig": "editing.sequence.result:Config",
     "DiffConfig": "studies.edit_effects.model_state:Config",
+    "EditRequest": "factscope.data.request:EditRequest",
     "Moments": "editing.solve.moments:Moments",
     "Edit": "editing.edit:Edit",
     "EditReport": "editing.evaluation.evaluate:EditReport",

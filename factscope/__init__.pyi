@@ -21,6 +21,7 @@ from editing.solve.moments import Moments
 from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.load import load_cases, load_facts
+from factscope.data.request import EditRequest
 from factscope.errors import UserError
 from factscope.model.bridge import info
 from factscope.model.load import load as load_model
@@ -68,6 +69,7 @@ __all__ = [
     "DiffConfig",
     "Edit",
     "EditReport",
+    "EditRequest",
     "EditStudy",
     "Exact",
     "Fact",

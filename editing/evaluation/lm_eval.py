@@ -84,12 +84,7 @@ def evaluate_tasks(
     Raises EditError: lm-eval is not installed, a task that it does not know or whose data it cannot read, a broken
     task file, an in-context edit.
     """
-    try:
-        with _hushed():
-            import lm_eval.evaluator
-            from lm_eval.models.huggingface import HFLM
-    except ImportError as trouble:
-        raise EditError(f"lm-eval cannot be imported ({trouble}); pip install 'factscope[lm-eval]'") from None
+    lm_eval, HFLM = _harness()  # noqa: N806
     if any(edit.preface for edit in edits):
         raise EditError("lm-eval reads the weights alone, and an in-context edit changes none: leave it out")
     run = Run.of(model, seed)
@@ -129,6 +124,17 @@ def evaluate_tasks(
         harness=metadata.version("lm-eval"),
         run=run.ended(seconds[0]),
     )
+
+
+def _harness() -> tuple[Any, Any]:
+    """The library and its class of a Hugging Face model; heavy, and an optional extra."""
+    try:
+        with _hushed():
+            import lm_eval.evaluator
+            from lm_eval.models.huggingface import HFLM
+    except ImportError as trouble:
+        raise EditError(f"lm-eval cannot be imported ({trouble}); pip install 'factscope[lm-eval]'") from None
+    return lm_eval, HFLM
 
 
 def _scores(before: Any, after: Any) -> tuple[TaskScore, ...]:

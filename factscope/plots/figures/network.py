@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import plotly.graph_objects as go
 
-from factscope.plots.colours import INK, Theme, line_colour, transparent
+from factscope.plots.colours import INK, Ink, Theme, line_colour, transparent
 from factscope.plots.escape import plotly_text
 from factscope.plots.render import draw
 from factscope.plots.specs import Palette, Spec
@@ -67,29 +67,9 @@ class Network(Spec):
 def _(spec: Network, theme: Theme) -> go.Figure:
     ink, result = INK[theme], go.Figure()
     sizes = np.array([abs(edge.value) for edge in spec.edges])
-    bins = width_bins(sizes)
     levels = np.unique(np.quantile(sizes, np.linspace(0, 0.98, STEPS))) if len(sizes) else np.zeros(1)
-    bounds = np.append(levels, np.inf)
-    shown: list[float] = []  # the slider's value up to which each trace stays
-    for step in range(len(levels)):
-        for width in range(len(WIDTHS)):
-            for negative in (False, True):
-                chosen = [
-                    edge
-                    for edge, size, place in zip(spec.edges, sizes, bins, strict=True)
-                    if bounds[step] <= size < bounds[step + 1] and place == width and (edge.value < 0) == negative
-                ]
-                if chosen:
-                    line = {"color": transparent(ink.text, 0.2 + 0.09 * width), "width": WIDTHS[width]}
-                    line["dash"] = "dot" if negative else "solid"
-                    x, y = edge_lines(spec.nodes, chosen)
-                    result.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False))
-                    shown.append(levels[step])
-    n_lines = len(shown)
-    for step in range(len(levels)):
-        chosen = [edge for edge, size in zip(spec.edges, sizes, strict=True) if bounds[step] <= size < bounds[step + 1]]
-        result.add_trace(edge_handles(spec.nodes, chosen))
-        shown.append(levels[step])
+    shown = _add_edges(result, spec, sizes, levels, ink)
+    n_lines = len(shown) - len(levels)
     result.add_trace(
         go.Scatter(
             x=[None], y=[None], mode="lines", line={"color": ink.accent, "width": 2.2}, hoverinfo="skip",
@@ -97,21 +77,6 @@ def _(spec: Network, theme: Theme) -> go.Figure:
         )
     )  # fmt: skip
     result.add_traces(node_traces(spec.nodes, spec.kinds, theme))
-    always = len(result.data) - len(shown)
-    steps = [
-        {
-            "label": f"{level:.2g}",
-            "method": "restyle",
-            "args": [{"visible": [bool(value >= level) for value in shown] + [True] * always}],
-        }
-        for level in levels
-    ]
-    title = plotly_text(f"{spec.value_title} at least ")
-    slider = {
-        "steps": steps, "active": 0, "pad": {"t": 34, "b": 4}, "len": 0.94, "x": 0.03, "ticklen": 4,
-        "currentvalue": {"prefix": title, "suffix": f" {plotly_text(spec.unit)}", "font": {"size": 12}},
-        "font": {"size": 10, "color": ink.faint}, "bordercolor": ink.grid, "bgcolor": ink.grid,
-    }  # fmt: skip
     result.update_xaxes(visible=False)
     result.update_yaxes(
         tickvals=[row for row, _ in spec.rows],
@@ -119,7 +84,6 @@ def _(spec: Network, theme: Theme) -> go.Figure:
         showgrid=True,
         ticks="",
     )
-    height = int(np.clip(20 * len(spec.rows), 380, 1100)) + 140
     meta = {
         "network": {
             "x": [node.x for node in spec.nodes],
@@ -132,8 +96,55 @@ def _(spec: Network, theme: Theme) -> go.Figure:
     }
     several = len(spec.edges) > 1 and len(levels) > 1
     return result.update_layout(
-        height=height, hovermode="closest", showlegend=bool(spec.kinds), sliders=[slider] if several else [], meta=meta
+        height=int(np.clip(20 * len(spec.rows), 380, 1100)) + 140,
+        hovermode="closest",
+        showlegend=bool(spec.kinds),
+        sliders=[_slider(spec, levels, shown, len(result.data) - len(shown), ink)] if several else [],
+        meta=meta,
     )
+
+
+def _add_edges(result: go.Figure, spec: Network, sizes: np.ndarray, levels: np.ndarray, ink: Ink) -> list[float]:
+    """Lines by the slider's step, width and sign, then each step's handles; up to which of its values each stays."""
+    bins, bounds = width_bins(sizes), np.append(levels, np.inf)
+    shown: list[float] = []
+    for step, level in enumerate(levels):
+        for width in range(len(WIDTHS)):
+            for negative in (False, True):
+                chosen = [
+                    edge
+                    for edge, size, place in zip(spec.edges, sizes, bins, strict=True)
+                    if level <= size < bounds[step + 1] and place == width and (edge.value < 0) == negative
+                ]
+                if chosen:
+                    line = {"color": transparent(ink.text, 0.2 + 0.09 * width), "width": WIDTHS[width]}
+                    line["dash"] = "dot" if negative else "solid"
+                    x, y = edge_lines(spec.nodes, chosen)
+                    result.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False))
+                    shown.append(level)
+    for step, level in enumerate(levels):
+        chosen = [edge for edge, size in zip(spec.edges, sizes, strict=True) if level <= size < bounds[step + 1]]
+        result.add_trace(edge_handles(spec.nodes, chosen))
+        shown.append(level)
+    return shown
+
+
+def _slider(spec: Network, levels: np.ndarray, shown: Sequence[float], always: int, ink: Ink) -> dict[str, Any]:
+    """Hides the edges below a level; the `always` last traces stay."""
+    steps = [
+        {
+            "label": f"{level:.2g}",
+            "method": "restyle",
+            "args": [{"visible": [bool(value >= level) for value in shown] + [True] * always}],
+        }
+        for level in levels
+    ]
+    title = plotly_text(f"{spec.value_title} at least ")
+    return {
+        "steps": steps, "active": 0, "pad": {"t": 34, "b": 4}, "len": 0.94, "x": 0.03, "ticklen": 4,
+        "currentvalue": {"prefix": title, "suffix": f" {plotly_text(spec.unit)}", "font": {"size": 12}},
+        "font": {"size": 10, "color": ink.faint}, "bordercolor": ink.grid, "bgcolor": ink.grid,
+    }  # fmt: skip
 
 
 def node_traces(nodes: Sequence[NodeMark], kinds: Sequence[tuple[Palette, str]], theme: Theme) -> list[Any]:

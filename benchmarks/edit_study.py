@@ -13,7 +13,7 @@ import json
 import time
 
 from editing import compute as computing
-from editing import method as methods
+from editing.method import method
 from editing.requests import request
 from factscope.model import load as models
 from factscope.runs.provenance import peak_memory
@@ -42,10 +42,11 @@ def main() -> None:
     given = parser.parse_args()
     model = models.load(given.model)
     asked = request(model, "[The Eiffel Tower] is located in the city of", "Rome")
-    config = methods.config_for(given.method, model)
-    moments = moments_for(model, given.method, config, "self", None, 0)
+    spec = method(given.method)
+    config = spec.config_for(model)
+    moments = moments_for(model, spec, config, "self", None, 0)
     start = time.perf_counter()
-    edit = computing.compute(given.method, model, [asked], config, moments=moments)
+    edit = computing.compute(spec, model, [asked], config, moments=moments)
     editing = time.perf_counter() - start
     chosen = Config(
         circuit=given.circuit, samples=given.samples, nulls=given.nulls, value_nulls=given.value_nulls,

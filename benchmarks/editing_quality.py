@@ -36,7 +36,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("facts", type=Path)
     parser.add_argument("--count", type=int, default=50)
-    weights = [name for name in methods.method_names() if not methods.in_context(name)]
+    weights = [name for name in methods.method_names() if not methods.method(name).in_context]
     parser.add_argument("--methods", default=",".join(weights))
     parser.add_argument("--set", action="append", default=[], help="method.name=value")
     parser.add_argument("--start", default="none")
@@ -53,10 +53,11 @@ def main():
     work = {"facts": [f.id for f in facts], "start": args.start, "tokens": args.tokens, "identity": args.identity}
     for name in args.methods.split(","):
         chosen = {k.split(".", 1)[1]: v for k, v in settings if k.split(".", 1)[0] == name}
-        config = methods.config_for(name, model, chosen)
-        layers = methods.layers_of(config)
+        spec = methods.method(name)
+        config = spec.config_for(model, chosen)
+        layers = spec.layers(config)
         moment = None
-        if methods.method(name).NEEDS_MOMENTS and not args.identity:
+        if spec.needs_moments and not args.identity:
             asked = sorted({*layers, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
             moment = moments.collect(model, asked, moments.Config(tokens=args.tokens), shown=True)
         tag = "-".join([name, *(f"{k}={v}" for k, v in chosen.items()), *(["identity"] * args.identity)])
@@ -66,8 +67,8 @@ def main():
                     return
                 clock = time.perf_counter()
                 edits = computing.compute_each(
-                    name, model, facts[begin : begin + CHUNK], config, moments=moment, start=args.start,
-                    contexts=context if getattr(config, "contexts", 0) else None, shown=False,
+                    spec, model, facts[begin : begin + CHUNK], config, moments=moment, start=args.start,
+                    contexts=context if spec.contexts(config) else None, shown=False,
                     folder=args.out.parent / "values",
                 )  # fmt: skip
                 seconds = (time.perf_counter() - clock) / len(edits)

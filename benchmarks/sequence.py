@@ -57,13 +57,14 @@ def main():
         settings = Config(
             every=args.every, seed=args.seed, start=args.start, **how | {"batch": int(how.get("batch", 1))}
         )
-        config = methods.config_for(name, model, chosen)
+        spec = methods.method(name)
+        config = spec.config_for(model, chosen)
         moment = None
-        if methods.method(name).NEEDS_MOMENTS and not args.identity:
+        if spec.needs_moments and not args.identity:
             wanted = moments.Config(tokens=args.tokens)
-            moment = moments.collect(model, methods.layers_of(config), wanted, shown=False)
+            moment = moments.collect(model, spec.layers(config), wanted, shown=False)
         folder = args.out / f"{tag.replace(':', '-')}-{len(facts)}"
-        result = sequence(model, facts, name, settings, folder, yardstick, config=config, moments=moment)
+        result = sequence(model, facts, spec, settings, folder, yardstick, config=config, moments=moment)
         store.save(result, folder)
         write_page(sequence_page(result), folder / "page.html")
         for point in result.checkpoints:

@@ -5,13 +5,14 @@ next token: a layer that fails at any of them cannot win by the others. No publi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from editing import compute as computing
-from editing import method as methods
 from editing.contexts import contexts as sampled
 from editing.evaluation.evaluate import evaluate
+from editing.method import MethodSpec
+from editing.method import method as method_of
 from editing.solve.moments import Moments
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
@@ -56,7 +57,7 @@ def try_layers(
     asked: Sequence[EditRequest | Fact],
     layers: Sequence[int],
     *,
-    method: str = "rome",
+    method: str | MethodSpec = "rome",
     moments: Moments | None = None,
     start: str = "auto",
     seed: int = 0,
@@ -72,16 +73,18 @@ def try_layers(
         raise EditError(
             f"fact {bare[0]!r} has no paraphrase or no neighbour, so nothing can be said about layers by it"
         )
-    if not methods.layers_of(methods.config_for(method, model)):
-        raise EditError(f"{method} changes no weight, so no layer is better for it than another: choose another method")
+    spec = method_of(method)
+    if spec.in_context:
+        raise EditError(
+            f"{spec.name} changes no weight, so no layer is better for it than another: choose another method"
+        )
     context, trials = sampled(model, 5, 10, seed, start), []
     with progress("layers tried", len(layers), shown=shown) as advance:
         for layer in layers:
-            config = methods.config_for(method, model)
-            config = replace(config, **({"layers": (layer,)} if hasattr(config, "layers") else {"layer": layer}))
-            used = context if hasattr(config, "contexts") else None
+            config = spec.at_layers(spec.config_for(model), (layer,))
+            used = context if spec.contexts(config) else None
             edits = computing.compute_each(
-                method, model, requests, config, moments=moments, contexts=used, start=start, seed=seed, shown=False
+                spec, model, requests, config, moments=moments, contexts=used, start=start, seed=seed, shown=False
             )
             report = evaluate(model, edits, start=start, shown=False)
             parts = [report.score(name).after for name in MARKS]
@@ -90,4 +93,4 @@ def try_layers(
             trials.append(LayerTrial(layer, parts[0], parts[1], parts[2], parts[3], kl, mark))
             advance(1)
     name = "identity" if moments is None else moments.name
-    return LayerChoice(method, tuple(one.id for one in requests), tuple(trials), name)
+    return LayerChoice(spec.name, tuple(one.id for one in requests), tuple(trials), name)

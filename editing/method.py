@@ -1,22 +1,20 @@
-"""The editing methods, one file each, found by listing this folder and imported only when chosen.
+"""An editing method as a value: what it is called, what it needs, where it writes, and the function that runs it.
 
-A method's file has a `Config` (a frozen dataclass), `NEEDS_MOMENTS` (whether it wants the second moment of ordinary
-keys), `ABOUT` (one line) and `compute(bench, config) -> MethodOutput`, which leaves the model bitwise as it was. A file
-with `IN_CONTEXT = True` touches no weight: its edits are a text before whatever is asked.
+A method's file holds a `Config`, the function, and one `METHOD = MethodSpec(...)`. Methods are found by listing the
+folder `editing/methods` and the entry-point group `factscope.methods`, and imported only when chosen: `method("rome")`.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
 from editing import methods
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
+from factscope.catalogue import Catalogue
 from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
 from factscope.runs import store
@@ -25,38 +23,98 @@ from factscope.settings import Settings, configured
 CHUNK = 32  # requests whose values are found in one batch: more gains nothing on a CPU and costs memory
 
 
-def method_names() -> tuple[str, ...]:
-    """All methods, by listing the folder."""
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(methods.__path__)))
+@runtime_checkable
+class MethodConfig(Protocol):
+    """A method's configuration: a frozen dataclass.
 
-
-def method(name: str) -> Any:
-    """The module of a method; EditError, with the names there are, if there is none."""
-    key = name.lower().replace("-", "_")
-    if key not in method_names():
-        raise EditError(f"there is no method {name!r}; choose one of {', '.join(method_names())}")
-    return importlib.import_module(f"editing.methods.{key}")
-
-
-def config_for(name: str, model: Any, settings: Settings = ()) -> Any:
-    """A method's configuration for this model: its defaults, the model's own layers, then `settings`.
-
-    Settings of the value optimisation are named alone ("steps") or in full ("descent.steps"). Raises SettingError for a
-    name that does not exist, and a value of the wrong type.
+    `layer` or `layers` says where the method writes; `contexts` and `context_length` how many templates are sampled and
+    how long; `descent` how values are found. A method that has no use for a field leaves it out.
     """
-    return configured(method(name).Config.for_model(model), settings)
+
+    if TYPE_CHECKING:  # a dataclass; at run time a Protocol with fields cannot be asked about classes
+        __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def for_model(cls, model: Any) -> "MethodConfig":
+        """The defaults, with the layers that suit this model."""
 
 
-def in_context(name: str) -> bool:
-    """Whether a method's edits are a text and no change of weights."""
-    return getattr(method(name), "IN_CONTEXT", False)
+@dataclass(frozen=True)
+class MethodSpec:
+    """One editing method."""
+
+    name: str  # as its file
+    about: str  # one line for --help
+    Config: type[MethodConfig]
+    compute: Callable[["MethodInputs", Any], "MethodOutput"]  # leaves the model bitwise as it was
+    compute_each: Callable[["MethodInputs", Any], list["MethodOutput"]] | None = (
+        None  # one edit per request, in one batch
+    )
+    place: Place | Literal["prompt"] = "hidden"  # an MLP's output, the hidden state after a block, or a text before all
+    needs_moments: bool = False  # whether it wants the second moment of ordinary keys
+
+    @property
+    def in_context(self) -> bool:
+        """Whether its edits are a text and no change of weights."""
+        return self.place == "prompt"
+
+    @property
+    def layer_setting(self) -> str:
+        """The setting that says where it writes: "layer", "layers", or "" for an in-context method."""
+        own = {field.name for field in fields(self.Config)}
+        return next((name for name in ("layers", "layer") if name in own), "")
+
+    def layers(self, config: MethodConfig) -> tuple[int, ...]:
+        """The layers that a configuration writes to; none for an in-context method."""
+        if not self.layer_setting:
+            return ()
+        own: int | tuple[int, ...] = getattr(config, self.layer_setting)
+        return (own,) if isinstance(own, int) else own
+
+    def at_layers(self, config: MethodConfig, layers: tuple[int, ...]) -> MethodConfig:
+        """The configuration with those layers; EditError where the method cannot write to them all."""
+        if not self.layer_setting or (self.layer_setting == "layer" and len(layers) != 1):
+            count = "one layer" if self.layer_setting else "no layer"
+            raise EditError(f"{self.name} writes to {count}, not to {', '.join(map(str, layers))}")
+        return replace(config, **{self.layer_setting: layers if self.layer_setting == "layers" else layers[0]})
+
+    def contexts(self, config: MethodConfig) -> int:
+        """How many templates are sampled for it, beside the bare prompt."""
+        return int(getattr(config, "contexts", 0))
+
+    def config_for(self, model: Any, settings: Settings = ()) -> MethodConfig:
+        """The configuration for this model: the defaults, the model's own layers, then `settings`.
+
+        Settings of the value optimisation are named alone ("steps") or in full ("descent.steps"). Raises SettingError
+        for a name that does not exist or a value of the wrong type, and EditError for a layer that the model lacks.
+        """
+        config = configured(self.Config.for_model(model), settings)
+        self.check(model, config)
+        return config
+
+    def check(self, model: Any, config: MethodConfig) -> None:
+        """Raise EditError unless the model has every layer that the configuration writes to."""
+        for layer in self.layers(config):
+            check_layer(model, layer)
 
 
-def layers_of(config: Any) -> tuple[int, ...]:
-    """The layers that a method's configuration writes to; none for an in-context one."""
-    if hasattr(config, "layers"):
-        return tuple(config.layers)
-    return (config.layer,) if hasattr(config, "layer") else ()
+class MethodFile(Protocol):
+    """What a file of editing/methods offers."""
+
+    METHOD: MethodSpec
+
+
+METHODS = Catalogue("method", methods, "METHOD", MethodSpec, EditError)
+
+
+def method_names() -> tuple[str, ...]:
+    """All methods: those of the folder, and those of other installed packages."""
+    return METHODS.names()
+
+
+def method(name: str | MethodSpec) -> MethodSpec:
+    """The method of that name; EditError, with the names that there are, for any other. A method is given back."""
+    return name if isinstance(name, MethodSpec) else METHODS.get(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +132,7 @@ class MethodOutput:
 class MethodInputs:
     """What every method starts from, once the input has been checked."""
 
+    method: MethodSpec
     model: Any
     requests: tuple[EditRequest, ...]
     contexts: tuple[str, ...]
@@ -91,18 +150,16 @@ class MethodInputs:
         return None if self.moments is None else self.moments.of(layer)
 
     def values(self, config: Any) -> Values:
-        """What must be written for each request: at `config.layer`'s MLP, or after the last of `config.layers`.
+        """What must be written for each request: at the place where the method writes, in the last of its layers.
 
         Found `CHUNK` requests at a time; finished chunks are kept in `folder` and taken up from there.
         """
         if self.ready is not None:
             return self.ready
-        single = hasattr(config, "layer")
-        layers = (config.layer,) if single else config.layers
+        layers = self.method.layers(config)
         for layer in layers:
-            check_layer(self.model, layer)
             self.moment(layer)  # an absent one is found out before an hour is spent
-        place: Place = "mlp" if single else "hidden"
+        place: Place = "mlp" if self.method.place == "mlp" else "hidden"
         parts: list[Values] = []
         for begin in range(0, len(self.requests), CHUNK):
             some = self.requests[begin : begin + CHUNK]
@@ -124,8 +181,3 @@ class MethodInputs:
             return store.load(self.folder / f"values-{begin:05d}", Values) if self.folder is not None else None
         except StoreError:
             return None
-
-    @property
-    def moments_name(self) -> str:
-        """What a report says was used."""
-        return "identity" if self.moments is None else self.moments.name

@@ -1,43 +1,69 @@
-"""Restraints: make an edit, or a whole stack of edits, gentler after the fact. One file each, found by listing.
+"""Restraints: make an edit, or a whole stack of edits, gentler after the fact.
 
-A restraint's file has a `Config`, `check(weights, config)`, which refuses before anything is computed, and
-`restrain(edit, weights, config) -> Edit`; `weights` are the model's own before any edit. `restrained` takes a stack
-and gives one edit that replaces it.
+A restraint is one file with a `Config`, its functions and one `RESTRAINT = RestraintSpec(...)`; found by listing the
+folder `editing/restraints` and the entry-point group `factscope.restraints`. `restrained` takes a stack of edits and
+gives one edit that replaces it.
 """
 
-import importlib
-import pkgutil
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from editing import restraints
 from editing.edit import Edit, base_of, in_place, merged
+from factscope.catalogue import Catalogue
 from factscope.errors import EditError
 from factscope.model.weights import live_weights
+from factscope.settings import Settings, configured
+
+Weights = Mapping[str, Tensor]  # the model's own, before any edit, by name
+
+
+@dataclass(frozen=True)
+class RestraintSpec:
+    """One restraint."""
+
+    name: str  # as its file
+    about: str  # one line for --help
+    Config: type[Any]  # a frozen dataclass; every field has a default
+    check: Callable[[Weights, Any], None]  # refuses what cannot work, before anything is computed
+    restrain: Callable[[Edit, Weights, Any], Edit]
+
+    def config_for(self, settings: Settings = ()) -> Any:
+        """The configuration with these settings; SettingError for a name that does not exist or a wrong value."""
+        return configured(self.Config, settings)
+
+
+class RestraintFile(Protocol):
+    """What a file of editing/restraints offers."""
+
+    RESTRAINT: RestraintSpec
+
+
+RESTRAINTS = Catalogue("restraint", restraints, "RESTRAINT", RestraintSpec, EditError)
 
 
 def restraint_names() -> tuple[str, ...]:
-    """All restraints, by listing the folder."""
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(restraints.__path__)))
+    """All restraints: those of the folder, and those of other installed packages."""
+    return RESTRAINTS.names()
 
 
-def restraint(name: str) -> Any:
-    """The module of a restraint; EditError, with the names there are, if there is none."""
-    if name not in restraint_names():
-        raise EditError(f"there is no restraint {name!r}; choose one of {', '.join(restraint_names())}")
-    return importlib.import_module(f"editing.restraints.{name}")
+def restraint(name: str | RestraintSpec) -> RestraintSpec:
+    """The restraint of that name; EditError, with the names there are, if there is none."""
+    return name if isinstance(name, RestraintSpec) else RESTRAINTS.get(name)
 
 
-def restrained(model: Any, edits: Sequence[Edit], name: str, config: Any = None) -> Edit:
+def restrained(model: Any, edits: Sequence[Edit], name: str | RestraintSpec, config: Any = None) -> Edit:
     """One edit that does what the stack does, restrained; the model is only read.
 
     Raises EditError: edits in place, an edit of another model, and whatever the restraint refuses.
     """
-    module = restraint(name)
+    spec = restraint(name)
     if in_place(model):
         raise EditError("take the edits that are in place out first: a restraint compares with the weights before them")
     stack = merged(edits)
     if base_of(model) != stack.base:
         raise EditError(f"edit {stack.name} was made for another model ({stack.model}): load that one")
-    edit: Edit = module.restrain(stack, live_weights(model), config or module.Config())
-    return edit
+    return spec.restrain(stack, live_weights(model), config or spec.Config())

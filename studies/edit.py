@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from editing import compute as computing
-from editing import method as methods
 from editing.edit import Edit, applied, commit, in_place, revert
 from editing.evaluation.evaluate import EditReport, evaluate
 from editing.evaluation.protocol import Protocol
-from editing.method import layers_of
+from editing.method import MethodConfig, MethodSpec
 from editing.pages.edit import page
 from editing.pages.report import report_in_words, report_page
-from editing.restraint import restrained, restraint
+from editing.restraint import RestraintSpec, restrained
 from editing.solve import moments as second_moments
+from editing.solve.moments import Moments
 from editing.spectrum import Spectrum, spectra
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
@@ -22,7 +22,6 @@ from factscope.plots.page import write_page
 from factscope.plots.show import shown
 from factscope.plots.specs import Page
 from factscope.runs import store
-from factscope.settings import configured
 
 
 @shown(page="studies.edit:EditScores.page", words="studies.edit:EditScores.in_words")
@@ -42,32 +41,56 @@ class EditScores:
         return report_in_words(self.report)
 
 
-def moments_for(model: Any, name: str, config: Any, source: str, tokens: int | None, seed: int) -> Any:
+@dataclass(frozen=True, eq=False)
+class MethodRun:
+    """A method with all that it is run with on one model."""
+
+    spec: MethodSpec
+    config: MethodConfig
+    moments: Moments | None = None  # None: the identity, or a method that wants none
+    seed: int = 0
+    start: str = "auto"
+
+    def compute(self, model: Any, asked: Sequence[EditRequest | Fact], **how: Any) -> Edit:
+        """One edit for all requests; keyword arguments as of `editing.compute`."""
+        return computing.compute(self.spec, model, asked, self.config, **self._own, **how)
+
+    def compute_each(self, model: Any, asked: Sequence[EditRequest | Fact], **how: Any) -> list[Edit]:
+        """One edit per request, in one batch."""
+        return computing.compute_each(self.spec, model, asked, self.config, **self._own, **how)
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        return {"moments": self.moments, "seed": self.seed, "start": self.start}
+
+
+def moments_for(
+    model: Any, spec: MethodSpec, config: MethodConfig, source: str, tokens: int | None, seed: int
+) -> Moments | None:
     """Second moments, from the cache or collected now; None for "identity", or a method that wants none."""
-    if not methods.method(name).NEEDS_MOMENTS or source == "identity":
+    if not spec.needs_moments or source == "identity":
         return None
     chosen = second_moments.Config(source=source, seed=seed)
     if tokens is not None:
         chosen = replace(chosen, tokens=tokens)
-    return second_moments.collect(model, layers_of(config), chosen)
+    return second_moments.collect(model, spec.layers(config), chosen)
 
 
 def make(
     model: Any,
     asked: Sequence[EditRequest | Fact],
-    name: str,
-    config: Any,
-    moments: Any,
+    run: MethodRun,
     *,
     below: Sequence[Edit] = (),
-    restrain: str | None = None,
-    restraint_settings: Sequence[str] = (),
+    restraint: RestraintSpec | None = None,
+    restraint_config: Any = None,
     batch: int | None = None,
     **how: Any,
 ) -> list[Edit]:
     """One edit for all requests, or with `batch` one for every so many, each on top of those before.
 
-    A restraint makes one edit of all of them. The model is left as it was.
+    A restraint makes one edit of all of them. The model is left as it was. Other keyword arguments: as of
+    `editing.compute`.
     """
     size = batch or len(asked)
     parts = [asked[i : i + size] for i in range(0, len(asked), size)]
@@ -75,17 +98,14 @@ def make(
     with applied(model, below):
         try:
             for part in parts:
-                made.append(computing.compute(name, model, part, config, moments=moments, **how))
+                made.append(run.compute(model, part, **how))
                 if len(parts) > 1:
                     commit(model, made[-1:])
         finally:
             if len(parts) > 1 and made:
                 here = {edit.digest for edit in in_place(model)}
                 revert(model, [edit for edit in made if edit.digest in here])
-    if restrain is None:
-        return made
-    chosen = configured(restraint(restrain).Config, restraint_settings)
-    return [restrained(model, made, restrain, chosen)]
+    return made if restraint is None else [restrained(model, made, restraint, restraint_config)]
 
 
 def score(

@@ -18,9 +18,10 @@ from circuits.method import Method
 from circuits.scorers.eap_ig import EAPIG
 from circuits.task import Task
 from editing import compute as computing
-from editing import method as methods
 from editing import requests as asking
 from editing.edit import Edit
+from editing.method import MethodConfig, MethodSpec, method_names
+from editing.method import method as method_of
 from editing.restraint import restrained, restraint
 from editing.sequence import run as sequences
 from editing.sequence.result import Config as SequenceConfig
@@ -170,12 +171,13 @@ def edit(
     """
     requests = (requests,) if isinstance(requests, EditRequest | Fact) else tuple(requests)
     own, aside = _parted(settings)
-    config = methods.config_for(method, model, own)
-    used = _moments(model, method, config, moments)
-    made = computing.compute(method, model, requests, config, moments=used, seed=seed, start=start)
+    spec = method_of(method)
+    config = spec.config_for(model, own)
+    used = _moments(model, spec, config, moments)
+    made = computing.compute(spec, model, requests, config, moments=used, seed=seed, start=start)
     if restrain is None:
         return made
-    return restrained(model, [made], restrain, restraint(restrain).Config(**aside))
+    return restrained(model, [made], restrain, restraint(restrain).config_for(aside))
 
 
 def moments(model: Any, layers: Sequence[int] | None = None, config: MomentsConfig | None = None) -> Moments:
@@ -184,17 +186,17 @@ def moments(model: Any, layers: Sequence[int] | None = None, config: MomentsConf
     `layers` are by default those that any method writes to which needs second moments.
     """
     if layers is None:
-        needing = [name for name in methods.method_names() if methods.method(name).NEEDS_MOMENTS]
-        layers = sorted({i for name in needing for i in methods.layers_of(methods.config_for(name, model))})
+        needing = [spec for spec in map(method_of, method_names()) if spec.needs_moments]
+        layers = sorted({layer for spec in needing for layer in spec.layers(spec.config_for(model))})
     return second_moments.collect(model, layers, config)
 
 
-def _moments(model: Any, method: str, config: Any, given: MomentsFrom) -> Moments | None:
-    if not methods.method(method).NEEDS_MOMENTS or given == "identity":
+def _moments(model: Any, method: MethodSpec, config: MethodConfig, given: MomentsFrom) -> Moments | None:
+    if not method.needs_moments or given == "identity":
         return None
     if isinstance(given, Moments):
         return given
-    return moments(model, methods.layers_of(config), given)
+    return moments(model, method.layers(config), given)
 
 
 def _parted(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -254,7 +256,8 @@ def sequence(
     model is left bitwise as it was.
     """
     own, aside = _parted(settings)
-    chosen = methods.config_for(method, model, own)
+    spec = method_of(method)
+    chosen = spec.config_for(model, own)
     seed, start = config.seed, config.start
     if yardstick is None:
         others = unrelated_facts(model, requests, seed=seed, start=start)
@@ -262,13 +265,13 @@ def sequence(
     return sequences.sequence(
         model,
         requests,
-        method,
+        spec,
         config,
         folder,
         yardstick,
         config=chosen,
-        restraint_config=restraint(config.restrain).Config(**aside) if config.restrain else None,
-        moments=_moments(model, method, chosen, moments),
+        restraint_config=restraint(config.restrain).config_for(aside) if config.restrain else None,
+        moments=_moments(model, spec, chosen, moments),
     )
 
 

@@ -19,16 +19,13 @@ from typing import Any
 import torch
 
 from editing.edit import in_place
-from editing.method import MethodInputs, MethodOutput
+from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys, find_keys
 from factscope.errors import EditError
 from factscope.model.bridge import info
 from factscope.model.weights import MLP_OUT, WeightName
-
-ABOUT = "as MEMIT, but only in directions that ordinary text hardly uses"
-NEEDS_MOMENTS = True
 
 
 @dataclass(frozen=True)
@@ -48,28 +45,28 @@ class Config:
         return cls(layers=info(model).edit_layers)
 
 
-def compute(bench: MethodInputs, config: Config) -> MethodOutput:
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer inside the null space."""
-    if bench.moments is None:
+    if inputs.moments is None:
         raise EditError("alphaedit writes where ordinary text is silent, so it needs moments, not the identity")
     kept: list[str] = []
 
     def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
-        null = null_space(bench.moment(layer), config.null_share)  # [d_in, kept]
+        null = null_space(inputs.moment(layer), config.null_share)  # [d_in, kept]
         kept.append(f"layer {layer}: {null.shape[1]} of {null.shape[0]} directions kept")
         inside = keys.halves().double() @ null @ null.T
         ridge = config.ridge * float((inside**2).sum(1).mean())
-        earlier = _earlier_keys(bench, layer)
+        earlier = _earlier_keys(inputs, layer)
         if earlier is None:
             return solve(inside, lacking, KeyMetric(None), ridge=ridge)
         guarded = earlier @ null @ null.T
         metric = KeyMetric(torch.eye(len(null), dtype=torch.float64) + guarded.T @ guarded / ridge)
         return solve(inside, lacking, metric, ridge=ridge)
 
-    values = bench.values(config)
+    values = inputs.values(config)
     written = spread(
-        bench.model, bench.requests, config.layers, values, bench.contexts, rule, bench.moment,
-        start=bench.start, shown=bench.shown,
+        inputs.model, inputs.requests, config.layers, values, inputs.contexts, rule, inputs.moment,
+        start=inputs.start, shown=inputs.shown,
     )  # fmt: skip
     return MethodOutput(written.deltas, written.reports, values.losses, tuple(kept))
 
@@ -86,11 +83,21 @@ def null_space(moment: Any, share: float) -> Any:
     return vectors[:, :quiet]
 
 
-def _earlier_keys(bench: MethodInputs, layer: int) -> Any:
+def _earlier_keys(inputs: MethodInputs, layer: int) -> Any:
     """Keys of the AlphaEdit edits in place, on the weights as they are; None if there are none."""
     found = [
-        find_keys(bench.model, edit.requests, layer, edit.contexts, edit.start_token).halves().double()
-        for edit in in_place(bench.model)
+        find_keys(inputs.model, edit.requests, layer, edit.contexts, edit.start_token).halves().double()
+        for edit in in_place(inputs.model)
         if edit.method == "alphaedit" and any(delta.weight == str(WeightName(layer, MLP_OUT)) for delta in edit.deltas)
     ]
     return torch.cat(found) if found else None
+
+
+METHOD = MethodSpec(
+    "alphaedit",
+    "as MEMIT, but only in directions that ordinary text hardly uses",
+    Config,
+    compute,
+    place="hidden",
+    needs_moments=True,
+)

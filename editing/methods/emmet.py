@@ -12,15 +12,12 @@ When not to use it: several layers share the work better (MEMIT); one fact is R-
 from dataclasses import dataclass, field
 from typing import Any
 
-from editing.method import MethodInputs, MethodOutput
+from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.memit import leverage
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys
 from factscope.model.bridge import info
-
-ABOUT = "many facts at once in one layer, as exactly as eps says"
-NEEDS_MOMENTS = True
 
 
 @dataclass(frozen=True)
@@ -39,21 +36,31 @@ class Config:
         return cls(layers=info(model).edit_layers[-1:])
 
 
-def compute(bench: MethodInputs, config: Config) -> MethodOutput:
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts, then one solve."""
 
     def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
         mean = keys.halves().double()
-        moment = bench.moment(layer)
+        moment = inputs.moment(layer)
         weight = leverage(mean, KeyMetric(moment))
         import torch
 
         matrix = torch.eye(mean.shape[1], dtype=mean.dtype) if moment is None else moment
         return solve(mean, lacking, KeyMetric(weight * matrix), ridge=config.epsilon if len(mean) > 1 else 0.0)
 
-    values = bench.values(config)
+    values = inputs.values(config)
     written = spread(
-        bench.model, bench.requests, config.layers, values, bench.contexts, rule, bench.moment,
-        start=bench.start, shown=bench.shown,
+        inputs.model, inputs.requests, config.layers, values, inputs.contexts, rule, inputs.moment,
+        start=inputs.start, shown=inputs.shown,
     )  # fmt: skip
     return MethodOutput(written.deltas, written.reports, values.losses)
+
+
+METHOD = MethodSpec(
+    "emmet",
+    "many facts at once in one layer, as exactly as eps says",
+    Config,
+    compute,
+    place="hidden",
+    needs_moments=True,
+)

@@ -14,11 +14,8 @@ When not to use it: always use FT-M instead, except to reproduce a figure.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from editing.method import MethodInputs, MethodOutput
+from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods import ft_m
-
-ABOUT = "fine-tune one MLP matrix on the prompt's last position, as published"
-NEEDS_MOMENTS = False
 
 
 @dataclass(frozen=True)
@@ -26,16 +23,26 @@ class Config(ft_m.Config):
     """The same as FT-M's."""
 
 
-def compute(bench: MethodInputs, config: Config) -> MethodOutput:
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Fine-tune on all target tokens at the prompt's last position."""
-    return ft_m.tune(bench, config, last_position)[0]
+    return ft_m.tune(inputs, config, last_position)[0]
 
 
-def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
+def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     """The same for every fact alone, all of them side by side."""
-    return ft_m.tune(bench, config, last_position, apart=True)
+    return ft_m.tune(inputs, config, last_position, apart=True)
 
 
 def last_position(first: int, target: Sequence[int]) -> tuple[list[int], list[int]]:
     """Every target token at the prompt's last position."""
     return [first] * len(target), list(target)
+
+
+METHOD = MethodSpec(
+    "ft_l",
+    "fine-tune one MLP matrix on the prompt's last position, as published",
+    Config,
+    compute,
+    compute_each,
+    place="mlp",
+)

@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from editing.delta import Delta
-from editing.method import MethodInputs, MethodOutput
+from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
 from editing.solve.layers import weight_name
-from editing.solve.values import check_layer
 from factscope.errors import EditError
 from factscope.model.bridge import device
 from factscope.model.forward.batched import padded
@@ -34,8 +33,6 @@ from factscope.model.forward.partial import Frame
 from factscope.model.hooks import hooked, record
 from factscope.model.sites import Site
 
-ABOUT = "fine-tune one MLP matrix on the whole target"
-NEEDS_MOMENTS = False
 APART = 16  # facts that learn side by side: a matrix, its gradient and Adam's two moments each
 
 Wanted = Callable[[int, Sequence[int]], tuple[list[int], list[int]]]  # first position, target -> positions, token ids
@@ -57,14 +54,14 @@ class Config:
         return cls(layer=min(cls.layer, int(model.cfg.n_layers) - 1))
 
 
-def compute(bench: MethodInputs, config: Config) -> MethodOutput:
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Fine-tune on every target token at its own position."""
-    return tune(bench, config, every_token)[0]
+    return tune(inputs, config, every_token)[0]
 
 
-def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
+def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     """The same for every fact alone, all of them side by side."""
-    return tune(bench, config, every_token, apart=True)
+    return tune(inputs, config, every_token, apart=True)
 
 
 def every_token(first: int, target: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -72,29 +69,28 @@ def every_token(first: int, target: Sequence[int]) -> tuple[list[int], list[int]
     return list(range(first, first + len(target))), list(target)
 
 
-def tune(bench: MethodInputs, config: Config, wanted: Wanted, apart: bool = False) -> list[MethodOutput]:
+def tune(inputs: MethodInputs, config: Config, wanted: Wanted, apart: bool = False) -> list[MethodOutput]:
     """Adam on one matrix for all facts, or with `apart` on one matrix a fact.
 
     `wanted` says at which positions which tokens are asked for.
     """
-    check_layer(bench.model, config.layer)
     if not apart:
-        return _tuned(bench, config, wanted, apart)
-    chunks = [bench.requests[i : i + APART] for i in range(0, len(bench.requests), APART)]
-    return [made for some in chunks for made in _tuned(replace(bench, requests=some), config, wanted, apart)]
+        return _tuned(inputs, config, wanted, apart)
+    chunks = [inputs.requests[i : i + APART] for i in range(0, len(inputs.requests), APART)]
+    return [made for some in chunks for made in _tuned(replace(inputs, requests=some), config, wanted, apart)]
 
 
-def _tuned(bench: MethodInputs, config: Config, wanted: Wanted, apart: bool) -> list[MethodOutput]:
+def _tuned(inputs: MethodInputs, config: Config, wanted: Wanted, apart: bool) -> list[MethodOutput]:
     rows, places, tokens = [], [], []
-    for request in bench.requests:
-        (prompt,) = target_prompts(bench.model, request, ("{}",), bench.start)
+    for request in inputs.requests:
+        (prompt,) = target_prompts(inputs.model, request, ("{}",), inputs.start)
         positions, ids = wanted(len(prompt.tokens) - 1, prompt.answer_ids)
         rows.append((*prompt.tokens, *prompt.answer_ids[:-1]))
         places.append(positions)
         tokens.append(ids)
-    part = _Part(bench.model, config.layer, rows, places, tokens)
-    groups = len(bench.requests) if apart else 1  # a group learns one matrix and stops by itself
-    change = torch.zeros(groups, bench.model.cfg.d_mlp, bench.model.cfg.d_model, device=device(bench.model))
+    part = _Part(inputs.model, config.layer, rows, places, tokens)
+    groups = len(inputs.requests) if apart else 1  # a group learns one matrix and stops by itself
+    change = torch.zeros(groups, inputs.model.cfg.d_mlp, inputs.model.cfg.d_model, device=device(inputs.model))
     moment, square, curve = torch.zeros_like(change), torch.zeros_like(change), []
     active = torch.ones(groups, dtype=torch.bool, device=change.device)
     for step in range(config.steps):
@@ -107,8 +103,8 @@ def _tuned(bench: MethodInputs, config: Config, wanted: Wanted, apart: bool) -> 
         if not bool(torch.isfinite(losses).all()):
             raise EditError(f"the loss went to NaN at step {step}; nothing was changed. Use a smaller learning rate")
         curve.append(losses.cpu().masked_fill(~active.cpu().repeat_interleave(len(losses) // groups), torch.nan))
-        if bench.on_step is not None:
-            bench.on_step(step, curve[-1], likely.cpu())
+        if inputs.on_step is not None:
+            inputs.on_step(step, curve[-1], likely.cpu())
         active = active & (per_group.detach() >= config.stop)
         if not bool(active.any()):
             break
@@ -152,3 +148,13 @@ class _Part:
         count = torch.bincount(row).to(logp)
         mean = torch.zeros(len(self.places), device=logp.device).index_add(0, row.to(logp.device), logp) / count
         return -mean, mean.detach().exp()
+
+
+METHOD = MethodSpec(
+    "ft_m",
+    "fine-tune one MLP matrix on the whole target",
+    Config,
+    compute,
+    compute_each,
+    place="mlp",
+)

@@ -13,11 +13,7 @@ When not to use it: where the model itself is to be changed or looked into. Its 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from editing.method import MethodInputs, MethodOutput
-
-ABOUT = "in context: the new fact as a sentence before every question; no weight changes"
-NEEDS_MOMENTS = False
-IN_CONTEXT = True
+from editing.method import MethodInputs, MethodOutput, MethodSpec
 
 
 @dataclass(frozen=True)
@@ -32,16 +28,26 @@ class Config:
         return cls()
 
 
-def compute(bench: MethodInputs, config: Config) -> MethodOutput:
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """One sentence a fact, in order."""
-    return MethodOutput((), preface="".join(f"{config.opening} {ended(str(request))}\n" for request in bench.requests))
+    return MethodOutput((), preface="".join(f"{config.opening} {ended(str(request))}\n" for request in inputs.requests))
 
 
-def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
+def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     """One edit a fact."""
-    return [compute(replace(bench, requests=(request,)), config) for request in bench.requests]
+    return [compute(replace(inputs, requests=(request,)), config) for request in inputs.requests]
 
 
 def ended(text: str) -> str:
     """The text with a full stop where none of its own ends it ("I don't know.", "Washington, D.C.")."""
     return text if text.rstrip("\"'”’)").endswith((".", "!", "?", "…", "。")) else f"{text}."
+
+
+METHOD = MethodSpec(
+    "ice",
+    "in context: the new fact as a sentence before every question; no weight changes",
+    Config,
+    compute,
+    compute_each,
+    place="prompt",
+)

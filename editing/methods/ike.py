@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.method import MethodInputs, MethodOutput
+from editing.method import MethodInputs, MethodOutput, MethodSpec
 from factscope.data.load import load_facts
 from factscope.data.request import EditRequest
 from factscope.model.bridge import device
@@ -30,9 +30,6 @@ from factscope.model.hooks import record
 from factscope.model.prompts import start_ids
 from factscope.model.sites import Site
 
-ABOUT = "in context: retrieved demonstrations and the new fact before every question; no weight changes"
-NEEDS_MOMENTS = False
-IN_CONTEXT = True
 KINDS = ("copy", "update", "update", "update", "retain", "retain", "retain", "retain")  # in turn
 
 
@@ -49,26 +46,26 @@ class Config:
         return cls()
 
 
-def compute(bench: MethodInputs, config: Config) -> MethodOutput:
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """The demonstrations for each fact, then all new facts."""
-    (one,) = _made(bench, config, [bench.requests])
+    (one,) = _made(inputs, config, [inputs.requests])
     return one
 
 
-def compute_each(bench: MethodInputs, config: Config) -> list[MethodOutput]:
+def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     """One edit a fact; the corpus is read once."""
-    return _made(bench, config, [(request,) for request in bench.requests])
+    return _made(inputs, config, [(request,) for request in inputs.requests])
 
 
-def _made(bench: MethodInputs, config: Config, groups: Sequence[tuple[EditRequest, ...]]) -> list[MethodOutput]:
+def _made(inputs: MethodInputs, config: Config, groups: Sequence[tuple[EditRequest, ...]]) -> list[MethodOutput]:
     edited = {request.subject.casefold() for group in groups for request in group}
     corpus = [
         EditRequest.of(fact)
-        for fact in load_facts(seed=bench.seed)
+        for fact in load_facts(seed=inputs.seed)
         if fact.foil and fact.paraphrases and fact.neighbours and fact.subject.casefold() not in edited
     ][: config.corpus if config.demonstrations else 0]
     flat = [request for group in groups for request in group]
-    vectors = states(bench, list(map(str, (*flat, *corpus)))) if corpus else torch.zeros(len(flat), 1)
+    vectors = states(inputs, list(map(str, (*flat, *corpus)))) if corpus else torch.zeros(len(flat), 1)
     made, at = [], 0
     for group in groups:
         own = vectors[at : at + len(group)].mean(0)
@@ -92,10 +89,10 @@ def demonstration(request: EditRequest, kind: str) -> str:
 
 
 @torch.no_grad()
-def states(bench: MethodInputs, texts: Sequence[str]) -> Float[Tensor, "text d_model"]:
+def states(inputs: MethodInputs, texts: Sequence[str]) -> Float[Tensor, "text d_model"]:
     """Unit vectors of sentences; see the module's text."""
-    model = bench.model
-    site, first = Site("resid", model.cfg.n_layers // 2), start_ids(model, bench.start)
+    model = inputs.model
+    site, first = Site("resid", model.cfg.n_layers // 2), start_ids(model, inputs.start)
     rows = [[*first, *model.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
     means: list[Tensor] = [torch.empty(0)] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -108,3 +105,13 @@ def states(bench: MethodInputs, texts: Sequence[str]) -> Float[Tensor, "text d_m
             means[i] = seen[site][number, len(first) : len(rows[i])].float().mean(0).cpu()
     stacked = torch.stack(means)
     return torch.nn.functional.normalize(stacked - stacked.mean(0), dim=-1)
+
+
+METHOD = MethodSpec(
+    "ike",
+    "in context: retrieved demonstrations and the new fact before every question; no weight changes",
+    Config,
+    compute,
+    compute_each,
+    place="prompt",
+)

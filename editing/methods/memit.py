@@ -15,14 +15,11 @@ When not to use it: where one fact must be met exactly; it never is (see the rep
 from dataclasses import dataclass, field
 from typing import Any
 
-from editing.method import MethodInputs, MethodOutput
+from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys
 from factscope.model.bridge import info
-
-ABOUT = "many facts at once over several layers; a ridge instead of an exact fit"
-NEEDS_MOMENTS = True
 
 
 @dataclass(frozen=True)
@@ -41,18 +38,18 @@ class Config:
         return cls(layers=info(model).edit_layers)
 
 
-def compute(bench: MethodInputs, config: Config) -> MethodOutput:
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer."""
 
     def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
-        metric = KeyMetric(bench.moment(layer))
+        metric = KeyMetric(inputs.moment(layer))
         mean = keys.halves().double()
         return solve(mean, lacking, metric, ridge=config.ridge * leverage(mean, metric))
 
-    values = bench.values(config)
+    values = inputs.values(config)
     written = spread(
-        bench.model, bench.requests, config.layers, values, bench.contexts, rule, bench.moment,
-        start=bench.start, shown=bench.shown,
+        inputs.model, inputs.requests, config.layers, values, inputs.contexts, rule, inputs.moment,
+        start=inputs.start, shown=inputs.shown,
     )  # fmt: skip
     return MethodOutput(written.deltas, written.reports, values.losses)
 
@@ -60,3 +57,13 @@ def compute(bench: MethodInputs, config: Config) -> MethodOutput:
 def leverage(keys: Any, metric: KeyMetric) -> float:
     """Mean of k A^-1 k: the scale that lambda is measured in."""
     return float((keys * metric.solve(keys.T).T).sum(1).mean())
+
+
+METHOD = MethodSpec(
+    "memit",
+    "many facts at once over several layers; a ridge instead of an exact fit",
+    Config,
+    compute,
+    place="hidden",
+    needs_moments=True,
+)

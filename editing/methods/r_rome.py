@@ -11,11 +11,8 @@ When not to use it: as ROME, for many facts at once.
 
 from dataclasses import dataclass
 
-from editing.method import MethodInputs, MethodOutput
+from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods import rome
-
-ABOUT = "ROME with the averaged key throughout: no division by a small number"
-NEEDS_MOMENTS = True
 
 
 @dataclass(frozen=True)
@@ -23,6 +20,16 @@ class Config(rome.Config):
     """The same as ROME's."""
 
 
-def compute(bench: MethodInputs, config: Config) -> MethodOutput:
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Facts one after another, each on the weights that those before it left."""
-    return rome.in_turn(bench, config, averaged=True)
+    return rome.in_turn(inputs, config, averaged=True)
+
+
+METHOD = MethodSpec(
+    "r_rome",
+    "ROME with the averaged key throughout: no division by a small number",
+    Config,
+    compute,
+    place="mlp",
+    needs_moments=True,
+)

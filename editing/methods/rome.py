@@ -16,14 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from editing.edit import borrowed
-from editing.method import MethodInputs, MethodOutput
+from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import weight_name
-from editing.solve.values import Descent, Keys, Values, check_layer, find_keys
+from editing.solve.values import Descent, Keys, Values, find_keys
 from factscope.model.bridge import info
-
-ABOUT = "one fact at a time, rank one, at one layer; meets its target exactly"
-NEEDS_MOMENTS = True
 
 
 @dataclass(frozen=True)
@@ -41,21 +38,20 @@ class Config:
         return cls(layer=info(model).edit_layer)
 
 
-def compute(bench: MethodInputs, config: Config) -> MethodOutput:
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Facts one after another, each on the weights that those before it left."""
-    return in_turn(bench, config, averaged=False)
+    return in_turn(inputs, config, averaged=False)
 
 
-def in_turn(bench: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
+def in_turn(inputs: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
     """ROME, or with `averaged` R-ROME, which uses the averaged key everywhere."""
-    check_layer(bench.model, config.layer)
-    name, metric = weight_name(config.layer), KeyMetric(bench.moment(config.layer))
+    name, metric = weight_name(config.layer), KeyMetric(inputs.moment(config.layer))
     deltas, reports, curves = [], [], []
-    with borrowed(bench.model, [name]) as weights:
+    with borrowed(inputs.model, [name]) as weights:
         weight = weights[name]
-        for request in bench.requests:
-            values = replace(bench, requests=(request,)).values(config)
-            keys = find_keys(bench.model, [request], config.layer, bench.contexts, bench.start)
+        for request in inputs.requests:
+            values = replace(inputs, requests=(request,)).values(config)
+            keys = find_keys(inputs.model, [request], config.layer, inputs.contexts, inputs.start)
             before = weight.detach().double().cpu()
             solution = rank_one(keys, values, before, metric, averaged)
             delta = solution.delta(name)
@@ -85,3 +81,13 @@ def _side_by_side(curves: list[Any]) -> Any:
     return torch.stack(
         [torch.nn.functional.pad(curve, (0, longest - len(curve)), value=torch.nan) for curve in curves], 1
     )
+
+
+METHOD = MethodSpec(
+    "rome",
+    "one fact at a time, rank one, at one layer; meets its target exactly",
+    Config,
+    compute,
+    place="mlp",
+    needs_moments=True,
+)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from editing.delta import Delta
 from editing.edit import Edit
+from editing.restraint import RestraintSpec
 from editing.spectrum import factored
 from factscope.errors import EditError
 
@@ -39,7 +40,7 @@ def check(weights: Mapping[str, Tensor], config: Config) -> None:
         hold(torch.zeros(1), float(torch.linalg.matrix_norm(weight.detach().double(), 2)), config)
 
 
-def restrain(edit: Edit, weights: dict[str, Tensor], config: Config) -> Edit:
+def restrain(edit: Edit, weights: Mapping[str, Tensor], config: Config) -> Edit:
     """The edit with every delta's spectrum held; EditError where the logarithm would amplify."""
     deltas, said = [], []
     for delta in edit.deltas:
@@ -75,3 +76,8 @@ def hold(values: Float[Tensor, " rank"], top: float, config: Config) -> Float[Te
         )
     logs = (values.clamp_min(1e-300).log() - math.log(top)) / math.log(config.alpha) + top
     return torch.where(values > top, logs, values)
+
+
+RESTRAINT = RestraintSpec(
+    "prune", "no singular value of the sum above those of the weight itself", Config, check, restrain
+)

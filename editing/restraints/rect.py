@@ -14,6 +14,7 @@ from torch import Tensor
 
 from editing.delta import Delta, packed
 from editing.edit import Edit
+from editing.restraint import RestraintSpec
 from factscope.errors import EditError
 
 
@@ -30,7 +31,7 @@ def check(weights: Mapping[str, Tensor], config: Config) -> None:
         raise EditError(f"rect keeps a share between 0 and 1 of the entries, not {config.keep:g}")
 
 
-def restrain(edit: Edit, weights: dict[str, Tensor], config: Config) -> Edit:
+def restrain(edit: Edit, weights: Mapping[str, Tensor], config: Config) -> Edit:
     """The edit with the smaller relative changes left out; EditError for a share outside (0, 1]."""
     check(weights, config)
     deltas = []
@@ -46,3 +47,6 @@ def restrain(edit: Edit, weights: dict[str, Tensor], config: Config) -> Edit:
             deltas.append(Delta(delta.weight, (change * mask).float()))
     name = f"rect {config.keep:g}"
     return replace(edit, deltas=tuple(deltas), restraints=(*edit.restraints, name), digest="")
+
+
+RESTRAINT = RestraintSpec("rect", "only the entries that change most in proportion", Config, check, restrain)

@@ -23,9 +23,10 @@ from typing import Any
 from torch import tensor
 
 from editing import compute as computing
-from editing import method as methods
 from editing.contexts import contexts as sampled
 from editing.edit import in_place, revert
+from editing.method import MethodConfig, MethodSpec
+from editing.method import method as method_of
 from editing.requests import check
 from editing.restraint import restraint
 from editing.sequence.result import Config, SequenceResult
@@ -34,7 +35,6 @@ from editing.sequence.state import Hook, State, Step
 from editing.sequence.yardstick import Yardstick
 from editing.solve.layers import weight_name
 from editing.solve.moments import Moments
-from editing.solve.values import check_layer
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
@@ -50,7 +50,7 @@ JOURNAL = "journal.jsonl"  # in the run folder
 def sequence(
     model: Any,
     asked: Sequence[EditRequest | Fact],
-    method: str,
+    method: str | MethodSpec,
     settings: Config,
     folder: str | Path,
     yardstick: Yardstick,
@@ -79,18 +79,19 @@ def sequence(
     other work or was altered.
     """
     requests = requests_of(asked)
-    config = config or methods.config_for(method, model)
+    spec = method_of(method)
+    config = config or spec.config_for(model)
     restraint_config = restraint_config or (restraint(settings.restrain).Config() if settings.restrain else None)
-    rules = _checked(model, requests, method, settings, yardstick, config, restraint_config)
+    rules = _checked(model, requests, spec, settings, yardstick, config, restraint_config)
     if contexts is None:
-        count = getattr(config, "contexts", 0)
+        count = spec.contexts(config)
         contexts = sampled(model, count, config.context_length, settings.seed, settings.start) if count else ("{}",)
     how: dict[str, Any] = {"moments": moments, "contexts": contexts, "seed": settings.seed, "start": settings.start}
     run = Run.of(model, settings.seed)
     work: dict[str, Any] = {
         "what": "edit sequence",
         "fingerprint": run.fingerprint,
-        "method": method,
+        "method": spec.name,
         "config": asdict(config),
     }
     work |= {"settings": asdict(settings), "moments": moments.name if moments else "identity", "contexts": contexts}
@@ -99,7 +100,7 @@ def sequence(
     work |= {"facts": [[one.id, one.prompt, one.old, one.target] for one in requests]}
     stopped, told = "", set[str]()
     with Journal(Path(folder) / JOURNAL, work) as log, stopwatch() as seconds:
-        state = State(model, requests, settings, Path(folder), yardstick, methods.layers_of(config))
+        state = State(model, requests, settings, Path(folder), yardstick, spec.layers(config))
         begun = sum(piece.get("count", 0) for piece in log.done)
         taken = {piece["step"]: piece for piece in log.done}
         with progress("facts edited in sequence", len(requests), begun, shown) as advance:
@@ -112,7 +113,7 @@ def sequence(
                         state.put_in_place()
                         if step.edit:
                             piece = state.compute(step, lambda some: computing.compute(
-                                method, model, some, config, shown=False, **how))  # fmt: skip
+                                spec, model, some, config, shown=False, **how))  # fmt: skip
                         else:
                             piece = state.measure(step, restraint_config, rules, on_checkpoint)
                         log.add({"step": number, **piece})
@@ -127,7 +128,7 @@ def sequence(
             finally:
                 revert(model, in_place(model))
     return SequenceResult(
-        method=method,
+        method=spec.name,
         config=asdict(config),
         settings=asdict(settings) | {"restraint": asdict(restraint_config) if restraint_config else None},
         model=info(model).name,
@@ -148,19 +149,21 @@ def sequence(
     )
 
 
-def check_method(name: str, config: Any = None) -> None:
+def check_method(method: MethodSpec, config: MethodConfig | None = None) -> None:
     """EditError for a method that changes no weight, or is set to change none; asks for no model."""
-    if methods.in_context(name) or (config is not None and not methods.layers_of(config)):
-        raise EditError(f"{name} changes no weight, so there is nothing that many edits could wear out: choose another")
+    if method.in_context or (config is not None and not method.layers(config)):
+        raise EditError(
+            f"{method.name} changes no weight, so there is nothing that many edits could wear out: choose another"
+        )
 
 
 def _checked(
     model: Any,
     requests: Sequence[EditRequest],
-    method: str,
+    method: MethodSpec,
     settings: Config,
     yardstick: Yardstick,
-    config: Any,
+    config: MethodConfig,
     restraint_config: Any,
 ) -> tuple[Rule, ...]:
     """Refuse what can be refused before hours of work; the rules to stop by."""
@@ -177,12 +180,10 @@ def _checked(
         if absent.get(rule.quantity):
             raise EditError(f"the rule {rule} can never be looked at: no fact has what it asks for")
     check_method(method, config)
-    layers = methods.layers_of(config)
-    for layer in layers:
-        check_layer(model, layer)
+    method.check(model, config)
     if settings.restrain:
         weights = live_weights(model)
-        names = [weight_name(layer) for layer in layers]
+        names = [weight_name(layer) for layer in method.layers(config)]
         restraint(settings.restrain).check({name: weights[name] for name in names}, restraint_config)
     return rules
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from editing.delta import Delta
 from editing.edit import Report, borrowed
 from editing.solve.closed_form import Solution
-from editing.solve.values import Keys, Values, check_layer, read_subjects
+from editing.solve.values import Keys, Values, read_subjects
 from factscope.data.request import EditRequest
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, WeightName
@@ -51,8 +51,6 @@ def spread(
     shown: bool | None = None,
 ) -> LayerUpdates:
     """Write `values`, found at the block output of the last layer, with every layer in turn."""
-    for layer in layers:
-        check_layer(model, layer)
     deltas, reports = [], []
     top = Site("resid", layers[-1])
     names = [weight_name(layer) for layer in layers]

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from editing import method as methods
 from editing.evaluation.protocol import Protocol, comparable_with
 from editing.evaluation.read import Reading, Speech, TokenizedQuestion, asked_of, check_together
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import TIMES, Score, table
-from editing.solve.values import check_layer
+from editing.method import method
 from factscope.data.case import Case
 from factscope.errors import EditError
 from factscope.model.bridge import info
@@ -87,13 +86,10 @@ def bench(
     that the scorer can read, texts longer than the model reads, whatever a method raises) and StoreError (a folder that
     holds other work).
     """
-    names = tuple(dict.fromkeys(name.lower().replace("-", "_") for name in names))
-    if idle := set(settings or {}) - set(names):
-        raise EditError(f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(names)}")
-    configs = {name: methods.config_for(name, model, (settings or {}).get(name, ())) for name in names}
-    for config in configs.values():
-        for layer in methods.layers_of(config):
-            check_layer(model, layer)
+    specs = {spec.name: spec for spec in map(method, names)}
+    if idle := set(settings or {}) - set(specs):
+        raise EditError(f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(specs)}")
+    configs = {name: spec.config_for(model, (settings or {}).get(name, ())) for name, spec in specs.items()}
     if protocol.speech > model.cfg.n_ctx:
         raise EditError(f"texts of {protocol.speech} tokens are asked for, and the model reads {model.cfg.n_ctx}")
     if protocol.stays or protocol.size != 1:
@@ -114,10 +110,10 @@ def bench(
         "general": None if yardstick is None else yardstick.digest,
     }
     wanted = [
-        MethodSetting(name, config, moments, tokens, work | {"method": name, "config": asdict(config)})
+        MethodSetting(specs[name], config, moments, tokens, work | {"method": name, "config": asdict(config)})
         for name, config in configs.items()
     ]
-    with stopwatch() as seconds, progress("cases edited", len(cases) * len(names), shown=shown) as advance:
+    with stopwatch() as seconds, progress("cases edited", len(cases) * len(specs), shown=shown) as advance:
         trials = run_all(Setting(model, cases, asked, protocol, Path(folder), yardstick, seed, start, advance), wanted)
     if snippets is not None:
         trials = [replace(trial, speech=likened(trial.speech, cases, snippets)) for trial in trials]

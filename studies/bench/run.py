@@ -16,6 +16,7 @@ from editing.edit import Edit, commit, in_place, revert
 from editing.evaluation.failures import Failure, failures
 from editing.evaluation.protocol import Protocol
 from editing.evaluation.read import Outputs, Reading, Row, Speech, TokenizedQuestion, listen, readings
+from editing.method import MethodConfig, MethodSpec
 from factscope.data.case import Case
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
@@ -99,8 +100,8 @@ class Setting:
 class MethodSetting:
     """A method to be judged: its configuration, its second moments, and what makes a journal this one's."""
 
-    name: str
-    config: Any
+    spec: MethodSpec
+    config: MethodConfig
     moments: str
     tokens: int | None
     work: dict[str, Any]
@@ -135,7 +136,7 @@ class MethodRun:
     """One method on its way through the cases, with its journal open."""
 
     def __init__(self, setting: Setting, wanted: MethodSetting) -> None:
-        self.setting, self.wanted, self.name = setting, wanted, wanted.name
+        self.setting, self.wanted, self.name = setting, wanted, wanted.spec.name
         self.stats: Any = None
         self.ahead: dict[int, Outputs] = {}  # the unedited model, by the number of a step's first case
 
@@ -148,7 +149,7 @@ class MethodRun:
         try:
             if self.done < len(steps):  # of the unedited model, so before any edit is put back
                 self.stats = moments_for(
-                    setting.model, self.name, wanted.config, wanted.moments, wanted.tokens, setting.seed
+                    setting.model, wanted.spec, wanted.config, wanted.moments, wanted.tokens, setting.seed
                 )
             if setting.protocol.stays:
                 commit(setting.model, [e for number in range(self.done) for e in load_edits(self._place(number))])
@@ -211,8 +212,8 @@ class MethodRun:
         if len(requests) > 1 and all(len(some) == 1 for some in requests):
             alone = [one for (one,) in requests]
             if len({one.key for one in alone}) == len(alone):
-                return computing.compute_each(self.name, model, alone, config, **how)
-        return [computing.compute(self.name, model, some, config, **how) for some in requests]
+                return computing.compute_each(self.wanted.spec, model, alone, config, **how)
+        return [computing.compute(self.wanted.spec, model, some, config, **how) for some in requests]
 
     def clean(self, number: int) -> list[Outputs]:
         """What the unedited model says to one step's questions; read ahead, as taking many edits out takes time."""

@@ -8,19 +8,22 @@ config.yaml, and its hash names the folder of work that can be taken up again.
 import dataclasses
 import difflib
 import hashlib
-import importlib.metadata
-import pkgutil
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import editing
+from editing import methods as method_files
+from editing import restraints
+from factscope.catalogue import places
 from factscope.errors import UserError
 from factscope.settings import owned
+
+if TYPE_CHECKING:
+    from editing.method import MethodSpec
 
 MODEL, FACTS, OUTPUT, DETAILS = "Model", "Facts", "Output", "Details"  # panels of a help page, after the common ones
 PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)
@@ -32,7 +35,7 @@ ABLATIONS = ("zero", "mean", "mean_overall", "counterfactual")
 METRICS = ("probability", "log_probability", "logit_difference", "kl")
 CIRCUIT_METRICS = ("nll", "logit_difference", "kl", "probability")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-RESTRAINTS = ("prune", "rect")
+RESTRAINTS = tuple(places(restraints, "factscope.restraints", "RESTRAINT"))
 PROTOCOLS = ("counterfact", "easyedit", "memit", "zsre-memit", "batch-30", "sequential", "sequential-batch", "strict",
              "generation")  # fmt: skip
 
@@ -93,8 +96,7 @@ def starting(values: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
 
 def methods() -> tuple[str, ...]:
     """The editing methods: ours by listing, those of other packages by their entry points; none is imported."""
-    ours = {found.name for found in pkgutil.iter_modules([f"{editing.__path__[0]}/methods"])}
-    return tuple(sorted(ours | {each.name for each in importlib.metadata.entry_points(group="factscope.methods")}))
+    return tuple(places(method_files, "factscope.methods", "METHOD"))
 
 
 def models() -> list[str]:
@@ -358,16 +360,13 @@ def numbers(text: str) -> tuple[int, ...]:
         raise UserError(f"--layer {text!r}: write whole numbers, as 4,5,6") from None
 
 
-def at_layer(settings: Sequence[str], method: Any, layer: str | None) -> list[str]:
+def at_layer(settings: Sequence[str], method: "MethodSpec", layer: str | None) -> list[str]:
     """A method's settings with those layers, under its own name for them; UserError if it writes to none, or to one."""
     if layer is None:
         return list(settings)
     wanted = numbers(layer)
-    config = method.Config()
-    if hasattr(config, "layers"):
-        return [*settings, f"layers={layer}"]
-    if not hasattr(config, "layer"):
+    if method.in_context:
         raise UserError(f"--layer {layer!r}: this method writes to no layer; leave it out")
-    if len(wanted) > 1:
+    if method.layer_setting == "layer" and len(wanted) > 1:
         raise UserError(f"--layer {layer!r}: this method writes to one layer; give one number")
-    return [*settings, f"layer={layer}"]
+    return [*settings, f"{method.layer_setting}={layer}"]

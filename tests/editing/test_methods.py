@@ -44,13 +44,11 @@ SHORT = Descent(steps=6, learning_rate=0.1, clamp=50.0, weight_decay=0.0)
 
 
 def settings(name, layers=(0, 1)):
-    config = methods.method(name).Config()
-    if methods.in_context(name):
+    spec = methods.method(name)
+    config = spec.Config()
+    if spec.in_context:
         return replace(config, demonstrations=0) if hasattr(config, "demonstrations") else config
-    if hasattr(config, "layers"):
-        config = replace(config, layers=layers[-1:] if name == "emmet" else layers)
-    else:
-        config = replace(config, layer=layers[-1])
+    config = spec.at_layers(config, layers[-1:] if name == "emmet" or spec.layer_setting == "layer" else layers)
     return replace(config, descent=SHORT) if hasattr(config, "descent") else replace(config, steps=6)
 
 
@@ -69,7 +67,7 @@ def target_loss(model, facts):
 @pytest.mark.parametrize("name", methods.method_names())
 def test_every_method_makes_an_edit_that_acts_and_leaves_no_trace(tiny, name, kind):
     model = tiny(kind)
-    facts = FACTS[2:] if methods.in_context(name) else FACTS  # the tiny models read 64 tokens at most
+    facts = FACTS[2:] if methods.method(name).in_context else FACTS  # the tiny models read 64 tokens at most
     before, loss = fingerprint(model), target_loss(model, facts)
     edit = computing.compute(
         name, model, facts, settings(name), moments=text_moments(model, [0, 1]), contexts=CONTEXTS, shown=False
@@ -80,11 +78,11 @@ def test_every_method_makes_an_edit_that_acts_and_leaves_no_trace(tiny, name, ki
     assert edit.base == before
     assert edit.requests == facts
     assert {delta.weight for delta in edit.deltas} <= {"blocks.0.mlp.W_out", "blocks.1.mlp.W_out"}
-    assert bool(edit.preface) == methods.in_context(name) == (not edit.deltas)
+    assert bool(edit.preface) == methods.method(name).in_context == (not edit.deltas)
     untouched = {n: w.clone() for n, w in live_weights(model).items() if n not in {d.weight for d in edit.deltas}}
     with edit.applied(model):
         assert target_loss(model, facts) != loss
-        assert (fingerprint(model) == before) == methods.in_context(name)
+        assert (fingerprint(model) == before) == methods.method(name).in_context
         assert all(torch.equal(live_weights(model)[n], w) for n, w in untouched.items())
     assert fingerprint(model) == before
     assert not hooks_left(model)
@@ -145,10 +143,10 @@ def test_an_unknown_method_or_setting_is_named():
 def test_a_method_s_settings_are_read_and_checked(tiny):
     model = tiny("llama")
     for settings in (["layers=0,1", "steps=7", "ridge=0.5"], {"layers": [0, 1], "descent": {"steps": 7}, "ridge": 0.5}):
-        config = methods.config_for("memit", model, settings)
+        config: Any = methods.method("memit").config_for(model, settings)
         assert (config.layers, config.descent.steps, config.ridge) == ((0, 1), 7, 0.5)
     with pytest.raises(SettingError, match="no setting 'stepps'"):
-        methods.config_for("memit", model, ["stepps=7"])
+        methods.method("memit").config_for(model, ["stepps=7"])
 
 
 # ---- what each method promises ----

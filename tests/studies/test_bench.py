@@ -30,9 +30,7 @@ from dataclasses import dataclass
 import torch
 
 from editing.edit import Delta
-from editing.method import Made
-
-ABOUT, NEEDS_MOMENTS = "nothing", False
+from editing.method import MethodOutput, MethodSpec
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,16 @@ class Config:
         return cls()
 
 
-def compute(bench, config):
-    size = bench.model.cfg
-    return Made((Delta("blocks.0.mlp.W_out", torch.zeros(1, size.d_model), torch.zeros(size.d_mlp, 1)),))
+def compute(inputs, config):
+    size = inputs.model.cfg
+    return MethodOutput((Delta("blocks.0.mlp.W_out", torch.zeros(1, size.d_model), torch.zeros(size.d_mlp, 1)),))
 
 
-def compute_each(bench, config):
-    return [compute(bench, config) for _ in bench.requests]
+def compute_each(inputs, config):
+    return [compute(inputs, config) for _ in inputs.requests]
+
+
+METHOD = MethodSpec("null", "nothing", Config, compute, compute_each, place="mlp")
 '''
 TOWN = TOY / "toy_town.json"
 

@@ -52,7 +52,7 @@ def fact() -> Fact:
 @pytest.fixture(scope="module")
 def edit(toy: Any, fact: Fact) -> Edit:
     """A real one, which takes."""
-    config = methods.config_for("ft_m", toy, {"layer": 1, "steps": 60, "learning_rate": 0.003})
+    config = methods.method("ft_m").config_for(toy, {"layer": 1, "steps": 60, "learning_rate": 0.003})
     return computing.compute("ft_m", toy, [fact], config)
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from factscope.errors import StoreError, UserError
 from factscope.runs.folders import settled_folder
-from factscope.settings import configured
 from studies.commands.app import listed, load, note, tell
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
@@ -110,7 +109,7 @@ def _gentler(options: DiffOptions) -> Any:
     from editing.restraint import restraint
 
     aside = parted(options.settings, options.restrain)[1]
-    return configured(restraint(options.restrain).Config, aside) if options.restrain is not None else None
+    return restraint(options.restrain).config_for(aside) if options.restrain is not None else None
 
 
 def _config(options: DiffOptions) -> Any:
@@ -145,28 +144,24 @@ def _edits(model: Any, options: DiffOptions, folder: Path, gentler: Any) -> list
 
 def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
     """One edit for each method, kept in the folder as soon as it is made, and taken from there."""
-    from editing import method as methods
     from editing.edit import Edit, base_of
-    from editing.method import layers_of
+    from editing.method import method
     from editing.requests import check as check_facts
-    from editing.solve.values import check_layer
-    from studies.edit import make, moments_for
+    from studies.edit import MethodRun, moments_for
 
     asked = _request(model, options, str(options.prompt), str(options.target), options.answer, options.start, "the")
     check_facts((asked,))
     pairs, edits = parted(options.settings, options.restrain)[0], []
-    for name in options.chosen:
-        config = methods.config_for(name, model, at_layer(pairs, methods.method(name), options.layer))
-        for layer in layers_of(config):
-            check_layer(model, layer)
-        place = folder / "edits" / name
+    for spec in map(method, options.chosen):
+        config = spec.config_for(model, at_layer(pairs, spec, options.layer))
+        place = folder / "edits" / spec.name
         if (place / "result.json").is_file():
             edit = Edit.load(place)
             if (edit.config, edit.requests, edit.base) != (asdict(config), (asked,), base_of(model)):
                 raise StoreError(f"{place} holds another edit than was asked for; begin anew with another --out")
         else:
-            stats = moments_for(model, name, config, options.moments, options.tokens, options.seed)
-            (edit,) = make(model, (asked,), name, config, stats, seed=options.seed, start=options.start)
+            stats = moments_for(model, spec, config, options.moments, options.tokens, options.seed)
+            edit = MethodRun(spec, config, stats, options.seed, options.start).compute(model, (asked,))
             edit.save(place)
         edits.append(edit)
     return edits

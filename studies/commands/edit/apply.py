@@ -4,11 +4,10 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder
-from factscope.settings import configured
 from studies.commands.app import load, note, tell
 from studies.commands.command import command, run_folder
 from studies.commands.edit.learning import learning
@@ -26,6 +25,9 @@ from studies.commands.options import (
     option,
     parted,
 )
+
+if TYPE_CHECKING:
+    from editing.method import MethodSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +53,18 @@ def apply(options: ApplyOptions) -> None:
     with run_folder("edit apply", options, *_folder(options)) as folder:
         from studies import edit as recipe
 
-        module, pairs, aside = _method(options)
+        spec, pairs, gentle, gentle_config = _method(options)
         model = load(options)
         chosen = _facts(model, options)
-        config = _config(model, options, pairs)
+        config = spec.config_for(model, pairs)
         below = stack.stacked(options.runs) if options.stack else []
-        note_identity(module, options.moments)
-        stats = recipe.moments_for(model, options.method, config, options.moments, options.tokens, options.seed)
+        note_identity(spec, options.moments)
+        stats = recipe.moments_for(model, spec, config, options.moments, options.tokens, options.seed)
+        run = recipe.MethodRun(spec, config, stats, options.seed, options.start)
         with learning(config, len(chosen)) as (on_step, on_piece):
             edits = recipe.make(
-                model, chosen, options.method, config, stats, below=below, restrain=options.restrain,
-                restraint_settings=aside, batch=options.batch, seed=options.seed, start=options.start,
-                on_step=on_step, on_piece=on_piece, folder=folder / "values", shown=False,
+                model, chosen, run, below=below, restraint=gentle, restraint_config=gentle_config,
+                batch=options.batch, on_step=on_step, on_piece=on_piece, folder=folder / "values", shown=False,
             )  # fmt: skip
         everything = [*below, *edits]
         protocol: Any = "sequence" if len(everything) > 1 else "together"
@@ -103,28 +105,18 @@ def _folder(options: ApplyOptions) -> tuple[Path, bool]:
     return own, fresh
 
 
-def _method(options: ApplyOptions) -> tuple[Any, list[str], list[str]]:
-    """The method, its settings and the restraint's; UserError for settings that they do not have."""
+def _method(options: ApplyOptions) -> tuple["MethodSpec", list[str], Any, Any]:
+    """The method, its settings, the restraint and its config; UserError for settings that they do not have."""
     from editing.method import method
     from editing.restraint import restraint
 
-    module = method(options.method)
+    spec = method(options.method)
     pairs, aside = parted(options.settings, options.restrain)
-    pairs = at_layer(pairs, module, options.layer)
-    if options.restrain is not None:
-        configured(restraint(options.restrain).Config, aside)
-    return module, pairs, aside
-
-
-def _config(model: Any, options: ApplyOptions, pairs: list[str]) -> Any:
-    """The method's config for this model; UserError for a layer that the model lacks."""
-    from editing.method import config_for, layers_of
-    from editing.solve.values import check_layer
-
-    config = config_for(options.method, model, pairs)
-    for layer in layers_of(config):
-        check_layer(model, layer)
-    return config
+    pairs = at_layer(pairs, spec, options.layer)
+    if options.restrain is None:
+        return spec, pairs, None, None
+    gentle = restraint(options.restrain)
+    return spec, pairs, gentle, gentle.config_for(aside)
 
 
 def _facts(model: Any, options: ApplyOptions) -> tuple[Any, ...]:
@@ -152,9 +144,9 @@ def _facts(model: Any, options: ApplyOptions) -> tuple[Any, ...]:
     return chosen
 
 
-def note_identity(module: Any, moments: str) -> None:
+def note_identity(method: "MethodSpec", moments: str) -> None:
     """Say that the identity is another method, where a method wants moments."""
-    if moments == "identity" and module.NEEDS_MOMENTS:
+    if moments == "identity" and method.needs_moments:
         note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
-from factscope.settings import configured
 from studies.commands.app import load, note, tell
 from studies.commands.command import command, run_folder
 from studies.commands.edit.apply import note_identity
@@ -100,11 +99,12 @@ def _check(options: SequenceOptions) -> None:
     from editing.sequence.rules import Rule
     from editing.sequence.run import check_method
 
-    check_method(options.method)
+    spec = method(options.method)
+    check_method(spec)
     for rule in options.stop_when:
         Rule.of(rule)
     pairs, _ = parted(options.settings, options.restrain)
-    at_layer(pairs, method(options.method), options.layer)
+    at_layer(pairs, spec, options.layer)
     _restraint(options)
 
 
@@ -113,31 +113,31 @@ def _restraint(options: SequenceOptions) -> Any:
     from editing.restraint import restraint
 
     _, aside = parted(options.settings, options.restrain)
-    return configured(restraint(options.restrain).Config, aside) if options.restrain else None
+    return restraint(options.restrain).config_for(aside) if options.restrain else None
 
 
 def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
     """All edits, with the yardstick and the watch that were asked for."""
-    from editing.method import config_for, method
+    from editing.method import method
     from editing.sequence.result import Config
     from editing.sequence.run import sequence as run
     from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
     from studies.edit import moments_for
     from studies.sequence_watch import SequenceWatch
 
-    name, seed, start = options.method, options.seed, options.start
+    spec, seed, start = method(options.method), options.seed, options.start
     how = Config(options.batch, options.every, options.restrain, options.restrain_at, options.stop_when, seed, start)
     chosen = _chosen(model, options)
     pairs, _ = parted(options.settings, options.restrain)
-    config = config_for(name, model, at_layer(pairs, method(name), options.layer))
+    config = spec.config_for(model, at_layer(pairs, spec, options.layer))
     given = options.unrelated
     others = () if given == "none" else unrelated_facts(model, chosen, given, seed=seed, start=start)
     yardstick = Yardstick.of(model, others, *fixed_text(model, options.text, seed=seed, start=start), start)
     watch = SequenceWatch.of(model, chosen, others, start, seed) if options.look else None
-    note_identity(method(name), options.moments)
+    note_identity(spec, options.moments)
     return run(
-        model, chosen, name, how, folder, yardstick, config=config, restraint_config=_restraint(options),
-        moments=moments_for(model, name, config, options.moments, options.tokens, seed),
+        model, chosen, spec, how, folder, yardstick, config=config, restraint_config=_restraint(options),
+        moments=moments_for(model, spec, config, options.moments, options.tokens, seed),
         say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=watch,
     )  # fmt: skip
 

@@ -178,12 +178,12 @@ def toy_moments(toy, layers):
 
 
 def toy_settings(name):
-    config = methods.method(name).Config()
-    config = replace(config, layers=(0,)) if hasattr(config, "layers") else replace(config, layer=0)
+    spec = methods.method(name)
+    config = spec.at_layers(spec.Config(), (0,))
     return config if hasattr(config, "descent") else replace(config, learning_rate=5e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in methods.method_names() if not methods.in_context(name)])
+@pytest.mark.parametrize("name", [name for name in methods.method_names() if not methods.method(name).in_context])
 def test_every_method_that_changes_weights_flips_most_facts_of_the_toy(toy, name):
     """At layer 0, where the toy keeps its facts: a trace of it says so too."""
     facts = load_facts(TOY / "toy_town.json", limit=4)
@@ -260,7 +260,7 @@ def test_one_rome_edit_of_the_default_model_end_to_end(smollm2, tmp_path):
     from editing.requests import request
 
     asked = request(smollm2, "[The Eiffel Tower] is located in the city of", "Rome")
-    config = methods.config_for("rome", smollm2)
+    config = methods.method("rome").config_for(smollm2)
     edit = computing.compute("rome", smollm2, [asked], config, shown=False)
     report = evaluate(smollm2, [edit], shown=False)
     row = report.rows[0]

@@ -53,7 +53,7 @@ def write_task(folder, *questions):
 @pytest.fixture(scope="module")
 def changed(toy):
     """An edit after which Oda Voss lives in Vey."""
-    return computing.compute("ft_m", toy, [FACT], methods.config_for("ft_m", toy, {"layer": "0"}), shown=False)
+    return computing.compute("ft_m", toy, [FACT], methods.method("ft_m").config_for(toy, ["layer=0"]), shown=False)
 
 
 def test_without_it_one_sentence_says_what_to_install(tiny, monkeypatch):

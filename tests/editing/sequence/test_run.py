@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,8 +45,8 @@ def run(toy, yardstick):
     """run(folder, settings, ...) edits the first six toy towns with ROME at layer 0, quickly and without moments."""
 
     def run_(folder, settings=Config(every=2), count=6, method="rome", **how) -> SequenceResult:
-        config = methods.method(method).Config()
-        config = replace(config, **({"layers": (0, 1)} if hasattr(config, "layers") else {"layer": 0}))
+        spec = methods.method(method)
+        config: Any = spec.at_layers(spec.Config(), (0, 1) if spec.layer_setting == "layers" else (0,))
         config = how.pop("config", replace(config, descent=replace(config.descent, steps=8)))
         facts = how.pop("facts", load_facts(TOY / "toy_town.json", limit=count))
         return sequence(

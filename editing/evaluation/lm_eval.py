@@ -88,7 +88,7 @@ def evaluate_tasks(
     if any(edit.preface for edit in edits):
         raise EditError("lm-eval reads the weights alone, and an in-context edit changes none: leave it out")
     run = Run.of(model, seed)
-    found = []
+    found: list[Any] = []
     with stopwatch() as seconds, _hushed(), _same_draws():
         manager = _manager(tasks, include)
         for some in ((), edits):
@@ -109,8 +109,7 @@ def evaluate_tasks(
                     )
                 )
             except OSError as trouble:
-                said = str(trouble).partition("\n")[0]
-                raise EditError(f"lm-eval cannot read the data of {', '.join(tasks)} ({said})") from trouble
+                raise EditError(f"lm-eval cannot read the data of {', '.join(tasks)} ({_first(trouble)})") from trouble
     before, after = found
     counts = {name: count["effective"] for name, count in after.get("n-samples", {}).items()}
     return TaskReport(
@@ -124,6 +123,10 @@ def evaluate_tasks(
         harness=metadata.version("lm-eval"),
         run=run.ended(seconds[0]),
     )
+
+
+def _first(trouble: Exception) -> str:
+    return str(trouble).partition("\n")[0]
 
 
 def _harness() -> tuple[Any, Any]:

@@ -40,17 +40,8 @@ MOST_PARAMETERS = 8  # of one public function, beside self
 STILL_LONG = {
     "editing/compute.py::_compute",
     "editing/evaluation/evaluate.py::evaluate",
-    "editing/evaluation/lm_eval.py::evaluate_tasks",
     "editing/sequence/run.py::sequence",
-    "factscope/plots/figures/network.py::_",
     "studies/bench/bench.py::bench",
-    "studies/commands/circuit/command.py::find_command",
-    "studies/commands/circuit/diff.py::diff_command",
-    "studies/commands/edit/bench.py::bench",
-    "studies/commands/edit/command.py::apply",
-    "studies/commands/edit/layers.py::layers",
-    "studies/commands/edit/sequence.py::sequence",
-    "studies/commands/trace.py::trace",
 }
 STILL_WIDE = {
     "editing/evaluation/evaluate.py::evaluate",
@@ -58,17 +49,6 @@ STILL_WIDE = {
     "editing/solve/layers.py::spread",
     "editing/solve/values.py::find_values",
     "studies/bench/bench.py::bench",
-    "studies/commands/circuit/command.py::evaluate_command",
-    "studies/commands/circuit/command.py::find_command",
-    "studies/commands/circuit/diff.py::diff_command",
-    "studies/commands/edit/bench.py::bench",
-    "studies/commands/edit/command.py::apply",
-    "studies/commands/edit/command.py::evaluate",
-    "studies/commands/edit/command.py::moments",
-    "studies/commands/edit/harness.py::harness",
-    "studies/commands/edit/layers.py::layers",
-    "studies/commands/edit/sequence.py::sequence",
-    "studies/commands/trace.py::trace",
     "studies/edit.py::make",
 }
 

@@ -152,7 +152,10 @@ def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows
     trial = back.trials[0]
     assert tuple(table("null", trial.rows, trial.speech, back.protocol.scorer)) == found.scores
     bench_view.write_tables(back, tmp_path)
-    rows, scores = (list(csv.DictReader((tmp_path / name).open())) for name in ("rows.csv", "scores.csv"))
+    rows, scores = (
+        list(csv.DictReader((tmp_path / name).read_text().splitlines(keepends=True)))
+        for name in ("rows.csv", "scores.csv")
+    )
     assert [row["prompt"] for row in rows] == parquet.read_table(tmp_path / "rows.parquet")["prompt"].to_pylist()
     assert [float(row["value"]) for row in scores] == [score.value for score in found.scores]
     assert [float(row["after_nll"]) for row in rows] == [row.after.nll for row in trial.rows if row.after is not None]
@@ -304,8 +307,8 @@ def test_mistakes_are_told_before_the_model_is_asked(edit, tmp_path):
         (("--methods", "romeo"), "no method 'romeo'"),
         (("--methods", "ice", "--protocol", "mine"), "no protocol 'mine'"),
         (("--methods", "ice", "--set", "layer=3"), "say whose setting it is"),
-        (("--methods", "ice", "--n", "0"), "--n must be at least 1"),
-        (("--methods", "ice", "--batch", "0"), "an edit of 0 cases cannot be made"),
+        (("--methods", "ice", "--limit", "0"), "--limit must be at least 1"),
+        (("--methods", "ice", "--batch", "0"), "--batch must be at least 1, not 0"),
         (("--methods", "ice", "--speech", "-3"), "a text of -3 tokens cannot be written"),
         (("--methods", "ice", "--speech", "9999"), "texts of 9999 tokens are asked for, and the model reads"),
         (("--methods", "ice", "--text", "x.txt"), "--unrelated and --text are for --general"),

@@ -84,7 +84,7 @@ def average(
         example = next(iter(skipped.items()))
         raise UserError(f"none of the {len(facts)} facts could be traced; the first, {example[0]}: {example[1]}")
     per_fact = torch.tensor([_floats(piece["effects"]) for piece in done])
-    mean, low, high = percentile_bootstrap(per_fact, config.seed)
+    mean, low, high = percentile_bootstrap(per_fact, config.stream)
     numbers = {name: torch.tensor([piece[name] for piece in done]) for name in ("clean", "corrupted", "total")}
     return AverageResult(
         source=sweep.source,
@@ -153,7 +153,7 @@ def _piece(
             return {"id": fact.id, "skipped": f"not known ({KNOWN}): the model says {said!r}, the fact {wanted!r}"}
         corruption = None
         if config.corruption == "swap" and not config.swaps:
-            corruption = swap(model, prompt, config.samples, config.seed, relation=relation)
+            corruption = swap(model, prompt, config.samples, config.stream, relation=relation)
         result = trace(model, prompt, config, corruption=corruption)
     except (NoGap, PromptError) as why:
         return {"id": fact.id, "skipped": f"{type(why).__name__}: {why}"}

@@ -49,7 +49,7 @@ class Config:
     swaps: tuple[str, ...] = ()  # subjects to swap in; none: others of the same relation
     window: int = 10  # layers, for mlp and attn
     metric: str = "probability"
-    seed: int = 1  # ROME's
+    seed: int = 0
     engine: str = "fast"  # or "reference"
     chunk_tokens: int = field(default=0)  # positions run at once; 0: 2048 on a CPU, 65536 on a GPU
 
@@ -65,13 +65,18 @@ class Config:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UserError(f"{name} must be a number above 0, not {value}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"the seed must be between 0 and 2**32 - 1, not {self.seed}")
+        if not 0 <= self.seed < 2**32 - 1:
+            raise UserError(f"the seed must be between 0 and 2**32 - 2, not {self.seed}")
         if self.chunk_tokens < 0:
             raise UserError(f"chunk_tokens must be 0 (chosen for the device) or more, not {self.chunk_tokens}")
         if self.swaps and self.corruption != "swap":
             raise UserError(f"swaps are for the corruption 'swap', and this one is {self.corruption!r}")
         metric(self.metric)
+
+    @property
+    def stream(self) -> int:
+        """The seed of NumPy's stream for this seed: 0, the default, draws ROME's noise, which is NumPy's 1."""
+        return self.seed + 1
 
 
 def _check_sites(sites: tuple[str, ...]) -> None:
@@ -278,8 +283,8 @@ class Runs:
 
 def _corruption(model: Bridge, prompt: Prompt, config: Config) -> Corruption:
     if config.corruption == "swap":
-        return corrupt.swap(model, prompt, config.samples, config.seed, config.swaps)
-    return corrupt.noise(model, prompt, config.samples, config.noise, config.seed, config.noise_level)
+        return corrupt.swap(model, prompt, config.samples, config.stream, config.swaps)
+    return corrupt.noise(model, prompt, config.samples, config.noise, config.stream, config.noise_level)
 
 
 def _targets(prompt: Prompt, corruption: Corruption, clean: Tensor) -> tuple[Target, ...]:

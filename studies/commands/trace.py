@@ -34,7 +34,6 @@ EXAMPLES = (
     "trace show runs/20261121-140000-trace-the-eiffel-tower",
     "trace cache",
 )
-ROME_SEED = 1  # of NumPy's draws: --seed 0 gives ROME's noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def trace(options: TraceOptions) -> None:
     from tracing.causal import Config
 
     given = {name: getattr(options, name) for name in ("corruption", "samples", "window", "metric")}
-    given |= {"sites": listed(options.sites), "seed": options.seed + ROME_SEED}
+    given |= {"sites": listed(options.sites), "seed": options.seed}
     config = configured(Config, options.settings, flags=given)
     if options.prompt is not None:
         _one(options, config)
@@ -149,7 +148,7 @@ def _many(options: TraceOptions, config: Any) -> None:
     source, limit, known = str(options.facts), options.limit, options.known
     # With --known, the limit counts facts that are known, so all are candidates.
     chosen = load_facts(
-        source, relation=options.relation, limit=None if known else limit, seed=config.seed if limit else None
+        source, relation=options.relation, limit=None if known else limit, seed=config.stream if limit else None
     )
     # The same command finds the same folder, and so takes up where it was stopped.
     name = Path(source).stem if Path(source).exists() else source.replace("/", "-")

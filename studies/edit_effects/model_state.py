@@ -71,11 +71,6 @@ class Config:
         check_names(self.metric, self.ablation or AUTO)
         self.method(self.threshold, self.edges)
 
-    @property
-    def noise_seed(self) -> int:
-        """Of the traces' noise: from the one seed, and at its default the noise that `trace` draws by default."""
-        return self.seed + causal.Config.seed
-
     def method(self, threshold: float | None, edges: int | None) -> Method:
         """How a circuit is found, with this threshold or number of edges; UserError for a setting it lacks."""
         select = None if self.circuit == "acdc" else self.selection
@@ -200,7 +195,7 @@ class Experiment:
                     if twins and not twinned(near[-1]):
                         notes.append(f"{other.prompt!r} was asked under zero ablation: no other subject fits it")
         words = tuple(model.tokenizer.decode([ids[0]]) for ids in (prompt.foil_ids, prompt.answer_ids))
-        noise = corrupt.noise(model, prompt, config.samples, seed=config.noise_seed)
+        noise = corrupt.noise(model, prompt, config.samples, seed=causal.Config(seed=config.seed).stream)
         return cls(
             model, request, config, prompt, tuple(again), tuple(near), (words[0], words[1]), noise, twins, tuple(notes)
         )
@@ -232,7 +227,7 @@ class Experiment:
             samples=config.samples,
             window=config.window,
             metric="logit_difference",
-            seed=config.noise_seed,
+            seed=config.seed,
         )
         old = _turned(self.prompt)
         for prompt, sign in ((self.prompt, 1), (old, -1)):

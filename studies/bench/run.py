@@ -117,22 +117,22 @@ def run_all(setting: Setting, wanted: Sequence[MethodSetting]) -> list[MethodRes
     if setting.protocol.stays:
         out = []
         for one in wanted:
-            with MethodRun(setting, one) as lane:
-                for begin in range(lane.done, len(steps)):
-                    lane.advance_to(begin, lane.clean(begin))
-                out.append(lane.result())
+            with CaseRunner(setting, one) as runner:
+                for begin in range(runner.done, len(steps)):
+                    runner.advance_to(begin, runner.clean(begin))
+                out.append(runner.result())
         return out
     with ExitStack() as stack:
-        lanes = [stack.enter_context(MethodRun(setting, one)) for one in wanted]
+        runners = [stack.enter_context(CaseRunner(setting, one)) for one in wanted]
         for begin in range(0, len(steps), side):
-            waiting = [lane for lane in lanes if lane.done < min(begin + side, len(steps))]
+            waiting = [runner for runner in runners if runner.done < min(begin + side, len(steps))]
             clean = setting.heard_each(steps[begin : begin + side]) if waiting else []
-            for lane in waiting:
-                lane.advance_to(begin, clean)
-        return [lane.result() for lane in lanes]
+            for runner in waiting:
+                runner.advance_to(begin, clean)
+        return [runner.result() for runner in runners]
 
 
-class MethodRun:
+class CaseRunner:
     """One method on its way through the cases, with its journal open."""
 
     def __init__(self, setting: Setting, wanted: MethodSetting) -> None:
@@ -140,7 +140,7 @@ class MethodRun:
         self.stats: Any = None
         self.ahead: dict[int, Outputs] = {}  # the unedited model, by the number of a step's first case
 
-    def __enter__(self) -> "MethodRun":
+    def __enter__(self) -> "CaseRunner":
         setting, steps = self.setting, self.setting.steps
         self.journal = Journal(setting.folder / f"{self.name}.jsonl", self.wanted.work)
         self.journal.__enter__()

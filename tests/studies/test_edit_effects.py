@@ -336,7 +336,7 @@ def test_methods_side_by_side_and_another_prompt(run_command: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("diff",), "either a PROMPT"),
+        (("diff", "--nulls", "1"), "either a PROMPT"),
         (("diff", "[Oda Voss] lives in"), "--target is missing"),
         (("diff", "[Oda Voss] lives in", "--target", "Vey", "--ask", "x"), "belong together"),
         (("diff", "--edit", "x", "--target", "Vey"), "brings its own"),

@@ -138,7 +138,7 @@ def test_a_method_of_another_package_is_a_value_like_ours(monkeypatch: Any) -> N
     from importlib.metadata import EntryPoint
 
     theirs = EntryPoint("my-method", "elsewhere:METHOD", "factscope.methods")
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [theirs] if "methods" in group else [])
+    monkeypatch.setattr("factscope.catalogue.entry_points", lambda group: [theirs] if "methods" in group else [])
     method = next(field for field in fields(ApplyOptions) if field.name == "method")
-    assert method.look.parser("MY_METHOD") == "my-method"
-    assert "my-method" in method.look.autocompletion("my")
+    assert method.look.parser("MY-Method") == "my_method"  # as the catalogue spells it
+    assert "my_method" in method.look.autocompletion("my")

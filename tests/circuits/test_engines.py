@@ -14,9 +14,10 @@ from circuits.engine.writes import writes
 from circuits.graph import Graph
 from circuits.task import Task, largest_group
 from factscope.errors import PromptError, TokenMismatch, UserError
-from factscope.model.hooks import Patch, flags, patched
+from factscope.model.hooks import Patch, flags, patched, record
 from factscope.model.prompts import make_prompt
 from factscope.model.sites import Site
+from factscope.model.writes import component_sites, component_writes
 from helpers.circuits import SHAPES, double, task
 
 SPLITS = pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
@@ -32,6 +33,21 @@ def test_all_edges_are_the_model(tiny: Any, name: str, split: bool) -> None:
         torch.testing.assert_close(
             reference.logits(reference.graph.full()), reference.objective.clean, atol=2e-5, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_engine_hears_what_the_lens_takes_apart(tiny: Any, name: str) -> None:
+    """Two ways to what each head and MLP writes: the engine's hooks, and the parts of the last state."""
+    model, tokens = tiny(name), task(tiny(name), rows=1).tokens(tiny(name))
+    graph = Graph.of(model)
+    heard = writes(model, graph, tokens)[:, 0, -1]
+    with record(model, component_sites(model)) as seen, torch.no_grad():
+        model(tokens)
+    parts = component_writes(model, seen)
+    assert set(graph.writers) == {part for part in parts if not part.endswith(".bias")}
+    for number, writer in enumerate(graph.writers):
+        # float32: the heads' products in another order
+        torch.testing.assert_close(heard[number], parts[writer], atol=2e-5, rtol=1e-4)
 
 
 @SPLITS

@@ -45,7 +45,7 @@ KINDS = ("prompt", "paraphrase", "neighbour", "unrelated")
 class Reading:
     """What the model says to one prompt."""
 
-    nll_new: float  # nats a token
+    nll_new: float  # nats per token
     nll_true: float
     new_exact: bool
     true_exact: bool

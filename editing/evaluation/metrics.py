@@ -268,7 +268,7 @@ def erasure(record: Record) -> float | None:
 
 @metric("tone", "probability", "Mitchell et al. 2022, ConvSent: z_sentiment z_topic")
 def tone(record: Record) -> float | None:
-    """sigmoid(log p wanted - log p opposite) min(1, p now / p before of the wanted replies), nats a token."""
+    """sigmoid(log p wanted - log p opposite) min(1, p now / p before of the wanted replies), nats per token."""
     wanted, opposite = record.of("sentiment", "wanted"), record.of("sentiment", "opposite")
     if not wanted or not opposite:
         return None

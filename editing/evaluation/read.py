@@ -25,7 +25,7 @@ from factscope.model.prompts import tokenized
 class Reading:
     """What the model says to one question."""
 
-    nll: float  # of the target, nats a token
+    nll: float  # of the target, nats per token
     right: float  # share of the target's tokens that are the argmax, teacher-forced
     exact: bool  # all of them
     same: float  # share of the argmax tokens at the target's positions that the unedited model gives too

@@ -133,7 +133,7 @@ class _Part:
         self.resid = seen[site]
 
     def losses(self, change: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of each fact, nats a token, and its tokens' mean probability; `change` [1 or fact, d_in, d_out]."""
+        """Loss of each fact, nats per token, and its tokens' mean probability; `change` [1 or fact, d_in, d_out]."""
         read: list[Tensor] = []
         sites = [
             (Site("mlp_hidden", self.layer), read.append),

@@ -24,7 +24,7 @@ from torch import Tensor
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from factscope.data.load import load_facts
 from factscope.data.request import EditRequest
-from factscope.model.bridge import device
+from factscope.model.bridge import device, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.hooks import record
 from factscope.model.prompts import start_ids
@@ -98,9 +98,7 @@ def states(inputs: MethodInputs, texts: Sequence[str]) -> Float[Tensor, "text d_
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for some in (order[i : i + 64] for i in range(0, len(order), 64)):
         with record(model, [site]) as seen:
-            model.original_model.base_model(
-                input_ids=padded([rows[i] for i in some]).to(device(model)), use_cache=False
-            )
+            run_blocks(model, padded([rows[i] for i in some]).to(device(model)))
         for number, i in enumerate(some):
             means[i] = seen[site][number, len(first) : len(rows[i])].float().mean(0).cpu()
     stacked = torch.stack(means)

@@ -30,7 +30,7 @@ from editing.solve.closed_form import cholesky
 from factscope.cache import cache_folder
 from factscope.errors import EditError, StoreError
 from factscope.files import write_bytes_atomically
-from factscope.model.bridge import device, info
+from factscope.model.bridge import device, info, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.forward.generate import sample
 from factscope.model.hooks import hooked
@@ -209,7 +209,7 @@ def keys_of_text(
         if stop:
             model(tokens, use_cache=False, **stop)
         else:
-            model.original_model.base_model(input_ids=tokens, use_cache=False)  # without the unembedding
+            run_blocks(model, tokens)
     return found
 
 

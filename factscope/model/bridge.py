@@ -82,6 +82,16 @@ def device_of(module: Any, like: Tensor) -> torch.device:
     return like.device if parameter is None else parameter.device
 
 
+def run_blocks(model: Bridge, tokens: Tensor, cache: Any = None, keep: bool = False) -> Any:
+    """Run `tokens` [row, pos] through all blocks and not through the unembedding, most of a small model's work.
+
+    Args:
+        cache: keys and values of what stands before, to go on from.
+        keep: whether keys and values are kept; they are `.past_key_values` of what is returned.
+    """
+    return model.original_model.base_model(input_ids=tokens, past_key_values=cache, use_cache=keep or cache is not None)
+
+
 def info_of(model: Bridge, spec: str, place: str, entry: Entry | None) -> ModelInfo:
     """What there is to know of a model when it is loaded: the registry's entry, or what the model itself tells."""
     if entry is not None:

@@ -1,9 +1,8 @@
-"""Text out of the model itself, and log-probabilities of given continuations: what edits are made from and judged by.
+"""Many rows at once: logits of any rows at the positions that are asked for.
 
-Sampling draws from a generator of its own, so a seed repeats it on the same machine. `logits_at` unembeds only the
-positions that are asked for: the unembedding of all positions would be most of the work of a small model. The preface
-of an in-context edit that is in place stands before every prompt that `generate` and `logits_at` are given; a beginning
-that all rows of a batch share, such as a preface, is run once and its keys and values are kept for all of them.
+`logits_at` unembeds only these positions: the unembedding of all would be most of the work of a small model. The
+preface of an in-context edit that is in place stands before every row; a beginning that all rows of a batch share, such
+as a preface, is run once, and its keys and values are kept for all of them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from factscope.model.bridge import Bridge, device
+from factscope.model.bridge import Bridge, device, run_blocks
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import after_preface, preface_ids
 from factscope.model.hooks import record
@@ -41,9 +40,7 @@ def logits_at(
         tokens = padded([rows[i] for i in some]).to(device(model))
         begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
         with record(model, [last]) as seen:
-            model.original_model.base_model(
-                input_ids=tokens[:, begun:], past_key_values=cache, use_cache=cache is not None
-            )
+            run_blocks(model, tokens[:, begun:], cache)
         where = [(r, p - begun) for r, i in enumerate(some) for p in positions[i]]
         picked = seen[last][[r for r, _ in where], [p for _, p in where]]
         logits = read.logits(picked).float().cpu()
@@ -60,7 +57,7 @@ def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[i
     begun = int(same.long().cumprod(0).sum())
     if begun < SHARED:
         return 0, None
-    cache = model.original_model.base_model(input_ids=tokens[:1, :begun], use_cache=True).past_key_values
+    cache = run_blocks(model, tokens[:1, :begun], keep=True).past_key_values
     cache.batch_repeat_interleave(len(tokens))
     return begun, cache
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factscope.errors import ModelError
-from factscope.model.bridge import Bridge, architecture, device_of
+from factscope.model.bridge import Bridge, architecture, device_of, run_blocks
 from factscope.model.readout import readout
 
 KeysValues = tuple[Tensor, Tensor]  # each [row, kv_head, pos, d_head], keys after rotation
@@ -90,8 +90,8 @@ class Frame:
         try:
             if check:
                 logits = model(tokens[:1], use_cache=False)
-            else:  # without the unembedding
-                model.original_model.base_model(input_ids=tokens[:1], use_cache=False)
+            else:
+                run_blocks(model, tokens[:1])
         finally:
             for handle in handles:
                 handle.remove()

@@ -42,7 +42,7 @@ def moved(model, seed=0, size=0.05, fact=FACT):
 
 
 def nll(model, text, answer, start):
-    """Mean nats a token, by one plain forward pass."""
+    """Mean nats per token, by one plain forward pass."""
     prompt = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     both = model.tokenizer(text + " " + answer, add_special_tokens=False)["input_ids"]
     logp = model(torch.tensor([[*start, *both]]))[0].log_softmax(-1)

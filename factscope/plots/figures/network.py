@@ -70,20 +70,7 @@ def _(spec: Network, theme: Theme) -> go.Figure:
     levels = np.unique(np.quantile(sizes, np.linspace(0, 0.98, STEPS))) if len(sizes) else np.zeros(1)
     shown = _add_edges(result, spec, sizes, levels, ink)
     n_lines = len(shown) - len(levels)
-    result.add_trace(
-        go.Scatter(
-            x=[None], y=[None], mode="lines", line={"color": ink.accent, "width": 2.2}, hoverinfo="skip",
-            showlegend=False, name="path",
-        )
-    )  # fmt: skip
-    result.add_traces(node_traces(spec.nodes, spec.kinds, theme))
-    result.update_xaxes(visible=False)
-    result.update_yaxes(
-        tickvals=[row for row, _ in spec.rows],
-        ticktext=[plotly_text(label) for _, label in spec.rows],
-        showgrid=True,
-        ticks="",
-    )
+    add_nodes(result, spec.nodes, spec.kinds, spec.rows, theme)
     meta = {
         "network": {
             "x": [node.x for node in spec.nodes],
@@ -145,6 +132,28 @@ def _slider(spec: Network, levels: np.ndarray, shown: Sequence[float], always: i
         "currentvalue": {"prefix": title, "suffix": f" {plotly_text(spec.unit)}", "font": {"size": 12}},
         "font": {"size": 10, "color": ink.faint}, "bordercolor": ink.grid, "bgcolor": ink.grid,
     }  # fmt: skip
+
+
+def add_nodes(
+    result: go.Figure,
+    nodes: Sequence[NodeMark],
+    kinds: Sequence[tuple[Palette, str]],
+    rows: Sequence[tuple[float, str]],
+    theme: Theme,
+) -> None:
+    """The line that lights up a node's paths, empty until it is asked for, then the nodes, and the rows' names."""
+    line = {"color": INK[theme].accent, "width": 2.2}
+    result.add_trace(
+        go.Scatter(x=[None], y=[None], mode="lines", line=line, hoverinfo="skip", showlegend=False, name="path")
+    )
+    result.add_traces(node_traces(nodes, kinds, theme))
+    result.update_xaxes(visible=False)
+    result.update_yaxes(
+        tickvals=[row for row, _ in rows],
+        ticktext=[plotly_text(label) for _, label in rows],
+        showgrid=True,
+        ticks="",
+    )
 
 
 def node_traces(nodes: Sequence[NodeMark], kinds: Sequence[tuple[Palette, str]], theme: Theme) -> list[Any]:

@@ -18,9 +18,9 @@ from factscope.plots.figures.network import (
     WIDTHS,
     EdgeMark,
     NodeMark,
+    add_nodes,
     edge_handles,
     edge_lines,
-    node_traces,
     width_bins,
 )
 from factscope.plots.render import draw
@@ -85,13 +85,7 @@ def _(spec: NetworkViews, theme: Theme) -> go.Figure:
         result.add_trace(edge_handles(spec.nodes, view.edges).update(visible=number == 0))
         owner.append(number)
     path = len(owner)
-    result.add_trace(
-        go.Scatter(
-            x=[None], y=[None], mode="lines", line={"color": ink.accent, "width": 2.2}, hoverinfo="skip",
-            showlegend=False, name="path",
-        )
-    )  # fmt: skip
-    result.add_traces(node_traces(spec.nodes, spec.kinds, theme))
+    add_nodes(result, spec.nodes, spec.kinds, spec.rows, theme)
     owner += [None] * (len(result.data) - path)
     buttons = [
         {
@@ -106,13 +100,6 @@ def _(spec: NetworkViews, theme: Theme) -> go.Figure:
         "yanchor": "bottom", "bgcolor": ink.paper, "bordercolor": ink.faint, "font": {"size": 12, "color": ink.text},
         "showactive": True, "active": 0, "pad": {"r": 8},  # above the legend
     }  # fmt: skip
-    result.update_xaxes(visible=False)
-    result.update_yaxes(
-        tickvals=[row for row, _ in spec.rows],
-        ticktext=[plotly_text(label) for _, label in spec.rows],
-        showgrid=True,
-        ticks="",
-    )
     meta = {
         "network": {
             "x": [node.x for node in spec.nodes],

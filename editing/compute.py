@@ -19,7 +19,7 @@ from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.files import write_text_atomically
-from factscope.model.bridge import info
+from factscope.model.bridge import Bridge, info
 from factscope.runs.provenance import Run, stopwatch
 
 
@@ -50,7 +50,7 @@ class Options:
 
 def compute(
     name: str | MethodSpec,
-    model: Any,
+    model: Bridge,
     asked: Sequence[EditRequest | Fact],
     config: MethodConfig | None = None,
     **how: Any,
@@ -67,7 +67,7 @@ def compute(
 
 def compute_each(
     name: str | MethodSpec,
-    model: Any,
+    model: Bridge,
     asked: Sequence[EditRequest | Fact],
     config: MethodConfig | None = None,
     **how: Any,
@@ -93,7 +93,7 @@ Make = Callable[[MethodInputs, MethodConfig], list[MethodOutput]]
 
 def _edits(
     spec: MethodSpec,
-    model: Any,
+    model: Bridge,
     asked: Sequence[EditRequest | Fact],
     config: MethodConfig | None,
     how: Options,
@@ -156,7 +156,7 @@ def _values_key(
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _contexts(model: Any, spec: MethodSpec, config: Any, how: Options, base: str) -> tuple[str, ...]:
+def _contexts(model: Bridge, spec: MethodSpec, config: Any, how: Options, base: str) -> tuple[str, ...]:
     """The templates: sampled once for a model without edits, then taken from the cache; of an edited one, sampled."""
     count = spec.contexts(config)
     if not count:

@@ -1,10 +1,9 @@
 """Contexts: short texts that the model writes itself, put before an edit's prompt so that the edit holds there, too."""
 
-from typing import Any
-
 import torch
 
 from factscope.data.fact import SLOT
+from factscope.model.bridge import Bridge
 from factscope.model.forward.generate import sample
 from factscope.model.prompts import start_ids
 
@@ -12,7 +11,7 @@ from factscope.model.prompts import start_ids
 OPENINGS = ("The", "Therefore", "Because", "I", "You")  # EasyEdit's
 
 
-def contexts(model: Any, count: int, length: int, seed: int, start: str = "auto") -> tuple[str, ...]:
+def contexts(model: Bridge, count: int, length: int, seed: int, start: str = "auto") -> tuple[str, ...]:
     """ "{}" and `count` texts of `length` tokens that the model writes, each followed by ". {}".
 
     Top-5 sampling from five openings, as in the authors' code, but seeded. A text with a brace or a bracket in it, or

@@ -28,6 +28,7 @@ from torch import Tensor
 from editing.delta import Delta
 from factscope.data.request import EditRequest, saved_request
 from factscope.errors import EditError, StoreError
+from factscope.model.bridge import Bridge
 from factscope.model.forward.prefix import Preface, put_before
 from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.show import shown
@@ -97,7 +98,7 @@ class Edit:
         return self.digest[:12]
 
     @contextmanager
-    def applied(self, model: Any) -> Iterator[None]:
+    def applied(self, model: Bridge) -> Iterator[None]:
         """The block runs on the edited model; afterwards, also after an exception, the weights are bitwise as before.
 
         Raises EditError: another model, a weight it does not have, the edit already in place.
@@ -105,11 +106,11 @@ class Edit:
         with applied(model, (self,)):
             yield
 
-    def commit(self, model: Any) -> None:
+    def commit(self, model: Bridge) -> None:
         """Put the edit in and leave it there; EditError as in `applied`."""
         commit(model, (self,))
 
-    def revert(self, model: Any) -> None:
+    def revert(self, model: Bridge) -> None:
         """Take the edit out, whatever was put in after it; EditError if it is not in place."""
         revert(model, (self,))
 
@@ -168,19 +169,19 @@ class _Ledger:
 _LEDGERS: WeakKeyDictionary[Any, _Ledger] = WeakKeyDictionary()
 
 
-def in_place(model: Any) -> tuple[Edit, ...]:
+def in_place(model: Bridge) -> tuple[Edit, ...]:
     """The edits that are committed, in order."""
     ledger = _LEDGERS.get(model)
     return tuple(ledger.edits) if ledger else ()
 
 
-def base_of(model: Any, now: str | None = None) -> str:
+def base_of(model: Bridge, now: str | None = None) -> str:
     """Fingerprint of the model without the edits that are in place; `now`, if known, is that of the running weights."""
     ledger = _LEDGERS.get(model)
     return ledger.base if ledger else now or fingerprint(model)
 
 
-def commit(model: Any, edits: Sequence[Edit]) -> None:
+def commit(model: Bridge, edits: Sequence[Edit]) -> None:
     """Put several edits in, in order, all or none."""
     if not edits:
         return
@@ -195,7 +196,7 @@ def commit(model: Any, edits: Sequence[Edit]) -> None:
     _say_before(model, ledger.edits)
 
 
-def revert(model: Any, edits: Sequence[Edit]) -> None:
+def revert(model: Bridge, edits: Sequence[Edit]) -> None:
     """Take several edits out, in any order, all or none."""
     ledger = _LEDGERS.get(model)
     here = {edit.digest for edit in ledger.edits} if ledger else set()
@@ -210,7 +211,7 @@ def revert(model: Any, edits: Sequence[Edit]) -> None:
     _say_before(model, ledger.edits)
 
 
-def _say_before(model: Any, edits: Sequence[Edit]) -> None:
+def _say_before(model: Bridge, edits: Sequence[Edit]) -> None:
     """Put the texts of the in-context edits among `edits` before every prompt."""
     told = [edit for edit in edits if edit.preface]
     text = "".join(edit.preface for edit in told)
@@ -218,7 +219,7 @@ def _say_before(model: Any, edits: Sequence[Edit]) -> None:
 
 
 @contextmanager
-def applied(model: Any, edits: Sequence[Edit]) -> Iterator[None]:
+def applied(model: Bridge, edits: Sequence[Edit]) -> Iterator[None]:
     """Several edits at once, in order; out again when the block ends, however it ends."""
     commit(model, edits)
     try:
@@ -270,7 +271,7 @@ def _move(ledger: _Ledger, weights: dict[str, Tensor], edits: list[Edit]) -> Non
 
 
 @contextmanager
-def borrowed(model: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def borrowed(model: Bridge, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """The live tensors of these weights, to write into; restored bitwise when the block ends, however it ends."""
     weights = live_weights(model)
     saved = {name: weights[name].detach().clone() for name in names}
@@ -283,7 +284,7 @@ def borrowed(model: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 
 
 @contextmanager
-def in_float32(model: Any) -> Iterator[None]:
+def in_float32(model: Bridge) -> Iterator[None]:
     """Compute in float32 on a model held in half precision, with a warning; back bitwise afterwards."""
     dtype = next(model.parameters()).dtype
     if dtype.itemsize >= 4:
@@ -299,7 +300,7 @@ def in_float32(model: Any) -> Iterator[None]:
         model.cfg.dtype = configured
 
 
-def _to(model: Any, dtype: torch.dtype) -> None:
+def _to(model: Bridge, dtype: torch.dtype) -> None:
     with redirect_stdout(io.StringIO()):  # TransformerLens says there what it does, and that is where results go
         model.to(dtype)
 

@@ -15,11 +15,12 @@ from editing.edit import Edit, applied, merged
 from factscope.errors import EditError, StoreError
 from factscope.files import write_text_atomically
 from factscope.model import download as fetch
+from factscope.model.bridge import Bridge
 
 _WRAPPED = "._original_component"  # TransformerLens's name for the module inside its own
 
 
-def export(model: Any, edits: Sequence[Edit], folder: str | Path) -> Path:
+def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
     """Write config, weights, tokenizer and the edit's card into `folder`, which must be new or empty.
 
     The folder is made elsewhere and renamed, so an interrupted export leaves nothing that looks like a model; and the
@@ -59,7 +60,7 @@ def export(model: Any, edits: Sequence[Edit], folder: str | Path) -> Path:
 
 
 @torch.no_grad()
-def plain_model(model: Any) -> Any:
+def plain_model(model: Bridge) -> Any:
     """A fresh Hugging Face model with the running weights of `model`."""
     from transformers import AutoModelForCausalLM
 

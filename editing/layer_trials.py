@@ -6,7 +6,6 @@ next token: a layer that fails at any of them cannot win by the others. No publi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from editing import compute as computing
 from editing.contexts import contexts as sampled
@@ -17,6 +16,7 @@ from editing.solve.moments import Moments
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.plots.show import shown
 from factscope.progress import progress
 
@@ -53,7 +53,7 @@ class LayerChoice:
 
 
 def try_layers(
-    model: Any,
+    model: Bridge,
     asked: Sequence[EditRequest | Fact],
     layers: Sequence[int],
     *,

@@ -17,6 +17,7 @@ from editing.solve.values import OnStep, Place, Values, check_layer, find_values
 from factscope.catalogue import Catalogue
 from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
+from factscope.model.bridge import Bridge
 from factscope.runs import store
 from factscope.settings import Settings, configured
 
@@ -35,7 +36,7 @@ class MethodConfig(Protocol):
         __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @classmethod
-    def for_model(cls, model: Any) -> "MethodConfig":
+    def for_model(cls, model: Bridge) -> "MethodConfig":
         """The defaults, with the layers that suit this model."""
 
 
@@ -82,7 +83,7 @@ class MethodSpec:
         """How many templates are sampled for it, beside the bare prompt."""
         return int(getattr(config, "contexts", 0))
 
-    def config_for(self, model: Any, settings: Settings = ()) -> MethodConfig:
+    def config_for(self, model: Bridge, settings: Settings = ()) -> MethodConfig:
         """The configuration for this model: the defaults, the model's own layers, then `settings`.
 
         Settings of the value optimisation are named alone ("steps") or in full ("descent.steps"). Raises SettingError
@@ -92,7 +93,7 @@ class MethodSpec:
         self.check(model, config)
         return config
 
-    def check(self, model: Any, config: MethodConfig) -> None:
+    def check(self, model: Bridge, config: MethodConfig) -> None:
         """Raise EditError unless the model has every layer that the configuration writes to."""
         for layer in self.layers(config):
             check_layer(model, layer)
@@ -133,7 +134,7 @@ class MethodInputs:
     """What every method starts from, once the input has been checked."""
 
     method: MethodSpec
-    model: Any
+    model: Bridge
     requests: tuple[EditRequest, ...]
     contexts: tuple[str, ...]
     moments: Moments | None

@@ -1,7 +1,7 @@
 """What to edit, made from a sentence, checked before anything is computed, and asked in every context."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -9,7 +9,7 @@ from factscope.data.fact import SLOT, Fact, same_text
 from factscope.data.request import EditRequest
 from factscope.data.shipped import find_fact
 from factscope.errors import EditError
-from factscope.model.bridge import device
+from factscope.model.bridge import Bridge, device
 from factscope.model.known import Known, answer_ranks
 from factscope.model.prompts import Prompt, make_prompt, prompt_of
 
@@ -17,13 +17,13 @@ Asked = TypeVar("Asked", Fact, EditRequest)
 
 
 def request(
-    model: Any, text: str, target: str, *, subject: str | None = None, answer: str | None = None, start: str = "auto"
+    model: Bridge, text: str, target: str, *, subject: str | None = None, answer: str | None = None, start: str = "auto"
 ) -> EditRequest:
     """A request from a sentence with its subject in [brackets]; errors as `request_at` and `make_prompt` raise them."""
     return request_at(model, make_prompt(model, text, subject=subject, start=start), target, answer)
 
 
-def request_at(model: Any, prompt: Prompt, target: str, answer: str | None = None) -> EditRequest:
+def request_at(model: Bridge, prompt: Prompt, target: str, answer: str | None = None) -> EditRequest:
     """A request from a prompt, which says how its subject was found.
 
     The old answer, where it is not given, is a shipped fact's or the model's own greedy next token. A shipped fact
@@ -52,7 +52,7 @@ def _plain(text: str) -> str:
 
 
 @torch.no_grad()
-def _own_answer(model: Any, prompt: Prompt) -> str:
+def _own_answer(model: Bridge, prompt: Prompt) -> str:
     token = int(model(prompt.tensor(device(model)))[0, -1].argmax())
     word: str = model.tokenizer.decode([token]).strip() or model.tokenizer.convert_ids_to_tokens(token)
     return word
@@ -71,19 +71,19 @@ def check(requests: Sequence[EditRequest]) -> None:
             raise EditError(f"{one.prompt!r} has {what} (facts {other.id!r} and {one.id!r}): keep one of them")
 
 
-def target_prompts(model: Any, asked: EditRequest, contexts: Sequence[str], start: str) -> list[Prompt]:
+def target_prompts(model: Bridge, asked: EditRequest, contexts: Sequence[str], start: str) -> list[Prompt]:
     """The request's prompt in every context, each with the target as its answer."""
     pairs = [context.split(SLOT) for context in contexts]
     return [prompt_of(model, asked.told(before + asked.template + after), start=start) for before, after in pairs]
 
 
-def essence_prompt(model: Any, asked: EditRequest, start: str) -> Prompt:
+def essence_prompt(model: Bridge, asked: EditRequest, start: str) -> Prompt:
     """ "{subject} is a": where the drift of what the subject is at all is measured (Meng et al. 2022)."""
     return prompt_of(model, asked.told("{} is a"), start=start)
 
 
 def known(
-    model: Any,
+    model: Bridge,
     asked: Sequence[Asked],
     limit: int | None = None,
     start: str = "auto",

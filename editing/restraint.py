@@ -15,6 +15,7 @@ from editing import restraints
 from editing.edit import Edit, base_of, in_place, merged
 from factscope.catalogue import Catalogue
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.model.weights import live_weights
 from factscope.settings import Settings, configured
 
@@ -55,7 +56,7 @@ def restraint(name: str | RestraintSpec) -> RestraintSpec:
     return name if isinstance(name, RestraintSpec) else RESTRAINTS.get(name)
 
 
-def restrained(model: Any, edits: Sequence[Edit], name: str | RestraintSpec, config: Any = None) -> Edit:
+def restrained(model: Bridge, edits: Sequence[Edit], name: str | RestraintSpec, config: Any = None) -> Edit:
     """One edit that does what the stack does, restrained; the model is only read.
 
     Raises EditError: edits in place, an edit of another model, and whatever the restraint refuses.

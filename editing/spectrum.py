@@ -7,7 +7,6 @@ factorisations and an n-by-n SVD, never from the whole matrix.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from torch import Tensor
 from editing.delta import Delta
 from editing.edit import Edit, in_place, merged
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.model.weights import live_weights
 
 
@@ -33,7 +33,7 @@ class Spectrum:
     share: float  # ||dW|| / ||W before||, Frobenius
 
 
-def spectra(model: Any, edits: Sequence[Edit], each: bool = True) -> tuple[Spectrum, ...]:
+def spectra(model: Bridge, edits: Sequence[Edit], each: bool = True) -> tuple[Spectrum, ...]:
     """Every edited weight before, and after each edit of the stack (or with `each` False, after all of them).
 
     The model is only read. Raises EditError while edits are in place: the weights would be counted twice.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from factscope.data.fact import Fact, Relation
 from factscope.data.load import load_facts
 from factscope.data.shipped import find_fact, relations
 from factscope.errors import UserError
+from factscope.model.bridge import Bridge
 from factscope.model.known import Known, answer_ranks
 from factscope.model.prompts import (
     Prompt,
@@ -90,7 +90,7 @@ class TaskOptions:
 
 
 def about_prompt(
-    model: Any,
+    model: Bridge,
     text: str,
     *,
     subject: str | None = None,
@@ -127,7 +127,7 @@ def about_prompt(
     return CircuitInputs(task, held_out, relation.answers if relation else (), (*notes, *told), options.known)
 
 
-def _answered(model: Any, prompt: Prompt, foil: str | None, metric: str) -> tuple[Prompt, list[str]]:
+def _answered(model: Bridge, prompt: Prompt, foil: str | None, metric: str) -> tuple[Prompt, list[str]]:
     """The prompt with its answer, the fact's or the model's own, and a wrong one where given; and what was guessed."""
     notes = []
     fact = find_fact(prompt.text)
@@ -147,7 +147,7 @@ def _answered(model: Any, prompt: Prompt, foil: str | None, metric: str) -> tupl
 
 
 def about_facts(
-    model: Any,
+    model: Bridge,
     source: str,
     relation: str | None = None,
     examples: int = 5,
@@ -193,14 +193,14 @@ def about_facts(
     return CircuitInputs(task, held_out, answers, (*notes, *told), options.known)
 
 
-def evaluated(model: Any, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:
+def evaluated(model: Bridge, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:
     """The study with its circuit's card and its heads' roles."""
     card = evaluate(model, study.circuit, held_out, seed=seed)
     return replace(study, evaluation=card, roles=roles(model, study.circuit, study.answers, seed=seed))
 
 
 def other_prompts(
-    model: Any, circuit: Circuit, source: str | None = None, relation: str | None = None
+    model: Bridge, circuit: Circuit, source: str | None = None, relation: str | None = None
 ) -> tuple[Prompt, ...]:
     """Known prompts that the circuit was not found on: of `source`, or of the shipped relation of its first prompt.
 
@@ -226,7 +226,7 @@ def other_prompts(
     return found
 
 
-def _prompts_of(model: Any, facts: Sequence[Fact], start: str) -> tuple[list[Prompt], list[str]]:
+def _prompts_of(model: Bridge, facts: Sequence[Fact], start: str) -> tuple[list[Prompt], list[str]]:
     """The facts' prompts, and what was left out."""
     prompts, notes = [], []
     for fact in facts:
@@ -237,7 +237,7 @@ def _prompts_of(model: Any, facts: Sequence[Fact], start: str) -> tuple[list[Pro
     return prompts, notes
 
 
-def _own_answer(model: Any, prompt: Prompt) -> Prompt:
+def _own_answer(model: Bridge, prompt: Prompt) -> Prompt:
     with torch.no_grad():
         token = int(model(rows(model, [prompt]), use_cache=False)[0, -1].argmax())
     return with_answer_ids(model, prompt, [token], "the model's own prediction")
@@ -250,7 +250,7 @@ def relation_of(prompt: Prompt) -> Relation | None:
 
 
 def reference_prompts(
-    model: Any, prompt: Prompt, most: int = 20, relation: Relation | None = None
+    model: Bridge, prompt: Prompt, most: int = 20, relation: Relation | None = None
 ) -> tuple[Prompt, ...]:
     """The prompt about other subjects of equal length: what a mean is taken over.
 
@@ -269,7 +269,7 @@ def reference_prompts(
     return tuple(made)
 
 
-def corrupt_of(model: Any, prompt: Prompt, subject: str | None) -> Prompt:
+def corrupt_of(model: Bridge, prompt: Prompt, subject: str | None) -> Prompt:
     """The prompt about another subject of equal length, whose answer begins differently.
 
     Raises UserError if none is given and no shipped relation offers one.
@@ -285,7 +285,7 @@ def corrupt_of(model: Any, prompt: Prompt, subject: str | None) -> Prompt:
     )
 
 
-def check_known(model: Any, task: Task, known: Known) -> None:
+def check_known(model: Bridge, task: Task, known: Known) -> None:
     """UserError if the model does not know the first prompt's answer: a circuit for it would be one for nothing."""
     prompt = task.prompts[0]
     (place,) = answer_ranks(model, (prompt,))

@@ -18,6 +18,7 @@ from editing.solve.moments import Moments
 from editing.spectrum import Spectrum, spectra
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
+from factscope.model.bridge import Bridge
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
 from factscope.plots.specs import Page
@@ -51,11 +52,11 @@ class MethodRun:
     seed: int = 0
     start: str = "auto"
 
-    def compute(self, model: Any, asked: Sequence[EditRequest | Fact], **how: Any) -> Edit:
+    def compute(self, model: Bridge, asked: Sequence[EditRequest | Fact], **how: Any) -> Edit:
         """One edit for all requests; keyword arguments as of `editing.compute`."""
         return computing.compute(self.spec, model, asked, self.config, **self._own, **how)
 
-    def compute_each(self, model: Any, asked: Sequence[EditRequest | Fact], **how: Any) -> list[Edit]:
+    def compute_each(self, model: Bridge, asked: Sequence[EditRequest | Fact], **how: Any) -> list[Edit]:
         """One edit per request, in one batch."""
         return computing.compute_each(self.spec, model, asked, self.config, **self._own, **how)
 
@@ -65,7 +66,7 @@ class MethodRun:
 
 
 def moments_for(
-    model: Any, spec: MethodSpec, config: MethodConfig, source: str, tokens: int | None, seed: int
+    model: Bridge, spec: MethodSpec, config: MethodConfig, source: str, tokens: int | None, seed: int
 ) -> Moments | None:
     """Second moments, from the cache or collected now; None for "identity", or a method that wants none."""
     if not spec.needs_moments or source == "identity":
@@ -77,7 +78,7 @@ def moments_for(
 
 
 def make(
-    model: Any,
+    model: Bridge,
     asked: Sequence[EditRequest | Fact],
     run: MethodRun,
     *,
@@ -109,7 +110,7 @@ def make(
 
 
 def score(
-    model: Any, edits: Sequence[Edit], *, protocol: Protocol | str, start: str, words: int = 20, **how: Any
+    model: Bridge, edits: Sequence[Edit], *, protocol: Protocol | str, start: str, words: int = 20, **how: Any
 ) -> EditScores:
     """Everything that is read and counted about finished edits."""
     report = evaluate(model, edits, protocol=protocol, start=start, words=words, **how)

@@ -33,6 +33,7 @@ from editing.solve.moments import Moments
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
 from factscope.errors import StoreError
+from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt
 from factscope.plots.page import write_page as write
 from factscope.plots.show import page_of
@@ -79,7 +80,7 @@ KINDS = {
 
 
 def find_circuit(
-    model: Any, about: About, method: Method = EAPIG(), *, swap: str | None = None, split: bool = True, seed: int = 0
+    model: Bridge, about: About, method: Method = EAPIG(), *, swap: str | None = None, split: bool = True, seed: int = 0
 ) -> Circuit:
     """The circuit of a sentence, a prompt, or a task, as `circuit find` finds it.
 
@@ -97,7 +98,7 @@ def find_circuit(
     return find(model, about if isinstance(about, Task) else about.task, method, split=split, seed=seed, shown=None)
 
 
-def _inputs(model: Any, about: str | Prompt, method: Method, swap: str | None) -> CircuitInputs:
+def _inputs(model: Bridge, about: str | Prompt, method: Method, swap: str | None) -> CircuitInputs:
     options = TaskOptions(ablation="counterfactual") if swap else TaskOptions()
     if isinstance(about, str):
         return about_prompt(model, about, swap=swap, method=method, options=options)
@@ -114,7 +115,7 @@ def _inputs(model: Any, about: str | Prompt, method: Method, swap: str | None) -
 
 
 def evaluate_circuit(
-    model: Any,
+    model: Bridge,
     circuit: Circuit,
     held_out: Sequence[Prompt] | None = None,
     answers: Sequence[str] | None = None,
@@ -137,7 +138,7 @@ def evaluate_circuit(
 
 
 def request(
-    model: Any, text: str | Prompt, target: str, *, subject: str | None = None, start: str = "auto"
+    model: Bridge, text: str | Prompt, target: str, *, subject: str | None = None, start: str = "auto"
 ) -> EditRequest:
     """What to edit: after `text`, with its subject in [brackets], the model shall say `target`.
 
@@ -149,7 +150,7 @@ def request(
 
 
 def edit(
-    model: Any,
+    model: Bridge,
     requests: EditRequest | Fact | Sequence[EditRequest | Fact],
     method: str = "rome",
     *,
@@ -180,7 +181,7 @@ def edit(
     return restrained(model, [made], restrain, restraint(restrain).config_for(aside))
 
 
-def moments(model: Any, layers: Sequence[int] | None = None, config: MomentsConfig | None = None) -> Moments:
+def moments(model: Bridge, layers: Sequence[int] | None = None, config: MomentsConfig | None = None) -> Moments:
     """Second moments of keys (their covariance), from the cache or collected now, with a progress bar.
 
     `layers` are by default those that any method writes to which needs second moments.
@@ -191,7 +192,7 @@ def moments(model: Any, layers: Sequence[int] | None = None, config: MomentsConf
     return second_moments.collect(model, layers, config)
 
 
-def _moments(model: Any, method: MethodSpec, config: MethodConfig, given: MomentsFrom) -> Moments | None:
+def _moments(model: Bridge, method: MethodSpec, config: MethodConfig, given: MomentsFrom) -> Moments | None:
     if not method.needs_moments or given == "identity":
         return None
     if isinstance(given, Moments):
@@ -207,7 +208,9 @@ def _parted(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     return own, aside
 
 
-def diff(model: Any, edit: Edit, config: DiffConfig = DiffConfig(), *, folder: str | Path | None = None) -> EditStudy:
+def diff(
+    model: Bridge, edit: Edit, config: DiffConfig = DiffConfig(), *, folder: str | Path | None = None
+) -> EditStudy:
     """What the edit changed inside: traces, circuits, heads and lens before it, after it, and after control edits.
 
     With a folder, finished parts are kept there and the same call goes on from them. The model is left bitwise as it
@@ -217,7 +220,7 @@ def diff(model: Any, edit: Edit, config: DiffConfig = DiffConfig(), *, folder: s
 
 
 def yardstick(
-    model: Any,
+    model: Bridge,
     requests: Sequence[EditRequest | Fact],
     source: str | Path | None = None,
     *,
@@ -240,7 +243,7 @@ def yardstick(
 
 
 def sequence(
-    model: Any,
+    model: Bridge,
     requests: Sequence[EditRequest | Fact],
     method: str,
     config: SequenceConfig = SequenceConfig(),

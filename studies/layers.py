@@ -25,6 +25,7 @@ from editing.layer_trials import LayerChoice, try_layers
 from editing.solve.moments import Moments
 from factscope.data.fact import Fact
 from factscope.errors import UserError
+from factscope.model.bridge import Bridge
 from factscope.model.prompts import prompt_of
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run, stopwatch
@@ -91,7 +92,7 @@ class LayerConfig:
 
 
 def layer_study(
-    model: Any,
+    model: Bridge,
     facts: Sequence[Fact],
     layers: Sequence[int],
     ways: Sequence[str],
@@ -134,7 +135,13 @@ def layer_study(
 
 
 def _traced(
-    model: Any, facts: Sequence[Fact], layers: Sequence[int], config: TraceConfig, journal: Path, start: str, shown: Any
+    model: Bridge,
+    facts: Sequence[Fact],
+    layers: Sequence[int],
+    config: TraceConfig,
+    journal: Path,
+    start: str,
+    shown: Any,
 ) -> Measure:
     found = average(model, facts, config, Sweep(start=start, source="layer choice"), journal=journal, shown=shown)
     role = found.roles.index("last subject")
@@ -144,7 +151,7 @@ def _traced(
 
 
 def _in_circuit(
-    model: Any, facts: Sequence[Fact], layers: Sequence[int], start: str, seed: int, shown: bool | None
+    model: Bridge, facts: Sequence[Fact], layers: Sequence[int], start: str, seed: int, shown: bool | None
 ) -> Measure:
     """EAP-IG of all facts of the commonest length; the 5 % of edges that are kept by default.
 

@@ -14,6 +14,7 @@ from circuits.analysis.diff import diff
 from circuits.circuit import Circuit
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
+from factscope.model.bridge import Bridge
 from studies.edit_effects.model_state import Config, Experiment, TraceMaps
 
 CONFIG = Config(samples=2, nulls=0, value_nulls=0, again=0, neighbours=0)
@@ -29,7 +30,7 @@ class SequenceWatch:
     @classmethod
     def of(
         cls,
-        model: Any,
+        model: Bridge,
         edited: Sequence[Fact | EditRequest],
         unrelated: Sequence[Fact],
         start: str,
@@ -45,7 +46,7 @@ class SequenceWatch:
         asks = {name: Experiment.of(model, one, replace(config, seed=seed), start) for name, one in chosen.items()}
         return cls(asks, {name: (ask.trace(), ask.search(ask.prompt)) for name, ask in asks.items()})
 
-    def __call__(self, model: Any, checkpoint: Any) -> dict[str, float]:
+    def __call__(self, model: Bridge, checkpoint: Any) -> dict[str, float]:
         """How far trace and circuit are from the unedited model's, logits and shares; nan without a trace."""
         found: dict[str, float] = {}
         for name, ask in self.asks.items():

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
@@ -40,7 +40,7 @@ class TraceStudy:
 
 
 def trace_study(
-    model: Any, prompt: Prompt, config: Config = Config(), norm: Norm = "per-state", shown: bool | None = None
+    model: Bridge, prompt: Prompt, config: Config = Config(), norm: Norm = "per-state", shown: bool | None = None
 ) -> TraceStudy:
     """Trace `prompt`, then read the same answer with the lens. Raises what `trace` raises."""
     with progress("tracing", cells_of(model, prompt, config), shown=shown) as advance:

@@ -106,7 +106,7 @@ def average(
 
 
 def _trace_all(
-    model: Any,
+    model: Bridge,
     facts: Sequence[Fact],
     config: Config,
     sweep: Sweep,

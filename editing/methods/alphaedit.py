@@ -24,7 +24,7 @@ from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys, find_keys
 from factscope.errors import EditError
-from factscope.model.bridge import info
+from factscope.model.bridge import Bridge, info
 from factscope.model.weights import MLP_OUT, WeightName
 
 
@@ -40,7 +40,7 @@ class Config:
     descent: Descent = field(default_factory=Descent)
 
     @classmethod
-    def for_model(cls, model: Any) -> "Config":
+    def for_model(cls, model: Bridge) -> "Config":
         """With the layers that the registry recommends for this model."""
         return cls(layers=info(model).edit_layers)
 

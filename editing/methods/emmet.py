@@ -17,7 +17,7 @@ from editing.methods.memit import leverage
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys
-from factscope.model.bridge import info
+from factscope.model.bridge import Bridge, info
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Config:
     descent: Descent = field(default_factory=Descent)
 
     @classmethod
-    def for_model(cls, model: Any) -> "Config":
+    def for_model(cls, model: Bridge) -> "Config":
         """With the last of the layers that the registry recommends for this model."""
         return cls(layers=info(model).edit_layers[-1:])
 

@@ -27,7 +27,7 @@ from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
 from editing.solve.layers import weight_name
 from factscope.errors import EditError
-from factscope.model.bridge import device
+from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
 from factscope.model.forward.partial import Frame
 from factscope.model.hooks import hooked, record
@@ -49,7 +49,7 @@ class Config:
     bound: float | None = None  # L-infinity distance that no entry may leave
 
     @classmethod
-    def for_model(cls, model: Any) -> "Config":
+    def for_model(cls, model: Bridge) -> "Config":
         """The same for every model; a model of one layer has no other."""
         return cls(layer=min(cls.layer, int(model.cfg.n_layers) - 1))
 
@@ -123,7 +123,7 @@ def _tuned(inputs: MethodInputs, config: Config, wanted: Wanted, apart: bool) ->
 class _Part:
     """All prompts, right-padded, with the residual stream that enters the layer kept from one clean pass."""
 
-    def __init__(self, model: Any, layer: int, rows: Any, places: Any, tokens: Any) -> None:
+    def __init__(self, model: Bridge, layer: int, rows: Any, places: Any, tokens: Any) -> None:
         self.layer, self.places, self.tokens = layer, places, tokens
         ids = padded(rows).to(device(model))
         self.frame = Frame.of(model, ids)

@@ -11,9 +11,9 @@ When not to use it: where the model itself is to be changed or looked into. Its 
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
+from factscope.model.bridge import Bridge
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Config:
     opening: str = "Imagine that"
 
     @classmethod
-    def for_model(cls, model: Any) -> "Config":
+    def for_model(cls, model: Bridge) -> "Config":
         """The same for every model."""
         return cls()
 

@@ -15,7 +15,6 @@ When not to use it: as ICE. It also makes every question longer by all of its de
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,7 +23,7 @@ from torch import Tensor
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from factscope.data.load import load_facts
 from factscope.data.request import EditRequest
-from factscope.model.bridge import device, run_blocks
+from factscope.model.bridge import Bridge, device, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.hooks import record
 from factscope.model.prompts import start_ids
@@ -41,7 +40,7 @@ class Config:
     corpus: int = 256  # shipped facts, drawn with the seed, from which they are retrieved
 
     @classmethod
-    def for_model(cls, model: Any) -> "Config":
+    def for_model(cls, model: Bridge) -> "Config":
         """The same for every model."""
         return cls()
 

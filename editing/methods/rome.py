@@ -20,7 +20,7 @@ from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import weight_name
 from editing.solve.values import Descent, Keys, Values, find_keys
-from factscope.model.bridge import info
+from factscope.model.bridge import Bridge, info
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Config:
     descent: Descent = field(default_factory=Descent)
 
     @classmethod
-    def for_model(cls, model: Any) -> "Config":
+    def for_model(cls, model: Bridge) -> "Config":
         """With the layer that the registry recommends for this model."""
         return cls(layer=info(model).edit_layer)
 

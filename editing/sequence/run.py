@@ -38,7 +38,7 @@ from editing.solve.moments import Moments
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
-from factscope.model.bridge import info
+from factscope.model.bridge import Bridge, info
 from factscope.model.weights import live_weights
 from factscope.progress import progress
 from factscope.runs.journal import Journal
@@ -48,7 +48,7 @@ JOURNAL = "journal.jsonl"  # in the run folder
 
 
 def sequence(
-    model: Any,
+    model: Bridge,
     asked: Sequence[EditRequest | Fact],
     method: str | MethodSpec,
     settings: Config,
@@ -158,7 +158,7 @@ def check_method(method: MethodSpec, config: MethodConfig | None = None) -> None
 
 
 def _checked(
-    model: Any,
+    model: Bridge,
     requests: Sequence[EditRequest],
     method: MethodSpec,
     settings: Config,

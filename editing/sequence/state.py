@@ -22,6 +22,7 @@ from editing.solve.values import read_subjects
 from editing.spectrum import Spectrum, spectrum
 from factscope.data.request import EditRequest
 from factscope.errors import StoreError
+from factscope.model.bridge import Bridge
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint, live_weights
 from factscope.runs.provenance import stopwatch
@@ -48,7 +49,7 @@ class State:
 
     def __init__(
         self,
-        model: Any,
+        model: Bridge,
         requests: Sequence[EditRequest],
         settings: Config,
         folder: Path,

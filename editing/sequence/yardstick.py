@@ -30,6 +30,7 @@ from factscope.data.fact import Fact
 from factscope.data.load import load_facts
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import sample
 from factscope.model.prompts import start_ids
@@ -47,7 +48,7 @@ class Yardstick:
 
     @classmethod
     def of(
-        cls, model: Any, facts: Sequence[Fact], text: Sequence[Sequence[int]], source: str, start: str
+        cls, model: Bridge, facts: Sequence[Fact], text: Sequence[Sequence[int]], source: str, start: str
     ) -> "Yardstick":
         """Read the model, which must be unedited."""
         asked = tuple(replace(probes(model, request, start)[0], kind="unrelated") for request in requests_of(facts))
@@ -59,7 +60,7 @@ class Yardstick:
         """SHA-256 of what is asked."""
         return hashlib.sha256(json.dumps([[one.rows for one in self.probes], self.text]).encode()).hexdigest()
 
-    def rows(self, model: Any) -> list[Row]:
+    def rows(self, model: Bridge) -> list[Row]:
         """The unrelated facts, before any edit and now."""
         before, now = readings(self.clean, self.clean), readings(read(model, self.probes), self.clean)
         return [
@@ -67,13 +68,13 @@ class Yardstick:
             for one, was, is_ in zip(self.probes, before, now, strict=True)
         ]
 
-    def perplexity(self, model: Any) -> float:
+    def perplexity(self, model: Bridge) -> float:
         """exp(mean nats per token) of the fixed text on the model as it is."""
         return float(token_nats(model, self.text).double().mean().exp())  # inf, not an error, where all is lost
 
 
 @torch.no_grad()
-def token_nats(model: Any, rows: Sequence[Sequence[int]]) -> Float[Tensor, " token"]:
+def token_nats(model: Bridge, rows: Sequence[Sequence[int]]) -> Float[Tensor, " token"]:
     """-log p of every token but the first of each row, given those before it."""
     found = []
     for some in (rows[i : i + 8] for i in range(0, len(rows), 8)):  # the logits of all positions are large
@@ -84,7 +85,7 @@ def token_nats(model: Any, rows: Sequence[Sequence[int]]) -> Float[Tensor, " tok
 
 
 def fixed_text(
-    model: Any, source: str = SELF, documents: int = 16, tokens: int = 64, seed: int = 0, start: str = "auto"
+    model: Bridge, source: str = SELF, documents: int = 16, tokens: int = 64, seed: int = 0, start: str = "auto"
 ) -> tuple[list[list[int]], str]:
     """Documents as token ids, and in words where they are from: written by the model, or of a text file or data set.
 
@@ -117,7 +118,7 @@ def _to_end(row: list[int], begun: int, ends: set[Any]) -> list[int]:
 
 
 def unrelated_facts(
-    model: Any,
+    model: Bridge,
     edited: Sequence[Fact | EditRequest],
     source: str | Path | None = None,
     count: int = 50,

@@ -7,7 +7,6 @@ interrupt; what comes out is the factors.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +16,7 @@ from editing.edit import Report, borrowed
 from editing.solve.closed_form import Solution
 from editing.solve.values import Keys, Values, read_subjects
 from factscope.data.request import EditRequest
+from factscope.model.bridge import Bridge
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, WeightName
 from factscope.progress import progress
@@ -38,7 +38,7 @@ def weight_name(layer: int) -> str:
 
 
 def spread(
-    model: Any,
+    model: Bridge,
     requests: Sequence[EditRequest],
     layers: Sequence[int],
     values: Values,

@@ -30,7 +30,7 @@ from editing.solve.closed_form import cholesky
 from factscope.cache import cache_folder
 from factscope.errors import EditError, StoreError
 from factscope.files import write_bytes_atomically
-from factscope.model.bridge import device, info, run_blocks
+from factscope.model.bridge import Bridge, device, info, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.forward.generate import sample
 from factscope.model.hooks import hooked
@@ -81,7 +81,7 @@ class Moments:
             raise EditError(f"these moments hold layers {there}, not {layer}: collect it with edit moments")
         return self.matrices[str(layer)].double()
 
-    def check(self, model: Any, base: str | None = None) -> None:
+    def check(self, model: Bridge, base: str | None = None) -> None:
         """Raise EditError unless they were collected on this model; `base` is its fingerprint, if known."""
         base = base or base_of(model)
         if base != self.base:
@@ -92,7 +92,7 @@ class Moments:
 
 
 def collect(
-    model: Any,
+    model: Bridge,
     layers: Sequence[int],
     config: Config | None = None,
     *,
@@ -141,7 +141,9 @@ def _load(folder: Path, base: str) -> Moments | None:
 
 
 @torch.no_grad()
-def _collect(model: Any, layers: Sequence[int], config: Config, base: str, place: Path, shown: bool | None) -> Moments:
+def _collect(
+    model: Bridge, layers: Sequence[int], config: Config, base: str, place: Path, shown: bool | None
+) -> Moments:
     names = [str(layer) for layer in layers]
     work = place / ("work-" + "-".join(names))
     sums, state = _resume(work, names, model.cfg.d_mlp)
@@ -188,7 +190,7 @@ def _collect(model: Any, layers: Sequence[int], config: Config, base: str, place
 
 
 def keys_of_text(
-    model: Any, layers: Sequence[int], rows: Sequence[Sequence[int]]
+    model: Bridge, layers: Sequence[int], rows: Sequence[Sequence[int]]
 ) -> dict[int, Float[Tensor, "token d"]]:
     """Keys at every position but the first of these documents, for all `layers` in one pass."""
     tokens = padded(rows).to(device(model))
@@ -249,7 +251,7 @@ def _keep(work: Path, sums: dict[str, Tensor], state: dict[str, int]) -> None:
 # ---- text ----
 
 
-def _pieces(model: Any, config: Config, place: Path) -> Iterator[list[list[int]]]:
+def _pieces(model: Bridge, config: Config, place: Path) -> Iterator[list[list[int]]]:
     """Documents as token ids, `config.rows` at a time; self-sampled ones are kept in `place` as they come."""
     if config.source == SELF:
         number = 0
@@ -270,7 +272,7 @@ def _pieces(model: Any, config: Config, place: Path) -> Iterator[list[list[int]]
         yield rows
 
 
-def _self_written(model: Any, config: Config, place: Path, number: int) -> list[list[int]]:
+def _self_written(model: Bridge, config: Config, place: Path, number: int) -> list[list[int]]:
     """Piece `number` of the model's own text: plain sampling at temperature 1, with a seed of its own."""
     file = place / "text" / f"{number:05d}.json"
     try:
@@ -287,7 +289,7 @@ def _self_written(model: Any, config: Config, place: Path, number: int) -> list[
     return rows
 
 
-def _without_tail(rows: list[list[int]], model: Any, begun: int) -> list[list[int]]:
+def _without_tail(rows: list[list[int]], model: Bridge, begun: int) -> list[list[int]]:
     """Each row up to where the model ended its document."""
     ends = {getattr(model.tokenizer, "eos_token_id", None), *start_ids(model)}
     out = []

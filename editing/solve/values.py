@@ -16,7 +16,7 @@ Adam moments, its own stop), so a batch gives what one at a time gives, up to ro
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,7 @@ from torch import Tensor
 from editing.requests import essence_prompt, target_prompts
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
-from factscope.model.bridge import device
+from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import Row, Suffix, buckets, landed, suffix
@@ -98,7 +98,7 @@ OnStep = Callable[[int, Tensor, Tensor], None]  # step, loss [fact], probability
 
 @thin_products()
 def find_values(
-    model: Any,
+    model: Bridge,
     requests: Sequence[EditRequest],
     layer: int,
     contexts: Sequence[str],
@@ -203,7 +203,7 @@ def _essence_rows(rows: Sequence[Row], targets: Tensor) -> list[int]:
 
 
 def _groups(
-    model: Any, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str], start: str
+    model: Bridge, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str], start: str
 ) -> list[_Group]:
     rows: list[Row] = []
     source: list[tuple[int, int]] = []
@@ -311,7 +311,7 @@ class Keys:
 @torch.no_grad()
 @thin_products()
 def read_subjects(
-    model: Any, requests: Sequence[EditRequest], contexts: Sequence[str], sites: Sequence[Site], start: str = "auto"
+    model: Bridge, requests: Sequence[EditRequest], contexts: Sequence[str], sites: Sequence[Site], start: str = "auto"
 ) -> dict[Site, Float[Tensor, "fact context d"]]:
     """Activations at the subject's last token, for every fact in every context; blocks above the sites do not run."""
     rows, ends = [], []
@@ -335,14 +335,14 @@ def read_subjects(
 
 
 def find_keys(
-    model: Any, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str], start: str = "auto"
+    model: Bridge, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str], start: str = "auto"
 ) -> Keys:
     """Keys at one layer, on the weights as they are now."""
     site = Site("mlp_hidden", layer)
     return Keys(read_subjects(model, requests, contexts, (site,), start)[site])
 
 
-def check_layer(model: Any, layer: int) -> None:
+def check_layer(model: Bridge, layer: int) -> None:
     """Raise EditError for a layer that the model does not have, or whose MLP has no single down-projection."""
     if not 0 <= layer < model.cfg.n_layers:
         raise EditError(f"there is no layer {layer}: this model has layers 0 to {model.cfg.n_layers - 1}")

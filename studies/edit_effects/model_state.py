@@ -29,6 +29,7 @@ from factscope.data.fact import Relation
 from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import EditError, NoGap, PromptError, UserError
+from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt, make_prompt, prompt_of, swap_subject, with_answer, with_foil
 from factscope.runs.parts import Parts
 from studies.circuit import reference_prompts, relation_of
@@ -136,7 +137,7 @@ class NeighbourState:
 class Experiment:
     """The model and the prompts on which every side is asked."""
 
-    model: Any
+    model: Bridge
     request: EditRequest
     config: Config
     prompt: Prompt  # answer: the new one; foil: the old one
@@ -148,7 +149,7 @@ class Experiment:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Any, request: EditRequest, config: Config, start: str) -> "Experiment":
+    def of(cls, model: Bridge, request: EditRequest, config: Config, start: str) -> "Experiment":
         """Tokenise everything that is asked; EditError without an old answer, PromptError as prompts do."""
         if request.old is None:
             raise EditError(
@@ -279,7 +280,7 @@ class Experiment:
         return Trajectories(tuple(places), logs.exp(), ranks.float())
 
 
-def _twin(model: Any, prompt: Prompt, request: EditRequest, relation: Relation | None) -> Prompt | None:
+def _twin(model: Bridge, prompt: Prompt, request: EditRequest, relation: Relation | None) -> Prompt | None:
     """The prompt about another subject of as many tokens, to which neither the old nor the new answer belongs.
 
     Subjects are the relation's, then those of the request's neighbours; None if none fits.

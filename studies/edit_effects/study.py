@@ -11,7 +11,6 @@ an interrupted study goes on.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,6 +24,7 @@ from editing.nulls import scrambled
 from editing.spectrum import Spectrum, spectra
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt
 from factscope.model.weights import WeightName, fingerprint
 from factscope.runs.parts import Parts, parts_in
@@ -35,7 +35,7 @@ from studies.edit_effects.result import EditStudy, NeighbourStudy, Rerun
 
 
 def edit_studies(
-    model: Any,
+    model: Bridge,
     edits: Sequence[Edit],
     config: Config = Config(),
     *,
@@ -164,7 +164,7 @@ class _Weights:
     spectra: tuple[tuple[Spectrum, ...], ...]
 
 
-def _cards(model: Any, edit: Edit, nulls: Sequence[Edit]) -> _Cards:
+def _cards(model: Bridge, edit: Edit, nulls: Sequence[Edit]) -> _Cards:
     """The evaluation card of the edit and of each null, from one reading of the model before."""
     run = Run.of(model, edit.seed)
     asked = [probe for one in edit.requests for probe in probes(model, one, edit.start_token)]
@@ -181,5 +181,5 @@ def _cards(model: Any, edit: Edit, nulls: Sequence[Edit]) -> _Cards:
     return _Cards(tuple(reports))
 
 
-def _weights(model: Any, edit: Edit, nulls: Sequence[Edit]) -> _Weights:
+def _weights(model: Bridge, edit: Edit, nulls: Sequence[Edit]) -> _Weights:
     return _Weights(tuple(spectra(model, [change]) for change in (edit, *nulls)))

@@ -13,7 +13,7 @@ from editing.edit import Edit, base_of, in_float32, in_place
 from editing.method import MethodConfig, MethodInputs, MethodOutput, MethodSpec, method
 from editing.requests import check
 from editing.solve.moments import Moments
-from editing.solve.values import OnStep
+from editing.solve.values import DRIFT, OnStep
 from factscope.cache import kept
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
@@ -152,7 +152,8 @@ def _values_key(
 ) -> str:
     """What values depend on. They know nothing of the solver, so methods that write at the same place share them."""
     descent = asdict(getattr(config, "descent", config))
-    asked = [spec.place == "mlp", spec.layers(config)[-1:], descent, contexts, list(map(asdict, requests)), *state]
+    where = [spec.place == "mlp", spec.layers(config)[-1:]]
+    asked = [DRIFT, *where, descent, contexts, list(map(asdict, requests)), *state]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -5,7 +5,7 @@ is found by gradient descent on one vector a fact, `delta`, added there in every
 target (Meng et al. 2022, 2023):
 
     loss = mean over contexts of -(1/T) sum_t log p(target_t | context, prompt, target_<t)        teacher forced
-         + kl_factor * KL( p0(. | "{subject} is a") || p_delta(.) )   read at the SUBJECT's last token, as the code does
+         + kl_factor * KL( p_delta(. | "{subject} is a") || p0(.) )   read at the SUBJECT's last token, as the code does
          + weight_decay * ||delta|| / ||init||^2                      the norm itself, not its square
     Adam; stop where the loss is below `stop`; after each step ||delta|| <= clamp * ||init||; the last step only reads
 
@@ -33,6 +33,8 @@ from factscope.model.hooks import record
 from factscope.model.sites import Site
 
 Place = Literal["mlp", "hidden"]
+
+DRIFT = "KL(edited || unedited)"  # part of what names kept values: those of the other direction are not taken up
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,8 @@ def _group_loss(group: _Group, delta: Tensor, contexts: int, config: Descent, pl
     loss = torch.zeros(len(delta), device=delta.device)
     likely = torch.zeros_like(loss)
     if group.clean is not None:
-        drift = (group.clean.exp() * (group.clean - logp[essence])).sum(-1)
+        now = logp[essence]
+        drift = (now.exp() * (now - group.clean)).sum(-1)
         loss = loss.index_add(0, fact[row[essence]], config.kl_factor * drift)
     asked = ~essence
     if bool(asked.any()):

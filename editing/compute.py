@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from editing.contexts import OPENINGS
-from editing.contexts import contexts as sampled
+from editing.contexts import OPENINGS, contexts
 from editing.edit import Edit, base_of, in_float32, in_place
 from editing.method import MethodConfig, MethodInputs, MethodOutput, MethodSpec, method
 from editing.requests import check
@@ -111,10 +110,11 @@ def _edits(
     if how.moments is not None and spec.needs_moments:
         how.moments.check(model, base)
     with in_float32(model), stopwatch() as seconds:
-        contexts = tuple(how.contexts) if how.contexts is not None else _contexts(model, spec, config, how, base)
-        key = _values_key(spec, config, requests, contexts, (base, below, how.start))
+        given = how.contexts
+        templates = tuple(given) if given is not None else _contexts(model, spec, config, how, base)
+        key = _values_key(spec, config, requests, templates, (base, below, how.start))
         inputs = MethodInputs(
-            spec, model, requests, contexts, how.moments, how.start, how.seed, how.on_step, how.shown,
+            spec, model, requests, templates, how.moments, how.start, how.seed, how.on_step, how.shown,
             how.folder / key if how.folder else None, how.on_piece,
         )  # fmt: skip
         outputs = make(inputs, config)
@@ -131,7 +131,7 @@ def _edits(
             seed=how.seed,
             below=below,
             moments=moments,
-            contexts=contexts,
+            contexts=templates,
             start_token=how.start,
             reports=output.reports,
             curve=output.curve,
@@ -157,17 +157,21 @@ def _values_key(
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def draw_contexts(model: Bridge, spec: MethodSpec, config: Any, seed: int, start: str) -> tuple[str, ...]:
+    """The templates of a method's edits, sampled from the model as it is; the bare prompt where it needs no others."""
+    count = spec.contexts(config)
+    return contexts(model, count, config.context_length, seed, start) if count else ("{}",)
+
+
 def _contexts(model: Bridge, spec: MethodSpec, config: Any, how: Options, base: str) -> tuple[str, ...]:
     """The templates: sampled once for a model without edits, then taken from the cache; of an edited one, sampled."""
     count = spec.contexts(config)
-    if not count:
-        return ("{}",)
-    if in_place(model):
-        return sampled(model, count, config.context_length, how.seed, how.start)
+    if not count or in_place(model):
+        return draw_contexts(model, spec, config, how.seed, how.start)
     said = json.dumps([base, OPENINGS, count, config.context_length, how.seed, how.start])
 
     def build(folder: Path) -> None:
-        drawn = sampled(model, count, config.context_length, how.seed, how.start)
+        drawn = draw_contexts(model, spec, config, how.seed, how.start)
         write_text_atomically(folder / "contexts.json", json.dumps(drawn))
 
     place = kept(f"contexts/{info(model).name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}", build)

@@ -16,15 +16,14 @@ is computed from the saved ones: a sequence that was killed goes on at the next 
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import tensor
 
 from editing import compute as computing
-from editing.contexts import contexts as sampled
-from editing.edit import in_place, revert
+from editing.edit import Edit, in_place, revert
 from editing.method import MethodConfig, MethodSpec
 from editing.method import method as method_of
 from editing.requests import check
@@ -47,6 +46,72 @@ from factscope.runs.provenance import Run, stopwatch
 JOURNAL = "journal.jsonl"  # in the run folder
 
 
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How the edits are computed and watched; how often, and when they end, is the sequence's `Config`.
+
+    config, moments: of the method.
+    restraint_config: of the restraint that the sequence's settings name.
+    contexts: the templates of all edits; otherwise sampled once, from the unedited model.
+    on_checkpoint: called as on_checkpoint(model, checkpoint) with the edits in place. What it gives (numbers, texts,
+        lists and dictionaries of them) is kept as the checkpoint's `extra`; it is not called again for one that is in
+        the journal.
+    say: told when the model begins to break; by default a warning.
+    shown: whether a progress bar is shown; None: on a terminal.
+    """
+
+    config: MethodConfig | None = None
+    restraint_config: Any = None
+    moments: Moments | None = None
+    contexts: Sequence[str] | None = None
+    on_checkpoint: Hook | None = None
+    say: Callable[[str], None] = lambda text: warnings.warn(text, stacklevel=4)
+    shown: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A sequence that can begin: nothing is left open, and what can be refused was refused."""
+
+    requests: tuple[EditRequest, ...]
+    method: MethodSpec
+    config: MethodConfig
+    settings: Config
+    restraint_config: Any
+    rules: tuple[Rule, ...]
+    yardstick: Yardstick
+    moments: Moments | None
+    contexts: tuple[str, ...]
+
+    @property
+    def moments_name(self) -> str:
+        """Where the second moments are from."""
+        return self.moments.name if self.moments else "identity"
+
+    def identity(self, fingerprint: str, watched: bool) -> dict[str, Any]:
+        """What the journal is known by: work that differs in any of this is other work."""
+        return {
+            "what": "edit sequence",
+            "fingerprint": fingerprint,
+            "method": self.method.name,
+            "config": asdict(self.config),
+            "settings": asdict(self.settings),
+            "moments": self.moments_name,
+            "contexts": self.contexts,
+            "restraint": asdict(self.restraint_config) if self.restraint_config else None,
+            "yardstick": self.yardstick.digest,
+            "looked at": watched,
+            "facts": [[request.id, request.prompt, request.old, request.target] for request in self.requests],
+        }
+
+    def compute(self, model: Bridge, requests: Sequence[EditRequest]) -> Edit:
+        """One edit for some of the requests, on the model as those before it left it."""
+        return computing.compute(
+            self.method, model, requests, self.config, moments=self.moments, contexts=self.contexts,
+            seed=self.settings.seed, start=self.settings.start, shown=False,
+        )  # fmt: skip
+
+
 def sequence(
     model: Bridge,
     asked: Sequence[EditRequest | Fact],
@@ -54,98 +119,99 @@ def sequence(
     settings: Config,
     folder: str | Path,
     yardstick: Yardstick,
-    *,
-    config: Any = None,
-    restraint_config: Any = None,
-    moments: Moments | None = None,
-    contexts: Sequence[str] | None = None,
-    on_checkpoint: Hook | None = None,
-    say: Callable[[str], None] = lambda text: warnings.warn(text, stacklevel=3),
-    shown: bool | None = None,
+    **how: Any,
 ) -> SequenceResult:
     """Put in the edits one after another in `folder`, going on from what is done there; a fact asks for its foil.
 
-    The model is left bitwise as it was; the edits are in `folder`/edits.
-
-    Args:
-        config, moments: of the method.
-        contexts: the templates of all edits; otherwise sampled once, from the unedited model.
-        on_checkpoint: called as on_checkpoint(model, checkpoint) with the edits in place. What it gives (numbers,
-            texts, lists and dictionaries of them) is kept as the checkpoint's `extra`; it is not called again for one
-            that is in the journal.
-        say: told when the model begins to break.
-
+    The model is left bitwise as it was; the edits are in `folder`/edits. Keyword arguments are those of `Options`.
     Raises EditError for input that cannot work, before anything is computed, and StoreError where the folder holds
     other work or was altered.
     """
-    requests = requests_of(asked)
-    spec = method_of(method)
-    config = config or spec.config_for(model)
-    restraint_config = restraint_config or (restraint(settings.restrain).Config() if settings.restrain else None)
-    rules = _checked(model, requests, spec, settings, yardstick, config, restraint_config)
-    if contexts is None:
-        count = spec.contexts(config)
-        contexts = sampled(model, count, config.context_length, settings.seed, settings.start) if count else ("{}",)
-    how: dict[str, Any] = {"moments": moments, "contexts": contexts, "seed": settings.seed, "start": settings.start}
+    options = Options(**how)
+    work = _settled(model, requests_of(asked), method_of(method), settings, yardstick, options)
     run = Run.of(model, settings.seed)
-    work: dict[str, Any] = {
-        "what": "edit sequence",
-        "fingerprint": run.fingerprint,
-        "method": spec.name,
-        "config": asdict(config),
-    }
-    work |= {"settings": asdict(settings), "moments": moments.name if moments else "identity", "contexts": contexts}
-    work |= {"restraint": asdict(restraint_config) if restraint_config else None, "yardstick": yardstick.digest}
-    work |= {"looked at": on_checkpoint is not None}
-    work |= {"facts": [[one.id, one.prompt, one.old, one.target] for one in requests]}
+    identity = work.identity(run.fingerprint, options.on_checkpoint is not None)
+    with Journal(Path(folder) / JOURNAL, identity) as log, stopwatch() as seconds:
+        layers = work.method.layers(work.config)
+        state = State(model, work.requests, settings, Path(folder), yardstick, layers)
+        try:
+            stopped = _carry_out(work, state, log, options)
+        finally:
+            revert(model, in_place(model))
+    return _result(work, state, stopped, run.ended(seconds[0]))
+
+
+def _settled(
+    model: Bridge,
+    requests: tuple[EditRequest, ...],
+    method: MethodSpec,
+    settings: Config,
+    yardstick: Yardstick,
+    options: Options,
+) -> Work:
+    """Refuse what can be refused before hours of work, and settle what was left open."""
+    config = options.config or method.config_for(model)
+    aside = options.restraint_config or (restraint(settings.restrain).Config() if settings.restrain else None)
+    rules = _checked(model, requests, method, settings, yardstick, config, aside)
+    contexts = options.contexts
+    if contexts is None:
+        contexts = computing.draw_contexts(model, method, config, settings.seed, settings.start)
+    return Work(requests, method, config, settings, aside, rules, yardstick, options.moments, tuple(contexts))
+
+
+def _carry_out(work: Work, state: State, log: Journal, options: Options) -> str:
+    """Every piece of the plan that the journal lacks, until a rule is met; why it ended early, or nothing."""
     stopped, told = "", set[str]()
-    with Journal(Path(folder) / JOURNAL, work) as log, stopwatch() as seconds:
-        state = State(model, requests, settings, Path(folder), yardstick, spec.layers(config))
-        begun = sum(piece.get("count", 0) for piece in log.done)
-        taken = {piece["step"]: piece for piece in log.done}
-        with progress("facts edited in sequence", len(requests), begun, shown) as advance:
-            try:
-                for number, step in enumerate(_plan(len(requests), settings)):
-                    if stopped and not (step.restrain and settings.restrain_at == "end"):
-                        continue
-                    piece = taken.get(number)
-                    if piece is None:
-                        state.put_in_place()
-                        if step.edit:
-                            piece = state.compute(step, lambda some: computing.compute(
-                                spec, model, some, config, shown=False, **how))  # fmt: skip
-                        else:
-                            piece = state.measure(step, restraint_config, rules, on_checkpoint)
-                        log.add({"step": number, **piece})
-                        advance(piece.get("count", 0))
-                    else:
-                        state.take_up(step, piece)
-                    stopped = piece.get("stopped") or stopped
-                    for text in state.checkpoints[-1].warnings if not step.edit else ():
-                        if number not in taken and text not in told:
-                            say(f"after {state.done} facts the model begins to break: {text}")
-                        told.add(text)
-            finally:
-                revert(model, in_place(model))
+    taken = {piece["step"]: piece for piece in log.done}
+    begun = sum(piece.get("count", 0) for piece in log.done)
+    with progress("facts edited in sequence", len(work.requests), begun, options.shown) as advance:
+        for number, step in enumerate(_plan(len(work.requests), work.settings)):
+            if stopped and not (step.restrain and work.settings.restrain_at == "end"):
+                continue
+            piece = taken.get(number)
+            if piece is None:
+                piece = _done(work, state, step, options.on_checkpoint)
+                log.add({"step": number, **piece})
+                advance(piece.get("count", 0))
+            else:
+                state.take_up(step, piece)
+            stopped = piece.get("stopped") or stopped
+            for text in state.checkpoints[-1].warnings if not step.edit else ():
+                if number not in taken and text not in told:
+                    options.say(f"after {state.done} facts the model begins to break: {text}")
+                told.add(text)
+    return stopped
+
+
+def _done(work: Work, state: State, step: Step, hook: Hook | None) -> dict[str, Any]:
+    """Do a piece: compute an edit, or read a checkpoint."""
+    state.put_in_place()
+    if step.edit:
+        return state.compute(step, lambda requests: work.compute(state.model, requests))
+    return state.measure(step, work.restraint_config, work.rules, hook)
+
+
+def _result(work: Work, state: State, stopped: str, run: Run) -> SequenceResult:
+    aside = asdict(work.restraint_config) if work.restraint_config else None
     return SequenceResult(
-        method=spec.name,
-        config=asdict(config),
-        settings=asdict(settings) | {"restraint": asdict(restraint_config) if restraint_config else None},
-        model=info(model).name,
-        asked=len(requests),
-        facts=tuple(one.id for one in requests[: state.done]),
+        method=work.method.name,
+        config=asdict(work.config),
+        settings=asdict(work.settings) | {"restraint": aside},
+        model=info(state.model).name,
+        asked=len(work.requests),
+        facts=tuple(request.id for request in work.requests[: state.done]),
         rows=tuple(state.rows(state.immediate, state.now)),
         checkpoints=tuple(state.checkpoints),
         values={"before": state.before[: state.done], "written": tensor(state.written)} | state.values,
         layer=state.layer,
         edits=tuple(state.digests),
         seconds=tuple(state.seconds),
-        contexts=tuple(contexts),
-        moments=moments.name if moments else "identity",
-        text=yardstick.source,
-        unrelated=tuple(fact.id for fact in yardstick.facts),
+        contexts=work.contexts,
+        moments=work.moments_name,
+        text=work.yardstick.source,
+        unrelated=tuple(fact.id for fact in work.yardstick.facts),
         stopped=stopped,
-        run=run.ended(seconds[0]),
+        run=run,
     )
 
 

@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_edit(tiny, name, tmp_path, monkeypatch):
 
 
 def test_contexts_are_sampled_once_for_a_model_and_a_seed_and_anew_under_an_edit(tiny, tmp_path, monkeypatch):
-    model, real = tiny("llama"), computing.sampled
+    model, real = tiny("llama"), computing.contexts
     asked: list[Any] = []
 
     def counted(*given: Any) -> Any:
@@ -123,7 +123,7 @@ def test_contexts_are_sampled_once_for_a_model_and_a_seed_and_anew_under_an_edit
         return real(*given)
 
     monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path))
-    monkeypatch.setattr(computing, "sampled", counted)
+    monkeypatch.setattr(computing, "contexts", counted)
     config = replace(settings("rome"), descent=replace(SHORT, steps=2))
     how = {"moments": text_moments(model, [1]), "shown": False}
     one, again, other = (computing.compute("rome", model, FACTS[:1], config, seed=seed, **how) for seed in (0, 0, 1))

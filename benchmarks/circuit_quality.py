@@ -1,9 +1,9 @@
 """Do small circuits of the default model do what it does? `python -m benchmarks.circuit_quality`
 
 For every shipped relation of which the model knows enough facts of one length: EAP-IG on eight of them (five steps,
-native keys and values), grown greedily from the logits to a few sizes; Hit@10 on these eight and on all other known
-facts of the relation, beside random circuits of the largest of those sizes and the empty circuit. One Markdown row for
-each relation and ablation.
+native keys and values), grown greedily from the logits to a few sizes; Hit@10 on these eight, on all other known facts
+of the relation, and on all others whether known or not, beside random circuits of the largest of those sizes and the
+empty circuit. One Markdown row for each relation and ablation.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 
 from circuits import select
-from circuits.analysis.faithfulness import by_length, hits, random_circuit
+from circuits.analysis.faithfulness import KNOWN, hits, known_and_all, random_circuit
 from circuits.circuit import faithfulness
 from circuits.engine.reference import Reference
 from circuits.graph import Graph
@@ -35,8 +35,12 @@ def main() -> None:
     sizes = [float(size) for size in asked.sizes.split(",")]
     model = load(asked.model)
     graph = Graph.of(model)
-    columns = [f"{size:.0%} found, held out (faithfulness)" for size in sizes]
-    print("| relation | ablation | found, held out | " + " | ".join(columns) + " | random | empty |")
+    columns = [f"{size:.0%} found, held out, all (faithfulness)" for size in sizes]
+    print(
+        "| relation | ablation | n found, held out, all (the model's own) | "
+        + " | ".join(columns)
+        + " | random | empty |"
+    )
     print("|" + " --- |" * (5 + len(sizes)))
     for relation in asked.relations.split(","):
         for ablation in asked.ablations.split(","):
@@ -52,19 +56,21 @@ def main() -> None:
             full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
             scores = EAPIG().score(reference)
             notes: list[str] = []
-            others = by_length(work.task, work.held_out, notes)
+            others, rest = known_and_all(model, work.task, work.held_out, KNOWN, notes)
             generator = np.random.default_rng(0)
             chance = [random_circuit(graph, round(sizes[-1] * graph.n_edges), generator) for _ in range(3)]
-            cells, n_held, random = [], 0, ""
+            every = [*others, *rest]
+            cells, n_held, n_all, full_all, random = [], 0, 0, 0.0, ""
             for size in sizes:
                 kept = graph.pruned(select.greedy(graph, scores, round(size * graph.n_edges)))
                 own = hits(model, graph, kept, [work.task], chance if size == sizes[-1] else ())
                 held = hits(model, graph, kept, others, chance if size == sizes[-1] else ())
                 share = faithfulness(reference.loss(kept), full, empty)
-                cells.append(f"{own.circuit:.2f}, {held.circuit:.2f} ({share:.2f})")
-                n_held, random = held.n, f"{own.random:.2f}, {held.random:.2f}"
+                whole = hits(model, graph, kept, every)
+                cells.append(f"{own.circuit:.2f}, {held.circuit:.2f}, {whole.circuit:.2f} ({share:.2f})")
+                n_held, n_all, full_all, random = held.n, whole.n, whole.full, f"{own.random:.2f}, {held.random:.2f}"
             nothing = [hits(model, graph, graph.empty(), tasks).circuit for tasks in ([work.task], others)]
-            count = f"{len(work.task.prompts)}, {n_held}"
+            count = f"{len(work.task.prompts)}, {n_held}, {n_all} ({full_all:.2f})"
             row = [relation, ablation, count, *cells, random, f"{nothing[0]:.2f}, {nothing[1]:.2f}"]
             print(f"| {' | '.join(row)} |", flush=True)
 

@@ -19,6 +19,7 @@ from circuits.task import ALIASES, AUTO, Task, one_length, rows
 from factscope.errors import UserError
 from factscope.model import metrics
 from factscope.model.bridge import Bridge
+from factscope.model.prompts import Prompt
 
 Ablation = Callable[[Any, Graph, Task], Tensor]
 _ABLATIONS: dict[str, Ablation] = {}
@@ -94,28 +95,28 @@ def zero(model: Bridge, graph: Graph, task: Task) -> Tensor:
 
 @ablation
 def mean(model: Bridge, graph: Graph, task: Task) -> Tensor:
-    """The writer's average over the reference prompts, each position for itself."""
+    """The writer's average over the other reference prompts, each position for itself."""
     reference = _reference(task)
     one_length("a mean for each position needs reference prompts that", (task.prompts[0], *reference))
-    return writes(model, graph, rows(model, reference)).mean(1, keepdim=True)
+    return torch.stack([shares.mean(1) for shares in _others(task, writes(model, graph, rows(model, reference)))], 1)
 
 
 @ablation
 def mean_overall(model: Bridge, graph: Graph, task: Task) -> Tensor:
-    """The writer's average over the reference prompts and positions; position 0, the attention sink, has its own."""
-    total = torch.zeros(())
-    first = torch.zeros(())
-    count = 0
-    reference = _reference(task)
-    for prompt in reference:  # one by one: they may be of any length
-        seen = writes(model, graph, rows(model, [prompt]))[:, 0]
-        first = first + seen[:, 0] / len(reference)
-        total = total + seen[:, 1:].sum(1)
-        count += seen.shape[1] - 1
-    if not count:
+    """The writer's average over the other reference prompts and positions; position 0, the sink, has its own."""
+    seen = [
+        writes(model, graph, rows(model, [prompt]))[:, 0] for prompt in _reference(task)
+    ]  # they may be of any length
+    first = _others(task, torch.stack([each[:, 0] for each in seen], 1))
+    total = _others(task, torch.stack([each[:, 1:].sum(1) for each in seen], 1))
+    count = _others(task, torch.tensor([[each.shape[1] - 1 for each in seen]]))
+    if not all(int(number.sum()) for number in count):
         raise UserError("the reference prompts have one token each, and position 0 is left out of an overall mean")
-    later = (total / count)[:, None].expand(-1, task.n_positions - 1, -1)
-    return torch.cat([first[:, None], later], 1)[:, None]
+    means = [
+        torch.stack([one.mean(1), *[every.sum(1) / int(number.sum())] * (task.n_positions - 1)], 1)
+        for one, every, number in zip(first, total, count, strict=True)
+    ]
+    return torch.stack(means, 1)
 
 
 @ablation
@@ -126,10 +127,20 @@ def counterfactual(model: Bridge, graph: Graph, task: Task) -> Tensor:
     return writes(model, graph, rows(model, task.corrupt))
 
 
-def _reference(task: Task) -> tuple[Any, ...]:
-    if len(task.reference) < 2:
-        raise UserError(
-            f"a mean over {len(task.reference)} reference prompts is none; give a relation of the fact files, so that "
-            "its other subjects can be averaged over, or another --ablation"
-        )
+def _reference(task: Task) -> tuple[Prompt, ...]:
+    for prompt in task.prompts:
+        others = sum(other.tokens != prompt.tokens for other in task.reference)
+        if others < 2:
+            raise UserError(
+                f"a mean over {others} reference prompts other than {prompt.text!r} is none; give a relation of the "
+                "fact files, so that its other subjects can be averaged over, or another --ablation"
+            )
     return task.reference
+
+
+def _others(task: Task, values: Tensor) -> list[Tensor]:
+    """For each prompt, the values [writer, reference prompt, ...] of all reference prompts but itself.
+
+    A prompt within its own mean would leave a part of its own state behind a cut edge.
+    """
+    return [values[:, [other.tokens != prompt.tokens for other in task.reference]] for prompt in task.prompts]

@@ -69,7 +69,7 @@ class CircuitInputs:
     """What a circuit is to be found for, and with what it will be tested."""
 
     task: Task
-    held_out: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]  # whether the model knows them or not; the evaluation says both
     answers: tuple[str, ...]  # the relation's possible ones
     notes: tuple[str, ...]  # what was guessed or left out
     known: Known | None  # which facts were taken for known; None: it was not asked
@@ -123,8 +123,7 @@ def about_prompt(
     if options.known is not None:
         check_known(model, task, options.known)
     relation = relation_of(prompt)
-    held_out = (options.known or KNOWN).prompts(model, reference)
-    return CircuitInputs(task, held_out, relation.answers if relation else (), (*notes, *told), options.known)
+    return CircuitInputs(task, reference, relation.answers if relation else (), (*notes, *told), options.known)
 
 
 def _answered(model: Bridge, prompt: Prompt, foil: str | None, metric: str) -> tuple[Prompt, list[str]]:
@@ -174,7 +173,7 @@ def about_facts(
     found = largest_group(usable)[:examples]
     if len(found) < examples:
         notes.append(f"{len(found)} of the {examples} examples asked for: so many known prompts have one length")
-    held_out = tuple(prompt for prompt in usable if prompt not in found)
+    held_out = tuple(prompt for prompt in prompts if prompt not in found)
     if not held_out:
         notes.append("no fact is left to be held out: fewer --examples leave some")
     how = "taken" if options.known is None else f"known to the model ({options.known})"
@@ -202,7 +201,7 @@ def evaluated(model: Bridge, study: CircuitStudy, held_out: Sequence[Prompt], se
 def other_prompts(
     model: Bridge, circuit: Circuit, source: str | None = None, relation: str | None = None
 ) -> tuple[Prompt, ...]:
-    """Known prompts that the circuit was not found on: of `source`, or of the shipped relation of its first prompt.
+    """Prompts that the circuit was not found on: of `source`, or of the shipped relation of its first prompt.
 
     Raises UserError if the source has no others, or the model knows none of them.
     """
@@ -219,11 +218,10 @@ def other_prompts(
             f"nothing of {source} is left once the facts that the circuit was found on are taken out; give others with "
             "--facts"
         )
-    found = KNOWN.prompts(model, others)
-    if source is not None and not found:
+    if source is not None and not KNOWN.prompts(model, others):
         which = f"{len(others)} facts that {source} has beyond the circuit's own" if taken else f"facts of {source}"
         raise UserError(f"the model knows none of the {which} in the form that this circuit asks them")
-    return found
+    return tuple(others)
 
 
 def _prompts_of(model: Bridge, facts: Sequence[Fact], start: str) -> tuple[list[Prompt], list[str]]:

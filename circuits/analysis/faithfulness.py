@@ -3,9 +3,15 @@
 Every number says on what it was measured. Hit@10 is the share of prompts whose answer is among the ten most probable
 tokens (what the Knowledge Circuits paper calls completeness), for the full model and the circuit, on the prompts that
 the circuit was found on and on held-out ones with their own answers. Faithfulness is the circuit's share of the way
-from the empty to the full graph's loss. CPR and CMD (Mueller et al. 2025) are the areas under faithfulness and under
-its distance from 1, over circuits of growing size, on a linear axis. Completeness here is the older one: circuit and
-model should still agree when the same nodes are knocked out of both. Minimality: every kept edge, cut alone.
+from the empty to the full graph's loss. CPR and CMD are the areas of the MIB benchmark (Mueller et al. 2025), under
+faithfulness and under its distance from 1, over circuits of growing size, on a linear axis: the first takes edges by
+signed score, the second by its size, both the largest wherever they are, less those on no path. MIB measures them by
+the logit difference under the counterfactual; here they are of the task's own metric and ablation. Completeness here is
+the older one: circuit and model should still agree when the same nodes are knocked out of both. Minimality: every kept
+edge, cut alone.
+
+Held-out prompts count twice: those whose answers the model knows, and all of them, for a circuit may find what the
+model itself does not (Yao et al. 2024, Table 1).
 """
 
 from collections.abc import Sequence
@@ -27,18 +33,23 @@ from circuits.scorers.exact import single_cuts
 from circuits.task import Task, alike, twin
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge
+from factscope.model.known import Known
 from factscope.model.metrics import Target, kl
 from factscope.model.prompts import Prompt
 from factscope.model.weights import fingerprint
 from factscope.runs.provenance import Run, stopwatch
 
-LIKE = 5  # prompts of one length at least, for a mean over them to stand for the relation
+KNOWN = Known.top(10)  # as Hit@10
+LIKE = 5  # other prompts of one length at least, for a mean over them to stand for the relation
+HIT_SHARES = ("full", "circuit", "random")
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's grid, shares of all edges
 CONVENTIONS = {
     "Hit@10": "answer's first token among the ten most probable, rank counted from 1; held-out prompts have own labels",
     "faithfulness": "(m(C) - m(empty)) / (m(full) - m(empty)), ratio of means over prompts; empty: every edge ablated",
     "KL": "nats, KL(full || circuit) at the last position, summed over the vocabulary, mean over prompts",
-    "CPR, CMD": "trapezoid over the share of edges, linear axis; circuits grown greedily from the logits by |score|",
+    "CPR, CMD": "MIB's: trapezoid over the share of edges, linear axis; edges by signed score (CPR), by |score| (CMD), "
+    "less those on no path; on this task's metric",
+    "held out": "known: the model has the answer among its first ten; all: whether it knows them or not",
     "completeness": "KL(full without K || circuit without K), K: random halves of the circuit's heads and MLPs",
     "minimality": "|rise of the loss| when one kept edge is cut from the circuit",
     "random": "same number of edges drawn at random; same degree: each reader keeps its number of edges",
@@ -84,9 +95,9 @@ class Evaluation:
     faithfulness: float
     kl: float
     found: Hits
-    held_out: Hits | None
+    held_out: Hits | None  # prompts whose answers the model knows
     sizes: Float[Tensor, " size"]  # shares of all edges
-    faithfulness_by_size: Float[Tensor, " size"]
+    faithfulness_by_size: Float[Tensor, " size"]  # edges by |score|
     cpr: float
     cmd: float
     knocked_out: Float[Tensor, " draw"]  # KL, nats
@@ -99,6 +110,8 @@ class Evaluation:
     conventions: dict[str, str]
     notes: tuple[str, ...]
     run: Run | None
+    held_out_all: Hits | None = None  # with those that it does not know; None where it was not asked
+    faithfulness_by_signed_size: Float[Tensor, " size"] | None = None  # edges by signed score
 
 
 def evaluate(
@@ -106,11 +119,14 @@ def evaluate(
     circuit: Circuit,
     held_out: Sequence[Prompt] = (),
     *,
+    known: Known = KNOWN,
     n_random: int = 5,
     seed: int = 0,
     tolerance: float | None = None,
 ) -> Evaluation:
     """Run the circuit on its own prompts and on held-out ones, and everything that could show it wrong.
+
+    `known` says which held-out prompts count as known.
 
     Raises UserError if the model is not the one that the circuit was found in.
     """
@@ -130,9 +146,13 @@ def evaluate(
         def part(mask: Mask) -> float:
             return faithfulness(reference.loss(mask), loss["full"], loss["empty"])
 
-        by_size = torch.tensor([part(_of_size(graph, circuit.scores, kept, share)) for share in SIZES])
+        by_size, by_signed = (
+            torch.tensor([part(_of_size(graph, circuit.scores, share, signed)) for share in SIZES])
+            for signed in (False, True)
+        )
         sizes = torch.tensor(SIZES)
-        others = by_length(task, held_out, notes)
+        kept_out = known_and_all(model, task, held_out, known, notes)
+        held = [hits(model, graph, kept, tasks, same_size) if tasks else None for tasks in kept_out]
         minimal = _cut_alone(reference, kept)
         least = tolerance if tolerance is not None else 0.01 * abs(loss["full"] - loss["empty"])
         evaluation = Evaluation(
@@ -143,10 +163,12 @@ def evaluate(
             faithfulness=faithfulness(loss["circuit"], loss["full"], loss["empty"]),
             kl=_kl(full, own),
             found=hits(model, graph, kept, [task], same_size),
-            held_out=hits(model, graph, kept, others, same_size) if others else None,
+            held_out=held[0],
+            held_out_all=merged(*held),
             sizes=sizes,
             faithfulness_by_size=by_size,
-            cpr=float(torch.trapezoid(by_size, sizes)),
+            faithfulness_by_signed_size=by_signed,
+            cpr=float(torch.trapezoid(by_signed, sizes)),
             cmd=float(torch.trapezoid((1 - by_size).abs(), sizes)),
             knocked_out=torch.tensor([_knocked_out(reference, kept, generator) for _ in range(n_random)]),
             minimality=minimal.float(),
@@ -184,13 +206,31 @@ def hits(model: Bridge, graph: Graph, kept: Mask, tasks: Sequence[Task], random:
     return Hits(len(ranks), *shares, tuple(ranks_full), tuple(ranks), prompts)
 
 
-def by_length(task: Task, prompts: Sequence[Prompt], notes: list[str]) -> list[Task]:
+def known_and_all(
+    model: Bridge, task: Task, prompts: Sequence[Prompt], known: Known, notes: list[str]
+) -> tuple[list[Task], list[Task]]:
+    """The held-out prompts that the model knows, and the rest, each as `by_length` gives them."""
+    own = known.prompts(model, prompts)
+    rest = tuple(prompt for prompt in prompts if prompt not in own)
+    return by_length(task, own, notes), by_length(task, rest, notes, beside=own)
+
+
+def merged(one: Hits | None, other: Hits | None) -> Hits | None:
+    """Two sets of prompts as one."""
+    if one is None or other is None:
+        return one or other
+    shares = ((one.n * getattr(one, of) + other.n * getattr(other, of)) / (one.n + other.n) for of in HIT_SHARES)
+    lists = (getattr(one, of) + getattr(other, of) for of in ("ranks_full", "ranks_circuit", "prompts"))
+    return Hits(one.n + other.n, *shares, *lists)
+
+
+def by_length(task: Task, prompts: Sequence[Prompt], notes: list[str], beside: Sequence[Prompt] = ()) -> list[Task]:
     """Held-out prompts as tasks of one length each, ablated as the task is.
 
     What a counterfactual or a mean for each position takes from other prompts comes from those of their own length and
-    subject span, among them and the task's. A prompt that has none is left out, and a note says so.
+    subject span, among them, the task's and those `beside`. A prompt that has none is left out, and a note says so.
     """
-    pool = {p.text: p for p in (*prompts, *task.prompts, *task.corrupt, *task.reference) if p.answer_ids}
+    pool = {p.text: p for p in (*prompts, *beside, *task.prompts, *task.corrupt, *task.reference) if p.answer_ids}
     groups: dict[tuple[int, tuple[int, int]], list[Prompt]] = {}
     for prompt in sorted(prompts, key=lambda prompt: len(prompt.tokens)):
         groups.setdefault((len(prompt.tokens), prompt.subject_span), []).append(prompt)
@@ -206,14 +246,14 @@ def by_length(task: Task, prompts: Sequence[Prompt], notes: list[str]) -> list[T
             group = [prompt for prompt, twin in zip(group, twins, strict=True) if twin is not None]
         elif task.ablation == "mean":
             reference = like
-            group = group if len(like) >= LIKE else []
+            group = group if len(like) > LIKE else []  # itself is among them
         left_out += len(aligned) - len(group)
         if group:  # only ranks are read, so the metric may be any
             tasks.append(Task(tuple(group), "log_probability", task.ablation, tuple(corrupt), reference))
     if left_out:
         notes.append(
-            f"{left_out} of {len(prompts)} held-out prompts were left out: too few others have their length, and the "
-            f"{task.ablation} ablation needs them"
+            f"{left_out} of {len(prompts)} {'more ' if beside else ''}held-out prompts were left out: too few others "
+            f"have their length, and the {task.ablation} ablation needs them"
         )
     return tasks
 
@@ -247,12 +287,11 @@ def _kl(full: Tensor, logits: Tensor) -> float:
     return float(torch.cat(each).mean())
 
 
-def _of_size(graph: Graph, scores: Tensor, kept: Mask, share: float) -> Mask:
-    """The circuit's scores grown to this share of all edges; at the circuit's own size nearly the circuit."""
+def _of_size(graph: Graph, scores: Tensor, share: float, signed: bool) -> Mask:
+    """The largest edges, this share of all, less those on no path."""
     if share >= 1:
         return graph.full()
-    favoured = scores.abs() + torch.from_numpy(kept) * float(scores.abs().max() + 1)  # the kept ones first
-    return select.greedy(graph, favoured, max(1, round(share * graph.n_edges)))
+    return graph.pruned(select.top(graph, scores, max(1, round(share * graph.n_edges)), signed))
 
 
 def _knocked_out(reference: Reference, kept: Mask, generator: np.random.Generator) -> float:

@@ -92,6 +92,7 @@ def summary(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles
         found["evaluation"] = {
             "hit10_found": vars(evaluation.found),
             "hit10_held_out": vars(evaluation.held_out) if evaluation.held_out else None,
+            "hit10_held_out_all": vars(evaluation.held_out_all) if evaluation.held_out_all else None,
             "kl": evaluation.kl,
             "cpr": evaluation.cpr,
             "cmd": evaluation.cmd,
@@ -114,7 +115,13 @@ def headline(circuit: Circuit, evaluation: Evaluation | None) -> Headline:
     if np.isfinite(circuit.faithfulness):
         numbers.append(Number(f"{circuit.faithfulness:.0%}", "faithfulness"))
     if evaluation is not None:
-        numbers.append(Number(f"{evaluation.random_size.mean:.0%}", "faithfulness of random circuits as large"))
+        numbers.append(Number(f"{evaluation.random_degree.mean:.0%}", "faithfulness of random circuits, same degrees"))
+        numbers.append(Number(f"{evaluation.random_size.mean:.0%}", "of random circuits, same size"))
+        if evaluation.held_out is not None:
+            known = evaluation.held_out
+            numbers.append(
+                Number(f"{known.circuit:.0%}", f"Hit@10 on {known.n} held-out facts, {known.full:.0%} whole")
+            )
     return Headline(words(circuit), tuple(numbers))
 
 
@@ -177,26 +184,31 @@ def _every(layers: int) -> int:
 
 def evaluated(evaluation: Evaluation) -> tuple[Spec, ...]:
     """The evaluation's card, curve and tables."""
-    sets = [("found on", evaluation.found), ("held out", evaluation.held_out)]
-    hit_rows = tuple(_hit_row(name, hits) for name, hits in sets if hits is not None)
+    hit_rows = tuple(
+        (name, hits.n, hits.full, hits.circuit, hits.random) for name, hits in _sets(evaluation) if hits is not None
+    )
     least = f"{evaluation.tolerance:.2g} {evaluation.unit}"
     items = (
         ("faithfulness", f"{evaluation.faithfulness:.3f}"),
         ("random circuits, same size", _spread(evaluation.random_size)),
         ("random circuits, same degree", _spread(evaluation.random_degree)),
         ("KL(full || circuit)", f"{evaluation.kl:.3g} nats"),
-        ("CPR / CMD", f"{evaluation.cpr:.3f} / {evaluation.cmd:.3f}"),
+        ("CPR (signed) / CMD (by size)", f"{evaluation.cpr:.3f} / {evaluation.cmd:.3f}"),
         ("completeness: KL under knock-outs", f"{float(evaluation.knocked_out.mean()):.3g} nats on average"),
         ("kept edges that hardly matter", f"{evaluation.superfluous:.1%} change the loss by less than {least}"),
         *((f"faithfulness under {name} ablation", f"{value:.3f}") for name, value in evaluation.by_ablation.items()),
     )
+    grown = [("edges by size", evaluation.faithfulness_by_size)]
+    if evaluation.faithfulness_by_signed_size is not None:
+        grown.append(("edges by signed effect", evaluation.faithfulness_by_signed_size))
     curve = Curves(
         "Faithfulness as the circuit grows",
         evaluation.sizes.double().numpy(),
-        (Series("faithfulness", evaluation.faithfulness_by_size.double().numpy()),),
+        tuple(Series(name, values.double().numpy()) for name, values in grown),
         x_title="share of all edges",
         y_title="faithfulness",
-        note="Grown from the logits by the size of the effect; CPR is the area below, CMD the area to the line at 1.",
+        note="The largest edges, wherever they are, less those on no path. CPR is the area below the signed curve, CMD "
+        "the area from the other one to the line at 1.",
     )
     conventions = Table("What each number means", ("number", "convention"), tuple(evaluation.conventions.items()))
     specs: list[Spec] = [
@@ -213,15 +225,20 @@ def _prompts(evaluation: Evaluation) -> Table:
     """Every prompt that was asked, and where its answer stood."""
     rows = [
         (name, text, full, circuit)
-        for name, hits in (("found on", evaluation.found), ("held out", evaluation.held_out))
+        for name, hits in (("found on", evaluation.found), ("held out", evaluation.held_out_all or evaluation.held_out))
         if hits is not None
         for text, full, circuit in zip(hits.prompts, hits.ranks_full, hits.ranks_circuit, strict=False)
     ]
     return Table("The prompts, and the rank of each answer", ("set", "prompt", "full model", "circuit"), tuple(rows))
 
 
-def _hit_row(name: str, hits: Hits) -> tuple[str, int, float, float, float]:
-    return (name, hits.n, hits.full, hits.circuit, hits.random)
+def _sets(evaluation: Evaluation) -> tuple[tuple[str, Hits | None], ...]:
+    """The prompts that the circuit was found on, and those that it was not."""
+    return (
+        ("found on", evaluation.found),
+        ("held out, known", evaluation.held_out),
+        ("held out, all", evaluation.held_out_all),
+    )
 
 
 def _spread(spread: Any) -> str:

@@ -1,5 +1,6 @@
 """Running part of a model: all of it is the model, none of it is what the ablation promises, and a head cut is gone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,29 @@ def test_ablations_have_the_shape_of_the_writers(tiny: Any, name: str) -> None:
     assert value.expand_as(written).shape == written.shape
     if name == "zero":
         assert not value.any()
-    if name == "mean":
-        wanted = writes(model, graph, torch.tensor([p.tokens for p in one.reference])).mean(1, keepdim=True)
-        torch.testing.assert_close(value, wanted)
-    if name == "mean_overall":
-        every = writes(model, graph, torch.tensor([p.tokens for p in one.reference]))
-        torch.testing.assert_close(value[:, 0, 0], every[:, :, 0].mean(1))
-        torch.testing.assert_close(value[:, 0, 2], every[:, :, 1:].flatten(1, 2).mean(1))
+    every = writes(model, graph, torch.tensor([p.tokens for p in one.reference]))
+    for row, prompt in enumerate(one.prompts):  # a prompt is no part of its own mean
+        others = every[:, [other.tokens != prompt.tokens for other in one.reference]]
+        assert others.shape[1] == len(one.reference) - 1
+        if name == "mean":
+            torch.testing.assert_close(value[:, row], others.mean(1))
+        if name == "mean_overall":
+            torch.testing.assert_close(value[:, row, 0], others[:, :, 0].mean(1))
+            torch.testing.assert_close(value[:, row, 2], others[:, :, 1:].flatten(1, 2).mean(1))
+
+
+@pytest.mark.parametrize("name", ["mean", "mean_overall"])
+def test_a_mean_says_nothing_of_its_own_prompt(tiny: Any, name: str) -> None:
+    """The empty circuit gives the same whether the prompt is among the reference prompts or not."""
+    model = tiny("gpt2")
+    among = task(model, ablation=name)
+    without = replace(among, reference=tuple(p for p in among.reference if p.tokens != among.prompts[0].tokens))
+    assert len(without.reference) == len(among.reference) - 1
+    graph = Graph.of(model)
+    empty = [Reference(model, graph, each).logits(graph.empty()) for each in (among, without)]
+    torch.testing.assert_close(*empty)
+    with pytest.raises(UserError, match="1 reference prompts other than"):
+        Reference(model, graph, replace(among, reference=among.reference[:2]))
 
 
 def test_tasks_refuse_what_cannot_be_compared(tiny: Any) -> None:

@@ -18,7 +18,7 @@ from circuits.analysis.layers import Profile, profile
 from circuits.circuit import Circuit
 from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
-from circuits.engine.writes import writes
+from circuits.engine.writes import attention_biases, writes
 from circuits.find import find
 from circuits.formats import FORMATS, export, graph_of, imported, read_edges, to_json, to_networkx, unknown_task
 from circuits.graph import Graph
@@ -28,6 +28,7 @@ from circuits.pages.circuit import page, summary, words
 from circuits.scorers.eap import EAP
 from circuits.search.acdc import ACDC
 from factscope.errors import GraphError, StoreError, UserError
+from factscope.model.known import Known
 from factscope.model.prompts import make_prompt
 from factscope.model.readout import readout
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark
@@ -73,9 +74,13 @@ def test_the_full_graph_is_perfectly_faithful_and_the_empty_one_not_at_all(model
 
 def test_an_evaluation_adds_up(model: Any, circuit: Circuit, tmp_path: Path) -> None:
     held_out = (make_prompt(model, "Today, [Oda Voss] lives in", answer="Brask"),)
-    found = evaluate(model, circuit, held_out, n_random=3)
+    found = evaluate(model, circuit, held_out, known=Known.top(10**6), n_random=3)
     assert found.held_out is not None
     assert (found.found.n, found.held_out.n) == (2, 1)
+    assert found.held_out_all == found.held_out
+    neither = evaluate(model, circuit, held_out, n_random=3)
+    assert neither.held_out is None  # the answer is not among the first ten
+    assert neither.held_out_all == found.held_out  # and is asked for all the same
     assert len(found.minimality) == circuit.n_edges
     reference = Reference(model, circuit.graph, circuit.task)
     for place, (number, writer) in list(enumerate(np.argwhere(circuit.mask.T)))[::7]:
@@ -83,7 +88,8 @@ def test_an_evaluation_adds_up(model: Any, circuit: Circuit, tmp_path: Path) -> 
         cut[writer, number] = False
         measured = abs(reference.loss(cut) - reference.loss(circuit.mask))
         assert abs(measured - float(found.minimality[place])) < 1e-4
-    assert abs(found.cpr - float(torch.trapezoid(found.faithfulness_by_size, found.sizes))) < 1e-6
+    assert found.faithfulness_by_signed_size is not None
+    assert abs(found.cpr - float(torch.trapezoid(found.faithfulness_by_signed_size, found.sizes))) < 1e-6
     assert set(found.by_ablation) == {"zero", "mean", "mean_overall", "counterfactual"}
     assert abs(found.by_ablation["zero"] - found.faithfulness) < 1e-4
     assert store.same(store.load(store.save(found, tmp_path / "run"), Evaluation), found)
@@ -99,6 +105,7 @@ def test_held_out_prompts_are_ablated_as_the_circuits_own(model: Any, ablation: 
         "Ilse Senn": "Brask",
         "Pello Hallin": "Vey",
         "Oda Drey": "Brask",
+        "Ilse Voss": "Vey",
     }
     prompts = [make_prompt(model, f"[{name}] lives in", answer=answer) for name, answer in answers.items()]
     alone = make_prompt(model, "Today and tomorrow, [Oda Voss] lives in", answer="Brask")
@@ -106,7 +113,7 @@ def test_held_out_prompts_are_ablated_as_the_circuits_own(model: Any, ablation: 
     (tried,) = by_length(replace(own, reference=tuple(prompts), corrupt=tuple(prompts[:2])), [*prompts, alone], notes)
     assert tried.ablation == ablation
     assert tried.prompts == tuple(prompts)
-    assert len(notes) == 1 and "1 of 6" in notes[0]  # noqa: PT018
+    assert len(notes) == 1 and "1 of 7" in notes[0]  # noqa: PT018
     reference = Reference(model, Graph.of(model), tried)
     nothing = reference.logits(reference.graph.empty())
     if ablation == "counterfactual":
@@ -114,10 +121,39 @@ def test_held_out_prompts_are_ablated_as_the_circuits_own(model: Any, ablation: 
         twins = model(torch.tensor([prompt.tokens for prompt in tried.corrupt]), use_cache=False)[:, -1]
         torch.testing.assert_close(nothing, twins, atol=1e-4, rtol=0)  # float32
     else:
-        torch.testing.assert_close(nothing, nothing[:1].expand_as(nothing), atol=1e-5, rtol=0)  # one mean for all
+        seen = writes(model, reference.graph, torch.tensor([prompt.tokens for prompt in prompts]))
+        for row in range(len(prompts)):  # the mean of the others
+            state = sum(attention_biases(model)) + seen[:, [i for i in range(len(prompts)) if i != row], -1].mean(
+                1
+            ).sum(0)
+            wanted = model.unembed(model.ln_final(state[None, None]))[0, 0]
+            torch.testing.assert_close(nothing[row], wanted, atol=1e-4, rtol=0)  # float32
     assert reference.objective.hit(reference.logits(reference.graph.full())) == reference.objective.hit(
         reference.objective.clean
     )
+
+
+def test_the_areas_are_mibs(model: Any) -> None:
+    """CPR takes edges by signed score, CMD by its size, the largest wherever they are, less those on no path."""
+    circuit = find(model, task(model, rows=2), EAP(edges=40))
+    found, graph = evaluate(model, circuit, n_random=1), circuit.graph
+    reference = Reference(model, graph, circuit.task)
+    ends = reference.loss(graph.full()), reference.loss(graph.empty())
+    areas = []
+    for order in (circuit.scores, circuit.scores.abs()):
+        ranked = [tuple(pair) for pair in torch.argwhere(torch.from_numpy(graph.allowed)).tolist()]
+        ranked.sort(key=lambda pair: -float(order[pair]))
+        values = []
+        for share in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
+            kept = graph.empty()
+            for pair in ranked[: max(1, round(share * graph.n_edges))]:
+                kept[pair] = True
+            values.append((reference.loss(graph.pruned(kept)) - ends[1]) / (ends[0] - ends[1]))
+        steps = np.diff([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+        values = values if order is circuit.scores else [abs(1 - value) for value in values]
+        areas.append(sum(step * (a + b) / 2 for step, a, b in zip(steps, values, values[1:], strict=False)))
+    assert found.cpr == pytest.approx(areas[0], abs=1e-4)
+    assert found.cmd == pytest.approx(areas[1], abs=1e-4)
 
 
 def test_a_tie_counts_against_the_answer(model: Any) -> None:

@@ -35,13 +35,16 @@ def second_line(study: Any) -> str:
     if evaluation is None:
         nodes = study.circuit.nodes()
         return f"Nodes: {', '.join(nodes[:20])}{', ...' if len(nodes) > 20 else ''}"
-    held = evaluation.held_out
+    held, every = evaluation.held_out, evaluation.held_out_all
     parts = [
-        f"Faithfulness {evaluation.faithfulness:.2f} (random circuits {evaluation.random_size.mean:.2f})",
+        f"Faithfulness {evaluation.faithfulness:.2f} (random circuits of the same degrees "
+        f"{evaluation.random_degree.mean:.2f}, of the same size {evaluation.random_size.mean:.2f})",
         f"Hit@10 {evaluation.found.circuit:.2f} of {evaluation.found.full:.2f}",
     ]
     if held is not None:
         parts.append(f"held out {held.circuit:.2f} of {held.full:.2f} (n {held.n}, random {held.random:.2f})")
+    if every is not None and (held is None or every.n > held.n):
+        parts.append(f"with facts that the model does not know {every.circuit:.2f} of {every.full:.2f} (n {every.n})")
     if roles is not None:
         parts.append(", ".join(f"{count} {role}" for role, count in roles.counts.items() if role != "none"))
     return "; ".join(parts)

@@ -1,7 +1,8 @@
 """Models for the tests, and the check that every test gives them back as it found them.
 
-`tiny("gpt2")` and its kin are random models of each shape that matters, made in a second; `toy` knows an invented world
-(tests/toy); `smollm2` is the real default model. `run_command` runs a command in this process as a user would.
+`tiny("gpt2")` and its kin are random models of each shape that matters, made in a second; `family("bloom")` is the
+random model of any causal family (helpers/architectures.py); `toy` knows an invented world (tests/toy); `smollm2` is
+the real default model. `run_command` runs a command in this process as a user would.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import torch
 from factscope.model.hooks import hooks_left
 from factscope.model.load import load
 from factscope.model.weights import fingerprint
+from helpers.architectures import save_family
 from helpers.commands import COMMANDS
 from helpers.models import TOY, save_tiny
 
@@ -29,13 +31,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start; 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-_LOADED: dict[str, tuple[Any, str]] = {}  # name -> model and its fingerprint
+_LOADED: dict[str, tuple[Any, str, list[str]]] = {}  # name -> model, its fingerprint, the library's own hooks
+_LENT: set[str] = set()  # the families that the test at hand has asked for
 
 
 def _kept(name: str, make: Callable[[], Any]) -> Any:
     if name not in _LOADED:
         model = make()
-        _LOADED[name] = (model, fingerprint(model))
+        _LOADED[name] = (model, fingerprint(model), hooks_left(model))
     return _LOADED[name][0]
 
 
@@ -44,6 +47,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """tiny(name) gives the random model "gpt2", "llama" (grouped queries, RMS norm, gated), "neox" or "gemma3"."""
     root = tmp_path_factory.mktemp("tiny")
     return lambda name: _kept(name, lambda: load(str(save_tiny(name, root / name)), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """family(name) gives the random model of one row of helpers/architectures.py, or the ModelError of loading it."""
+    root = tmp_path_factory.mktemp("families")
+
+    def loaded(name: str) -> Any:
+        _LENT.add(f"family {name}")
+        return _kept(f"family {name}", lambda: load(str(save_family(name, root / name)), device="cpu"))
+
+    return loaded
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +76,12 @@ def smollm2() -> Any:
 @pytest.fixture(autouse=True)
 def given_back(request: pytest.FixtureRequest) -> Iterator[None]:
     """After every test: no hook, no flag, the same weights, no gradient left on the models that it borrowed."""
+    _LENT.clear()
     yield
-    names = set(request.fixturenames)
-    for name, (model, before) in _LOADED.items():
-        if name in names or ("tiny" in names and name not in ("toy", "smollm2")):
-            assert hooks_left(model) == [], f"hooks left on {name}"
+    names = set(request.fixturenames) | _LENT
+    for name, (model, before, hooks) in _LOADED.items():
+        if name in names or ("tiny" in names and name not in ("toy", "smollm2") and not name.startswith("family ")):
+            assert hooks_left(model) == hooks, f"hooks left on {name}"
             assert not [flag for flag in FLAGS if getattr(model.cfg, flag)], f"flags left on {name}"
             assert fingerprint(model) == before, f"{name} has other weights than before"
             assert all(parameter.grad is None for parameter in model.parameters()), f"gradients left on {name}"

@@ -12,16 +12,24 @@ from helpers.architectures import FAMILIES, plain
 TOKENS = torch.tensor([[0, 17, 200, 31, 5, 90, 4, 61, 12]])
 
 
-@pytest.fixture(params=FAMILIES)
+UNKNOWN = ("deepseek_v4", "granitemoehybrid")  # that TransformerLens does not run: refused at load, soon
+
+
+@pytest.fixture(params=[name for name in FAMILIES if name not in UNKNOWN])
 def name(request: pytest.FixtureRequest) -> str:
     """Each family in turn."""
     return str(request.param)
 
 
+def loaded(family: Any, name: str) -> Any:
+    """The family's model; a refusal of it is the end of the test."""
+    try:
+        return family(name)
+    except ModelError as refusal:
+        pytest.skip(str(refusal))
+
+
 @torch.no_grad()
 def test_the_logits_are_those_of_plain_transformers(family: Any, name: str) -> None:
-    try:
-        model = family(name)
-    except ModelError:
-        return
+    model = loaded(family, name)
     torch.testing.assert_close(model(TOKENS), plain(info(model).source)(TOKENS).logits, atol=2e-6, rtol=1e-5)

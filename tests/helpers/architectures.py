@@ -17,7 +17,7 @@ import torch
 from helpers.models import TOY
 
 LAYERS, WIDTH = 2, 16
-_NAMES = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+_NAMES: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 _COMMON = _NAMES | {
     "hidden_size": WIDTH,
     "num_hidden_layers": LAYERS,
@@ -30,10 +30,22 @@ _GPT2 = _NAMES | {"n_positions": 64, "n_embd": WIDTH, "n_layer": LAYERS, "n_head
 _ROTARY = _GPT2 | {"n_ctx": 64, "rotary_dim": 4, "tie_word_embeddings": False}
 _FALCON = _NAMES | {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
 _EXPERTS = _GROUPED | {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
-_WINDOW = {"sliding_window": 4}
-_LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+_WINDOW: dict[str, Any] = {"sliding_window": 4}
+_LATENT: dict[str, Any] = {
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+}
 _LATENT |= {"head_dim": 4, "num_key_value_heads": 2}
-_STATE = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 4, "mamba_expand": 2}
+_STATE: dict[str, Any] = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 4,
+    "mamba_expand": 2,
+}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from editing import compute as computing
 from editing.contexts import contexts
 from editing.methods.rome import Config as Rome
-from editing.requests import essence_prompt, known, target_prompts
+from editing.requests import RequestPrompts, essence_prompt, known, target_prompts
 from editing.solve import moments, values
 from editing.solve.closed_form import KeyMetric, solve
 from editing.solve.values import Descent, find_values
@@ -93,11 +93,11 @@ def main():
     descent = Descent(steps=args.steps, stop=0.0)  # the same number of steps for all
     batch, singles = [], []
     clock = time.perf_counter()
-    batch.append(find_values(model, facts, layer, context, descent, check=False))
+    batch.append(find_values(model, RequestPrompts(facts, context), layer, descent, check=False))
     together = (time.perf_counter() - clock) / len(facts)
     clock = time.perf_counter()
     for one in facts[: args.alone]:
-        singles.append(find_values(model, [one], layer, context, descent, check=False))
+        singles.append(find_values(model, RequestPrompts([one], context), layer, descent, check=False))
     alone = (time.perf_counter() - clock) / args.alone
     off = max(float((s.delta[0] - batch[0].delta[i]).norm() / s.delta[0].norm()) for i, s in enumerate(singles))
     say(facts=len(facts), steps=args.steps, batched_seconds_a_fact=round(together, 3),
@@ -108,7 +108,7 @@ def main():
     published = (time.perf_counter() - clock) / args.alone
     say(whole_passes_one_at_a_time_seconds_a_fact=round(published, 3), ratio=round(published / together, 2))
 
-    groups = values._groups(model, facts[:1], layer, context, "auto")
+    groups = values._groups(model, RequestPrompts(facts[:1], context), layer)
     above = sum(p.numel() for block in model.blocks[layer + 1 :] for p in block.parameters() if p.ndim == 2)
     positions = sum(group.suffix.resid.shape[0] * group.suffix.resid.shape[1] for group in groups)
     wanted = sum(len(group.targets) for group in groups)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 import torch
 
 from editing import methods
+from editing.requests import RequestPrompts
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
 from factscope.catalogue import Catalogue
@@ -146,6 +147,11 @@ class MethodInputs:
     on_piece: Callable[[int], None] | None = None
     ready: Values | None = None  # values that were found before, in a batch with other facts'
 
+    @property
+    def prompts(self) -> RequestPrompts:
+        """The requests in the contexts that they are read in."""
+        return RequestPrompts(self.requests, self.contexts, self.start)
+
     def moment(self, layer: int) -> torch.Tensor | None:
         """C of one layer; None stands for the identity."""
         return None if self.moments is None else self.moments.of(layer)
@@ -167,8 +173,8 @@ class MethodInputs:
             found = self._from_folder(begin)
             if found is None:
                 found = find_values(
-                    self.model, some, layers[-1], self.contexts, config.descent,
-                    place=place, start=self.start, on_step=self.on_step, check=begin == 0,
+                    self.model, replace(self.prompts, requests=some), layers[-1], config.descent,
+                    place=place, on_step=self.on_step, check=begin == 0,
                 )  # fmt: skip
                 if self.folder is not None:
                     store.save(found, self.folder / f"values-{begin:05d}")

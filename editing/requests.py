@@ -1,6 +1,7 @@
 """What to edit, made from a sentence, checked before anything is computed, and asked in every context."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -69,6 +70,22 @@ def check(requests: Sequence[EditRequest]) -> None:
             same = other.target == one.target
             what = "the same target twice" if same else f"two targets, {other.target!r} and {one.target!r}"
             raise EditError(f"{one.prompt!r} has {what} (facts {other.id!r} and {one.id!r}): keep one of them")
+
+
+BARE = (SLOT,)  # the contexts of a prompt that stands alone
+
+
+@dataclass(frozen=True)
+class RequestPrompts:
+    """The prompts of some requests: each in every context, after what begins a text."""
+
+    requests: Sequence[EditRequest]
+    contexts: Sequence[str] = BARE
+    start: str = "auto"
+
+    def of(self, model: Bridge, asked: EditRequest) -> list[Prompt]:
+        """The prompts of one of them, context by context."""
+        return target_prompts(model, asked, self.contexts, self.start)
 
 
 def target_prompts(model: Bridge, asked: EditRequest, contexts: Sequence[str], start: str) -> list[Prompt]:

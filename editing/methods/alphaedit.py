@@ -20,6 +20,7 @@ import torch
 
 from editing.edit import in_place
 from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.requests import RequestPrompts
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys, find_keys
@@ -64,10 +65,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
         return solve(inside, lacking, metric, ridge=ridge)
 
     values = inputs.values(config)
-    written = spread(
-        inputs.model, inputs.requests, config.layers, values, inputs.contexts, rule, inputs.moment,
-        start=inputs.start, shown=inputs.shown,
-    )  # fmt: skip
+    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
     return MethodOutput(written.deltas, written.reports, values.losses, tuple(kept))
 
 
@@ -86,7 +84,7 @@ def null_space(moment: Any, share: float) -> Any:
 def _earlier_keys(inputs: MethodInputs, layer: int) -> Any:
     """Keys of the AlphaEdit edits in place, on the weights as they are; None if there are none."""
     found = [
-        find_keys(inputs.model, edit.requests, layer, edit.contexts, edit.start_token).halves().double()
+        find_keys(inputs.model, RequestPrompts(edit.requests, edit.contexts, edit.start_token), layer).halves().double()
         for edit in in_place(inputs.model)
         if edit.method == "alphaedit" and any(delta.weight == str(WeightName(layer, MLP_OUT)) for delta in edit.deltas)
     ]

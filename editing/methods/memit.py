@@ -47,10 +47,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
         return solve(mean, lacking, metric, ridge=config.ridge * leverage(mean, metric))
 
     values = inputs.values(config)
-    written = spread(
-        inputs.model, inputs.requests, config.layers, values, inputs.contexts, rule, inputs.moment,
-        start=inputs.start, shown=inputs.shown,
-    )  # fmt: skip
+    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
     return MethodOutput(written.deltas, written.reports, values.losses)
 
 

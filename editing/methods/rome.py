@@ -50,8 +50,9 @@ def in_turn(inputs: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
     with borrowed(inputs.model, [name]) as weights:
         weight = weights[name]
         for request in inputs.requests:
-            values = replace(inputs, requests=(request,)).values(config)
-            keys = find_keys(inputs.model, [request], config.layer, inputs.contexts, inputs.start)
+            alone = replace(inputs, requests=(request,))
+            values = alone.values(config)
+            keys = find_keys(inputs.model, alone.prompts, config.layer)
             before = weight.detach().double().cpu()
             solution = rank_one(keys, values, before, metric, averaged)
             delta = solution.delta(name)

@@ -13,6 +13,7 @@ from torch import Tensor, tensor
 
 from editing.edit import Edit, commit, in_place, merged, revert
 from editing.evaluation.evaluate import Read, Reading, Row, probes, read, readings, table
+from editing.requests import RequestPrompts
 from editing.restraint import restrained
 from editing.sequence.result import Checkpoint, Config
 from editing.sequence.rules import QUANTITIES, WARN, Rule
@@ -208,7 +209,8 @@ class State:
         if begin == end:
             return self.matrices[self.names[0]].new_zeros(0, self.model.cfg.d_model).float()
         site = Site("mlp_write", self.layer)
-        return read_subjects(self.model, self.requests[begin:end], ("{}",), [site], self.settings.start)[site][:, 0]
+        prompts = RequestPrompts(self.requests[begin:end], start=self.settings.start)
+        return read_subjects(self.model, prompts, [site])[site][:, 0]
 
     def _place(self, step: Step) -> Path:
         kind = "edit" if step.edit else "restrained"

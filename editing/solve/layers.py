@@ -13,9 +13,9 @@ from torch import Tensor
 
 from editing.delta import Delta
 from editing.edit import Report, borrowed
+from editing.requests import BARE, RequestPrompts
 from editing.solve.closed_form import Solution
-from editing.solve.values import Keys, Values, read_subjects
-from factscope.data.request import EditRequest
+from editing.solve.values import Keys, Values, find_keys, read_subjects
 from factscope.model.bridge import Bridge
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, WeightName
@@ -39,26 +39,23 @@ def weight_name(layer: int) -> str:
 
 def spread(
     model: Bridge,
-    requests: Sequence[EditRequest],
+    prompts: RequestPrompts,
     layers: Sequence[int],
     values: Values,
-    contexts: Sequence[str],
     rule: Rule,
     moment: Callable[[int], Tensor | None],
     *,
-    share: Callable[[int], float] = lambda remaining: 1 / remaining,
-    start: str = "auto",
     shown: bool | None = None,
 ) -> LayerUpdates:
-    """Write `values`, found at the block output of the last layer, with every layer in turn."""
+    """Write `values`, found at the output of the last layer: each layer in turn, its equal share of what lacks."""
     deltas, reports = [], []
-    top = Site("resid", layers[-1])
+    top, bare = Site("resid", layers[-1]), replace(prompts, contexts=BARE)
     names = [weight_name(layer) for layer in layers]
     with borrowed(model, names) as weights, progress("layers", len(layers), shown=shown) as advance:
         for number, layer in enumerate(layers):
-            keys = Keys(read_subjects(model, requests, contexts, [site := Site("mlp_hidden", layer)], start)[site])
-            now = read_subjects(model, requests, ("{}",), [top], start)[top][:, 0]
-            lacking = (values.target - now) * share(len(layers) - number)
+            keys = find_keys(model, prompts, layer)
+            now = read_subjects(model, bare, [top])[top][:, 0]
+            lacking = (values.target - now) / (len(layers) - number)
             solution = rule(layer, keys, lacking)
             weight = weights[names[number]]
             before = weight.detach().double().cpu()
@@ -67,7 +64,7 @@ def spread(
             weight.copy_((before + delta.dense()).to(weight))
             deltas.append(delta)
             advance(1)
-        reached = read_subjects(model, requests, ("{}",), [top], start)[top][:, 0]
+        reached = read_subjects(model, bare, [top])[top][:, 0]
     gap = float((values.target - reached).norm() / values.delta.norm().clamp_min(1e-12))
     said = f"of the way to the values, {1 - gap:.0%} was gone at the bare prompts"
     reports[-1] = replace(reports[-1], note="; ".join(filter(None, (reports[-1].note, said))))

@@ -22,8 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.requests import essence_prompt, target_prompts
-from factscope.data.request import EditRequest
+from editing.requests import RequestPrompts, essence_prompt
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
@@ -101,13 +100,11 @@ OnStep = Callable[[int, Tensor, Tensor], None]  # step, loss [fact], probability
 @thin_products()
 def find_values(
     model: Bridge,
-    requests: Sequence[EditRequest],
+    prompts: RequestPrompts,
     layer: int,
-    contexts: Sequence[str],
     config: Descent,
     *,
     place: Place = "mlp",
-    start: str = "auto",
     on_step: OnStep | None = None,
     check: bool = True,
 ) -> Values:
@@ -116,7 +113,8 @@ def find_values(
     Raises EditError if a loss is not finite (which step, which fact) and ModelError where the model cannot be run from
     a layer on. No weight is touched.
     """
-    groups = _groups(model, requests, layer, contexts, start)
+    requests, contexts = prompts.requests, len(prompts.contexts)
+    groups = _groups(model, prompts, layer)
     if check:
         groups[0].suffix.check()
     place_of = [group.own_place(place) for group in groups]
@@ -132,7 +130,7 @@ def find_values(
     losses, taken = [], [0] * len(requests)
     probability = torch.zeros(len(requests), device=delta.device)
     for step in range(config.steps):
-        loss, gradient, likely = _losses(groups, delta, active, len(contexts), config, place)
+        loss, gradient, likely = _losses(groups, delta, active, contexts, config, place)
         size = delta.norm(dim=1)
         loss = loss + decay * size
         gradient = gradient + (decay / size.clamp_min(1e-12))[:, None] * delta
@@ -204,17 +202,15 @@ def _essence_rows(rows: Sequence[Row], targets: Tensor) -> list[int]:
     return [row for row, target in zip(wanted, targets.tolist(), strict=True) if target < 0]
 
 
-def _groups(
-    model: Bridge, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str], start: str
-) -> list[_Group]:
+def _groups(model: Bridge, prompts: RequestPrompts, layer: int) -> list[_Group]:
     rows: list[Row] = []
     source: list[tuple[int, int]] = []
     targets: list[tuple[int, ...]] = []
-    for fact_number, request in enumerate(requests):
-        essence = essence_prompt(model, request, start)
+    for fact_number, request in enumerate(prompts.requests):
+        essence = essence_prompt(model, request, prompts.start)
         end = essence.subject_span[1] - 1
         beginning, unread = essence.tokens[: end + 1], True
-        for number, prompt in enumerate(target_prompts(model, request, contexts, start)):
+        for number, prompt in enumerate(prompts.of(model, request)):
             first, answers = len(prompt.tokens) - 1, tuple(prompt.answer_ids)
             wanted, subject = tuple(range(first, first + len(answers))), prompt.subject_span[1] - 1
             tokens = (*prompt.tokens, *answers[:-1])
@@ -314,12 +310,12 @@ class Keys:
 @torch.no_grad()
 @thin_products()
 def read_subjects(
-    model: Bridge, requests: Sequence[EditRequest], contexts: Sequence[str], sites: Sequence[Site], start: str = "auto"
+    model: Bridge, prompts: RequestPrompts, sites: Sequence[Site]
 ) -> dict[Site, Float[Tensor, "fact context d"]]:
     """Activations at the subject's last token, for every fact in every context; blocks above the sites do not run."""
     rows, ends = [], []
-    for request in requests:
-        for prompt in target_prompts(model, request, contexts, start):
+    for request in prompts.requests:
+        for prompt in prompts.of(model, request):
             ends.append(prompt.subject_span[1] - 1)
             rows.append(prompt.tokens[: ends[-1] + 1])
     top = max(site.layer for site in sites) + 1
@@ -333,16 +329,14 @@ def read_subjects(
         for site in sites:
             for r, i in enumerate(some):
                 found[site][i] = seen[site][r, ends[i]].float().cpu()
-    shape = (len(requests), len(contexts), -1)
+    shape = (len(prompts.requests), len(prompts.contexts), -1)
     return {site: torch.stack(parts).view(*shape) for site, parts in found.items()}
 
 
-def find_keys(
-    model: Bridge, requests: Sequence[EditRequest], layer: int, contexts: Sequence[str], start: str = "auto"
-) -> Keys:
+def find_keys(model: Bridge, prompts: RequestPrompts, layer: int) -> Keys:
     """Keys at one layer, on the weights as they are now."""
     site = Site("mlp_hidden", layer)
-    return Keys(read_subjects(model, requests, contexts, (site,), start)[site])
+    return Keys(read_subjects(model, prompts, (site,))[site])
 
 
 def check_layer(model: Bridge, layer: int) -> None:

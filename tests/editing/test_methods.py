@@ -10,7 +10,7 @@ from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, in_place
 from editing.methods import ft_m
-from editing.requests import target_prompts
+from editing.requests import RequestPrompts, target_prompts
 from editing.solve.values import Descent, find_keys, find_values, read_subjects
 from factscope.data.fact import Fact, Neighbour
 from factscope.data.request import requests_of
@@ -158,10 +158,10 @@ def test_rome_writes_its_value_at_the_bare_key_exactly(tiny, kind):
     edit = computing.compute(
         "rome", model, FACTS[:1], settings("rome"), moments=text_moments(model, [1]), contexts=CONTEXTS, shown=False
     )
-    values = find_values(model, FACTS[:1], 1, CONTEXTS, SHORT)
+    values = find_values(model, RequestPrompts(FACTS[:1], CONTEXTS), 1, SHORT)
     site = Site("mlp_write", 1)
     with edit.applied(model):
-        written = read_subjects(model, FACTS[:1], CONTEXTS, [site])[site]
+        written = read_subjects(model, RequestPrompts(FACTS[:1], CONTEXTS), [site])[site]
     torch.testing.assert_close(written[:, 0], values.target, atol=1e-4, rtol=1e-3)
     assert (written[:, 1] - values.target).norm() > 1e-3 * values.target.norm()
 
@@ -171,8 +171,8 @@ def test_r_rome_writes_its_value_at_the_averaged_key_exactly(tiny):
     edit = computing.compute(
         "r_rome", model, FACTS[:1], settings("r_rome"), moments=text_moments(model, [1]), contexts=CONTEXTS, shown=False
     )
-    values = find_values(model, FACTS[:1], 1, CONTEXTS, SHORT)
-    key = find_keys(model, FACTS[:1], 1, CONTEXTS).mean().double()
+    values = find_values(model, RequestPrompts(FACTS[:1], CONTEXTS), 1, SHORT)
+    key = find_keys(model, RequestPrompts(FACTS[:1], CONTEXTS), 1).mean().double()
     weight = live_weights(model)["blocks.1.mlp.W_out"].double()
     torch.testing.assert_close(key @ (weight + edit.deltas[0].dense()), values.target.double(), atol=1e-5, rtol=1e-4)
 
@@ -184,10 +184,10 @@ def test_memit_reaches_its_values_where_one_layer_has_no_ridge(tiny):
     edit = computing.compute(
         "memit", model, FACTS, config, moments=text_moments(model, [1]), contexts=("{}",), shown=False
     )
-    values = find_values(model, FACTS, 1, ("{}",), SHORT, place="hidden")
+    values = find_values(model, RequestPrompts(FACTS, ("{}",)), 1, SHORT, place="hidden")
     site = Site("resid", 1)
     with edit.applied(model):
-        reached = read_subjects(model, FACTS, ("{}",), [site])[site][:, 0]
+        reached = read_subjects(model, RequestPrompts(FACTS, ("{}",)), [site])[site][:, 0]
     torch.testing.assert_close(reached, values.target, atol=1e-4, rtol=1e-3)
 
 
@@ -211,7 +211,7 @@ def test_alphaedit_guards_the_keys_of_an_alphaedit_in_place(tiny):
     how = {"moments": text_moments(model, [1]), "contexts": CONTEXTS, "shown": False}
     config = replace(settings("alphaedit", (1,)), null_share=0.5)
     first = computing.compute("alphaedit", model, FACTS[:1], config, **how)
-    key = find_keys(model, FACTS[:1], 1, CONTEXTS).halves().double()
+    key = find_keys(model, RequestPrompts(FACTS[:1], CONTEXTS), 1).halves().double()
     free = computing.compute("alphaedit", model, FACTS[1:2], config, **how)
     with first.applied(model):
         guarded = computing.compute("alphaedit", model, FACTS[1:2], config, **how)

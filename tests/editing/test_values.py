@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from editing.contexts import contexts
-from editing.requests import check, essence_prompt, known, request, target_prompts
+from editing.requests import RequestPrompts, check, essence_prompt, known, request, target_prompts
 from editing.solve import moments, values
 from editing.solve.values import Descent, find_keys, find_values
 from factscope.data.fact import Fact
@@ -31,6 +31,7 @@ FACTS = requests_of(
     )
 )
 CONTEXTS = ("{}", "I said. {}")
+PROMPTS = RequestPrompts(FACTS, CONTEXTS)
 KINDS = ("gpt2", "llama", "neox", "gemma3")
 GENTLE = Descent(steps=4, learning_rate=0.05, clamp=100.0)
 
@@ -63,7 +64,7 @@ def plain_loss(model, fact, layer, delta, config, place):
 def test_the_batched_loss_is_the_one_of_plain_forward_passes(tiny, kind, place):
     model = tiny(kind)
     delta = torch.randn(len(FACTS), model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
-    groups = values._groups(model, FACTS, 1, CONTEXTS, "auto")
+    groups = values._groups(model, PROMPTS, 1)
     active = torch.ones(len(FACTS), dtype=torch.bool)
     heavy = replace(GENTLE, kl_factor=10.0)  # at ROME's 1/16 these models drift too little to tell the KL's direction
     batched, _, _ = values._losses(groups, delta, active, len(CONTEXTS), heavy, place)
@@ -75,7 +76,7 @@ def test_the_batched_loss_is_the_one_of_plain_forward_passes(tiny, kind, place):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_the_slope_of_the_loss(tiny, kind):
     model = tiny(kind)
-    groups = values._groups(model, FACTS[:1], 1, CONTEXTS, "auto")
+    groups = values._groups(model, RequestPrompts(FACTS[:1], CONTEXTS), 1)
     delta = torch.randn(1, model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
     loss = lambda d: values._losses(groups, d, torch.ones(1, dtype=torch.bool), 2, GENTLE, "mlp")  # noqa: E731
     _, gradient, _ = loss(delta)
@@ -87,20 +88,20 @@ def test_the_gradient_is_the_slope_of_the_loss(tiny, kind):
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "neox"])
 def test_a_batch_gives_what_one_at_a_time_gives(tiny, kind):
     model = tiny(kind)
-    together = find_values(model, FACTS, 1, CONTEXTS, GENTLE)
+    together = find_values(model, PROMPTS, 1, GENTLE)
     for number, fact in enumerate(FACTS):
-        alone = find_values(model, [fact], 1, CONTEXTS, GENTLE)
+        alone = find_values(model, RequestPrompts([fact], CONTEXTS), 1, GENTLE)
         torch.testing.assert_close(together.delta[number], alone.delta[0], atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(together.init[number], alone.init[0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_value_stays_in_its_ball_stops_in_time_and_the_last_step_only_reads(tiny):
     model = tiny("llama")
-    tight = find_values(model, FACTS, 1, CONTEXTS, replace(GENTLE, clamp=0.1, learning_rate=1.0))
+    tight = find_values(model, PROMPTS, 1, replace(GENTLE, clamp=0.1, learning_rate=1.0))
     assert (tight.delta.norm(dim=1) <= 0.1 * tight.init.norm(dim=1) * (1 + 1e-5)).all()
     assert tight.steps == (3, 3, 3)
     assert len(tight.losses) == 4
-    lazy = find_values(model, FACTS, 1, CONTEXTS, replace(GENTLE, stop=100.0))
+    lazy = find_values(model, PROMPTS, 1, replace(GENTLE, stop=100.0))
     assert not lazy.delta.any()
     assert lazy.steps == (0, 0, 0)
 
@@ -108,9 +109,9 @@ def test_the_value_stays_in_its_ball_stops_in_time_and_the_last_step_only_reads(
 def test_finished_facts_leave_the_batch_and_the_others_go_on_alike(tiny):
     model = tiny("llama")
     config = replace(GENTLE, steps=8, learning_rate=0.3)
-    full = find_values(model, FACTS, 1, CONTEXTS, config)
+    full = find_values(model, PROMPTS, 1, config)
     stop = float(full.losses[3].min()) + 1e-4  # the best fact stops at step 3 or earlier
-    some = find_values(model, FACTS, 1, CONTEXTS, replace(config, stop=stop))
+    some = find_values(model, PROMPTS, 1, replace(config, stop=stop))
     assert min(some.steps) < 7
     for number in (i for i, n in enumerate(some.steps) if n == 7):
         torch.testing.assert_close(some.delta[number], full.delta[number], atol=1e-3, rtol=1e-2)
@@ -120,14 +121,19 @@ def test_a_value_that_goes_to_nan_is_told_with_its_step_and_changes_nothing(tiny
     model = tiny("llama")
     before = fingerprint(model)
     with pytest.raises(EditError, match=r"fact 'a' went to NaN or infinity at step [01]"):
-        find_values(model, FACTS[:1], 1, CONTEXTS, replace(GENTLE, learning_rate=float("inf"), clamp=float("inf")))
+        find_values(
+            model,
+            RequestPrompts(FACTS[:1], CONTEXTS),
+            1,
+            replace(GENTLE, learning_rate=float("inf"), clamp=float("inf")),
+        )
     assert fingerprint(model) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_keys_are_what_the_down_projection_reads(tiny, kind):
     model = tiny(kind)
-    keys = find_keys(model, FACTS, 2, CONTEXTS)
+    keys = find_keys(model, PROMPTS, 2)
     assert keys.each.shape == (3, 2, model.cfg.d_mlp)
     prompt = target_prompts(model, FACTS[0], CONTEXTS, "auto")[1]
     from factscope.model.hooks import record

@@ -43,8 +43,6 @@ STILL_LONG = {
 }
 STILL_WIDE = {
     "editing/evaluation/evaluate.py::evaluate",
-    "editing/solve/layers.py::spread",
-    "editing/solve/values.py::find_values",
     "studies/bench/bench.py::bench",
 }
 

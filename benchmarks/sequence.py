@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from editing import method as methods
-from editing.pages.sequence import sequence_page
+from editing.pages.sequence import page
 from editing.requests import known
 from editing.sequence.result import Config
 from editing.sequence.run import sequence
@@ -66,7 +66,7 @@ def main():
         folder = args.out / f"{tag.replace(':', '-')}-{len(facts)}"
         result = sequence(model, facts, spec, settings, folder, yardstick, config=config, moments=moment)
         store.save(result, folder)
-        write_page(sequence_page(result), folder / "page.html")
+        write_page(page(result), folder / "page.html")
         for point in result.checkpoints:
             print("| " + " | ".join(row(tag, point, result)) + " |", flush=True)
 

@@ -50,7 +50,7 @@ class Report:
     note: str = ""
 
 
-@shown(page="editing.pages.edit:edit_page", words="editing.pages.edit:edit_in_words")
+@shown("editing.pages.edit")
 @dataclass(frozen=True, eq=False)
 class Edit:
     """A change of what a model knows; see the module's text. Make one with `editing.compute`."""

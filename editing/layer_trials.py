@@ -36,7 +36,7 @@ class LayerTrial:
     mark: float
 
 
-@shown(page="editing.pages.layer_trials:layer_page", words="editing.pages.layer_trials:layers_in_words")
+@shown("editing.pages.layer_trials")
 @dataclass(frozen=True, eq=False)
 class LayerChoice:
     """All trials, and the layer to use."""

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from circuits.ablations import check_names, settled, wants_twins
+from circuits.analysis.diff import CircuitDiff, diff
 from circuits.analysis.faithfulness import Evaluation, evaluate
 from circuits.analysis.head_roles import Roles, roles
 from circuits.circuit import Circuit
 from circuits.method import Method
-from circuits.pages import circuit as pages
 from circuits.search.acdc import ACDC
 from circuits.task import AUTO, Task, alike, largest_group, rows, twin
 from factscope.data.fact import Fact, Relation
@@ -31,15 +30,12 @@ from factscope.model.prompts import (
     with_answer_ids,
     with_foil,
 )
-from factscope.plots.page import write_page
 from factscope.plots.show import shown
-from factscope.plots.specs import Page
-from factscope.runs import store
 
 KNOWN = Known.top(10)  # a circuit is looked for where the answer is near the top, though another word may come first
 
 
-@shown(page="studies.circuit:CircuitStudy.page", words="studies.circuit:CircuitStudy.in_words")
+@shown("studies.pages.circuit")
 @dataclass(frozen=True, eq=False)
 class CircuitStudy:
     """Everything that one page shows."""
@@ -49,19 +45,6 @@ class CircuitStudy:
     roles: Roles | None = None
     answers: tuple[str, ...] = ()  # the relation's possible ones, for the roles
     known: Known | None = None  # which facts were taken for known; None: it was not asked
-
-    def page(self) -> Page:
-        """The page that shows all of it."""
-        return pages.page(self.circuit, self.evaluation, self.roles)
-
-    def in_words(self) -> str:
-        """What a terminal shows."""
-        return pages.words(self.circuit)
-
-    def save(self, folder: Path, light: bool = False) -> Path:
-        """Write result and page; gives the page's path."""
-        store.save(self, folder)
-        return write_page(self.page(), folder / "page.html", light=light)
 
 
 @dataclass(frozen=True)
@@ -196,6 +179,14 @@ def evaluated(model: Bridge, study: CircuitStudy, held_out: Sequence[Prompt], se
     """The study with its circuit's card and its heads' roles."""
     card = evaluate(model, study.circuit, held_out, seed=seed)
     return replace(study, evaluation=card, roles=roles(model, study.circuit, study.answers, seed=seed))
+
+
+def compared(
+    before: CircuitStudy, after: CircuitStudy, names: tuple[str, str] = ("before", "after"), seed: int = 0
+) -> CircuitDiff:
+    """Two circuits beside each other, with the roles of their heads where both were evaluated."""
+    roles_of = (before.roles.counts, after.roles.counts) if before.roles and after.roles else None
+    return replace(diff(before.circuit, after.circuit, seed=seed), names=names, roles=roles_of)
 
 
 def other_prompts(

@@ -10,7 +10,7 @@ from editing.edit import Edit, applied, commit, in_place, revert
 from editing.evaluation.evaluate import EditReport, evaluate
 from editing.evaluation.protocol import Protocol
 from editing.method import MethodConfig, MethodSpec
-from editing.pages.edit import page
+from editing.pages import edit as pages
 from editing.pages.report import report_in_words, report_page
 from editing.restraint import RestraintSpec, restrained
 from editing.solve import moments as second_moments
@@ -125,7 +125,7 @@ def save(folder: Path, edits: Sequence[Edit], scores: EditScores, light: bool = 
         for number, edit in enumerate(edits, start=1):
             edit.save(folder / f"edit-{number:04d}")
     store.save(scores, folder / "report")
-    return write_page(page(edits, scores.report, scores.spectra), folder / "page.html", light=light)
+    return write_page(pages.scored(edits, scores.report, scores.spectra), folder / "page.html", light=light)
 
 
 def load_edits(folder: Path) -> list[Edit]:

@@ -22,6 +22,7 @@ from circuits.analysis.faithfulness import random_circuit
 from circuits.circuit import Circuit
 from circuits.graph import Graph, place_of
 from factscope.errors import GraphError, UserError
+from factscope.plots.show import shown
 
 MOST = 400  # moves that are kept by name; the counts and sums are over all
 COUNTED = ("selected", "after pruning", "tested", "cut without a test", "decided by the plain engine")  # outcomes
@@ -46,6 +47,7 @@ class Move:
         return self.after - self.before
 
 
+@shown("circuits.pages.diff")
 @dataclass(frozen=True, eq=False)
 class CircuitDiff:
     """From `before` to `after`."""
@@ -72,6 +74,9 @@ class CircuitDiff:
     largest_change: float = float("nan")
     change_by_layer: Float[Tensor, " layer"] | None = None  # sum of |change| by the reader's layer
     change_by_writer: Float[Tensor, " writer"] | None = None  # the same by the writer
+    apart: tuple[str, ...] = ()  # in what the two were found differently
+    names: tuple[str, str] = ("before", "after")
+    roles: tuple[dict[str, int], dict[str, int]] | None = None  # how many heads have each role, where it was asked
 
     @property
     def relative_change(self) -> float:
@@ -115,6 +120,7 @@ def diff(before: Circuit, after: Circuit, draws: int = 20, seed: int = 0, level:
         by_layer=by_layer,
         moved_scores=float(np.corrcoef(first, second)[0, 1]) if steady else float("nan"),
         level=level,
+        apart=tuple(differences(before, after)),
         **(_moves(before, after, level) if comparable else {}),
     )
 

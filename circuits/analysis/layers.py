@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.analysis.head_roles import Roles
 from factscope.errors import UserError
+from factscope.plots.show import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Mean:
         return cls((stacked.mean(0).exp() if log else stacked.mean(0)).float(), error.float())
 
 
+@shown("circuits.pages.layers")
 @dataclass(frozen=True, eq=False)
 class Profile:
     """Several circuits' layers."""

@@ -1,6 +1,5 @@
 """Two circuits beside each other, as a page."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,8 @@ from factscope.plots.specs import (
 )
 
 
-def page(
-    found: CircuitDiff,
-    names: tuple[str, str] = ("before", "after"),
-    counts: tuple[dict[str, int], dict[str, int]] | None = None,
-    apart: Sequence[str] = (),
-) -> Page:
-    """The page of a comparison; `counts` are of the heads' roles, `apart` says what else differs between the two."""
+def page(found: CircuitDiff) -> Page:
+    """What is shared, what changed, and what two random circuits would share."""
     sentence = (
         f"{len(found.shared)} edges are shared, {len(found.gained)} gained, {len(found.lost)} lost: Jaccard "
         f"{found.jaccard:.3f}, and {found.jaccard_random:.3f} for random circuits of these sizes."
@@ -43,9 +37,10 @@ def page(
         Table("Edges", ("edge", "change"), changed),
         Text(f"gained: {gained}\n\nlost: {lost}", "Nodes"),
     ]
-    if counts:
-        rows = tuple((role, counts[0].get(role, 0), counts[1].get(role, 0)) for role in counts[0])
-        tables.insert(0, Table("Roles", ("role", *names), rows))
+    if found.roles:
+        one, other = found.roles
+        rows = tuple((role, one.get(role, 0), other.get(role, 0)) for role in one)
+        tables.insert(0, Table("Roles", ("role", *found.names), rows))
     bars = Bars(
         "Overlap",
         ("these two", "random, mean", "random, greatest"),
@@ -54,12 +49,12 @@ def page(
     )
     curves = Curves("By the reader's layer", layers, series, y_title="edges")
     return Page(
-        f"{names[0]} and {names[1]}",
+        " and ".join(found.names),
         (
             Section(
                 "Overlap",
                 (Headline(sentence), bars, curves),
-                f"Found differently: {'; '.join(apart)}." if apart else "",
+                f"Found differently: {'; '.join(found.apart)}." if found.apart else "",
             ),
             Section("What changed", tuple(tables)),
         ),
@@ -83,4 +78,5 @@ def summary(found: CircuitDiff) -> dict[str, Any]:
         "lost": found.lost,
         "jaccard": found.jaccard,
         "jaccard_random": found.jaccard_random,
+        "differences": found.apart,
     }

@@ -9,15 +9,15 @@ from circuits.analysis.layers import Mean, Profile
 from factscope.plots.specs import Curves, Headline, Page, Palette, Section, Series, Table
 
 
-def words(found: Profile) -> str:
+def words(found: Profile) -> list[str]:
     """The one sentence to remember."""
     heads, mlps = found.active_heads.value, found.active_mlps.value
     layers = torch.arange(len(heads)).float()
     centre = [float((layers * part).sum() / part.sum()) if part.sum() else float("nan") for part in (heads, mlps)]
-    return (
+    return [
         f"{len(found.names)} circuits: {float(heads.mean()):.0%} of all heads, around layer {centre[0]:.1f}, and "
-        f"{float(mlps.mean()):.0%} of all MLPs, around layer {centre[1]:.1f}"
-    )
+        f"{float(mlps.mean()):.0%} of all MLPs, around layer {centre[1]:.1f}."
+    ]
 
 
 def page(found: Profile) -> Page:
@@ -35,7 +35,7 @@ def page(found: Profile) -> Page:
     return Page(
         f"Layers of {len(found.names)} circuits",
         (
-            Section("Where they are", (Headline(words(found)), active)),
+            Section("Where they are", (Headline(" ".join(words(found))), active)),
             Section("What is known where", (*pictures, listed)),
         ),
     )

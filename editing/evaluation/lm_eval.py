@@ -42,7 +42,7 @@ class TaskScore:
     larger_is_better: bool | None  # None where the task does not say
 
 
-@shown(page="editing.pages.lm_eval:page", words="editing.pages.lm_eval:in_words")
+@shown("editing.pages.lm_eval")
 @dataclass(frozen=True)
 class TaskReport:
     """What lm-eval says of a model with edits, and of the same model without them."""

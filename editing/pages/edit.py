@@ -12,7 +12,7 @@ from factscope.model.weights import WeightName
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 
 
-def page(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
+def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
     """The page of one edit or a stack: what changed, what held, what else moved, and how it was made."""
     requests = [request for edit in edits for request in edit.requests]
     title = str(requests[0]) if len(requests) == 1 else f"{len(requests)} facts edited"
@@ -26,7 +26,7 @@ def page(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum] 
     return Page(title, tuple(sections), f"{edits[0].model}, {', '.join(report.methods)}")
 
 
-def edit_page(edit: Edit) -> Page:
+def page(edit: Edit) -> Page:
     """An edit before anything was asked of it: what it writes where, and how it was found."""
     shapes = Table(
         "What it changes",
@@ -46,7 +46,7 @@ def edit_page(edit: Edit) -> Page:
     return Page(f"Edit {edit.name}", sections, f"{edit.method} on {edit.model}")
 
 
-def edit_in_words(edit: Edit) -> list[str]:
+def words(edit: Edit) -> list[str]:
     """The first fact, the method, and where it writes."""
     first, more = edit.requests[0], f" and {len(edit.requests) - 1} more" if len(edit.requests) > 1 else ""
     layers = ", ".join(dict.fromkeys(str(WeightName.of(delta.weight).layer) for delta in edit.deltas))

@@ -6,7 +6,7 @@ from editing.layer_trials import LayerChoice
 from factscope.plots.specs import Curves, Headline, Number, Page, Section, Series, Table
 
 
-def layer_page(choice: LayerChoice) -> Page:
+def page(choice: LayerChoice) -> Page:
     """The trials of `edit layers`."""
     x = np.array([trial.layer for trial in choice.trials])
     lines = {
@@ -26,9 +26,9 @@ def layer_page(choice: LayerChoice) -> Page:
     return Page("Which layer to edit", (Section("Layers", (said, drawn, layer_table(choice))),))
 
 
-def layers_in_words(choice: LayerChoice) -> str:
+def words(choice: LayerChoice) -> list[str]:
     """The layer that does best."""
-    return f"Layer {choice.best} does best on {len(choice.facts)} known facts, by {choice.method}"
+    return [f"Layer {choice.best} does best on {len(choice.facts)} known facts, by {choice.method}"]
 
 
 def layer_table(choice: LayerChoice) -> Table:

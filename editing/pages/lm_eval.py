@@ -9,7 +9,7 @@ NOTE = (
 )
 
 
-def in_words(report: TaskReport) -> tuple[str, ...]:
+def words(report: TaskReport) -> list[str]:
     """One line per metric: unedited and edited, each with its standard error."""
     rows = [("task", "metric", "unedited", "edited")]
     for one in report.scores:
@@ -17,7 +17,7 @@ def in_words(report: TaskReport) -> tuple[str, ...]:
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     asked = [f"{name}: {count} questions, {report.shots[name]} shots" for name, count in report.questions.items()]
-    return (*lines, *asked)
+    return [*lines, *asked]
 
 
 def told(value: float, error: float | None) -> str:

@@ -42,7 +42,7 @@ LOOKED = (
 )
 
 
-def sequence_page(result: SequenceResult) -> Page:
+def page(result: SequenceResult) -> Page:
     """The page: what was kept, what was forgotten, what else moved, and how it was made."""
     sections = [
         Section("What happened", (headline(result), score_table(result)), PROTOCOL),
@@ -72,7 +72,7 @@ VALUES = (
 )
 
 
-def in_words(result: SequenceResult) -> list[str]:
+def words(result: SequenceResult) -> list[str]:
     """Two or three sentences for a terminal."""
     last = result.last
     said = [f"{len(result.facts)} of {result.asked} facts edited by {result.method}: " + _kept(last)]

@@ -57,7 +57,7 @@ class Checkpoint:
         return next((one for one in (self.immediate if immediate else self.now) if one.name == name), None)
 
 
-@shown(page="editing.pages.sequence:sequence_page", words="editing.pages.sequence:in_words")
+@shown("editing.pages.sequence")
 @dataclass(frozen=True, eq=False)
 class SequenceResult:
     """Everything but the edits themselves, which are saved beside it."""

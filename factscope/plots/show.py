@@ -65,6 +65,12 @@ def in_words(result: Any) -> str:
     return said if isinstance(said, str) else "\n".join(said)
 
 
+def summary_of(result: Any) -> dict[str, Any]:
+    """The numbers that a program would ask for first; a page's module has them where a command prints JSON."""
+    found: dict[str, Any] = _called(_view(result).page.replace(":page", ":summary"), result)
+    return found
+
+
 def pictures(result: Any) -> tuple[Spec, ...]:
     """The figures of a result's page, in their order; each is a live figure where it ends a notebook's cell."""
     from factscope.plots.render import is_figure

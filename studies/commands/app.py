@@ -5,6 +5,7 @@ Nothing here imports torch, so that `--help` and `--version` answer at once.
 
 import contextlib
 import importlib.util
+import json
 import os
 import sys
 import warnings
@@ -141,6 +142,16 @@ def tell(*lines: str) -> None:
     """Result lines on standard output."""
     for line in lines:
         typer.echo(line)
+
+
+def tell_result(result: Any, page: Path, as_json: bool, **more: Any) -> None:
+    """What was found and where its page is: in words, or as its summary for programs, with `more` beside it."""
+    from factscope.plots.show import in_words, summary_of
+
+    if as_json:
+        tell(json.dumps(summary_of(result) | more | {"page": str(page)}, ensure_ascii=False))
+    else:
+        tell(in_words(result), f"Page: {page}")
 
 
 def note(sentence: str) -> None:

@@ -1,6 +1,5 @@
 """`trace`: where in the model a fact is found; one prompt, a sweep over many facts, or a saved run drawn again."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -9,7 +8,7 @@ from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder, writable
 from factscope.settings import configured
 from studies.commands import cache
-from studies.commands.app import JOURNAL, listed, load, note, run_app, tell
+from studies.commands.app import JOURNAL, listed, load, note, run_app, tell_result
 from studies.commands.command import OwnForm, command, group, run_folder
 from studies.commands.options import (
     DETAILS,
@@ -111,8 +110,9 @@ def check(options: TraceOptions) -> None:
 def _one(options: TraceOptions, config: Any) -> None:
     from factscope.data.shipped import find_fact
     from factscope.model.prompts import make_prompt
+    from studies.saved import save_with_page
     from studies.trace import trace_study
-    from tracing.pages.trace import doubts, summary, words
+    from tracing.pages.trace import doubts
 
     text, answer = str(options.prompt), options.answer
     with run_folder("trace", options, new_folder("trace", text), fresh=True) as folder:
@@ -125,25 +125,20 @@ def _one(options: TraceOptions, config: Any) -> None:
         if prompt.subject_from.startswith("guess"):
             note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
         study = trace_study(model, prompt, config, cast(Any, options.norm))
-        page = study.save(folder, options.light)
+        page = save_with_page(study, folder, options.light)
     result = study.trace
     fact = find_fact(prompt.text)
     if answer is None and fact is not None and str(result.prompt.answer).strip() != fact.answer:
         note(f"Note: the model answers {result.prompt.answer!r}, the shipped fact {fact.answer!r}; --answer chooses.")
-    if options.as_json:
-        tell(json.dumps(summary(result) | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
-        return
-    for doubt in doubts(result):
+    for doubt in () if options.as_json else doubts(result):
         note(f"Note: {doubt}.")
-    tell(*words(result), f"Page: {page}")
+    tell_result(study, page, options.as_json, folder=str(folder))
 
 
 def _many(options: TraceOptions, config: Any) -> None:
     from factscope.data.load import load_facts
-    from factscope.plots.page import write_page
-    from factscope.runs import store
+    from studies.saved import save_with_page
     from tracing.average import Sweep, average
-    from tracing.pages import average as pages
 
     source, limit, known = str(options.facts), options.limit, options.known
     # With --known, the limit counts facts that are known, so all are candidates.
@@ -165,13 +160,8 @@ def _many(options: TraceOptions, config: Any) -> None:
         except KeyboardInterrupt:
             note(f"Stopped; the facts done so far are in {folder}, and the same command goes on from there.")
             raise
-        store.save(result, folder)
-        page = write_page(pages.page(result), folder / "page.html", light=options.light)
-    if options.as_json:
-        said = pages.summary(result) | {"folder": str(folder), "page": str(page)}
-        tell(json.dumps(said, ensure_ascii=False))
-        return
-    tell(*pages.words(result), f"Page: {page}")
+        page = save_with_page(result, folder, options.light)
+    tell_result(result, page, options.as_json, folder=str(folder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,24 +175,16 @@ class ShowOptions(OutputOptions):
 def show(options: ShowOptions) -> None:
     """Draw a saved run again, without the model."""
     from factscope.plots.page import write_page
+    from factscope.plots.show import page_of
     from factscope.runs import store
     from studies.trace import TraceStudy
-    from tracing.pages import average as average_pages
-    from tracing.pages import trace as trace_pages
     from tracing.results import AverageResult
 
-    if store.header(options.run)["kind"] == "AverageResult":
-        average = store.load(options.run, AverageResult)
-        page, lines, said = average_pages.page(average), average_pages.words(average), average_pages.summary(average)
-    else:
-        study = store.load(options.run, TraceStudy)
-        page, lines, said = study.page(), trace_pages.words(study.trace), trace_pages.summary(study.trace)
+    averaged = store.header(options.run)["kind"] == "AverageResult"
+    result: Any = store.load(options.run, AverageResult if averaged else TraceStudy)
     with writable(options.out or options.run) as folder:
-        path = write_page(page, folder / "page.html", light=options.light)
-    if options.as_json:
-        tell(json.dumps(said | {"page": str(path)}, ensure_ascii=False))
-    else:
-        tell(*lines, f"Page: {path}")
+        page = write_page(page_of(result), folder / "page.html", light=options.light)
+    tell_result(result, page, options.as_json)
 
 
 app = group("trace", "Find where a model recalls a fact.", (trace, show), *EXAMPLES, cls=OwnForm)

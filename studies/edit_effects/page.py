@@ -27,7 +27,7 @@ from studies.edit_effects.tables import (
     null_spectra,
     seconds,
 )
-from studies.edit_effects.words import in_words
+from studies.edit_effects.words import words
 
 
 def page(study: EditStudy) -> Page:
@@ -66,7 +66,7 @@ def headline(study: EditStudy) -> Headline:
         Number(f"{max(nulls):.0%}" if nulls else "none", "at most, by a null"),
         Number(state_name(lead), "from here on the new answer leads"),
     ]
-    return Headline(in_words(study), tuple(numbers))
+    return Headline(" ".join(words(study)), tuple(numbers))
 
 
 def _remarks(study: EditStudy) -> tuple[Spec, ...]:

@@ -54,7 +54,7 @@ class NeighbourStudy:
     heads_after: HeadTable
 
 
-@shown(page="studies.edit_effects.page:page", words="studies.edit_effects.words:in_words")
+@shown("studies.edit_effects.page")
 @dataclass(frozen=True, eq=False)
 class EditStudy:
     """One edit, seen from inside."""

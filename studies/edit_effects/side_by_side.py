@@ -8,14 +8,14 @@ from factscope.plots.specs import Cell, Curves, Heatmap, Page, Section, Series, 
 from studies.edit_effects.measures import measure_of
 from studies.edit_effects.pictures import state_name
 from studies.edit_effects.result import EditStudy
-from studies.edit_effects.words import in_words
+from studies.edit_effects.words import words
 
 
 def side_by_side(found: Sequence[EditStudy]) -> Page:
     """The page of a comparison; each method's own page is in its folder."""
     first = found[0]
     old, new = first.answers
-    said = Text("\n\n".join(f"{study.method}: {in_words(study)}" for study in found))
+    said = Text("\n\n".join(f"{study.method}: {' '.join(words(study))}" for study in found))
     sections = (
         Section("In short", (said, _measures(found)), "Each method's own page is in the folder of its name."),
         Section("Where the model is read for the new answer", _traces(found), _TRACE),

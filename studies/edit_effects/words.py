@@ -8,7 +8,7 @@ from studies.edit_effects.measures import CIRCUIT, measure_of
 from studies.edit_effects.result import EditStudy
 
 
-def in_words(study: EditStudy) -> str:
+def words(study: EditStudy) -> list[str]:
     """The first line: whether it took, and whether it did more than nulls do."""
     old, new = study.answers
     before, after = (side.lens.probability[:, 0, -1].tolist() for side in (study.before, study.after))
@@ -17,7 +17,7 @@ def in_words(study: EditStudy) -> str:
         for i, answer in ((1, new), (0, old))
     )
     took = "The edit took" if study.took else f"The edit did not take: {old.strip()!r} is still ahead"
-    return f"{_beyond(study)}{took} ({odds}). {_size(study)}"
+    return [f"{_beyond(study)}{took} ({odds}). {_size(study)}"]
 
 
 def _probability(value: float) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from editing.pages.layer_trials import layer_page
+from editing.pages import layer_trials
 from factscope.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
 from factscope.statistics import PERMUTATIONS, ranks
 from studies.layers import LayerStudy
@@ -27,7 +27,7 @@ def page(study: LayerStudy) -> Page:
         *([Section("How they agree", (agreement_table(study),))] if study.agreements else []),
     ]
     if study.outcome is not None:
-        sections += [Section("Editing at every layer", layer_page(study.outcome).sections[0].specs)]
+        sections += [Section("Editing at every layer", layer_trials.page(study.outcome).sections[0].specs)]
     return Page("Which layer to edit", tuple(sections), f"{len(study.facts)} facts, {study.run.model}")
 
 

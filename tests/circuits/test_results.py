@@ -397,7 +397,7 @@ def test_the_page_opens_and_a_click_lights_paths(model: Any, circuit: Circuit, t
     assert lit is not None
     assert int(re.search(r'data-lit="(\d+)"', opened.dom)[1]) == 3 * drawn.number_of_edges()  # type: ignore[index]
     assert not [line for line in opened.console if "Error" in line]
-    diff_path = write_page(diff_pages.page(diff(circuit, circuit), ("a", "b"), None), tmp_path / "diff.html")
+    diff_path = write_page(diff_pages.page(diff(circuit, circuit)), tmp_path / "diff.html")
     assert "drawn-all" in open_page(diff_path, tmp_path).dom
 
 

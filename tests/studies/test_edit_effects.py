@@ -30,6 +30,7 @@ from factscope.errors import EditError, UserError
 from factscope.model.prompts import prompt_of
 from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.page import write_page
+from factscope.plots.show import in_words
 from factscope.runs import store
 from helpers.browser import needs_chromium, open_page, with_script
 from helpers.circuits import hand_wired, task
@@ -38,7 +39,7 @@ from studies.edit_effects.model_state import Config, Experiment
 from studies.edit_effects.page import page
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.study import edit_studies
-from studies.edit_effects.words import in_words, summary
+from studies.edit_effects.words import summary
 from tracing.logit_lens import answers_by_layer, lens
 
 SMALL = Config(samples=2, edges=40, nulls=1, value_nulls=0, again=0, neighbours=0)

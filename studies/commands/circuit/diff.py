@@ -190,7 +190,7 @@ def _request(
 
 
 def _tell(found: Any, folder: Path, pages: Any, as_json: bool) -> None:
-    from studies.edit_effects.words import in_words, summary
+    from studies.edit_effects.words import summary, words
 
     if as_json:
         said = [summary(study) | {"page": str(page)} for study, page in zip(found, pages, strict=False)]
@@ -198,7 +198,7 @@ def _tell(found: Any, folder: Path, pages: Any, as_json: bool) -> None:
         tell(json.dumps(body | {"folder": str(folder)}, ensure_ascii=False))
         return
     for study in found:
-        tell(f"{study.method}: {in_words(study)}" if len(found) > 1 else in_words(study))
+        tell(*([f"{study.method}:"] if len(found) > 1 else []), *words(study))
     tell(_heads(found[0]), f"Page: {pages[-1]}")
 
 

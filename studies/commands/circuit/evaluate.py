@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from factscope.errors import UserError
-from studies.commands.app import load
-from studies.commands.circuit.study import RunFolder, study_of, tell_study
+from studies.commands.app import load, tell_result
+from studies.commands.circuit.study import RunFolder, study_of
 from studies.commands.command import command, run_folder
 from studies.commands.options import FACTS, RunOptions, SavedModelOptions, option
 
@@ -28,14 +28,15 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
 def evaluate(options: EvaluateOptions) -> None:
     """Evaluate a circuit again, on other held-out facts or with another seed."""
     from studies import circuit as circuit_study
+    from studies.saved import save_with_page
 
     study = study_of(options.run)
     with run_folder("circuit evaluate", options, options.run, name="evaluate.yaml") as folder:
         model = load(with_model_of(study, options))
         prompts = circuit_study.other_prompts(model, study.circuit, options.facts, options.relation)
         study = circuit_study.evaluated(model, study, prompts, options.seed)
-        page = study.save(folder, options.light)
-    tell_study(study, options, page)
+        page = save_with_page(study, folder, options.light)
+    tell_result(study, page, options.as_json)
 
 
 def with_model_of(study: Any, options: EvaluateOptions) -> EvaluateOptions:

@@ -27,11 +27,12 @@ def export(options: ExportOptions) -> None:
     """Write a circuit for other programs; no GraphViz is needed."""
     from circuits.formats import export as write
     from factscope.plots.page import write_page
+    from factscope.plots.show import page_of
 
     study = study_of(options.run)
     path = options.out or options.run / f"circuit.{options.form}"
     if options.form == "html":
-        write_page(study.page(), path, light=options.light)
+        write_page(page_of(study), path, light=options.light)
     else:
         write(study.circuit, path, options.form)
     tell(f"Written: {path}")

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder
-from studies.commands.app import JOURNAL, load
-from studies.commands.circuit.study import study_of, tell_notes, tell_study
+from studies.commands.app import JOURNAL, load, tell_result
+from studies.commands.circuit.study import study_of, tell_notes
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
     CIRCUIT_METHODS,
@@ -89,6 +89,7 @@ def find(options: FindOptions) -> None:
     own = settled_folder("circuit", words, key(options)) if options.method == "acdc" else new_folder("circuit", words)
     with run_folder("circuit find", options, own) as folder:
         from studies import circuit as circuit_study
+        from studies.saved import save_with_page
 
         ablation = options.ablation or "auto"
         known = None if options.unknown else circuit_study.KNOWN
@@ -102,8 +103,8 @@ def find(options: FindOptions) -> None:
         study = circuit_study.CircuitStudy(found, answers=work.answers, known=work.known)
         if options.evaluate:
             study = circuit_study.evaluated(model, study, work.held_out, options.seed)
-        page = study.save(folder, options.light)
-    tell_study(study, options, page, folder=str(folder))
+        page = save_with_page(study, folder, options.light)
+    tell_result(study, page, options.as_json, folder=str(folder))
 
 
 def check(options: FindOptions) -> None:

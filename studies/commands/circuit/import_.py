@@ -31,6 +31,7 @@ def import_(options: ImportOptions) -> None:
     from circuits.formats import graph_of, imported, unknown_task
     from circuits.pages.circuit import words
     from studies.circuit import CircuitStudy
+    from studies.saved import save_with_page
 
     file = options.file
     try:
@@ -39,6 +40,6 @@ def import_(options: ImportOptions) -> None:
         raise StoreError(f"{file} cannot be read ({trouble})") from trouble
     with run_folder("circuit import", options, new_folder("circuit-import", file.stem)) as folder:
         found = imported(file, graph_of(text), unknown_task(options.prompt or file.stem))
-        page = CircuitStudy(found).save(folder, options.light)
+        page = save_with_page(CircuitStudy(found), folder, options.light)
     tell_notes(found.notes)
     tell(words(found), f"Read as: {found.settings['format']}", f"Page: {page}")

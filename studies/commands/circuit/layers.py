@@ -1,13 +1,12 @@
 """`circuit layers`: in which layers several circuits lie, averaged and drawn without the model."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder
-from studies.commands.app import tell
+from studies.commands.app import tell_result
 from studies.commands.circuit.study import study_of
 from studies.commands.command import command, run_folder
 from studies.commands.options import OutputOptions, argument
@@ -28,9 +27,7 @@ class LayersOptions(OutputOptions):
 def layers(options: LayersOptions) -> None:
     """Average several circuits by layer: active heads and MLPs, rank and probability of the answer on its way up."""
     from circuits.analysis.layers import profile
-    from circuits.pages import layers as pages
-    from factscope.plots.page import write_page
-    from factscope.runs import store
+    from studies.saved import save_with_page
 
     runs = options.runs
     if len({run.resolve() for run in runs}) < len(runs):
@@ -41,9 +38,5 @@ def layers(options: LayersOptions) -> None:
         raise UserError(f"{bare[0]} holds no roles: find it again without --no-evaluate, or run circuit evaluate on it")
     averaged = profile([run.name for run in runs], found)
     with run_folder("circuit layers", options, new_folder("circuit-layers", runs[0].name)) as folder:
-        store.save(averaged, folder)
-        page = write_page(pages.page(averaged), folder / "page.html", light=options.light)
-    if options.as_json:
-        tell(json.dumps(pages.summary(averaged) | {"page": str(page)}, ensure_ascii=False))
-        return
-    tell(pages.words(averaged) + ".", f"Page: {page}")
+        page = save_with_page(averaged, folder, options.light)
+    tell_result(averaged, page, options.as_json)

@@ -47,7 +47,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     edits = [edit for folder in options.edit for edit in recipe.load_edits(folder)]
     with run_folder("edit evaluate", options, new_folder("evaluate", options.edit[0].name)) as folder:
-        from editing.pages.edit import page as draw
+        from editing.pages.edit import scored
         from factscope.data.load import load_facts
         from factscope.plots.page import write_page
         from factscope.runs import store
@@ -60,7 +60,7 @@ def evaluate(options: EvaluateOptions) -> None:
             facts=asked, unrelated=others, seed=options.seed,
         )  # fmt: skip
         store.save(scores, folder / "report")
-        page = write_page(draw(edits, scores.report, scores.spectra), folder / "page.html", light=options.light)
+        page = write_page(scored(edits, scores.report, scores.spectra), folder / "page.html", light=options.light)
     if options.as_json:
         body = {"edits": [edit.name for edit in edits], "scores": scores_of(scores.report)}
         tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))

@@ -47,7 +47,7 @@ def harness(options: HarnessOptions) -> None:
     own = new_folder("harness", options.edit[0].name, options.runs)
     with run_folder("edit harness", options, own, fresh=True) as folder:
         from editing.evaluation.lm_eval import evaluate_tasks
-        from editing.pages.lm_eval import in_words, page
+        from editing.pages.lm_eval import page, words
         from factscope.plots.page import write_page
         from factscope.runs import store
 
@@ -61,7 +61,7 @@ def harness(options: HarnessOptions) -> None:
         body = _summary(report) | {"tasks": names, "folder": str(folder), "page": str(drawn)}
         tell(json.dumps(body, ensure_ascii=False))
         return
-    tell(*in_words(report), f"Page: {drawn}")
+    tell(*words(report), f"Page: {drawn}")
 
 
 def _summary(report: Any) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def sequence(options: SequenceOptions) -> None:
     # The same command finds the same folder, and so takes up where it was stopped.
     own = settled_folder("sequence", Path(options.facts).stem, key(options), options.runs)
     with run_folder("edit sequence", options, own) as folder:
-        from editing.pages.sequence import in_words, sequence_page
+        from editing.pages.sequence import page as drawn
+        from editing.pages.sequence import words
         from factscope.plots.page import write_page
         from factscope.runs import store
 
@@ -85,12 +86,12 @@ def sequence(options: SequenceOptions) -> None:
             note(f"Stopped; the edits done so far are in {folder}, and the same command goes on from there.")
             raise
         store.save(result, folder)
-        page = write_page(sequence_page(result), folder / "page.html", light=options.light)
+        page = write_page(drawn(result), folder / "page.html", light=options.light)
     if options.as_json:
         tell(json.dumps(_summary(result) | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
         return
     _table(result.checkpoints)
-    tell(*in_words(result), f"Edits in {folder / 'edits'}", f"Page: {page}")
+    tell(*words(result), f"Edits in {folder / 'edits'}", f"Page: {page}")
 
 
 def _check(options: SequenceOptions) -> None:

@@ -13,8 +13,8 @@ from editing.edit import Edit, applied, in_place
 from editing.evaluation.evaluate import Reading, Row, evaluate, probes, read, table
 from editing.evaluation.protocol import PROTOCOLS
 from editing.layer_trials import try_layers
-from editing.pages.edit import page
-from editing.pages.layer_trials import layer_page
+from editing.pages import layer_trials
+from editing.pages.edit import scored
 from factscope.data.fact import Fact, Neighbour
 from factscope.data.load import load_facts
 from factscope.data.request import EditRequest, requests_of
@@ -159,7 +159,7 @@ def test_a_report_saves_loads_and_draws(tiny, tmp_path):
     report = evaluate(model, [edit], words=5, shown=False)
     again = store.load(store.save(report, tmp_path), type(report))
     assert store.same(report, again)
-    html = page_html(page([edit], again), light=True)
+    html = page_html(scored([edit], again), light=True)
     assert "Oslo town" in html
     assert "neighbourhood" in html
     told = all(len(text.split()) > 2 for text in again.spoken[0][1:])  # two words have no n-grams to speak of
@@ -246,7 +246,7 @@ def test_layers_are_tried_and_the_best_is_the_one_with_the_highest_mark(toy):
     assert best.mark == max(trial.mark for trial in choice.trials)
     parts = (best.efficacy, best.paraphrase, best.neighbourhood, best.unchanged)
     assert best.mark == pytest.approx(4 / sum(1 / part for part in parts))
-    assert "layer" in page_html(layer_page(choice), light=True)
+    assert "layer" in page_html(layer_trials.page(choice), light=True)
     with pytest.raises(EditError, match="no paraphrase or no neighbour"):
         try_layers(toy, [replace(facts[0], neighbours=())], [0])
 

@@ -14,7 +14,7 @@ from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, applied, in_place
 from editing.evaluation.evaluate import evaluate
-from editing.pages.sequence import ENDS, forgetting, moved_share, principal_plane, score_table, sequence_page
+from editing.pages.sequence import ENDS, forgetting, moved_share, page, principal_plane, score_table
 from editing.restraint import restraint
 from editing.sequence.result import Config, SequenceResult
 from editing.sequence.rules import Rule
@@ -349,7 +349,7 @@ def test_forgetting_and_moved_values_follow_their_definitions(whole):
 @needs_chromium
 @pytest.mark.browser
 def test_the_page_opens_and_its_slider_moves(whole, tmp_path):
-    page = write_page(sequence_page(whole[0]), tmp_path / "page.html")
+    drawn = write_page(page(whole[0]), tmp_path / "page.html")
     slide = """
         const plot = [...document.querySelectorAll(".plot")].find((each) => each.layout.sliders);
         const shown = () => plot._fullData.map((trace) => trace.visible).join();
@@ -357,7 +357,7 @@ def test_the_page_opens_and_its_slider_moves(whole, tmp_path):
         const move = plot.layout.sliders[0].steps[0];
         Plotly.update(plot, ...move.args).then(() => (document.body.dataset.moved = shown()));
     """
-    seen = open_page(with_script(page, slide), tmp_path)
+    seen = open_page(with_script(drawn, slide), tmp_path)
     assert seen.console == ()
     assert 'data-before="false,false,' in seen.dom
     assert 'data-moved="true,true,false' in seen.dom
@@ -365,7 +365,7 @@ def test_the_page_opens_and_its_slider_moves(whole, tmp_path):
 
 
 def test_a_page_can_be_made_of_one_edit(run, tmp_path):
-    html = page_html(sequence_page(run(tmp_path, Config(), 1)), light=True)
+    html = page_html(page(run(tmp_path, Config(), 1)), light=True)
     assert "1 facts edited" in html
 
 

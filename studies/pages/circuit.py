@@ -1,0 +1,43 @@
+"""A circuit with its evaluation and the roles of its heads, as a page and in words."""
+
+from typing import Any
+
+from circuits.pages import circuit as pages
+from factscope.plots.specs import Page
+from studies.circuit import CircuitStudy
+
+
+def page(study: CircuitStudy) -> Page:
+    """The page that shows all of it."""
+    return pages.page(study.circuit, study.evaluation, study.roles)
+
+
+def words(study: CircuitStudy) -> list[str]:
+    """The circuit in one line, and how well it does in another."""
+    return [pages.words(study.circuit), _evaluated(study)]
+
+
+def summary(study: CircuitStudy) -> dict[str, Any]:
+    """The numbers that a program would ask for first."""
+    return pages.summary(study.circuit, study.evaluation, study.roles)
+
+
+def _evaluated(study: CircuitStudy) -> str:
+    """Faithfulness, Hit@10 and roles; the nodes where nothing was evaluated."""
+    evaluation, roles = study.evaluation, study.roles
+    if evaluation is None:
+        nodes = study.circuit.nodes()
+        return f"Nodes: {', '.join(nodes[:20])}{', ...' if len(nodes) > 20 else ''}"
+    held, every = evaluation.held_out, evaluation.held_out_all
+    parts = [
+        f"Faithfulness {evaluation.faithfulness:.2f} (random circuits of the same degrees "
+        f"{evaluation.random_degree.mean:.2f}, of the same size {evaluation.random_size.mean:.2f})",
+        f"Hit@10 {evaluation.found.circuit:.2f} of {evaluation.found.full:.2f}",
+    ]
+    if held is not None:
+        parts.append(f"held out {held.circuit:.2f} of {held.full:.2f} (n {held.n}, random {held.random:.2f})")
+    if every is not None and (held is None or every.n > held.n):
+        parts.append(f"with facts that the model does not know {every.circuit:.2f} of {every.full:.2f} (n {every.n})")
+    if roles is not None:
+        parts.append(", ".join(f"{count} {role}" for role, count in roles.counts.items() if role != "none"))
+    return "; ".join(parts)

@@ -14,8 +14,8 @@ import torch
 from editing.edit import Edit, applied, merged
 from factscope.errors import EditError, StoreError
 from factscope.files import write_text_atomically
-from factscope.model import download as fetch
 from factscope.model.bridge import Bridge
+from factscope.model.source import download as fetch
 
 _WRAPPED = "._original_component"  # TransformerLens's name for the module inside its own
 

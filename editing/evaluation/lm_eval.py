@@ -22,7 +22,7 @@ import torch
 from editing.edit import Edit, applied
 from editing.export import plain_model
 from factscope.errors import EditError
-from factscope.model import download as fetch
+from factscope.model.source import download as fetch
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run, stopwatch
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from factscope.model.registry import Entry, Wheel
+from factscope.model.source.registry import Entry, Wheel
 
 
 class Bridge(Protocol):

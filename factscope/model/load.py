@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from factscope.errors import ModelError
-from factscope.model import download as fetch
-from factscope.model.bridge import Bridge, info_of
+from factscope.model.agreement import off_by, tolerance
+from factscope.model.bridge import Bridge, architecture, info_of
 from factscope.model.readout import prove
-from factscope.model.registry import DEFAULT, REGISTRY, Entry, Wheel
-from factscope.model.weights import _running
+from factscope.model.source import download as fetch
+from factscope.model.source.checkpoint import check_config, check_finite, check_tensors, own_logits
+from factscope.model.source.registry import DEFAULT, REGISTRY, Entry, Wheel
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
@@ -36,16 +37,16 @@ def load(
     `spec` is a name from the registry (`smollm2`, `gpt2`, ...), a Hugging Face name, a local folder, or a `.gguf` file.
     `device` defaults to the first GPU if there is one; `device_map` and `n_devices` spread a large model instead.
 
-    Raises ModelError: nothing there by that name, no tokenizer, only pickled weights, a broken file, an architecture
-    that TransformerLens does not know, weights that are not finite.
+    Raises ModelError: nothing there by that name, no tokenizer, only pickled weights, a broken file, tensors that are
+    missing or have no place, quantised weights, an architecture that TransformerLens does not know or does not run as
+    transformers does, weights that are not finite.
     """
     entry = REGISTRY.get(spec)
     place = _place(spec, entry)
     if device_map is None and n_devices is None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(device)
-    model = _boot(spec, place, device=device, dtype=_dtype(dtype), device_map=device_map, n_devices=n_devices)
-    _check_finite(model, spec)
+    model = _boot(spec, place, _dtype(dtype), device, **_spread(device_map, n_devices))
     object.__setattr__(model, "factscope", info_of(model, spec, place, entry))
     model.eval()
     model.requires_grad_(False)
@@ -112,39 +113,58 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder} has no tokenizer; copy {_TOKENIZER_FILES[0]} of the same model into it")
 
 
-def _boot(spec: str, place: str, **placement: Any) -> Any:
+def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, **spread: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    # Loaded here and not by TransformerLens, which would open a pickled checkpoint where it finds no other.
     safe = {"trust_remote_code": False, "use_safetensors": True}
-    spread = placement["device_map"] is not None or placement["n_devices"] is not None
     try:
         with fetch.quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            check_config(spec, AutoConfig.from_pretrained(place, trust_remote_code=False))
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-            hugging = None
-            if not spread:
-                # Loaded here and not by TransformerLens, which would open a pickled checkpoint where it finds no other.
-                hugging = AutoModelForCausalLM.from_pretrained(
-                    place, dtype=placement["dtype"], attn_implementation="eager", **safe
-                ).to(placement["device"])
-            else:
-                _require_safetensors(place)
-            return TransformerBridge.boot_transformers(place, hf_model=hugging, tokenizer=tokenizer, **placement)
+            hugging, loading = AutoModelForCausalLM.from_pretrained(
+                place, dtype=dtype, attn_implementation="eager", output_loading_info=True, **safe, **spread
+            )
+            check_tensors(spec, loading)
+            check_finite(spec, hugging)
+            if device is not None:
+                hugging.to(device)
+            tokens, own = own_logits(spec, hugging.eval())
+            model = TransformerBridge.boot_transformers(
+                place, hf_model=hugging, tokenizer=tokenizer, dtype=dtype, device=device
+            )
+            _check_wrapped(model, spec, tokens, own)
+            return model
     except ModelError:
         raise
     except Exception as trouble:
         raise _explained(spec, place, trouble) from trouble
 
 
-def _require_safetensors(place: str) -> None:
-    """For a model that TransformerLens itself loads in parts: refuse a hub repository without safetensors."""
-    if Path(place).is_dir():
-        return
-    from huggingface_hub import list_repo_files
+@torch.no_grad()
+def _check_wrapped(model: Bridge, spec: str, tokens: torch.Tensor, own: torch.Tensor) -> None:
+    """ModelError unless the wrapped model computes what plain transformers did before it was wrapped."""
+    try:
+        off = off_by(model(tokens, use_cache=False), own)
+    except Exception as trouble:
+        raise ModelError(
+            f"TransformerLens cannot run {spec} ({architecture(model)}): {' '.join(str(trouble).split())[:200]}"
+        ) from trouble
+    if not off <= tolerance(own.dtype):
+        raise ModelError(
+            f"TransformerLens does not run {spec} ({architecture(model)}) as transformers does: its logits are off by "
+            f"{off:.2g} standard deviations"
+        )
 
-    if not any(name.endswith(".safetensors") for name in list_repo_files(place)):
-        raise ModelError(f"{place} has no safetensors weights, and pickled ones can run code when opened")
+
+def _spread(device_map: str | dict[str, Any] | None, n_devices: int | None) -> dict[str, Any]:
+    """How transformers is to spread a large model; nothing for one device."""
+    from transformer_lens.utilities.multi_gpu import resolve_device_map
+
+    found, memory = resolve_device_map(n_devices, device_map, None)
+    return {} if found is None else {"device_map": found, "max_memory": memory}
 
 
 def _explained(spec: str, place: str, trouble: Exception) -> Exception:
@@ -166,15 +186,6 @@ def _explained(spec: str, place: str, trouble: Exception) -> Exception:
     ):
         return ModelError(f"{spec} could not be loaded: {short}")
     return trouble
-
-
-def _check_finite(model: Bridge, spec: str) -> None:
-    bad = [name for name, parameter in _running(model).items() if not torch.isfinite(parameter).all()]
-    if bad:
-        raise ModelError(
-            f"{spec} has weights that are not finite (NaN or infinite), first in {bad[0]}, in {len(bad)} of its "
-            "tensors: the file is damaged, or its numbers overflow this dtype"
-        )
 
 
 def _check_device(name: str) -> None:

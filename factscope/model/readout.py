@@ -30,14 +30,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factscope.errors import ModelError, PromptError
+from factscope.model.agreement import off_by, tolerance
 from factscope.model.bridge import Bridge, architecture, device, device_of
 from factscope.model.hooks import record
 from factscope.model.sites import Site
+from factscope.model.source.checkpoint import probe
 
 Norm = Literal["per-state", "final-scale"]
 NORMS: tuple[Norm, ...] = ("per-state", "final-scale")
 ROWS = 256  # states unembedded at once: 50 MB of logits with a vocabulary of 50,000
-_PROBE = 8  # tokens of the row that a model is proven on
 
 
 def checked(norm: str) -> Norm:
@@ -221,7 +222,7 @@ _PROOFS: WeakKeyDictionary[Any, _Proof] = WeakKeyDictionary()
 def readout(model: Bridge) -> Readout:
     """The reading of `model`'s states; ModelError if they do not give the model's own logits."""
     proof = prove(model)
-    if not proof.off <= (1e-3 if next(model.parameters()).dtype.itemsize >= 4 else 0.1):
+    if not proof.off <= tolerance(next(model.parameters()).dtype):
         raise ModelError(
             f"the final norm and unembedding of this architecture ({architecture(model)}) do not give the model's own "
             f"logits (off by {proof.off:.2g} standard deviations), so its states cannot be read exactly"
@@ -240,13 +241,15 @@ def prove(model: Bridge) -> _Proof:
     if not all(hasattr(model, part) for part in ("ln_final", "unembed", "adapter")):
         return _PROOFS.setdefault(model, _Proof(float("inf")))
     size = Readout(model).n_tokens
-    tokens = (torch.arange(1, _PROBE + 1) * (size // (_PROBE + 1)))[None].to(device(model))
+    tokens = probe(size, device(model))[:1]
     last = Site("resid", model.cfg.n_layers - 1)
     with record(model, [last]) as seen:
-        own = model(tokens, use_cache=False)[0].float()
+        own = model(tokens, use_cache=False)[0]
     state = seen[last][0]
-    read = Readout(model).logits(state).float().to(own.device)
-    off = float((read - own).abs().max()) / (float(own.std()) + 1e-12)
+    if state.shape != (tokens.shape[1], model.cfg.d_model):  # several streams (DeepSeek-V4)
+        return _PROOFS.setdefault(model, _Proof(float("inf")))
+    read = Readout(model).logits(state)
+    off = off_by(read, own)
     return _PROOFS.setdefault(model, _Proof(off, _factor(model), _splits(model, state)))
 
 

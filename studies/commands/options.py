@@ -101,7 +101,7 @@ def methods() -> tuple[str, ...]:
 
 def models() -> list[str]:
     """The registry's names; a path or a Hugging Face name is taken as well."""
-    from factscope.model.registry import REGISTRY
+    from factscope.model.source.registry import REGISTRY
 
     return sorted(REGISTRY)
 

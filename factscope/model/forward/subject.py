@@ -22,8 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factscope.errors import ModelError
-from factscope.model.bridge import Bridge, device
-from factscope.model.forward.batched import logits_at, padded
+from factscope.model.agreement import off_by, tolerance
+from factscope.model.bridge import Bridge, architecture, device
+from factscope.model.forward.batched import padded
 from factscope.model.forward.partial import Frame, KeysValues, embed
 from factscope.model.hooks import record
 from factscope.model.sites import Site
@@ -96,13 +97,13 @@ class Suffix:
         some = sorted({min(range(len(self.rows)), key=self._order), max(range(len(self.rows)), key=self._order)})
         few = self.narrowed(some)
         ours, _ = few.logits(few.run(torch.zeros_like(few.write)))
-        own = torch.cat(logits_at(self.frame.model, [r.tokens for r in few.rows], [r.wanted for r in few.rows]))
-        off = float((ours.float().cpu() - own).abs().max()) / (float(own.std()) + 1e-12)
-        if not off <= (1e-3 if self.resid.dtype.itemsize >= 4 else 0.1):
-            name = getattr(self.frame.model.cfg, "architecture", "unknown")
+        model = self.frame.model
+        own = [model(torch.tensor([r.tokens], device=device(model)), use_cache=False)[0, [*r.wanted]] for r in few.rows]
+        off = off_by(ours, torch.cat(own))
+        if not off <= tolerance(self.resid.dtype):
             raise ModelError(
-                f"this architecture ({name}) run from the subject on does not give the model's own logits (off by "
-                f"{off:.2g} standard deviations), so it cannot be edited"
+                f"this architecture ({architecture(model)}) run from the subject on does not give the model's own "
+                f"logits (off by {off:.2g} standard deviations), so it cannot be edited"
             )
 
     def _order(self, row: int) -> int:

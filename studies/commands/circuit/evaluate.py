@@ -41,7 +41,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
 def with_model_of(study: Any, options: EvaluateOptions) -> EvaluateOptions:
     """The options with the study's model, where no other is asked for."""
-    from factscope.model.registry import REGISTRY
+    from factscope.model.source.registry import REGISTRY
 
     known = study.circuit.run
     if known is None and options.model is None:

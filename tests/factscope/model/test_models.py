@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from factscope.cache import kept
 from factscope.errors import ModelError, StoreError
-from factscope.model import download as fetch
 from factscope.model.bridge import info
 from factscope.model.load import load
-from factscope.model.registry import REGISTRY, Wheel
+from factscope.model.source import download as fetch
+from factscope.model.source.registry import REGISTRY, Wheel
 from factscope.model.weights import fingerprint, live_weights
 from helpers.models import TOY
 
@@ -187,3 +187,71 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypa
     monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "file"))
     with pytest.raises(StoreError, match="FACTSCOPE_CACHE"):
         kept("x", lambda folder: None)
+
+
+# ---- the files hold the model, and no other ----
+
+
+def rewritten(folder: Path, change: Any) -> Path:
+    weights = load_file(folder / "model.safetensors")
+    save_file(change(weights), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def configured(folder: Path, **changes: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+DOWN = "model.layers.2.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: rewritten(f, lambda w: {k: v for k, v in w.items() if k != DOWN}), f"is not whole: .*{DOWN}"),
+        (lambda f: rewritten(f, lambda w: {f"module.{k}": v for k, v in w.items()}), r"other names.*module\.model"),
+        (lambda f: rewritten(f, lambda w: w | {"model.extra.weight": torch.ones(2)}), r"hold model\.extra\.weight"),
+        (lambda f: configured(f, num_hidden_layers=3), r"hold model\.layers\.3\..* and \d+ more"),
+        (lambda f: configured(f, num_hidden_layers=5), r"is not whole: .*model\.layers\.4\."),
+        (lambda f: configured(f, tie_word_embeddings=False), r"is not whole: .*lm_head\.weight"),
+        (lambda f: configured(f, quantization_config={"quant_method": "gptq", "bits": 4}), r"quantised \(gptq\)"),
+        (lambda f: configured(f, intermediate_size=64), "could not be loaded"),
+    ],
+)
+def test_a_checkpoint_that_is_not_the_model_is_refused_and_its_tensors_named(
+    folder: Path, damage: Any, words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        load(str(damage(folder)), device="cpu")
+
+
+def test_buffers_that_old_checkpoints_hold_are_no_weights(folder: Path) -> None:
+    extra = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(6) for i in range(4)}
+    load(str(rewritten(folder, lambda weights: weights | extra)), device="cpu")
+
+
+def test_logits_that_overflow_are_refused_before_anything_is_scored(folder: Path) -> None:
+    def large(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: weight * (1e3 if ".mlp." in name else 1) for name, weight in weights.items()}
+
+    with pytest.raises(ModelError, match=r"not finite .* in float16: use float32"):
+        load(str(rewritten(folder, large)), device="cpu", dtype="float16")
+
+
+def test_a_model_that_reads_ahead_is_no_language_model(family: Any) -> None:
+    with pytest.raises(ModelError, match=r"reads what comes after .*causal"):
+        family("bert both ways")
+
+
+def test_a_model_that_the_library_runs_otherwise_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison is with transformers before anything was wrapped, so it notices whatever the wrapping does."""
+    from transformer_lens.model_bridge.supported_architectures.llama import LlamaArchitectureAdapter
+
+    def halved(self: Any, network: Any) -> None:
+        network.lm_head.weight.data[:, 0] += 1.0
+
+    monkeypatch.setattr(LlamaArchitectureAdapter, "prepare_model", halved)
+    with pytest.raises(ModelError, match=r"does not run .* as transformers does"):
+        load(str(folder), device="cpu")

@@ -19,7 +19,7 @@ STACK = "edits.json"
 
 def model_of(edits: Sequence[Any], options: SavedModelOptions) -> Any:
     """The model that edits were made for, unless another is asked for."""
-    from factscope.model.registry import REGISTRY
+    from factscope.model.source.registry import REGISTRY
 
     first = edits[0]
     source = first.run.source if first.run is not None else "unknown"

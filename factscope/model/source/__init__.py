@@ -1,0 +1,1 @@
+"""Where a model comes from: its name, its files, and whether they arrived whole."""

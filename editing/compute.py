@@ -1,6 +1,5 @@
 """Run a method: facts in, edits out, the model bitwise as it was."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,7 @@ from editing.method import MethodConfig, MethodInputs, MethodOutput, MethodSpec,
 from editing.requests import check
 from editing.solve.moments import Moments
 from editing.solve.values import DRIFT, OnStep
-from factscope.cache import kept
+from factscope.cache import digest, kept
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
@@ -153,8 +152,7 @@ def _values_key(
     """What values depend on. They know nothing of the solver, so methods that write at the same place share them."""
     descent = asdict(getattr(config, "descent", config))
     where = [spec.place == "mlp", spec.layers(config)[-1:]]
-    asked = [DRIFT, *where, descent, contexts, list(map(asdict, requests)), *state]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    return digest([DRIFT, *where, descent, contexts, list(requests), *state])[:16]
 
 
 def draw_contexts(model: Bridge, spec: MethodSpec, config: Any, seed: int, start: str) -> tuple[str, ...]:
@@ -168,11 +166,11 @@ def _contexts(model: Bridge, spec: MethodSpec, config: Any, how: Options, base: 
     count = spec.contexts(config)
     if not count or in_place(model):
         return draw_contexts(model, spec, config, how.seed, how.start)
-    said = json.dumps([base, OPENINGS, count, config.context_length, how.seed, how.start])
+    said = digest([base, OPENINGS, count, config.context_length, how.seed, how.start])
 
     def build(folder: Path) -> None:
         drawn = draw_contexts(model, spec, config, how.seed, how.start)
         write_text_atomically(folder / "contexts.json", json.dumps(drawn))
 
-    place = kept(f"contexts/{info(model).name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}", build)
+    place = kept(f"contexts/{info(model).name}-{said[:16]}", build)
     return tuple(json.loads((place / "contexts.json").read_text(encoding="utf-8")))

@@ -1,15 +1,20 @@
-"""Where downloads and conversions are kept, and how they get there without ever being half there.
+"""Where downloads and conversions are kept, under which name, and how they get there without ever being half there.
 
-Everything lives under one folder: `FACTSCOPE_CACHE` if it is set, else the platform's user cache. A finished entry is a
-folder that was built elsewhere on the same disk and renamed into place, under a lock, so that an interrupted first run
-leaves nothing that a second one could mistake for a model.
+What is kept is named by its content, never by the file that it came from: a text that changes under its name is another
+text. Everything lives under one folder: `FACTSCOPE_CACHE` if it is set, else the platform's user cache. A finished
+entry is a folder that was built elsewhere on the same disk and renamed into place, under a lock, so that an interrupted
+first run leaves nothing that a second one could mistake for a model.
 """
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from platformdirs import user_cache_dir
@@ -20,6 +25,20 @@ from factscope.errors import StoreError
 def cache_folder() -> Path:
     """The folder that holds everything we keep between runs."""
     return Path(os.environ.get("FACTSCOPE_CACHE") or user_cache_dir("factscope"))
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value: dataclasses, lists, dictionaries, numbers and texts, as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=asdict).encode()).hexdigest()
+
+
+def content(files: Iterable[Path]) -> str:
+    """SHA-256 of what the files hold, in their order; their names do not count."""
+    found = []
+    for file in files:
+        with file.open("rb") as opened:
+            found.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return found[0] if len(found) == 1 else digest(found)
 
 
 def kept(name: str, build: Callable[[Path], None]) -> Path:

@@ -66,12 +66,12 @@ class MethodRun:
 
 
 def moments_for(
-    model: Bridge, spec: MethodSpec, config: MethodConfig, source: str, tokens: int | None, seed: int
+    model: Bridge, spec: MethodSpec, config: MethodConfig, source: str, tokens: int | None, seed: int, start: str
 ) -> Moments | None:
     """Second moments, from the cache or collected now; None for "identity", or a method that wants none."""
     if not spec.needs_moments or source == "identity":
         return None
-    chosen = second_moments.Config(source=source, seed=seed)
+    chosen = second_moments.Config(source=source, seed=seed, start=start)
     if tokens is not None:
         chosen = replace(chosen, tokens=tokens)
     return second_moments.collect(model, spec.layers(config), chosen)

@@ -176,7 +176,7 @@ def edit(
     own, aside = _parted(settings)
     spec = method_of(method)
     config = spec.config_for(model, own)
-    used = _moments(model, spec, config, moments)
+    used = _moments(model, spec, config, moments, MomentsConfig(seed=seed, start=start))
     made = computing.compute(spec, model, requests, config, moments=used, seed=seed, start=start)
     if restrain is None:
         return made
@@ -194,12 +194,14 @@ def moments(model: Bridge, layers: Sequence[int] | None = None, config: MomentsC
     return second_moments.collect(model, layers, config)
 
 
-def _moments(model: Bridge, method: MethodSpec, config: MethodConfig, given: MomentsFrom) -> Moments | None:
+def _moments(
+    model: Bridge, method: MethodSpec, config: MethodConfig, given: MomentsFrom, usual: MomentsConfig
+) -> Moments | None:
     if not method.needs_moments or given == "identity":
         return None
     if isinstance(given, Moments):
         return given
-    return moments(model, method.layers(config), given)
+    return moments(model, method.layers(config), given or usual)
 
 
 def _parted(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -276,7 +278,7 @@ def sequence(
         yardstick,
         config=chosen,
         restraint_config=restraint(config.restrain).config_for(aside) if config.restrain else None,
-        moments=_moments(model, spec, chosen, moments),
+        moments=_moments(model, spec, chosen, moments, MomentsConfig(seed=seed, start=start)),
     )
 
 

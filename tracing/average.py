@@ -10,7 +10,7 @@ are skipped with their reason; they are part of the result.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factscope.cache import digest
 from factscope.data.fact import Fact
 from factscope.errors import NoGap, PromptError, UserError
 from factscope.model.bridge import Bridge
@@ -72,8 +73,7 @@ def average(
     work |= {
         "start": sweep.start,
         "wanted": sweep.wanted,
-        "facts": [fact.id for fact in facts],
-        "prompts": [fact.prompt for fact in facts],
+        "facts": digest([replace(fact, source="") for fact in facts]),
     }
     with Journal(journal, work) as log, stopwatch() as seconds:
         _trace_all(model, facts, config, sweep, log, shown, traced)

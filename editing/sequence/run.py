@@ -34,6 +34,7 @@ from editing.sequence.state import Hook, State, Step
 from editing.sequence.yardstick import Yardstick
 from editing.solve.layers import weight_name
 from editing.solve.moments import Moments
+from factscope.cache import digest
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
@@ -101,7 +102,7 @@ class Work:
             "restraint": asdict(self.restraint_config) if self.restraint_config else None,
             "yardstick": self.yardstick.digest,
             "looked at": watched,
-            "facts": [[request.id, request.prompt, request.old, request.target] for request in self.requests],
+            "facts": digest(self.requests),
         }
 
     def compute(self, model: Bridge, requests: Sequence[EditRequest]) -> Edit:

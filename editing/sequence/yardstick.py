@@ -11,8 +11,6 @@ ln(perplexity now / perplexity before) estimates KL(before || now) for a token o
 gives; it is an estimate from a thousand tokens, and says nothing about text that the model would not write.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from editing.contexts import OPENINGS
 from editing.evaluation.evaluate import Probe, Read, Row, probes, read, readings
 from editing.requests import known
 from editing.solve.moments import SELF, texts
+from factscope.cache import digest
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
 from factscope.data.request import EditRequest, requests_of
@@ -58,7 +57,7 @@ class Yardstick:
     @property
     def digest(self) -> str:
         """SHA-256 of what is asked."""
-        return hashlib.sha256(json.dumps([[one.rows for one in self.probes], self.text]).encode()).hexdigest()
+        return digest([[one.rows for one in self.probes], self.text])
 
     def rows(self, model: Bridge) -> list[Row]:
         """The unrelated facts, before any edit and now."""

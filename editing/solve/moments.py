@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from editing.contexts import OPENINGS
 from editing.edit import base_of, in_place
 from editing.solve.closed_form import cholesky
-from factscope.cache import cache_folder
+from factscope.cache import cache_folder, content, digest
 from factscope.errors import EditError, StoreError
 from factscope.files import write_bytes_atomically
 from factscope.model.bridge import Bridge, device, info, run_blocks
@@ -40,6 +40,7 @@ from factscope.progress import progress
 from factscope.runs import store
 
 SELF = "self"
+NAMED = "content.sha256"  # in a folder of the user's: what its moments are of
 PROBES = 8  # ordinary keys whose update direction is watched for convergence
 
 
@@ -114,11 +115,13 @@ def collect(
     if config.document < 2:
         raise EditError("documents of one token have only the position that is left out: ask for longer ones")
     base = base_of(model)
-    said = json.dumps([vars(config), base], sort_keys=True)
-    place = (
-        folder or cache_folder() / "moments" / f"{info(model).name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
-    )
+    named = digest([replace(config, source=content_of(config.source)), base])
+    place = folder or cache_folder() / "moments" / f"{info(model).name}-{named[:16]}"
     known = _load(place / "done", base)
+    if folder is not None:
+        _check_own(folder, named, None if known is None else known.config == config and not _files(config.source))
+    if known is not None:
+        known = replace(known, config=config)  # the same text may have been called otherwise
     missing = [layer for layer in layers if known is None or str(layer) not in known.matrices]
     if known is not None and not missing:
         return known
@@ -130,6 +133,25 @@ def collect(
         )  # fmt: skip
     store.save(fresh, place / "done")
     return fresh
+
+
+def content_of(source: str) -> str:
+    """What names a text: SHA-256 of the file, or of the folder's files; "self" and data sets are their own names."""
+    return content(files) if (files := _files(source)) else source
+
+
+def _check_own(folder: Path, named: str, same: bool | None) -> None:
+    """EditError if a folder that the user chose holds moments of another text or model, or of other settings.
+
+    `same` says of moments of an older version that are there whether they are certainly those that are asked for.
+    """
+    file = folder / NAMED
+    found = file.read_text(encoding="utf-8") if file.is_file() else named if same in (None, True) else ""
+    if found != named:
+        raise EditError(
+            f"{folder} holds second moments of another text, model or setting: choose another folder with --out"
+        )
+    write_bytes_atomically(file, named.encode())
 
 
 def _load(folder: Path, base: str) -> Moments | None:
@@ -302,10 +324,7 @@ def _without_tail(rows: list[list[int]], model: Bridge, begun: int) -> list[list
 
 def texts(source: str) -> Iterator[str]:
     """Documents of a text file (parted by empty lines), a folder of .txt files, or a Hugging Face data set's "text"."""
-    path = Path(source).expanduser()
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
-    if path.is_dir() and not files:
-        raise EditError(f"there is no .txt file in {source}")
+    files = _files(source)
     for file in files:
         yield from (part for part in file.read_text(encoding="utf-8", errors="replace").split("\n\n") if part.strip())
     if files:
@@ -324,3 +343,14 @@ def texts(source: str) -> Iterator[str]:
         raise EditError(f"{source} has no column named text") from trouble
     except Exception as trouble:
         raise EditError(f"{source} could not be read from Hugging Face: {str(trouble)[:200]}") from trouble
+
+
+def _files(source: str) -> list[Path]:
+    """The text files that a source names; none where it is "self" or a data set. EditError for an empty folder."""
+    path = Path(source).expanduser()
+    if source == SELF or not path.is_dir():
+        return [path] if source != SELF and path.is_file() else []
+    files = sorted(path.rglob("*.txt"))
+    if not files:
+        raise EditError(f"there is no .txt file in {source}")
+    return files

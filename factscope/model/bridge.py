@@ -103,7 +103,9 @@ def info_of(model: Bridge, spec: str, place: str, entry: Entry | None) -> ModelI
     name = Path(place).name if Path(place).is_dir() else spec
     start = getattr(model.tokenizer, "bos_token", None)
     third = tuple(range(layers // 6, max(layers // 3, layers // 6 + 1)))
-    return ModelInfo(name, spec, "unknown", start, third, third[-1])
+    own = Path(spec).expanduser()
+    source = str(own.absolute()) if own.exists() and Path(place).is_dir() else spec  # also found from another folder
+    return ModelInfo(name, source, "unknown", start, third, third[-1])
 
 
 def architecture(model: Bridge) -> str:

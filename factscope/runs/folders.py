@@ -1,4 +1,4 @@
-"""Where a run goes: a folder of its own, named by time or by its settings, and writable before hours of work."""
+"""Where a run goes: a folder of its own, named by time or by its content, and writable before hours of work."""
 
 import contextlib
 import os
@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from factscope.errors import StoreError, UserError
 
@@ -34,11 +36,33 @@ def _slug(words: str) -> str:
 
 
 @contextlib.contextmanager
+def alone(lock: str | Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file for the block, so that no two processes do the same work; StoreError(`refusal`) if it is held.
+
+    The file goes while it is still ours: after the release it could be another process's.
+    """
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as trouble:
+        raise StoreError(refusal) from trouble
+    except OSError as trouble:
+        raise StoreError(f"cannot write {lock}: {trouble.strerror}; choose another folder with --out") from trouble
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file; the release does
+            Path(lock).unlink(missing_ok=True)
+        held.release()
+
+
+@contextlib.contextmanager
 def writable(folder: Path, fresh: bool = False) -> Iterator[Path]:
     """Make sure, before hours of work, that results can be written to `folder`.
 
-    `fresh` refuses a folder that holds a run. After a failure neither part of a new result nor an empty folder is left;
-    a journal stays, for the work to be taken up from.
+    `fresh` refuses a folder that holds a run; one that another process writes into is always refused. After a failure
+    no part of a new result is left, nor an empty folder; a whole result stays where only its page is missing, and a
+    journal, for the work to be taken up from.
     """
     if not folder.name and folder == Path():
         raise UserError("--out is empty; give a folder's name")
@@ -56,9 +80,13 @@ def writable(folder: Path, fresh: bool = False) -> Iterator[Path]:
         ) from trouble
     before = {name for name in RESULT if (folder / name).exists()}
     try:
-        yield folder
-    except BaseException:
-        for name in RESULT - before:
+        with alone(folder / ".lock", f"{folder} is in use: another process writes into it; choose another with --out"):
+            yield folder
+    except BaseException as trouble:
+        whole = (folder / "result.json").exists() and "result.json" not in before  # it is written last
+        if whole:
+            trouble.add_note(f"The result is saved in {folder}.")
+        for name in () if whole else RESULT - before:
             (folder / name).unlink(missing_ok=True)
         place = folder.absolute()
         while place != existing.absolute():

@@ -6,16 +6,14 @@ anew). A line that was cut off by a kill is dropped: its piece is done again. Ea
 and all before it, so one that was altered later is refused, too.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from factscope.errors import StoreError
+from factscope.runs.folders import alone
 
 CHECK = "check"
 
@@ -32,12 +30,10 @@ class Journal:
     def __enter__(self) -> "Journal":
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(f"{self.path}.lock")
-            self._lock.acquire(timeout=0)
-        except Timeout as trouble:
-            raise StoreError(f"{self.path} is in use: another process is at the same work") from trouble
         except OSError as trouble:
             raise StoreError(f"cannot write the journal {self.path}: {trouble.strerror}") from trouble
+        self._lock = alone(f"{self.path}.lock", f"{self.path} is in use: another process is at the same work")
+        self._lock.__enter__()
         try:
             kept = self._read()
             self._file = self.path.open("r+b" if self.path.exists() else "w+b")
@@ -46,7 +42,7 @@ class Journal:
             if not kept:
                 self._write({"work": self.work})
         except BaseException as trouble:  # a refused journal has no __exit__
-            self._unlock()
+            self._lock.__exit__(None, None, None)
             if isinstance(trouble, OSError):
                 raise StoreError(f"cannot write the journal {self.path}: {trouble.strerror}") from trouble
             raise
@@ -54,13 +50,7 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._unlock()
-
-    def _unlock(self) -> None:
-        """Remove the lock's file while it is still ours: after the release it could be another process's."""
-        with contextlib.suppress(OSError):  # Windows removes no open file; the release does
-            Path(f"{self.path}.lock").unlink(missing_ok=True)
-        self._lock.release()
+        self._lock.__exit__(None, None, None)
 
     def add(self, piece: dict[str, Any]) -> None:
         """Record a finished piece, on disk when this returns."""

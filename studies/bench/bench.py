@@ -16,6 +16,7 @@ from editing.evaluation.read import Reading, Speech, TokenizedQuestion, asked_of
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import TIMES, Score, table
 from editing.method import method
+from editing.solve.moments import content_of
 from factscope.data.case import Case
 from factscope.errors import EditError
 from factscope.model.bridge import info
@@ -104,7 +105,7 @@ def bench(
         "asked": questions,
         "protocol": asdict(protocol),
         "model": run.fingerprint,
-        "moments": [moments, tokens],
+        "moments": [content_of(moments), tokens],
         "seed": seed,
         "start": start,
         "general": None if yardstick is None else yardstick.digest,

@@ -149,7 +149,13 @@ class CaseRunner:
         try:
             if self.done < len(steps):  # of the unedited model, so before any edit is put back
                 self.stats = moments_for(
-                    setting.model, wanted.spec, wanted.config, wanted.moments, wanted.tokens, setting.seed
+                    setting.model,
+                    wanted.spec,
+                    wanted.config,
+                    wanted.moments,
+                    wanted.tokens,
+                    setting.seed,
+                    setting.start,
                 )
             if setting.protocol.stays:
                 commit(setting.model, [e for number in range(self.done) for e in load_edits(self._place(number))])

@@ -36,10 +36,10 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
             with _remarks():
                 app(arguments, prog_name=name)
         except UserError as mistake:
-            _say(f"{name}: {mistake}")
+            _say(f"{name}: {mistake}", *getattr(mistake, "__notes__", ()))
             sys.exit(2)
-        except KeyboardInterrupt:
-            _say(f"{name}: stopped")
+        except KeyboardInterrupt as stop:
+            _say(f"{name}: stopped", *getattr(stop, "__notes__", ()))
             sys.exit(130)
     except (SystemExit, BrokenPipeError) as end:
         if not _unread(end):
@@ -175,5 +175,5 @@ def load(options: Any) -> Any:
     return loader(options.model, options.device, options.dtype)()
 
 
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+def _say(*sentences: str) -> None:
+    print(*sentences, sep="\n", file=sys.stderr, flush=True)

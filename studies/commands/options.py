@@ -7,7 +7,6 @@ config.yaml, and its hash names the folder of work that can be taken up again.
 
 import dataclasses
 import difflib
-import hashlib
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import typer
 
 from editing import methods as method_files
 from editing import restraints
+from factscope.cache import content, digest
 from factscope.catalogue import places
 from factscope.errors import UserError
 from factscope.settings import owned
@@ -332,8 +332,23 @@ def changed(options: Any, besides: Sequence[str] = ()) -> list[str]:
 
 
 def key(options: Any) -> str:
-    """Eight characters for these options: the same wherever the result would be the same."""
-    return hashlib.sha256(repr(sorted(settled(options).items())).encode()).hexdigest()[:8]
+    """Eight characters for these options: the same wherever the result would be the same.
+
+    A file that an option names counts by what it holds, but for the model, which the journals know by its weights.
+    """
+    said = {name: value if name == "model" else _held(value) for name, value in settled(options).items()}
+    return digest(said)[:8]
+
+
+def _held(value: Any) -> Any:
+    """The SHA-256 of what a file or folder holds, where the value names one; else the value."""
+    try:
+        place = Path(value).expanduser() if isinstance(value, str) and value else None
+        if place is None or not place.exists():
+            return value
+        return content(sorted(each for each in place.rglob("*") if each.is_file()) if place.is_dir() else [place])
+    except OSError:  # a text too long for a path, or a file that the reader of facts will complain of
+        return value
 
 
 # ---- what several commands read from their options ----

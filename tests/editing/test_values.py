@@ -313,3 +313,44 @@ def test_start_ids_are_the_models_own_unless_none(tiny):
     model = tiny("llama")
     assert start_ids(model, "none") == ()
     assert len(start_ids(model, "auto")) <= 1
+
+
+def test_moments_are_kept_under_what_the_text_says_not_under_its_name(tiny, tmp_path, monkeypatch):
+    """Another text of the same name is another text; the same text of another name is the same."""
+    model, one, other = tiny("gpt2"), tmp_path / "a" / "corpus.txt", tmp_path / "b" / "corpus.txt"
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "cache"))
+    for file, words in ((one, "one two three four five six seven"), (other, "nine ten eleven twelve one one two")):
+        file.parent.mkdir()
+        file.write_text("\n\n".join([words] * 60))
+
+    def found(file, **how):
+        monkeypatch.chdir(file.parent)
+        return moments.collect(model, [0], moments.Config(file.name, tokens=130), shown=False, **how)
+
+    first, second = found(one), found(other)
+    assert first.corpus != second.corpus
+    assert not torch.equal(first.of(0), second.of(0))
+    one.rename(tmp_path / "b" / "renamed.txt")
+    monkeypatch.setattr(moments, "keys_of_text", None)  # not called again
+    again = found(tmp_path / "b" / "renamed.txt")
+    assert (again.corpus, again.config.source) == (first.corpus, "renamed.txt")
+    monkeypatch.undo()
+    found(other, folder=tmp_path / "own")
+    other.write_text(other.read_text() + "\n\none more")
+    with pytest.raises(EditError, match="another text, model or setting: choose another folder"):
+        found(other, folder=tmp_path / "own")
+
+
+def test_moments_in_a_folder_of_an_older_version_are_taken_or_refused(tiny, tmp_path):
+    """It did not say which text they are of: the model's own is known by its settings, a file's may have changed."""
+    model, config = tiny("gpt2"), moments.Config(tokens=130, document=20, rows=4)
+    first = moments.collect(model, [0], config, folder=tmp_path / "self", shown=False)
+    (tmp_path / "self" / moments.NAMED).unlink()
+    assert moments.collect(model, [0], config, folder=tmp_path / "self", shown=False).corpus == first.corpus
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(["one two three four five six seven eight nine ten"] * 40))
+    file = moments.Config(str(text), tokens=130)
+    moments.collect(model, [0], file, folder=tmp_path / "file", shown=False)
+    (tmp_path / "file" / moments.NAMED).unlink()
+    with pytest.raises(EditError, match="choose another folder with --out"):
+        moments.collect(model, [0], file, folder=tmp_path / "file", shown=False)

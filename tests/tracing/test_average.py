@@ -1,5 +1,6 @@
 """Averages over facts: by role as on paper, and the same numbers whether or not the work was interrupted."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from factscope.data.load import load_facts
-from factscope.errors import UserError
+from factscope.errors import StoreError, UserError
 from factscope.model.prompts import ROLES, make_prompt, prompt_of
 from factscope.runs.store import load, same, save
 from helpers.models import TOY
@@ -97,3 +98,15 @@ def test_the_same_journal_finished_twice_gives_the_same_result(toy: Any, tmp_pat
     )
     assert same(one.facts, again.facts)
     assert torch.equal(one.mean.nan_to_num(), again.mean.nan_to_num())
+
+
+@pytest.mark.parametrize("change", [{"answer": "Vey", "foil": None}, {"foil": "Keltic"}, {"subject": "Mira Voss"}])
+def test_facts_that_changed_under_their_ids_are_not_answered_from_before(
+    change: dict[str, Any], toy: Any, tmp_path: Path
+) -> None:
+    first, *others = load_facts(TOY / "toy_town.json", limit=3)
+    average(toy, [first, *others], CONFIG, journal=tmp_path / "j", shown=False)
+    with pytest.raises(StoreError, match="other settings"):
+        average(toy, [replace(first, **change), *others], CONFIG, journal=tmp_path / "j", shown=False)
+    moved = replace(first, source="another file")
+    average(toy, [moved, *others], CONFIG, journal=tmp_path / "j", shown=False)  # where it was read from is no content

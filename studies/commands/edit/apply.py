@@ -59,7 +59,7 @@ def apply(options: ApplyOptions) -> None:
         config = spec.config_for(model, pairs)
         below = stack.stacked(options.runs) if options.stack else []
         note_identity(spec, options.moments)
-        stats = recipe.moments_for(model, spec, config, options.moments, options.tokens, options.seed)
+        stats = recipe.moments_for(model, spec, config, options.moments, options.tokens, options.seed, options.start)
         run = recipe.MethodRun(spec, config, stats, options.seed, options.start)
         with learning(config, len(chosen)) as (on_step, on_piece):
             edits = recipe.make(

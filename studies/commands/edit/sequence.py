@@ -138,7 +138,7 @@ def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
     note_identity(spec, options.moments)
     return run(
         model, chosen, spec, how, folder, yardstick, config=config, restraint_config=_restraint(options),
-        moments=moments_for(model, spec, config, options.moments, options.tokens, seed),
+        moments=moments_for(model, spec, config, options.moments, options.tokens, seed, options.start),
         say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=watch,
     )  # fmt: skip
 

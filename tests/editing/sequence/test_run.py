@@ -141,6 +141,15 @@ def test_an_altered_edit_and_other_settings_are_refused(whole, run, tmp_path):
         run(tmp_path, Config(every=2, restrain="prune"), restraint_config=LINEAR)
 
 
+def test_facts_that_changed_under_their_ids_are_refused(run, tmp_path):
+    first, second = load_facts(TOY / "toy_town.json", limit=2)
+    run(tmp_path, facts=(first, second))
+    asked = ({"subject": "Zed Voss"}, {"foil": "Senn"})
+    for change in (*asked, {"paraphrases": ("Where is Oda? In",)}, {"neighbours": ()}):
+        with pytest.raises(StoreError, match="other settings"):
+            run(tmp_path, facts=(replace(first, **change), second))
+
+
 # ---- what is read ----
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from factscope.errors import StoreError
 from factscope.runs import store
+from factscope.runs.folders import writable
 from factscope.runs.journal import Journal
 
 
@@ -194,3 +196,31 @@ def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
         Journal(tmp_path / "j", {}),
     ):
         pass
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    """A lock of another descriptor is that of another process: the second asker is refused, and the first goes on."""
+    with writable(tmp_path / "run") as folder:
+        with pytest.raises(StoreError, match=r"in use.*choose another with --out"), writable(tmp_path / "run"):
+            pass
+        store.save(result(), folder)
+    assert {each.name for each in folder.iterdir()} == {store.JSON, store.TENSORS}
+    with writable(tmp_path / "run"):
+        pass
+
+
+def test_a_result_that_is_whole_outlives_what_is_drawn_of_it(tmp_path: Path) -> None:
+
+    def fails(after: Callable[[Path], object], name: str) -> Path:
+        with writable(tmp_path / name) as folder:
+            after(folder)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError) as trouble:
+        fails(lambda folder: store.save(result(), folder), "run")
+    folder = tmp_path / "run"
+    assert trouble.value.__notes__ == [f"The result is saved in {folder}."]
+    assert store.load(folder, Result).small == result().small
+    with pytest.raises(RuntimeError):
+        fails(lambda folder: (folder / store.TENSORS).write_bytes(b"half"), "half")
+    assert not (tmp_path / "half").exists()

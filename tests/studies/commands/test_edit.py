@@ -78,6 +78,28 @@ def test_stack_list_undo_and_export(edit):
     assert "*" not in edit("list").stdout
 
 
+def test_the_stack_is_found_from_another_folder_and_moves_with_its_edits(edit, tmp_path, monkeypatch):
+    edit("apply", PROMPT, "--target", "Vey", "--stack", *QUICK, "--out", "runs/one")
+    edit("apply", "[Mira Drey] lives in", "--target", "Vey", "--stack", *QUICK, "--out", "elsewhere/two")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    assert edit("export", "--runs", "../runs", "--out", "model").exit_code == 0
+    assert json.loads(edit("undo", "--runs", "../runs", "--json").stdout)["stack"] == ["../runs/one"]
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    listed = json.loads(edit("list", "--runs", "../moved", "--json").stdout)
+    assert [one["stacked"] for one in listed] == [True]
+
+
+def test_a_stack_of_an_older_version_holds_paths_of_the_folder_above(edit, tmp_path, monkeypatch):
+    edit("apply", PROMPT, "--target", "Vey", "--stack", *QUICK, "--out", "runs/one")
+    Path("runs/edits.json").write_text(json.dumps({"stack": ["runs/one"]}))
+    assert [one["stacked"] for one in json.loads(edit("list", "--json").stdout)] == [True]
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    said = edit("undo", "--runs", "../runs")
+    assert said.exit_code == 0, said.stderr
+
+
 def test_a_saved_edit_is_not_written_over(edit):
     """Neither by --out, nor on the stack, where those above were computed on top of it."""
     first = ("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here")
@@ -91,7 +113,7 @@ def test_a_saved_edit_is_not_written_over(edit):
     many = ("apply", "--facts", TOY / "toy_town.json", "--limit", 2, "--batch", 1, "--stack", *QUICK)
     assert edit(*many).exit_code == 0
     assert "holds a saved edit already" in edit(*many).stderr
-    assert len(json.loads(Path("runs/edits.json").read_text())["stack"]) == 1
+    assert len(json.loads(Path("runs/edits.json").read_text())["edits"]) == 1
 
 
 def test_the_old_order_of_export_still_works_and_an_edit_is_not_written_over(edit):

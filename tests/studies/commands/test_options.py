@@ -48,6 +48,16 @@ def test_the_key_is_of_what_decides_the_result() -> None:
             assert key(changed) != key(options), field.name
 
 
+def test_a_file_counts_by_what_it_holds(tmp_path: Path) -> None:
+    file, moved = tmp_path / "facts.json", tmp_path / "moved.json"
+    file.write_text("[1]")
+    first = key(TraceOptions(facts=str(file)))
+    file.rename(moved)
+    assert key(TraceOptions(facts=str(moved))) == first
+    moved.write_text("[2]")
+    assert key(TraceOptions(facts=str(moved))) != first
+
+
 def test_yaml_json_and_flags_say_the_same(tmp_path: Path) -> None:
     written = {"command": "trace", "prompt": PROMPT, "samples": 3, "sites": "mlp", "set": {"noise": 4}, "known": True}
     (tmp_path / "a.json").write_text(json.dumps(written))

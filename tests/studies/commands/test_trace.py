@@ -77,6 +77,22 @@ def test_a_sweep_stops_takes_up_and_draws(run_command: Any, monkeypatch: pytest.
     assert page.read_bytes() == drawn
 
 
+def test_a_file_whose_answers_changed_is_traced_anew(run_command: Any, tmp_path: Path) -> None:
+    """The same command, the same ids and prompts: the numbers are those of a fresh folder."""
+
+    def traced(answer: str, *more: str) -> Any:
+        record = {"prompt": "Oda Voss lives in", "subject": "Oda Voss", "ground_truth": answer, "target_new": "Vey"}
+        (tmp_path / "facts.json").write_text(json.dumps([record]))
+        said = run_command("trace", "--facts", "facts.json", *QUICK, "--metric", "kl", "--json", *more)
+        assert said.exit_code == 0, said.stderr
+        body = json.loads(said.stdout)
+        return {name: value for name, value in body.items() if name not in ("folder", "page", "run")}, body["folder"]
+
+    first, second, fresh = traced("Brask"), traced("Corrin"), traced("Corrin", "--out", "fresh")
+    assert first[1] != second[1]
+    assert second[0] == fresh[0]
+
+
 @needs_chromium
 @pytest.mark.browser
 def test_the_page_opens_and_shows_a_hostile_prompt_as_text(run_command: Any, tmp_path: Path) -> None:
@@ -207,7 +223,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_result(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_disk_that_fills_up_at_the_page_leaves_no_half_result(
+def test_a_disk_that_fills_up_at_the_page_leaves_the_result_to_be_drawn(
     run_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from factscope import files
@@ -224,7 +240,9 @@ def test_a_disk_that_fills_up_at_the_page_leaves_no_half_result(
     ended = run_command("trace", MARKED, *QUICK, "--out", "run")
     assert ended.exit_code == 2
     assert len(calls) == 3
-    assert not (tmp_path / "run").exists()
+    assert ended.stderr.endswith("The result is saved in run.\n")
+    assert not (tmp_path / "run" / "page.html").exists()
+    assert run_command("trace", "show", "run").exit_code == 0
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])

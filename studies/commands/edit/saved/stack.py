@@ -1,10 +1,12 @@
 """The stack of edits that count as made: a small file in the folder of runs.
 
-`edits.json` names the folders of its edits, the lowest first. `edit apply --stack` computes on top of it, `edit undo`
+`edits.json` names the folders of its edits, the lowest first, as they are reached from its own folder: the two move
+together, and a command may be given elsewhere. `edit apply --stack` computes on top of it, `edit undo`
 takes an edit off it, `edit export` writes it into the weights.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from factscope.errors import UserError
 from studies.commands.app import load
 from studies.commands.options import SavedModelOptions
 
-STACK = "edits.json"
+STACK, EDITS = "edits.json", "edits"
 
 
 def model_of(edits: Sequence[Any], options: SavedModelOptions) -> Any:
@@ -34,7 +36,10 @@ def read_stack(runs: Path) -> list[str]:
     """The folders on the stack, the lowest first; UserError for a file that is no stack."""
     try:
         found = json.loads((runs / STACK).read_text(encoding="utf-8"))
-        return [str(one) for one in found["stack"]]
+        if EDITS in found:
+            return [os.path.normpath(runs / str(one)) for one in found[EDITS]]
+        # As older versions wrote them: from the folder in which the command was given, most often that of `runs`.
+        return [one if Path(one).exists() else os.path.normpath(runs / ".." / one) for one in map(str, found["stack"])]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as trouble:
@@ -45,7 +50,8 @@ def write_stack(runs: Path, stack: Sequence[str]) -> None:
     """The folders on the stack from now on, the lowest first."""
     from factscope.files import write_text_atomically
 
-    write_text_atomically(runs / STACK, json.dumps({"stack": list(stack)}, indent=1) + "\n")
+    kept = [Path(os.path.relpath(place, runs)).as_posix() for place in stack]
+    write_text_atomically(runs / STACK, json.dumps({EDITS: kept}, indent=1) + "\n")
 
 
 def stacked(runs: Path) -> list[Any]:

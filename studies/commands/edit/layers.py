@@ -92,8 +92,8 @@ def _moments(model: Any, options: LayersOptions, layers: tuple[int, ...], ways: 
 
     if "outcome" not in ways or options.moments == "identity":
         return None
-    given = {"source": options.moments, "seed": options.seed, "start": options.start}
-    config = Config(tokens=options.tokens or Config.tokens, **given)
+    tokens = options.tokens or Config.tokens
+    config = Config(source=options.moments, seed=options.seed, start=options.start, tokens=tokens)
     return collect(model, layers, config)
 
 

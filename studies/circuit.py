@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from circuits.analysis.diff import CircuitDiff, diff
 from circuits.analysis.faithfulness import Evaluation, evaluate
 from circuits.analysis.head_roles import Roles, roles
 from circuits.circuit import Circuit
+from circuits.find import decisions_of, find
 from circuits.method import Method
 from circuits.search.acdc import ACDC
 from circuits.task import AUTO, Task, alike, largest_group, rows, twin
@@ -173,6 +175,33 @@ def about_facts(
     task, told = settled(Task(found, options.metric, options.ablation, corrupt, reference), method.prefers)
     answers = tuple(sorted({fact.answer for fact in facts}))
     return CircuitInputs(task, held_out, answers, (*notes, *told), options.known)
+
+
+def circuit_study(
+    model: Bridge,
+    inputs: CircuitInputs,
+    method: Method = ACDC(),
+    *,
+    evaluate: bool = True,
+    like: Circuit | None = None,
+    seed: int = 0,
+    **how: Any,
+) -> CircuitStudy:
+    """Find the circuit, test it on what is held out, and name the roles of its heads, unless `evaluate` says no.
+
+    Other keyword arguments are those of `circuits.find.find`.
+
+    Args:
+        like: an ACDC circuit found with another threshold, whose first decisions are taken over.
+    """
+    if like is not None:
+        if not isinstance(method, ACDC):
+            raise UserError(f"only ACDC takes over the decisions of another search; {method.name} makes none")
+        graph = {name: how[name] for name in ("split", "positions") if name in how}
+        method = replace(method, earlier=decisions_of(like, model, inputs.task, **graph))
+    circuit = find(model, inputs.task, method, seed=seed, **how)
+    study = CircuitStudy(circuit, answers=inputs.answers, known=inputs.known)
+    return evaluated(model, study, inputs.held_out, seed) if evaluate else study
 
 
 def evaluated(model: Bridge, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:

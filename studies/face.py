@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from circuits.circuit import Circuit
 from circuits.find import find
 from circuits.method import Method
-from circuits.scorers.eap_ig import EAPIG
+from circuits.search.acdc import ACDC
 from circuits.task import Task
 from editing import compute as computing
 from editing import requests as asking
@@ -82,7 +82,7 @@ KINDS = {
 
 
 def find_circuit(
-    model: Bridge, about: About, method: Method = EAPIG(), *, swap: str | None = None, split: bool = True, seed: int = 0
+    model: Bridge, about: About, method: Method = ACDC(), *, swap: str | None = None, split: bool = True, seed: int = 0
 ) -> Circuit:
     """The circuit of a sentence, a prompt, or a task, as `circuit find` finds it.
 

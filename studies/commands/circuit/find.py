@@ -1,6 +1,6 @@
 """`circuit find`: the circuit of one prompt, or of several facts of a relation."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,21 +88,22 @@ def find(options: FindOptions) -> None:
     # The same search finds the same folder, and so takes up where it was stopped.
     own = settled_folder("circuit", words, key(options)) if options.method == "acdc" else new_folder("circuit", words)
     with run_folder("circuit find", options, own) as folder:
-        from studies import circuit as circuit_study
+        from studies import circuit as recipe
         from studies.saved import save_with_page
 
         ablation = options.ablation or "auto"
-        known = None if options.unknown else circuit_study.KNOWN
-        how = circuit_study.TaskOptions(options.metric, ablation, options.start, known, options.evaluate)
-        method = _method(options)
+        known = None if options.unknown else recipe.KNOWN
+        how = recipe.TaskOptions(options.metric, ablation, options.start, known, options.evaluate)
+        method, like = _method(options), study_of(options.like).circuit if options.like is not None else None
         model = load(options)
         work = _inputs(model, options, how, method)
         tell_notes(work.notes)
-        found = _found(model, work.task, options, method, folder)
-        tell_notes(found.notes)
-        study = circuit_study.CircuitStudy(found, answers=work.answers, known=work.known)
-        if options.evaluate:
-            study = circuit_study.evaluated(model, study, work.held_out, options.seed)
+        study = recipe.circuit_study(
+            model, work, method, evaluate=options.evaluate, like=like, seed=options.seed,
+            split=options.split_qkv, positions=options.split_positions,
+            journal=folder / JOURNAL if options.method == "acdc" else None, shown=None,
+        )  # fmt: skip
+        tell_notes(study.circuit.notes)
         page = save_with_page(study, folder, options.light)
     tell_result(study, page, options.as_json, folder=str(folder))
 
@@ -137,15 +138,3 @@ def _inputs(model: Any, options: FindOptions, how: Any, method: Any) -> Any:
         model, options.prompt, subject=options.subject, answer=options.answer, foil=options.foil, swap=options.swap,
         method=method, options=how,
     )  # fmt: skip
-
-
-def _found(model: Any, task: Any, options: FindOptions, method: Any, folder: Path) -> Any:
-    """The circuit, searched for or chosen by score."""
-    from circuits.find import decisions_of
-    from circuits.find import find as search
-
-    of = {"split": options.split_qkv, "positions": options.split_positions}
-    if options.like is not None:
-        method = replace(method, earlier=decisions_of(study_of(options.like).circuit, model, task, **of))
-    journal = folder / JOURNAL if options.method == "acdc" else None
-    return search(model, task, method, journal=journal, seed=options.seed, shown=None, **of)

@@ -1,24 +1,30 @@
 """Options as dataclasses: the same from flags, from a file and from Python, and each disagreement in a sentence."""
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import factscope as fs
+from editing.evaluation.lm_eval import evaluate_tasks
 from helpers.models import TOY
+from studies.circuit import TaskOptions
 from studies.commands.circuit.diff import diff
 from studies.commands.circuit.find import find
 from studies.commands.command import config_values
 from studies.commands.edit.apply import ApplyOptions, apply
 from studies.commands.edit.bench import bench
 from studies.commands.edit.evaluate import EvaluateOptions, evaluate
+from studies.commands.edit.harness import harness
 from studies.commands.edit.layers import layers
 from studies.commands.edit.moments import moments
 from studies.commands.edit.sequence import sequence
 from studies.commands.options import OneOf, fields, key, settled
 from studies.commands.trace import TraceOptions, show, trace
+from studies.layers import LayerConfig
 
 COMMANDS = (trace, show, find, diff, apply, evaluate, bench, sequence, layers, moments)
 
@@ -152,3 +158,28 @@ def test_a_method_of_another_package_is_a_value_like_ours(monkeypatch: Any) -> N
     method = next(field for field in fields(ApplyOptions) if field.name == "method")
     assert method.look.parser("MY-Method") == "my_method"  # as the catalogue spells it
     assert "my_method" in method.look.autocompletion("my")
+
+
+@pytest.mark.parametrize(
+    ("command", "calls"),
+    [
+        (find, (fs.find_circuit, TaskOptions)),
+        (diff, (fs.DiffConfig,)),
+        (sequence, (fs.SequenceConfig,)),
+        (apply, (fs.edit,)),
+        (layers, (LayerConfig,)),
+        (moments, (fs.MomentsConfig,)),
+        (trace, (fs.TraceConfig,)),
+        (harness, (evaluate_tasks,)),
+    ],
+)
+def test_what_is_not_said_means_the_same_in_python_and_at_a_terminal(command: Any, calls: tuple[Any, ...]) -> None:
+    """An option that is left open (None, or empty) is decided by the call; any other has the call's own default."""
+    said = {field.name: field.default for field in dataclasses.fields(command.options)}
+    for call in calls:
+        usual = {name: each.default for name, each in inspect.signature(call).parameters.items()}
+        usual = {name: getattr(value, "name", value) for name, value in usual.items()}  # a circuit method by its name
+        both = {name for name in said.keys() & usual.keys() if said[name] not in (None, ()) and name != "moments"}
+        both -= {name for name in both if dataclasses.MISSING is said[name] or usual[name] is inspect.Parameter.empty}
+        assert both, call
+        assert {name: said[name] for name in both} == {name: usual[name] for name in both}, call

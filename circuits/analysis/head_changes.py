@@ -1,19 +1,25 @@
 """Which heads carry which answer: every head read for two answers at once, and how that differs across a change.
 
-`roles.py` names a head's role for one answer. An edit asks for two: heads that moved the old answer and no longer do,
-heads that now move the new one, what each looks at and writes. So each head is measured once and read in two
-directions, the old answer's and the new one's, with the same rules for a role. Where a change is compared, heads are
-matched by name; the attention to the subject and the tokens written stand beside each other.
+`head_roles.py` names a head's role for one answer. An edit asks for two: heads that raised the old answer and do so no
+longer, heads that now raise the new one, what each looks at and writes. So each head is measured once and read in two
+directions, the old answer's and the new one's, with the same rule for a role. Where a change is compared, heads are
+matched by name. What happened to a head is told by its direct attribution alone: it rose, fell or stayed for each of
+the two answers. Its roles stand beside that, for a head can keep its role and turn, or lose its role and turn not.
+
+A head that turned is compared with the largest turn of *any* head under each null (Westfall and Young's maximum), so
+that the p-value holds for all heads together: of a hundred edits that mean nothing, five mark any head at 0.05. The
+nulls that count are those which could be exchanged with the edit: they read the same inputs and write at random.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.analysis.head_roles import AnswerReading, head_reading, role_from
+from circuits.analysis.head_roles import AnswerReading, HeadReading, Naming, head_reading, parts_of
 from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.graph import Graph
@@ -21,9 +27,7 @@ from circuits.task import Task
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt
 from factscope.model.readout import readout
-
-MOVING = ("mover", "mixture")
-FLOOR = 0.01  # of the answer's own logit: below it a head has no role (as in roles.py)
+from factscope.statistics import null_p
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ class HeadTable:
     roles: tuple[tuple[str, ...], tuple[str, ...]]  # for the old answer, for the new one
     top_tokens: tuple[tuple[str, ...], ...]
     mlps: Float[Tensor, "answer layer"]  # each MLP's direct attribution
+    least: tuple[float, float] = (0.0, 0.0)  # a smaller change of a head's attribution is none: a share of the logit
 
     @property
     def direct(self) -> Float[Tensor, "answer head"]:
@@ -55,14 +60,15 @@ class HeadChange:
     """One head before and after."""
 
     name: str
-    what: str  # see CHANGES
+    what: str  # "old falls, new rises": what its attribution to each answer did; "none" within the floor
     role_old: tuple[str, str]  # role for the old answer: before, after
     role_new: tuple[str, str]
     old: tuple[float, float]  # direct attribution to the old answer, logits
     new: tuple[float, float]
     attention_subject: tuple[float, float]
     top_tokens: tuple[tuple[str, ...], tuple[str, ...]]
-    out_of_nulls: bool | None = None  # its shift exceeds that of the same head in every null; None without nulls
+    out_of_nulls: bool | None = None  # its shift exceeds that of every head in every null; None without nulls
+    p: float | None = None  # of so large a shift of any head, if the edit were one of its nulls
 
     @property
     def shift(self) -> float:
@@ -70,89 +76,80 @@ class HeadChange:
         return (self.new[1] - self.new[0]) - (self.old[1] - self.old[0])
 
 
-CHANGES = {
-    "turns over": "moved the old answer before and does not now, and the other way round with the new one",
-    "turns back": "the same from the new answer to the old",
-    "takes up the new": "moves the new answer now, and did not before",
-    "drops the old": "moved the old answer before, and does not now",
-    "takes up the old": "moves the old answer now, and did not before",
-    "drops the new": "moved the new answer before, and does not now",
-    "goes on": "moves after the edit what it moved before",
-    "none": "moves neither answer, before or after",
-}
-
-
 @torch.no_grad()
-def head_table(model: Bridge, graph: Graph, prompt: Prompt, old: int, new: int, names: tuple[str, str]) -> HeadTable:
-    """Read every head of `model` on `prompt` for the tokens `old` and `new`, which `names` names."""
-    first = Task((prompt,), "log_probability", "zero")
-    fast = Fast(Reference(model, graph, first))
+def head_table(
+    model: Bridge,
+    graph: Graph,
+    prompt: Prompt,
+    tokens: tuple[int, int],
+    names: tuple[str, str],
+    answers: Sequence[str] = (),
+) -> HeadTable:
+    """Read every head of `model` on `prompt` for two tokens, the old answer's and the new one's, which `names` names.
+
+    `answers` are the relation's possible ones, as `head_roles.roles` takes them.
+    """
+    fast = Fast(Reference(model, graph, Task((prompt,), "log_probability", "zero")))
     last = len(prompt.tokens) - 1
     final = fast.inputs[graph.reader_index["logits"]][0, last]
-    lenses = [AnswerReading(readout(model), final, token) for token in (old, new)]
-    subject = np.zeros(last + 1, dtype=bool)
-    subject[list(prompt.subject_positions)] = True
-    relation = ~subject
-    relation[[0, last]] = False
-    subject[0] = False
-    least = [FLOOR * abs(float(lens.direct(final))) for lens in lenses]
+    lenses = [AnswerReading(readout(model), final, token) for token in tokens]
+    naming = [Naming.of(model, prompt, lens, answers) for lens in lenses]
+    subject, relation = parts_of(prompt)
     heads = [name for name in graph.writers if name.startswith("a")]
     read = [[head_reading(fast, lens, name, last) for name in heads] for lens in lenses]
-    written = torch.stack([each[2] for each in read[0]])
-    tops = lenses[0].top(written)
-    of_subject = {prompt.tokens[place] for place in prompt.subject_positions}
 
-    def role(which: int, head: int) -> str:
-        attention, direct, _ = read[which][head]
-        own = bool({(old, new)[which], *of_subject} & set(tops[head]))
-        return role_from(attention, direct, subject, relation, own, True, least[which])
-
-    def attended(where: np.ndarray) -> Tensor:
-        return torch.tensor([float(attention[where].sum()) for attention, _, _ in read[0]])
-
-    def attributed(where: np.ndarray) -> Tensor:
-        return torch.tensor([[float(direct[where].sum()) for _, direct, _ in each] for each in read])
+    def roles(which: int) -> tuple[str, ...]:
+        return tuple(naming[which].role(head, subject, relation) for head in read[which])
 
     mlps = torch.stack([fast.outputs[graph.mlp_writer(layer)][0, last] for layer in range(graph.n_layers)])
-    decode = model.tokenizer.decode
     return HeadTable(
         answers=names,
         names=tuple(heads),
-        attention_subject=attended(subject),
-        attention_relation=attended(relation),
-        direct_subject=attributed(subject),
-        direct_relation=attributed(relation),
-        direct_rest=attributed(~(subject | relation)),
-        roles=(
-            tuple(role(0, head) for head in range(len(heads))),
-            tuple(role(1, head) for head in range(len(heads))),
-        ),
-        top_tokens=tuple(tuple(decode([token]) for token in each) for each in tops),
+        attention_subject=_summed([[head.attention for head in read[0]]], subject)[0],
+        attention_relation=_summed([[head.attention for head in read[0]]], relation)[0],
+        direct_subject=_attributed(read, subject),
+        direct_relation=_attributed(read, relation),
+        direct_rest=_attributed(read, ~(subject | relation)),
+        roles=(roles(0), roles(1)),
+        top_tokens=tuple(head.words for head in read[0]),
         mlps=torch.stack([lens.direct(mlps).float().cpu() for lens in lenses]),
+        least=(naming[0].least, naming[1].least),
     )
 
 
-def head_changes(before: HeadTable, after: HeadTable, nulls: tuple[HeadTable, ...] = ()) -> tuple[HeadChange, ...]:
-    """Every head's change, the greatest shift towards or away from the new answer first."""
-    shifts = [_shift(before, null) for null in nulls]
+def _attributed(read: Sequence[Sequence[HeadReading]], where: np.ndarray) -> Float[Tensor, "answer head"]:
+    return _summed([[head.direct for head in heads] for heads in read], where)
+
+
+def _summed(values: Sequence[Sequence[np.ndarray]], where: np.ndarray) -> Float[Tensor, "answer head"]:
+    """Sums over the source tokens in `where`."""
+    return torch.tensor([[float(each[where].sum()) for each in heads] for heads in values])
+
+
+def head_changes(
+    before: HeadTable, after: HeadTable, nulls: Sequence[HeadTable] = (), others: Sequence[HeadTable] = ()
+) -> tuple[HeadChange, ...]:
+    """Every head's change, the greatest shift towards or away from the new answer first.
+
+    `nulls` are those that could be exchanged with the change, and give the p-value; `others` have to be exceeded too.
+    """
+    greatest, further = ([float(_shift(before, null).abs().max()) for null in some] for some in (nulls, others))
     found = []
     for place, name in enumerate(before.names):
-        roles = [(before.roles[which][place], after.roles[which][place]) for which in (0, 1)]
+        role_old, role_new = ((before.roles[which][place], after.roles[which][place]) for which in (0, 1))
         old, new = ((float(before.direct[w, place]), float(after.direct[w, place])) for w in (0, 1))
         change = HeadChange(
             name,
-            _what(roles[0], roles[1], old, new),
-            roles[0],
-            roles[1],
+            _what(old, new, before.least),
+            role_old,
+            role_new,
             old,
             new,
             (float(before.attention_subject[place]), float(after.attention_subject[place])),
             (before.top_tokens[place], after.top_tokens[place]),
         )
-        if nulls:
-            out = all(abs(change.shift) > abs(float(shift[place])) for shift in shifts)
-            change = HeadChange(**{**vars(change), "out_of_nulls": out})
-        found.append(change)
+        beyond = abs(change.shift) > max(greatest + further) if greatest + further else None
+        found.append(replace(change, out_of_nulls=beyond, p=null_p(abs(change.shift), greatest)))
     return tuple(sorted(found, key=lambda change: -abs(change.shift)))
 
 
@@ -161,17 +158,10 @@ def _shift(before: HeadTable, after: HeadTable) -> Tensor:
     return change[1] - change[0]
 
 
-def _what(
-    role_old: tuple[str, str], role_new: tuple[str, str], old: tuple[float, float], new: tuple[float, float]
-) -> str:
-    """A head moves an answer if it is a mover or a mixture head for it and its attribution is positive."""
-    moves_old = [role in MOVING and value > 0 for role, value in zip(role_old, old, strict=True)]
-    moves_new = [role in MOVING and value > 0 for role, value in zip(role_new, new, strict=True)]
-    step_old, step_new = (int(after) - int(before) for before, after in (moves_old, moves_new))
-    if step_old * step_new < 0:
-        return "turns over" if step_new > 0 else "turns back"
-    if step_new:
-        return "takes up the new" if step_new > 0 else "drops the new"
-    if step_old:
-        return "takes up the old" if step_old > 0 else "drops the old"
-    return "goes on" if any(moves_old) or any(moves_new) else "none"
+def _what(old: tuple[float, float], new: tuple[float, float], least: tuple[float, float]) -> str:
+    """Whether a head's attribution to each answer rose or fell by more than the floor, in words."""
+    steps = {
+        name: (end - start, floor) for name, (start, end), floor in zip(("old", "new"), (old, new), least, strict=True)
+    }
+    said = [f"{name} {'rises' if step > 0 else 'falls'}" for name, (step, floor) in steps.items() if abs(step) > floor]
+    return ", ".join(said) or "none"

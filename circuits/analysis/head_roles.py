@@ -7,13 +7,17 @@ from two measurements in the full model, at the last position:
     mixture   D_S and D_R are each at least a quarter of |D_S| + |D_R| + |D_rest|
     mover     else: most of its attention (of S and R) is on the subject, D_S is the largest part, and the answer or the
               subject is among the ten tokens that it writes most
-    relation  else: most is on the relation, D_R is the largest part, and, where the relation's possible answers are
-              known, more of them are among those ten tokens than chance would put there
-    none      else, or if |D| is below a floor, a share of the answer's own logit
-The relation's tokens are the prompt's, less the subject, less the start token, less the last one. The same counting
-with the positions' labels shuffled tells how many heads would get a role by luck (Chughtai et al. 2024 for the split).
+    relation  else: most is on the relation, it does not hold the answer back (D_R is not below minus the floor), and
+              among those ten tokens is a word of the relation (the paper's L14H13 writes "language"), or are more of
+              the relation's possible answers, where these are known, than chance would put there (its L7H14: "Arabic")
+    none      else
+Signs count: the parts that name a mixture or a mover are positive, and at least the floor, a share of the answer's own
+logit, together. The relation's tokens are the prompt's, less the subject, less the start token, less the last one; its
+words are those of at least four letters, for the shorter ones are mostly function words. The same counting with the
+positions' labels shuffled tells how many heads would get a role by luck (Chughtai et al. 2024 for the split).
 
 Attribution is the direct effect of `factscope.model.readout`: the final norm's scale held at its clean value, no bias.
+Heads are read on the first prompt; the curves over layers are means over all prompts of the circuit.
 """
 
 from collections.abc import Sequence
@@ -22,21 +26,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.graph import place_of
-from circuits.task import Task
 from factscope.model.bridge import Bridge
+from factscope.model.prompts import Prompt
 from factscope.model.readout import Component, Readout, rank, readout
 from factscope.runs.provenance import Run, stopwatch
 
 ROLES = ("mover", "relation", "mixture", "none")
 MIXED = 0.25  # of |D_S| + |D_R| + |D_rest|
+FLOOR = 0.01  # of the answer's own logit: below it a head has no role
 TOP = 10
+LETTERS = 4  # of a word of the relation, at least
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class HeadRole:
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """The first prompt's heads, components and curves."""
+    """The first prompt's heads and components, and the curves of all prompts."""
 
     prompt: str
     answer: str
@@ -77,7 +83,7 @@ def roles(
     circuit: Circuit,
     answers: Sequence[str] = (),
     *,
-    floor: float = 0.01,
+    floor: float = FLOOR,
     shuffles: int = 200,
     seed: int = 0,
 ) -> Roles:
@@ -85,23 +91,15 @@ def roles(
     run = Run.of(model, seed)
     with stopwatch() as elapsed:
         graph, prompt = circuit.graph, circuit.task.prompts[0]
-        fast = Fast(Reference(model, graph, Task((prompt,), "log_probability", "zero")))
+        fast = Fast(Reference(model, graph, circuit.task))
         last = len(prompt.tokens) - 1
         final = fast.inputs[graph.reader_index["logits"]][0, last]
         lens = AnswerReading(readout(model), final, prompt.answer_ids[0])
-        subject = np.zeros(last + 1, dtype=bool)
-        subject[list(prompt.subject_positions)] = True
-        relation = ~subject
-        relation[[0, last]] = False
-        subject[0] = False
-        among = first_tokens(model, answers)
-        own = {prompt.answer_ids[0], *(prompt.tokens[place] for place in prompt.subject_positions)}
-        expected = TOP * len(among) / lens.readout.n_tokens
-        naming = _Naming(among, own, expected, floor * abs(float(lens.direct(final))))
-
+        naming = Naming.of(model, prompt, lens, answers, floor)
         nodes = circuit.nodes()
-        measured = [_reading_of(fast, lens, name, last) for name in nodes if name.startswith("a")]
-        heads = tuple(_head_role(model, head, naming, subject, relation) for head in measured)
+        measured = [head_reading(fast, lens, name, last) for name in nodes if name.startswith("a")]
+        subject, relation = parts_of(prompt)
+        heads = tuple(_head_role(head, naming, subject, relation) for head in measured)
         generator = np.random.default_rng(seed)
         counts: list[dict[str, int]] = []
         for _ in range(shuffles):
@@ -109,6 +107,7 @@ def roles(
             drawn = [naming.role(head, subject[order], relation[order]) for head in measured]
             counts.append({role: drawn.count(role) for role in ROLES})
         written = torch.stack([fast.outputs[graph.writer_index[name]][0, last] for name in nodes])
+        settings = {"floor": floor, "shuffles": shuffles, "seed": seed, "mixed": MIXED}
         result = Roles(
             prompt=prompt.text,
             answer=str(prompt.answer),
@@ -119,42 +118,85 @@ def roles(
             chance_high={role: int(np.quantile([each[role] for each in counts], 0.95)) for role in ROLES},
             active_heads=_active(circuit, heads=True),
             active_mlps=_active(circuit, heads=False),
-            curves=_curves(fast, circuit, lens, list(prompt.subject_positions), last),
-            settings={"floor": floor, "shuffles": shuffles, "seed": seed, "answers known": len(among), "mixed": MIXED},
+            curves=_curves(fast, circuit, lens.readout),
+            settings=settings | {"answers known": len(naming.among), "prompts": len(circuit.task.prompts)},
             run=None,
         )
     return replace(result, run=run.ended(elapsed[0]))
 
 
 @dataclass(frozen=True, eq=False)
-class _HeadReading:
+class HeadReading:
     """What one head's role follows from."""
 
     name: str
-    attention: np.ndarray  # by source token, without the sink
-    direct: np.ndarray  # attribution by source token, logits
-    top: list[int]  # tokens that its write raises most
+    attention: Float[np.ndarray, " key"]  # of the last position, without the sink
+    direct: Float[np.ndarray, " key"]  # attribution by source token, logits
+    top: tuple[int, ...]  # tokens that its write raises most
+    words: tuple[str, ...]  # the same as texts
 
 
 @dataclass(frozen=True)
-class _Naming:
-    """The measures that all heads are named by, whatever the labels of the tokens."""
+class Naming:
+    """The measures that all heads are named by, on every page, whatever the labels of the tokens."""
 
-    among: set[int]  # first tokens of the relation's answers
-    own: set[int]  # tokens of the answer and the subject
+    own: frozenset[int]  # tokens of the answer and the subject
+    among: frozenset[int]  # first tokens of the relation's answers
+    relation: frozenset[str]  # words of the relation
     expected: float  # answers among TOP tokens by chance
     least: float  # attribution below which a head has no role
 
-    def role(self, head: _HeadReading, subject: np.ndarray, relation: np.ndarray) -> str:
-        """The role of a head where these tokens are the subject's and these the relation's."""
-        in_range = len(self.among & set(head.top)) > self.expected if self.among else True
-        own = bool(self.own & set(head.top))
-        return role_from(head.attention, head.direct, subject, relation, own, in_range, self.least)
+    @classmethod
+    def of(
+        cls, model: Bridge, prompt: Prompt, lens: "AnswerReading", answers: Sequence[str] = (), floor: float = FLOOR
+    ) -> "Naming":
+        """For the answer that the lens reads."""
+        among = first_tokens(model, answers)
+        related = [prompt.tokens[place] for place in np.flatnonzero(parts_of(prompt)[1])]
+        words = {_word(model.tokenizer.decode([token])) for token in related}
+        return cls(
+            own=frozenset({lens.answer, *(prompt.tokens[place] for place in prompt.subject_positions)}),
+            among=frozenset(among),
+            relation=frozenset(word for word in words if len(word) >= LETTERS),
+            expected=TOP * len(among) / lens.readout.n_tokens,
+            least=floor * abs(float(lens.direct(lens.final))),
+        )
+
+    def role(self, head: HeadReading, subject: Bool[np.ndarray, " key"], relation: Bool[np.ndarray, " key"]) -> str:
+        """The role of a head where these tokens are the subject's and these the relation's; see the module's text."""
+        d_s, d_r = float(head.direct[subject].sum()), float(head.direct[relation].sum())
+        d_rest = float(head.direct[~(subject | relation)].sum())
+        total = abs(d_s) + abs(d_r) + abs(d_rest)
+        counts = total >= self.least
+        if counts and min(d_s, d_r) >= MIXED * total:
+            return "mixture"
+        if head.attention[subject].sum() >= head.attention[relation].sum():
+            moves = counts and d_s >= max(abs(d_r), abs(d_rest)) and not self.own.isdisjoint(head.top)
+            return "mover" if moves else "none"
+        return "relation" if d_r > -self.least and self._writes_relation(head) else "none"
+
+    def _writes_relation(self, head: HeadReading) -> bool:
+        """Whether it writes a word of the relation, or more of its answers than chance."""
+        if any(_word(text) in self.relation for text in head.words):
+            return True
+        return bool(self.among) and len(self.among.intersection(head.top)) > self.expected
 
 
-def _head_role(
-    model: Bridge, head: _HeadReading, naming: _Naming, subject: np.ndarray, relation: np.ndarray
-) -> HeadRole:
+def parts_of(prompt: Prompt) -> tuple[Bool[np.ndarray, " pos"], Bool[np.ndarray, " pos"]]:
+    """Which tokens are the subject's, and which the relation's: all others but the first, a sink, and the last."""
+    subject = np.zeros(len(prompt.tokens), dtype=bool)
+    subject[list(prompt.subject_positions)] = True
+    relation = ~subject
+    relation[[0, -1]] = False
+    subject[0] = False
+    return subject, relation
+
+
+def _word(text: str) -> str:
+    return text.strip().lower()
+
+
+def _head_role(head: HeadReading, naming: Naming, subject: np.ndarray, relation: np.ndarray) -> HeadRole:
     return HeadRole(
         head.name,
         naming.role(head, subject, relation),
@@ -163,13 +205,8 @@ def _head_role(
         float(head.direct[subject].sum()),
         float(head.direct[relation].sum()),
         float(head.direct[~(subject | relation)].sum()),
-        tuple(model.tokenizer.decode([token]) for token in head.top),
+        head.words,
     )
-
-
-def _reading_of(fast: Fast, lens: "AnswerReading", name: str, last: int) -> _HeadReading:
-    attention, direct, written = head_reading(fast, lens, name, last)
-    return _HeadReading(name, attention, direct, lens.top(written))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,40 +238,17 @@ def source_writes(fast: Fast, name: str, last: int) -> tuple[Float[Tensor, " key
     return pattern, (pattern[:, None] * v[0]) @ fast.kernel.layers[layer].out[head]
 
 
-def head_reading(fast: Fast, lens: AnswerReading, name: str, last: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """Attention of the last position without the sink, attribution by source token, and what the head writes."""
+def head_reading(fast: Fast, lens: AnswerReading, name: str, last: int) -> HeadReading:
+    """One head in the full model on the first prompt."""
     pattern, by_source = source_writes(fast, name, last)
     attention = pattern.double().cpu().numpy().copy()
     attention[0] = 0.0
     attention /= max(attention.sum(), 1e-12)
     direct = lens.direct(by_source).double().cpu().numpy().copy()
     direct[0] = 0.0  # what the sink holds is the same whatever is asked
-    return attention, direct, by_source.sum(0)
-
-
-def role_from(
-    attention: np.ndarray,
-    direct: np.ndarray,
-    subject: np.ndarray,
-    relation: np.ndarray,
-    own: bool,
-    in_range: bool,
-    least: float,
-) -> str:
-    """The role that follows from one head's attention and attribution by source token; see the module's text."""
-    d_s, d_r = float(direct[subject].sum()), float(direct[relation].sum())
-    d_rest = float(direct[~(subject | relation)].sum())
-    total = abs(d_s) + abs(d_r) + abs(d_rest)
-    if total < least:
-        return "none"
-    if min(abs(d_s), abs(d_r)) >= MIXED * total:
-        return "mixture"
-    on_subject = attention[subject].sum() >= attention[relation].sum()
-    if on_subject and abs(d_s) >= max(abs(d_r), abs(d_rest)) and own:
-        return "mover"
-    if not on_subject and abs(d_r) >= max(abs(d_s), abs(d_rest)) and in_range:
-        return "relation"
-    return "none"
+    top = tuple(lens.top(by_source.sum(0)))
+    decode = lens.readout.model.tokenizer.decode
+    return HeadReading(name, attention, direct, top, tuple(decode([token]) for token in top))
 
 
 def _active(circuit: Circuit, heads: bool) -> Tensor:
@@ -246,33 +260,55 @@ def _active(circuit: Circuit, heads: bool) -> Tensor:
     return counts / (circuit.graph.n_heads if heads else 1)
 
 
-def _curves(fast: Fast, circuit: Circuit, lens: AnswerReading, subject: list[int], last: int) -> dict[str, Tensor]:
-    """Rank and probability of the answer after each layer, in the full model and in the circuit.
+def _curves(fast: Fast, circuit: Circuit, read: Readout) -> dict[str, Tensor]:
+    """Rank and probability of the answer after each layer, in the full model and in the circuit, over all prompts.
 
     `rank` and `probability` read per state, as the model would; `probability_final_scale` in final-scale, as Knowledge
-    Circuits does, which flattens early layers and leaves ranks as they are where there is no bias.
+    Circuits does, which flattens early layers and leaves ranks as they are where there is no bias. Ranks are averaged
+    as logarithms.
     """
-    curves: dict[str, Tensor] = {}
+    prompts, curves = circuit.task.prompts, {}
+    answers = torch.tensor([prompt.answer_ids[0] for prompt in prompts], device=fast.tokens.device)
     for which, kept in (("full", fast.graph.full()), ("circuit", circuit.mask)):
         fast.rebuild(kept)
-        graph = fast.graph
-        ends = [graph.head_writer(layer) for layer in range(graph.n_layers)] + [len(graph.writers)]
-        biases = [torch.zeros_like(fast.outputs[0, 0, 0])]
-        for layer in range(graph.n_layers):
-            biases.append(biases[-1] + fast.kernel.layers[layer].out_bias)
-        heard = torch.from_numpy(kept[:, -1] | (which == "full")).to(fast.outputs)[:, None, None]
-        stream = (heard * fast.outputs[:, 0]).cumsum(0)
-        states = torch.stack([stream[end - 1] + bias for end, bias in zip(ends, biases, strict=True)])
-        own = lens.readout.logits(states[:, last])
-        curves[f"rank, {which}"] = rank(own, lens.answer).float().cpu()
-        curves[f"probability, {which}"] = own.softmax(-1)[:, lens.answer].float().cpu()
+        states = _states(fast)
+        last = states[:, :, -1]
+        own = read.logits(last)
+        curves[f"rank, {which}"] = _mean_rank(rank(own, answers.expand(own.shape[:-1])))
+        curves[f"probability, {which}"] = _mean_probability(own, answers)
         if which == "full":
-            flat = lens.readout.linear(states[:, last], lens.final)
-            curves["probability_final_scale, full"] = flat.softmax(-1)[:, lens.answer].float().cpu()
-            at_subject = rank(lens.readout.logits(states[:, subject]), lens.answer)
-            curves["rank at subject, full"] = at_subject.amin(1).float().cpu()
+            curves["probability_final_scale, full"] = _mean_probability(read.linear(last, last[-1]), answers)
+            at_subject = [
+                rank(read.logits(states[:, row, list(prompt.subject_positions)]), prompt.answer_ids[0]).amin(1)
+                for row, prompt in enumerate(prompts)
+            ]
+            curves["rank at subject, full"] = _mean_rank(torch.stack(at_subject, 1))
     fast.rebuild(fast.graph.full())
     return curves
+
+
+def _states(fast: Fast) -> Float[Tensor, "state row pos d_model"]:
+    """What the logits would hear if the model ended after each layer, the embedding first; the last is their input.
+
+    A writer that the logits do not hear stands there with its ablated value, as in the circuit itself.
+    """
+    graph = fast.graph
+    heard = torch.from_numpy(fast.kept[:, -1]).to(fast.outputs.device)[:, None, None, None]
+    stream = torch.where(heard, fast.outputs, fast.ablated).cumsum(0)
+    biases = [torch.zeros_like(fast.outputs[0, 0, 0])]
+    for layer in range(graph.n_layers):
+        biases.append(biases[-1] + fast.kernel.layers[layer].out_bias)
+    ends = [graph.head_writer(layer) for layer in range(graph.n_layers)] + [len(graph.writers)]
+    return torch.stack([stream[end - 1] + bias for end, bias in zip(ends, biases, strict=True)])
+
+
+def _mean_rank(ranks: Int[Tensor, "state row"]) -> Float[Tensor, " state"]:
+    return ranks.double().log().mean(1).exp().float().cpu()
+
+
+def _mean_probability(logits: Float[Tensor, "state row vocab"], answers: Tensor) -> Float[Tensor, " state"]:
+    chosen = answers.to(logits.device).expand(logits.shape[:-1])[..., None]
+    return logits.softmax(-1).gather(-1, chosen)[..., 0].mean(1).float().cpu()
 
 
 def first_tokens(model: Bridge, answers: Sequence[str]) -> set[int]:

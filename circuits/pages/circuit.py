@@ -27,7 +27,7 @@ def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | 
     if evaluation is not None:
         sections.append(Section("Does it do what the model does?", evaluated(evaluation)))
     if roles is not None:
-        of = f"Of the first prompt: {roles.prompt}{roles.answer}." if len(prompts) > 1 else ""
+        of = f"Heads and parts of the first prompt: {roles.prompt}{roles.answer}." if len(prompts) > 1 else ""
         sections.append(Section("What its parts do", role_specs(roles), of))
     sections += [Section("Edges", (edge_table(circuit),)), Section("How it was found", (card(circuit),))]
     answer = f"answer{_answer(circuit)}" if len(prompts) == 1 else f"answers of {len(prompts)} prompts"
@@ -304,14 +304,19 @@ def _curve(roles: Roles, what: str, log: bool) -> Curves:
     )
     x = np.arange(len(next(iter(roles.curves.values())))) - 1
     return Curves(
-        f"{what.capitalize()} of{roles.answer} after each layer",
+        f"{what.capitalize()} of the answer after each layer",
         x,
         series,
         y_title=what,
         log_y=log,
         note="Logit lens at the last position; -1 is the embedding. Rank 1 is the first. Final scale: every state "
-        "divided by the last state's norm, not its own.",
+        f"divided by the last state's norm, not its own.{_averaged(roles, log)}",
     )
+
+
+def _averaged(roles: Roles, log: bool) -> str:
+    n = roles.settings.get("prompts", 1)
+    return f" {'Geometric mean' if log else 'Mean'} over {n} prompts." if n > 1 else ""
 
 
 def edge_table(circuit: Circuit) -> Table:

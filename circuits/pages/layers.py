@@ -63,8 +63,8 @@ def _curves(found: Profile, what: str) -> Curves:
         series,
         y_title=what,
         log_y=what == "rank",
-        note="Logit lens at the last position of each circuit's first prompt; -1 is the embedding. Rank 1 is the first."
-        + (" Geometric mean." if what == "rank" else ""),
+        note="Logit lens at the last position, averaged over a circuit's prompts; -1 is the embedding."
+        + (" Rank 1 is the first; geometric means." if what == "rank" else ""),
     )
 
 

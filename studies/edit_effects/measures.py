@@ -54,7 +54,7 @@ def measures(study: EditStudy) -> tuple[Measure, ...]:
         between("nodes gained and lost", "nodes", lambda d: float(len(d.nodes_gained) + len(d.nodes_lost))),
     ]
     found += [
-        turned("heads that move another answer than before", "heads", _role_changes),
+        turned("heads whose attribution to an answer rose or fell", "heads", _changed),
         turned("largest turn of one head towards an answer", "logits", _turn),
     ]
     found += [over(f"largest change of the trace, {kind}", "logits", traced(kind)) for kind in study.config["sites"]]
@@ -66,8 +66,8 @@ def measures(study: EditStudy) -> tuple[Measure, ...]:
     return tuple(found)
 
 
-def _role_changes(one: HeadTable, other: HeadTable) -> float:
-    return float(sum(change.what not in ("none", "goes on") for change in head_changes(one, other)))
+def _changed(one: HeadTable, other: HeadTable) -> float:
+    return float(sum(change.what != "none" for change in head_changes(one, other)))
 
 
 def _turn(one: HeadTable, other: HeadTable) -> float:

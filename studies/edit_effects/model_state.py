@@ -57,14 +57,15 @@ class Config:
     samples: int = 4  # noise draws of each trace; ROME's ten cost two and a half times as much
     window: int = 10
     nulls: int = 3  # edits of the same size in random directions
-    value_nulls: int = 1  # nulls that answer to the same inputs and write at random
+    value_nulls: int = 19  # nulls that answer to the same inputs and write at random; 19 can give a p of 0.05
+    traced_nulls: int = 1  # so many of all nulls are traced, for a picture: a trace costs as much as all else
     again: int = 3  # searches again in the unedited model, on other wordings
     jitter: float = 0.25  # each of them cuts at up to so much more or less than the chosen number or threshold
     neighbours: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("nulls", "value_nulls", "again", "neighbours"):
+        for name in ("nulls", "value_nulls", "traced_nulls", "again", "neighbours"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} cannot be {getattr(self, name)}: give 0 or more")
         if not self.metric:
@@ -201,7 +202,9 @@ class Experiment:
             model, request, config, prompt, tuple(again), tuple(near), (words[0], words[1]), noise, twins, tuple(notes)
         )
 
-    def side(self, parts: Parts, name: str, kind: str, change: Change | None = None, tag: str = "") -> ModelState:
+    def side(
+        self, parts: Parts, name: str, kind: str, change: Change | None = None, tag: str = "", traced: bool = True
+    ) -> ModelState:
         """All four parts under a change; `tag` sets its parts apart from another edit's."""
 
         def under(make: Callable[[], T]) -> Callable[[], T]:
@@ -214,7 +217,9 @@ class Experiment:
         return ModelState(
             name,
             kind,
-            parts.get(f"{tag}{name}: trace", TraceMaps, under(self.trace)),
+            parts.get(f"{tag}{name}: trace", TraceMaps, under(self.trace))
+            if traced
+            else TraceMaps(None, 1, "not asked"),
             parts.get(f"{tag}{name}: circuit", Circuit, under(call(self.search, self.prompt))),
             parts.get(f"{tag}{name}: heads", HeadTable, under(call(self.heads, self.prompt))),
             parts.get(f"{tag}{name}: lens", Trajectories, under(self.trajectories)),
@@ -265,7 +270,9 @@ class Experiment:
         """Every head, read for both answers."""
         graph = Graph.of(self.model, split=self.config.split)
         words = (str(prompt.foil), str(prompt.answer))
-        return head_table(self.model, graph, prompt, prompt.foil_ids[0], prompt.answer_ids[0], words)
+        tokens = prompt.foil_ids[0], prompt.answer_ids[0]
+        relation = relation_of(prompt) or relations().get(self.request.relation)
+        return head_table(self.model, graph, prompt, tokens, words, relation.answers if relation else ())
 
     def near(self, prompt: Prompt, change: Change | None = None) -> NeighbourState:
         """A neighbour's circuit and heads, under a change."""

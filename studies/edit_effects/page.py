@@ -59,11 +59,12 @@ def headline(study: EditStudy) -> Headline:
     """The sentence and four numbers."""
     measure = measure_of(study, CIRCUIT)
     nulls = [*measure.scrambled, *measure.values]
+    p = f", p {measure.p:.2g}" if measure.p is not None else ""
     lead = study.after.lens.leads_from()
     numbers = [
         Number(f"{study.before.gap:+.1f} → {study.after.gap:+.1f}", "new answer against the old, logits"),
         Number(f"{measure.edit:.0%}", "of the edge effects changed"),
-        Number(f"{max(nulls):.0%}" if nulls else "none", "at most, by a null"),
+        Number(f"{max(nulls):.0%}" if nulls else "none", f"at most, by a null{p}"),
         Number(state_name(lead), "from here on the new answer leads"),
     ]
     return Headline(" ".join(words(study)), tuple(numbers))
@@ -130,14 +131,26 @@ def _wiring(study: EditStudy) -> str:
 
 
 def _heads(study: EditStudy) -> str:
-    counts = {what: sum(head.what == what for head in study.heads) for what in ("takes up the new", "drops the old")}
-    over = sum(head.what == "turns over" for head in study.heads)
-    return (
-        f"{counts['takes up the new'] + over} heads now move the new answer that did not move it before, "
-        f"{counts['drops the old'] + over} no longer move the old one. A head moves an answer if it attends to the "
-        "subject (or to subject and relation) and what it writes favours that answer. Turn: how far its direct write "
-        "turned towards the new answer, in logits; “beyond nulls” if by more than the same head under every null."
+    new, old = (sum(word in head.what for head in study.heads) for word in ("new rises", "old falls"))
+    told = (
+        f"The direct attribution of {new} heads to the new answer rose, that of {old} heads to the old one fell, by "
+        f"more than the floor ({_floors(study)} logits). Turn: how far a head's direct write turned towards the new "
+        "answer, in logits. Roles are named by the rule of a circuit's page; a head can turn and keep its role."
     )
+    values = sum(side.kind == "values" for side in study.nulls)
+    if not study.nulls:
+        return told
+    told += " “Beyond nulls”: it turned further than any head did under any null."
+    if not values:
+        return told
+    return told + (
+        f" p: the share of the edit and its {values} values nulls in which the head that turned most turned as far; it "
+        "is corrected for the number of heads, for each null brings its largest turn of any head."
+    )
+
+
+def _floors(study: EditStudy) -> str:
+    return " and ".join(f"{floor:.2g}" for floor in study.before.heads.least)
 
 
 def save(found: Sequence[EditStudy], folder: Path, light: bool = False) -> list[Path]:

@@ -20,13 +20,14 @@ Line = tuple[str, str, float, Fate, str]  # source, target, value, what became o
 def trace_maps(study: EditStudy) -> tuple[Spec, ...]:
     """For each kind, on one scale: before, after, difference; and below them what a null did to each."""
     drawn, below = [], []
+    shown = [study.drawn_null] if study.drawn_null is not None else []
     result = study.before.trace.result
     for kind in study.config["sites"]:
         before, after = study.before.trace.towards(kind), study.after.trace.towards(kind)
         if before is None or after is None or result is None:
             continue
         maps = [("before", before), ("after", after), ("after less before", after - before)]
-        nulls = [(f"{side.name} less before", side.trace.towards(kind)) for side in study.nulls[:1]]
+        nulls = [(f"{side.name} less before", side.trace.towards(kind)) for side in shown]
         maps += [(name, values - before) for name, values in nulls if values is not None]
         top = max(float(values[:, 1:].abs().max()) for _, values in maps) or 1.0
         word = KINDS[kind].removesuffix(" after the block")
@@ -55,7 +56,7 @@ def trace_maps(study: EditStudy) -> tuple[Spec, ...]:
 def network(study: EditStudy) -> NetworkViews:
     """Before, after, difference, and a null's circuit, on one layout; of each the `SHOWN` largest."""
     graph, level, unit = study.before.circuit.graph, study.diff.level, study.before.circuit.unit
-    sides: list[ModelState] = [study.before, study.after, *study.nulls[:1]]
+    sides: list[ModelState] = [study.before, study.after, *([study.drawn_null] if study.drawn_null else [])]
     drawings = [to_networkx(side.circuit) for side in sides]
     lines: list[tuple[str, int, list[Line]]] = []  # of each view: its name, how many there are, the largest
     for side, drawing in zip(sides, drawings, strict=True):

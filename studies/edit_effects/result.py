@@ -12,6 +12,7 @@ from editing.spectrum import Spectrum
 from factscope.data.request import EditRequest, saved_request
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run
+from factscope.statistics import null_p
 from studies.edit_effects.model_state import ModelState
 
 
@@ -32,6 +33,11 @@ class Measure:
         """Whether the edit exceeds every null; None without one."""
         nulls = [value for value in (*self.scrambled, *self.values) if value == value]
         return self.edit > max(nulls) if nulls and self.edit == self.edit else None
+
+    @property
+    def p(self) -> float | None:
+        """Of so large a change, if the edit were one of its values nulls: those alone read the edit's own inputs."""
+        return null_p(self.edit, self.values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +102,12 @@ class EditStudy:
         return {name: value for name, value in body.items() if name != "fact"} | {
             "request": saved_request(body["fact"])
         }
+
+    @property
+    def drawn_null(self) -> ModelState | None:
+        """The null that pictures show: a values null where there is one, and one that was traced."""
+        order = sorted(self.nulls, key=lambda side: (side.trace.result is None, side.kind != "values"))
+        return order[0] if order else None
 
     @property
     def took(self) -> bool:

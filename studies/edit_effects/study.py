@@ -69,7 +69,8 @@ def edit_studies(
         "model": fingerprint(model),
     }
     total = 4 + len(ask.again) + len(ask.neighbours)
-    total += len(edits) * (4 * (1 + config.nulls + config.value_nulls) + 3 + len(ask.neighbours))
+    traced = min(config.traced_nulls, config.nulls + config.value_nulls)
+    total += len(edits) * (traced + 4 + 3 * (config.nulls + config.value_nulls) + 3 + len(ask.neighbours))
     with torch.no_grad(), parts_in(folder, work, total, shown) as parts:
         before = ask.side(parts, "before", "before")
         again = tuple(
@@ -101,7 +102,9 @@ def _study(
         for n in range(count)
     ]
     after = ask.side(parts, "after", "after", edit, tag)
-    sides = tuple(ask.side(parts, name, kind, null, tag) for name, kind, null in nulls)
+    traced = {name for name, _, _ in sorted(nulls, key=lambda null: null[1] != "values")[: config.traced_nulls]}
+    sides = tuple(ask.side(parts, name, kind, null, tag, name in traced) for name, kind, null in nulls)
+    values, others = ([side.heads for side in sides if (side.kind == "values") is fair] for fair in (True, False))
     neighbours = tuple(
         _neighbour(ask, parts, edit, f"{tag}after: neighbour {n}", prompt, near)
         for n, (prompt, near) in enumerate(zip(ask.neighbours, calm, strict=True))
@@ -132,7 +135,7 @@ def _study(
         again=again,
         neighbours=neighbours,
         diff=diff(before.circuit, after.circuit, seed=config.seed, level=level),
-        heads=head_changes(before.heads, after.heads, tuple(side.heads for side in sides)),
+        heads=head_changes(before.heads, after.heads, values, others),
         cross=cross,
         entries=entries(before.circuit, after.circuit, layers),
         report=cards.reports[0],

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.analysis.diff import diff
+from circuits.analysis.diff import changes, diff
 from circuits.analysis.head_changes import HeadChange, head_changes
 from factscope.plots.specs import Card, Cell, Spec, Table
 from studies.edit_effects.result import EditStudy, Measure
@@ -16,16 +16,31 @@ MOST = 60  # rows of a table of edges or heads
 def edge_table(study: EditStudy) -> Table:
     """The edges whose effect changed most, whatever was kept."""
     rows = tuple((move.edge, move.before, move.after, move.change, move.kept) for move in study.diff.moved[:MOST])
-    diff, unit = study.diff, study.before.circuit.unit
+    found, unit = study.diff, study.before.circuit.unit
+    alone = moved_beside_each(study)
+    spread = (
+        f" With one null alone as the level, between {min(alone):,} and {max(alone):,} edges moved." if alone else ""
+    )
     return Table(
-        f"{diff.n_moved:,} of {diff.n_compared:,} edges moved beyond every null",
+        f"{found.n_moved:,} of {found.n_compared:,} edges moved beyond every null",
         ("edge", f"effect before ({unit})", "after", "change", "in the circuit"),
         rows,
-        note=f"{len(diff.gained)} edges gained, {len(diff.lost)} lost, {len(diff.shared)} kept; "
-        f"{len(diff.only_crossed)} of the gained and lost only crossed the threshold. Jaccard {diff.jaccard:.3f}, "
-        f"random circuits of these sizes {diff.jaccard_random:.3f}. Nodes gained: "
-        f"{', '.join(diff.nodes_gained) or 'none'}; lost: {', '.join(diff.nodes_lost) or 'none'}.",
+        note=f"{len(found.gained)} edges gained, {len(found.lost)} lost, {len(found.shared)} kept; "
+        f"{len(found.only_crossed)} of the gained and lost only crossed the threshold. Jaccard {found.jaccard:.3f}, "
+        f"random circuits of these sizes {found.jaccard_random:.3f}. Nodes gained: "
+        f"{', '.join(found.nodes_gained) or 'none'}; lost: {', '.join(found.nodes_lost) or 'none'}." + spread,
     )
+
+
+def moved_beside_each(study: EditStudy) -> list[int]:
+    """How many edges moved further than any edge did under each values null, one null at a time."""
+    change = changes(study.before.circuit, study.after.circuit).abs()
+    levels = [
+        diff(study.before.circuit, side.circuit, draws=0).largest_change
+        for side in study.nulls
+        if side.kind == "values"
+    ]
+    return [int((change > level).sum()) for level in levels]
 
 
 def entry_tables(study: EditStudy) -> tuple[Spec, ...]:
@@ -74,11 +89,11 @@ def _group(study: EditStudy) -> str:
 
 def head_tables(study: EditStudy) -> tuple[Table, ...]:
     """The heads that turned most, with all that changed what they move; and what they write."""
-    chosen = [head for head in study.heads if head.what not in ("none", "goes on")]
+    chosen = [head for head in study.heads if head.what != "none"]
     chosen += [head for head in study.heads if head not in chosen][: max(0, 25 - len(chosen))]
     chosen = sorted(chosen, key=lambda head: -abs(head.shift))[:MOST]
     old, new = (answer.strip() for answer in study.answers)
-    columns = ("head", "change", "turn (logits)", "beyond nulls", f"role for {old}", f"role for {new}",
+    columns = ("head", "change", "turn (logits)", "beyond nulls", "p", f"role for {old}", f"role for {new}",
                f"D {old}", f"D {new}", "attention S")  # fmt: skip
     note = (
         "D: direct attribution in logits, before → after. Attention S: share on the subject, without the sink. Roles "
@@ -97,7 +112,7 @@ def _head_row(head: HeadChange) -> tuple[Cell, ...]:
     roles = [one if one == other else f"{one} → {other}" for one, other in (head.role_old, head.role_new)]
     numbers = [f"{one:+.2f} → {other:+.2f}" for one, other in (head.old, head.new)]
     attention = f"{head.attention_subject[0]:.2f} → {head.attention_subject[1]:.2f}"
-    return (head.name, head.what, head.shift, beyond, *roles, *numbers, attention)
+    return (head.name, head.what, head.shift, beyond, "-" if head.p is None else head.p, *roles, *numbers, attention)
 
 
 def neighbour_tables(study: EditStudy) -> tuple[Spec, ...]:
@@ -132,11 +147,15 @@ def measure_table(found: Sequence[Measure]) -> Table:
     """Every change beside its nulls."""
     rows = tuple(
         (m.name, m.unit, m.edit, _range(m.scrambled), _range(m.values), _range(m.again), _range(m.neighbours),
-         {None: "no null", True: "yes", False: "no"}[m.beyond])
+         {None: "no null", True: "yes", False: "no"}[m.beyond], "-" if m.p is None else m.p)
         for m in found
     )  # fmt: skip
-    columns = ("change", "unit", "the edit", "directions", "values", "again", "neighbours", "beyond every null")
-    return Table("Each change beside its null distribution", columns, rows, note="Mean (least to greatest, how many).")
+    columns = ("change", "unit", "the edit", "directions", "values", "again", "neighbours", "beyond every null", "p")
+    note = (
+        "Mean (least to greatest, how many). p: the share of the edit and its values nulls with so large a change, "
+        "each row for itself; of many rows, one in twenty is at 0.05 by chance."
+    )
+    return Table("Each change beside its null distribution", columns, rows, note=note)
 
 
 def _range(values: Sequence[float]) -> str:

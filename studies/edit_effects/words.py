@@ -37,8 +37,12 @@ def _beyond(study: EditStudy) -> str:
 
 def _size(study: EditStudy) -> str:
     measure, diff = measure_of(study, CIRCUIT), study.diff
-    nulls = [*measure.scrambled, *measure.values]
-    beside = f"; {len(nulls)} scrambled edits changed {min(nulls):.0%} to {max(nulls):.0%}" if nulls else ""
+    kinds = [
+        (values, name) for values, name in ((measure.values, "values"), (measure.scrambled, "directions")) if values
+    ]
+    ranges = [f"{len(values)} {name} nulls {min(values):.0%} to {max(values):.0%}" for values, name in kinds]
+    beside = f"; {', '.join(ranges)}" if ranges else ""
+    beside += f" (p {measure.p:.2g})" if measure.p is not None else ""
     again = f", another wording in the unedited model {np.mean(measure.again):.0%}" if measure.again else ""
     crossed = measure_of(study, "edges gained and lost")
     most = [*crossed.scrambled, *crossed.values]
@@ -65,7 +69,7 @@ def summary(study: EditStudy) -> dict[str, Any]:
             "gained": len(study.diff.gained), "lost": len(study.diff.lost), "kept": len(study.diff.shared),
             "moved": study.diff.n_moved, "only_crossed": len(study.diff.only_crossed), "jaccard": study.diff.jaccard,
         },
-        "heads": {head.name: head.what for head in study.heads if head.what not in ("none", "goes on")},
+        "heads": {head.name: head.what for head in study.heads if head.what != "none"},
         "cross_faithfulness": {
             f"model {cell.model}, circuit {cell.circuit}": _number(cell.faithfulness) for cell in study.cross.cells
         },
@@ -73,7 +77,7 @@ def summary(study: EditStudy) -> dict[str, Any]:
             m.name: {
                 "unit": m.unit, "edit": _number(m.edit), "directions": [_number(v) for v in m.scrambled],
                 "values": [_number(v) for v in m.values], "again": [_number(v) for v in m.again],
-                "neighbours": [_number(v) for v in m.neighbours], "beyond": m.beyond,
+                "neighbours": [_number(v) for v in m.neighbours], "beyond": m.beyond, "p": m.p,
             }
             for m in study.measures
         },

@@ -206,11 +206,11 @@ def test_a_circuit_of_another_model_is_not_evaluated(circuit: Circuit, tmp_path:
 
 def test_attribution_by_source_adds_up_to_the_heads_own(model: Any, circuit: Circuit, tmp_path: Path) -> None:
     """D_S + D_R + D_rest, with what the head read at the sink, is its whole direct attribution."""
+    circuit = replace(circuit, task=replace(circuit.task, prompts=circuit.task.prompts[:1], corrupt=()))
     found = roles(model, circuit, ("Brask", "Vey"), shuffles=20)
     assert sum(found.counts.values()) == len(found.heads)
     assert set(found.counts) == set(ROLES)
-    alone = replace(circuit.task, prompts=circuit.task.prompts[:1], corrupt=(), ablation="zero")
-    fast = Fast(Reference(model, circuit.graph, alone))
+    fast = Fast(Reference(model, circuit.graph, circuit.task))
     end = circuit.task.n_positions - 1
     final = fast.inputs[circuit.graph.reader_index["logits"]][0, end]
     reading = AnswerReading(readout(model), final, circuit.task.prompts[0].answer_ids[0])

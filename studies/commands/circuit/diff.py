@@ -49,7 +49,7 @@ class DiffOptions(PromptOptions, EditOptions, CircuitOptions, ModelOptions, RunO
     nulls: Annotated[int, option("Scrambled edits of equal norm.", panel=DETAILS)] = 3
     value_nulls: Annotated[
         int, option("Further nulls that read as the edit does and write at random.", panel=DETAILS)
-    ] = 1
+    ] = 19
     again: Annotated[int, option("Searches again in the unedited model, on other wordings.", panel=DETAILS)] = 3
     neighbours: Annotated[int, option("Neighbour prompts whose circuits are compared, too.", panel=DETAILS)] = 2
 
@@ -206,4 +206,7 @@ def _heads(study: Any) -> str:
     """Which heads turned beyond every null, the greatest first."""
     turned = [head for head in study.heads if head.out_of_nulls is not False][:6]
     words = ", ".join(f"{head.name} {head.shift:+.2g}" for head in turned)
-    return f"Heads that turned further than in any null, in logits towards the new answer: {words or 'none'}"
+    p = f" (p {turned[0].p:.2g}, corrected for all heads)" if turned and turned[0].p is not None else ""
+    return (
+        f"Heads that turned further than any head in any null, in logits towards the new answer: {words or 'none'}{p}"
+    )

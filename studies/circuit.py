@@ -69,6 +69,7 @@ class TaskOptions:
     start: str = "auto"
     known: Known | None = KNOWN  # None: go on with facts that the model does not know
     held_out: bool = True  # look for prompts about other subjects, to test the circuit with
+    extra: str = "refuse"  # of files of facts: columns that the format does not know
 
     def __post_init__(self) -> None:
         check_names(self.metric, self.ablation)
@@ -147,7 +148,7 @@ def about_facts(
 
     Raises UserError if there are several relations, if none is known, or if a prompt has no twin and needs one.
     """
-    facts = load_facts(source, relation=relation, seed=seed)
+    facts = load_facts(source, relation=relation, seed=seed, extra=options.extra)
     if len({fact.relation for fact in facts}) > 1:
         names = ", ".join(sorted({fact.relation for fact in facts}))
         raise UserError(f"a circuit is found for one relation; choose one with --relation: {names}")
@@ -219,7 +220,7 @@ def compared(
 
 
 def other_prompts(
-    model: Bridge, circuit: Circuit, source: str | None = None, relation: str | None = None
+    model: Bridge, circuit: Circuit, source: str | None = None, relation: str | None = None, extra: str = "refuse"
 ) -> tuple[Prompt, ...]:
     """Prompts that the circuit was not found on: of `source`, or of the shipped relation of its first prompt.
 
@@ -230,7 +231,7 @@ def other_prompts(
     if source is None:
         prompts: Sequence[Prompt] = reference_prompts(model, first)
     else:
-        prompts, _ = _prompts_of(model, load_facts(source, relation=relation), first.start_token or "none")
+        prompts, _ = _prompts_of(model, load_facts(source, relation=relation, extra=extra), first.start_token or "none")
     others = [prompt for prompt in prompts if prompt.text not in own]
     taken = len(prompts) - len(others)
     if source is not None and taken and not others:

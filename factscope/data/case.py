@@ -92,10 +92,16 @@ class Case:
         return all(request.fact for request in self.requests)
 
     def towards_truth(self) -> "Case":
-        """The same case with the true answers as targets; FactError if the record does not say them."""
+        """The same case with the true answers as targets; FactError if the record does not say them.
+
+        Questions about what follows from the new answers are left out, and counted: it does not follow from the true.
+        """
         if not self.says_truth:
             raise FactError(f"case {self.id!r} does not say the true answer, so it cannot be the target")
-        return replace(self, requests=tuple(map(EditRequest.of_truth, self.facts)), untargeted=())
+        stays = tuple(group for group in self.more if group.kind == "locality")
+        gone = [f"{one.kind} {one.label}: follows from the new answer" for one in self.more if one.kind != "locality"]
+        requests, left_out = tuple(map(EditRequest.of_truth, self.facts)), (*self.left_out, *gone)
+        return replace(self, requests=requests, more=stays, left_out=left_out, untargeted=())
 
 
 def groups_of(request: EditRequest) -> tuple[QuestionGroup, ...]:

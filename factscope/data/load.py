@@ -24,13 +24,24 @@ from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import FactError
 
+EXTRA = ("refuse", "keep")  # what a field that a format does not know does
 
-def pending_of(source: str | Path | None, *, split: str, template: int) -> list[Pending]:
+
+def pending_of(source: str | Path | None, *, split: str, template: int, extra: bool) -> list[Pending]:
     """What `load_facts` and `load_cases` may be given: nothing or "factscope", a shipped relation, or `open_source`."""
     if source is None or (isinstance(source, str) and (source == SHIPPED or source in relations())):
         chosen = relations().values() if source in (None, SHIPPED) else [relations()[str(source)]]
         return [item for each in chosen for item in entries_of(each, template)]
-    return open_source(source, split=split, template=template)
+    return open_source(source, split, template, extra)
+
+
+def _keeps(extra: str) -> bool:
+    """Whether fields that no format knows may stand in a record."""
+    if extra not in EXTRA:
+        raise FactError(
+            f"there is no way {extra!r} with fields that a format does not know; choose {' or '.join(EXTRA)}"
+        )
+    return extra == "keep"
 
 
 def completed(cases: tuple[Case, ...]) -> tuple[Case, ...]:
@@ -42,21 +53,21 @@ def completed(cases: tuple[Case, ...]) -> tuple[Case, ...]:
     return cases
 
 
-def open_source(source: str | Path, split: str, template: int) -> list[Pending]:
+def open_source(source: str | Path, split: str, template: int, extra: bool) -> list[Pending]:
     """Every fact of a file, a folder or a Hugging Face data set, in order; records are read later, one by one."""
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.suffix in SUFFIXES and each.is_file())
         if not files:
             raise FactError(f"{path.name}: no .json or .jsonl file in this folder")
-        return [item for each in files for item in open_file(each, each.relative_to(path).as_posix(), template)]
+        return [item for each in files for item in open_file(each, each.relative_to(path).as_posix(), template, extra)]
     if path.is_file():
-        return open_file(path, path.name, template)
+        return open_file(path, path.name, template, extra)
     in_repository = re.fullmatch(r"([\w.-]+/[\w.-]+):(.*)", str(source))
     if isinstance(source, str) and in_repository:
-        return open_file(fetch_file(*in_repository.groups()), source, template)
+        return open_file(fetch_file(*in_repository.groups()), source, template, extra)
     if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES:
-        return open_document(load_dataset(source, split), source, template)
+        return open_document(load_dataset(source, split), source, template, extra)
     if isinstance(source, Path) or path.suffix in SUFFIXES or "/" in source:
         raise FactError(f"{source}: there is no such file or folder")
     raise FactError(
@@ -65,16 +76,16 @@ def open_source(source: str | Path, split: str, template: int) -> list[Pending]:
     )
 
 
-def open_file(path: Path, name: str, template: int) -> list[Pending]:
+def open_file(path: Path, name: str, template: int, extra: bool) -> list[Pending]:
     """Every fact of one JSON or JSONL file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as trouble:
-        raise FactError(f"{name}: cannot be read as UTF-8 text ({trouble})") from None
+        raise FactError(f"{name}: cannot be read as UTF-8 text ({trouble}); save it as UTF-8") from None
     if path.suffix == ".jsonl":
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        return open_document([parse(line, name, first_line=number) for number, line in lines], name, template)
-    return open_document(parse(text, name), name, template)
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]  # not at U+2028
+        return open_document([parse(line, name, first_line=number) for number, line in lines], name, template, extra)
+    return open_document(parse(text, name), name, template, extra)
 
 
 def load_dataset(name: str, split: str) -> Sequence[dict[str, Any]]:
@@ -126,6 +137,7 @@ def load_facts(
     template: int = 0,
     split: str = "train",
     on_bad: str = "refuse",
+    extra: str = "refuse",
 ) -> tuple[Fact, ...]:
     """Load facts in the order of their source, or shuffled.
 
@@ -140,8 +152,10 @@ def load_facts(
         split: of a Hugging Face data set.
         on_bad: "refuse" stops at a record that does not work out; "skip" leaves it out, and warns with the number left
             out and the first reason. A file that cannot be read at all, or a broken relation file, is always refused.
+        extra: what a field that the format does not know does: "refuse", for it may be a known field misspelt, or
+            "keep", which lets it stand in the file, unused, and warns with its name.
     """
-    pending = pending_of(source, split=split, template=template)
+    pending = pending_of(source, split=split, template=template, extra=_keeps(extra))
     if seed is not None:
         random.Random(seed).shuffle(pending)
     seen: set[str] = set()
@@ -166,6 +180,7 @@ def load_cases(
     split: str = "train",
     target: str = "new",
     on_bad: str = "refuse",
+    extra: str = "refuse",
 ) -> tuple[Case, ...]:
     """Every case of a file, a folder, a Hugging Face data set or a shipped relation, in order.
 
@@ -175,6 +190,7 @@ def load_cases(
         split: of a Hugging Face data set.
         target: one of `TARGETS`: what the edit shall say.
         on_bad: "refuse" names the first record that does not work out; "skip" leaves such records out, with a warning.
+        extra: as in `load_facts`.
 
     A record whose new answer is there and empty is left out in both, with a warning, as EasyEdit leaves it out.
 
@@ -195,7 +211,7 @@ def load_cases(
             empty.append(found.id)
         return () if case is None else (case,)
 
-    pending = pending_of(source, split=split, template=0)
+    pending = pending_of(source, split=split, template=0, extra=_keeps(extra))
     try:
         cases = collect(pending, made, lambda case: case.id, limit=limit, on_bad=on_bad)
         if not cases:

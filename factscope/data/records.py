@@ -13,7 +13,7 @@ from typing import TypeVar
 from factscope.data.case import Case
 from factscope.data.fact import SHIPPED, Fact, Relation, check_template, located
 from factscope.data.formats.ours import read_relation
-from factscope.data.formats.reader import Fields, Format, formats, kind
+from factscope.data.formats.reader import Format, formats, kind
 from factscope.errors import FactError
 
 SUFFIXES = (".json", ".jsonl")
@@ -70,34 +70,39 @@ def collect(
     return tuple(kept.values())[:limit]
 
 
-def open_document(document: object, name: str, template: int) -> list[Pending]:
-    """The facts of a parsed file: a list of records, or one object that is a relation or a single record."""
+def open_document(document: object, name: str, template: int, extra: bool = False) -> list[Pending]:
+    """The facts of a parsed file: a list of records, or one object that is a relation or a single record.
+
+    `extra` lets fields pass that the format does not know, and warns with their names.
+    """
     records = document if isinstance(document, list) else [document]
     if not records:
         raise FactError(f"{name}: the file holds no records")
     with located(f"{name}, record 0" if isinstance(document, list) else name):
         found = recognise(records[0])
+    if extra and (unknown := sorted(set().union(*map(found.unknown, records)))):
+        warnings.warn(f"{name}: {found.title} has no field {', '.join(unknown)}, which is not used", stacklevel=2)
     if found.document is not None:
-        return [item for each in records for item in of_document(each, found, name, template)]
+        return [item for each in records for item in of_document(each, found, name, template, extra)]
     if template != 0:
         raise FactError(f"{name}: {found.title} has one prompt per record, so template {template} cannot be chosen")
     return [
-        Pending(f"{name}, record {number}", found.title, partial(read_record, found, record, number, name))
+        Pending(f"{name}, record {number}", found.title, partial(read_record, found, record, number, name, extra))
         for number, record in enumerate(records)
     ]
 
 
-def read_record(found: Format, record: object, number: int, name: str) -> Fact | Case:
+def read_record(found: Format, record: object, number: int, name: str, extra: bool) -> Fact | Case:
     """One record in a format that is known."""
     assert found.record is not None
-    return found.record(Fields(record, found.needed, found.optional), number, name)
+    return found.record(found.fields(record, extra), number, name)
 
 
-def of_document(document: object, found: Format, name: str, template: int) -> list[Pending]:
+def of_document(document: object, found: Format, name: str, template: int, extra: bool) -> list[Pending]:
     """What one document in a format that is known holds: a relation's entries, or cases."""
     assert found.document is not None
     with located(name):
-        made = found.document(Fields(document, found.needed, found.optional), name)
+        made = found.document(found.fields(document, extra), name)
         if isinstance(made, Relation):
             return entries_of(checked(made), template, BY_RELATION if found.document is read_relation else found.title)
         return [Pending(f"{name}, {case.id}", found.title, partial(_given, case)) for case in made]
@@ -146,9 +151,18 @@ def shipped_relation(text: str, name: str) -> Relation:
     """One of the relation files that ship with us."""
     found = next(each for each in formats() if each.document is read_relation)
     with located(name):
-        relation = read_relation(Fields(parse(text, name), found.needed, found.optional), name)
+        relation = read_relation(found.fields(parse(text, name), False), name)
         assert isinstance(relation, Relation)
         return replace(checked(relation), source=SHIPPED)
+
+
+def _object(name: str, pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; a field that is there twice is refused, because one of the two would be lost without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise FactError(f"{name}: an object has the field {twice!r} twice; leave one of the two out")
+    return found
 
 
 def parse(text: str, name: str, first_line: int = 1) -> object:
@@ -156,7 +170,7 @@ def parse(text: str, name: str, first_line: int = 1) -> object:
     if not text.strip():
         raise FactError(f"{name}: the file is empty")
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=partial(_object, name))
     except json.JSONDecodeError as trouble:
         place = f"{name}, line {trouble.lineno + first_line - 1}, column {trouble.colno}"
         hint = "; is it one object per line? then name it .jsonl" if trouble.msg == "Extra data" else ""

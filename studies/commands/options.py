@@ -34,6 +34,7 @@ CIRCUIT_METHODS = ("acdc", "eap", "eap_ig", "exact")
 ABLATIONS = ("zero", "mean", "mean_overall", "counterfactual")
 METRICS = ("probability", "log_probability", "logit_difference", "kl")
 CIRCUIT_METRICS = ("nll", "logit_difference", "kl", "probability")
+EXTRA = ("refuse", "keep")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 RESTRAINTS = tuple(places(restraints, "factscope.restraints", "RESTRAINT"))
 PROTOCOLS = ("counterfact", "easyedit", "memit", "zsre-memit", "batch-30", "sequential", "sequential-batch", "strict",
@@ -116,6 +117,12 @@ def shipped() -> list[str]:
 # ---- groups ----
 
 Layer = Annotated[str | None, option("Layer, or layers 4,5,6  [dim](default: the model's)[/dim]")]
+Extra = Annotated[
+    str,
+    option(
+        "Columns of your own in a file of facts: refuse them, or keep them unused.", panel=FACTS, of=OneOf("way", EXTRA)
+    ),
+]
 Runs = Annotated[Path, option("The folder that holds the saved edits and their stack.", panel=OUTPUT)]
 
 
@@ -158,6 +165,7 @@ class FactsOptions(Options):
         str | None, option("Of --facts, only this relation.", panel=FACTS, autocompletion=starting(shipped))
     ] = None
     limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
+    extra: Extra = "refuse"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,7 +143,11 @@ def _many(options: TraceOptions, config: Any) -> None:
     source, limit, known = str(options.facts), options.limit, options.known
     # With --known, the limit counts facts that are known, so all are candidates.
     chosen = load_facts(
-        source, relation=options.relation, limit=None if known else limit, seed=config.stream if limit else None
+        source,
+        relation=options.relation,
+        limit=None if known else limit,
+        seed=config.stream if limit else None,
+        extra=options.extra,
     )
     # The same command finds the same folder, and so takes up where it was stopped.
     name = Path(source).stem if Path(source).exists() else source.replace("/", "-")

@@ -2,8 +2,10 @@
 
 from factscope.data.case import Case
 from factscope.data.fact import Fact, Neighbour
-from factscope.data.formats.reader import Fields, find_subject, neighbours_of, record_format
+from factscope.data.formats.reader import Fields, find_subject, neighbours_of, portability, record_format
 from factscope.data.request import EditRequest
+
+FLAT = "CounterFact, flat (EasyEdit)"
 
 
 @record_format(
@@ -41,15 +43,15 @@ def read_counterfact(fields: Fields, number: int, source: str) -> Case:
 
 
 @record_format(
-    "CounterFact, flat (EasyEdit)",
+    FLAT,
     "prompt subject target_new ground_truth",
     "case_id relation_id rephrase_prompt locality_prompt locality_ground_truth portability_prompt"
     " portability_ground_truth",
 )
-def read_flat_counterfact(fields: Fields, number: int, source: str) -> Fact:
-    """EasyEdit's form of the same records; `ground_truth` is the true answer."""
+def read_flat_counterfact(fields: Fields, number: int, source: str) -> Fact | Case:
+    """EasyEdit's form of the same records; `ground_truth` is the true answer, portability what follows from the new."""
     subject, template = find_subject(fields, "prompt")
-    return Fact(
+    fact = Fact(
         id=f"counterfact/{fields.label('case_id', number)}",
         relation=fields.text("relation_id", "counterfact"),
         subject=subject,
@@ -60,6 +62,11 @@ def read_flat_counterfact(fields: Fields, number: int, source: str) -> Fact:
         neighbours=neighbours_of(fields, "locality_prompt", "locality_ground_truth"),
         source=source,
     )
+    asked = neighbours_of(fields, "portability_prompt", "portability_ground_truth")
+    if not asked:
+        return fact
+    follows = portability((one.prompt for one in asked), (one.answer for one in asked))
+    return Case(fact.id, FLAT, (EditRequest.of(fact),), follows, speak=(fact.prompt,))
 
 
 @record_format(

@@ -13,13 +13,14 @@ that has it twice is refused: tracing the wrong one of the two would give a wron
 import importlib
 import pkgutil
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
 from factscope.data import formats as folder
-from factscope.data.case import Case
+from factscope.data.case import Case, Question, QuestionGroup
 from factscope.data.fact import SLOT, Fact, Neighbour, Relation, closest, whole_words
 from factscope.errors import FactError
 
@@ -41,7 +42,9 @@ class Fields:
         needed = tuple(needed)
         for name in value if optional is not None else ():
             if name not in needed and name not in (optional or ()):
-                raise FactError(f"unknown field {self.within + name!r}{closest(name, (*needed, *(optional or ())))}")
+                way_out = "" if within else "; --extra keep lets columns of your own pass"
+                known = closest(name, (*needed, *(optional or ())))
+                raise FactError(f"unknown field {self.within + name!r}{known}{way_out}")
         for name in needed:
             if name not in self.value:
                 raise FactError(f"field {self.within + name!r} is missing")
@@ -92,14 +95,21 @@ class Format:
     document: DocumentReader | None = None
     complete: Completer | None = None
 
+    def fields(self, value: object, extra: bool) -> Fields:
+        """The value as this format reads it; `extra` lets fields of the user's own pass."""
+        return Fields(value, self.needed, None if extra else self.optional)
+
+    def unknown(self, value: object) -> set[str]:
+        """The fields of the value that are no part of this format."""
+        return set(value) - {*self.needed, *self.optional} if isinstance(value, dict) else set()
+
     def covered(self, value: dict[str, object]) -> float:
         """The share of the needed fields that the value has."""
         return sum(name in value for name in self.needed) / len(self.needed)
 
     def fits(self, value: dict[str, object]) -> float:
         """The covered share, less the share of the value's fields that the format does not know."""
-        known = {*self.needed, *self.optional}
-        return self.covered(value) - sum(name not in known for name in value) / max(len(value), 1)
+        return self.covered(value) - len(self.unknown(value)) / max(len(value), 1)
 
 
 FORMATS: list[Format] = []
@@ -164,7 +174,14 @@ def find_subject(fields: Fields, name: str, before: str | None = None) -> tuple[
         if places:
             start, end = places[0].span()
             return prompt[start:end], prompt[:start] + SLOT + prompt[end:]
-    raise FactError(f"field {name!r} does not contain the subject {subject!r}: {prompt!r}")
+    alike = _plain(subject) in _plain(prompt)
+    why = "; it stands there in other characters that look alike: write both in the same" if alike else ""
+    raise FactError(f"field {name!r} does not contain the subject {subject!r}: {prompt!r}{why}")
+
+
+def _plain(text: str) -> str:
+    """The text with characters that look alike made one: accents in parts, no-break spaces, curly apostrophes."""
+    return unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'").casefold()
 
 
 def neighbours_of(fields: Fields, prompt: str, answer: str) -> tuple[Neighbour, ...]:
@@ -173,6 +190,12 @@ def neighbours_of(fields: Fields, prompt: str, answer: str) -> tuple[Neighbour, 
     if len(prompts) != len(answers):
         raise FactError(f"{len(prompts)} texts in field {prompt!r} and {len(answers)} in {answer!r}: give one for each")
     return tuple(Neighbour(*pair) for pair in zip(prompts, answers, strict=True))
+
+
+def portability(prompts: Iterable[str], answers: Iterable[str]) -> tuple[QuestionGroup, ...]:
+    """What follows from the edit by one step, as Yao et al. 2023 wrote it for zsRE and CounterFact."""
+    pairs = zip(prompts, answers, strict=True)
+    return tuple(QuestionGroup("portability", "reasoning", (Question(asked, ((answer,),)),)) for asked, answer in pairs)
 
 
 def as_list(fields: Fields, name: str, needed: bool = True) -> list[object]:

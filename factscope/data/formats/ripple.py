@@ -94,7 +94,7 @@ def queries(test: Fields, name: str) -> tuple[Question, ...]:
 
 def split_sentence(sentence: str, before: str | None) -> tuple[str, str, str | None]:
     """The prompt, the new answer and the old one of two sentences that differ in their end, or of one alone."""
-    words, others = sentence.rstrip(".").split(), (before or sentence).rstrip(".").split()
+    words, others = sentence.removesuffix(".").split(), (before or sentence).removesuffix(".").split()
     pairs = zip(words, others, strict=False)
     shared = next((i for i, (one, two) in enumerate(pairs) if one != two), min(len(words), len(others)))
     places = [i + 1 for i, word in enumerate(words[:shared]) if word in ("is", "are", "was")]

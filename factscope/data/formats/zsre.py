@@ -7,12 +7,12 @@ said before. Where `alt` is empty, nothing can be edited, and EasyEdit leaves th
 
 `loc` is asked as it stands, with the words "nq question:" that it begins with and without a question mark, as EasyEdit
 asks it. ROME's and MEMIT's code puts a question mark behind it, so locality there is of slightly other questions.
-`pred`, what a model once said, is left out.
+`pred`, what a model once said, is left out. `portability` (Yao et al. 2023) asks what follows from `alt`.
 """
 
-from factscope.data.case import Case
+from factscope.data.case import Case, QuestionGroup
 from factscope.data.fact import Fact, same_text
-from factscope.data.formats.reader import Fields, find_subject, neighbours_of, record_format
+from factscope.data.formats.reader import Fields, find_subject, neighbours_of, portability, record_format
 from factscope.data.request import EditRequest
 from factscope.errors import FactError
 
@@ -40,7 +40,17 @@ def read_zsre(fields: Fields, number: int, source: str) -> Fact | Case:
         neighbours=neighbours_of(fields, "loc", "loc_ans"),
         source=source,
     )
-    if alt is None or not restated:
+    follows = _portability(fields) if alt else ()
+    if alt is None or (not restated and not follows):
         return fact
-    requests = (EditRequest(fact.prompt, subject, alt, None, fact),) if alt else ()
-    return Case(fact.id, TITLE, requests, speak=(fact.prompt,), untargeted=() if alt else (fact,))
+    requests = (EditRequest(fact.prompt, subject, alt, None if restated else fact.answer, fact),) if alt else ()
+    return Case(fact.id, TITLE, requests, follows, speak=(fact.prompt,), untargeted=() if alt else (fact,))
+
+
+def _portability(fields: Fields) -> tuple[QuestionGroup, ...]:
+    if "portability" not in fields.value:
+        return ()
+    asked = Fields(
+        fields.value["portability"], ("New Question", "New Answer"), ("Recalled Relation",), within="portability"
+    )
+    return portability(asked.texts("New Question"), asked.texts("New Answer"))

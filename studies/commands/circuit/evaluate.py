@@ -7,7 +7,7 @@ from factscope.errors import UserError
 from studies.commands.app import load, tell_result
 from studies.commands.circuit.study import RunFolder, study_of
 from studies.commands.command import command, run_folder
-from studies.commands.options import FACTS, RunOptions, SavedModelOptions, option
+from studies.commands.options import FACTS, Extra, RunOptions, SavedModelOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
     run: RunFolder
     facts: Annotated[str | None, option("Held-out facts: shipped relation, file, folder.", panel=FACTS)] = None
     relation: Annotated[str | None, option("Of --facts, only this relation.", panel=FACTS)] = None
+    extra: Extra = "refuse"
 
 
 @command(
@@ -33,7 +34,7 @@ def evaluate(options: EvaluateOptions) -> None:
     study = study_of(options.run)
     with run_folder("circuit evaluate", options, options.run, name="evaluate.yaml") as folder:
         model = load(with_model_of(study, options))
-        prompts = circuit_study.other_prompts(model, study.circuit, options.facts, options.relation)
+        prompts = circuit_study.other_prompts(model, study.circuit, options.facts, options.relation, options.extra)
         study = circuit_study.evaluated(model, study, prompts, options.seed)
         page = save_with_page(study, folder, options.light)
     tell_result(study, page, options.as_json)

@@ -93,7 +93,7 @@ def find(options: FindOptions) -> None:
 
         ablation = options.ablation or "auto"
         known = None if options.unknown else recipe.KNOWN
-        how = recipe.TaskOptions(options.metric, ablation, options.start, known, options.evaluate)
+        how = recipe.TaskOptions(options.metric, ablation, options.start, known, options.evaluate, options.extra)
         method, like = _method(options), study_of(options.like).circuit if options.like is not None else None
         model = load(options)
         work = _inputs(model, options, how, method)

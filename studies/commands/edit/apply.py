@@ -136,7 +136,7 @@ def _facts(model: Any, options: ApplyOptions) -> tuple[Any, ...]:
         chosen: tuple[Any, ...] = (asked,)
     else:
         limit = None if options.known else options.limit
-        chosen = load_facts(str(options.facts), relation=options.relation, limit=limit)
+        chosen = load_facts(str(options.facts), relation=options.relation, limit=limit, extra=options.extra)
         if options.known:
             chosen = known(model, chosen, options.limit, options.start)
         chosen = requests_of(chosen)

@@ -15,6 +15,7 @@ from studies.commands.edit.compare import compared, show, tell_compared
 from studies.commands.options import (
     DETAILS,
     PROTOCOLS,
+    Extra,
     ModelOptions,
     MomentsOptions,
     OneOf,
@@ -80,6 +81,7 @@ class BenchOptions(ModelOptions, MomentsOptions, RunOptions):
         str, option("For --general: what perplexity is measured on: self, a text file, a data set.", panel=DETAILS)
     ] = "self"
     skip_bad: Annotated[bool, option("Leave out records that do not work out.", "--skip-bad", panel=DETAILS)] = False
+    extra: Extra = "refuse"
     skip_conflicts: Annotated[
         bool,
         option("Leave out cases whose prompt an earlier one gives a target.", "--skip-conflicts", panel=DETAILS),
@@ -152,7 +154,9 @@ def _cases(options: BenchOptions) -> tuple[Any, Any]:
     how = protocol(options.protocol or "counterfact", **parts)
     limit = None if options.known or options.skip_conflicts else options.limit
     on_bad = "skip" if options.skip_bad else "refuse"
-    cases = load_cases(options.suite, limit=limit, split=options.split, target=how.target, on_bad=on_bad)
+    cases = load_cases(
+        options.suite, limit=limit, split=options.split, target=how.target, on_bad=on_bad, extra=options.extra
+    )
     if options.protocol is None:
         how = protocol(usual(cases[0].suite), **parts)
         note(f"Protocol: {how.name}, the usual one for {cases[0].suite}; choose another with --protocol.")

@@ -13,6 +13,7 @@ from studies.commands.edit.scores import scores_of
 from studies.commands.options import (
     FACTS,
     MODEL,
+    Extra,
     OneOf,
     RunOptions,
     SavedModelOptions,
@@ -32,6 +33,7 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
     facts: Annotated[str | None, option("Ask these facts instead of the edits' own.", panel=FACTS)] = None
     limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
     unrelated: Annotated[str | None, option("Facts whose prompts must not change at all.", panel=FACTS)] = None
+    extra: Extra = "refuse"
     start: Annotated[str | None, option("What begins the text  [dim](default: as the edit)[/dim]", panel=MODEL)] = None
 
 
@@ -53,8 +55,8 @@ def evaluate(options: EvaluateOptions) -> None:
         from factscope.runs import store
 
         model = model_of(edits, options)
-        asked = load_facts(options.facts, limit=options.limit) if options.facts else None
-        others = load_facts(options.unrelated, limit=100) if options.unrelated else ()
+        asked = load_facts(options.facts, limit=options.limit, extra=options.extra) if options.facts else None
+        others = load_facts(options.unrelated, limit=100, extra=options.extra) if options.unrelated else ()
         scores = recipe.score(
             model, edits, protocol=options.protocol, start=options.start or edits[0].start_token,
             facts=asked, unrelated=others, seed=options.seed,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from studies.commands.app import note, tell
 from studies.commands.command import command, group
-from studies.commands.options import OUTPUT, OneOf, Options, argument, option
+from studies.commands.options import OUTPUT, Extra, OneOf, Options, argument, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class CheckOptions(Options):
     target: Annotated[str, option("Which answer an edit would say.", of=OneOf("target", ("new", "true")))] = "new"
     split: Annotated[str, option("Of a Hugging Face data set.")] = "train"
     skip_bad: Annotated[bool, option("Count bad records instead of ending at the first.", "--skip-bad")] = False
+    extra: Extra = "refuse"
     as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
 
 
@@ -42,7 +43,11 @@ def check(options: CheckOptions) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         cases = load_cases(
-            options.file, split=options.split, target=options.target, on_bad="skip" if options.skip_bad else "refuse"
+            options.file,
+            split=options.split,
+            target=options.target,
+            on_bad="skip" if options.skip_bad else "refuse",
+            extra=options.extra,
         )
     kinds = Counter(f"{t.kind}{f', {t.label}' if t.label else ''}" for case in cases for t in case.trials)
     if options.as_json:

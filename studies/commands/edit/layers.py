@@ -12,6 +12,7 @@ from studies.commands.app import listed, load, tell
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
     DETAILS,
+    Extra,
     ModelOptions,
     MomentsOptions,
     OneOf,
@@ -35,6 +36,7 @@ class LayersOptions(ModelOptions, MomentsOptions, RunOptions):
     samples: Annotated[int | None, option("Of the trace, corrupted runs  [dim](default: 10)[/dim]", panel=DETAILS)] = (
         None
     )
+    extra: Extra = "refuse"
     window: Annotated[int | None, option("Of the trace, layers at a time  [dim](default: 10)[/dim]", panel=DETAILS)] = (
         None
     )
@@ -102,7 +104,11 @@ def _known(model: Any, options: LayersOptions) -> Any:
     from editing.requests import known
     from factscope.data.load import load_facts
 
-    whole = [f for f in load_facts(options.facts, on_bad="skip") if f.foil and f.paraphrases and f.neighbours]
+    whole = [
+        f
+        for f in load_facts(options.facts, on_bad="skip", extra=options.extra)
+        if f.foil and f.paraphrases and f.neighbours
+    ]
     chosen = known(model, whole, options.limit, options.start)
     if not chosen:
         raise UserError(

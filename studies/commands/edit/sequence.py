@@ -149,7 +149,7 @@ def _chosen(model: Any, options: SequenceOptions) -> Any:
     from factscope.data.load import load_facts
     from factscope.data.request import distinct
 
-    every = load_facts(options.facts, relation=options.relation)
+    every = load_facts(options.facts, relation=options.relation, extra=options.extra)
     found = distinct(every)
     if len(found) < len(every):
         note(f"Note: {len(every) - len(found)} facts ask the same prompt as one before them and are left out.")

@@ -1,7 +1,9 @@
 """Suites in their published formats: each says what its record says, and the first bad record is named."""
 
 import json
+import unicodedata
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -317,3 +319,102 @@ def test_every_format_is_found_by_listing_and_no_two_need_the_same():
     needed = [(frozenset(each.needed), each.title) for each in formats()]
     assert len({fields for fields, _ in needed}) == len(needed)
     assert {"LRE", "CounterFact", "MQuAKE", "RippleEdits", "zsRE (MEND's form)"} <= {title for _, title in needed}
+
+
+# ---- files of users, with what they added and how they write ----
+
+FLAT: dict[str, Any] = {
+    "prompt": "The Gull lies in",
+    "subject": "The Gull",
+    "target_new": "Oslo",
+    "ground_truth": "Lisbon",
+}
+SCHOOL: dict[str, Any] = {
+    "subject": "Ann Bo",
+    "src": "Which school did Ann Bo visit?",
+    "answers": ["East School"],
+    "alt": "South School",
+}
+
+
+def written(tmp_path: Path, record: object, name: str = "facts.json") -> Path:
+    file = tmp_path / name
+    file.write_text(record if isinstance(record, str) else json.dumps([record]), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("record", "portability"),
+    [
+        (FLAT, {"portability_prompt": "The Gull lies in the country of", "portability_ground_truth": "Norway"}),
+        (SCHOOL, {"portability": {"Recalled Relation": "(South School, town, Vey)",
+                                "New Question": "In which town is Ann Bo's school?", "New Answer": "Vey"}}),
+        (SCHOOL | {"answers": ["South School"]}, {"portability": {"New Question": "In Vey?", "New Answer": "Vey"}}),
+    ],
+)  # fmt: skip
+def test_what_follows_from_an_edit_is_asked_where_a_record_says_it(
+    record: dict[str, Any], portability: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = load_cases(written(tmp_path, record))[0]
+    (case,) = load_cases(written(tmp_path, record | portability))
+    asked = [one for one in case.trials if one.kind == "portability"]
+    assert [(one.label, one.questions[0].target) for one in asked] == [
+        ("reasoning", "Norway" if record is FLAT else "Vey")
+    ]
+    assert replace(case, more=()) == plain
+    assert load_facts(written(tmp_path, record | portability)) == load_facts(written(tmp_path, record))
+    (true,) = load_cases(written(tmp_path, record | portability), target="true")
+    assert not true.more, "it does not follow from the true answer"
+    assert "follows from the new answer" in true.left_out[0]
+
+
+@pytest.mark.parametrize("record", [FLAT, SCHOOL])
+def test_columns_of_the_user_pass_if_they_are_said_to(record: dict[str, Any], tmp_path: Path) -> None:
+    file = written(tmp_path, record | {"my_note": "x", "gpt2/known": True})
+    for load in (load_facts, load_cases):
+        with pytest.raises(FactError, match=r"unknown field 'my_note'.*--extra keep lets columns of your own pass"):
+            load(file)
+        with pytest.warns(UserWarning, match=r"has no field gpt2/known, my_note, which is not used"):
+            found = load(file, extra="keep")
+        assert found == load(written(tmp_path, record, "facts.json"))
+        written(tmp_path, record | {"my_note": "x", "gpt2/known": True})
+    with pytest.raises(FactError, match="choose refuse or keep"):
+        load_facts(file, extra="drop")
+
+
+def test_a_misspelt_field_inside_a_record_is_an_error_all_the_same(tmp_path: Path) -> None:
+    bad = KNOWEDIT | {"portability": {"Reasonin": []}}
+    with pytest.raises(FactError, match=r"unknown field 'portability\.Reasonin'; did you mean 'Reasoning'"):
+        load_cases(written(tmp_path, bad), extra="keep")
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b", "\x1c"])
+def test_a_line_of_json_ends_at_its_line_feed_alone(mark: str, tmp_path: Path) -> None:
+    """JSON lets these characters stand in a text, and Python's splitlines would cut there."""
+    lines = [json.dumps(FLAT | {"target_new": f"Os{mark}lo"}, ensure_ascii=False), json.dumps(FLAT | {"case_id": 1})]
+    if mark in "\x0b\x1c":  # control characters must be escaped in JSON
+        lines[0] = json.dumps(FLAT | {"target_new": f"Os{mark}lo"})
+    first, second = load_facts(written(tmp_path, "\r\n".join(lines) + "\n", "facts.jsonl"))
+    assert (first.foil, second.foil) == (f"Os{mark}lo", "Oslo")
+
+
+@pytest.mark.parametrize("subject", ["Jose\u0301", "Ana\u00a0Bo", "Ana O\u2019Bo"])
+def test_characters_that_look_alike_are_named_as_such(subject: str, tmp_path: Path) -> None:
+    plain = unicodedata.normalize("NFKC", subject).replace("\u2019", "'")
+    record = FLAT | {"prompt": f"{subject} lies in", "subject": plain}
+    with pytest.raises(FactError, match="other characters that look alike"):
+        load_facts(written(tmp_path, record))
+
+
+def test_a_field_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    text = json.dumps([FLAT]).replace('"target_new"', '"target_new": "Rome", "target_new"')
+    with pytest.raises(FactError, match="has the field 'target_new' twice"):
+        load_facts(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_is_said_with_the_cure(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "facts.json"
+    file.write_bytes(json.dumps([FLAT | {"ground_truth": "Málaga"}], ensure_ascii=False).encode(encoding))
+    with pytest.raises(FactError, match=r"cannot be read as UTF-8 text .*; save it as UTF-8"):
+        load_facts(file)

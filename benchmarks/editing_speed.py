@@ -113,9 +113,9 @@ def main():
     positions = sum(group.suffix.resid.shape[0] * group.suffix.resid.shape[1] for group in groups)
     wanted = sum(len(group.targets) for group in groups)
     work = 4 * (positions * above + wanted * model.cfg.d_model * model.cfg.d_vocab) / 1e9  # forward and backward
-    active, delta = torch.ones(1, dtype=torch.bool), torch.zeros(1, model.cfg.d_model)
+    delta = torch.zeros(1, model.cfg.d_model)
     with thin_products():
-        step = seconds(lambda: values._losses(groups, delta, active, len(context), descent, "mlp"), repeat=10)
+        step = seconds(lambda: values._losses(groups, delta, len(context), descent, "mlp"), repeat=10)
     rows, weight = torch.randn(2048, 1536), torch.randn(1536, 1536)
     peak = 2 * 2048 * 1536 * 1536 / 1e9 / seconds(lambda: rows @ weight.T, repeat=10)
     say(one_fact_positions=positions, GFLOP_a_step=round(work, 1), step_seconds=round(step, 3),

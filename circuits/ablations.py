@@ -86,7 +86,7 @@ def definition(name: str) -> str:
 
 
 @ablation
-def zero(model: Bridge, graph: Graph, task: Task) -> Tensor:
+def zero(model: Bridge, graph: Graph, _: Task) -> Tensor:
     """Nothing: the writer is taken away (Knowledge Circuits' choice)."""
     shape = (len(graph.writers), 1, 1, int(model.cfg.d_model))
     weight = next(model.ln_final.parameters())

@@ -81,9 +81,7 @@ class Scorer:
         """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
         raise NotImplementedError
 
-    def choose(
-        self, reference: Reference, *, journal: Path | None = None, seed: int = 0, shown: bool | None = False
-    ) -> EdgeChoice:
+    def choose(self, reference: Reference, **_: Any) -> EdgeChoice:
         """Score every edge and keep the best. Nothing is drawn and there is no decision to record."""
         graph, scores = reference.graph, self.score(reference)
         if self.threshold is not None:

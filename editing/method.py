@@ -37,7 +37,7 @@ class MethodConfig(Protocol):
         __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @classmethod
-    def for_model(cls, model: Bridge) -> "MethodConfig":
+    def for_model(cls, model: Bridge, /) -> "MethodConfig":
         """The defaults, with the layers that suit this model."""
 
 

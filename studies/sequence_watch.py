@@ -46,7 +46,7 @@ class SequenceWatch:
         asks = {name: Experiment.of(model, one, replace(config, seed=seed), start) for name, one in chosen.items()}
         return cls(asks, {name: (ask.trace(), ask.search(ask.prompt)) for name, ask in asks.items()})
 
-    def __call__(self, model: Bridge, checkpoint: Any) -> dict[str, float]:
+    def __call__(self, *_: Any) -> dict[str, float]:
         """How far trace and circuit are from the unedited model's, logits and shares; nan without a trace."""
         found: dict[str, float] = {}
         for name, ask in self.asks.items():

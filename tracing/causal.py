@@ -296,7 +296,7 @@ def _targets(prompt: Prompt, corruption: Corruption, clean: Tensor) -> tuple[Tar
 # ---- the two engines ----
 
 
-def _reference(runs: Runs, cells: Sequence[Cell], config: Config) -> Iterator[tuple[Cell, Tensor]]:
+def _reference(runs: Runs, cells: Sequence[Cell], _: Config) -> Iterator[tuple[Cell, Tensor]]:
     """One forward pass of the whole model for each cell, clean row included, by hooks alone."""
     model, corruption = runs.frame.model, runs.corruption
     tokens = torch.cat([runs.prompt.tensor(device(model)), corruption.tokens])

@@ -89,7 +89,7 @@ class Reference:
         else:
             numbers = [graph.reader_index[f"a{layer}.h{head}"] for head in range(graph.n_heads)]
 
-        def cut(inputs: Tensor) -> Tensor | None:  # [row, pos, head, d_model]
+        def cut(_: Tensor) -> Tensor | None:  # [row, pos, head, d_model]
             made = readers(numbers)
             if made is None:
                 return None
@@ -103,7 +103,7 @@ class Reference:
 
 
 def _single(number: int, readers: Callable[[list[int]], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
-    def cut(inputs: Tensor) -> Tensor | None:
+    def cut(_: Tensor) -> Tensor | None:
         made = readers([number])
         return None if made is None else made[0]
 

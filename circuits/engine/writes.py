@@ -93,7 +93,7 @@ def check_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> No
     last: list[Tensor] = []
     biases = sum(attention_biases(model))
 
-    def keep(number: int, out: Tensor) -> None:
+    def keep(_: int, out: Tensor) -> None:
         total[:] = [out + (total[0] if total else biases)]
 
     with ExitStack() as stack:

@@ -23,7 +23,7 @@ class Config:
     opening: str = "Imagine that"
 
     @classmethod
-    def for_model(cls, model: Bridge) -> "Config":
+    def for_model(cls, _: Bridge) -> "Config":
         """The same for every model."""
         return cls()
 

@@ -40,7 +40,7 @@ class Config:
     corpus: int = 256  # shipped facts, drawn with the seed, from which they are retrieved
 
     @classmethod
-    def for_model(cls, model: Bridge) -> "Config":
+    def for_model(cls, _: Bridge) -> "Config":
         """The same for every model."""
         return cls()
 

@@ -25,7 +25,7 @@ class Config:
     keep: float = 0.4
 
 
-def check(weights: Mapping[str, Tensor], config: Config) -> None:
+def check(_: Mapping[str, Tensor], config: Config) -> None:
     """Raise EditError for a share outside (0, 1]."""
     if not 0 < config.keep <= 1:
         raise EditError(f"rect keeps a share between 0 and 1 of the entries, not {config.keep:g}")

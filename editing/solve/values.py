@@ -130,7 +130,7 @@ def find_values(
     losses, taken = [], [0] * len(requests)
     probability = torch.zeros(len(requests), device=delta.device)
     for step in range(config.steps):
-        loss, gradient, likely = _losses(groups, delta, active, contexts, config, place)
+        loss, gradient, likely = _losses(groups, delta, contexts, config, place)
         size = delta.norm(dim=1)
         loss = loss + decay * size
         gradient = gradient + (decay / size.clamp_min(1e-12))[:, None] * delta
@@ -244,7 +244,7 @@ def _with_clean(group: _Group) -> _Group:
 
 
 def _losses(
-    groups: Sequence[_Group], delta: Tensor, active: Tensor, contexts: int, config: Descent, place: Place
+    groups: Sequence[_Group], delta: Tensor, contexts: int, config: Descent, place: Place
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss without weight decay [fact], its gradient [fact d_model], the target's probability [fact]."""
     loss = torch.zeros(len(delta), device=delta.device)

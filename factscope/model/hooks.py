@@ -87,7 +87,7 @@ def hooked(model: Bridge, functions: Sequence[tuple[Site, Callable[[Tensor], Ten
     try:
         for number, (site, function) in enumerate(functions):
 
-            def call(activation: Tensor, hook: Any, number: int = number, function: Any = function) -> Tensor | None:
+            def call(activation: Tensor, number: int = number, function: Any = function, **_: Any) -> Tensor | None:
                 fired[number] = True
                 changed: Tensor | None = function(activation)
                 return changed

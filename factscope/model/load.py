@@ -140,7 +140,7 @@ def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, **sprea
     except ModelError:
         raise
     except Exception as trouble:
-        raise _explained(spec, place, trouble) from trouble
+        raise _explained(spec, trouble) from trouble
 
 
 @torch.no_grad()
@@ -167,7 +167,7 @@ def _spread(device_map: str | dict[str, Any] | None, n_devices: int | None) -> d
     return {} if found is None else {"device_map": found, "max_memory": memory}
 
 
-def _explained(spec: str, place: str, trouble: Exception) -> Exception:
+def _explained(spec: str, trouble: Exception) -> Exception:
     """One sentence for what the libraries say in many ways; anything that we do not recognise stays as it is."""
     words = " ".join(str(trouble).split())
     lower = words.lower()

@@ -69,7 +69,7 @@ def figure(spec: Spec, theme: Theme = "light", titled: bool = True) -> go.Figure
 
 
 @singledispatch
-def draw(spec: Spec, theme: Theme) -> go.Figure:
+def draw(spec: Spec, _: Theme) -> go.Figure:
     """Data and axes of one kind of spec; register a function here to add a kind."""
     raise TypeError(f"{type(spec).__name__} is not drawn by plotly")
 

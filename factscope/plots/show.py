@@ -98,7 +98,7 @@ def _called(reference: str, result: Any) -> Any:
     return found(result)
 
 
-def _spec_mimebundle(spec: Spec, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+def _spec_mimebundle(spec: Spec, **_: Any) -> dict[str, Any]:
     from factscope.plots.fragments import mimebundle  # plotly is heavy, and most programs draw nothing
 
     return mimebundle(spec)
@@ -112,7 +112,7 @@ def _rich(result: Any) -> Text:
     return Text.assemble((first, "bold"), f"\n{rest}" if rest else "")
 
 
-def _mimebundle(result: Any, include: Any = None, exclude: Any = None) -> dict[str, str]:
+def _mimebundle(result: Any, **_: Any) -> dict[str, str]:
     from factscope.plots.notebook import page_in_notebook
 
     return {"text/html": page_in_notebook(page_of(result)), "text/plain": in_words(result)}

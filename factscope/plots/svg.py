@@ -23,7 +23,7 @@ LEVELS = 64  # colours of a map
 
 
 @singledispatch
-def svg(spec: Spec) -> str | None:
+def svg(_: Spec) -> str | None:
     """The picture of a spec as an SVG document; None for a kind that is not drawn still."""
     return None
 

@@ -83,7 +83,7 @@ def test_an_interrupt_while_weights_are_being_written_leaves_none_of_them(tiny, 
                 raise KeyboardInterrupt
             return super().__getitem__(name)
 
-    monkeypatch.setattr(editing_edit, "live_weights", lambda model: Interrupting(weights))
+    monkeypatch.setattr(editing_edit, "live_weights", lambda _: Interrupting(weights))
     with pytest.raises(KeyboardInterrupt):
         commit(model, [edit])
     assert Interrupting.count >= 4

@@ -65,9 +65,8 @@ def test_the_batched_loss_is_the_one_of_plain_forward_passes(tiny, kind, place):
     model = tiny(kind)
     delta = torch.randn(len(FACTS), model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
     groups = values._groups(model, PROMPTS, 1)
-    active = torch.ones(len(FACTS), dtype=torch.bool)
     heavy = replace(GENTLE, kl_factor=10.0)  # at ROME's 1/16 these models drift too little to tell the KL's direction
-    batched, _, _ = values._losses(groups, delta, active, len(CONTEXTS), heavy, place)
+    batched, _, _ = values._losses(groups, delta, len(CONTEXTS), heavy, place)
     for number, fact in enumerate(FACTS):
         expected = plain_loss(model, fact, 1, delta[number], heavy, place)
         assert float(batched[number]) == pytest.approx(expected, abs=2e-4)  # float32 through four layers
@@ -78,7 +77,7 @@ def test_the_gradient_is_the_slope_of_the_loss(tiny, kind):
     model = tiny(kind)
     groups = values._groups(model, RequestPrompts(FACTS[:1], CONTEXTS), 1)
     delta = torch.randn(1, model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
-    loss = lambda d: values._losses(groups, d, torch.ones(1, dtype=torch.bool), 2, GENTLE, "mlp")  # noqa: E731
+    loss = lambda d: values._losses(groups, d, 2, GENTLE, "mlp")  # noqa: E731
     _, gradient, _ = loss(delta)
     step = 1e-2 * gradient / gradient.norm()
     slope = (loss(delta + step)[0] - loss(delta - step)[0]) / 2

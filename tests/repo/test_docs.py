@@ -138,7 +138,7 @@ def _traces() -> list[Shown]:
 @pytest.mark.parametrize("shown", _traces(), ids=lambda shown: f"{Path(shown.page).name}: {shown.line}"[:90])
 def test_a_shown_trace_runs_on_the_toy(shown: Shown, run_command: Any, toy: Any, monkeypatch: Any) -> None:
     """The same flags about a person whom the toy knows."""
-    monkeypatch.setattr("studies.commands.app.loader", lambda *how: lambda: toy)
+    monkeypatch.setattr("studies.commands.app.loader", lambda *_: lambda: toy)
     words = ["[Oda Voss] lives in", *shown.words[2:]]
     for flag, value in (("--answer", "Brask"), ("--foil", "Vey"), ("--samples", "1")):
         if flag in words:
@@ -244,7 +244,7 @@ def test_every_named_error_stands_in_the_table_with_its_module() -> None:
     assert listed == _user_errors()
 
 
-def test_exit_codes_are_as_documented(run_command: Any, tmp_path: Path) -> None:
+def test_exit_codes_are_as_documented(run_command: Any) -> None:
     assert run_command("trace", "--version").exit_code == 0
     assert run_command("trace").exit_code == 2  # a mistake of the user's
     assert run_command("trace", "x", "--model", TOY, "--nonsense").exit_code == 2

@@ -242,7 +242,7 @@ def test_comparing_likelihoods_scores_no_answers_and_nothing_to_compare_is_refus
 
 @pytest.fixture
 def edit(run_command, toy, monkeypatch):
-    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
+    monkeypatch.setattr(common, "loader", lambda *_: lambda: toy)
     return lambda *arguments: run_command("edit", *arguments)
 
 

@@ -104,7 +104,7 @@ def test_a_study_saves_loads_and_draws(study, tmp_path):
 
 
 def test_the_command_compares_and_refuses(run_command, toy, monkeypatch):
-    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
+    monkeypatch.setattr(common, "loader", lambda *_: lambda: toy)
     quick = ("--limit", 2, "--layer", "0,1", "--moments", "identity", "--samples", 1, "--window", 1)
     out = run_command("edit", "layers", TOY / "toy_town.json", "--by", "trace,circuit", *quick, "--json")
     assert out.exit_code == 0, out.stderr

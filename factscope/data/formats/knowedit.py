@@ -49,7 +49,7 @@ def read_knowedit(fields: Fields, number: int, source: str) -> Case:
 
 
 @record_format("KnowEdit WikiBio", "text labels concept locality", "case_id")
-def read_wikibio(fields: Fields, number: int, source: str) -> Case:
+def read_wikibio(fields: Fields, number: int, _: str) -> Case:
     """A passage and the sentence that should follow; its person, named last in the passage, is the subject."""
     concept, text = fields.text("concept"), fields.text("text")
     places = whole_words(concept.replace("_", " "), text, re.IGNORECASE)

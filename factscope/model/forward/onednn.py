@@ -96,9 +96,9 @@ def packed(module: nn.Module) -> nn.Module:
     """A copy of `module` without hooks, its linear maps packed; it shares all that is not a matrix."""
     inner = getattr(module, "original_component", module)
     if isinstance(inner, nn.Linear):
-        return Packed(inner, inner.weight, inner.bias) if suits(inner.weight) else inner
+        return Packed(inner.weight, inner.bias) if suits(inner.weight) else inner
     if isinstance(inner, Conv1D):
-        return Packed(inner, inner.weight.T.contiguous(), inner.bias) if suits(inner.weight) else inner
+        return Packed(inner.weight.T.contiguous(), inner.bias) if suits(inner.weight) else inner
     children = dict(inner.named_children())
     if not children:
         return inner
@@ -110,7 +110,7 @@ def packed(module: nn.Module) -> nn.Module:
 class Packed(nn.Module):
     """x W^T + b with a packed W; gives gradients to nothing."""
 
-    def __init__(self, plain: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.bias = None if bias is None else bias.detach()
         self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(weight.detach())

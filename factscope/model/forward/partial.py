@@ -33,7 +33,7 @@ class _Recorder:
 
     seen: KeysValues
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> KeysValues:
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> KeysValues:
         self.seen = (keys, values)
         return keys, values
 
@@ -47,7 +47,7 @@ class _Stopper:
 
     seen: KeysValues
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> KeysValues:
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> KeysValues:
         self.seen = (keys, values)
         raise _KeysKnown
 
@@ -58,7 +58,7 @@ class _Prefix:
     def __init__(self, kept: KeysValues) -> None:
         self.kept = kept
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> KeysValues:
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> KeysValues:
         return torch.cat([self.kept[0], keys], 2), torch.cat([self.kept[1], values], 2)
 
 

@@ -129,11 +129,11 @@ def test_the_task_in_the_documentation_is_one(toy, changed, tmp_path, monkeypatc
 
 @pytest.fixture
 def edit(run_command, toy, monkeypatch):
-    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
+    monkeypatch.setattr(common, "loader", lambda *_: lambda: toy)
     return lambda *arguments: run_command("edit", *arguments)
 
 
-def test_the_command_keeps_what_it_shows(edit, toy, changed, tmp_path):
+def test_the_command_keeps_what_it_shows(edit, changed, tmp_path):
     pytest.importorskip("lm_eval")
     tasks = write_task(tmp_path / "tasks", *[LIVES | {"gold": 1}] * 3, ODD | {"gold": 0})
     changed.save(tmp_path / "saved")

@@ -242,7 +242,7 @@ def test_batches_in_sequence(run, tmp_path, method):
     assert result.values["written"].shape == result.values["end"].shape == (5, 48)
 
 
-def test_a_hook_sees_the_edited_model_and_its_words_are_kept(toy, run, tmp_path):
+def test_a_hook_sees_the_edited_model_and_its_words_are_kept(run, tmp_path):
     def hook(model, point):
         assert fingerprint(model) == point.weights
         return {"facts": point.facts, "names": ["a", "b"]}
@@ -384,7 +384,7 @@ def test_a_page_can_be_made_of_one_edit(run, tmp_path):
 @pytest.fixture
 def edit(run_command, toy, monkeypatch):
     """edit(...) on the toy, already loaded."""
-    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
+    monkeypatch.setattr(common, "loader", lambda *_: lambda: toy)
     return lambda *arguments: run_command("edit", *arguments)
 
 

@@ -186,7 +186,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "file"))
     with pytest.raises(StoreError, match="FACTSCOPE_CACHE"):
-        kept("x", lambda folder: None)
+        kept("x", lambda _: None)
 
 
 # ---- the files hold the model, and no other ----
@@ -249,7 +249,7 @@ def test_a_model_that_the_library_runs_otherwise_is_refused(folder: Path, monkey
     """The comparison is with transformers before anything was wrapped, so it notices whatever the wrapping does."""
     from transformer_lens.model_bridge.supported_architectures.llama import LlamaArchitectureAdapter
 
-    def halved(self: Any, network: Any) -> None:
+    def halved(_: Any, network: Any) -> None:
         network.lm_head.weight.data[:, 0] += 1.0
 
     monkeypatch.setattr(LlamaArchitectureAdapter, "prepare_model", halved)

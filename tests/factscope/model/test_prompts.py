@@ -12,7 +12,7 @@ from factscope.model.bridge import info
 from factscope.model.prompts import PromptPair, make_prompt, prompt_of, start_ids, swap_subject, tokenized, with_answer
 
 
-def spelled(model: Any, prompt: Any) -> str:
+def spelled(prompt: Any) -> str:
     return "".join(prompt.labels[i] for i in prompt.subject_positions).strip()
 
 
@@ -21,7 +21,7 @@ def test_brackets_mark_the_subject_and_vanish(toy: Any, text: str) -> None:
     prompt = make_prompt(toy, text)
     assert prompt.text == text.replace("[", "").replace("]", "")
     assert (prompt.subject, prompt.subject_from) == ("Mira Voss", "brackets")
-    assert spelled(toy, prompt) == "Mira Voss"
+    assert spelled(prompt) == "Mira Voss"
 
 
 def test_the_tokens_are_those_of_the_whole_text_after_the_start_token(toy: Any) -> None:
@@ -36,7 +36,7 @@ def test_the_tokens_are_those_of_the_whole_text_after_the_start_token(toy: Any) 
 def test_a_marked_subject_that_occurs_twice_is_the_marked_one(toy: Any) -> None:
     prompt = make_prompt(toy, "Mira likes [Mira] in")
     assert prompt.subject_characters == (11, 15)
-    assert spelled(toy, prompt) == "Mira"
+    assert spelled(prompt) == "Mira"
     assert prompt.subject_span[0] > 2
     pair = swap_subject(toy, prompt, "Ilse")
     assert pair.corrupt.text == "Mira likes Ilse in"

@@ -68,7 +68,7 @@ def test_a_notebook_shows_every_section_and_figure_of_the_page(results: Any) -> 
         assert len(shown["text/html"]) < 150_000
 
 
-def test_a_still_map_has_the_colour_of_each_cell_where_it_is(results: Any) -> None:
+def test_a_still_map_has_the_colour_of_each_cell_where_it_is() -> None:
     """The largest cell, and it alone, has the strongest colour; places left out have a grey."""
     values = np.array([[0.0, 1.0, 9.0], [0.2, 0.3, 0.1]])
     spec = Heatmap("A map", values, ("0", "1"), ("a", "b", "c"), left_out=(2,), palette="red")

@@ -17,7 +17,7 @@ class Config:
     size: float = 0.01
 
     @classmethod
-    def for_model(cls, model: Any) -> "Config":
+    def for_model(cls, _: Any) -> "Config":
         """The same for every model."""
         return cls()
 

@@ -30,7 +30,7 @@ def test_what_is_wrong_is_a_sentence_and_exit_code_1(run_command: Any, monkeypat
     monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "kept"))
     monkeypatch.setattr(doctor, "ROOM", 10**18)
     monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
-    monkeypatch.setattr(doctor.os, "access", lambda *how: False)
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     done = run_command("factscope", "doctor")
     assert done.exit_code == 1
     wrong = [line for line in done.stdout.splitlines() if line.startswith("Wrong: ")]

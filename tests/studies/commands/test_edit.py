@@ -17,7 +17,7 @@ QUICK = ("--moments", "identity", "--set", "contexts=2", "--layer", "0", "--ligh
 @pytest.fixture
 def edit(run_command, toy, monkeypatch):
     """edit(...) on the toy, already loaded."""
-    monkeypatch.setattr(common, "loader", lambda *how: lambda: toy)
+    monkeypatch.setattr(common, "loader", lambda *_: lambda: toy)
     return lambda *arguments: run_command("edit", *arguments)
 
 
@@ -241,7 +241,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(edit, arguments, sentence):
     assert out.stdout == ""
 
 
-def test_a_damaged_edit_and_two_targets_are_told(edit, tmp_path):
+def test_a_damaged_edit_and_two_targets_are_told(edit):
     edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here")
     tensors = Path("here/result.safetensors")
     tensors.write_bytes(tensors.read_bytes()[:-4])
@@ -254,10 +254,10 @@ def test_a_damaged_edit_and_two_targets_are_told(edit, tmp_path):
     assert (out.exit_code, "two targets, 'Vey' and 'Dunvale'" in out.stderr) == (2, True)
 
 
-def test_ctrl_c_in_a_batch_leaves_the_weights_and_what_is_done(edit, toy, monkeypatch):
+def test_ctrl_c_in_a_batch_leaves_the_weights_and_what_is_done(edit, monkeypatch):
     from editing import method as methods
 
-    def stopping(*arguments, **how):
+    def stopping(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(methods, "find_values", stopping)

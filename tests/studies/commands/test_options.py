@@ -31,7 +31,7 @@ COMMANDS = (trace, show, find, diff, apply, evaluate, bench, sequence, layers, m
 PROMPT = "[Oda Voss] lives in"
 
 
-def test_a_run_folder_keeps_options_that_make_the_same_run_again(run_command: Any, tmp_path: Path) -> None:
+def test_a_run_folder_keeps_options_that_make_the_same_run_again(run_command: Any) -> None:
     flags = ("--model", TOY, "--samples", "1", "--sites", "mlp", "--set", "noise=4")
     first = run_command("trace", PROMPT, *flags, "--out", "one", "--json")
     assert first.exit_code == 0, first.stderr

@@ -19,7 +19,7 @@ FACT = load_facts(TOY / "toy_town.json")[0]
 MARKED = FACT.template.replace("{}", f"[{FACT.subject}]")
 
 
-def test_a_trace_prints_three_lines_and_writes_a_run_folder(run_command: Any, toy: Any) -> None:
+def test_a_trace_prints_three_lines_and_writes_a_run_folder(run_command: Any) -> None:
     ended = run_command("trace", MARKED, *QUICK)
     assert ended.exit_code == 0, ended.stderr
     first, second, third = ended.stdout.strip().splitlines()

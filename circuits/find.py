@@ -72,6 +72,7 @@ def find(
         _check_size(graph, choice)
         logits = reference.logits(choice.kept)
         full, kept, empty = (reference.loss(each) for each in (graph.full(), choice.kept, graph.empty()))
+    notes += choice.notes
     if full >= empty:
         notes += (
             f"the full model does no better here than with every edge cut (loss {full:.3g} and {empty:.3g}), so "

@@ -25,6 +25,7 @@ from factscope.errors import UserError
 from factscope.settings import configured
 
 Order = Literal["greedy", "top"]
+INTEGRAL = ("the embedding's edges sum to", "and should sum to")  # outcomes of a scorer that integrates
 SHARE = 0.05  # of all edges, where neither a number nor a threshold is given
 
 
@@ -37,6 +38,7 @@ class EdgeChoice:
     tested: Bool[Tensor, "writer reader"]
     settings: dict[str, Any]  # the method's own, with counts of what it did
     certificate: Certificate | None = None
+    notes: tuple[str, ...] = ()  # what a reader of the result must know
 
 
 @runtime_checkable
@@ -81,9 +83,15 @@ class Scorer:
         """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
         raise NotImplementedError
 
+    def checked(self, reference: Reference, scores: Tensor) -> tuple[dict[str, float], tuple[str, ...]]:
+        """What the scores say about themselves: outcomes to stand beside the settings, and notes."""
+        del reference, scores
+        return {}, ()
+
     def choose(self, reference: Reference, **_: Any) -> EdgeChoice:
         """Score every edge and keep the best. Nothing is drawn and there is no decision to record."""
         graph, scores = reference.graph, self.score(reference)
+        outcomes, notes = self.checked(reference, scores)
         if self.threshold is not None:
             mask, how = select.above(graph, scores, self.threshold, self.signed), {"threshold": self.threshold}
         else:
@@ -99,7 +107,7 @@ class Scorer:
             "after pruning": int(pruned.sum()),
             "selection": self.select if self.threshold is None else "threshold",
         }
-        return EdgeChoice(pruned, scores, torch.from_numpy(graph.full()), settings)
+        return EdgeChoice(pruned, scores, torch.from_numpy(graph.full()), settings | outcomes, notes=notes)
 
 
 def methods() -> tuple[str, ...]:

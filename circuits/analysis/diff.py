@@ -21,11 +21,12 @@ from torch import Tensor
 from circuits.analysis.faithfulness import random_circuit
 from circuits.circuit import Circuit
 from circuits.graph import Graph, place_of
+from circuits.method import INTEGRAL
 from factscope.errors import GraphError, UserError
 from factscope.plots.show import shown
 
 MOST = 400  # moves that are kept by name; the counts and sums are over all
-COUNTED = ("selected", "after pruning", "tested", "cut without a test", "decided by the plain engine")  # outcomes
+COUNTED = ("selected", "after pruning", "tested", "cut without a test", "decided by the plain engine", *INTEGRAL)
 
 
 class MixedSettings(UserError):

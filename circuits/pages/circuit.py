@@ -10,6 +10,7 @@ from circuits.analysis.head_roles import Roles
 from circuits.circuit import Circuit
 from circuits.formats import to_networkx
 from circuits.graph import place_of
+from circuits.method import INTEGRAL
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark
 from factscope.plots.specs import Card, Curves, Headline, Number, Page, Palette, Section, Series, Spec, Table
 
@@ -336,12 +337,25 @@ def edge_table(circuit: Circuit) -> Table:
     )
 
 
+def _completeness(circuit: Circuit) -> list[tuple[str, str]]:
+    """How far an integral's scores are from the gap that they should sum to."""
+    if INTEGRAL[0] not in circuit.settings:
+        return []
+    total, gap = (float(circuit.settings[name]) for name in INTEGRAL)
+    off = f", off by {abs(total - gap) / abs(gap):.0%}" if gap else ""
+    said = (
+        f"edges out of the embedding sum to {total:.3g}; the loss between clean and ablated embedding is {gap:.3g}{off}"
+    )
+    return [("completeness of the scores", said)]
+
+
 def card(circuit: Circuit) -> Card:
     """Method, task, certificate and provenance."""
     task, run = circuit.task, circuit.run
     items = [
         ("method", circuit.method),
-        ("settings", ", ".join(f"{key} {value}" for key, value in circuit.settings.items())),
+        ("settings", ", ".join(f"{key} {value}" for key, value in circuit.settings.items() if key not in INTEGRAL)),
+        *_completeness(circuit),
         ("graph", str(circuit.graph)),
         ("prompts", f"{len(task.prompts)}; start token {task.prompts[0].start_token or 'none'}"),
         ("metric", f"{task.metric} ({circuit.unit})"),

@@ -9,6 +9,10 @@ summed over the edges out of the embedding the scores tend to the loss's gap bet
 The points of a step are a Riemann rule: `left` k/m from 0 (the authors' current code), `right` from 1 (their older
 one), `midpoint` (k + 1/2)/m, whose error falls with the square of m; share 1 is clean. Gradients are of the loss, so a
 positive score means that cutting the edge raises it.
+
+How far the sum is from that gap (completeness) is measured each time and stands on the circuit's card. Scope: no
+gradient is taken at an embedding of zeros, where every norm has the slope 1/sqrt(eps) and one point would decide the
+whole ranking: under zero ablation that refuses the left rule and `clean_corrupted`.
 """
 
 from dataclasses import dataclass
@@ -18,12 +22,13 @@ from torch import Tensor
 
 from circuits.engine.gradients import Moved, Point, clean_writes, edge_scores, mean_gradient
 from circuits.engine.reference import Reference
-from circuits.method import Scorer
+from circuits.method import INTEGRAL, Scorer
 from circuits.scorers.eap import CONVENTION
 from factscope.errors import UserError
 
 Variant = Literal["inputs", "activations", "clean_corrupted"]
 Rule = Literal["left", "midpoint", "right"]
+FAR = 0.5  # of the gap: a sum that is further from it is told
 OFFSETS: dict[Rule, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}  # of a step's point, in steps
 
 
@@ -60,8 +65,36 @@ class EAPIG(Scorer):
 
     def score(self, reference: Reference) -> Tensor:
         """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
+        points = self.points(reference.graph.n_layers)
+        self._check_ends(reference, points)
         clean = clean_writes(reference)
-        return edge_scores(reference, mean_gradient(reference, self.points(reference.graph.n_layers), clean), clean)
+        return edge_scores(reference, mean_gradient(reference, points, clean), clean)
+
+    def checked(self, reference: Reference, scores: Tensor) -> tuple[dict[str, float], tuple[str, ...]]:
+        """The sum over the embedding's edges and the gap that it should reach; a note where it is far from that."""
+        if self.variant == "activations":
+            return {}, ("EAP-IG's activations variant averages over many paths, so its scores have no sum to reach",)
+        graph = reference.graph
+        ablated = graph.full()
+        ablated[: graph.n_inputs] = False  # the far end of the path: the embedding is ablated, all else computed
+        gap = reference.loss(ablated) - reference.loss(graph.full())
+        total = float(scores[: graph.n_inputs].sum())
+        far = abs(total - gap) > FAR * abs(gap)
+        said = (
+            f"EAP-IG's scores out of the embedding sum to {total:.3g}, and the loss between the ends of the path is "
+            f"{gap:.3g}: {self.steps} steps do not reach the integral, so give more, or check with --method exact"
+        )
+        return dict(zip(INTEGRAL, (total, gap), strict=True)), (said,) if far else ()
+
+    def _check_ends(self, reference: Reference, points: list[Point]) -> None:
+        """UserError if a gradient would be taken where the whole residual stream is zero."""
+        starts = any(point.share == 0 and point.site == "inputs" for point in points)
+        if starts and not reference.replacement[: reference.graph.n_inputs].any():
+            raise UserError(
+                f"under {reference.task.ablation} ablation EAP-IG would take a gradient at an embedding of zeros, "
+                f"where norms blow it up (variant {self.variant}, rule {self.rule}): choose rule=midpoint with "
+                "variant=inputs, or --ablation counterfactual"
+            )
 
 
 METHOD = EAPIG

@@ -14,7 +14,8 @@ from circuits.engine.gradients import clean_writes
 from circuits.engine.reference import Reference
 from circuits.find import find
 from circuits.graph import Graph
-from circuits.method import method, method_class, methods
+from circuits.method import INTEGRAL, method, method_class, methods
+from circuits.pages.circuit import card
 from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG, OFFSETS
 from circuits.scorers.exact import Exact
@@ -97,6 +98,31 @@ def test_eap_igs_embedding_edges_sum_to_the_gap(tmp_path: Path, name: str) -> No
     assert errors["midpoint", 64] < 1e-3 * abs(gap)
     assert errors["midpoint", 64] < errors["midpoint", 16] / 10  # falls with the square of the step: sixteenfold
     assert errors["left", 256] < errors["left", 64] / 3  # with the step: fourfold
+
+
+@pytest.mark.parametrize("given", [{"rule": "left"}, {"variant": "clean_corrupted"}], ids=str)
+def test_no_gradient_is_taken_at_a_stream_of_zeros(tiny: Any, given: dict[str, Any]) -> None:
+    """There every norm has the slope 1/sqrt(eps): scores of millions of nats, which had been returned as they were."""
+    model = tiny("llama")
+    with pytest.raises(UserError, match="embedding of zeros"):
+        find(model, task(model), EAPIG(edges=30, **given))
+    find(model, task(model, ablation="counterfactual"), EAPIG(edges=30, **given))
+    scores = find(model, task(model), EAPIG(edges=30)).scores
+    assert float(scores.abs().max()) < 1e3
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "mean", "zero"])
+def test_the_card_says_how_far_the_integral_is(tmp_path: Path, ablation: str) -> None:
+    """With many steps the embedding's edges sum to the loss between the ends, and the circuit says both numbers."""
+    model = double("llama", tmp_path)
+    circuit = find(model, task(model, ablation=ablation), EAPIG(edges=30, steps=200 if ablation != "zero" else 5))
+    total, gap = (circuit.settings[name] for name in INTEGRAL)
+    assert total == pytest.approx(float(circuit.scores[0].sum()))
+    if ablation == "zero":  # five steps are far from it, and that is told
+        assert any("do not reach the integral" in note for note in circuit.notes) is (abs(total - gap) > 0.5 * abs(gap))
+    else:
+        assert total == pytest.approx(gap, rel=1e-2)
+    assert "completeness of the scores" in dict(card(circuit).items)
 
 
 def test_points_of_each_rule() -> None:

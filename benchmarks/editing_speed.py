@@ -1,6 +1,6 @@
 """Speed of editing, as ratios within one run: batched values, the two forms of the solver, moments, one whole edit.
 
-    python benchmarks/editing_speed.py [--facts 32] [--alone 4] [--tokens 24000]
+    python benchmarks/editing_speed.py [--facts 32] [--alone 4] [--tokens 24576]
 
 Second moments are taken from the cache, or collected first and not timed. Facts are the shipped ones that have a foil.
 "One at a time" is timed twice: with the same code, and as published, by passes of the whole model over whole prompts.

@@ -1,7 +1,7 @@
 """From requests to a saved, scored, drawn edit: the recipe behind `edit apply` and `edit evaluate`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,9 @@ def moments_for(
     """Second moments, from the cache or collected now; None for "identity", or a method that wants none."""
     if not spec.needs_moments or source == "identity":
         return None
-    chosen = second_moments.Config(source=source, seed=seed, start=start)
-    if tokens is not None:
-        chosen = replace(chosen, tokens=tokens)
-    return second_moments.collect(model, spec.layers(config), chosen)
+    return second_moments.collect(
+        model, spec.layers(config), second_moments.Config(source, tokens, seed=seed, start=start)
+    )
 
 
 def make(

@@ -5,16 +5,20 @@ be a file, a folder, a Hugging Face data set, or (the default) what the model it
 data set is needed. All wanted layers are collected in one pass; the blocks above the highest are not run. Position 0
 is left out and counted: it is an attention sink whose keys are enormous and the same in every document.
 
-With fewer tokens than key dimensions C is singular, and such a C is refused. Whether there were enough is measured:
-`changes` says by how much the direction of an update, C^-1 k for ordinary keys k, still moved between the halves of the
-text. Collecting is resumable: every piece of text and the sums after it are on disk before the next begins.
+As many keys are counted as are asked for: by default 16 for each key dimension, so that of white keys the eigenvalues
+of C lie within (1 +- 1/4)^2 of the true ones (Marchenko and Pastur 1967). With fewer tokens than key dimensions C is
+singular, and such a C is refused. Whether there were enough is measured: `changes` says by how much the direction of an
+update, C^-1 k for ordinary keys k, still moved from a quarter of the tokens to the half and from the half to all of
+them. Collecting is resumable: every piece of text and the sums after it are on disk before the next begins.
 """
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,8 @@ from factscope.runs import store
 
 SELF = "self"
 NAMED = "content.sha256"  # in a folder of the user's: what its moments are of
+PER_DIMENSION = 16  # tokens by default, for each dimension of a key
+ATTEMPTS = 20  # at a piece of text
 PROBES = 8  # ordinary keys whose update direction is watched for convergence
 
 
@@ -49,11 +55,15 @@ class Config:
     """Which text, and how much of it."""
 
     source: str = SELF  # "self", a text file, a folder of .txt files, or a Hugging Face data set
-    tokens: int = 24_000  # 16 x the key dimension of the default model; `changes` says whether that was enough
+    tokens: int | None = None  # keys to count; None: `PER_DIMENSION` times the key dimension
     document: int = 128  # tokens of one document; longer ones are cut
     rows: int = 96  # documents of one piece of work; fewer read the weights as often for less text
     seed: int = 0
     start: str = "auto"
+
+    def wanted(self, model: Bridge) -> int:
+        """How many keys are counted on this model."""
+        return self.tokens if self.tokens is not None else PER_DIMENSION * model.cfg.d_mlp
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +115,12 @@ def collect(
     Raises EditError: fewer tokens than key dimensions, a text that is not there, edits in place.
     """
     config = config or Config()
+    config = replace(config, tokens=(tokens := config.wanted(model)))
     if in_place(model):
         raise EditError("moments are collected on the model as it was: take the edits out first")
-    if config.tokens < model.cfg.d_mlp:
+    if tokens < model.cfg.d_mlp:
         raise EditError(
-            f"{config.tokens} tokens cannot fill a second moment of {model.cfg.d_mlp} dimensions: ask for at least "
+            f"{tokens} tokens cannot fill a second moment of {model.cfg.d_mlp} dimensions: ask for at least "
             f"{model.cfg.d_mlp}, better ten times as many"
         )
     if config.document < 2:
@@ -159,46 +170,37 @@ def _load(folder: Path, base: str) -> Moments | None:
         found = store.load(folder, Moments)
     except StoreError:
         return None
-    return found if found.base == base else None
+    return found if found.base == base and found.tokens == found.config.tokens else None  # once, more were counted
 
 
 @torch.no_grad()
 def _collect(
     model: Bridge, layers: Sequence[int], config: Config, base: str, place: Path, shown: bool | None
 ) -> Moments:
-    names = [str(layer) for layer in layers]
+    names, wanted = [str(layer) for layer in layers], config.wanted(model)
     work = place / ("work-" + "-".join(names))
-    sums, state = _resume(work, names, model.cfg.d_mlp)
-    hashed = hashlib.sha256()
-    with progress(f"second moments of {len(layers)} layers, tokens", config.tokens, state["tokens"], shown) as advance:
-        for number, rows in enumerate(_pieces(model, config, place)):
-            hashed.update(json.dumps(rows).encode())
-            if number < state["pieces"]:
-                continue
-            if state["tokens"] >= config.tokens:
-                break
+    sums, state, corpus = _resume(work, names, model.cfg.d_mlp)
+    draw = _drawing(model, config, place, state["left_out"])
+    with progress(f"second moments of {len(layers)} layers, tokens", wanted, state["tokens"], shown) as advance:
+        while state["tokens"] < wanted and (rows := draw(state["pieces"], _documents(config, wanted, state))):
+            corpus = hashlib.sha256(corpus + json.dumps(rows).encode()).digest()
             keys = keys_of_text(model, layers, rows)
-            counted = next(iter(keys.values())).shape[0]
             for name, layer in zip(names, layers, strict=True):
-                found = keys[layer]
-                if number == 0:
+                found = keys[layer][: wanted - state["tokens"]]
+                if not state["pieces"]:
                     sums[f"{name}.probes"] = found[:: max(1, len(found) // PROBES)][:PROBES].double().cpu()
-                sums[f"{name}.sum"] += (found.T @ found).double().cpu()
+                _add(sums, name, found, state["tokens"], wanted)
             state = {
-                "pieces": number + 1,
-                "tokens": state["tokens"] + counted,
+                "pieces": state["pieces"] + 1,
+                "tokens": state["tokens"] + len(found),
                 "left_out": state["left_out"] + len(rows),
             }
-            due = [part for part in (2, 4) if state["tokens"] * part >= config.tokens]
-            if due and f"{names[0]}.at{due[0]}" not in sums:  # C as it is at a quarter and a half, for convergence
-                for name in names:
-                    sums[f"{name}.at{due[0]}"] = sums[f"{name}.sum"] / state["tokens"]
-            _keep(work, sums, state)
-            advance(counted)
-    if state["tokens"] < model.cfg.d_mlp:
+            _keep(work, sums, state, corpus)
+            advance(len(found))
+    if state["tokens"] < wanted:
         raise EditError(
-            f"the text has only {state['tokens']} tokens to count, and the second moment has {model.cfg.d_mlp} "
-            "dimensions: give more text"
+            f"the text has only {state['tokens']} tokens to count, and {wanted} are asked for: give more text, or ask "
+            f"for fewer tokens, of {model.cfg.d_mlp} at least"
         )
     matrices = {name: sums[f"{name}.sum"] / state["tokens"] for name in names}
     changes = {name: _changes(sums, name, matrices[name]) for name in names}
@@ -207,7 +209,7 @@ def _collect(
     shutil.rmtree(work, ignore_errors=True)
     return Moments(
         {name: matrix.float() for name, matrix in matrices.items()},
-        state["tokens"], state["left_out"], base, info(model).name, hashed.hexdigest(), config, changes, conditions,
+        state["tokens"], state["left_out"], base, info(model).name, corpus.hex(), config, changes, conditions,
     )  # fmt: skip
 
 
@@ -237,10 +239,21 @@ def keys_of_text(
     return found
 
 
+def _add(sums: dict[str, Tensor], name: str, found: Float[Tensor, "token d"], before: int, wanted: int) -> None:
+    """Sum k k' of these keys after `before` others; C at exactly a quarter and half of the wanted ones is kept."""
+    begin = 0
+    for part, mark in (("quarter", wanted // 4), ("half", wanted // 2), ("", before + len(found))):
+        some = found[begin : max(mark - before, 0)]
+        sums[f"{name}.sum"] += (some.T @ some).double().cpu()
+        begin += len(some)
+        if part and before < mark <= before + len(found):
+            sums[f"{name}.{part}"] = sums[f"{name}.sum"] / mark
+
+
 def _changes(sums: dict[str, Tensor], name: str, final: Tensor) -> tuple[float, ...]:
     """||C_half^-1 k - C_full^-1 k|| / ||C_full^-1 k||, each scaled so that k C^-1 k = 1, averaged over the probes."""
     probes, out, before = sums[f"{name}.probes"].T, [], None
-    for matrix in [sums[f"{name}.at{part}"] for part in (4, 2) if f"{name}.at{part}" in sums] + [final]:
+    for matrix in (sums[f"{name}.quarter"], sums[f"{name}.half"], final):
         directions = torch.cholesky_solve(
             probes, cholesky(matrix + 1e-9 * matrix.diagonal().mean() * torch.eye(len(matrix)))[0]
         )
@@ -254,49 +267,57 @@ def _changes(sums: dict[str, Tensor], name: str, final: Tensor) -> tuple[float, 
 # ---- resuming ----
 
 
-def _resume(work: Path, names: Sequence[str], width: int) -> tuple[dict[str, Tensor], dict[str, int]]:
+def _resume(work: Path, names: Sequence[str], width: int) -> tuple[dict[str, Tensor], dict[str, int], bytes]:
+    """Sums, state and the corpus's digest, as they were kept or of nothing."""
     try:
-        sums = load_file(work / "sums.safetensors")
+        sums = load_file(work / "parts.safetensors")
         state = {name: int(sums.pop(f"state.{name}")) for name in ("pieces", "tokens", "left_out")}
-        return sums, state
+        return sums, state, bytes(sums.pop("corpus").tolist())
     except (OSError, SafetensorError, KeyError, ValueError):  # nothing there, or cut short: begin anew
         zeros = {f"{name}.sum": torch.zeros(width, width, dtype=torch.float64) for name in names}
-        return zeros, {"pieces": 0, "tokens": 0, "left_out": 0}
+        return zeros, {"pieces": 0, "tokens": 0, "left_out": 0}, b""
 
 
-def _keep(work: Path, sums: dict[str, Tensor], state: dict[str, int]) -> None:
+def _keep(work: Path, sums: dict[str, Tensor], state: dict[str, int], corpus: bytes) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in sums.items()}
     tensors |= {f"state.{name}": torch.tensor(value) for name, value in state.items()}
-    write_bytes_atomically(work / "sums.safetensors", save(tensors))
+    tensors["corpus"] = torch.tensor(list(corpus), dtype=torch.uint8)
+    write_bytes_atomically(work / "parts.safetensors", save(tensors))
 
 
 # ---- text ----
 
+Draw = Callable[[int, int], list[list[int]]]  # number of the piece, documents -> token ids; empty at the text's end
 
-def _pieces(model: Bridge, config: Config, place: Path) -> Iterator[list[list[int]]]:
-    """Documents as token ids, `config.rows` at a time; self-sampled ones are kept in `place` as they come."""
+
+def _documents(config: Config, wanted: int, state: dict[str, int]) -> int:
+    """How many documents the next piece needs, if they are as long as those before; at most `config.rows`."""
+    length = state["tokens"] / state["left_out"] if state["tokens"] else config.document - 1
+    return min(config.rows, math.ceil((wanted - state["tokens"]) / length))
+
+
+def _drawing(model: Bridge, config: Config, place: Path, read: int) -> Draw:
+    """How pieces are drawn; `read` documents of a given text were drawn before."""
     if config.source == SELF:
-        number = 0
-        while True:
-            yield _self_written(model, config, place, number)
-            number += 1
+        return lambda number, count: _self_written(model, config, place, number, count)
+    rows = islice(_tokenised(model, config), read, None)
+    return lambda _, count: list(islice(rows, count))
+
+
+def _tokenised(model: Bridge, config: Config) -> Iterator[list[int]]:
     first = start_ids(model, config.start)
-    rows: list[list[int]] = []
     for text in texts(config.source):
         ids = model.tokenizer(text, add_special_tokens=False)["input_ids"][: config.document - len(first)]
-        if len(ids) + len(first) < 2:
-            continue
-        rows.append([*first, *ids])
-        if len(rows) == config.rows:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
+        if len(ids) + len(first) >= 2:
+            yield [*first, *ids]
 
 
-def _self_written(model: Bridge, config: Config, place: Path, number: int) -> list[list[int]]:
-    """Piece `number` of the model's own text: plain sampling at temperature 1, with a seed of its own."""
-    file = place / "text" / f"{number:05d}.json"
+def _self_written(model: Bridge, config: Config, place: Path, number: int, count: int) -> list[list[int]]:
+    """Piece `number` of the model's own text, of `count` documents: plain sampling at temperature 1, by its own seed.
+
+    Kept in `place`, where other layers of the same model find it. Raises EditError where every document is empty.
+    """
+    file = place / "text" / f"{number:05d}-{count}.json"
     try:
         return list(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -304,9 +325,16 @@ def _self_written(model: Bridge, config: Config, place: Path, number: int) -> li
     first = start_ids(model, config.start)
     if not first:  # no document start: begin with an opening word
         first = tuple(model.tokenizer(OPENINGS[number % len(OPENINGS)], add_special_tokens=False)["input_ids"])
-    begin: Int[Tensor, "row pos"] = torch.tensor([first] * config.rows)
+    begin: Int[Tensor, "row pos"] = torch.tensor([first] * count)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-    rows = _without_tail(sample(model, begin, config.document, generator).tolist(), model, len(first))
+    rows: list[list[int]] = []
+    for _ in range(
+        ATTEMPTS
+    ):  # the last document of all may be empty; that of a model that never writes is not the last
+        if rows := _without_tail(sample(model, begin, config.document, generator).tolist(), model, len(first)):
+            break
+    else:
+        raise EditError("the model ends each text where it begins: give a text for its second moments")
     write_bytes_atomically(file, json.dumps(rows).encode())
     return rows
 

@@ -237,7 +237,8 @@ class MomentsOptions(Options):
         option("Second moments from: self, a text file, a folder, a data set, or identity.", panel=DETAILS),
     ] = "self"
     tokens: Annotated[
-        int | None, option("Tokens of text for second moments  [dim](default: 24000)[/dim]", panel=DETAILS)
+        int | None,
+        option("Tokens of text for second moments  [dim](default: 16 for each key dimension)[/dim]", panel=DETAILS),
     ] = None
 
 

@@ -1,5 +1,7 @@
 """Values and keys in a batch against one at a time and plain forward passes; moments against their definition."""
 
+import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -17,7 +19,7 @@ from factscope.errors import EditError, FactError, PromptError
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import sample
 from factscope.model.forward.subject import buckets
-from factscope.model.hooks import Patch, patched
+from factscope.model.hooks import Patch, patched, record
 from factscope.model.prompts import start_ids
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint
@@ -135,8 +137,6 @@ def test_keys_are_what_the_down_projection_reads(tiny, kind):
     keys = find_keys(model, PROMPTS, 2)
     assert keys.each.shape == (3, 2, model.cfg.d_mlp)
     prompt = target_prompts(model, FACTS[0], CONTEXTS, "auto")[1]
-    from factscope.model.hooks import record
-
     site = Site("mlp_hidden", 2)
     with record(model, [site]) as seen:
         model(prompt.tensor())
@@ -236,8 +236,6 @@ def test_moments_are_the_mean_of_outer_products_without_the_first_position(tiny)
     model = tiny("llama")
     rows = [[3, 4, 5, 6], [7, 8]]
     keys = moments.keys_of_text(model, [0, 2], rows)
-    from factscope.model.hooks import record
-
     site = Site("mlp_hidden", 2)
     expected = []
     for row in rows:
@@ -251,7 +249,7 @@ def test_collected_moments_are_kept_extended_and_of_this_model(tiny, tmp_path, m
     model = tiny("llama")
     config = moments.Config(tokens=200, document=20, rows=4)
     first = moments.collect(model, [1], config, folder=tmp_path, shown=False)
-    assert first.tokens >= 200
+    assert first.tokens == 200
     assert first.left_out > 0
     matrix = first.of(1)
     assert torch.linalg.eigvalsh(matrix)[0] > 0
@@ -267,6 +265,38 @@ def test_collected_moments_are_kept_extended_and_of_this_model(tiny, tmp_path, m
         both.of(3)
     with pytest.raises(EditError, match=r"collected on .* with fingerprint"):
         both.check(tiny("gpt2"))
+
+
+def test_as_many_keys_are_counted_as_were_asked_for_and_half_of_them_is_half(tiny, tmp_path):
+    """C, and how far C^-1 k moved from each half to the next, by one plain pass for each text that was kept."""
+    model = tiny("llama")
+    config = moments.Config(tokens=600, document=20, rows=4)
+    found = moments.collect(model, [1], config, folder=tmp_path, shown=False)
+    pieces = [json.loads(file.read_text()) for file in sorted((tmp_path / "text").iterdir())]
+    site, each = Site("mlp_hidden", 1), []
+    for row in (row for piece in pieces for row in piece):
+        with record(model, [site]) as seen:
+            model(torch.tensor([row]))
+        each.append(seen[site][0, 1:].double())
+    assert sum(len(piece) for piece in pieces) == found.left_out
+    assert sum(map(len, each)) - len(each[-1]) < 600  # without the last document there are too few
+    keys = torch.cat(each)[:600]
+    part = {n: keys[:n].T @ keys[:n] / n for n in (150, 300, 600)}
+    torch.testing.assert_close(found.of(1), part[600], atol=1e-6, rtol=1e-5)
+    first = sum(len(row) - 1 for row in pieces[0])
+    probes = keys[: first : first // 8][:8]
+    ways = []
+    for matrix in part.values():
+        way = torch.linalg.solve(matrix, probes.T)
+        ways.append(way / (probes.T * way).sum(0))
+    moved = [float(((a - b).norm(dim=0) / b.norm(dim=0)).mean()) for a, b in itertools.pairwise(ways)]
+    assert found.changes["1"] == pytest.approx(moved, rel=1e-3)
+
+
+def test_the_tokens_by_default_grow_with_the_key(tiny):
+    model = tiny("llama")
+    assert moments.Config().wanted(model) == 16 * model.cfg.d_mlp
+    assert moments.Config(tokens=7).wanted(model) == 7
 
 
 def test_an_interrupted_collection_goes_on_and_ends_alike(tiny, tmp_path, monkeypatch):
@@ -294,12 +324,12 @@ def test_moments_of_a_text_file_and_what_is_refused(tiny, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(["one two three four five six seven eight nine ten"] * 40))
     found = moments.collect(model, [0], moments.Config(str(text), tokens=130), folder=tmp_path / "a", shown=False)
-    assert found.tokens >= 130
+    assert found.tokens == 130
     assert found.name.startswith(str(text))
     with pytest.raises(EditError, match="cannot fill"):
         moments.collect(model, [0], moments.Config(str(text), tokens=20), folder=tmp_path / "b", shown=False)
     text.write_text("one two\n\nthree")
-    with pytest.raises(EditError, match="has only"):
+    with pytest.raises(EditError, match=r"has only \d+ tokens to count, and 130 are asked for"):
         moments.collect(model, [0], moments.Config(str(text), tokens=130), folder=tmp_path / "c", shown=False)
     with pytest.raises(EditError, match="no text at"):
         moments.collect(model, [0], moments.Config("./nowhere.txt"), folder=tmp_path / "d", shown=False)

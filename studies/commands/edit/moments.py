@@ -18,7 +18,7 @@ class CollectOptions(ModelOptions):
         "self"
     )
     layer: Layer = None
-    tokens: Annotated[int | None, option("Tokens of text  [dim](default: 24000)[/dim]")] = None
+    tokens: Annotated[int | None, option("Tokens of text  [dim](default: 16 for each key dimension)[/dim]")] = None
     seed: Annotated[int, option("Of everything that is drawn.", panel=DETAILS)] = 0
     out: Annotated[Path | None, option("Where to keep them  [dim](default: the cache)[/dim]", panel=OUTPUT)] = None
     as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
@@ -41,9 +41,7 @@ def moments(options: CollectOptions) -> None:
     wanted = numbers(options.layer) if options.layer else info(model).edit_layers
     for layer in wanted:
         check_layer(model, layer)
-    config = Config(
-        source=options.source, seed=options.seed, start=options.start, tokens=options.tokens or Config.tokens
-    )
+    config = Config(options.source, options.tokens, seed=options.seed, start=options.start)
     found = collect(model, wanted, config, folder=options.out)
     if options.as_json:
         body = {"layers": list(found.matrices), "tokens": found.tokens, "left_out": found.left_out}

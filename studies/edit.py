@@ -68,12 +68,17 @@ class MethodRun:
 def moments_for(
     model: Bridge, spec: MethodSpec, config: MethodConfig, source: str, tokens: int | None, seed: int, start: str
 ) -> Moments | None:
-    """Second moments, from the cache or collected now; None for "identity", or a method that wants none."""
-    if not spec.needs_moments or source == "identity":
+    """Second moments of the layers that a method writes to; None for a method that wants none, and as `moments_at`."""
+    return moments_at(model, spec.layers(config), source, tokens, seed, start) if spec.needs_moments else None
+
+
+def moments_at(
+    model: Bridge, layers: Sequence[int], source: str, tokens: int | None, seed: int, start: str
+) -> Moments | None:
+    """Second moments, from the cache or collected now; None for "identity"."""
+    if source == "identity":
         return None
-    return second_moments.collect(
-        model, spec.layers(config), second_moments.Config(source, tokens, seed=seed, start=start)
-    )
+    return second_moments.collect(model, layers, second_moments.Config(source, tokens, seed=seed, start=start))
 
 
 def make(

@@ -22,10 +22,13 @@ from circuits.find import find
 from circuits.scorers.eap_ig import EAPIG
 from circuits.task import Task, largest_group
 from editing.layer_trials import LayerChoice, try_layers
+from editing.requests import known
 from editing.solve.moments import Moments
+from editing.solve.values import check_layer
 from factscope.data.fact import Fact
+from factscope.data.load import load_facts
 from factscope.errors import UserError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, info
 from factscope.model.prompts import prompt_of
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run, stopwatch
@@ -91,6 +94,23 @@ class LayerConfig:
     seed: int = 0
 
 
+def complete_facts(
+    model: Bridge, source: str, most: int, start: str = "auto", extra: str = "refuse"
+) -> tuple[Fact, ...]:
+    """Known facts, `most` at most, with all that a mark needs; UserError where the model knows none of them."""
+    whole = [
+        fact
+        for fact in load_facts(source, on_bad="skip", extra=extra)
+        if fact.foil and fact.paraphrases and fact.neighbours
+    ]
+    found = known(model, whole, most, start)
+    if not found:
+        raise UserError(
+            f"{info(model).name} knows none of the facts in {source} that have a foil, a paraphrase and a neighbour"
+        )
+    return found
+
+
 def layer_study(
     model: Bridge,
     facts: Sequence[Fact],
@@ -104,26 +124,31 @@ def layer_study(
 ) -> LayerStudy:
     """Measure every layer in every way of `ways`, on the same facts; a stopped trace goes on from `folder`.
 
+    `complete_facts` finds the facts; where edits are tried, each needs a foil, a paraphrase and a neighbour.
+
     Raises UserError for a way that there is not, and what tracing, circuits and editing raise.
     """
     if not ways or not set(ways) <= set(WAYS):
         raise UserError(f"layers are compared by {', '.join(WAYS)}, not by {', '.join(ways) or 'nothing'}")
+    for layer in layers:
+        check_layer(model, layer)
     if len(layers) < 2:
         raise UserError(f"a choice needs at least two layers, and there is {len(layers)}")
     method, start, seed = config.method, config.start, config.seed
     tracing = replace(config.trace or TraceConfig(seed=seed), sites=("mlp",))
     run, measures, outcome = Run.of(model, seed), [], None
     with stopwatch() as seconds:
-        if "trace" in ways:
-            measures.append(_traced(model, facts, layers, tracing, Path(folder) / "trace.jsonl", start, shown))
-        if "circuit" in ways:
-            measures.append(_in_circuit(model, facts, layers, start, seed, shown))
-        if "outcome" in ways:
-            outcome = try_layers(
-                model, facts, layers, method=method, moments=moments, start=start, seed=seed, shown=shown
-            )
-            marks = tuple(trial.mark for trial in outcome.trials)
-            measures.append(Measure("outcome", f"mark of editing by {method} at the layer", "", marks, len(facts)))
+        for way in dict.fromkeys(ways):
+            if way == "trace":
+                measures.append(_traced(model, facts, layers, tracing, Path(folder) / "trace.jsonl", start, shown))
+            elif way == "circuit":
+                measures.append(_in_circuit(model, facts, layers, start, seed, shown))
+            else:
+                outcome = try_layers(
+                    model, facts, layers, method=method, moments=moments, start=start, seed=seed, shown=shown
+                )
+                marks = tuple(trial.mark for trial in outcome.trials)
+                measures.append(Measure(way, f"mark of editing by {method} at the layer", "", marks, len(facts)))
     pairs = [(one, other) for place, one in enumerate(measures) for other in measures[place + 1 :]]
     agreements = tuple(
         Agreement(one.way, other.way, *spearman(one.values, other.values, seed), len(layers)) for one, other in pairs

@@ -1,5 +1,7 @@
 """What lm-eval said of an edited model, as words and as a page."""
 
+from typing import Any
+
 from editing.evaluation.lm_eval import TaskReport
 from factscope.plots.specs import Card, Cell, Page, Section, Table
 
@@ -18,6 +20,20 @@ def words(report: TaskReport) -> list[str]:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     asked = [f"{name}: {count} questions, {report.shots[name]} shots" for name, count in report.questions.items()]
     return [*lines, *asked]
+
+
+def summary(report: TaskReport) -> dict[str, Any]:
+    """The numbers that a program would ask for first; null for what is not a number."""
+    scores = [{key: None if value != value else value for key, value in vars(one).items()} for one in report.scores]
+    return {
+        "edits": report.edits,
+        "tasks": report.tasks,
+        "scores": scores,
+        "questions": report.questions,
+        "shots": report.shots,
+        "versions": report.versions,
+        "lm_eval": report.harness,
+    }
 
 
 def told(value: float, error: float | None) -> str:

@@ -15,7 +15,7 @@ def page(study: LayerStudy) -> Page:
     """The measures side by side, their ranks, and how they agree."""
     x = np.array(study.layers)
     numbers = tuple(Number(_favourite(study, one.way), f"favoured by {one.way}") for one in study.measures)
-    said = Headline(" ".join(words(study)), numbers)
+    said = Headline(" ".join(_sentences(study)), numbers)
     drawn: list[Spec] = []
     for one in study.measures:
         band = (np.array(one.low), np.array(one.high)) if one.low else (None, None)
@@ -65,7 +65,16 @@ def _favourite(study: LayerStudy, way: str) -> str:
 
 
 def words(study: LayerStudy) -> list[str]:
-    """What each way favours, and one sentence for each agreement."""
+    """What editing at each layer did, what each way favours, and how the ways agree."""
+    tried = [
+        f"layer {trial.layer:>3}  efficacy {trial.efficacy:.2f}  paraphrase {trial.paraphrase:.2f}  "
+        f"neighbourhood {trial.neighbourhood:.2f}  unchanged {trial.unchanged:.2f}  mark {trial.mark:.3f}"
+        for trial in (study.outcome.trials if study.outcome else ())
+    ]
+    return [*tried, *_sentences(study)]
+
+
+def _sentences(study: LayerStudy) -> list[str]:
     favoured = ", ".join(f"{one.way} favours {_favourite(study, one.way)}" for one in study.measures)
     said = [f"On {len(study.facts)} known facts, {favoured}."]
     for one in study.agreements:
@@ -78,14 +87,15 @@ def words(study: LayerStudy) -> list[str]:
     return said
 
 
-def summary(study: LayerStudy, way: str | None = None) -> dict[str, Any]:
-    """The numbers that a program would ask for first, the best layer `way`'s; null for what is not a number."""
+def summary(study: LayerStudy) -> dict[str, Any]:
+    """The numbers that a program would ask for first, the best layer the first way's; null for what is no number."""
     trials = study.outcome.trials if study.outcome else ()
     agreements = [
         {key: None if value != value else value for key, value in asdict(one).items()} for one in study.agreements
     ]
     return {
-        "best": study.best(way or study.measures[0].way),
+        "best": study.best(study.measures[0].way),
+        "facts": len(study.facts),
         "layers": study.layers,
         "agreements": agreements,
         "trials": [asdict(one) for one in trials],

@@ -1,13 +1,12 @@
 """`edit harness`: lm-eval's tasks on the model with saved edits in its weights, beside the unedited one."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder
-from studies.commands.app import listed, tell
+from studies.commands.app import listed, tell_result
 from studies.commands.command import command, run_folder
 from studies.commands.edit.saved.stack import model_of
 from studies.commands.options import DETAILS, OutputOptions, Runs, SavedModelOptions, argument, option
@@ -47,24 +46,11 @@ def harness(options: HarnessOptions) -> None:
     own = new_folder("harness", options.edit[0].name, options.runs)
     with run_folder("edit harness", options, own, fresh=True) as folder:
         from editing.evaluation.lm_eval import evaluate_tasks
-        from editing.pages.lm_eval import page, words
-        from factscope.plots.page import write_page
-        from factscope.runs import store
+        from studies.saved import save_with_page
 
         report = evaluate_tasks(
             model_of(edits, options), edits, names, include=options.include, limit=options.limit, shots=options.shots,
             seed=options.seed,
         )  # fmt: skip
-        store.save(report, folder)
-        drawn = write_page(page(report), folder / "page.html", light=options.light)
-    if options.as_json:
-        body = _summary(report) | {"tasks": names, "folder": str(folder), "page": str(drawn)}
-        tell(json.dumps(body, ensure_ascii=False))
-        return
-    tell(*words(report), f"Page: {drawn}")
-
-
-def _summary(report: Any) -> dict[str, Any]:
-    scores = [{key: None if value != value else value for key, value in vars(one).items()} for one in report.scores]
-    body = {"edits": report.edits, "scores": scores, "questions": report.questions}
-    return body | {"shots": report.shots, "versions": report.versions, "lm_eval": report.harness}
+        page = save_with_page(report, folder, options.light)
+    tell_result(report, page, options.as_json, folder=str(folder))

@@ -133,55 +133,67 @@ def evaluate(
     run = Run.of(model, seed)
     if circuit.run is not None and circuit.run.fingerprint != fingerprint(model):
         raise UserError(f"the circuit was found in {circuit.run.model} with other weights than this model's")
+    with stopwatch() as elapsed:
+        found = _evaluation(model, circuit, held_out, known, n_random, seed, tolerance)
+    return replace(found, run=run.ended(elapsed[0]))
+
+
+def _evaluation(
+    model: Bridge,
+    circuit: Circuit,
+    held_out: Sequence[Prompt],
+    known: Known,
+    n_random: int,
+    seed: int,
+    tolerance: float | None,
+) -> Evaluation:
     graph, task, kept = circuit.graph, circuit.task, circuit.mask
     generator = np.random.default_rng(seed)
     notes: list[str] = []
-    with stopwatch() as elapsed:
-        reference = Reference(model, graph, task)
-        full, empty, own = (reference.logits(mask) for mask in (graph.full(), graph.empty(), kept))
-        loss = {n: _loss(reference, x) for n, x in (("full", full), ("circuit", own), ("empty", empty))}
-        same_size = [random_circuit(graph, int(kept.sum()), generator) for _ in range(n_random)]
-        same_degree = [random_degrees(graph, kept, generator) for _ in range(n_random)]
+    reference = Reference(model, graph, task)
+    full, empty, own = (reference.logits(mask) for mask in (graph.full(), graph.empty(), kept))
+    loss = {n: _loss(reference, x) for n, x in (("full", full), ("circuit", own), ("empty", empty))}
+    same_size = [random_circuit(graph, int(kept.sum()), generator) for _ in range(n_random)]
+    same_degree = [random_degrees(graph, kept, generator) for _ in range(n_random)]
 
-        def part(mask: Mask) -> float:
-            return faithfulness(reference.loss(mask), loss["full"], loss["empty"])
+    def part(mask: Mask) -> float:
+        return faithfulness(reference.loss(mask), loss["full"], loss["empty"])
 
-        by_size, by_signed = (
-            torch.tensor([part(_of_size(graph, circuit.scores, share, signed)) for share in SIZES])
-            for signed in (False, True)
-        )
-        sizes = torch.tensor(SIZES)
-        kept_out = known_and_all(model, task, held_out, known, notes)
-        held = [hits(model, graph, kept, tasks, same_size) if tasks else None for tasks in kept_out]
-        minimal = _cut_alone(reference, kept)
-        least = tolerance if tolerance is not None else 0.01 * abs(loss["full"] - loss["empty"])
-        evaluation = Evaluation(
-            n_edges=int(kept.sum()),
-            share=float(kept.sum()) / graph.n_edges,
-            unit=circuit.unit,
-            losses=loss,
-            faithfulness=faithfulness(loss["circuit"], loss["full"], loss["empty"]),
-            kl=_kl(full, own),
-            found=hits(model, graph, kept, [task], same_size),
-            held_out=held[0],
-            held_out_all=merged(*held),
-            sizes=sizes,
-            faithfulness_by_size=by_size,
-            faithfulness_by_signed_size=by_signed,
-            cpr=float(torch.trapezoid(by_signed, sizes)),
-            cmd=float(torch.trapezoid((1 - by_size).abs(), sizes)),
-            knocked_out=torch.tensor([_knocked_out(reference, kept, generator) for _ in range(n_random)]),
-            minimality=minimal.float(),
-            superfluous=float((minimal < least).float().mean()),
-            tolerance=float(least),
-            random_size=RandomBaseline.of([part(mask) for mask in same_size]),
-            random_degree=RandomBaseline.of([part(mask) for mask in same_degree]),
-            by_ablation=_by_ablation(model, graph, task, kept),
-            conventions=CONVENTIONS | {"ablation": task.ablation, "metric": task.metric, "positions": "all alike"},
-            notes=tuple(notes),
-            run=None,
-        )
-    return replace(evaluation, run=run.ended(elapsed[0]))
+    by_size, by_signed = (
+        torch.tensor([part(_of_size(graph, circuit.scores, share, signed)) for share in SIZES])
+        for signed in (False, True)
+    )
+    sizes = torch.tensor(SIZES)
+    kept_out = known_and_all(model, task, held_out, known, notes)
+    held = [hits(model, graph, kept, tasks, same_size) if tasks else None for tasks in kept_out]
+    minimal = _cut_alone(reference, kept)
+    least = tolerance if tolerance is not None else 0.01 * abs(loss["full"] - loss["empty"])
+    return Evaluation(
+        n_edges=int(kept.sum()),
+        share=float(kept.sum()) / graph.n_edges,
+        unit=circuit.unit,
+        losses=loss,
+        faithfulness=faithfulness(loss["circuit"], loss["full"], loss["empty"]),
+        kl=_kl(full, own),
+        found=hits(model, graph, kept, [task], same_size),
+        held_out=held[0],
+        held_out_all=merged(*held),
+        sizes=sizes,
+        faithfulness_by_size=by_size,
+        faithfulness_by_signed_size=by_signed,
+        cpr=float(torch.trapezoid(by_signed, sizes)),
+        cmd=float(torch.trapezoid((1 - by_size).abs(), sizes)),
+        knocked_out=torch.tensor([_knocked_out(reference, kept, generator) for _ in range(n_random)]),
+        minimality=minimal.float(),
+        superfluous=float((minimal < least).float().mean()),
+        tolerance=float(least),
+        random_size=RandomBaseline.of([part(mask) for mask in same_size]),
+        random_degree=RandomBaseline.of([part(mask) for mask in same_degree]),
+        by_ablation=_by_ablation(model, graph, task, kept),
+        conventions=CONVENTIONS | {"ablation": task.ablation, "metric": task.metric, "positions": "all alike"},
+        notes=tuple(notes),
+        run=None,
+    )
 
 
 def _cut_alone(reference: Reference, kept: Mask) -> Float[Tensor, " edge"]:

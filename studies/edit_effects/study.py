@@ -96,11 +96,7 @@ def _study(
     tag: str,
 ) -> EditStudy:
     model, config, run = ask.model, ask.config, Run.of(ask.model, ask.config.seed)
-    nulls = [
-        (f"{kind} {n + 1}", kind, scrambled(edit, config.seed + n, kind))
-        for kind, count in (("directions", config.nulls), ("values", config.value_nulls))
-        for n in range(count)
-    ]
+    nulls = _nulls(edit, config)
     after = ask.side(parts, "after", "after", edit, tag)
     traced = {name for name, _, _ in sorted(nulls, key=lambda null: null[1] != "values")[: config.traced_nulls]}
     sides = tuple(ask.side(parts, name, kind, null, tag, name in traced) for name, kind, null in nulls)
@@ -148,6 +144,15 @@ def _study(
         run=None,
     )
     return replace(study, measures=measures(study), run=run.ended(sum(seconds.values())))
+
+
+def _nulls(edit: Edit, config: Config) -> list[tuple[str, str, Edit]]:
+    """Name, kind and control edit of every null."""
+    return [
+        (f"{kind} {n + 1}", kind, scrambled(edit, config.seed + n, kind))
+        for kind, count in (("directions", config.nulls), ("values", config.value_nulls))
+        for n in range(count)
+    ]
 
 
 def _neighbour(

@@ -1,5 +1,7 @@
 """What to edit, made from a sentence, checked before anything is computed, and asked in every context."""
 
+import contextlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -7,12 +9,14 @@ from typing import TypeVar
 import torch
 
 from factscope.data.fact import SLOT, Fact, same_text
+from factscope.data.joining import spelled
 from factscope.data.request import EditRequest
 from factscope.data.shipped import find_fact
-from factscope.errors import EditError
+from factscope.errors import EditError, PromptError
+from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.known import Known, answer_ranks
-from factscope.model.prompts import Prompt, make_prompt, prompt_of
+from factscope.model.prompts import Prompt, make_prompt, prompt_of, with_answer
 
 Asked = TypeVar("Asked", Fact, EditRequest)
 
@@ -39,11 +43,13 @@ def request_at(model: Bridge, prompt: Prompt, target: str, answer: str | None = 
         known = None
     if answer is None:
         answer = known.answer if known is not None else _own_answer(model, prompt)
-    if same_text(target.strip(), (answer.strip(),)):
+    target = spelled(prompt.text, target)
+    answer = spelled(prompt.text, answer) if answer else None
+    if answer is not None and same_text(target.strip(), (answer.strip(),)):
         raise EditError(f"the target {target.strip()!r} is what the model is edited away from: choose another target")
     begin, end = prompt.subject_characters
     template = known.template if known else _plain(prompt.text[:begin]) + SLOT + _plain(prompt.text[end:])
-    return EditRequest(prompt.text, prompt.subject, target.strip(), answer.strip(), known, template)
+    return EditRequest(prompt.text, prompt.subject, target, answer, known, template)
 
 
 def _plain(text: str) -> str:
@@ -53,10 +59,16 @@ def _plain(text: str) -> str:
 
 
 @torch.no_grad()
-def _own_answer(model: Bridge, prompt: Prompt) -> str:
-    token = int(model(prompt.tensor(device(model)))[0, -1].argmax())
-    word: str = model.tokenizer.decode([token]).strip() or model.tokenizer.convert_ids_to_tokens(token)
-    return word
+def _own_answer(model: Bridge, prompt: Prompt) -> str | None:
+    """What the model itself goes on with, as a request says it; None, and a warning, where words cannot say it."""
+    token = int(finite(model(prompt.tensor(device(model)))[0, -1]).argmax())
+    said: str = model.tokenizer.decode([token])
+    for word in (said.strip(), " " + said.strip()):
+        with contextlib.suppress(PromptError):
+            if word.strip() and with_answer(model, prompt, word, "own").answer_ids[0] == token:
+                return word
+    warnings.warn(f"the model itself goes on with {said!r}, no answer that a score could compare with", stacklevel=4)
+    return None
 
 
 def check(requests: Sequence[EditRequest]) -> None:

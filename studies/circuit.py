@@ -19,6 +19,7 @@ from factscope.data.fact import Fact, Relation
 from factscope.data.load import load_facts
 from factscope.data.shipped import find_fact, relations
 from factscope.errors import UserError
+from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge
 from factscope.model.known import Known, answer_ranks
 from factscope.model.prompts import (
@@ -258,7 +259,7 @@ def _prompts_of(model: Bridge, facts: Sequence[Fact], start: str) -> tuple[list[
 
 def _own_answer(model: Bridge, prompt: Prompt) -> Prompt:
     with torch.no_grad():
-        token = int(model(rows(model, [prompt]), use_cache=False)[0, -1].argmax())
+        token = int(finite(model(rows(model, [prompt]), use_cache=False)[0, -1]).argmax())
     return with_answer_ids(model, prompt, [token], "the model's own prediction")
 
 

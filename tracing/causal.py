@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factscope.errors import NoGap, UserError
+from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.partial import Frame, KeysValues, embed
 from factscope.model.hooks import Patch, patched, record
@@ -223,7 +224,7 @@ class Runs:
         """Run clean and corrupted rows once, from the embeddings up."""
         frame = Frame.of(model, prompt.tensor(device(model)))
         if not prompt.answer_ids:
-            first = int(model(prompt.tensor(device(model)))[0, -1].argmax())
+            first = int(finite(model(prompt.tensor(device(model)))[0, -1]).argmax())
             prompt = with_answer_ids(model, prompt, [first], "the model's own prediction")
         corruption = corruption or _corruption(model, prompt, config)
         tokens = torch.cat([prompt.tensor(device(model)), corruption.tokens])
@@ -240,7 +241,7 @@ class Runs:
             outputs.update(seen)
             before.append(resid)
             kept.append((keys[1:], values[1:]))
-        logits = frame.logits(resid[:, -1])
+        logits = finite(frame.logits(resid[:, -1]))
         targets = _targets(prompt, corruption, logits[0])
         measure = metric(config.metric)
         if config.metric == "logit_difference" and any(target.foil is None for target in targets):

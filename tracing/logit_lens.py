@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.hooks import record
 from factscope.model.prompts import Prompt, with_answer_ids
@@ -39,7 +40,7 @@ def lens(model: Bridge, prompt: Prompt, norm: Norm = "per-state", top: int = 5) 
         layers = range(model.cfg.n_layers)
         sites = [*component_sites(model), *(Site("resid", layer) for layer in layers)]
         with record(model, sites) as seen:
-            logits = model(prompt.tensor(device(model)))[0, -1]
+            logits = finite(model(prompt.tensor(device(model)))[0, -1])
         if not prompt.answer_ids:
             prompt = with_answer_ids(model, prompt, [int(logits.argmax())], "the model's own prediction")
         states = torch.stack([seen[Site("resid_pre")][0], *(seen[Site("resid", i)][0] for i in layers)])

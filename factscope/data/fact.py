@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from factscope.data.joining import spelled
 from factscope.errors import FactError
 
 SHIPPED = "factscope"
@@ -34,7 +35,8 @@ class Neighbour:
 class Fact:
     """One statement about the world; `subject_span` is exact because `prompt` is made from `template`.
 
-    The answer and the foil carry no leading space: they are the words that follow the prompt after one space.
+    The answer and the foil carry no leading space: they are the words that follow the prompt, after a space where one
+    belongs (`factscope.data.joining`).
     """
 
     id: str  # "country_capital/france-1f2e3d4c"; unique in its source, and stable
@@ -50,12 +52,11 @@ class Fact:
 
     def __post_init__(self) -> None:
         check_template(self.template)
-        named = [("id", self.id), ("relation", self.relation), ("subject", self.subject), ("answer", self.answer)]
-        named += [("an alias", alias) for alias in self.aliases]
-        if self.foil is not None:
-            named.append(("foil", self.foil))
-        for name, text in named:
-            if not text.strip() or text != text.strip():
+        answers = [("answer", self.answer), *(("an alias", alias) for alias in self.aliases)]
+        answers += [("foil", self.foil)] if self.foil is not None else []
+        for name, text in [("id", self.id), ("relation", self.relation), ("subject", self.subject), *answers]:
+            right = spelled(self.prompt, text) if (name, text) in answers else text.strip()
+            if not right or text != right:
                 raise FactError(f"fact {self.id!r}: {name} is {text!r}: give text without spaces around it")
         if self.foil is not None and same_text(self.foil, (self.answer, *self.aliases)):
             raise FactError(f"fact {self.id!r}: the foil {self.foil!r} is a true answer: choose a wrong one")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from factscope.data.fact import SLOT, Fact, Neighbour, check_template, fill, named, same_text, whole_words
+from factscope.data.joining import spelled
 from factscope.errors import FactError
 
 
@@ -23,7 +24,7 @@ class EditRequest:
 
     prompt: str
     subject: str  # as it stands in the prompt
-    target: str  # what the model shall say
+    target: str  # what the model shall say; it begins with a space only where none would stand before it
     old: str | None = None  # what it said, or should have said; None: not known, and no score compares with it
     fact: Fact | None = None  # that it is about, with paraphrases and neighbours
     template: str = ""  # the prompt with "{}" in the subject's place
@@ -46,9 +47,10 @@ class EditRequest:
             raise FactError(f"template {self.template!r} with {self.subject!r} does not give {self.prompt!r}")
         for field in ("id", "subject", "target", "old"):
             text = getattr(self, field)
-            if text is not None and (not text.strip() or text != text.strip()):
+            right = spelled(self.prompt, text or "") if field in ("target", "old") else (text or "").strip()
+            if text is not None and (not right or text != right):
                 raise FactError(f"request {self.id!r}: {field} is {text!r}: give text without spaces around it")
-        if self.old is not None and same_text(self.target, (self.old,)):
+        if self.old is not None and same_text(self.target.strip(), (self.old.strip(),)):
             raise FactError(f"request {self.id!r}: the target {self.target!r} is its answer already; choose another")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""How far logits are from the model's own, and how far is mere rounding: one measure for every self-check.
+"""Whether logits are numbers, how far they are from the model's own, and how far is mere rounding.
 
 A self-check compares with what the model itself says, or plain transformers, and never with our own code.
 """
@@ -6,11 +6,26 @@ A self-check compares with what the model itself says, or plain transformers, an
 import torch
 from torch import Tensor
 
+from factscope.errors import ModelError
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The logits, if they are numbers; else a ModelError, for nothing can be read of them."""
+    if bool(logits.isnan().any()) or bool((logits == torch.inf).any()):
+        raise ModelError(
+            "the model's logits are not numbers (NaN or infinite), so nothing can be read of them: its weights are "
+            "broken, by an edit perhaps, or they overflow this dtype; --dtype float32 tells which"
+        )
+    return logits
+
 
 @torch.no_grad()
 def off_by(found: Tensor, own: Tensor) -> float:
-    """Largest distance of logits from the model's own, in standard deviations of these; NaN where either is NaN."""
-    own = own.float()
+    """Largest distance of logits from the model's own, in standard deviations of these; NaN where ours are.
+
+    Raises ModelError where the model's own are not numbers.
+    """
+    own = finite(own.float())
     return float((found.float().to(own.device) - own).abs().max()) / (float(own.std()) + 1e-12)
 
 

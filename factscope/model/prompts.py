@@ -3,7 +3,9 @@
 A `Prompt` is a text whose parts are known in tokens: which are the subject, which token the answer begins with, what
 was put in front. The subject's span comes from character offsets of the whole text, never from tokenising a piece of
 it (a word's tokens depend on what stands before it), and the answer's ids from encoding prompt and answer together and
-taking what is new. How the subject and the answer were found is part of the value, because a guess must be seen.
+taking what is new. A space stands between the two where one belongs: not after an opening quote or bracket, nor inside
+a word that a hyphen parts, nor in a script that writes none. How the subject and the answer were found is part of the
+value, because a guess must be seen.
 """
 
 import difflib
@@ -17,6 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from factscope.data.fact import Fact
+from factscope.data.joining import between
 from factscope.data.shipped import find_fact, guess_subject
 from factscope.errors import PromptError, TokenMismatch
 from factscope.model.bridge import Bridge, info
@@ -134,8 +137,9 @@ def make_prompt(
     """Tokenise `text` for `model` and find its subject and answer.
 
     The subject is, in this order: what stands in [brackets] in the text, `subject`, the subject of a shipped fact, or
-    a guess, which `subject_from` then says. `answer` and `foil` are continued after a space unless they bring their
-    own. `start` is "auto" (what the model's entry says), "none", or a token of the tokenizer.
+    a guess, which `subject_from` then says. `answer` and `foil` follow after a space where one belongs (`between`), and
+    as they are if they bring their own. `start` is "auto" (what the model's entry says), "none", or a token of the
+    tokenizer.
 
     Raises PromptError (subject absent, there twice, an empty or too long prompt, an unknown start token, an answer
     whose tokens merge with the prompt's) and TokenMismatch (answer and foil begin with the same token).
@@ -143,8 +147,9 @@ def make_prompt(
     notes: list[str] = []
     text, span, origin = _subject_characters(text, subject)
     if text != text.rstrip():
+        ending = "space" if text[len(text.rstrip()) :].strip(" ") == "" else "line break or tab"
         text = text.rstrip()
-        notes.append("the space at the end of the prompt was removed; the answer brings its own")
+        notes.append(f"the {ending} at the end of the prompt was removed; the answer brings its own space")
     prompt = _tokenised(model, text, span, origin, start, notes)
     if answer is not None:
         prompt = with_answer(model, prompt, answer, "flag")
@@ -183,6 +188,9 @@ def with_answer(model: Bridge, prompt: Prompt, answer: str, origin: str) -> Prom
     """`prompt` with this answer; an answer of several tokens is traced by its first, and a note says so."""
     joined, ids = _continuation(model, prompt.text, prompt.tokens[prompt.n_start :], answer, "answer")
     notes = prompt.notes
+    if not joined[0].isspace():
+        after = prompt.text[-1]
+        notes = (*notes, f"the answer {joined!r} follows {after!r} without a space; begin it with a space to have one")
     if len(ids) > 1:
         first = model.tokenizer.decode([ids[0]])
         notes = (*notes, f"the answer {joined!r} is {len(ids)} tokens; it is traced by its first, {first!r}")
@@ -294,6 +302,8 @@ def _tokenised(model: Bridge, text: str, span: Span, origin: str, start: str, no
         span = (span[0], len(text))
     token, tokens, offsets = _begun(model, text, start)
     begun = len(tokens) - len(offsets)
+    if begun and tokens[begun] == tokens[0]:
+        notes = [*notes, f"{token} stands at the beginning twice, once of the text's own; --start none leaves ours out"]
     inside = [i for i, (a, b) in enumerate(offsets) if text[max(a, span[0]) : min(b, span[1])].strip()]
     if not inside:
         raise PromptError(f"the subject {text[span[0] : span[1]]!r} has no token of its own in {text!r}")
@@ -331,6 +341,10 @@ def _encode(model: Bridge, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]
     tokenizer = model.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise PromptError(f"{type(tokenizer).__name__} gives no character offsets; the model needs a tokenizer.json")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"{text!r} has characters that no text has (half a pair, or undecoded bytes)") from None
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return tuple(encoded["input_ids"]), tuple((a, b) for a, b in encoded["offset_mapping"])
 
@@ -341,7 +355,7 @@ def _continuation(
     """`answer` with its leading space, and its ids: the whole text's, less `own`, the prompt's."""
     if not answer.strip():
         raise PromptError(f"the {what} is empty")
-    joined = answer.rstrip() if answer[0].isspace() else " " + answer.rstrip()
+    joined = answer.rstrip() if answer[0].isspace() else between(text, answer) + answer.rstrip()
     ids, _ = _encode(model, text + joined)
     if ids[: len(own)] != own or len(ids) == len(own):
         raise PromptError(

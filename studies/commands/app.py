@@ -3,8 +3,10 @@
 Nothing here imports torch, so that `--help` and `--version` answer at once.
 """
 
+import codecs
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import sys
@@ -30,7 +32,13 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
     """
     try:
         try:
+            _streams()
             asked = sys.argv[1:] if arguments is None else arguments
+            if undecoded := [word for word in asked if not _is_text(word)]:
+                raise UserError(
+                    f"{undecoded[0]!r} is not text in this terminal's encoding, {sys.getfilesystemencoding()}; set "
+                    "PYTHONUTF8=1, or a locale such as LC_ALL=C.UTF-8"
+                )
             if "doctor" not in asked[:1] and (trouble := in_the_way()):
                 raise UserError(trouble[0])
             with _remarks():
@@ -46,6 +54,24 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is not written yet goes nowhere
         sys.exit(141)
+
+
+def _streams() -> None:
+    """Write what an output's encoding lacks as JSON escapes it (\\u00e9): no finished work is lost to a character."""
+
+    def escaped(trouble: UnicodeError) -> tuple[str, int]:
+        assert isinstance(trouble, UnicodeEncodeError)
+        return json.dumps(trouble.object[trouble.start : trouble.end])[1:-1], trouble.end
+
+    codecs.register_error("factscope", escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="factscope")
+
+
+def _is_text(word: str) -> bool:
+    """Whether Python could decode an argument: bytes that it could not stand there as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def in_the_way() -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device, run_blocks
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import after_preface, preface_ids
@@ -43,7 +44,7 @@ def logits_at(
             run_blocks(model, tokens[:, begun:], cache)
         where = [(r, p - begun) for r, i in enumerate(some) for p in positions[i]]
         picked = seen[last][[r for r, _ in where], [p for _, p in where]]
-        logits = read.logits(picked).float().cpu()
+        logits = finite(read.logits(picked).float()).cpu()
         for i, part in zip(some, logits.split([len(positions[i]) for i in some]), strict=True):
             out[i] = part
     return out

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import ROWS, THIN
 from factscope.model.forward.onednn import thin_products
@@ -30,7 +31,7 @@ def sample(
     while tokens.shape[1] < length:
         with thin_products() if new.numel() >= THIN else nullcontext():
             out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, logits = out.past_key_values, out.logits[:, -1].float()
+        cache, logits = out.past_key_values, finite(out.logits[:, -1].float())
         if generator is None:
             new = logits.argmax(-1, keepdim=True)
         elif top_k is not None:

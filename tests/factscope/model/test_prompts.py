@@ -7,9 +7,18 @@ from typing import Any, ClassVar
 import pytest
 
 from factscope.data.fact import Fact
+from factscope.data.joining import between
 from factscope.errors import PromptError, TokenMismatch
 from factscope.model.bridge import info
-from factscope.model.prompts import PromptPair, make_prompt, prompt_of, start_ids, swap_subject, tokenized, with_answer
+from factscope.model.prompts import (
+    PromptPair,
+    make_prompt,
+    prompt_of,
+    start_ids,
+    swap_subject,
+    tokenized,
+    with_answer,
+)
 
 
 def spelled(prompt: Any) -> str:
@@ -107,6 +116,61 @@ def test_a_trailing_space_is_taken_off_and_said(toy: Any) -> None:
     prompt = make_prompt(toy, "[Mira Voss] lives in ")
     assert prompt.text.endswith("in")
     assert "space" in prompt.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "space"),
+    [
+        ("Mira Voss lives in", "Brask", " "),
+        ('Mira Voss says "', "Brask", ""),  # an opening quote
+        ('Mira Voss says "no"', "and", " "),  # a closing one
+        ("the bakers'", "guild", " "),  # an apostrophe
+        ("Mira Voss lives (in", "Brask", " "),
+        ("Mira Voss (", "Brask", ""),
+        ("a semi-", "final", ""),  # a hyphen inside a word
+        ("a final -", "Brask", " "),  # a dash between words
+        ("either/", "or", ""),
+        ("It costs $", "5", ""),
+        ("中国的首都是", "北京", ""),  # a script without spaces
+        ("The capital of China is", "北京", " "),
+        ("日本の首都は「", "東京", ""),
+        ("Mira Voss is here", ".", ""),
+        ("a framework called", ".NET", " "),
+    ],
+)
+def test_a_space_stands_before_an_answer_where_one_belongs(text: str, answer: str, space: str) -> None:
+    assert between(text, answer) == space
+
+
+@pytest.mark.parametrize("text", ['[Mira Voss] says "', "[Mira Voss] ("])
+def test_an_answer_after_a_quote_is_what_the_text_goes_on_with(toy: Any, text: str) -> None:
+    """Its tokens are those of the text as a person writes it; a space of the answer's own is kept."""
+    prompt = make_prompt(toy, text, answer="Brask")
+    whole = toy.tokenizer(prompt.text + "Brask", add_special_tokens=False)["input_ids"]
+    assert prompt.tokens[1:] + prompt.answer_ids == tuple(whole)
+    assert prompt.answer == "Brask"
+    assert "without a space" in " ".join(prompt.notes)
+    assert tokenized(toy, prompt.text, "Brask")[1] == prompt.answer_ids
+    spaced = make_prompt(toy, text, answer=" Brask")
+    assert spaced.answer == " Brask"
+    assert spaced.answer_ids != prompt.answer_ids
+
+
+def test_a_start_token_that_the_text_brings_is_noticed(toy: Any) -> None:
+    once = make_prompt(toy, "<|endoftext|>[Mira Voss] lives in", start="none")
+    assert (once.tokens[0], once.notes) == (0, ())
+    twice = make_prompt(toy, "<|endoftext|>[Mira Voss] lives in")
+    assert twice.tokens == (0, *once.tokens)
+    assert "stands at the beginning twice" in twice.notes[0]
+
+
+def test_a_line_break_at_the_end_is_called_what_it_is(toy: Any) -> None:
+    assert "line break" in make_prompt(toy, "[Mira Voss] lives in\n").notes[0]
+
+
+def test_text_that_is_no_text_is_refused(toy: Any) -> None:
+    with pytest.raises(PromptError, match="characters that no text has"):
+        make_prompt(toy, "[Mira Voss] lives in \udce9")
 
 
 def test_pairs_must_align(toy: Any) -> None:

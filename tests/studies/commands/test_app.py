@@ -1,6 +1,7 @@
 """The commands as guests of a terminal: what is kept, colours, pipes, completion."""
 
 import importlib
+import io
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ import pytest
 from factscope.progress import progress
 from helpers.commands import COMMANDS
 from helpers.models import TOY
+from studies.commands import app
 
 COLOUR = re.compile(rb"\x1b\[[0-9;]*\b(?:3[0-8]|9[0-7])[0-9;]*m")
 
@@ -179,3 +181,22 @@ def test_the_shell_completes_words_and_values(line: str, offered: set[str]) -> N
         [sys.executable, "-c", code], env=os.environ | words, capture_output=True, text=True, check=False
     )
     assert offered <= set(done.stdout.split()), done
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_any_encoding_of_the_output_takes_every_text(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it lacks is escaped as JSON does, so that --json stays JSON and means the same."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    app._streams()
+    said = {"answer": " 東京 é 😀"}
+    app.tell(json.dumps(said, ensure_ascii=False))
+    sys.stdout.flush()
+    shown = raw.getvalue().decode("utf-8" if encoding == "ascii" else encoding)  # of ASCII, click itself makes UTF-8
+    assert json.loads(shown) == said
+
+
+def test_an_argument_that_could_not_be_decoded_is_one_sentence(run_command: Any) -> None:
+    ended = run_command("trace", "Caf\udce9 is in")
+    assert ended.exit_code == 2
+    assert "PYTHONUTF8=1" in ended.stderr

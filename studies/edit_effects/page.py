@@ -67,7 +67,7 @@ def headline(study: EditStudy) -> Headline:
         Number(f"{max(nulls):.0%}" if nulls else "none", f"at most, by a null{p}"),
         Number(state_name(lead), "from here on the new answer leads"),
     ]
-    return Headline(" ".join(words(study)), tuple(numbers))
+    return Headline(words(study)[0], tuple(numbers))
 
 
 def _remarks(study: EditStudy) -> tuple[Spec, ...]:

@@ -15,7 +15,7 @@ def side_by_side(found: Sequence[EditStudy]) -> Page:
     """The page of a comparison; each method's own page is in its folder."""
     first = found[0]
     old, new = first.answers
-    said = Text("\n\n".join(f"{study.method}: {' '.join(words(study))}" for study in found))
+    said = Text("\n\n".join(f"{study.method}: {words(study)[0]}" for study in found))
     sections = (
         Section("In short", (said, _measures(found)), "Each method's own page is in the folder of its name."),
         Section("Where the model is read for the new answer", _traces(found), _TRACE),

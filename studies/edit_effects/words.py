@@ -9,7 +9,7 @@ from studies.edit_effects.result import EditStudy
 
 
 def words(study: EditStudy) -> list[str]:
-    """The first line: whether it took, and whether it did more than nulls do."""
+    """Whether it took, and whether it did more than nulls do; which heads turned."""
     old, new = study.answers
     before, after = (side.lens.probability[:, 0, -1].tolist() for side in (study.before, study.after))
     odds = ", ".join(
@@ -17,7 +17,17 @@ def words(study: EditStudy) -> list[str]:
         for i, answer in ((1, new), (0, old))
     )
     took = "The edit took" if study.took else f"The edit did not take: {old.strip()!r} is still ahead"
-    return [f"{_beyond(study)}{took} ({odds}). {_size(study)}"]
+    return [f"{_beyond(study)}{took} ({odds}). {_size(study)}", _heads(study)]
+
+
+def _heads(study: EditStudy) -> str:
+    """Which heads turned beyond every null, the greatest first."""
+    turned = [head for head in study.heads if head.out_of_nulls is not False][:6]
+    words = ", ".join(f"{head.name} {head.shift:+.2g}" for head in turned)
+    p = f" (p {turned[0].p:.2g}, corrected for all heads)" if turned and turned[0].p is not None else ""
+    return (
+        f"Heads that turned further than any head in any null, in logits towards the new answer: {words or 'none'}{p}"
+    )
 
 
 def _probability(value: float) -> str:

@@ -199,14 +199,4 @@ def _tell(found: Any, folder: Path, pages: Any, as_json: bool) -> None:
         return
     for study in found:
         tell(*([f"{study.method}:"] if len(found) > 1 else []), *words(study))
-    tell(_heads(found[0]), f"Page: {pages[-1]}")
-
-
-def _heads(study: Any) -> str:
-    """Which heads turned beyond every null, the greatest first."""
-    turned = [head for head in study.heads if head.out_of_nulls is not False][:6]
-    words = ", ".join(f"{head.name} {head.shift:+.2g}" for head in turned)
-    p = f" (p {turned[0].p:.2g}, corrected for all heads)" if turned and turned[0].p is not None else ""
-    return (
-        f"Heads that turned further than any head in any null, in logits towards the new answer: {words or 'none'}{p}"
-    )
+    tell(f"Page: {pages[-1]}")

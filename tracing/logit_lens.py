@@ -68,7 +68,7 @@ def lens(model: Bridge, prompt: Prompt, norm: Norm = "per-state", top: int = 5) 
 def answers_by_layer(
     model: Bridge, prompt: Prompt, tokens: Sequence[int], positions: Sequence[int], norm: Norm = "per-state"
 ) -> tuple[Float[Tensor, "token pos layer"], Int[Tensor, "token pos layer"]]:
-    """Log-probability (nats) and rank (from 1) of several tokens at some positions; layer 0 is the embedding.
+    """Log-probability (nats) and rank (from 1) of tokens at some positions, at the embedding and after each layer.
 
     The same numbers as `lens` gives for one answer, without its components: for following answers through many models.
     """

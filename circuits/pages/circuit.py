@@ -12,7 +12,19 @@ from circuits.formats import to_networkx
 from circuits.graph import place_of
 from circuits.method import INTEGRAL
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark
-from factscope.plots.specs import Card, Curves, Headline, Number, Page, Palette, Section, Series, Spec, Table
+from factscope.plots.specs import (
+    Card,
+    Curves,
+    Headline,
+    Number,
+    Page,
+    Palette,
+    Section,
+    Series,
+    Spec,
+    Table,
+    state_labels,
+)
 
 MOST_ROWS = 400  # of a table of edges; the export has all
 NOT_PART = "only constants: kept by the search, on no path from the inputs to the logits"
@@ -303,14 +315,15 @@ def _curve(roles: Roles, what: str, log: bool) -> Curves:
         for name, values in roles.curves.items()
         if name.startswith(what)
     )
-    x = np.arange(len(next(iter(roles.curves.values())))) - 1
+    names = state_labels(len(next(iter(roles.curves.values()))))
     return Curves(
         f"{what.capitalize()} of the answer after each layer",
-        x,
+        np.arange(len(names)),
         series,
+        x_labels=names,
         y_title=what,
         log_y=log,
-        note="Logit lens at the last position; -1 is the embedding. Rank 1 is the first. Final scale: every state "
+        note="Logit lens at the last position. Rank 1 is the first. Final scale: every state "
         f"divided by the last state's norm, not its own.{_averaged(roles, log)}",
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from circuits.analysis.layers import Mean, Profile
-from factscope.plots.specs import Curves, Headline, Page, Palette, Section, Series, Table
+from factscope.plots.specs import Curves, Headline, Page, Palette, Section, Series, Table, state_labels
 
 
 def words(found: Profile) -> list[str]:
@@ -56,14 +56,15 @@ def _curves(found: Profile, what: str) -> Curves:
         for name, mean in found.curves.items()
         if name.startswith(what)
     )
-    states = len(next(iter(found.curves.values())).value)
+    names = state_labels(len(next(iter(found.curves.values())).value))
     return Curves(
         f"{what.capitalize()} of the answer after each layer",
-        np.arange(states) - 1,
+        np.arange(len(names)),
         series,
+        x_labels=names,
         y_title=what,
         log_y=what == "rank",
-        note="Logit lens at the last position, averaged over a circuit's prompts; -1 is the embedding."
+        note="Logit lens at the last position, averaged over a circuit's prompts."
         + (" Rank 1 is the first; geometric means." if what == "rank" else ""),
     )
 

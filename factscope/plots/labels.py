@@ -44,7 +44,11 @@ def cell_hover(spec: Heatmap) -> list[list[str]]:
 
     def lines(row: int, column: int) -> str:
         place = f"{columns[column]} {plotly_text(spec.column_title)} {column} · {rows[row]}"
-        amounts = [f"{name} {_amount(array[row, column])}" for name, array in further.items()]
+        amounts = [
+            f"{name} {_amount(array[row, column])}"
+            for name, array in further.items()
+            if not _absent(array[row, column])
+        ]
         return "<br>".join([place, f"{value} {_amount(spec.values[row, column])}{unit}", *amounts])
 
     return [[lines(row, column) for column in range(len(columns))] for row in range(len(rows))]
@@ -72,6 +76,10 @@ def runs(columns: tuple[int, ...]) -> list[tuple[int, int]]:
     firsts = [column for column in ordered if column - 1 not in ordered]
     lasts = [column for column in ordered if column + 1 not in ordered]
     return list(zip(firsts, lasts, strict=True))
+
+
+def _absent(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 def _amount(value: Any) -> str:

@@ -145,10 +145,11 @@ def _place_columns_and_rows(result: go.Figure, spec: Heatmap, theme: Theme) -> N
 @draw.register
 def _(spec: Curves, theme: Theme) -> go.Figure:
     ink, result = INK[theme], go.Figure()
+    names = [plotly_text(visible(label)) for label in spec.x_labels]
     for place, series in enumerate(spec.series):
         name = plotly_text(series.name)
         colour = line_colour(series.palette, theme) if series.palette else ink.lines[place % len(ink.lines)]
-        group = {"legendgroup": str(place), "x": spec.x}
+        group: dict[str, Any] = {"legendgroup": str(place), "x": names or spec.x}
         if series.low is not None and series.high is not None:
             edge = {"mode": "lines", "line": {"width": 0, "color": colour}, "hoverinfo": "skip", "showlegend": False}
             lowest = float(_positive(spec).min())  # where a band reaches below zero, it ends at the lowest thing seen
@@ -170,7 +171,8 @@ def _(spec: Curves, theme: Theme) -> go.Figure:
     if spec.x_labels:
         every = int(step(float(len(spec.x_labels)), most=16))  # as many names as can be read side by side
         labels = [tick(label) for label in spec.x_labels[::every]]
-        ticks = {"tickvals": spec.x[::every], "ticktext": labels, "autotickangles": [0, -45, -90]}
+        ticks = {"tickvals": names[::every], "ticktext": labels, "autotickangles": [0, -45, -90]}
+        ticks |= {"type": "category", "categoryarray": names}  # so that the hover text, too, has the name
     elif len(spec.x) and np.array_equal(spec.x, spec.x.round()):
         ticks = {"dtick": step(float(np.ptp(spec.x)), most=12), "tick0": 0}  # no half layers
     spike = {"spikecolor": ink.faint, "spikethickness": 1, "spikedash": "dot"}

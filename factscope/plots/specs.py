@@ -116,7 +116,7 @@ class Curves(Spec):
     x: np.ndarray
     series: tuple[Series, ...]
     x_title: str = "layer"
-    x_labels: tuple[str, ...] = ()  # one per x, where x counts things that have names
+    x_labels: tuple[str, ...] = ()  # one per x, each another, where x counts things that have names
     y_title: str = ""
     unit: str = ""
     log_y: bool = False
@@ -128,8 +128,18 @@ class Curves(Spec):
             arrays = {"y": one.y, "low": one.low, "high": one.high}
             present = {f"{name} of {one.name}": array for name, array in arrays.items() if array is not None}
             _check(self.title, present, self.x.shape)
-        if self.x_labels and len(self.x_labels) != len(self.x):
-            raise ValueError(f"{self.title!r} has {len(self.x)} points and {len(self.x_labels)} labels for them")
+        if self.x_labels and len(set(self.x_labels)) != len(self.x):
+            raise ValueError(f"{self.title!r} has {len(self.x)} points and {len(set(self.x_labels))} labels for them")
+
+
+def state_labels(states: int) -> tuple[str, ...]:
+    """What the states that a lens reads are called, on every axis: the embedding, then what each layer leaves."""
+    return ("embed", *(str(layer) for layer in range(states - 1)))
+
+
+def state_name(state: int | None) -> str:
+    """The same in words; None is no state at all."""
+    return "nowhere" if state is None else "the embedding" if state == 0 else f"layer {state - 1}"
 
 
 @dataclass(frozen=True, eq=False)

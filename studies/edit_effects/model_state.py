@@ -94,7 +94,7 @@ class TraceMaps:
 
 @dataclass(frozen=True, eq=False)
 class Trajectories:
-    """Both answers through the layers, by the logit lens; layer 0 is the embedding. Answers: old, new."""
+    """Both answers through the layers, by the logit lens: at the embedding, then after each. Answers: old, new."""
 
     places: tuple[str, ...]  # last token, last subject token
     probability: Float[Tensor, "answer place layer"]

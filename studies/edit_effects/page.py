@@ -10,11 +10,11 @@ from pathlib import Path
 
 from editing.pages.report import row_table, score_table, spectrum_table
 from factscope.plots.page import write_page
-from factscope.plots.specs import Headline, Number, Page, Section, Spec, Text
+from factscope.plots.specs import Headline, Number, Page, Section, Spec, Text, state_name
 from factscope.runs import store
 from factscope.runs.parts import forget
 from studies.edit_effects.measures import CIRCUIT, measure_of
-from studies.edit_effects.pictures import bars, direct_curves, lens_curves, network, state_name, trace_maps
+from studies.edit_effects.pictures import bars, direct_curves, lens_curves, network, trace_maps
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.side_by_side import side_by_side
 from studies.edit_effects.tables import (
@@ -102,8 +102,8 @@ _ENTRY = (
     "preference as the whole model, 0 that it gives no more than a model with every edge cut."
 )
 _LENS = (
-    "The logit lens: each layer's state is read as if the model ended there. Layer 0 is the embedding. An edit at the "
-    "subject appears first at the subject's last token, and at the last token only once a head has moved it there."
+    "The logit lens: the embedding and each layer's state are read as if the model ended there. An edit at the subject "
+    "appears first at the subject's last token, and at the last token only once a head has moved it there."
 )
 _NEAR = (
     "The edit's new answer against each neighbour's own, before and after. Heads that turned towards the edited object "

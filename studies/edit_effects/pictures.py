@@ -7,7 +7,7 @@ from circuits.formats import to_networkx
 from circuits.graph import Graph, place_of
 from factscope.plots.figures.network import NodeMark
 from factscope.plots.figures.network_views import Fate, FatedEdge, NetworkViews, View
-from factscope.plots.specs import Bars, Curves, Heatmap, Palette, Series, Spec, Table, Text
+from factscope.plots.specs import Bars, Curves, Heatmap, Palette, Series, Spec, Table, Text, state_labels, state_name
 from studies.edit_effects.measures import CIRCUIT, measure_of
 from studies.edit_effects.model_state import ModelState
 from studies.edit_effects.result import EditStudy
@@ -131,7 +131,7 @@ def lens_curves(study: EditStudy) -> tuple[Spec, ...]:
     """Probability of both answers before and after, at both places; ranks at the last token."""
     old, new = study.answers
     drawn: list[Spec] = []
-    names = ("embed", *(str(layer) for layer in range(study.before.lens.probability.shape[-1] - 1)))
+    names = state_labels(study.before.lens.probability.shape[-1])
     for what, log in (("probability", False), ("rank", True)):
         for place, where in enumerate(study.before.lens.places):
             series = []
@@ -165,11 +165,6 @@ def bars(study: EditStudy) -> tuple[Spec, ...]:
     parts += [(f"neighbour: {each.prompt}", v) for each, v in zip(study.neighbours, measure.neighbours, strict=True)]
     labels, values = tuple(name for name, _ in parts), np.array([value for _, value in parts])
     return (Bars("Edge effects changed", labels, values, value_title="share of their sum before"),)
-
-
-def state_name(layer: int | None) -> str:
-    """A state of the lens in words; 0 is the embedding."""
-    return "nowhere" if layer is None else "the embedding" if layer == 0 else f"layer {layer - 1}"
 
 
 def direct_curves(study: EditStudy) -> tuple[Spec, ...]:

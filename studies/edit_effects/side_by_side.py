@@ -4,9 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from factscope.plots.specs import Cell, Curves, Heatmap, Page, Section, Series, Spec, Table, Text
+from factscope.plots.specs import (
+    Cell,
+    Curves,
+    Heatmap,
+    Page,
+    Section,
+    Series,
+    Spec,
+    Table,
+    Text,
+    state_labels,
+    state_name,
+)
 from studies.edit_effects.measures import measure_of
-from studies.edit_effects.pictures import state_name
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.words import words
 
@@ -70,7 +81,7 @@ def _traces(found: Sequence[EditStudy]) -> tuple[Spec, ...]:
 
 def _curves(found: Sequence[EditStudy]) -> tuple[Spec, ...]:
     before = found[0].before.lens
-    names = ("embed", *(str(layer) for layer in range(before.probability.shape[-1] - 1)))
+    names = state_labels(before.probability.shape[-1])
     drawn = []
     for what in ("probability", "rank"):
         for place, where in enumerate(before.places):

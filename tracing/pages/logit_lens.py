@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 
 from factscope.model.readout import Component
-from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Spec, Table
+from factscope.plots.specs import (
+    Bars,
+    Curves,
+    Heatmap,
+    Page,
+    Section,
+    Series,
+    Spec,
+    Table,
+    state_labels,
+    state_name,
+)
 from tracing.results import LensResult
 
 
@@ -19,7 +30,7 @@ def page(lens: LensResult) -> Page:
 def words(lens: LensResult) -> list[str]:
     """Where the answer comes first, at the last token, and which component raises it most."""
     first, best = _first(lens), _best(lens)
-    where = "never stays first" if first is None else f"is first from {_state(first)} on"
+    where = "never stays first" if first is None else f"is first from {state_name(first)} on"
     return [
         f"{str(lens.prompt.answer).strip()} {where}, at the last token (rank {int(lens.rank[-1, -1])} at the end)",
         f"The largest part is written by {best.name}: {best.direct_effect:+.3g} logits",
@@ -48,20 +59,12 @@ def _best(lens: LensResult) -> Component:
     return max(lens.components, key=lambda component: component.direct_effect)
 
 
-def _state(layer: int) -> str:
-    return "the embedding" if layer == 0 else f"layer {layer - 1}"
-
-
 def sections(lens: LensResult) -> list[Section]:
     """The lens over layers and tokens, its curves at the last token, and the components that write the answer."""
     return [
         Section("Logit lens, layer by layer", (*_maps(lens), *_curves(lens))),
         Section("Who writes the answer", _writers(lens)),
     ]
-
-
-def _layers(lens: LensResult) -> tuple[str, ...]:
-    return ("embed", *(str(i) for i in range(lens.rank.shape[0] - 1)))
 
 
 def _maps(lens: LensResult) -> tuple[Heatmap, ...]:
@@ -76,7 +79,7 @@ def _maps(lens: LensResult) -> tuple[Heatmap, ...]:
     rank = Heatmap(
         title=f"Rank of {prompt.answer!r}",
         values=-np.log10(lens.rank.numpy()),
-        rows=_layers(lens),
+        rows=state_labels(len(lens.rank)),
         columns=prompt.labels,
         value_title="−log10 rank",
         palette="blue",
@@ -109,7 +112,7 @@ def _maps(lens: LensResult) -> tuple[Heatmap, ...]:
 
 def _curves(lens: LensResult) -> tuple[Curves, ...]:
     """Rank, probability and entropy over layers, at the last token and at the subject's."""
-    prompt, layers = lens.prompt, _layers(lens)
+    prompt, layers = lens.prompt, state_labels(len(lens.rank))
     x = np.arange(len(layers))
     subject = lens.rank[:, list(prompt.subject_positions)].min(1).values
     ranks = Curves(

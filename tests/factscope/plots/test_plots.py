@@ -20,7 +20,7 @@ from factscope.plots.escape import script_json, visible
 from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.fragments import differences, fragment, mimebundle
 from factscope.plots.page import page_html, write_page
-from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Table, Text
+from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Table, Text, state_labels, state_name
 from helpers.plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds
 
 
@@ -118,6 +118,17 @@ def test_a_map_without_differences_can_be_drawn(values):
     assert fragment(heatmap(values=values))  # JSON without NaN or infinity, else it raises
 
 
+def test_a_named_place_has_its_name_on_the_axis_and_in_the_hover_text():
+    """A lens of 31 states: at the tick 29 the hover says layer 29, though it is the thirty-first point."""
+    names = state_labels(31)
+    drawn = render.figure(Curves("c", np.arange(31), (Series("s", np.arange(31)),), x_labels=names))
+    axis = drawn.layout.xaxis
+    assert (axis.type, axis.unifiedhovertitle.text) == ("category", "layer %{x}")
+    assert tuple(drawn.data[0].x) == names == axis.categoryarray
+    assert axis.tickvals == axis.ticktext
+    assert [state_name(state) for state in (0, 30, None)] == ["the embedding", f"layer {names[30]}", "nowhere"]
+
+
 def test_a_gap_has_a_bracket_on_either_side():
     spec = heatmap(values=np.zeros((1, 5)), rows=("0",), columns=tuple("abcde"), marked=(0, 1, 4))
     assert len(render.figure(spec).layout.shapes) == 2
@@ -131,6 +142,7 @@ def test_a_gap_has_a_bracket_on_either_side():
         lambda: heatmap(marked=(3,)),
         lambda: Curves("c", np.arange(3), (Series("s", np.arange(4)),)),
         lambda: Curves("c", np.arange(3), (), x_labels=("a",)),
+        lambda: Curves("c", np.arange(3), (), x_labels=("a", "b", "b")),
         lambda: Series("s", np.arange(3), low=np.arange(3)),
         lambda: Bars("b", ("x",), np.zeros(2)),
         lambda: Table("t", ("a", "b"), ((1,),)),

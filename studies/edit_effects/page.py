@@ -130,12 +130,17 @@ def _wiring(study: EditStudy) -> str:
     )  # fmt: skip
 
 
+def _counted(heads: int) -> str:
+    return f"{heads} head{'s' * (heads != 1)}"
+
+
 def _heads(study: EditStudy) -> str:
     new, old = (sum(word in head.what for head in study.heads) for word in ("new rises", "old falls"))
     told = (
-        f"The direct attribution of {new} heads to the new answer rose, that of {old} heads to the old one fell, by "
-        f"more than the floor ({_floors(study)} logits). Turn: how far a head's direct write turned towards the new "
-        "answer, in logits. Roles are named by the rule of a circuit's page; a head can turn and keep its role."
+        f"By direct attribution, {_counted(new)} rose towards the new answer and {_counted(old)} fell away from the "
+        f"old one, by more than the floor ({_floors(study)} logits). Turn: how far a head's direct write turned "
+        "towards the new answer, in logits. Roles are named by the rule of a circuit's page; a head can turn and keep "
+        "its role."
     )
     values = sum(side.kind == "values" for side in study.nulls)
     if not study.nulls:

@@ -58,13 +58,14 @@ def network(study: EditStudy) -> NetworkViews:
     graph, level, unit = study.before.circuit.graph, study.diff.level, study.before.circuit.unit
     sides: list[ModelState] = [study.before, study.after, *([study.drawn_null] if study.drawn_null else [])]
     drawings = [to_networkx(side.circuit) for side in sides]
-    lines: list[tuple[str, int, list[Line]]] = []  # of each view: its name, how many there are, the largest
+    lines: list[tuple[str, int, list[Line]]] = []  # of each view: its name, how many lines there are, the largest
     for side, drawing in zip(sides, drawings, strict=True):
         found: list[Line] = [
             (a, b, data["score"], "kept", f"effect {data['score']:+.3g} {unit}\ninto {data['readers']}")
             for a, b, data in drawing.edges(data=True)
         ]
-        name = {"before": "before", "after": "after"}.get(side.kind, f"a null: {side.name}")
+        name = side.kind if side.kind in ("before", "after") else f"a null: {side.name}"
+        name = f"{name}, {side.circuit.n_edges:,} edges"
         lines.append((name, len(found), sorted(found, key=lambda line: -abs(line[2]))[:SHOWN]))
     changed: list[Line] = []
     for a, b in dict.fromkeys([*drawings[0].edges, *drawings[1].edges]):
@@ -79,7 +80,7 @@ def network(study: EditStudy) -> NetworkViews:
     place = {name: number for number, name in enumerate(names)}
     views = tuple(
         View(
-            f"{name} ({len(some)} of {count})" if len(some) < count else f"{name} ({count})",
+            f"{name}, the largest drawn" if len(some) < count else name,
             tuple(FatedEdge(place[a], place[b], value, words, fate) for a, b, value, fate, words in some),
         )
         for name, count, some in lines
@@ -93,8 +94,9 @@ def network(study: EditStudy) -> NetworkViews:
         views,
         kinds=(("red", "head"), ("green", "MLP"), ("purple", "embedding and logits")),
         rows=((-1.0, "embed"), *rows, (float(graph.n_layers), "logits")),
-        note=f"Of each at most the {SHOWN} largest, of the difference those that moved first. A head's q, k and v are "
-        f"one node. Edited: {', '.join(f'm{n}' for n in study.layers)}.",
+        note=f"Of each at most the {SHOWN} largest lines, of the difference those that moved first. A head's q, k and "
+        "v are one node, so that a line can be several edges; an edge into a key or value that heads share is a line "
+        f"to each of them. Edited: {', '.join(f'm{n}' for n in study.layers)}.",
     )
 
 

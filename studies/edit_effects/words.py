@@ -59,8 +59,9 @@ def _size(study: EditStudy) -> str:
     null = f"; gained and lost together by a scrambled edit at most {max(most):,.0f}" if most else ""
     search = f", by another wording {np.mean(crossed.again):,.0f}" if most and crossed.again else ""
     return (
-        f"Edge effects changed by {measure.edit:.0%} of their sum{beside}{again}. Of {diff.edges_before:,} edges and "
-        f"{diff.edges_after:,} after it, {len(diff.gained):,} are gained, {len(diff.lost):,} lost{null}{search}."
+        f"Edge effects changed by {measure.edit:.0%} of their sum{beside}{again}. "
+        f"Of {diff.edges_before:,} edges before and {diff.edges_after:,} after the edit, "
+        f"{len(diff.gained):,} are gained, {len(diff.lost):,} lost{null}{search}."
     )
 
 

@@ -39,7 +39,7 @@ from studies.edit_effects.model_state import Config, Experiment
 from studies.edit_effects.page import page
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.study import edit_studies
-from studies.edit_effects.words import summary
+from studies.edit_effects.words import summary, words
 from tracing.logit_lens import answers_by_layer, lens
 
 SMALL = Config(samples=2, edges=40, nulls=1, value_nulls=0, again=0, neighbours=0)
@@ -383,6 +383,10 @@ def test_the_page_tells_the_story_and_its_buttons_change_the_wiring(study: EditS
     from studies.edit_effects.pictures import network
 
     drawn = network(study)
+    counts = [(study.diff.edges_before, "before"), (study.diff.edges_after, "after")]
+    for view, (count, name) in zip(drawn.views, counts, strict=False):  # one count of one thing: that of the words
+        assert view.name == f"{name}, {count} edges"
+        assert f"{count} {name}" in words(study)[0] or f"{count} edges {name}" in words(study)[0]
     node = next(number for number, mark in enumerate(drawn.nodes) if mark.name == "logits")
     path = write_page(page(study), tmp_path / "page.html")
     plain = open_page(path, tmp_path)

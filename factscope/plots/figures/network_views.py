@@ -95,9 +95,10 @@ def _(spec: NetworkViews, theme: Theme) -> go.Figure:
         }
         for number, view in enumerate(spec.views)
     ]
+    light = INK["light"]  # plotly paints a chosen button and one under the mouse nearly white in every theme
     menu = {
         "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.08,
-        "yanchor": "bottom", "bgcolor": ink.paper, "bordercolor": ink.faint, "font": {"size": 12, "color": ink.text},
+        "yanchor": "bottom", "bgcolor": light.grid, "bordercolor": ink.faint, "font": {"size": 11, "color": light.text},
         "showactive": True, "active": 0, "pad": {"r": 8},  # above the legend
     }  # fmt: skip
     meta = {

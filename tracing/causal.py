@@ -23,11 +23,12 @@ from torch import Tensor
 from factscope.errors import NoGap, UserError
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.partial import Frame, KeysValues, embed
+from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
 from factscope.model.hooks import Patch, patched, record
 from factscope.model.metrics import Metric, Target, metric, probability
 from factscope.model.prompts import Prompt, with_answer_ids
 from factscope.model.sites import Site
+from factscope.model.writes import check_writes
 from factscope.progress import Advance
 from factscope.runs.provenance import Run, stopwatch
 from factscope.statistics import standard_error
@@ -102,8 +103,10 @@ def trace(
 
     `corruption` replaces the one that `config` describes; `advance` is told of finished cells (`cells_of` counts them).
 
-    Raises NoGap if the corruption does not hurt the answer.
+    Raises NoGap if the corruption does not hurt the answer, and ModelError for a model that cannot be traced exactly.
     """
+    check_parts(model)
+    check_writes(model)
     with torch.no_grad(), stopwatch() as seconds:
         runs = Runs.of(model, prompt, config, corruption)
         prompt, total = runs.prompt, runs.toward * (runs.clean - runs.corrupted).mean()

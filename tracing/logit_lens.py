@@ -24,7 +24,7 @@ from factscope.model.hooks import record
 from factscope.model.prompts import Prompt, with_answer_ids
 from factscope.model.readout import ROWS, Norm, checked, rank, readout
 from factscope.model.sites import Site
-from factscope.model.writes import component_sites, component_writes
+from factscope.model.writes import check_writes, component_sites, component_writes
 from factscope.runs.provenance import Run, stopwatch
 from tracing.results import LensResult
 
@@ -36,6 +36,7 @@ def lens(model: Bridge, prompt: Prompt, norm: Norm = "per-state", top: int = 5) 
     no write of its own.
     """
     norm = checked(norm)
+    check_writes(model)
     with torch.no_grad(), stopwatch() as seconds:
         layers = range(model.cfg.n_layers)
         sites = [*component_sites(model), *(Site("resid", layer) for layer in layers)]
@@ -72,14 +73,14 @@ def answers_by_layer(
 
     The same numbers as `lens` gives for one answer, without its components: for following answers through many models.
     """
-    layers = range(model.cfg.n_layers)
+    layers, read = range(model.cfg.n_layers), readout(model).read
     sites = [Site("resid_pre"), *(Site("resid", i) for i in layers)]
     with torch.no_grad():
         with record(model, sites) as seen:
             model(prompt.tensor(device(model)))
         states = torch.stack([seen[site][0, list(positions)] for site in sites], 1)  # [pos, layer, d_model]
         final = states[:, -1:].expand_as(states)
-        logits = readout(model).read(states.flatten(0, 1), final.flatten(0, 1), checked(norm))
+        logits = read(states.flatten(0, 1), final.flatten(0, 1), checked(norm))
         own = torch.log_softmax(logits, -1)[:, list(tokens)].T
         ranks = torch.stack([rank(logits, token) for token in tokens])
     shape = (len(positions), len(sites))

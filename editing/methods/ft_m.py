@@ -32,6 +32,7 @@ from factscope.model.forward.batched import padded
 from factscope.model.forward.partial import Frame
 from factscope.model.hooks import hooked, record
 from factscope.model.sites import Site
+from factscope.model.weights import key_width
 
 APART = 16  # facts that learn side by side: a matrix, its gradient and Adam's two moments each
 
@@ -90,7 +91,8 @@ def _tuned(inputs: MethodInputs, config: Config, wanted: Wanted, apart: bool) ->
         tokens.append(ids)
     part = _Part(inputs.model, config.layer, rows, places, tokens)
     groups = len(inputs.requests) if apart else 1  # a group learns one matrix and stops by itself
-    change = torch.zeros(groups, inputs.model.cfg.d_mlp, inputs.model.cfg.d_model, device=device(inputs.model))
+    shape = key_width(inputs.model, config.layer), inputs.model.cfg.d_model
+    change = torch.zeros(groups, *shape, device=device(inputs.model))
     moment, square, curve = torch.zeros_like(change), torch.zeros_like(change), []
     active = torch.ones(groups, dtype=torch.bool, device=change.device)
     for step in range(config.steps):

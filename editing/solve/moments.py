@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -37,9 +37,11 @@ from factscope.files import write_bytes_atomically
 from factscope.model.bridge import Bridge, device, info, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.forward.generate import sample
+from factscope.model.forward.subject import check_written
 from factscope.model.hooks import hooked
 from factscope.model.prompts import start_ids
 from factscope.model.sites import Site
+from factscope.model.weights import key_width
 from factscope.progress import progress
 from factscope.runs import store
 
@@ -63,7 +65,7 @@ class Config:
 
     def wanted(self, model: Bridge) -> int:
         """How many keys are counted on this model."""
-        return self.tokens if self.tokens is not None else PER_DIMENSION * model.cfg.d_mlp
+        return self.tokens if self.tokens is not None else PER_DIMENSION * key_width(model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +120,12 @@ def collect(
     config = replace(config, tokens=(tokens := config.wanted(model)))
     if in_place(model):
         raise EditError("moments are collected on the model as it was: take the edits out first")
-    if tokens < model.cfg.d_mlp:
+    for layer in layers:
+        check_written(model, layer)
+    if tokens < (width := key_width(model)):
         raise EditError(
-            f"{tokens} tokens cannot fill a second moment of {model.cfg.d_mlp} dimensions: ask for at least "
-            f"{model.cfg.d_mlp}, better ten times as many"
+            f"{tokens} tokens cannot fill a second moment of {width} dimensions: ask for at least {width}, better ten "
+            "times as many"
         )
     if config.document < 2:
         raise EditError("documents of one token have only the position that is left out: ask for longer ones")
@@ -179,7 +183,7 @@ def _collect(
 ) -> Moments:
     names, wanted = [str(layer) for layer in layers], config.wanted(model)
     work = place / ("work-" + "-".join(names))
-    sums, state, corpus = _resume(work, names, model.cfg.d_mlp)
+    sums, state, corpus = _resume(work, {name: key_width(model, int(name)) for name in names})
     draw = _drawing(model, config, place, state["left_out"])
     with progress(f"second moments of {len(layers)} layers, tokens", wanted, state["tokens"], shown) as advance:
         while state["tokens"] < wanted and (rows := draw(state["pieces"], _documents(config, wanted, state))):
@@ -200,7 +204,7 @@ def _collect(
     if state["tokens"] < wanted:
         raise EditError(
             f"the text has only {state['tokens']} tokens to count, and {wanted} are asked for: give more text, or ask "
-            f"for fewer tokens, of {model.cfg.d_mlp} at least"
+            f"for fewer tokens, of {key_width(model)} at least"
         )
     matrices = {name: sums[f"{name}.sum"] / state["tokens"] for name in names}
     changes = {name: _changes(sums, name, matrices[name]) for name in names}
@@ -267,14 +271,14 @@ def _changes(sums: dict[str, Tensor], name: str, final: Tensor) -> tuple[float, 
 # ---- resuming ----
 
 
-def _resume(work: Path, names: Sequence[str], width: int) -> tuple[dict[str, Tensor], dict[str, int], bytes]:
+def _resume(work: Path, widths: Mapping[str, int]) -> tuple[dict[str, Tensor], dict[str, int], bytes]:
     """Sums, state and the corpus's digest, as they were kept or of nothing."""
     try:
         sums = load_file(work / "parts.safetensors")
         state = {name: int(sums.pop(f"state.{name}")) for name in ("pieces", "tokens", "left_out")}
         return sums, state, bytes(sums.pop("corpus").tolist())
     except (OSError, SafetensorError, KeyError, ValueError):  # nothing there, or cut short: begin anew
-        zeros = {f"{name}.sum": torch.zeros(width, width, dtype=torch.float64) for name in names}
+        zeros = {f"{name}.sum": torch.zeros(width, width, dtype=torch.float64) for name, width in widths.items()}
         return zeros, {"pieces": 0, "tokens": 0, "left_out": 0}, b""
 
 

@@ -27,7 +27,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
-from factscope.model.forward.subject import Row, Suffix, buckets, landed, suffix
+from factscope.model.forward.subject import Row, Suffix, buckets, check_written, landed, suffix
 from factscope.model.hooks import record
 from factscope.model.sites import Site
 
@@ -340,6 +340,7 @@ def find_keys(model: Bridge, prompts: RequestPrompts, layer: int) -> Keys:
 
 
 def check_layer(model: Bridge, layer: int) -> None:
-    """Raise EditError for a layer that the model does not have, or whose MLP has no single down-projection."""
+    """EditError for a layer that the model does not have, ModelError where writing there is not proven exact."""
     if not 0 <= layer < model.cfg.n_layers:
         raise EditError(f"there is no layer {layer}: this model has layers 0 to {model.cfg.n_layers - 1}")
+    check_written(model, layer)

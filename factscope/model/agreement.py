@@ -1,12 +1,42 @@
-"""Whether logits are numbers, how far they are from the model's own, and how far is mere rounding.
+"""What is assumed of a model is proven on the model at hand, once for each verb, before any work.
 
-A self-check compares with what the model itself says, or plain transformers, and never with our own code.
+A proof runs a few tokens and compares with what the model itself says, or plain transformers, and never with our own
+code. Whether logits are numbers, how far they are from the model's own, and how far is mere rounding, has one answer
+for all proofs. A model for which a proof fails, or breaks off in whatever way, is refused for that verb in one
+sentence.
 """
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from factscope.errors import ModelError
+from factscope.errors import ModelError, UserError
+
+_REFUSALS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()  # by model and verb; "" where it was proven
+
+
+@torch.no_grad()
+def require(model: Any, verb: str, prove: Callable[[], None]) -> None:
+    """ModelError unless `prove` comes to its end on this model, now or when `verb` was first asked for.
+
+    `verb` reads in a sentence, as in "cannot be traced"; `prove` raises whatever it likes.
+    """
+    known = _REFUSALS.setdefault(model, {})
+    if verb not in known:
+        try:
+            prove()
+            known[verb] = ""
+        except UserError as refusal:
+            known[verb] = str(refusal)
+        except Exception as trouble:
+            words = " ".join(str(trouble).split())
+            kind = getattr(model.cfg, "architecture", None) or "of a kind that we do not know"
+            known[verb] = f"this model ({kind}) cannot be {verb} exactly: {type(trouble).__name__}: {words[:200]}"
+    if known[verb]:
+        raise ModelError(known[verb])
 
 
 def finite(logits: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from factscope.model.bridge import Bridge
+from factscope.errors import ModelError
+from factscope.model.bridge import Bridge, architecture
 from factscope.model.sites import Site, flag_of, hook_name
 
 Index = slice | Sequence[int] | Tensor
@@ -69,7 +70,9 @@ def _point(model: Bridge, site: Site) -> Any:
         points = _POINTS[model] = dict(model.hook_dict)
     name = hook_name(site)
     if name not in points:
-        raise KeyError(f"{site} ({name}) does not exist on this model, which has {model.cfg.n_layers} layers")
+        raise ModelError(
+            f"this model ({architecture(model)}, {model.cfg.n_layers} layers) has nothing to read or change at {site}"
+        )
     flag = flag_of(site)
     if flag is not None and not getattr(model.cfg, flag):
         raise ValueError(f"{site} is silent until the flag {flag} is on: wrap the call in flags(model, {flag}=True)")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factscope.model.bridge import Bridge
+from factscope.errors import ModelError
+from factscope.model.bridge import Bridge, architecture
 
 MLP_OUT = "mlp.W_out"  # the down-projection, where facts are edited
 
@@ -31,6 +32,16 @@ class WeightName:
         return cls(int(found[1]), found[2])
 
 
+def key_width(model: Bridge, layer: int | None = None) -> int:
+    """How many numbers the down-projection of a layer reads, or the widest of all; the configuration may not say it."""
+    layers = range(len(model.blocks)) if layer is None else (layer,)
+    outs = [getattr(getattr(model.blocks[i], "mlp", None), "out", None) for i in layers]
+    weights = [out.original_component.weight for out in outs if out is not None]
+    if not weights:
+        raise ModelError(f"this model ({architecture(model)}) has no MLP with a down-projection")
+    return max(int(weight.numel() // model.cfg.d_model) for weight in weights)
+
+
 def live_weights(model: Bridge) -> dict[str, Tensor]:
     """The tensors that a write reaches, by TransformerLens name and in its orientation, [d_in, d_out] for MLPs.
 
@@ -43,7 +54,7 @@ def live_weights(model: Bridge) -> dict[str, Tensor]:
     weights = {
         name: tensor for name, tensor in model.tl_named_parameters() if tensor.untyped_storage().data_ptr() in alive
     }
-    for layer, block in enumerate(model.blocks):
+    for layer, block in enumerate(getattr(model, "blocks", ())):  # recurrent ones have none
         for letter in "kv":
             name = str(WeightName(layer, f"attn.W_{letter.upper()}"))
             part = getattr(getattr(block, "attn", None), letter, None)

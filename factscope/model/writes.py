@@ -4,8 +4,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factscope.model.bridge import Bridge
+from factscope.errors import ModelError
+from factscope.model.agreement import agree, require
+from factscope.model.bridge import Bridge, architecture, device
+from factscope.model.hooks import record
+from factscope.model.readout import readout
 from factscope.model.sites import Site
+from factscope.model.source.checkpoint import probe
 from factscope.model.weights import WeightName, live_weights
 
 
@@ -39,3 +44,22 @@ def component_writes(model: Bridge, seen: dict[Site, Tensor]) -> dict[str, Float
             found[f"a{layer}"] = whole
         found[f"m{layer}"] = seen[Site("mlp", layer)][0, -1]
     return found
+
+
+def check_writes(model: Bridge) -> None:
+    """ModelError unless what each layer's attention and MLP add is all that its block adds to the residual stream."""
+
+    def prove() -> None:
+        layers = range(model.cfg.n_layers)
+        tokens = probe(readout(model).n_tokens, device(model))
+        with record(model, [Site(kind, i) for kind in ("resid_pre", "attn", "mlp", "resid") for i in layers]) as seen:
+            model(tokens, use_cache=False)
+        for layer in layers:
+            before, attn, mlp, after = (seen[Site(kind, layer)] for kind in ("resid_pre", "attn", "mlp", "resid"))
+            if not agree(before + attn + mlp, after):
+                raise ModelError(
+                    f"what the attention and the MLP of layer {layer} add is not what the block of this architecture "
+                    f"({architecture(model)}) adds to the residual stream, so they cannot be told apart exactly"
+                )
+
+    require(model, "taken apart", prove)

@@ -52,7 +52,7 @@ def outputs(plain: Any, tokens: Tensor, modules: Sequence[Any]) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def restored(plain: Any, prompt: Any, noise: Tensor, module: Any, position: int) -> tuple[Tensor, Tensor]:
+def restored(plain: Any, prompt: Any, noise: Tensor, module: Any, position: int, embed: Any) -> tuple[Tensor, Tensor]:
     """Probability of the answer, [sample], with noise on the subject, and with one module's output clean again."""
     tokens = torch.tensor([prompt.tokens])
     _, (clean,) = outputs(plain, tokens, [module])
@@ -67,7 +67,7 @@ def restored(plain: Any, prompt: Any, noise: Tensor, module: Any, position: int)
         out[:, position] = clean[:, position]
         return out
 
-    rows, noisy = tokens.repeat(len(noise), 1), (plain.get_input_embeddings(), noised)
+    rows, noisy = tokens.repeat(len(noise), 1), (embed, noised)
     said = []
     for changes in ([noisy], [noisy, (module, cleaned)]):
         with changed(changes):

@@ -58,7 +58,9 @@ def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[i
     begun = int(same.long().cumprod(0).sum())
     if begun < SHARED:
         return 0, None
-    cache = run_blocks(model, tokens[:1, :begun], keep=True).past_key_values
+    cache: Any = getattr(run_blocks(model, tokens[:1, :begun], keep=True), "past_key_values", None)
+    if not hasattr(cache, "batch_repeat_interleave") or not all(hasattr(layer, "keys") for layer in cache.layers):
+        return 0, None  # layers that keep a state instead of keys and values: every row is run whole
     cache.batch_repeat_interleave(len(tokens))
     return begun, cache
 

@@ -21,9 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factscope.errors import ModelError
-from factscope.model.agreement import off_by, tolerance
+from factscope.model.agreement import agree, off_by, require, tolerance
 from factscope.model.bridge import Bridge, architecture, device_of, run_blocks
 from factscope.model.readout import readout
+from factscope.model.source.checkpoint import probe
 
 KeysValues = tuple[Tensor, Tensor]  # each [row, kv_head, pos, d_head], keys after rotation
 
@@ -126,10 +127,7 @@ class Frame:
         named = dict(self.arguments[layer])
         named["layer_past" if "layer_past" in named else "past_key_values"] = cache
         end = start + resid.shape[1]
-        if (start, end) != (0, self.n_positions):
-            for name in ("position_embeddings", "position_ids", "cache_position", "attention_mask"):
-                named[name] = _positions(name, named.get(name), start, end)
-            named = {k: v for k, v in named.items() if v is not None}
+        named = {k: _rows(k, _positions(k, v, start, end), len(resid)) for k, v in named.items()}
         device = device_of(block, resid)
         out = block(resid.to(device), **named)
         after: Tensor = out[0] if isinstance(out, tuple) else out
@@ -208,8 +206,46 @@ def _positions(name: str, value: Any, start: int, end: int) -> Any:
     """One of a block's arguments for the positions from `start` up to `end`."""
     if value is None:
         return None
-    if name == "position_embeddings":
-        return tuple(part[:, start:end] for part in value)
+    if name == "position_embeddings":  # cosines and sines, or one complex number for both
+        return tuple(part[:, start:end] for part in value) if isinstance(value, tuple) else value[:, start:end]
     if name == "attention_mask":
         return value[..., start:end, :end] if value.ndim >= 4 else value[..., :end]
+    if name == "alibi":  # by key
+        return value[..., :end]
     return value[..., start:end] if name in ("position_ids", "cache_position") else value
+
+
+def _rows(name: str, value: Any, rows: int) -> Any:
+    """An argument that was made for one row, for `rows` of them."""
+    if value is None or rows == 1:
+        return value
+    if name == "attention_mask" and len(value) == 1:
+        return value.expand(rows, *value.shape[1:])
+    return value.repeat(rows, *[1] * (value.ndim - 1)) if name == "alibi" else value
+
+
+# ---- the proof ----
+
+
+def check_parts(model: Bridge) -> None:
+    """ModelError unless blocks run in parts give the model's own logits: whole, from the middle on, the last alone."""
+
+    def prove() -> None:
+        rows = probe(readout(model).n_tokens, device_of(model.embed, torch.empty(0)))
+        own, frame, resid = model(rows, use_cache=False)[:, -1], Frame.of(model, rows), embed(model, rows)
+        middle, top = rows.shape[1] // 2, len(model.blocks) - 1
+        suffix = resid[:, middle:]
+        for layer in range(top + 1):
+            resid, (keys, values) = frame.recording_block(layer, resid)
+            prefix = (keys[:, :, :middle], values[:, :, :middle])
+            if layer == top:
+                last = frame.last_block(suffix, prefix)
+            suffix = frame.block(layer, suffix, prefix)
+        for found in (resid, suffix, last):
+            if not agree(frame.logits(found[:, -1]), own):
+                raise ModelError(
+                    f"several rows of this architecture ({architecture(model)}), run in parts, do not give the model's "
+                    "own logits, so it cannot be traced exactly"
+                )
+
+    require(model, "run in parts", prove)

@@ -16,18 +16,22 @@ for the model at hand is not assumed: `Suffix.check` compares with the model's o
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from factscope.errors import ModelError
-from factscope.model.agreement import off_by, tolerance
+from factscope.model.agreement import agree, off_by, require, tolerance
 from factscope.model.bridge import Bridge, architecture, device
 from factscope.model.forward.batched import padded
-from factscope.model.forward.partial import Frame, KeysValues, embed
-from factscope.model.hooks import record
+from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
+from factscope.model.hooks import Patch, patched, record
+from factscope.model.readout import readout
 from factscope.model.sites import Site
+from factscope.model.source.checkpoint import probe
+from factscope.model.weights import MLP_OUT, WeightName, live_weights
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,81 @@ class Suffix:
 def landed(model: Bridge, layer: int, write: Tensor, added: Tensor) -> Tensor:
     """What reaches the residual stream when the MLP of `layer` writes `write + added` instead of `write`.
 
-    It is `added`, except where the model normalises after the MLP (Gemma-2 and -3).
+    It is `added`, except where the model normalises after the MLP (Gemma-2 and -3) or multiplies (Granite).
     """
     norm = getattr(model.blocks[layer], "ln2_post", None)
-    return added if norm is None else norm(write + added) - norm(write)
+    moved = added if norm is None else norm(write + added) - norm(write)
+    share = _share(model, layer)
+    return moved if share == 1 else moved * share
+
+
+def _share(model: Bridge, layer: int) -> float:
+    """The multiplier between what an MLP writes, normed where the model norms it, and what it adds; 1 mostly."""
+    known = _SHARES.setdefault(model, {})
+    if layer not in known:
+        norm = getattr(model.blocks[layer], "ln2_post", None)
+        sites = [Site("mlp_write", layer), Site("mlp", layer)]
+        with torch.no_grad(), record(model, sites) as seen:
+            model(probe(readout(model).n_tokens, device(model)), use_cache=False)
+            write, added = (seen[site] for site in sites)
+            write = write if norm is None else norm(write)
+        same = torch.equal(write, added)
+        known[layer] = 1.0 if same else float((write * added).sum() / write.square().sum().clamp_min(1e-30))
+    return known[layer]
+
+
+_SHARES: WeakKeyDictionary[Any, dict[int, float]] = WeakKeyDictionary()
+
+
+def check_written(model: Bridge, layer: int) -> None:
+    """ModelError unless what the MLP of `layer` writes can be changed exactly.
+
+    There must be one down-projection, whose product with what it reads is what it writes; and rows run from the subject
+    on must give the logits of the whole model with the same change made by a hook.
+    """
+
+    def prove() -> None:
+        check_parts(model)
+        weight = live_weights(model).get(str(WeightName(layer, MLP_OUT)))
+        if weight is None or weight.ndim != 2:
+            raise ModelError(
+                f"layer {layer} of this model ({architecture(model)}) has no MLP with one down-projection to edit: its "
+                "MLP is of experts, or it has no MLP"
+            )
+        tokens = probe(readout(model).n_tokens, device(model))
+        sites = [Site("mlp_hidden", layer), Site("mlp_write", layer)]
+        with record(model, sites) as seen:
+            model(tokens, use_cache=False)
+        keys, written = (seen[site].flatten(0, 1).float() for site in sites)
+        product = keys @ weight.float()
+        if not agree((product - product[:1]).to(weight.dtype), (written - written[:1]).to(weight.dtype)):  # less a bias
+            raise ModelError(
+                f"the down-projection of layer {layer} of this model ({architecture(model)}) does not write the "
+                "product of its weight and its key, so nothing can be stored in it"
+            )
+        _check_from_subject(model, layer, tokens, written)
+
+    require(model, f"edited at layer {layer}", prove)
+
+
+def _check_from_subject(model: Bridge, layer: int, tokens: Tensor, written: Tensor) -> None:
+    """Two rows, whose subjects end at different places, with something added there, against hooks on the model."""
+    rows = [Row(tuple(tokens[0].tolist()), 3, (5, 10)), Row(tuple(tokens[1].tolist()), 6, (7, 10))]
+    part = suffix(model, rows, layer)
+    added = written[: len(rows)].flip(-1).to(part.write)  # as large as what is written, and another direction
+    places = (("mlp_write", landed(model, layer, part.write, added)), ("resid", added))
+    for kind, moved in places:
+        ours, _ = part.logits(part.run(moved))
+        own = []
+        for row, change in zip(rows, added, strict=True):
+            with patched(model, [Patch(Site(kind, layer), change, positions=[row.subject], add=True)]):
+                own.append(model(torch.tensor([row.tokens], device=tokens.device), use_cache=False)[0, [*row.wanted]])
+        off = off_by(ours, torch.cat(own))
+        if not off <= tolerance(own[0].dtype):
+            raise ModelError(
+                f"this architecture ({architecture(model)}), run from the subject on with a change at layer {layer}, "
+                f"does not give the model's own logits (off by {off:.2g} standard deviations), so it cannot be edited"
+            )
 
 
 @torch.no_grad()
@@ -162,7 +237,9 @@ def _aligned(name: str, value: Any, position: Int[Tensor, "row column"]) -> Any:
     if value is None:
         return None
     if name == "position_embeddings":
-        return tuple(part[0][real.to(part.device)] for part in value)
+        if isinstance(value, tuple):
+            return tuple(part[0][real.to(part.device)] for part in value)
+        return value[0][real.to(value.device)]
     if name in ("position_ids", "cache_position"):
         return real.to(value.device) if name == "position_ids" else None
     if name == "attention_mask":
@@ -170,7 +247,7 @@ def _aligned(name: str, value: Any, position: Int[Tensor, "row column"]) -> Any:
             raise ModelError("this architecture's attention mask has a form we do not know, so it cannot be edited")
         real, position = real.to(value.device), position.to(value.device)
         mask = value[0, 0][real[:, :, None], real[:, None, :]]  # [row, query, key]
-        closed = False if value.dtype == torch.bool else torch.finfo(value.dtype).min
+        closed = value[0, 0, 0, -1].item()  # what keeps the first position from the last: libraries differ in the sign
         padding = (position < 0)[:, None, :].expand_as(mask)
         return mask.masked_fill(padding, closed)[:, None]
     return value
@@ -179,9 +256,9 @@ def _aligned(name: str, value: Any, position: Int[Tensor, "row column"]) -> Any:
 def _rows(name: str, value: Any, index: Tensor) -> Any:
     if value is None:
         return None
-    if name == "position_embeddings":
+    if name == "position_embeddings" and isinstance(value, tuple):
         return tuple(part[index.to(part.device)] for part in value)
-    return value[index.to(value.device)] if name in ("position_ids", "attention_mask") else value
+    return value[index.to(value.device)] if name in ("position_embeddings", "position_ids", "attention_mask") else value
 
 
 def buckets(lengths: Sequence[int], overhead: int = 64) -> list[list[int]]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from factscope.errors import ModelError
 from factscope.model.hooks import HookNeverFired, Patch, flags, hooked, hooks_left, patched, record
 from factscope.model.sites import Site
 
@@ -66,7 +67,7 @@ def test_a_patch_that_never_fires_is_an_error(tiny: Any) -> None:
 
 
 def test_a_site_that_does_not_exist_is_an_error(tiny: Any) -> None:
-    with pytest.raises(KeyError, match="4 layers"), record(tiny("gpt2"), [Site("mlp", 17)]):
+    with pytest.raises(ModelError, match="4 layers"), record(tiny("gpt2"), [Site("mlp", 17)]):
         pass
     with pytest.raises(ValueError, match="no site kind"):
         Site("nothing")

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from factscope.errors import ModelError, UserError
+from factscope.model.bridge import architecture
 
-_REFUSALS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()  # by model and verb; "" where it was proven
+_PROVEN: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # by model, the verbs; what is refused is asked again
 
 
 @torch.no_grad()
@@ -24,19 +25,19 @@ def require(model: Any, verb: str, prove: Callable[[], None]) -> None:
 
     `verb` reads in a sentence, as in "cannot be traced"; `prove` raises whatever it likes.
     """
-    known = _REFUSALS.setdefault(model, {})
-    if verb not in known:
-        try:
-            prove()
-            known[verb] = ""
-        except UserError as refusal:
-            known[verb] = str(refusal)
-        except Exception as trouble:
-            words = " ".join(str(trouble).split())
-            kind = getattr(model.cfg, "architecture", None) or "of a kind that we do not know"
-            known[verb] = f"this model ({kind}) cannot be {verb} exactly: {type(trouble).__name__}: {words[:200]}"
-    if known[verb]:
-        raise ModelError(known[verb])
+    known = _PROVEN.setdefault(model, set())
+    if verb in known:
+        return
+    try:
+        prove()
+    except UserError:
+        raise
+    except Exception as trouble:
+        words = " ".join(str(trouble).split())[:200]
+        raise ModelError(
+            f"this model ({architecture(model)}) cannot be {verb} exactly: {type(trouble).__name__}: {words}"
+        ) from trouble
+    known.add(verb)
 
 
 def finite(logits: Tensor) -> Tensor:

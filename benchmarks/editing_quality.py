@@ -10,7 +10,7 @@ the order of the file. No start token by default, as EasyEdit has none. Finished
 import argparse
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,10 @@ import torch
 from editing import compute as computing
 from editing import method as methods
 from editing.contexts import contexts
-from editing.evaluation.evaluate import Reading, Row, evaluate, table
+from editing.evaluation.evaluate import evaluate
+from editing.evaluation.protocol import ORDERS
+from editing.evaluation.read import Reading, Row
+from editing.evaluation.table import table
 from editing.requests import known
 from editing.solve import moments
 from factscope.data.load import load_facts
@@ -26,6 +29,10 @@ from factscope.model import load as models
 from factscope.runs.journal import Journal
 
 CHUNK = 10  # facts edited side by side, between two looks at the clock
+
+
+PROTOCOL = replace(ORDERS["single"], words=0)
+PICKED = ("ES", "reliability", "PS", "NS", "locality, unchanged", "locality KL")
 
 
 def as_row(kept):
@@ -72,17 +79,15 @@ def main():
                     folder=args.out.parent / "values",
                 )  # fmt: skip
                 seconds = (time.perf_counter() - clock) / len(edits)
-                report = evaluate(model, edits, start=args.start, shown=False)
+                report = evaluate(model, edits, protocol=PROTOCOL, start=args.start, shown=False)
                 for edit in edits:
-                    rows = [asdict(row) for row in report.rows if row.fact == edit.requests[0].id]
+                    rows = [asdict(row) for row in report.rows if row.case == edit.requests[0].id]
                     journal.add({"seconds": seconds, "rows": rows})
             rows = [as_row(row) for piece in journal.done for row in piece["rows"]]
             seconds = torch.tensor([piece["seconds"] for piece in journal.done]).median()
-            scores = {s.name: s for s in table(rows)}
-            picked = ["efficacy success", "efficacy exact", "paraphrase success", "neighbourhood top-1 same",
-                      "neighbourhood success", "neighbourhood KL"]  # fmt: skip
-            line = {k: round(scores[k].after, 3) for k in picked if k in scores}
-            before = round(scores["neighbourhood success"].before, 3)
+            scores = {(s.metric, s.when): s.value for s in table(tag, rows, PROTOCOL)}
+            line = {name: round(scores[name, "after"], 3) for name in PICKED if (name, "after") in scores}
+            before = round(scores["NS", "before"], 3)
             print(json.dumps({"method": tag, "n": len(journal.done), **line, "NS before": before,
                               "median seconds": round(float(seconds), 2)}), flush=True)  # fmt: skip
 

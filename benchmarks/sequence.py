@@ -27,7 +27,7 @@ from factscope.plots.page import write_page
 from factscope.runs import store
 
 OURS = ("batch", "restrain", "restrain_at")
-SCORES = ("efficacy success", "paraphrase success", "neighbourhood success")
+SCORES = ("ES", "PS", "NS")
 
 
 def main():
@@ -80,8 +80,8 @@ def row(tag, point, result):
     """Right after the edit → now, with the interval of now."""
     cells = [tag + " restrained" * point.restrained, str(point.facts)]
     for name in SCORES:
-        soon, now = point.score(name, immediate=True), point.score(name)
-        cells.append("" if now is None else f"{soon.after:.2f} → {now.after:.2f} [{now.low:.2f}, {now.high:.2f}]")
+        soon, now = point.score(name, "after"), point.score(name)
+        cells.append("" if now is None else f"{soon.value:.2f} → {now.value:.2f} [{now.low:.2f}, {now.high:.2f}]")
     numbers = [point.quantities.get(name, float("nan")) for name in ("unchanged", "kl", "perplexity", "condition")]
     seconds = sorted(result.seconds[: point.edits])
     return [*cells, *(f"{number:.3g}" for number in numbers), f"{seconds[len(seconds) // 2]:.1f}" if seconds else ""]

@@ -1,15 +1,16 @@
 """Which layer to edit: try each on a handful of facts that the model knows, and look at what holds and what breaks.
 
-A layer's mark is the harmonic mean of efficacy, paraphrase and neighbourhood success and of neighbours' unchanged
-next token: a layer that fails at any of them cannot win by the others. No published layer is copied.
+A layer's mark is the harmonic mean of ES, PS, NS and of what neighbours answer as before: a layer that
+fails at any of them cannot win by the others. No published layer is copied.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from editing import compute as computing
 from editing.contexts import contexts as sampled
 from editing.evaluation.evaluate import evaluate
+from editing.evaluation.protocol import ORDERS
 from editing.method import MethodSpec
 from editing.method import method as method_of
 from editing.solve.moments import Moments
@@ -20,7 +21,8 @@ from factscope.model.bridge import Bridge
 from factscope.plots.show import shown
 from factscope.progress import progress
 
-MARKS = ("efficacy success", "paraphrase success", "neighbourhood success", "neighbourhood top-1 same")
+MARKS = ("ES", "PS", "NS", "locality, unchanged")
+PROTOCOL = replace(ORDERS["single"], words=0)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class LayerTrial:
     efficacy: float
     paraphrase: float
     neighbourhood: float
-    unchanged: float  # neighbours' greedy next token as before
+    unchanged: float  # neighbours' answers, the share of greedy tokens as before
     kl: float  # nats, at the neighbours
     mark: float
 
@@ -86,10 +88,10 @@ def try_layers(
             edits = computing.compute_each(
                 spec, model, requests, config, moments=moments, contexts=used, start=start, seed=seed, shown=False
             )
-            report = evaluate(model, edits, start=start, shown=False)
-            parts = [report.score(name).after for name in MARKS]
+            report = evaluate(model, edits, protocol=PROTOCOL, start=start, shown=False)
+            parts = [report.score(name).value for name in MARKS]
             mark = 0.0 if min(parts) <= 0 else len(parts) / sum(1 / part for part in parts)
-            kl = report.score("neighbourhood KL").after
+            kl = report.score("locality KL").value
             trials.append(LayerTrial(layer, parts[0], parts[1], parts[2], parts[3], kl, mark))
             advance(1)
     name = "identity" if moments is None else moments.name

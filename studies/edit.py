@@ -8,10 +8,8 @@ from typing import Any
 from editing import compute as computing
 from editing.edit import Edit, applied, commit, in_place, revert
 from editing.evaluation.evaluate import EditReport, evaluate
-from editing.evaluation.protocol import Protocol
 from editing.method import MethodConfig, MethodSpec
 from editing.pages import edit as pages
-from editing.pages.report import report_in_words, report_page
 from editing.restraint import RestraintSpec, restrained
 from editing.solve import moments as second_moments
 from editing.solve.moments import Moments
@@ -21,25 +19,16 @@ from factscope.data.request import EditRequest
 from factscope.model.bridge import Bridge
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
-from factscope.plots.specs import Page
 from factscope.runs import store
 
 
-@shown(page="studies.edit:EditScores.page", words="studies.edit:EditScores.in_words")
+@shown("studies.pages.edit")
 @dataclass(frozen=True, eq=False)
 class EditScores:
     """What is saved beside an edit: its report and the spectra of the weights it changed."""
 
     report: EditReport
     spectra: tuple[Spectrum, ...] = ()
-
-    def page(self) -> Page:
-        """The page of the scores; the edits themselves have their own."""
-        return report_page(self.report, self.spectra)
-
-    def in_words(self) -> list[str]:
-        """What a terminal shows."""
-        return report_in_words(self.report)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +102,9 @@ def make(
     return made if restraint is None else [restrained(model, made, restraint, restraint_config)]
 
 
-def score(
-    model: Bridge, edits: Sequence[Edit], *, protocol: Protocol | str, start: str, words: int = 20, **how: Any
-) -> EditScores:
-    """Everything that is read and counted about finished edits."""
-    report = evaluate(model, edits, protocol=protocol, start=start, words=words, **how)
-    return EditScores(report, spectra(model, edits, each=len(edits) <= 10))
+def score(model: Bridge, edits: Sequence[Edit], **how: Any) -> EditScores:
+    """Everything that is read and counted about finished edits; keyword arguments as of `evaluate`."""
+    return EditScores(evaluate(model, edits, **how), spectra(model, edits, each=len(edits) <= 10))
 
 
 def save(folder: Path, edits: Sequence[Edit], scores: EditScores, light: bool = False) -> Path:

@@ -1,8 +1,8 @@
 """What the rows of a case are worth: one decorated function a metric, found by its name, defined with its source.
 
 A metric turns the rows of one case at one time ("before", "after", "final") into a number, or into None where it does
-not apply; `editing/evaluation/table.py` averages over cases. Metrics that are called `scored` use the protocol's
-scorer.
+not apply; `editing/evaluation/table.py` averages over cases. Metrics of answers given go by the protocol's scorer;
+where it compares likelihoods, an answer is given if every token of it is the argmax.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from editing.evaluation.protocol import SCORERS
 from editing.evaluation.read import Reading, Row
 from factscope.statistics import ngram_entropy
 
@@ -32,6 +33,14 @@ class Record:
     def marks(self, kind: str, label: str | None = None) -> list[float]:
         """What the protocol's scorer gives each of them."""
         return [value for row, one in self.of(kind, label) if (value := mark(row, one, self.scorer)) is not None]
+
+    def given(self, kind: str) -> float | None:
+        """The share of answers that are given in full, as the scorer looks for them; None without any."""
+        return mean([float(given(one, self.scorer)) for _, one in self.of(kind)])
+
+    def tokens(self, kind: str) -> float | None:
+        """The share of the answers' tokens that are right, each after the true ones before it; None without any."""
+        return mean([one.right for _, one in self.of(kind)])
 
     def trials(self, kind: str, label: str | None = None) -> list[bool]:
         """Which trials succeed: all or any of their questions are answered in full, as the trial needs."""
@@ -57,6 +66,11 @@ def mark(row: Row, one: Reading, scorer: str) -> float | None:
     return float(one.exact) if scorer == "strict" else one.right
 
 
+def given(one: Reading, scorer: str) -> bool:
+    """Whether the answer itself is given: found in what was written, or else every token of it the argmax."""
+    return one.exact if scorer != "generation" or one.hit is None else one.hit
+
+
 def full(row: Row, one: Reading, scorer: str) -> bool:
     """Whether a question is answered in full; where likelihoods have nothing to compare, strictly."""
     value = mark(row, one, scorer)
@@ -75,8 +89,13 @@ class Metric:
     unit: str  # "share", "probability", "nats", "bits" or "cosine"
     source: str
     measure: Measure
-    scored: bool  # whether it depends on the protocol's scorer
+    scorers: tuple[str, ...]  # under which it is a line of the table
     better: Better = "higher"
+
+    @property
+    def label(self) -> str:
+        """Its name, an abbreviation with what it stands for."""
+        return f"{self.name}, {self.measure.__name__.replace('_', ' ')}" if self.name.isupper() else self.name
 
     @property
     def about(self) -> str:
@@ -85,18 +104,25 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}
+GIVEN = tuple(scorer for scorer in SCORERS if scorer != "likelihood")  # comparing two answers gives none
+TOKENS = ("token accuracy",)
 
 
 def metric(
-    name: str, unit: str, source: str, scored: bool = False, better: Better = "higher"
+    name: str, unit: str, source: str, scorers: Sequence[str] = tuple(SCORERS), better: Better = "higher"
 ) -> Callable[[Measure], Measure]:
     """Register a metric."""
 
     def register(measure: Measure) -> Measure:
-        METRICS[name] = Metric(name, unit, source, measure, scored, better)
+        METRICS[name] = Metric(name, unit, source, measure, tuple(scorers), better)
         return measure
 
     return register
+
+
+def label(name: str) -> str:
+    """A metric as a table names it."""
+    return METRICS[name].label if name in METRICS else name
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -158,16 +184,28 @@ def neighbourhood_magnitude(record: Record) -> float | None:
 # ---- EasyEdit, zsRE, KnowEdit
 
 
-@metric("reliability", "share", "Yao et al. 2023; EasyEdit rewrite_acc under token accuracy", scored=True)
+@metric("reliability", "share", "Yao et al. 2023, with the whole answer")
 def reliability(record: Record) -> float | None:
-    """The edit's own prompts are answered with the new answer."""
-    return mean(record.marks("rewrite"))
+    """The edit's own prompts are answered with the new answer, in full."""
+    return record.given("rewrite")
 
 
-@metric("generality", "share", "Yao et al. 2023; EasyEdit rephrase_acc under token accuracy", scored=True)
+@metric("reliability, tokens", "share", "EasyEdit: rewrite_acc", TOKENS)
+def reliability_in_tokens(record: Record) -> float | None:
+    """The share of the new answer's tokens that are the argmax, each after the true ones before it."""
+    return record.tokens("rewrite")
+
+
+@metric("generality", "share", "Yao et al. 2023, with the whole answer")
 def generality(record: Record) -> float | None:
-    """Paraphrases are answered with the new answer."""
-    return mean(record.marks("paraphrase"))
+    """Paraphrases are answered with the new answer, in full."""
+    return record.given("paraphrase")
+
+
+@metric("generality, tokens", "share", "EasyEdit: rephrase_acc", TOKENS)
+def generality_in_tokens(record: Record) -> float | None:
+    """The same share on paraphrases."""
+    return record.tokens("paraphrase")
 
 
 @metric("locality, unchanged", "share", "EasyEdit: agreement with the unedited model, right or wrong")
@@ -176,10 +214,16 @@ def locality_unchanged(record: Record) -> float | None:
     return mean([one.same for _, one in record.of("locality")])
 
 
-@metric("locality, right", "share", "Meng et al. 2022 and 2023 on zsRE: accuracy, whatever it was before", scored=True)
+@metric("locality, right", "share", "ours: the whole answer, whatever was given before")
 def locality_right(record: Record) -> float | None:
-    """What must stay is answered rightly."""
-    return mean(record.marks("locality"))
+    """What must stay is answered rightly, in full."""
+    return record.given("locality")
+
+
+@metric("locality, tokens", "share", "Meng et al. 2022 and 2023 on zsRE: accuracy, whatever it was before", TOKENS)
+def locality_in_tokens(record: Record) -> float | None:
+    """The share of the true answer's tokens that are the argmax, where nothing must change."""
+    return record.tokens("locality")
 
 
 @metric("locality KL", "nats", "ours; Mitchell et al. 2022 take a KL too", better="lower")
@@ -188,19 +232,31 @@ def locality_kl(record: Record) -> float | None:
     return mean([one.kl for _, one in record.of("locality")])
 
 
-@metric("portability, alias", "share", "Zhang et al. 2024, KnowEdit", scored=True)
+@metric("unrelated, unchanged", "share", "ours: facts that nobody edited")
+def unrelated_unchanged(record: Record) -> float | None:
+    """On facts that nobody edited, the greedy next token is what it was; nothing asks whether it is right."""
+    return mean([float(one.next_same) for _, one in record.of("unrelated") if one.next_same is not None])
+
+
+@metric("unrelated KL", "nats", "ours: facts that nobody edited", better="lower")
+def unrelated_kl(record: Record) -> float | None:
+    """KL(unedited || now) of the next token on facts that nobody edited."""
+    return mean([one.kl for _, one in record.of("unrelated")])
+
+
+@metric("portability, alias", "share", "Zhang et al. 2024, KnowEdit", GIVEN)
 def portability_alias(record: Record) -> float | None:
     """The edit holds under another name of its subject."""
     return mean(record.marks("portability", "alias"))
 
 
-@metric("portability, reasoning", "share", "Zhang et al. 2024, KnowEdit", scored=True)
+@metric("portability, reasoning", "share", "Zhang et al. 2024, KnowEdit", GIVEN)
 def portability_reasoning(record: Record) -> float | None:
     """What follows from the edit and another fact is answered."""
     return mean(record.marks("portability", "reasoning"))
 
 
-@metric("portability, logical", "share", "Zhang et al. 2024, KnowEdit", scored=True)
+@metric("portability, logical", "share", "Zhang et al. 2024, KnowEdit", GIVEN)
 def portability_logical(record: Record) -> float | None:
     """What follows from the edit alone is answered."""
     return mean(record.marks("portability", "logical"))
@@ -209,7 +265,7 @@ def portability_logical(record: Record) -> float | None:
 # ---- MQuAKE
 
 
-@metric("edit-wise", "share", "Zhong et al. 2023, MQuAKE", scored=True)
+@metric("edit-wise", "share", "Zhong et al. 2023, MQuAKE", GIVEN)
 def edit_wise(record: Record) -> float | None:
     """Edited facts that are recalled."""
     if not record.of("multi-hop"):
@@ -217,14 +273,14 @@ def edit_wise(record: Record) -> float | None:
     return mean([float(full(row, one, record.scorer)) for row, one in record.of("rewrite")])
 
 
-@metric("instance-wise", "share", "Zhong et al. 2023, MQuAKE", scored=True)
+@metric("instance-wise", "share", "Zhong et al. 2023, MQuAKE", GIVEN)
 def instance_wise(record: Record) -> float | None:
     """All steps of the chain are recalled, as they are after the edits."""
     steps = record.trials("hop")
     return float(all(steps)) if steps else None
 
 
-@metric("multi-hop", "share", "Zhong et al. 2023, MQuAKE", scored=True)
+@metric("multi-hop", "share", "Zhong et al. 2023, MQuAKE", GIVEN)
 def multi_hop(record: Record) -> float | None:
     """Any of the chain's three questions is answered."""
     return mean([float(passed) for passed in record.trials("multi-hop")])
@@ -251,15 +307,13 @@ for _label in (
     "compositionality II",
     "forgetfulness",
 ):
-    metric(f"ripple, {_label}", "share", "Cohen et al. 2024, RippleEdits; edits that succeeded", scored=True)(
-        _ripple(_label)
-    )
+    metric(f"ripple, {_label}", "share", "Cohen et al. 2024, RippleEdits; edits that succeeded", GIVEN)(_ripple(_label))
 
 
 # ---- erasure, tone, free text
 
 
-@metric("erasure", "share", "ours, for Sanitation (Ishibashi and Shimodaira 2023)", scored=True)
+@metric("erasure", "share", "ours, for Sanitation (Ishibashi and Shimodaira 2023)", GIVEN)
 def erasure(record: Record) -> float | None:
     """The answer that must go is no longer given in full."""
     found = record.of("erasure")
@@ -288,6 +342,13 @@ def fluency(record: Record) -> float | None:
     """n-gram entropy of a sampled text; low where a model repeats itself. It grows with the text's length."""
     found = ngram_entropy(record.speech) if record.speech else math.nan
     return None if math.isnan(found) else found
+
+
+@metric("generation entropy", "bits", "ours: fluency's measure on the greedy continuation")
+def generation_entropy(record: Record) -> float | None:
+    """n-gram entropy of what is written after the edit's prompts; low where a model repeats itself."""
+    found = [ngram_entropy([one.said]) for _, one in record.of("rewrite") if one.said is not None]
+    return mean([value for value in found if not math.isnan(value)])
 
 
 @metric("reference score", "cosine", "Meng et al. 2022, RS")

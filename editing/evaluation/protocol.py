@@ -122,13 +122,13 @@ PROTOCOLS = {
     )
 }
 
-# By how edits share the model alone: what `edit apply` and `edit evaluate` use.
+# By how edits share the model alone: what `edit apply`, `edit evaluate` and `edit sequence` use.
 ORDERS = {
     one.order: one
     for one in (
-        Protocol("single", "likelihood"),
-        Protocol("together", "likelihood", size=None),
-        Protocol("sequence", "likelihood", stays=True),
+        Protocol("single", "likelihood", words=20),
+        Protocol("together", "likelihood", size=None, words=20),
+        Protocol("sequence", "likelihood", stays=True, words=20),
     )
 }
 
@@ -146,11 +146,11 @@ SUITES = {
 NO_START = {"easyedit", "batch-30", "sequential-batch"}  # their code puts no start token before GPT-2's prompts
 
 
-def order_of(one: Protocol | str) -> str:
-    """The order of a protocol, or of one named by its order; EditError for a name that is none of `ORDERS`."""
+def protocol_of(one: Protocol | str) -> Protocol:
+    """A protocol, or the one of an order by its name; EditError for a name that is none of `ORDERS`."""
     if isinstance(one, str) and one not in ORDERS:
         raise EditError(f"edits cannot share the model as {one!r}; choose {', '.join(ORDERS)}, or give a protocol")
-    return ORDERS[one].order if isinstance(one, str) else one.order
+    return ORDERS[one] if isinstance(one, str) else one
 
 
 def comparable_with(one: Protocol, suite: str, start_token: str, known: bool = False) -> str:

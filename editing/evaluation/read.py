@@ -1,24 +1,29 @@
 """Cases put to a model: every question read before an edit, right after it, and at the end of a sequence.
 
 One row a question. A row keeps what was read, not what it is worth: every score of `editing.evaluation.metrics` can be
-computed again from the rows alone. `same` and `kl` compare with the unedited model at the same question.
+computed again from the rows alone. `same`, `next_same` and `kl` compare with the unedited model at the same question.
+Every evaluation reads so: of one edit, of a sequence, of a bench, and of what a circuit's diff shows beside it.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from editing.evaluation.protocol import Protocol
+from editing.evaluation.schema_2 import row_of_schema_2
 from factscope.data.case import Case, Question
 from factscope.data.fact import same_text, whole_words
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.model.forward.generate import generate, sample
 from factscope.model.forward.prefix import prefaced
 from factscope.model.forward.scoring import AnswerScore, Pair, score
 from factscope.model.prompts import tokenized
+
+AT_ONCE = 128  # questions read together: their whole distributions are in memory until they are done
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Reading:
     nll_other: float | None = None  # of the answer that must not be preferred
     said: str | None = None  # greedy continuation
     hit: bool | None = None  # whether it holds every answer, in an accepted spelling
+    top: str | None = None  # the greedy next token; None: not kept up to schema 2
+    next_same: bool | None = None  # whether the unedited model gives that token too
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,11 @@ class Row:
     before: Reading
     after: Reading | None = None
     final: Reading | None = None
+
+    @classmethod
+    def upgraded(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """A row as the reports of single edits and sequences had it up to schema 2."""
+        return row_of_schema_2(body) if "fact" in body else body
 
 
 @dataclass(frozen=True)
@@ -78,11 +90,16 @@ class Outputs:
     """What one reading of many questions gave; the distributions are kept for the KL of the next."""
 
     said: tuple[tuple[AnswerScore, ...], ...]
+    tops: tuple[str, ...]  # the greedy next tokens
     texts: tuple[str | None, ...]
     speech: tuple[str, ...]
 
+    def part(self, which: slice) -> "Outputs":
+        """What was said to some of the questions."""
+        return Outputs(self.said[which], self.tops[which], self.texts[which], ())
 
-def asked_of(model: Any, case: Case, start: str) -> list[TokenizedQuestion]:
+
+def asked_of(model: Bridge, case: Case, start: str) -> list[TokenizedQuestion]:
     """Every question of a case. Raises PromptError for an answer that has no tokens."""
     out = []
     for number, trial in enumerate(case.trials):
@@ -101,13 +118,49 @@ def asked_of(model: Any, case: Case, start: str) -> list[TokenizedQuestion]:
 BLANK = Reading(float("nan"), 0.0, False, 0.0, 0.0)  # stands in a row until it is read
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Questions with what the unedited model says to them, which every later reading is held against."""
+
+    questions: tuple[TokenizedQuestion, ...]
+    clean: Outputs
+    protocol: Protocol
+    start: str
+
+    @classmethod
+    def of(cls, model: Bridge, questions: Sequence[TokenizedQuestion], protocol: Protocol, start: str) -> "Asked":
+        """Read the model, which must be unedited."""
+        return cls(tuple(questions), listen(model, questions, (), protocol, start), protocol, start)
+
+    def read(self, model: Bridge, begin: int = 0, end: int | None = None) -> list[Reading]:
+        """Questions `begin` to `end` on the model as it is, a part at a time, as whole distributions are held."""
+        out: list[Reading] = []
+        end = len(self.questions) if end is None else end
+        for at in range(begin, end, AT_ONCE):
+            part = slice(at, min(at + AT_ONCE, end))
+            some = self.questions[part]
+            out += readings(some, listen(model, some, (), self.protocol, self.start), self.clean.part(part))
+        return out
+
+    def rows(self, after: Sequence[Reading] = (), final: Sequence[Reading] = ()) -> list[Row]:
+        """The first questions as rows, as many as were read; `after` or `final` is empty where nothing was read."""
+        count = max(len(after), len(final))
+        some, clean = self.questions[:count], self.clean.part(slice(count))
+        nothing: list[Any] = [None] * count
+        times = [readings(some, clean, clean), after or nothing, final or nothing]
+        return [
+            replace(one.row, before=was, after=soon, final=late)
+            for one, was, soon, late in zip(some, *times, strict=True)
+        ]
+
+
 def listen(
-    model: Any,
+    model: Bridge,
     asked: Sequence[TokenizedQuestion],
     speak: Sequence[tuple[str, str]],
     protocol: Protocol,
     start: str,
-    seed: int,
+    seed: int = 0,
 ) -> Outputs:
     """Read every question, and continue the prompts of `speak` (case, prompt), on the model as it is."""
     flat = score(model, [pair for one in asked for pair in one.pairs])
@@ -122,10 +175,12 @@ def listen(
         more = generate(model, [asked[i].pairs[0].prompt for i in chosen], protocol.words)
         for i, ids in zip(chosen, more, strict=True):
             texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True)
-    return Outputs(tuple(said), tuple(texts), tuple(speech(model, [p for _, p in speak], protocol.speech, start, seed)))
+    tops = tuple(model.tokenizer.decode([one[0].argmax[0]]) for one in said)
+    spoken = speech(model, [prompt for _, prompt in speak], protocol.speech, start, seed)
+    return Outputs(tuple(said), tops, tuple(texts), tuple(spoken))
 
 
-def speech(model: Any, prompts: Sequence[str], length: int, start: str, seed: int) -> list[str]:
+def speech(model: Bridge, prompts: Sequence[str], length: int, start: str, seed: int) -> list[str]:
     """Each prompt continued to `length` tokens in all by top-5 sampling from the seed; the prompt is taken away."""
     out = []
     for text in prompts if length else ():
@@ -139,7 +194,7 @@ def speech(model: Any, prompts: Sequence[str], length: int, start: str, seed: in
 def readings(asked: Sequence[TokenizedQuestion], now: Outputs, clean: Outputs) -> list[Reading]:
     """The numbers alone, against the unedited model's."""
     out = []
-    for one, said, was, text in zip(asked, now.said, clean.said, now.texts, strict=True):
+    for one, said, was, top, text in zip(asked, now.said, clean.said, now.tops, now.texts, strict=True):
         new, old = said[0], was[0]
         agree = [a == b for a, b in zip(new.argmax, old.argmax, strict=True)]
         out.append(
@@ -150,6 +205,8 @@ def readings(asked: Sequence[TokenizedQuestion], now: Outputs, clean: Outputs) -
                 same=sum(agree) / len(agree),
                 kl=float((old.logp.exp() * (old.logp - new.logp)).sum().clamp_min(0)),
                 nll_other=said[1].nll if len(said) > 1 else None,
+                top=top,
+                next_same=agree[0],
                 said=text,
                 hit=None if text is None else holds(text, one.question),
             )

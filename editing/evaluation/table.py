@@ -1,17 +1,19 @@
-"""The table of a suite: every metric averaged over cases, with its interval.
+"""The table of an evaluation: every metric averaged over cases, with its interval.
 
-Every case weighs the same however many questions it has; intervals are as `factscope.statistics` says. Under
-the likelihood scorer, metrics that are `scored` are left out: they are of answers given, and comparing two answers
-gives none (on the prompt, paraphrases and neighbours it is what ES, PS and NS are).
+One table serves the report of an edit, a sequence, a bench and what stands beside a circuit's diff. Every case weighs
+the same however many questions it has; intervals are as `factscope.statistics` says. A metric has a line where its
+scorer is the protocol's and some case has a value of it that is a number.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from editing.evaluation.metrics import METRICS, ROME, Record
+from editing.evaluation.protocol import Protocol
 from editing.evaluation.read import Row, Speech
 from factscope.statistics import bca, interval
 
@@ -32,8 +34,8 @@ class Score:
     high: float
 
 
-def values_of(rows: Sequence[Row], speeches: Sequence[Speech], scorer: str, when: str, prompts: bool) -> list[Record]:
-    """The cases at one time, in order; with `prompts`, texts are measured with the prompt before them."""
+def records(rows: Sequence[Row], speeches: Sequence[Speech], protocol: Protocol, when: str) -> list[Record]:
+    """The cases at one time, in order; where the protocol says so, texts are measured with the prompt before them."""
     grouped: dict[str, list[Row]] = {}
     for row in rows:
         grouped.setdefault(row.case, []).append(row)
@@ -44,31 +46,26 @@ def values_of(rows: Sequence[Row], speeches: Sequence[Speech], scorer: str, when
             like[one.case] = one.likeness[TIMES.index(when)]
         text = getattr(one, when)
         if text is not None:
-            spoken.setdefault(one.case, []).append(one.prompt + text if prompts else text)
+            spoken.setdefault(one.case, []).append(one.prompt + text if protocol.prompt_counts else text)
     return [
-        Record(tuple(some), when, scorer, tuple(spoken.get(case, ())), like.get(case)) for case, some in grouped.items()
+        Record(tuple(some), when, protocol.scorer, tuple(spoken.get(case, ())), like.get(case))
+        for case, some in grouped.items()
     ]
 
 
 def table(
-    method: str,
-    rows: Sequence[Row],
-    speeches: Sequence[Speech],
-    scorer: str,
-    *,
-    prompts: bool = True,
-    seed: int = 0,
-) -> list[Score]:
+    method: str, rows: Sequence[Row], protocol: Protocol, speeches: Sequence[Speech] = (), *, seed: int = 0
+) -> tuple[Score, ...]:
     """Every metric that applies to these rows, at every time that was read."""
     out = []
     times = [when for when in TIMES if any(getattr(row, when) is not None for row in rows)]
     for when in times:
-        records = values_of(rows, speeches, scorer, when, prompts)
+        cases = records(rows, speeches, protocol, when)
         kept: dict[str, list[float | None]] = {}
         for name, one in METRICS.items():
-            if one.scored and scorer == "likelihood":
+            if protocol.scorer not in one.scorers:
                 continue
-            kept[name] = [one.measure(record) for record in records]
+            kept[name] = [one.measure(case) for case in cases]
             values = [value for value in kept[name] if value is not None and not math.isnan(value)]
             if values:
                 mean = float(np.mean(values))
@@ -79,7 +76,20 @@ def table(
             sets = np.array(whole, dtype=float).T
             value = float(harmonic(sets.mean(1)[:, None])[0])
             out.append(Score(method, "S", when, "share", len(whole), value, *bca(sets, harmonic, seed=seed)))
-    return out
+    return tuple(out)
+
+
+def found(scores: Sequence[Score], metric: str, when: str = "after", method: str | None = None) -> Score:
+    """A line by its metric and time, and by its method where there are several; KeyError if it was not measured."""
+    for one in scores:
+        if (one.metric, one.when) == (metric, when) and method in (None, one.method):
+            return one
+    raise KeyError(f"{metric!r} was not read {when!r}; there are {', '.join(sorted({one.metric for one in scores}))}")
+
+
+def plain(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """The lines for a program; null where an interval is not known."""
+    return [{name: None if value != value else value for name, value in asdict(one).items()} for one in scores]
 
 
 S_ABOUT = ("harmonic mean of ES, PS and NS over the cases that have all three", ROME)

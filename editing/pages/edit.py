@@ -6,7 +6,7 @@ import numpy as np
 
 from editing.edit import Edit
 from editing.evaluation.evaluate import EditReport
-from editing.pages.report import PROTOCOL, finite, headline, row_table, score_table, spectrum_table, spoken_table
+from editing.pages.report import finite, report_sections
 from editing.spectrum import Spectrum
 from factscope.model.weights import WeightName
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
@@ -16,14 +16,9 @@ def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum
     """The page of one edit or a stack: what changed, what held, what else moved, and how it was made."""
     requests = [request for edit in edits for request in edit.requests]
     title = str(requests[0]) if len(requests) == 1 else f"{len(requests)} facts edited"
-    sections = [
-        Section("What changed", (headline(report), score_table(report)), PROTOCOL[report.protocol]),
-        Section("Every prompt", (row_table(report), *spoken_table(report))),
-        Section("How it was made", (*curves(edits), solver_table(edits), *(card(edit) for edit in edits[:5]))),
-    ]
-    if spectra:
-        sections.insert(2, Section("The edited weights", (spectrum_table(spectra),)))
-    return Page(title, tuple(sections), f"{edits[0].model}, {', '.join(report.methods)}")
+    made = Section("How it was made", (*curves(edits), solver_table(edits), *(card(edit) for edit in edits[:5])))
+    sections = (*report_sections(report, spectra), made)
+    return Page(title, sections, f"{edits[0].model}, {', '.join(report.methods)}")
 
 
 def page(edit: Edit) -> Page:

@@ -1,38 +1,42 @@
 """What an evaluation read and scored, as a page and in words."""
 
 from collections.abc import Sequence
+from math import exp
 
 import numpy as np
 
 from editing.evaluation.evaluate import EditReport
+from editing.evaluation.read import Reading, Row
+from editing.evaluation.table import Score
+from editing.pages.scores import Column, in_lines, interval, rounded
+from editing.pages.scores import score_table as table_of
 from editing.spectrum import Spectrum
 from factscope.plots.specs import Cell, Headline, Number, Page, Section, Table
-from factscope.statistics import INTERVALS, interval_in_words
+from factscope.statistics import INTERVALS
 
 
-def report_page(report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
-    """The scores and every prompt, without the edits."""
-    sections = [
-        Section("What changed", (headline(report), score_table(report)), PROTOCOL[report.protocol]),
-        Section("Every prompt", (row_table(report), *spoken_table(report))),
-        *([Section("The edited weights", (spectrum_table(spectra),))] if spectra else []),
-    ]
+def page(report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
+    """The scores and every question, without the edits."""
     count = len(report.edits)
-    return Page(f"{count} edit{'s' * (count != 1)} scored", tuple(sections), ", ".join(report.methods))
+    return Page(f"{count} edit{'s' * (count != 1)} scored", report_sections(report, spectra), ", ".join(report.methods))
 
 
-def report_in_words(report: EditReport) -> list[str]:
+def report_sections(report: EditReport, spectra: Sequence[Spectrum] = ()) -> tuple[Section, ...]:
+    """What changed, every question, and the singular values of the weights where they are known."""
+    return (
+        Section("What changed", (headline(report), score_table(report)), ORDER[report.protocol.order]),
+        Section("Every question", (row_table(report), *written_table(report))),
+        *((Section("The edited weights", (spectrum_table(spectra),)),) if spectra else ()),
+    )
+
+
+def words(report: EditReport) -> list[str]:
     """The table of scores as lines of equal columns."""
-    final = any(score.final is not None for score in report.scores)
-    lines = [f"{'score':<28}{'facts':>6}{'before':>9}{'after':>9}   95 % interval" + ("      final" if final else "")]
-    for score in report.scores:
-        interval = interval_in_words(score.low, score.high)
-        end = f"{score.final:>11.3f}" if score.final is not None else ""
-        lines.append(f"{score.name:<28}{score.n:>6}{score.before:>9.3f}{score.after:>9.3f}   {interval:<16}{end}")
-    return [*lines, f"protocol {report.protocol}; start token {report.start_token}. {INTERVALS}"]
+    table = score_table(report)
+    return [*in_lines(table), *table.note.splitlines()]
 
 
-PROTOCOL = {
+ORDER = {
     "single": "Each edit was applied alone, read, and taken out again.",
     "together": "All edits were in place at once.",
     "sequence": "Edits were applied in turn: each was read when it was made (after), and all again at the end (final).",
@@ -40,48 +44,49 @@ PROTOCOL = {
 
 
 def score_table(report: EditReport) -> Table:
-    """Every score with its interval; shares and probabilities from 0 to 1."""
-    final = any(score.final is not None for score in report.scores)
-    columns = ("score", "unit", "facts", "before", "after", "95 % from", "95 % to", *(("final",) if final else ()))
-    rows: list[tuple[Cell, ...]] = []
-    for score in report.scores:
-        numbers = [round(x, 4) for x in (score.before, score.after, score.low, score.high)]
-        shown: list[Cell] = [None if number != number else number for number in numbers]
-        tail: tuple[Cell, ...] = ((None if score.final is None else round(score.final, 4)),) if final else ()
-        rows.append((score.name, score.unit, score.n, *shown, *tail))
-    note = f"Protocol: {report.protocol}. Averages are taken within a fact, then over facts; {INTERVALS}. "
-    note += f"Start token (BOS): {report.start_token}."
-    return Table("Scores", columns, tuple(rows), note)
+    """Every score before and after the edits, with intervals; and at the end of a sequence."""
+    columns = [Column.of("before", report.scores, "before")]
+    for when in ("after", "final"):
+        if any(one.when == when for one in report.scores):
+            columns.append(Column.of(when, report.scores, when))
+            columns.append(Column.of(f"{when}, 95 %", report.scores, when, interval))
+    note = f"Protocol {report.protocol.name}: {report.protocol.scorer}; start token {report.start_token}. {INTERVALS}."
+    return table_of(columns, note)
 
 
 def row_table(report: EditReport, limit: int = 500) -> Table:
-    """What each prompt says, before and after, with the probabilities of both answers."""
-    rows = tuple(
-        (
-            row.kind,
-            row.prompt,
-            row.before.top,
-            row.after.top,
-            round(float(np.exp(-row.before.nll_new)), 4),
-            round(float(np.exp(-row.after.nll_new)), 4),
-            round(float(np.exp(-row.before.nll_true)), 4),
-            round(float(np.exp(-row.after.nll_true)), 4),
-            round(row.after.kl, 4),
-        )
-        for row in report.rows[:limit]
-    )
-    columns = ("kind", "prompt", "said", "says", "P(new) before", "after", "P(true) before", "after ", "KL, nats")
-    note = "Probabilities are geometric means over an answer's tokens."
+    """What each question is answered with, before and after, with the probabilities of both answers."""
+    rows = tuple(_cells(row) for row in report.rows[:limit])
+    columns = ("kind", "prompt", "said", "says", "answer", "P before", "P after", "other's P", "after", "KL, nats")
+    note = "P: geometric mean over an answer's tokens. The other answer is the old one, or the new one where something "
+    note += "must stay."
     if len(report.rows) > limit:
-        note += f" The first {limit} of {len(report.rows)} prompts."
-    return Table("Prompts", columns, rows, note)
+        note += f" The first {limit} of {len(report.rows)} questions."
+    return Table("Questions", columns, rows, note)
 
 
-def spoken_table(report: EditReport) -> tuple[Table, ...]:
+def _cells(row: Row) -> tuple[Cell, ...]:
+    now = row.after or row.final
+    assert now is not None  # a report's row was read again at some time
+    other = [None if one.nll_other is None else rounded(exp(-one.nll_other)) for one in (row.before, now)]
+    both = [rounded(exp(-one.nll)) for one in (row.before, now)]
+    return (row.label or row.kind, row.prompt, row.before.top, now.top, row.target, *both, *other, rounded(now.kl))
+
+
+def written_table(report: EditReport) -> tuple[Table, ...]:
     """Greedy continuations, where they were made."""
-    if not report.spoken:
+    rows = [(row.prompt, *(_written(row, when) for when in ("before", "after", "final"))) for row in report.rows]
+    rows = [row for row in rows if row[1] is not None]
+    if not rows:
         return ()
-    return (Table("Greedy continuations", ("prompt", "before", "after"), report.spoken[:100]),)
+    final = any(row[3] is not None for row in rows)
+    columns = ("prompt", "before", "after", *(("final",) * final))
+    return (Table("Greedy continuations", columns, tuple(row[: len(columns)] for row in rows[:100])),)
+
+
+def _written(row: Row, when: str) -> str | None:
+    one: Reading | None = getattr(row, when)
+    return None if one is None else one.said
 
 
 def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
@@ -102,17 +107,22 @@ def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
 
 def headline(report: EditReport) -> Headline:
     """How many facts flipped, and what it cost the neighbours."""
-    scores = {score.name: score for score in report.scores}
-    worked = scores["efficacy success"]
-    numbers = [Number(f"{worked.after:.0%}", "of prompts now prefer the new answer")]
-    if "paraphrase success" in scores:
-        numbers.append(Number(f"{scores['paraphrase success'].after:.0%}", "of paraphrases do"))
-    if "neighbourhood top-1 same" in scores:
-        numbers.append(
-            Number(f"{scores['neighbourhood top-1 same'].after:.0%}", "of neighbours' next tokens unchanged")
-        )
-    sentence = f"{worked.n} fact{'s' * (worked.n > 1)}: before the edit {worked.before:.0%} preferred the new answer"
-    return Headline(sentence + f", now {worked.after:.0%} do.", tuple(numbers))
+    when = "final" if any(one.when == "final" for one in report.scores) else "after"
+    now: dict[str, Score] = {one.metric: one for one in report.scores if one.when == when}
+    before = {one.metric: one for one in report.scores if one.when == "before"}
+    told = {
+        "ES": "of prompts prefer the new answer",
+        "PS": "of paraphrases do",
+        "reliability": "of prompts are answered with it",
+        "locality, unchanged": "of neighbours' answers unchanged",
+    }
+    numbers = tuple(Number(f"{now[name].value:.0%}", words) for name, words in told.items() if name in now)
+    lead = next((name for name in ("ES", "reliability") if name in now), None)
+    if lead is None:
+        return Headline("Only what must stay was asked.", numbers)
+    n, what = now[lead].n, "preferred the new answer" if lead == "ES" else "gave the new answer"
+    sentence = f"{n} fact{'s' * (n > 1)}: before the edit {before[lead].value:.0%} {what}, now {now[lead].value:.0%}."
+    return Headline(sentence, numbers)
 
 
 def finite(number: float) -> Cell:

@@ -5,7 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from editing.evaluation.evaluate import Score
+from editing.evaluation.metrics import label
+from editing.pages.scores import Column, interval
+from editing.pages.scores import score_table as table_of
 from editing.sequence.result import Checkpoint, SequenceResult
 from editing.sequence.rules import QUANTITIES, WARN
 from factscope.model.known import Known
@@ -27,7 +29,7 @@ from factscope.plots.specs import (
 )
 from factscope.statistics import INTERVALS
 
-SHOWN = {"efficacy success": "purple", "paraphrase success": "blue", "neighbourhood success": "green"}
+SHOWN = {"ES": "purple", "PS": "blue", "NS": "green"}
 SHARES = f"Bands are {INTERVALS}."
 PROTOCOL = (
     "Each edit was computed on the model as the earlier edits left it. Immediate: each fact read right after its own "
@@ -87,11 +89,11 @@ def words(result: SequenceResult) -> list[str]:
 
 
 def _kept(point: Checkpoint) -> str:
-    now, soon = point.score("efficacy success"), point.score("efficacy success", immediate=True)
+    now, soon = point.score("ES"), point.score("ES", "after")
     if now is None or soon is None:
         return "nothing was edited"
     after = " after the restraint" if point.restrained else ""
-    return f"{soon.after:.0%} held right after their edit, {now.after:.0%} hold at the end{after}"
+    return f"{soon.value:.0%} held right after their edit, {now.value:.0%} hold at the end{after}"
 
 
 def headline(result: SequenceResult) -> Headline:
@@ -114,27 +116,16 @@ def headline(result: SequenceResult) -> Headline:
 
 def score_table(result: SequenceResult) -> Table:
     """Every score right after each edit and at the end, with intervals; before and after a restraint at the end."""
-    ends = result.checkpoints[-2:] if _restrained_at_end(result) else result.checkpoints[-1:]
-    columns = ["score", "unit", "facts", "before any edit", "immediate", "95 % from", "95 % to"]
-    for point in ends:
-        columns += ["restrained" if point.restrained else "at the end", "from", "to"]
-    rows = []
-    for score in ends[-1].now:
-        soon = ends[-1].score(score.name, immediate=True)
-        cells: list[Cell] = [score.name, score.unit, score.n, _round(score.before), *_interval(soon)]
-        for point in ends:
-            cells += _interval(point.score(score.name))
-        rows.append(tuple(cells))
-    note = (
-        "Success: the new answer is likelier than the true answer (neighbourhood: the reverse). Means "
-        f"within a fact, then over facts; {INTERVALS}. Unrelated "
-        "facts are read at checkpoints only."
-    )
-    return Table("Scores", tuple(columns), tuple(rows), note)
-
-
-def _interval(score: Score | None) -> list[Cell]:
-    return [None, None, None] if score is None else [_round(x) for x in (score.after, score.low, score.high)]
+    end = result.last
+    columns = [Column.of("before any edit", end.scores, "before"), Column.of("immediate", end.scores, "after")]
+    columns.append(Column.of("immediate, 95 %", end.scores, "after", interval))
+    for point in result.checkpoints[-2:] if _restrained_at_end(result) else (end,):
+        title = "restrained" if point.restrained else "at the end"
+        columns += [
+            Column.of(title, point.scores, "final"),
+            Column.of(f"{title}, 95 %", point.scores, "final", interval),
+        ]
+    return table_of(columns, f"{INTERVALS}. Unrelated facts are read at checkpoints only.")
 
 
 def _round(number: float) -> Cell:
@@ -157,17 +148,15 @@ def score_curves(result: SequenceResult) -> tuple[Spec, ...]:
     points = _line(result)
     x = np.array([point.facts for point in points])
     drawn: list[Spec] = []
-    for name in (*SHOWN, "unrelated top-1 same", "unrelated KL"):
+    for name in (*SHOWN, "unrelated, unchanged", "unrelated KL"):
         if all(point.score(name) is None for point in points):
             continue
         palette: Palette = SHOWN.get(name, "red")  # type: ignore[assignment]
-        series = [_series("now", points, name, False, palette)]
+        series = [_series("now", points, name, "final", palette)]
         if name in SHOWN:
-            series.append(_series("immediate, all so far", points, name, True, None))
+            series.append(_series("immediate, all so far", points, name, "after", None))
         unit = "nats" if name.endswith("KL") else ""
-        drawn.append(
-            Curves(name[0].upper() + name[1:], x, tuple(series), "facts edited", (), "" if unit else "share", unit)
-        )
+        drawn.append(Curves(_capital(label(name)), x, tuple(series), "facts edited", (), "" if unit else "share", unit))
     factor = np.array([point.perplexity for point in points])
     note = f"Before any edit {factor[0]:.3g}. The text: {result.text}."
     drawn.append(
@@ -203,11 +192,15 @@ def look_curves(result: SequenceResult) -> tuple[Curves, ...]:
     )
 
 
-def _series(title: str, points: Sequence[Checkpoint], name: str, immediate: bool, palette: Palette | None) -> Series:
-    scores = [point.score(name, immediate) for point in points]
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _series(title: str, points: Sequence[Checkpoint], name: str, when: str, palette: Palette | None) -> Series:
+    scores = [point.score(name, when) for point in points]
     y, low, high = (
         np.array([np.nan if score is None else getattr(score, edge) for score in scores])
-        for edge in ("after", "low", "high")
+        for edge in ("value", "low", "high")
     )
     return Series(title, y, low, high, palette)
 
@@ -277,7 +270,7 @@ def values_picture(result: SequenceResult) -> Scatter:
     states |= {name: result.values[key].double().numpy() for key, name in ENDS.items() if key in result.values}
     plane, shares = principal_plane(written)
     places = {name: (one - written.mean(0)) @ plane for name, one in states.items()}
-    labels = tuple(f"{row.prompt} {row.new}" for row in result.rows if row.kind == "prompt")
+    labels = tuple(f"{row.prompt} {row.target}" for row in result.rows if row.kind == "rewrite")
     groups = tuple(Points(name, one[:, 0], one[:, 1], labels) for name, one in places.items())
     carried = f"{shares[0]:.0%} and {shares[1]:.0%}"
     note = f"Layer {result.layer}. The components carry {carried} of the written values' variance."

@@ -6,7 +6,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.evaluation.evaluate import Row, Score
+from editing.evaluation.read import Row
+from editing.evaluation.schema_2 import scores_of_schema_2
+from editing.evaluation.table import Score, found
 from editing.spectrum import Spectrum
 from factscope.errors import EditError
 from factscope.plots.show import shown
@@ -40,8 +42,7 @@ class Checkpoint:
     facts: int
     edits: int
     restrained: bool  # read after the restraint
-    immediate: tuple[Score, ...]  # of all facts so far, each read right after its own edit
-    now: tuple[Score, ...]  # of the same facts and of the unrelated ones, read here
+    scores: tuple[Score, ...]  # before any edit; of all facts so far, each read after its own edit; and here, "final"
     held: tuple[bool, ...]  # one a fact, in the order of editing: its prompt prefers the new answer here
     perplexity: float
     spectra: tuple[Spectrum, ...]
@@ -52,9 +53,20 @@ class Checkpoint:
     seconds: float  # of these readings
     extra: dict[str, Any] = field(default_factory=dict)  # what the caller's hook gave
 
-    def score(self, name: str, immediate: bool = False) -> Score | None:
-        """A line of `now`, or of `immediate`, by name; None if it was not measured."""
-        return next((one for one in (self.immediate if immediate else self.now) if one.name == name), None)
+    def score(self, metric: str, when: str = "final") -> Score | None:
+        """A line of the table; None if it was not measured."""
+        try:
+            return found(self.scores, metric, when)
+        except KeyError:
+            return None
+
+    @classmethod
+    def upgraded(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint of schema 2, with a table for each time."""
+        if "now" not in body:
+            return body
+        kept = {name: value for name, value in body.items() if name not in ("immediate", "now")}
+        return kept | {"scores": scores_of_schema_2("", body["immediate"], body["now"])}
 
 
 @shown("editing.pages.sequence")

@@ -43,6 +43,7 @@ from factscope.model.weights import live_weights
 from factscope.progress import progress
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
+from factscope.runs.store import SCHEMA
 
 JOURNAL = "journal.jsonl"  # in the run folder
 
@@ -93,6 +94,7 @@ class Work:
         """What the journal is known by: work that differs in any of this is other work."""
         return {
             "what": "edit sequence",
+            "schema": SCHEMA,
             "fingerprint": fingerprint,
             "method": self.method.name,
             "config": asdict(self.config),
@@ -134,7 +136,7 @@ def sequence(
     identity = work.identity(run.fingerprint, options.on_checkpoint is not None)
     with Journal(Path(folder) / JOURNAL, identity) as log, stopwatch() as seconds:
         layers = work.method.layers(work.config)
-        state = State(model, work.requests, settings, Path(folder), yardstick, layers)
+        state = State(model, work.method.name, work.requests, settings, Path(folder), yardstick, layers)
         try:
             stopped = _carry_out(work, state, log, options)
         finally:
@@ -201,7 +203,7 @@ def _result(work: Work, state: State, stopped: str, run: Run) -> SequenceResult:
         model=info(state.model).name,
         asked=len(work.requests),
         facts=tuple(request.id for request in work.requests[: state.done]),
-        rows=tuple(state.rows(state.immediate, state.now)),
+        rows=tuple(state.rows()),
         checkpoints=tuple(state.checkpoints),
         values={"before": state.before[: state.done], "written": tensor(state.written)} | state.values,
         layer=state.layer,

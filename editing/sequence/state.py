@@ -5,14 +5,19 @@ not cannot differ. A piece says which edit was computed or what was read, and th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, tensor
 
 from editing.edit import Edit, commit, in_place, merged, revert
-from editing.evaluation.evaluate import Read, Reading, Row, probes, read, readings, table
+from editing.evaluation.evaluate import questions
+from editing.evaluation.metrics import full
+from editing.evaluation.protocol import ORDERS
+from editing.evaluation.read import Asked, Reading, Row
+from editing.evaluation.table import table
 from editing.requests import RequestPrompts
 from editing.restraint import restrained
 from editing.sequence.result import Checkpoint, Config
@@ -21,6 +26,7 @@ from editing.sequence.yardstick import Yardstick
 from editing.solve.layers import weight_name
 from editing.solve.values import read_subjects
 from editing.spectrum import Spectrum, spectrum
+from factscope.data.case import Case
 from factscope.data.request import EditRequest
 from factscope.errors import StoreError
 from factscope.model.bridge import Bridge
@@ -29,7 +35,7 @@ from factscope.model.weights import fingerprint, live_weights
 from factscope.runs.provenance import stopwatch
 
 EDITS = "edits"  # in the run folder
-AT_ONCE = 128  # prompts read together: their whole distributions are in memory until they are done
+PROTOCOL = replace(ORDERS["sequence"], words=0)  # nothing is written: thousands of facts are read again and again
 
 Hook = Callable[[Any, Checkpoint], dict[str, Any] | None]
 
@@ -51,17 +57,20 @@ class State:
     def __init__(
         self,
         model: Bridge,
+        method: str,
         requests: Sequence[EditRequest],
         settings: Config,
         folder: Path,
         yardstick: Yardstick,
         layers: Any,
     ) -> None:
-        self.model, self.requests, self.settings, self.yardstick = model, requests, settings, yardstick
+        self.model, self.method, self.requests = model, method, requests
+        self.settings, self.yardstick = settings, yardstick
         self.folder, self.layer, self.names = folder / EDITS, layers[-1], [weight_name(layer) for layer in layers]
         self.matrices = {name: live_weights(model)[name].detach().double().cpu().clone() for name in self.names}
-        self.probes = [probes(model, request, settings.start) for request in requests]
-        self.clean: list[Read] = read(model, [probe for some in self.probes for probe in some])
+        asked = [questions(model, [Case.of(request)], settings.start) for request in requests]
+        self.ends = list(accumulate(map(len, asked), initial=0))  # of each fact's questions among all
+        self.asked = Asked.of(model, [one for some in asked for one in some], PROTOCOL, settings.start)
         self.before = self._written(0, len(requests))
         self.stack: list[Edit] = []  # what is in place
         self.weights = fingerprint(model)  # of the model with it
@@ -103,7 +112,7 @@ class State:
             spectra = [spectrum(n, self.done, self.matrices[n], sums.get(n)) for n in self.names]
             piece |= {
                 "readings": [asdict(one) for one in self._read(0, self.done)],
-                "unrelated": [asdict(row) for row in self.yardstick.rows(self.model)],
+                "unrelated": [asdict(one) for one in self.yardstick.read(self.model)],
                 "perplexity": self.yardstick.perplexity(self.model),
                 "spectra": [asdict(one) for one, _ in spectra],
                 "singular": {one.weight: values.tolist() for one, values in spectra},
@@ -154,37 +163,34 @@ class State:
         self.written += piece["written"]
 
     def _add_checkpoint(self, step: Step, piece: dict[str, Any]) -> None:
-        self.weights, self.now = piece["weights"], [Reading(**one) for one in piece["readings"]]
+        self.weights = piece["weights"]
         self.values |= {name: tensor(value) for name, value in piece.get("values", {}).items()}
         self.checkpoints.append(self._checkpoint(step, piece))
 
     # ---- readings ----
 
-    def rows(self, immediate: Sequence[Reading], now: Sequence[Reading] | None = None) -> list[Row]:
-        """Every prompt of the facts so far: before, `immediate` as after, and `now` as final."""
-        flat = [probe for some in self.probes[: self.done] for probe in some]
-        before = readings(self.clean[: len(flat)], self.clean[: len(flat)])
-        final = now if now is not None else [None] * len(flat)
-        return [
-            Row(one.fact, one.kind, one.text, one.new, one.true, was, soon, late)
-            for one, was, soon, late in zip(flat, before, immediate, final, strict=True)
-        ]
+    def rows(self) -> list[Row]:
+        """Every question of the facts so far: before any edit, right after its own edit, and now."""
+        return self.asked.rows(self.immediate, self.now)
 
     def _checkpoint(self, step: Step, piece: dict[str, Any]) -> Checkpoint:
-        now = [Reading(**one) for one in piece["readings"]]
-        unrelated = [_row(one) for one in piece["unrelated"]]
-        rows = self.rows(now)
-        scores = table([*rows, *unrelated])
+        self.now = [Reading(**one) for one in piece["readings"]]
+        rows = self.rows()
+        unrelated = self.yardstick.rows([Reading(**one) for one in piece["unrelated"]])
+        scores = table(self.method, [*rows, *unrelated], PROTOCOL)
         spectra = tuple(Spectrum(**one) for one in piece["spectra"])
         first = self.checkpoints[0] if self.checkpoints else None
-        quantities = _quantities({score.name: score.after for score in scores}, spectra, piece["perplexity"], first)
+        quantities = _quantities(
+            {one.metric: one.value for one in scores if one.when == "final"}, spectra, piece["perplexity"], first
+        )
         return Checkpoint(
             facts=self.done,
             edits=len(self.digests),
             restrained=step.restrain,
-            immediate=table(self.rows(self.immediate)),
-            now=scores,
-            held=tuple(row.after.nll_true > row.after.nll_new for row in rows if row.kind == "prompt"),
+            scores=scores,
+            held=tuple(
+                full(row, row.final, PROTOCOL.scorer) for row in rows if row.kind == "rewrite" and row.final is not None
+            ),
             perplexity=piece["perplexity"],
             spectra=spectra,
             singular={name: tensor(values) for name, values in piece["singular"].items()},
@@ -196,13 +202,8 @@ class State:
         )
 
     def _read(self, begin: int, end: int) -> list[Reading]:
-        """All prompts of facts `begin` to `end`, a part at a time."""
-        first = sum(len(some) for some in self.probes[:begin])
-        flat, found = [probe for some in self.probes[begin:end] for probe in some], list[Reading]()
-        for at in range(0, len(flat), AT_ONCE):
-            some = flat[at : at + AT_ONCE]
-            found += readings(read(self.model, some), self.clean[first + at : first + at + len(some)])
-        return found
+        """All questions of facts `begin` to `end`."""
+        return self.asked.read(self.model, self.ends[begin], self.ends[end])
 
     def _written(self, begin: int, end: int) -> Tensor:
         """What the MLP writes at each subject's last token [fact, d_model]."""
@@ -217,20 +218,15 @@ class State:
         return self.folder / f"{kind}-{step.facts:05d}"
 
 
-def _row(said: dict[str, Any]) -> Row:
-    before, after = Reading(**said["before"]), Reading(**said["after"])
-    return Row(said["fact"], said["kind"], said["prompt"], said["new"], said["true"], before, after)
-
-
 def _quantities(
     scores: dict[str, float], spectra: Sequence[Any], perplexity: float, first: Checkpoint | None
 ) -> dict[str, float]:
     """The numbers that rules are about; those that were not measured are absent."""
     named = {
-        "retention": "efficacy success",
-        "paraphrase": "paraphrase success",
-        "neighbourhood": "neighbourhood success",
-        "unchanged": "unrelated top-1 same",
+        "retention": "ES",
+        "paraphrase": "PS",
+        "neighbourhood": "NS",
+        "unchanged": "unrelated, unchanged",
         "kl": "unrelated KL",
     }
     found = {name: scores[score] for name, score in named.items() if score in scores}

@@ -12,7 +12,7 @@ gives; it is an estimate from a thousand tokens, and says nothing about text tha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.contexts import OPENINGS
-from editing.evaluation.evaluate import Probe, Read, Row, probes, read, readings
+from editing.evaluation.evaluate import questions
+from editing.evaluation.protocol import ORDERS
+from editing.evaluation.read import Asked, Reading, Row
 from editing.requests import known
 from editing.solve.moments import SELF, texts
 from factscope.cache import digest
+from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
-from factscope.data.request import EditRequest, requests_of
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import logits_at
@@ -40,8 +43,7 @@ class Yardstick:
     """Unrelated facts and a fixed text, with what the unedited model says to them."""
 
     facts: tuple[Fact, ...]
-    probes: tuple[Probe, ...]
-    clean: tuple[Read, ...]
+    asked: Asked  # the facts' own prompts
     text: tuple[tuple[int, ...], ...]  # token ids, a row a document
     source: str  # of the text, in words
 
@@ -50,22 +52,21 @@ class Yardstick:
         cls, model: Bridge, facts: Sequence[Fact], text: Sequence[Sequence[int]], source: str, start: str
     ) -> "Yardstick":
         """Read the model, which must be unedited."""
-        asked = tuple(replace(probes(model, request, start)[0], kind="unrelated") for request in requests_of(facts))
-        rows = tuple(tuple(row) for row in text)
-        return cls(tuple(facts), asked, tuple(read(model, asked)), rows, source)
+        asked = Asked.of(model, questions(model, map(Case.unrelated, facts), start), ORDERS["sequence"], start)
+        return cls(tuple(facts), asked, tuple(tuple(row) for row in text), source)
 
     @property
     def digest(self) -> str:
         """SHA-256 of what is asked."""
-        return digest([[one.rows for one in self.probes], self.text])
+        return digest([[[pair.row for pair in one.pairs] for one in self.asked.questions], self.text])
 
-    def rows(self, model: Bridge) -> list[Row]:
-        """The unrelated facts, before any edit and now."""
-        before, now = readings(self.clean, self.clean), readings(read(model, self.probes), self.clean)
-        return [
-            Row(one.fact, one.kind, one.text, one.new, one.true, was, is_)
-            for one, was, is_ in zip(self.probes, before, now, strict=True)
-        ]
+    def read(self, model: Bridge) -> list[Reading]:
+        """The unrelated facts, on the model as it is."""
+        return self.asked.read(model)
+
+    def rows(self, now: Sequence[Reading]) -> list[Row]:
+        """The same beside what the unedited model said."""
+        return self.asked.rows(final=now)
 
     def perplexity(self, model: Bridge) -> float:
         """exp(mean nats per token) of the fixed text on the model as it is."""

@@ -17,6 +17,7 @@ KINDS = {
     "rewrite": "the edit's own prompt, with the new answer",
     "paraphrase": "the same in other words, with the new answer",
     "locality": "what must stay as it was",
+    "unrelated": "a fact that nobody edited, asked only whether it changed",
     "portability": "what follows from the edit",
     "hop": "one step of a chain of facts, as it is after the edits",
     "multi-hop": "a question over the whole chain",
@@ -73,6 +74,21 @@ class Case:
     snippets: str = ""  # names the texts that a generation is compared with: relation/new object
     left_out: tuple[str, ...] = ()  # questions of the record that cannot be asked, and why
     untargeted: tuple[Fact, ...] = ()  # whose new answer the source leaves empty: to trace, or to edit to the true one
+
+    @classmethod
+    def of(cls, request: EditRequest) -> "Case":
+        """One request, with what it asks by itself."""
+        return cls(request.id, "", (request,))
+
+    @classmethod
+    def unrelated(cls, fact: Fact) -> "Case":
+        """A fact that nobody edits, and nothing but its own prompt."""
+        return cls(
+            fact.id,
+            "",
+            (),
+            (QuestionGroup("unrelated", "", (Question(fact.prompt, ((fact.answer, *fact.aliases),)),)),),
+        )
 
     @property
     def trials(self) -> tuple[QuestionGroup, ...]:

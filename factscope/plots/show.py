@@ -1,15 +1,13 @@
 """How a result shows itself: a page's figures in a notebook, its words in a terminal. One mechanism for all results.
 
 `@shown("tracing.pages.trace")` above a result's dataclass names the module whose `page(result)` and `words(result)` its
-command uses too, so that nothing is imported before somebody looks. A result whose page is made elsewhere names the two
-functions as "module:function".
+command uses too, so that nothing is imported before somebody looks.
 Ending a notebook's cell with the result then shows the page, with still figures (factscope/plots/svg.py); `print` and a
 terminal show the words. `pictures(result)` gives the figures alone; each of them is a live plotly figure in a notebook.
 """
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rich.text import Text
@@ -19,28 +17,17 @@ from factscope.plots.specs import Page, Spec
 T = TypeVar("T", bound=type)
 
 
-@dataclass(frozen=True)
-class View:
-    """Where a kind of result has its page and its words."""
-
-    page: str
-    words: str
+_PAGES: dict[type, str] = {}  # the module of each kind of result
 
 
-_VIEWS: dict[type, View] = {}
+def shown(pages: str) -> Callable[[T], T]:
+    """Have a result's class show itself by the functions `page(result)` and `words(result)` of the module `pages`.
 
-
-def shown(pages: str = "", *, page: str = "", words: str = "") -> Callable[[T], T]:
-    """Register the views of a result's class, and have it show itself by them.
-
-    Args:
-        pages: the module with `page(result)` and `words(result)`; or else both of:
-        page: "module:function" that makes a `Page` of the result; a method is "module:Class.method".
-        words: "module:function" that gives its lines, or one text.
+    `words` gives lines, or one text; where a command prints JSON, the module has a `summary(result)` too.
     """
 
     def register(cls: T) -> T:
-        _VIEWS[cls] = View(page or f"{pages}:page", words or f"{pages}:words")
+        _PAGES[cls] = pages
         for name, method in (("__repr__", in_words), ("__rich__", _rich), ("_repr_mimebundle_", _mimebundle)):
             setattr(cls, name, method)
         return cls
@@ -48,26 +35,26 @@ def shown(pages: str = "", *, page: str = "", words: str = "") -> Callable[[T], 
     return register
 
 
-def shown_kinds() -> dict[type, View]:
-    """Every result that shows itself, as far as it was imported."""
-    return dict(_VIEWS)
+def shown_kinds() -> dict[type, str]:
+    """Every result that shows itself, as far as it was imported, with the module of its page."""
+    return dict(_PAGES)
 
 
 def page_of(result: Any) -> Page:
     """The page of a result. Raises TypeError for what has none."""
-    page: Page = _called(_view(result).page, result)
+    page: Page = _called(result, "page")
     return page
 
 
 def in_words(result: Any) -> str:
     """What a terminal shows: the lines that the command would print."""
-    said = _called(_view(result).words, result)
+    said = _called(result, "words")
     return said if isinstance(said, str) else "\n".join(said)
 
 
 def summary_of(result: Any) -> dict[str, Any]:
     """The numbers that a program would ask for first; a page's module has them where a command prints JSON."""
-    found: dict[str, Any] = _called(_view(result).page.replace(":page", ":summary"), result)
+    found: dict[str, Any] = _called(result, "summary")
     return found
 
 
@@ -79,23 +66,15 @@ def pictures(result: Any) -> tuple[Spec, ...]:
     return tuple(spec for section in page.sections for spec in section.specs if is_figure(spec))
 
 
-def _view(result: Any) -> View:
+def _called(result: Any, name: str) -> Any:
     for cls in type(result).__mro__:
-        if cls in _VIEWS:
-            return _VIEWS[cls]
+        if cls in _PAGES:
+            return getattr(importlib.import_module(_PAGES[cls]), name)(result)
     raise TypeError(f"a {type(result).__name__} has no page; there are those of {_names()}")
 
 
 def _names() -> str:
-    return ", ".join(sorted(cls.__name__ for cls in _VIEWS))
-
-
-def _called(reference: str, result: Any) -> Any:
-    module, _, path = reference.partition(":")
-    found: Any = importlib.import_module(module)
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found(result)
+    return ", ".join(sorted(cls.__name__ for cls in _PAGES))
 
 
 def _spec_mimebundle(spec: Spec, **_: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from factscope.errors import StoreError
 from factscope.files import write_bytes_atomically, write_text_atomically
 
 JSON, TENSORS = "result.json", "result.safetensors"
-SCHEMA = 2
+SCHEMA = 3
 _KINDS = {  # what schema 1 called a class that has another name now
     "Side": "ModelState",
     "Near": "NeighbourState",

@@ -7,21 +7,23 @@ run. How methods go through the cases, and go on after a stop, is in `studies/be
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from editing.evaluation.protocol import Protocol, comparable_with
-from editing.evaluation.read import Reading, Speech, TokenizedQuestion, asked_of, check_together
+from editing.evaluation.read import Speech, asked_of, check_together
 from editing.evaluation.reference_texts import Snippets
-from editing.evaluation.table import TIMES, Score, table
+from editing.evaluation.table import TIMES, Score, found, table
 from editing.method import method
+from editing.sequence.yardstick import Yardstick
 from editing.solve.moments import content_of
 from factscope.data.case import Case
 from factscope.errors import EditError
-from factscope.model.bridge import info
+from factscope.model.bridge import Bridge, info
 from factscope.progress import progress
 from factscope.runs.provenance import Run, stopwatch
+from factscope.runs.store import SCHEMA
 from factscope.settings import Settings
 from studies.bench.run import MethodResult, MethodSetting, Setting, run_all
 
@@ -50,96 +52,110 @@ class Bench:
 
     def score(self, method: str, metric: str, when: str = "after") -> Score:
         """A line of the table; KeyError if it was not measured."""
-        return {(one.method, one.metric, one.when): one for one in self.scores}[method, metric, when]
+        return found(self.scores, metric, when, method)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Options:
+    """How a bench is run.
+
+    source, known: for the record: the file's name, and whether the cases are those that the model knows. settings: of
+    a method, by its name. moments, tokens: as in `edit apply`. yardstick: an `editing.sequence.yardstick.Yardstick`,
+    read once all edits are in, where edits stay or there is one edit. snippets: reference texts, for the reference
+    score of protocols that speak. say: told, before anything is edited, what of the protocol these cases cannot be
+    asked. shown: whether a progress bar is shown; None: on a terminal.
+    """
+
+    source: str = ""
+    known: bool = False
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+    moments: str = "self"
+    tokens: int | None = None
+    yardstick: Yardstick | None = None
+    snippets: Snippets | None = None
+    seed: int = 0
+    start: str = "auto"
+    shown: bool | None = None
+    say: Callable[[str], None] = lambda _: None
 
 
 def bench(
-    model: Any,
-    cases: Sequence[Case],
-    names: Sequence[str],
-    protocol: Protocol,
-    folder: str | Path,
-    *,
-    source: str = "",
-    known: bool = False,
-    settings: Mapping[str, Settings] | None = None,
-    moments: str = "self",
-    tokens: int | None = None,
-    yardstick: Any = None,
-    snippets: Snippets | None = None,
-    seed: int = 0,
-    start: str = "auto",
-    shown: bool | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    model: Bridge, cases: Sequence[Case], names: Sequence[str], protocol: Protocol, folder: str | Path, **how: Any
 ) -> Bench:
     """Run the grid. The model is left bitwise as it was.
 
-    Args:
-        folder: where journals and edits are kept; the same call goes on from there.
-        source: the file's name, for the record.
-        known: whether the cases are those that the model knows, for the record.
-        settings: of a method, by its name.
-        yardstick: an `editing.sequence.yardstick.Yardstick`; read once all edits are in, where edits stay or there is
-        one edit. moments, tokens: as in `edit apply`. snippets: reference texts, for the reference score of protocols
-        that speak. say: told, before anything is edited, what of the protocol these cases cannot be asked.
+    Journals and edits are kept in `folder`; the same call goes on from there. Keyword arguments are those of `Options`.
 
-    Raises EditError (unknown methods, settings or layers, cases that contradict each other in one model or have nothing
-    that the scorer can read, texts longer than the model reads, whatever a method raises) and StoreError (a folder that
-    holds other work).
+    Raises EditError (unknown methods, settings or layers, cases that contradict each other in one model, texts longer
+    than the model reads, whatever a method raises) and StoreError (a folder that holds other work).
     """
+    options = Options(**how)
     specs = {spec.name: spec for spec in map(method, names)}
-    if idle := set(settings or {}) - set(specs):
+    if idle := set(options.settings) - set(specs):
         raise EditError(f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(specs)}")
-    configs = {name: spec.config_for(model, (settings or {}).get(name, ())) for name, spec in specs.items()}
-    if protocol.speech > model.cfg.n_ctx:
-        raise EditError(f"texts of {protocol.speech} tokens are asked for, and the model reads {model.cfg.n_ctx}")
-    if protocol.stays or protocol.size != 1:
-        check_group(cases, protocol)
-    run = Run.of(model, seed)
-    asked = {case.id: asked_of(model, case, start) for case in cases}
-    check_scored([one for some in asked.values() for one in some], protocol, say)
-    if protocol.speech and not any(case.speak for case in cases):
-        say("these cases have no prompts for longer texts, so there is no fluency")
-    questions = digest(cases)
-    work = {
-        "asked": questions,
-        "protocol": asdict(protocol),
-        "model": run.fingerprint,
-        "moments": [content_of(moments), tokens],
-        "seed": seed,
-        "start": start,
-        "general": None if yardstick is None else yardstick.digest,
-    }
+    configs = {name: spec.config_for(model, options.settings.get(name, ())) for name, spec in specs.items()}
+    check_askable(model, cases, protocol, options.say)
+    run = Run.of(model, options.seed)
+    asked = {case.id: asked_of(model, case, options.start) for case in cases}
+    work = _work(run.fingerprint, digest(cases), protocol, options)
     wanted = [
-        MethodSetting(specs[name], config, moments, tokens, work | {"method": name, "config": asdict(config)})
+        MethodSetting(
+            specs[name], config, options.moments, options.tokens, work | {"method": name, "config": asdict(config)}
+        )
         for name, config in configs.items()
     ]
-    with stopwatch() as seconds, progress("cases edited", len(cases) * len(specs), shown=shown) as advance:
-        trials = run_all(Setting(model, cases, asked, protocol, Path(folder), yardstick, seed, start, advance), wanted)
-    if snippets is not None:
-        trials = [replace(trial, speech=likened(trial.speech, cases, snippets)) for trial in trials]
-    scores = [
-        score
-        for trial in trials
-        for score in table(trial.method, trial.rows, trial.speech, protocol.scorer, prompts=protocol.prompt_counts)
-    ]
+    total = len(cases) * len(specs)
+    with stopwatch() as seconds, progress("cases edited", total, shown=options.shown) as advance:
+        trials = run_all(
+            Setting(
+                model, cases, asked, protocol, Path(folder), options.yardstick, options.seed, options.start, advance
+            ),
+            wanted,
+        )
+    return _result(model, cases, protocol, trials, options, run.ended(seconds[0]))
+
+
+def _work(fingerprint: str, questions: str, protocol: Protocol, options: Options) -> dict[str, Any]:
+    """What the journals are known by: work that differs in any of this is other work."""
+    return {
+        "schema": SCHEMA,
+        "asked": questions,
+        "protocol": asdict(protocol),
+        "model": fingerprint,
+        "moments": [content_of(options.moments), options.tokens],
+        "seed": options.seed,
+        "start": options.start,
+        "general": None if options.yardstick is None else options.yardstick.digest,
+    }
+
+
+def _result(
+    model: Bridge,
+    cases: Sequence[Case],
+    protocol: Protocol,
+    trials: Sequence[MethodResult],
+    options: Options,
+    run: Run,
+) -> Bench:
+    if options.snippets is not None:
+        trials = [replace(trial, speech=likened(trial.speech, cases, options.snippets)) for trial in trials]
     return Bench(
         suite=cases[0].suite,
-        source=source,
+        source=options.source,
         cases=tuple(case.id for case in cases),
-        asked=questions,
+        asked=digest(cases),
         protocol=protocol,
-        start_token=start_token_of(model, start),
-        moments=moments,
+        start_token=start_token_of(model, options.start),
+        moments=options.moments,
         trials=tuple(trials),
-        scores=tuple(scores),
+        scores=tuple(one for trial in trials for one in table(trial.method, trial.rows, protocol, trial.speech)),
         left_out=sum(len(case.left_out) for case in cases),
-        known=known,
-        run=run.ended(seconds[0]),
+        known=options.known,
+        run=run,
     )
 
 
-def start_token_of(model: Any, start: str) -> str:
+def start_token_of(model: Bridge, start: str) -> str:
     """What stands before every prompt, as a result names it."""
     return info(model).start_token or "none" if start == "auto" else start
 
@@ -155,19 +171,22 @@ def likened(speech: Sequence[Speech], cases: Sequence[Case], snippets: Snippets)
     return tuple(out)
 
 
-def check_scored(asked: Sequence[TokenizedQuestion], protocol: Protocol, say: Callable[[str], None]) -> None:
-    """Raise EditError if the protocol's scorer finds nothing to score; say so if it finds nothing of the edits."""
-    read = Reading(0.0, 1.0, True, 1.0, 0.0, hit=True)
-    rows = [
-        replace(one.row, before=replace(read, nll_other=None if one.row.other is None else 0.0), after=read)
-        for one in asked
-    ]
-    found = {one.metric for one in table("", rows, (), protocol.scorer)}
-    why = f"the scorer {protocol.scorer} needs an old answer beside the new one, and these cases do not say it"
-    if not found:
-        raise EditError(f"nothing can be scored: {why}; choose --scorer 'token accuracy'")
-    if not found & {"ES", "reliability", "tone", "erasure"}:
-        say(f"only what must stay is scored, not the edits: {why}; --scorer 'token accuracy' would")
+def check_askable(model: Bridge, cases: Sequence[Case], protocol: Protocol, say: Callable[[str], None]) -> None:
+    """Refuse what these cases cannot be asked by this protocol, and say what of it has no line in the table.
+
+    Raises EditError for texts longer than the model reads, and for cases of one model that contradict each other.
+    """
+    if protocol.speech > model.cfg.n_ctx:
+        raise EditError(f"texts of {protocol.speech} tokens are asked for, and the model reads {model.cfg.n_ctx}")
+    if protocol.stays or protocol.size != 1:
+        check_group(cases, protocol)
+    if protocol.scorer == "likelihood" and not any(request.old for case in cases for request in case.requests):
+        say(
+            "these cases do not say the old answer, so nothing is compared with it (ES, PS, NS): only answers given in "
+            "full are scored; --scorer 'token accuracy' scores their tokens too"
+        )
+    if protocol.speech and not any(case.speak for case in cases):
+        say("these cases have no prompts for longer texts, so there is no fluency")
 
 
 def check_group(cases: Sequence[Case], protocol: Protocol) -> None:

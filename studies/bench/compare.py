@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from editing.evaluation.metrics import label
 from editing.evaluation.protocol import Protocol, differences
+from editing.pages.scores import value
 from factscope.errors import StoreError
 from factscope.plots.specs import Cell, Table
 from factscope.runs import store
 from factscope.runs.journal import differing
 from studies.bench.bench import Bench
-from studies.bench.page import TIMES, value
+from studies.bench.page import TIMES
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def side_by_side(one: Bench, other: Bench) -> Table:
         cells: list[Cell] = [None if s is None else value(s) for s in (a, b)]
         if allowed:
             cells.append(round(a.value - b.value, 4) if a is not None and b is not None else None)
-        rows.append((key[0], key[1], TIMES[key[2]], *cells))
+        rows.append((key[0], label(key[1]), TIMES[key[2]], *cells))
     columns = ("method", "metric", "read", "this", "that", *(("difference",) * allowed))
     return Table("Side by side", columns, tuple(rows))
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from editing.evaluation.failures import KINDS as FAILURES
-from editing.evaluation.metrics import METRICS
+from editing.evaluation.metrics import METRICS, label
 from editing.evaluation.table import S_ABOUT, Score
+from editing.pages.scores import Column, ordered, rounded, value, value_with_interval
+from editing.pages.scores import score_table as table_of
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.model.known import Known
 from factscope.plots.figures.intervals import Group, Intervals
@@ -25,29 +27,23 @@ UNEDITED = "unedited"
 TIMES = {"before": UNEDITED, "after": "immediate", "final": "final"}
 
 
-def heads(bench: Bench) -> list[tuple[str, str, str]]:
-    """The columns of the table: what each is called, its method, and when it was read."""
+def columns(bench: Bench, said: Callable[[Score], Cell] = value) -> list[Column]:
+    """The unedited model, then each method: where edits stay, once immediate and once final."""
     times = read_at(bench)
-    out = [(UNEDITED, bench.trials[0].method, "before")]
+    out = [Column.of(UNEDITED, bench.scores, "before", said, bench.trials[0].method)]
     for trial in bench.trials:
         for when in times:
-            out.append((f"{trial.method}, {TIMES[when]}" if len(times) > 1 else trial.method, trial.method, when))
+            title = f"{trial.method}, {TIMES[when]}" if len(times) > 1 else trial.method
+            out.append(Column.of(title, bench.scores, when, said, trial.method))
     return out
 
 
-def score_table(bench: Bench, said: Callable[[Score], Cell] | None = None) -> Table:
-    """The one table: a row a metric, a column a method (where edits stay, one immediate and one final)."""
-    said = said or value
-    columns = heads(bench)
-    found = {(one.method, one.metric, one.when): one for one in bench.scores}
-    rows: list[tuple[Cell, ...]] = []
-    for name in ordered({score.metric for score in bench.scores}):
-        scores = [found.get((method, name, when)) for _, method, when in columns]
-        rows.append((name, *(None if one is None else said(one) for one in scores)))
+def score_table(bench: Bench, said: Callable[[Score], Cell] = value) -> Table:
+    """The one table, with what an edit of each method took below."""
     took = {trial.method: cost_of(trial) for trial in bench.trials}
-    for name in COSTS:
-        rows.append((name, None, *(took[method][name] for _, method, _ in columns[1:])))
-    return Table("Scores", ("metric", *(name for name, _, _ in columns)), tuple(rows), note=cost_words(bench))
+    each = [took[trial.method] for trial in bench.trials for _ in read_at(bench)]
+    costs = [(name, None, None, None, *(one[name] for one in each)) for name in COSTS]
+    return table_of(columns(bench, said), cost_words(bench), costs)
 
 
 COSTS = ("s per edit", "peak MB", "kB stored")
@@ -72,31 +68,16 @@ def cost_words(bench: Bench) -> str:
     return f"An edit is of {of}{shared}. Seconds and memory are the method's alone, without reading."
 
 
-def ordered(names: Iterable[str]) -> list[str]:
-    """Metrics in the order of their definitions."""
-    return sorted(names, key=[*METRICS, "S"].index)
-
-
 def read_at(bench: Bench) -> list[str]:
     """When edited models were read: right after an edit, and where edits stay, at the end."""
     return [when for when in ("after", "final") if any(one.when == when for one in bench.scores)]
-
-
-def value(score: Score) -> float:
-    """A score to four digits."""
-    return round(score.value, 4)
-
-
-def interval(score: Score) -> str:
-    """A value with its interval, as it is read."""
-    return f"{score.value:.3f}" + (f" [{score.low:.3f}, {score.high:.3f}]" if score.low == score.low else "")
 
 
 def markdown(bench: Bench) -> str:
     """The tables with intervals, the protocol, and every definition that was used."""
     out = [f"# {bench.suite}: {len(bench.cases)} cases, protocol {bench.protocol.name}", ""]
     out += [f"- {name}: {value}" for name, value in facts_of(bench)] + [""]
-    out += [*_piped(score_table(bench, interval)), "", f"In brackets: {INTERVALS}. "]
+    out += [*_piped(score_table(bench, value_with_interval)), "", f"In brackets: {INTERVALS}. "]
     out[-1] += cost_words(bench)
     for table in further(bench):
         out += ["", f"## {table.title}", "", *_piped(table)]
@@ -131,7 +112,7 @@ def definitions(bench: Bench) -> list[tuple[str, str, str, str]]:
     """Name, unit with the better direction, words and source of every metric in the table."""
     names = {score.metric for score in bench.scores}
     used = [one for one in METRICS.values() if one.name in names]
-    out = [(one.name, f"{one.unit}, {one.better} is better", one.about, one.source) for one in used]
+    out = [(one.label, f"{one.unit}, {one.better} is better", one.about, one.source) for one in used]
     return out + ([("S", "share, higher is better", S_ABOUT[0] + ".", S_ABOUT[1])] if "S" in names else [])
 
 
@@ -248,7 +229,7 @@ def picture(bench: Bench) -> Intervals:
     groups = [group(UNEDITED, bench.trials[0].method, "before", aside=True)]
     groups += [group(trial.method, trial.method, when) for trial in bench.trials]
     note = f"Bars are {INTERVALS}."
-    return Intervals(title, shown, tuple(groups), "score", "share", limits=(-0.02, 1.02), note=note)
+    return Intervals(title, tuple(map(label, shown)), tuple(groups), "score", "share", limits=(-0.02, 1.02), note=note)
 
 
 def interval_table(bench: Bench) -> Table:
@@ -265,7 +246,7 @@ def interval_table(bench: Bench) -> Table:
         tuple(
             (
                 name,
-                one.metric,
+                label(one.metric),
                 TIMES[one.when],
                 one.n,
                 *map(rounded, (one.value, one.low, one.high)),
@@ -274,11 +255,6 @@ def interval_table(bench: Bench) -> Table:
         ),
         note=f"{INTERVALS}.",
     )
-
-
-def rounded(number: float) -> float | None:
-    """A cell of four digits; empty for NaN."""
-    return None if number != number else round(number, 4)
 
 
 def failure_table(bench: Bench) -> Table:

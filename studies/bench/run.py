@@ -14,12 +14,15 @@ from typing import Any
 from editing import compute as computing
 from editing.edit import Edit, commit, in_place, revert
 from editing.evaluation.failures import Failure, failures
-from editing.evaluation.protocol import Protocol
+from editing.evaluation.protocol import ORDERS, Protocol
 from editing.evaluation.read import Outputs, Reading, Row, Speech, TokenizedQuestion, listen, readings
+from editing.evaluation.table import table
 from editing.method import MethodConfig, MethodSpec
+from editing.sequence.yardstick import Yardstick
 from factscope.data.case import Case
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.progress import Advance
 from factscope.runs.journal import Journal
 from factscope.runs.memory import watched
@@ -57,12 +60,12 @@ class MethodResult:
 class Setting:
     """What all methods of a bench have in common."""
 
-    model: Any
+    model: Bridge
     cases: Sequence[Case]
     asked: dict[str, list[TokenizedQuestion]]
     protocol: Protocol
     folder: Path
-    yardstick: Any
+    yardstick: Yardstick | None
     seed: int
     start: str
     advance: Advance  # told how many cases are done
@@ -91,7 +94,7 @@ class Setting:
         for step in steps:
             end = at + sum(len(self.asked[case.id]) for case in step)
             last = spoken + sum(len(case.speak) for case in step) * bool(self.protocol.speech)
-            out.append(Outputs(whole.said[at:end], whole.texts[at:end], whole.speech[spoken:last]))
+            out.append(replace(whole.part(slice(at, end)), speech=whole.speech[spoken:last]))
             at, spoken = end, last
         return out
 
@@ -284,7 +287,7 @@ class CaseRunner:
 
 
 @contextmanager
-def unedited(model: Any) -> Iterator[None]:
+def unedited(model: Bridge) -> Iterator[None]:
     """The block runs on the unedited model; the edits that were in place come back after it."""
     edits = in_place(model)
     revert(model, edits)
@@ -294,19 +297,16 @@ def unedited(model: Any) -> Iterator[None]:
         commit(model, edits)
 
 
-def general(model: Any, yardstick: Any) -> dict[str, float]:
+def general(model: Bridge, yardstick: Yardstick | None) -> dict[str, float]:
     """What the edited model still does elsewhere; nothing without a yardstick."""
     if yardstick is None:
         return {}
-    rows = yardstick.rows(model)
     now = yardstick.perplexity(model)
+    rows = yardstick.rows(yardstick.read(model))
     with unedited(model):
         before = yardstick.perplexity(model)
     found = {"perplexity": now, "perplexity before": before}
-    if rows:
-        found["top-1 unchanged"] = sum(row.after.top == row.before.top for row in rows) / len(rows)
-        found["KL"] = sum(row.after.kl for row in rows) / len(rows)
-    return found
+    return found | {one.metric: one.value for one in table("", rows, ORDERS["sequence"]) if one.when == "final"}
 
 
 def stored(edit: Edit) -> float:

@@ -60,9 +60,9 @@ def measures(study: EditStudy) -> tuple[Measure, ...]:
     found += [over(f"largest change of the trace, {kind}", "logits", traced(kind)) for kind in study.config["sites"]]
     reports = {side.name: one for side, one in zip(study.nulls, study.null_reports, strict=True)}
     reports[after.name] = study.report
-    for what in ("paraphrase", "neighbour"):
-        if any(row.kind == what for row in study.report.rows):
-            found.append(over(f"drift on {what}s (KL)", "nats", partial(_drift_of, reports, what)))
+    for what, kind in (("paraphrase", "paraphrase"), ("neighbour", "locality")):
+        if any(row.kind == kind for row in study.report.rows):
+            found.append(over(f"drift on {what}s (KL)", "nats", partial(_drift_of, reports, kind)))
     return tuple(found)
 
 
@@ -75,7 +75,7 @@ def _turn(one: HeadTable, other: HeadTable) -> float:
 
 
 def _drift_of(reports: dict[str, EditReport], kind: str, side: ModelState) -> float:
-    return float(np.mean([row.after.kl for row in reports[side.name].rows if row.kind == kind]))
+    return float(np.mean([row.after.kl for row in reports[side.name].rows if row.kind == kind and row.after]))
 
 
 def measure_of(study: EditStudy, name: str) -> Measure:

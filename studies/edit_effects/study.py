@@ -19,9 +19,12 @@ from circuits.analysis.diff import diff
 from circuits.analysis.head_changes import head_changes
 from circuits.circuit import Circuit
 from editing.edit import Edit, in_place
-from editing.evaluation.evaluate import EditReport, Row, probes, read, readings, table
+from editing.evaluation.evaluate import EditReport, questions
+from editing.evaluation.protocol import ORDERS
+from editing.evaluation.read import Asked
 from editing.nulls import scrambled
 from editing.spectrum import Spectrum, spectra
+from factscope.data.case import Case
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
@@ -174,18 +177,13 @@ class _Weights:
 
 def _cards(model: Bridge, edit: Edit, nulls: Sequence[Edit]) -> _Cards:
     """The evaluation card of the edit and of each null, from one reading of the model before."""
-    run = Run.of(model, edit.seed)
-    asked = [probe for one in edit.requests for probe in probes(model, one, edit.start_token)]
-    clean = read(model, asked)
-    calm = readings(clean, clean)
+    run, protocol = Run.of(model, edit.seed), replace(ORDERS["single"], words=0)
+    asked = Asked.of(model, questions(model, map(Case.of, edit.requests), edit.start_token), protocol, edit.start_token)
     reports = []
     for change in (edit, *nulls):
         with change.applied(model):
-            now = readings(read(model, asked), clean)
-        rows = tuple(Row(p.fact, p.kind, p.text, p.new, p.true, b, a) for p, b, a in zip(asked, calm, now, strict=True))
-        reports.append(
-            EditReport("single", (change.name,), (change.method,), rows, table(rows), edit.start_token, (), run)
-        )
+            rows = asked.rows(asked.read(model))
+        reports.append(EditReport.of(protocol, (change,), rows, edit.start_token, run))
     return _Cards(tuple(reports))
 
 

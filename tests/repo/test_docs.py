@@ -280,7 +280,7 @@ def test_the_ten_calls_run_on_the_toy(ten_calls: dict[str, Any]) -> None:
     assert traced.grid("mlp").effect.shape[1] == len(prompt.tokens)
     assert len(ten_calls["mean"].facts) == 2
     assert ten_calls["seen"].rank.shape[1] == len(prompt.tokens)
-    assert ten_calls["report"].score("efficacy success").after == 1
+    assert ten_calls["report"].score("ES").value == 1
     assert ten_calls["edit"].moments.startswith("self text")
     assert (traced.predicted.strip(), ten_calls["after"].predicted.strip()) == ("Brask", "Vey")
     assert ten_calls["again"].kept.equal(ten_calls["circuit"].kept)

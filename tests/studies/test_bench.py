@@ -12,10 +12,12 @@ from pyarrow import parquet
 from editing import methods
 from editing.edit import in_place
 from editing.evaluation import read as suite
+from editing.evaluation.metrics import label
 from editing.evaluation.protocol import comparable_with, protocol
+from editing.pages.scores import ordered
 from factscope.data.load import load_cases
 from factscope.data.request import EditRequest
-from factscope.errors import EditError, StoreError
+from factscope.errors import StoreError
 from factscope.model.forward.scoring import AnswerScore
 from factscope.runs import store
 from helpers.models import TOY
@@ -150,7 +152,7 @@ def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows
     back = bench_compare.load(tmp_path / "saved")
     assert store.same(found, back)
     trial = back.trials[0]
-    assert tuple(table("null", trial.rows, trial.speech, back.protocol.scorer)) == found.scores
+    assert table("null", trial.rows, back.protocol, trial.speech) == found.scores
     bench_view.write_tables(back, tmp_path)
     rows, scores = (
         list(csv.DictReader((tmp_path / name).read_text().splitlines(keepends=True)))
@@ -166,7 +168,9 @@ def test_the_picture_holds_the_scores_that_were_read_last(toy, tmp_path):
     drawn = bench_view.picture(found)
     unedited, edited = drawn.groups
     assert (unedited.name, unedited.aside, edited.name) == ("unedited", True, "ft_m")
-    for row, metric in enumerate(drawn.rows):
+    shares = ordered({one.metric for one in found.scores if one.unit == "share"})
+    assert drawn.rows == tuple(map(label, shares))
+    for row, metric in enumerate(shares):
         now, before = found.score("ft_m", metric, "final"), found.score("ft_m", metric, "before")
         drawn_now = (edited.low[row], edited.values[row], edited.high[row])
         assert drawn_now == pytest.approx((now.low, now.value, now.high), rel=0, abs=0, nan_ok=True)
@@ -219,21 +223,22 @@ def test_comparable_is_what_was_really_done(name, of, known, start, said):
     assert said in comparable_with(protocol(name), of, start, known)
 
 
-def test_comparing_likelihoods_scores_no_answers_and_nothing_to_compare_is_refused(toy, null, tmp_path):
+def test_where_likelihoods_are_compared_whole_answers_are_scored_too_and_a_missing_old_answer_is_told(
+    toy, null, tmp_path
+):
     found = run(toy, tmp_path / "a", "counterfact")
-    assert {"ES", "NS", "locality KL"} <= {one.metric for one in found.scores}
-    assert not {one.metric for one in found.scores} & {"reliability", "generality", "locality, right"}
+    assert {"ES", "NS", "locality KL", "reliability", "locality, right"} <= {one.metric for one in found.scores}
+    assert "reliability, tokens" not in {one.metric for one in found.scores}
     cases = load_cases(TOWN, limit=2, target="true")
     lone = [map(EditRequest.of_truth, (replace(fact, neighbours=()) for fact in case.facts)) for case in cases]
     bare = [replace(case, requests=tuple(some)) for case, some in zip(cases, lone, strict=True)]
     told: list[str] = []
     how: dict[str, Any] = {"source": "toy", "moments": "identity", "shown": False, "say": told.append}
-    with pytest.raises(EditError, match="nothing can be scored: the scorer likelihood needs an old answer"):
-        bench(toy, bare, ("null",), protocol("counterfact"), tmp_path / "b", **how)
-    bench(toy, cases, ("null",), protocol("counterfact"), tmp_path / "c", **how)
+    found = bench(toy, bare, ("null",), protocol("counterfact"), tmp_path / "b", **how)
+    assert {one.metric for one in found.scores if one.unit == "share"} == {"reliability", "generality"}
     assert told == [
-        "only what must stay is scored, not the edits: the scorer likelihood needs an old answer beside the new one, "
-        "and these cases do not say it; --scorer 'token accuracy' would"
+        "these cases do not say the old answer, so nothing is compared with it (ES, PS, NS): only answers given in "
+        "full are scored; --scorer 'token accuracy' scores their tokens too"
     ]
 
 

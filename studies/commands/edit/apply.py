@@ -12,7 +12,6 @@ from studies.commands.app import load, note, tell
 from studies.commands.command import command, run_folder
 from studies.commands.edit.learning import learning
 from studies.commands.edit.saved import stack
-from studies.commands.edit.scores import scores_of
 from studies.commands.options import (
     EditOptions,
     KnownFactsOptions,
@@ -51,6 +50,7 @@ def apply(options: ApplyOptions) -> None:
     """Edit one fact or many, score them before and after, and save the edit."""
     check(options)
     with run_folder("edit apply", options, *_folder(options)) as folder:
+        from factscope.plots.show import in_words, summary_of
         from studies import edit as recipe
 
         spec, pairs, gentle, gentle_config = _method(options)
@@ -76,10 +76,10 @@ def apply(options: ApplyOptions) -> None:
             stack.put_on(options.runs, folder)
     names = [edit.name for edit in edits]
     if options.as_json:
-        body = {"edits": names, "method": options.method, "facts": len(chosen), "scores": scores_of(scores.report)}
-        tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
+        body = {"edits": names, "method": options.method, "facts": len(chosen)}
+        tell(json.dumps(body | summary_of(scores) | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
         return
-    tell(*scores.in_words())
+    tell(in_words(scores))
     tell(f"Edit {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} in {folder}", f"Page: {page}")
 
 
@@ -154,6 +154,6 @@ def _remarks(edits: list[Any], report: Any) -> None:
     for edit in edits:
         for text in sorted({r.note for r in edit.reports if "division" in r.note or "singular" in r.note}):
             note(f"Note: {text}.")
-    worked = next((score for score in report.scores if score.name == "efficacy success"), None)
-    if worked is not None and (worked.after if worked.final is None else worked.final) == 0:
+    worked = [one.value for one in report.scores if one.metric == "ES" and one.when != "before"]
+    if worked and worked[-1] == 0:
         note("Note: the edit did not take: what it should say is nowhere more probable than what was said before.")

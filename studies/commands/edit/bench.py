@@ -197,10 +197,11 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
 
 def _summary(result: Any, how: Any) -> dict[str, Any]:
     """The result for programs."""
+    from editing.evaluation.table import plain
     from studies.bench import page as bench_view
 
     body = {"cases": len(result.cases), "protocol": vars(how), "comparable_with": result.comparable}
-    body |= {"scores": [vars(one) for one in result.scores]}
+    body |= {"scores": plain(result.scores)}
     body |= {"costs": {trial.method: bench_view.cost_of(trial) for trial in result.trials}}
     body |= {"general": {trial.method: trial.general for trial in result.trials if trial.general}}
     return body | {"failures": {trial.method: bench_view.failed(trial) for trial in result.trials}}

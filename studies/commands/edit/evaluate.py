@@ -9,7 +9,6 @@ from factscope.runs.folders import new_folder
 from studies.commands.app import tell
 from studies.commands.command import command, run_folder
 from studies.commands.edit.saved.stack import model_of
-from studies.commands.edit.scores import scores_of
 from studies.commands.options import (
     FACTS,
     MODEL,
@@ -45,6 +44,7 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
 )
 def evaluate(options: EvaluateOptions) -> None:
     """Score saved edits again: by another protocol, on other facts."""
+    from factscope.plots.show import in_words, summary_of
     from studies import edit as recipe
 
     edits = [edit for folder in options.edit for edit in recipe.load_edits(folder)]
@@ -64,7 +64,7 @@ def evaluate(options: EvaluateOptions) -> None:
         store.save(scores, folder / "report")
         page = write_page(scored(edits, scores.report, scores.spectra), folder / "page.html", light=options.light)
     if options.as_json:
-        body = {"edits": [edit.name for edit in edits], "scores": scores_of(scores.report)}
-        tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
+        body = {"edits": [edit.name for edit in edits]}
+        tell(json.dumps(body | summary_of(scores) | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
         return
-    tell(*scores.in_words(), f"Page: {page}")
+    tell(in_words(scores), f"Page: {page}")

@@ -167,17 +167,8 @@ def _chosen(model: Any, options: SequenceOptions) -> Any:
 
 def _summary(result: Any) -> dict[str, Any]:
     """The result for programs; null for what is not a number."""
-    last = result.last
-    scores = {
-        score.name: {
-            "n": score.n,
-            "immediate": _number(soon.after) if (soon := last.score(score.name, immediate=True)) else None,
-            "now": _number(score.after),
-            "low": _number(score.low),
-            "high": _number(score.high),
-        }
-        for score in last.now
-    }
+    from editing.evaluation.table import plain
+
     points = [
         {"facts": one.facts, "restrained": one.restrained, "warnings": one.warnings}
         | {name: _number(value) for name, value in one.quantities.items()}
@@ -185,7 +176,12 @@ def _summary(result: Any) -> dict[str, Any]:
         for one in result.checkpoints
     ]
     body = {"method": result.method, "facts": len(result.facts), "asked": result.asked, "edits": len(result.edits)}
-    return body | {"stopped": result.stopped, "weights": last.weights, "scores": scores, "checkpoints": points}
+    return body | {
+        "stopped": result.stopped,
+        "weights": result.last.weights,
+        "scores": plain(result.last.scores),
+        "checkpoints": points,
+    }
 
 
 def _number(value: float) -> float | None:

@@ -1,5 +1,6 @@
 """Scores against their definitions, protocols against each other, layers, and the trained toy whose facts flip."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,11 +11,14 @@ from editing import compute as computing
 from editing import method as methods
 from editing.delta import Delta
 from editing.edit import Edit, applied, in_place
-from editing.evaluation.evaluate import Reading, Row, evaluate, probes, read, table
-from editing.evaluation.protocol import PROTOCOLS
+from editing.evaluation.evaluate import evaluate, questions
+from editing.evaluation.protocol import ORDERS, PROTOCOLS
+from editing.evaluation.read import Asked, Reading, Row
+from editing.evaluation.table import table
 from editing.layer_trials import try_layers
 from editing.pages import layer_trials
 from editing.pages.edit import scored
+from factscope.data.case import Case
 from factscope.data.fact import Fact, Neighbour
 from factscope.data.load import load_facts
 from factscope.data.request import EditRequest, requests_of
@@ -56,62 +60,72 @@ def test_every_reading_is_that_of_a_plain_forward_pass(tiny, kind):
     model = tiny(kind)
     edit = moved(model)
     report = evaluate(model, [edit], start="none", shown=False)
-    assert [row.kind for row in report.rows] == ["prompt", "paraphrase", "neighbour"]
+    assert [row.kind for row in report.rows] == ["rewrite", "paraphrase", "locality"]
     for row in report.rows:
-        assert row.before.nll_new == pytest.approx(nll(model, row.prompt, "Oslo town", ()), abs=1e-4)
-        assert row.before.nll_true == pytest.approx(nll(model, row.prompt, row.true, ()), abs=1e-4)
+        assert row.after is not None
+        assert row.before.nll == pytest.approx(nll(model, row.prompt, row.target, ()), abs=1e-4)
+        assert row.before.nll_other == pytest.approx(nll(model, row.prompt, row.other, ()), abs=1e-4)
         assert row.before.kl == pytest.approx(0, abs=1e-6)
+        assert row.before.next_same
         clean = model(torch.tensor([model.tokenizer(row.prompt, add_special_tokens=False)["input_ids"]]))[
             0, -1
         ].log_softmax(-1)
         with edit.applied(model):
-            assert row.after.nll_new == pytest.approx(nll(model, row.prompt, "Oslo town", ()), abs=1e-4)
+            assert row.after.nll == pytest.approx(nll(model, row.prompt, row.target, ()), abs=1e-4)
             now = model(torch.tensor([model.tokenizer(row.prompt, add_special_tokens=False)["input_ids"]]))[
                 0, -1
             ].log_softmax(-1)
         assert row.after.kl == pytest.approx(float((clean.exp() * (clean - now)).sum()), abs=1e-4)
         assert row.after.top == model.tokenizer.decode([int(now.argmax())])
+        assert row.after.next_same == (int(now.argmax()) == int(clean.argmax()))
 
 
 def test_exact_is_greedy_generation_beginning_with_the_answer(toy):
     facts = load_facts(TOY / "toy_town.json", limit=4)
-    asked = [probe for one in requests_of(facts) for probe in probes(toy, one, "auto")[:1]]
-    for probe, found in zip(asked, read(toy, asked), strict=True):
-        for row, ids, exact in zip(probe.rows, probe.ids, found.exact, strict=True):
-            prompt = row[: len(row) - len(ids) + 1]
-            assert (generate(toy, [prompt], len(ids))[0] == list(ids)) == exact
-    assert all(found.exact[1] for found in read(toy, asked))  # the toy knows its world
+    requests = requests_of(facts)
+    asked = questions(toy, [Case.of(request) for request in (*requests, *map(EditRequest.of_truth, facts))], "auto")
+    rewrites = [one for one in asked if one.row.kind == "rewrite"]
+    read = Asked.of(toy, rewrites, ORDERS["single"], "auto").read(toy)
+    for one, reading in zip(rewrites, read, strict=True):
+        prompt, answer = one.pairs[0].prompt, one.pairs[0].answer
+        assert (generate(toy, [prompt], len(answer))[0] == list(answer)) == reading.exact
+    assert all(reading.exact for reading in read[len(requests) :])  # the toy knows its world
 
 
 def test_the_table_follows_its_definitions():
-    reading = lambda new, true, **more: Reading(new, true, False, True, "x", **more)  # noqa: E731
+    def row(case, kind, before, after, label="", **more):
+        read = [Reading(mine, 0.0, False, 1.0, 0.0, other) for mine, other in (before, after)]
+        return Row(case, 0, kind, label, "all", "", "t", "o", read[0], replace(read[1], **more))
+
+    near = "neighbourhood"
     rows = [
-        Row("a", "prompt", "", "n", "t", reading(2.0, 1.0), reading(1.0, 2.0)),
-        Row("a", "paraphrase", "", "n", "t", reading(2.0, 1.0), reading(1.0, 2.0)),
-        Row("a", "paraphrase", "", "n", "t", reading(2.0, 1.0), reading(3.0, 2.0)),
-        Row("b", "prompt", "", "n", "t", reading(2.0, 1.0), reading(1.0, 1.0)),  # a tie is no success
-        Row("b", "paraphrase", "", "n", "t", reading(2.0, 1.0), reading(1.0, 2.0)),
-        Row("b", "neighbour", "", "n", "t", reading(2.0, 1.0), replace(reading(1.0, 1.0, kl=0.5), top="y")),
+        row("a", "rewrite", (2.0, 1.0), (1.0, 2.0)),
+        row("a", "paraphrase", (2.0, 1.0), (1.0, 2.0)),
+        row("a", "paraphrase", (2.0, 1.0), (3.0, 2.0)),
+        row("b", "rewrite", (2.0, 1.0), (1.0, 1.0)),  # a tie is no success
+        row("b", "paraphrase", (2.0, 1.0), (1.0, 2.0), exact=True),
+        row("b", "locality", (1.0, 2.0), (1.0, 1.0), near, same=0.5, kl=0.5, exact=True),
     ]
-    scores = {score.name: score for score in table(rows)}
-    assert (scores["efficacy success"].before, scores["efficacy success"].after) == (0, 0.5)
-    assert scores["efficacy success"].n == 2
-    assert scores["paraphrase success"].after == pytest.approx((0.5 + 1) / 2)  # within a fact, then over facts
-    magnitude = (math.exp(-1) - math.exp(-2)) / 2
-    assert scores["efficacy magnitude"].after == pytest.approx(magnitude)
-    assert (scores["neighbourhood success"].before, scores["neighbourhood success"].after) == (1, 0)
-    assert scores["neighbourhood top-1 same"].after == 0
-    assert scores["neighbourhood KL"].after == 0.5
-    assert scores["neighbourhood exact"].after == 1
-    assert "unrelated KL" not in scores
+    scores = {(one.metric, one.when): one for one in table("m", rows, ORDERS["single"])}
+    value = {key: one.value for key, one in scores.items()}
+    assert (value["ES", "before"], value["ES", "after"], scores["ES", "after"].n) == (0, 0.5, 2)
+    assert value["PS", "after"] == pytest.approx((0.5 + 1) / 2)  # within a fact, then over facts
+    assert value["EM", "after"] == pytest.approx((math.exp(-1) - math.exp(-2)) / 2)
+    assert (value["NS", "before"], value["NS", "after"]) == (1, 0)
+    assert (value["locality, unchanged", "after"], value["locality KL", "after"]) == (0.5, 0.5)
+    assert (value["reliability", "after"], value["generality", "after"]) == (0, 0.5)
+    assert value["locality, right", "after"] == 1
+    assert ("unrelated KL", "after") not in value
+    assert ("reliability, tokens", "after") not in value  # a share of tokens is no line where likelihoods are compared
 
 
 def test_the_order_is_a_part_of_the_protocol(tiny):
     model = tiny("llama")
     edits = [moved(model, 0), moved(model, 1, fact=replace(FACT, id="b", subject="Quux", paraphrases=()))]
     for name, alike in (("counterfact", "single"), ("memit", "together"), ("sequential", "sequence")):
-        one, other = (evaluate(model, edits, protocol=how, shown=False) for how in (PROTOCOLS[name], alike))
-        assert (one.protocol, one.rows) == (alike, other.rows)
+        whole = replace(PROTOCOLS[name], scorer="likelihood", words=ORDERS[alike].words)
+        one, other = (evaluate(model, edits, protocol=how, shown=False) for how in (whole, alike))
+        assert (one.protocol, one.rows) == (whole, other.rows)
     with pytest.raises(EditError, match="as 'alone'; choose single, together, sequence"):
         evaluate(model, edits, protocol="alone", shown=False)
 
@@ -124,7 +138,7 @@ def test_protocols_agree_where_they_must(tiny):
     assert fingerprint(model) == before
     assert in_place(model) == ()
     first, last = reports["sequence"].rows[0], reports["sequence"].rows[-1]
-    same = lambda one, other: one.nll_new == pytest.approx(other.nll_new, abs=1e-5)  # noqa: E731
+    same = lambda one, other: one.nll == pytest.approx(other.nll, abs=1e-5)  # noqa: E731
     assert same(first.after, reports["single"].rows[0].after)  # the first edit of a sequence is alone
     assert same(first.final, reports["together"].rows[0].after)  # and at the end all are there
     assert same(last.after, last.final)
@@ -134,12 +148,16 @@ def test_protocols_agree_where_they_must(tiny):
 
 def test_unrelated_prompts_are_only_asked_whether_they_changed(tiny):
     model = tiny("gpt2")
-    other = replace(FACT, id="other", subject="Ze")
-    report = evaluate(model, [moved(model)], unrelated=[other], shown=False)
-    assert [score.name for score in report.scores if score.name.startswith("unrelated")] == [
-        "unrelated top-1 same",
-        "unrelated KL",
-    ]
+    other = replace(FACT, id="other", subject="Ze", foil=None)
+    edits = [moved(model, 0), moved(model, 1, fact=replace(FACT, id="b", subject="Quux"))]
+    report = evaluate(model, edits, unrelated=[other], shown=False)
+    found = [score for score in report.scores if score.metric.startswith("unrelated") and score.when == "after"]
+    assert [score.metric for score in found] == ["unrelated, unchanged", "unrelated KL"]
+    assert [score.n for score in found] == [1, 1]  # one fact, read under each edit: no two independent facts
+    last = evaluate(model, edits, unrelated=[other], protocol="sequence", shown=False)
+    assert last.score("unrelated KL", "final").value > 0
+    with pytest.raises(KeyError, match="'unrelated KL' was not read 'after'"):
+        last.score("unrelated KL")
 
 
 def test_nothing_to_evaluate_and_edits_in_place_are_refused(tiny):
@@ -149,21 +167,72 @@ def test_nothing_to_evaluate_and_edits_in_place_are_refused(tiny):
     edit = moved(model)
     with applied(model, [edit]), pytest.raises(EditError, match="take the edits"):
         evaluate(model, [edit])
-    with pytest.raises(EditError, match="does not say what was true before"):
-        probes(model, replace(EditRequest.of(FACT), old=None), "auto")
+
+
+def test_a_request_that_does_not_say_the_old_answer_is_scored_by_its_own(tiny):
+    model = tiny("llama")
+    edit = replace(moved(model), requests=(EditRequest.of_truth(FACT),))
+    report = evaluate(model, [edit], shown=False)
+    metrics = {score.metric for score in report.scores}
+    assert {"reliability", "generality", "locality, unchanged"} <= metrics
+    assert not {"ES", "EM", "PS"} & metrics
+    assert "gave the new answer" in page_html(scored([edit], report), light=True)
 
 
 def test_a_report_saves_loads_and_draws(tiny, tmp_path):
     model = tiny("llama")
     edit = moved(model)
-    report = evaluate(model, [edit], words=5, shown=False)
+    report = evaluate(model, [edit], shown=False)
     again = store.load(store.save(report, tmp_path), type(report))
     assert store.same(report, again)
     html = page_html(scored([edit], again), light=True)
     assert "Oslo town" in html
-    assert "neighbourhood" in html
-    told = all(len(text.split()) > 2 for text in again.spoken[0][1:])  # two words have no n-grams to speak of
-    assert any(score.name == "generation entropy" for score in again.scores) == told
+    assert "NS, neighbourhood success" in html
+    assert again.rows[0].after is not None
+    written = again.rows[0].after.said
+    assert written is not None
+    told = any(score.metric == "generation entropy" and score.when == "after" for score in again.scores)
+    assert told == (len(written.split()) > 2)  # two words have no n-grams to speak of
+
+
+def test_a_report_of_schema_2_loads_with_the_numbers_that_it_had(tiny, tmp_path):
+    """Its rows held both answers' numbers under one name each; what they did not hold has no line in the table."""
+    model = tiny("llama")
+    report = evaluate(model, [moved(model)], protocol="together", shown=False)
+    store.save(report, tmp_path)
+    place = tmp_path / store.JSON
+    document = json.loads(place.read_text())
+    document["schema"] = 2
+    body = document["result"] | {"protocol": "together", "scores": [], "spoken": [["Foo Bar lives in", "x", "y"]]}
+    body["rows"] = [_as_schema_2(row) for row in body["rows"]]
+    place.write_text(json.dumps(document | {"result": body}))
+    again = store.load(tmp_path, type(report))
+    known = {(one.metric, one.when): one.value for one in again.scores}
+    assert known == {
+        (one.metric, one.when): pytest.approx(one.value)
+        for one in report.scores
+        if one.metric not in ("locality, unchanged", "generation entropy")
+    }
+    assert again.rows[0].after is not None
+    assert again.rows[0].after.said == "y"
+    assert math.isnan(again.rows[0].after.right)
+
+
+def _as_schema_2(row):
+    kinds = {"rewrite": "prompt", "paraphrase": "paraphrase", "locality": "neighbour"}
+    swap = row["kind"] == "locality"
+
+    def reading(one):
+        if one is None:
+            return None
+        numbers = (one["nll_other"], one["nll"]) if swap else (one["nll"], one["nll_other"])
+        exact = (False, one["exact"]) if swap else (one["exact"], False)
+        names = ("nll_new", "nll_true", "new_exact", "true_exact", "top", "kl")
+        return dict(zip(names, (*numbers, *exact, one["top"], one["kl"]), strict=True))
+
+    new, true = (row["other"], row["target"]) if swap else (row["target"], row["other"])
+    asked = {"fact": row["case"], "kind": kinds[row["kind"]], "prompt": row["prompt"], "new": new, "true": true}
+    return asked | {when: reading(row[when]) for when in ("before", "after", "final")}
 
 
 # ---- the trained toy ----
@@ -191,10 +260,10 @@ def test_every_method_that_changes_weights_flips_most_facts_of_the_toy(toy, name
         name, toy, facts, toy_settings(name), moments=toy_moments(toy, [0]), contexts=("{}", "Today, {}"), shown=False
     )
     report = evaluate(toy, edits, shown=False)
-    assert report.score("efficacy success").before == 0
+    assert report.score("ES", "before").value == 0
     # Not all four: in so small a world the update also reaches the words beside the subject.
-    assert report.score("efficacy success").after >= 0.5
-    assert report.score("paraphrase success").after > report.score("paraphrase success").before
+    assert report.score("ES").value >= 0.5
+    assert report.score("PS").value > report.score("PS", "before").value
 
 
 def test_many_facts_at_once_flip_too(toy):
@@ -209,8 +278,8 @@ def test_many_facts_at_once_flip_too(toy):
         shown=False,
     )
     report = evaluate(toy, [edit], protocol="together", shown=False)
-    assert report.score("efficacy success").after >= 0.75
-    assert report.score("efficacy success").n == 8
+    assert report.score("ES").value >= 0.75
+    assert report.score("ES").n == 8
 
 
 def test_chunks_of_values_are_kept_and_taken_up(toy, tmp_path, monkeypatch):
@@ -264,8 +333,9 @@ def test_one_rome_edit_of_the_default_model_end_to_end(smollm2, tmp_path):
     edit = computing.compute("rome", smollm2, [asked], config, shown=False)
     report = evaluate(smollm2, [edit], shown=False)
     row = report.rows[0]
+    assert row.after is not None
     assert (row.before.top, row.after.top) == (" Paris", " Rome")
-    assert math.exp(-row.after.nll_new) > 0.8
+    assert math.exp(-row.after.nll) > 0.8
     again = Edit.load(edit.save(tmp_path))
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 50_000
     with again.applied(smollm2):

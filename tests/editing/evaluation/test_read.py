@@ -8,8 +8,8 @@ import torch
 
 from editing import compute as computing
 from editing.evaluation.failures import failures, kind_of
-from editing.evaluation.metrics import METRICS, Record
-from editing.evaluation.protocol import PROTOCOLS, differences, protocol
+from editing.evaluation.metrics import METRICS, Record, mark
+from editing.evaluation.protocol import PROTOCOLS, SCORERS, differences, protocol
 from editing.evaluation.read import Reading, Row, Speech, asked_of, check_together, holds, listen, readings
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import harmonic, table
@@ -22,6 +22,8 @@ from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import generate
 from factscope.model.forward.scoring import Pair, score, shared
 from factscope.statistics import wilson
+
+STRICT = PROTOCOLS["strict"]
 
 # ---- scoring
 
@@ -185,7 +187,9 @@ def test_the_three_localities_differ():
 def test_a_scorer_changes_what_counts():
     rows = [row("rewrite", reading(nll=3, other=4, right=0.5, said="x", hit=True))]
     worth = [value("reliability", rows, scorer) for scorer in ("likelihood", "token accuracy", "strict", "generation")]
-    assert worth == [1, 0.5, 0, 1]
+    assert worth == [0, 0, 0, 1]  # half an answer is none
+    assert value("reliability, tokens", rows) == 0.5  # and has a name of its own
+    assert [mark(rows[0], rows[0].after, scorer) for scorer in SCORERS] == [1, 0.5, 0, 1]
 
 
 def test_multi_hop_needs_one_question_and_instance_wise_every_step():
@@ -235,10 +239,12 @@ def test_an_erased_answer_is_gone():
 def test_fluency_falls_with_repetition_and_says_whether_the_prompt_counts():
     rows = [row("rewrite", reading())]
     said = [Speech("a", "one two", " three four five", " six six six six")]
-    worth = {s.when: s.value for s in table("m", rows, said, "strict", prompts=False) if s.metric == "fluency"}
+    worth = {
+        s.when: s.value for s in table("m", rows, replace(STRICT, prompt_counts=False), said) if s.metric == "fluency"
+    }
     assert worth["before"] == pytest.approx((math.log2(2) + 2 * 0) / 3)  # two 2-grams, one 3-gram
     assert worth["after"] == pytest.approx(0)
-    longer = {s.when: s.value for s in table("m", rows, said, "strict", prompts=True) if s.metric == "fluency"}
+    longer = {s.when: s.value for s in table("m", rows, STRICT, said) if s.metric == "fluency"}
     assert longer["before"] == pytest.approx((math.log2(4) + 2 * math.log2(3)) / 3)
 
 
@@ -250,23 +256,23 @@ def test_the_reference_score_is_a_cosine_of_telling_words():
     assert snippets.likeness("P1/Q1", ["gulls"]) == pytest.approx(rare / math.hypot(rare, common))
     assert snippets.likeness("P1/Q3", ["gulls"]) is None
     said = [Speech("a", "p", " x", " y", None, (0.25, 0.5, None))]
-    found = {s.when: s.value for s in table("m", [row("rewrite", reading())], said, "strict") if s.unit == "cosine"}
+    found = {s.when: s.value for s in table("m", [row("rewrite", reading())], STRICT, said) if s.unit == "cosine"}
     assert found == {"before": 0.25, "after": 0.5}
 
 
 def test_every_metric_says_its_unit_source_and_direction_and_nan_is_no_score():
     assert {one.better for one in METRICS.values()} == {"higher", "lower"}
-    assert [name for name, one in METRICS.items() if one.better == "lower"] == ["locality KL"]
+    assert [name for name, one in METRICS.items() if one.better == "lower"] == ["locality KL", "unrelated KL"]
     assert all(one.unit and one.source and one.about for one in METRICS.values())
     rows = [row("locality", reading(kl=kl), case=case) for kl, case in ((0.5, "a"), (math.nan, "b"))]
-    (one,) = [s for s in table("m", rows, [], "strict") if s.metric == "locality KL" and s.when == "after"]
+    (one,) = [s for s in table("m", rows, STRICT) if s.metric == "locality KL" and s.when == "after"]
     assert (one.n, one.value) == (1, 0.5)
     assert math.isnan(one.low)  # a mean of one case
 
 
 def test_cases_weigh_the_same_and_the_interval_is_over_cases():
     rows = [row("rewrite", reading(right=1.0), case="a")] * 9 + [row("rewrite", reading(right=0.0), case="b")]
-    (one,) = [s for s in table("m", rows, [], "strict") if s.metric == "reliability" and s.when == "after"]
+    (one,) = [s for s in table("m", rows, STRICT) if s.metric == "reliability" and s.when == "after"]
     assert (one.n, one.value) == (2, 0.5)
     assert (one.low, one.high) == wilson([0.0, 1.0])
 

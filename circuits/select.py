@@ -54,11 +54,6 @@ def greedy(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Ma
     return kept
 
 
-def node_scores(graph: Graph, scores: Tensor) -> Tensor:
-    """Each writer's score: the sum over its outgoing edges, the first-order effect of ablating all it writes."""
-    return (scores * scores.new_tensor(graph.allowed)).sum(1)
-
-
 def _sizes(graph: Graph, scores: Tensor, signed: bool) -> np.ndarray:
     values = scores.double().cpu().numpy()
     return np.where(graph.allowed, values if signed else np.abs(values), -np.inf)

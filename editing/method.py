@@ -100,12 +100,6 @@ class MethodSpec:
             check_layer(model, layer)
 
 
-class MethodFile(Protocol):
-    """What a file of editing/methods offers."""
-
-    METHOD: MethodSpec
-
-
 METHODS = Catalogue("method", methods, "METHOD", MethodSpec, EditError)
 
 

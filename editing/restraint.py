@@ -7,7 +7,7 @@ gives one edit that replaces it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -35,12 +35,6 @@ class RestraintSpec:
     def config_for(self, settings: Settings = ()) -> Any:
         """The configuration with these settings; SettingError for a name that does not exist or a wrong value."""
         return configured(self.Config, settings)
-
-
-class RestraintFile(Protocol):
-    """What a file of editing/restraints offers."""
-
-    RESTRAINT: RestraintSpec
 
 
 RESTRAINTS = Catalogue("restraint", restraints, "RESTRAINT", RestraintSpec, EditError)

@@ -114,9 +114,12 @@ def shipped() -> list[str]:
     return sorted(file.stem for file in Path(factscope.data.__path__[0], "relations").glob("*.json"))
 
 
+SHIPPED = {"autocompletion": starting(shipped)}
+
 # ---- groups ----
 
 Layer = Annotated[str | None, option("Layer, or layers 4,5,6  [dim](default: the model's)[/dim]")]
+Device = Annotated[str | None, option("cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]", panel=MODEL)]
 Extra = Annotated[
     str,
     option(
@@ -155,15 +158,9 @@ class FactsOptions(Options):
 
     facts: Annotated[
         str | None,
-        option(
-            "Many facts: shipped relation, file, folder or Hugging Face data set.",
-            panel=FACTS,
-            autocompletion=starting(shipped),
-        ),
+        option("Many facts: shipped relation, file, folder or Hugging Face data set.", panel=FACTS, **SHIPPED),
     ] = None
-    relation: Annotated[
-        str | None, option("Of --facts, only this relation.", panel=FACTS, autocompletion=starting(shipped))
-    ] = None
+    relation: Annotated[str | None, option("Of --facts, only this relation.", panel=FACTS, **SHIPPED)] = None
     limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
     extra: Extra = "refuse"
 
@@ -185,9 +182,7 @@ class ModelOptions(Options):
         str,
         option("Registry name, Hugging Face name, folder or .gguf file.", panel=MODEL, autocompletion=starting(models)),
     ] = "smollm2"
-    device: Annotated[str | None, option("cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]", panel=MODEL)] = (
-        None
-    )
+    device: Device = None
     dtype: Annotated[str, option("Precision.", panel=MODEL, of=OneOf("dtype", DTYPES))] = "float32"
     start: Annotated[str, option("What begins the text: auto, none, or a token of the model.", panel=MODEL)] = "auto"
 
@@ -200,9 +195,7 @@ class SavedModelOptions(Options):
         str | None,
         option("The model  [dim](default: the saved one's)[/dim]", panel=MODEL, autocompletion=starting(models)),
     ] = None
-    device: Annotated[str | None, option("cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]", panel=MODEL)] = (
-        None
-    )
+    device: Device = None
     dtype: Annotated[
         str | None, option("Precision  [dim](default: the saved one's)[/dim]", panel=MODEL, of=OneOf("dtype", DTYPES))
     ] = None

@@ -160,7 +160,6 @@ def test_selections_by_hand() -> None:
     assert graph.names(select.above(graph, scores, 2.0)) == ["embed->a0.h0.q", "m0->m1", "m1->logits"]
     assert graph.names(select.above(graph, scores, 2.0, signed=True)) == ["embed->a0.h0.q", "m1->logits"]
     assert graph.names(graph.pruned(select.top(graph, scores, 4))) == ["embed->m0", "m0->m1", "m1->logits"]
-    assert float(select.node_scores(graph, scores)[0]) == 10.0
     with pytest.raises(UserError, match="0 edges"):
         select.top(graph, scores, 0)
 

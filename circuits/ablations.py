@@ -89,8 +89,8 @@ def definition(name: str) -> str:
 def zero(model: Bridge, graph: Graph, _: Task) -> Tensor:
     """Nothing: the writer is taken away (Knowledge Circuits' choice)."""
     shape = (len(graph.writers), 1, 1, int(model.cfg.d_model))
-    weight = next(model.ln_final.parameters())
-    return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+    weight: Tensor = model.unembed.original_component.weight
+    return weight.new_zeros(shape)
 
 
 @ablation

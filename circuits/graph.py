@@ -263,6 +263,8 @@ def _check_additive(model: Bridge) -> None:
     """Refuse what is not a plain sum of writers: a norm between a sub-layer and the residual stream, or experts."""
     config = model.cfg
     name = str(getattr(config, "architecture", None) or "this model")
+    if not hasattr(model, "blocks") or not hasattr(model, "ln_final"):
+        raise ModelError(f"{name} has no stack of blocks with a norm after it, so it has no edge circuits")
     block = model.blocks[0]
     after = [part for part in ("ln1_post", "ln2_post") if part in dict(block.named_children())]
     if after or "ln1" not in dict(block.named_children()):

@@ -11,7 +11,10 @@ from circuits.analysis.diff import CircuitDiff, diff
 from circuits.analysis.faithfulness import Evaluation, evaluate
 from circuits.analysis.head_roles import Roles, roles
 from circuits.circuit import Circuit
+from circuits.engine.reference import Reference
+from circuits.engine.state import State
 from circuits.find import decisions_of, find
+from circuits.graph import Graph
 from circuits.method import Method
 from circuits.search.acdc import ACDC
 from circuits.task import AUTO, Task, alike, largest_group, rows, twin
@@ -201,6 +204,9 @@ def circuit_study(
             raise UserError(f"only ACDC takes over the decisions of another search; {method.name} makes none")
         graph = {name: how[name] for name in ("split", "positions") if name in how}
         method = replace(method, earlier=decisions_of(like, model, inputs.task, **graph))
+    if evaluate:  # a model that cannot be evaluated is refused now, and not after the search
+        whole = Graph.of(model, split=how.get("split", True), positions=how.get("positions", False))
+        State(Reference(model, whole, inputs.task))
     circuit = find(model, inputs.task, method, seed=seed, **how)
     study = CircuitStudy(circuit, answers=inputs.answers, known=inputs.known)
     return evaluated(model, study, inputs.held_out, seed) if evaluate else study

@@ -151,6 +151,7 @@ def _evaluation(
     generator = np.random.default_rng(seed)
     notes: list[str] = []
     reference = Reference(model, graph, task)
+    fast = Fast(reference)  # at the beginning, for it refuses what it does not know
     full, empty, own = (reference.logits(mask) for mask in (graph.full(), graph.empty(), kept))
     loss = {n: _loss(reference, x) for n, x in (("full", full), ("circuit", own), ("empty", empty))}
     same_size = [random_circuit(graph, int(kept.sum()), generator) for _ in range(n_random)]
@@ -166,7 +167,7 @@ def _evaluation(
     sizes = torch.tensor(SIZES)
     kept_out = known_and_all(model, task, held_out, known, notes)
     held = [hits(model, graph, kept, tasks, same_size) if tasks else None for tasks in kept_out]
-    minimal = _cut_alone(reference, kept)
+    minimal = _cut_alone(fast, kept)
     least = tolerance if tolerance is not None else 0.01 * abs(loss["full"] - loss["empty"])
     return Evaluation(
         n_edges=int(kept.sum()),
@@ -196,9 +197,9 @@ def _evaluation(
     )
 
 
-def _cut_alone(reference: Reference, kept: Mask) -> Float[Tensor, " edge"]:
+def _cut_alone(fast: Fast, kept: Mask) -> Float[Tensor, " edge"]:
     """Size of the loss's change when each kept edge alone is cut, in the order of `graph.names(kept)`."""
-    cut = single_cuts(Fast(reference), kept, kept)
+    cut = single_cuts(fast, kept, kept)
     return torch.stack([cut[writer, reader].abs() for reader, writer in np.argwhere(kept.T).tolist()])
 
 

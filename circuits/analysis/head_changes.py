@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.analysis.head_roles import AnswerReading, HeadReading, Naming, head_reading, parts_of
-from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
+from circuits.engine.state import State
 from circuits.graph import Graph
 from circuits.task import Task
 from factscope.model.bridge import Bridge
@@ -89,19 +89,19 @@ def head_table(
 
     `answers` are the relation's possible ones, as `head_roles.roles` takes them.
     """
-    fast = Fast(Reference(model, graph, Task((prompt,), "log_probability", "zero")))
+    state = State(Reference(model, graph, Task((prompt,), "log_probability", "zero")))
     last = len(prompt.tokens) - 1
-    final = fast.inputs[graph.reader_index["logits"]][0, last]
+    final = state.inputs[graph.reader_index["logits"]][0, last]
     lenses = [AnswerReading(readout(model), final, token) for token in tokens]
     naming = [Naming.of(model, prompt, lens, answers) for lens in lenses]
     subject, relation = parts_of(prompt)
     heads = [name for name in graph.writers if name.startswith("a")]
-    read = [[head_reading(fast, lens, name, last) for name in heads] for lens in lenses]
+    read = [[head_reading(state, lens, name, last) for name in heads] for lens in lenses]
 
     def roles(which: int) -> tuple[str, ...]:
         return tuple(naming[which].role(head, subject, relation) for head in read[which])
 
-    mlps = torch.stack([fast.outputs[graph.mlp_writer(layer)][0, last] for layer in range(graph.n_layers)])
+    mlps = torch.stack([state.outputs[graph.mlp_writer(layer)][0, last] for layer in range(graph.n_layers)])
     return HeadTable(
         answers=names,
         names=tuple(heads),

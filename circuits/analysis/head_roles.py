@@ -30,8 +30,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
+from circuits.engine.state import State
 from circuits.graph import place_of
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt
@@ -91,13 +91,13 @@ def roles(
     run = Run.of(model, seed)
     with stopwatch() as elapsed:
         graph, prompt = circuit.graph, circuit.task.prompts[0]
-        fast = Fast(Reference(model, graph, circuit.task))
+        state = State(Reference(model, graph, circuit.task))
         last = len(prompt.tokens) - 1
-        final = fast.inputs[graph.reader_index["logits"]][0, last]
+        final = state.inputs[graph.reader_index["logits"]][0, last]
         lens = AnswerReading(readout(model), final, prompt.answer_ids[0])
         naming = Naming.of(model, prompt, lens, answers, floor)
         nodes = circuit.nodes()
-        measured = [head_reading(fast, lens, name, last) for name in nodes if name.startswith("a")]
+        measured = [head_reading(state, lens, name, last) for name in nodes if name.startswith("a")]
         subject, relation = parts_of(prompt)
         heads = tuple(_head_role(head, naming, subject, relation) for head in measured)
         generator = np.random.default_rng(seed)
@@ -106,7 +106,7 @@ def roles(
             order = np.concatenate([[0], 1 + generator.permutation(last)])
             drawn = [naming.role(head, subject[order], relation[order]) for head in measured]
             counts.append({role: drawn.count(role) for role in ROLES})
-        written = torch.stack([fast.outputs[graph.writer_index[name]][0, last] for name in nodes])
+        written = torch.stack([state.outputs[graph.writer_index[name]][0, last] for name in nodes])
         settings = {"floor": floor, "shuffles": shuffles, "seed": seed, "mixed": MIXED}
         result = Roles(
             prompt=prompt.text,
@@ -118,7 +118,7 @@ def roles(
             chance_high={role: int(np.quantile([each[role] for each in counts], 0.95)) for role in ROLES},
             active_heads=_active(circuit, heads=True),
             active_mlps=_active(circuit, heads=False),
-            curves=_curves(fast, circuit, lens.readout),
+            curves=_curves(state, circuit, lens.readout),
             settings=settings | {"answers known": len(naming.among), "prompts": len(circuit.task.prompts)},
             run=None,
         )
@@ -228,19 +228,19 @@ class AnswerReading:
         return raised
 
 
-def source_writes(fast: Fast, name: str, last: int) -> tuple[Float[Tensor, " key"], Float[Tensor, "key d_model"]]:
+def source_writes(state: State, name: str, last: int) -> tuple[Float[Tensor, " key"], Float[Tensor, "key d_model"]]:
     """A head's attention at the last position, and what it writes there of each source token; the sink is key 0."""
     layer, head = place_of(name)
     assert head is not None
-    pair = head // fast.graph.group if fast.graph.split else head
-    q, k, v = fast.queries[layer][head], fast.keys[layer][pair], fast.values[layer][pair]  # [row, pos, d_head]
-    pattern = fast.kernel.pattern(layer, q[None], k[None])[0, 0, last]  # [key]
-    return pattern, (pattern[:, None] * v[0]) @ fast.kernel.layers[layer].out[head]
+    pair = head // state.graph.group if state.graph.split else head
+    q, k, v = state.queries[layer][head], state.keys[layer][pair], state.values[layer][pair]  # [row, pos, d_head]
+    pattern = state.kernel.pattern(layer, q[None], k[None])[0, 0, last]  # [key]
+    return pattern, (pattern[:, None] * v[0]) @ state.kernel.layers[layer].out[head]
 
 
-def head_reading(fast: Fast, lens: AnswerReading, name: str, last: int) -> HeadReading:
+def head_reading(state: State, lens: AnswerReading, name: str, last: int) -> HeadReading:
     """One head in the full model on the first prompt."""
-    pattern, by_source = source_writes(fast, name, last)
+    pattern, by_source = source_writes(state, name, last)
     attention = pattern.double().cpu().numpy().copy()
     attention[0] = 0.0
     attention /= max(attention.sum(), 1e-12)
@@ -260,7 +260,7 @@ def _active(circuit: Circuit, heads: bool) -> Tensor:
     return counts / (circuit.graph.n_heads if heads else 1)
 
 
-def _curves(fast: Fast, circuit: Circuit, read: Readout) -> dict[str, Tensor]:
+def _curves(state: State, circuit: Circuit, read: Readout) -> dict[str, Tensor]:
     """Rank and probability of the answer after each layer, in the full model and in the circuit, over all prompts.
 
     `rank` and `probability` read per state, as the model would; `probability_final_scale` in final-scale, as Knowledge
@@ -268,10 +268,10 @@ def _curves(fast: Fast, circuit: Circuit, read: Readout) -> dict[str, Tensor]:
     as logarithms.
     """
     prompts, curves = circuit.task.prompts, {}
-    answers = torch.tensor([prompt.answer_ids[0] for prompt in prompts], device=fast.tokens.device)
-    for which, kept in (("full", fast.graph.full()), ("circuit", circuit.mask)):
-        fast.rebuild(kept)
-        states = _states(fast)
+    answers = torch.tensor([prompt.answer_ids[0] for prompt in prompts], device=state.tokens.device)
+    for which, kept in (("full", state.graph.full()), ("circuit", circuit.mask)):
+        state.rebuild(kept)
+        states = _states(state)
         last = states[:, :, -1]
         own = read.logits(last)
         curves[f"rank, {which}"] = _mean_rank(rank(own, answers.expand(own.shape[:-1])))
@@ -283,21 +283,21 @@ def _curves(fast: Fast, circuit: Circuit, read: Readout) -> dict[str, Tensor]:
                 for row, prompt in enumerate(prompts)
             ]
             curves["rank at subject, full"] = _mean_rank(torch.stack(at_subject, 1))
-    fast.rebuild(fast.graph.full())
+    state.rebuild(state.graph.full())
     return curves
 
 
-def _states(fast: Fast) -> Float[Tensor, "state row pos d_model"]:
+def _states(state: State) -> Float[Tensor, "state row pos d_model"]:
     """What the logits would hear if the model ended after each layer, the embedding first; the last is their input.
 
     A writer that the logits do not hear stands there with its ablated value, as in the circuit itself.
     """
-    graph = fast.graph
-    heard = torch.from_numpy(fast.kept[:, -1]).to(fast.outputs.device)[:, None, None, None]
-    stream = torch.where(heard, fast.outputs, fast.ablated).cumsum(0)
-    biases = [torch.zeros_like(fast.outputs[0, 0, 0])]
+    graph = state.graph
+    heard = torch.from_numpy(state.kept[:, -1]).to(state.outputs.device)[:, None, None, None]
+    stream = torch.where(heard, state.outputs, state.ablated).cumsum(0)
+    biases = [torch.zeros_like(state.outputs[0, 0, 0])]
     for layer in range(graph.n_layers):
-        biases.append(biases[-1] + fast.kernel.layers[layer].out_bias)
+        biases.append(biases[-1] + state.kernel.layers[layer].out_bias)
     ends = [graph.head_writer(layer) for layer in range(graph.n_layers)] + [len(graph.writers)]
     return torch.stack([stream[end - 1] + bias for end, bias in zip(ends, biases, strict=True)])
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.engine.writes import attention_biases
@@ -38,7 +38,8 @@ class Layer:
     out_bias: Float[Tensor, " d_model"]  # zero where there is none; belongs to no head
     norm_query: Any
     norm_key: Any
-    rotary: tuple[Tensor, Tensor] | None  # cosines and sines, each [pos, rotated]
+    rotary: tuple[Tensor, Tensor] | None  # cosines and sines, each [pos, rotated]; None in a layer that does not turn
+    hidden: Bool[Tensor, "query key"]  # the future, and what is beyond a window
     scale: float
 
 
@@ -51,9 +52,7 @@ class Kernel:
         biases = attention_biases(model)
         self.layers = [_layer(model, layer, weights, biases[layer], frame) for layer in range(graph.n_layers)]
         self.d_head = self.layers[0].query.shape[-1]
-        length = frame.n_positions
-        self.hidden = torch.ones(length, length, dtype=torch.bool, device=biases[0].device).triu(1)  # the future
-        self._norms = [(_bare(block.ln1), _bare(block.ln2)) for block in model.blocks]
+        self._norms = [(_bare(block.ln1), _bare(getattr(block, "ln2", block.ln1))) for block in model.blocks]
         self._mlps = [packed(block.mlp) for block in model.blocks]
         self._unembed = packed(model.unembed)
 
@@ -81,7 +80,7 @@ class Kernel:
     def pattern(self, layer: int, q: Tensor, k: Tensor) -> Float[Tensor, "head row query key"]:
         """Attention probabilities; the softmax runs in float32, as the models' own does."""
         scores = (q @ k.transpose(-1, -2)) * self.layers[layer].scale
-        scores = scores.masked_fill(self.hidden[-q.shape[2] :], float("-inf"))
+        scores = scores.masked_fill(self.layers[layer].hidden[-q.shape[2] :], float("-inf"))
         return scores.softmax(-1, dtype=torch.float32).to(q.dtype)
 
     def attend(
@@ -134,7 +133,7 @@ def _layer(model: Bridge, layer: int, weights: dict[str, Tensor], out_bias: Tens
 
     attention = model.blocks[layer].attn.original_component
     query = named("W_Q")
-    rotary = frame.arguments[layer].get("position_embeddings")
+    rotary = frame.arguments[layer].get("position_embeddings") if getattr(attention, "use_rope", True) else None
     norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
     return Layer(
         query=query,
@@ -148,8 +147,20 @@ def _layer(model: Bridge, layer: int, weights: dict[str, Tensor], out_bias: Tens
         norm_query=norms[0],
         norm_key=norms[1],
         rotary=None if rotary is None else (rotary[0][0].to(query.dtype), rotary[1][0].to(query.dtype)),
+        hidden=_hidden(frame, layer, query.device),
         scale=float(getattr(attention, "scaling", None) or query.shape[-1] ** -0.5),
     )
+
+
+def _hidden(frame: Frame, layer: int, device: torch.device) -> Bool[Tensor, "query key"]:
+    """What a query does not see: the block's own mask where it is given one."""
+    length = frame.n_positions
+    future = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+    mask = frame.arguments[layer].get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 4:
+        return future
+    own = ~mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] <= torch.finfo(mask.dtype).min / 2
+    return future | own.to(device)
 
 
 def _bare(part: Any) -> Any:

@@ -31,12 +31,12 @@ class Reference:
 
     def __init__(self, model: Bridge, graph: Graph, task: Task, replacement: Tensor | None = None) -> None:
         self.model, self.graph, self.task = model, graph, task
+        check_sum(model, graph, task.tokens(model))
         self.objective = Objective.of(model, task)
         self.replacement = ablated(model, graph, task) if replacement is None else replacement
         self.n_forwards = 0
         self._tokens = task.tokens(model)
         self._biases = attention_biases(model)
-        check_sum(model, graph, self._tokens)
 
     @torch.no_grad()
     def logits(self, kept: Mask) -> Float[Tensor, "row vocab"]:

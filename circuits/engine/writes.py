@@ -5,7 +5,7 @@ batch is then run once for each member of the groups, and each head's result is 
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.graph import Graph
 from factscope.errors import ModelError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, architecture
 from factscope.model.hooks import flags, hooked
 from factscope.model.sites import Site
 
@@ -86,32 +86,63 @@ def writes(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float
     return torch.stack([seen[number][: len(tokens)] for number in range(len(graph.writers))])
 
 
-@torch.no_grad()
+UNKNOWN = (AttributeError, LookupError, NotImplementedError, RuntimeError, StopIteration, TypeError)  # of foreign parts
+
+
 def check_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
-    """ModelError unless the last residual stream is the sum of what the writers write and the attention biases."""
-    total: list[Tensor] = []
-    last: list[Tensor] = []
-    biases = sum(attention_biases(model))
+    """ModelError unless every reader of the model hears the sum of what the writers below it write, and the biases."""
+    try:
+        worst, where = _off_the_sum(model, graph, tokens[:1].repeat(copies(graph), 1))
+    except torch.OutOfMemoryError:
+        raise
+    except UNKNOWN as trouble:
+        raise ModelError(
+            f"the blocks of this architecture ({architecture(model)}) cannot be taken apart into heads and MLPs "
+            f"({str(trouble)[:100]}), so it has no edge circuits; tracing may work"
+        ) from trouble
+    if not worst <= (1e-4 if next(model.parameters()).dtype.itemsize >= 4 else 0.05):
+        raise ModelError(
+            f"on this architecture ({architecture(model)}) the residual stream is not the sum of what heads and MLPs "
+            f"write ({where} hears something {worst:.2g} of its size away), so edge circuits would not be exact"
+        )
+
+
+@torch.no_grad()
+def _off_the_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> tuple[float, str]:
+    """How far the reader that is furthest off is from the sum, as a share of its input's norm, and which it is."""
+    own = attention_biases(model)
+    biases = torch.stack([torch.zeros_like(own[0]), *own]).cumsum(0)
+    stream: list[Tensor] = []  # after each writer
+    found: list[tuple[float, str]] = []
 
     def keep(_: int, out: Tensor) -> None:
-        total[:] = [out + (total[0] if total else biases)]
+        stream.append(out + stream[-1] if stream else out)
 
-    with ExitStack() as stack:
-        stack.enter_context(reading(model))
-        stack.enter_context(hooked(model, recorders(graph, keep)))
-        stack.enter_context(hooked(model, [(Site("resid", graph.n_layers - 1), lambda resid: last.append(resid))]))
-        model(tokens[:1].repeat(copies(graph), 1), use_cache=False)
-    scale = float(last[0].float().norm())
-    off = float((total[0] - last[0]).float().norm()) / max(scale, 1e-12)
-    if not off <= (1e-4 if last[0].dtype.itemsize >= 4 else 0.05):
-        raise ModelError(
-            f"on this architecture ({getattr(model.cfg, 'architecture', 'unknown')}) the residual stream is not the "
-            f"sum of what heads and MLPs write (off by {off:.2g} of it), so edge circuits would not be exact"
-        )
+    def compared(name: str) -> Callable[[Tensor], None]:
+        reader = graph.readers[graph.reader_index[name]]
+        after = reader.layer + (reader.kind == "mlp" and not graph.parallel)
+
+        def hear(inputs: Tensor) -> None:
+            wanted = stream[graph.below(reader) - 1] + biases[after]
+            heard = inputs if inputs.dim() == wanted.dim() else inputs.transpose(0, 2).transpose(1, 2)
+            found.append((float((heard - wanted).float().norm() / (heard.float().norm() + 1e-12)), name))
+
+        return hear
+
+    hooks: list[Hook] = recorders(graph, keep)
+    for layer in range(graph.n_layers):
+        for kind in "qkv":
+            hooks.append((Site(f"{kind}_input", layer), compared(f"a{layer}.h0" + (f".{kind}" if graph.split else ""))))
+        hooks.append((Site("mlp_in", layer), compared(f"m{layer}")))
+    hooks.append((Site("resid", graph.n_layers - 1), compared("logits")))
+    with reading(model), hooked(model, hooks):
+        model(tokens, use_cache=False)
+    return max(found, key=lambda each: each[0] if each[0] == each[0] else float("inf"))
 
 
 def attention_biases(model: Bridge) -> list[Tensor]:
     """Each layer's attention output bias, which is always on; zero where there is none."""
-    zero = torch.zeros_like(next(model.ln_final.parameters()))
+    weight = model.unembed.original_component.weight
+    zero = weight.new_zeros(int(model.cfg.d_model))
     biases: Iterable[Any] = (getattr(block.attn.o.original_component, "bias", None) for block in model.blocks)
     return [zero if bias is None else bias.detach() for bias in biases]

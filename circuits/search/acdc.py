@@ -34,7 +34,8 @@ import torch
 from circuits.certificate import certify as certified
 from circuits.certificate import rise
 from circuits.decisions import Decision, is_dead, journal_key, layer_of, recorded, shared_prefix, whole_layers
-from circuits.engine.incremental import Fast, Plan
+from circuits.engine.incremental import Fast
+from circuits.engine.plan import Plan
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
 from circuits.method import EdgeChoice

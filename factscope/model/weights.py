@@ -47,8 +47,8 @@ def live_weights(model: Bridge) -> dict[str, Tensor]:
 
     TransformerLens's own list also holds copies (keys and values repeated for grouped queries) and zeros for biases
     that the model does not have; writing there changes nothing. Here they are left out, and under grouped queries
-    `W_K` and `W_V` are the native [kv_head, d_model, d_head] views. A fused query-key-value weight, which
-    TransformerLens splits into copies that it then runs, appears as those.
+    `W_K` and `W_V` are the native [kv_head, d_model, d_head] views, `b_K` and `b_V` those [kv_head, d_head]. A fused
+    query-key-value weight, which TransformerLens splits into copies that it then runs, appears as those.
     """
     alive = {parameter.untyped_storage().data_ptr() for parameter in _running_parameters(model)}
     weights = {
@@ -58,10 +58,12 @@ def live_weights(model: Bridge) -> dict[str, Tensor]:
         for letter in "kv":
             name = str(WeightName(layer, f"attn.W_{letter.upper()}"))
             part = getattr(getattr(block, "attn", None), letter, None)
-            matrix = getattr(getattr(part, "original_component", None), "weight", None)
+            matrix, bias = (getattr(getattr(part, "original_component", None), of, None) for of in ("weight", "bias"))
             if name not in weights and isinstance(matrix, torch.nn.Parameter):
                 heads = matrix.shape[0] // model.cfg.d_head
                 weights[name] = matrix.data.view(heads, model.cfg.d_head, -1).transpose(1, 2)
+                if isinstance(bias, torch.nn.Parameter):
+                    weights[name.replace("W_", "b_")] = bias.data.view(heads, model.cfg.d_head)
     return weights
 
 

@@ -88,27 +88,62 @@ def bca(
 
 
 def percentile_bootstrap(
-    per_fact: Float[Tensor, " fact *rest"], seed: int = 0
+    per_fact: Float[Tensor, " fact *rest"], seed: int = 0, groups: Sequence[str] = ()
 ) -> tuple[Float[Tensor, " *rest"], Float[Tensor, " *rest"], Float[Tensor, " *rest"]]:
     """Means over facts and their percentile intervals, for whole grids at once; NaN where no fact has a value.
 
     A grid has a value for some facts only (a prompt with no middle subject token), so the number of facts changes from
-    resample to resample, and the acceleration of `bca` has no definition here.
+    resample to resample, and the acceleration of `bca` has no definition here. `groups` as in `resampled_means`; there
+    is no interval where fewer than `ENOUGH` groups have a value.
     """
     values = per_fact.double().numpy()
-    n_facts = len(values)
+    present = ~np.isnan(values)
+    means = resampled_means(values, seed, groups)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centre = np.where(present.any(0), np.where(present, values, 0.0).sum(0) / present.sum(0), np.nan)
+    enough = np.tensordot(_members(groups, len(values)), present.astype(float), 1)
+    known = (enough > 0).sum(0) >= ENOUGH
+    ends = (np.where(known, _quantile(means, tail), np.nan) for tail in _TAILS)
+    mean, low, high = (torch.from_numpy(each).float() for each in (centre, *ends))
+    return mean, low, high
+
+
+def resampled_means(values: np.ndarray, seed: int = 0, groups: Sequence[str] = ()) -> np.ndarray:
+    """Means [draw, *rest] over `RESAMPLES` bootstraps of facts [fact, *rest]; NaN where a draw has no value.
+
+    `groups` names what each fact belongs to, as its subject: facts of one group are drawn together, for they are not
+    independent. Without it every fact is its own.
+    """
+    members = _members(groups, len(values))
+    n_groups = len(members)
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(n_facts, np.full(n_facts, 1 / n_facts), size=RESAMPLES).astype(float)
+    weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=RESAMPLES).astype(float) @ members
     present = ~np.isnan(values)
     sums = np.tensordot(weights, np.where(present, values, 0.0), 1)
     counts = np.tensordot(weights, present.astype(float), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.where(counts > 0, sums / counts, np.nan)
-        centre = np.where(present.any(0), np.where(present, values, 0.0).sum(0) / present.sum(0), np.nan)
-    mean, low, high = (
-        torch.from_numpy(each).float() for each in (centre, *(_quantile(means, tail) for tail in _TAILS))
-    )
-    return mean, low, high
+        means: np.ndarray = np.where(counts > 0, sums / counts, np.nan)
+    return means
+
+
+def _members(groups: Sequence[str], facts: int) -> np.ndarray:
+    """Which facts [group, fact] belong to which group, in the order of first appearance."""
+    names = list(dict.fromkeys(groups)) if groups else range(facts)
+    return np.array([[float(own == name) for own in (groups or range(facts))] for name in names])
+
+
+def shares_of_best(scores: np.ndarray) -> np.ndarray:
+    """For each choice, the share of draws [draw, choice] in which it scores highest; equals share a draw."""
+    best = scores == np.nanmax(scores, axis=1, keepdims=True)
+    found: np.ndarray = (best / best.sum(1, keepdims=True)).mean(0)
+    return found
+
+
+def likely_best(shares: np.ndarray, level: float = 0.95) -> tuple[int, ...]:
+    """The fewest choices that are the best one in `level` of the draws together, by number."""
+    order = np.argsort(-shares, kind="stable")
+    needed = int(np.searchsorted(np.cumsum(shares[order]), level - 1e-9)) + 1
+    return tuple(sorted(order[:needed].tolist()))
 
 
 def _quantile(means: np.ndarray, q: float) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Trace many facts and average by the role of each token: the average indirect effect of Meng et al. 2022, Fig. 2.
 
 Within a fact, the effects at all tokens of a role are averaged, so that a long subject does not weigh more than a short
-one; then over facts. Intervals are percentile bootstraps over facts (2,000 resamples, 95 %): facts are the sample, the
-noise draws within one are not.
+one; then over facts. Intervals are percentile bootstraps over subjects (2,000 resamples, 95 %), from five on: facts of
+one subject are drawn together, and the noise draws within a fact are no sample. They are of each layer by itself;
+that a peak is at this layer and not at another is a question of its own, which the page answers by the same bootstrap.
 
 Every fact is journalled when it is done, with its reduced effects, and a run that was stopped takes up at the next one:
 the numbers are the same as without the stop. Facts that the model does not know, or that the corruption does not hurt,
@@ -84,7 +85,9 @@ def average(
         example = next(iter(skipped.items()))
         raise UserError(f"none of the {len(facts)} facts could be traced; the first, {example[0]}: {example[1]}")
     per_fact = torch.tensor([_floats(piece["effects"]) for piece in done])
-    mean, low, high = percentile_bootstrap(per_fact, config.stream)
+    names = {fact.id: fact.subject for fact in facts}
+    subjects = tuple(names[piece["id"]] for piece in done)
+    mean, low, high = percentile_bootstrap(per_fact, config.stream, subjects)
     numbers = {name: torch.tensor([piece[name] for piece in done]) for name in ("clean", "corrupted", "total")}
     return AverageResult(
         source=sweep.source,
@@ -102,6 +105,7 @@ def average(
         high=high,
         count=(~per_fact[:, 0, 0].isnan()).sum(0),
         run=Run.of(model, config.seed).ended(seconds[0]),
+        subjects=subjects,
     )
 
 

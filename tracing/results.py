@@ -128,7 +128,8 @@ class AverageResult:
     corrupted: Float[Tensor, " fact"]
     total: Float[Tensor, " fact"]
     mean: Float[Tensor, "kind layer role"]
-    low: Float[Tensor, "kind layer role"]  # bootstrap over facts, 95 %
+    low: Float[Tensor, "kind layer role"]  # bootstrap over subjects, 95 %; NaN for a role of under five of them
     high: Float[Tensor, "kind layer role"]
     count: Int[Tensor, " role"]  # facts that have the role
     run: Run
+    subjects: tuple[str, ...] = ()  # of each fact: those of one subject are drawn together; () in older results

@@ -4,6 +4,7 @@ Plain functions, so that `render.py` is about drawing alone. Every string that l
 markup in it is our own.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,12 @@ def runs(columns: tuple[int, ...]) -> list[tuple[int, int]]:
     firsts = [column for column in ordered if column - 1 not in ordered]
     lasts = [column for column in ordered if column + 1 not in ordered]
     return list(zip(firsts, lasts, strict=True))
+
+
+def numbers_in_words(numbers: Sequence[int]) -> str:
+    """Whole numbers as a person lists them: 3 to 6, 9."""
+    pairs = runs(tuple(numbers))
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in pairs)
 
 
 def _absent(value: Any) -> bool:

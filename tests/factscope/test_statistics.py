@@ -11,7 +11,10 @@ from factscope.statistics import (
     bca,
     interval,
     interval_in_words,
+    likely_best,
     percentile_bootstrap,
+    resampled_means,
+    shares_of_best,
     standard_error,
     wilson,
 )
@@ -61,8 +64,35 @@ def test_a_large_sample_gives_the_normal_interval():
 
 
 def test_a_grid_with_absent_values_averages_those_that_are_there():
-    values = torch.tensor([[1.0, math.nan, math.nan], [3.0, 5.0, math.nan]])
+    values = torch.tensor([[1.0, math.nan, math.nan, 0.0], [3.0, 5.0, math.nan, 1.0]]).repeat(4, 1)
     mean, low, high = percentile_bootstrap(values)
     assert mean[:2].tolist() == [2.0, 5.0]
-    assert (float(low[1]), float(high[1])) == (5.0, 5.0)
+    assert 1 < low[0] < 2 < high[0] < 3
     assert all(bool(each[2].isnan()) for each in (mean, low, high))
+    assert bool(low[1].isnan())  # four facts have it: too few for an interval, however alike they are
+    assert bool(high[1].isnan())
+
+
+def test_facts_of_one_subject_are_drawn_together():
+    """Each of 40 facts four times over is no more than the 40; as 160 facts it would look like twice as much."""
+    values = torch.from_numpy(np.random.default_rng(3).normal(size=(40, 1)))
+    names = [str(number) for number in range(40)]
+    once = percentile_bootstrap(values)
+    again = percentile_bootstrap(values.repeat(4, 1), groups=names * 4)
+    for one, other in zip(once, again, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(percentile_bootstrap(values, groups=names)[1], once[1], rtol=0, atol=0)
+    _, low, high = percentile_bootstrap(values.repeat(4, 1))
+    assert float(high - low) == pytest.approx(float(once[2] - once[1]) / 2, rel=0.15)
+
+
+def test_the_best_of_equals_is_any_of_them_and_a_clear_one_stands_alone():
+    rng = np.random.default_rng(4)
+    alike = shares_of_best(resampled_means(rng.normal(size=(400, 1)) + 0.2 * rng.normal(size=(400, 4))))
+    assert alike.sum() == pytest.approx(1)
+    assert len(likely_best(alike)) > 1
+    clear = rng.normal(size=(50, 3)) + np.array([0.0, 5.0, 0.0])
+    assert shares_of_best(resampled_means(clear)).tolist() == [0, 1, 0]
+    assert likely_best(np.array([0.0, 1.0, 0.0])) == (1,)
+    assert likely_best(np.array([0.3, 0.05, 0.65])) == (0, 2)
+    assert shares_of_best(np.ones((7, 2))).tolist() == [0.5, 0.5]

@@ -10,10 +10,12 @@ import torch
 from factscope.data.load import load_facts
 from factscope.errors import StoreError, UserError
 from factscope.model.prompts import ROLES, make_prompt, prompt_of
+from factscope.plots.page import page_html
 from factscope.runs.store import load, same, save
 from helpers.models import TOY
 from tracing.average import Sweep, average, by_role
 from tracing.causal import Config, trace
+from tracing.pages.average import page, words
 
 CONFIG = Config(sites=("resid", "mlp"), samples=2)
 
@@ -35,7 +37,7 @@ def test_roles_are_means_over_their_tokens(toy: Any) -> None:
 
 
 def test_an_average_is_the_mean_of_its_traces(toy: Any, tmp_path: Path) -> None:
-    facts = load_facts(TOY / "toy_town.json", limit=3)
+    facts = load_facts(TOY / "toy_town.json", limit=5)
     result = average(toy, facts, CONFIG, journal=tmp_path / "j", shown=False)
     traces = [trace(toy, prompt_of(toy, fact), CONFIG) for fact in facts]
     single = torch.stack([torch.stack([by_role(t.grid(k).effect, t.prompt) for k in CONFIG.sites]) for t in traces])
@@ -44,9 +46,26 @@ def test_an_average_is_the_mean_of_its_traces(toy: Any, tmp_path: Path) -> None:
     seen = ~result.mean.isnan()
     assert torch.all((result.low <= result.mean + 1e-6)[seen])
     assert torch.all((result.mean <= result.high + 1e-6)[seen])
+    assert result.subjects == tuple(fact.subject for fact in facts)
+    (line,) = [line for line in words(result) if line.startswith("Peaks")]
+    column = result.mean[1, :, ROLES.index("last subject")]
+    peak = int(column.argmax())
+    assert f"MLP output at the last subject token: {column[peak]:+.3f} at layer {peak} (in 95 % of" in line
     save(result, tmp_path / "run")
     again = load(tmp_path / "run", type(result))
     torch.testing.assert_close(again.mean, result.mean, equal_nan=True)
+
+
+def test_four_subjects_say_nothing_of_how_sure_their_average_is(toy: Any, tmp_path: Path) -> None:
+    facts = load_facts(TOY / "toy_town.json", limit=4)
+    twice = [*facts, *(replace(fact, id=f"{fact.id}/again") for fact in facts)]
+    result = average(toy, twice, CONFIG, journal=tmp_path / "j", shown=False)
+    assert len(result.facts) == 8
+    assert torch.all(result.low.isnan())
+    assert torch.all(result.high.isnan())
+    assert "4 subjects are too few" in words(result)[1]
+    assert "resamples" not in words(result)[1]
+    page_html(page(result), light=True)  # is drawn all the same
 
 
 def test_an_interrupted_average_ends_with_the_same_numbers(toy: Any, tmp_path: Path) -> None:

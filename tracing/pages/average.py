@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from factscope.plots.labels import numbers_in_words
 from factscope.plots.specs import Card, Curves, Headline, Heatmap, Number, Page, Palette, Section, Series, Spec, Table
+from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best
 from tracing.pages.trace import PALETTES
 from tracing.results import KINDS, AverageResult
 
@@ -25,13 +27,19 @@ def page(result: AverageResult) -> Page:
     sections = [
         Section("What was found", (headline,)),
         Section("Average indirect effect by token role", maps(result), _role_words(result)),
-        Section("Layer by layer, with 95 % bootstrap intervals over facts", curves(result)),
+        Section("Layer by layer", curves(result), _INTERVALS),
         *([Section("What was left out", (skipped,))] if result.skipped else []),
         Section("What was run", (_card(result),)),
     ]
     return Page(
         f"Average causal trace: {result.source}", tuple(sections), f"{len(result.facts)} facts, {result.run.model}"
     )
+
+
+_INTERVALS = (
+    "Bands: 95 % bootstrap intervals over facts, those of one subject together, each layer by itself; a role that "
+    f"fewer than {ENOUGH} subjects have has none. A peak is told with how often resamples have it."
+)
 
 
 def maps(result: AverageResult) -> tuple[Spec, ...]:
@@ -97,17 +105,37 @@ def summary(result: AverageResult) -> dict[str, Any]:
 
 
 def _peaks(result: AverageResult) -> str:
+    """Each kind's peak at the two tokens that matter, and the layers where it is in 95 % of bootstraps over facts."""
     found = []
     for kind in ("mlp", "attn", "resid"):
         if kind in result.kinds:
             mean = torch.nan_to_num(result.mean[result.kinds.index(kind)], nan=-torch.inf)
             for role in ("last subject", "last token"):
-                column = mean[:, result.roles.index(role)]
-                layer = int(column.argmax())
+                place = result.roles.index(role)
+                layer = int(mean[:, place].argmax())
                 found.append(
-                    f"{KINDS[kind]} at the {role.removesuffix(' token')} token: {column[layer]:+.3f} at layer {layer}"
+                    f"{KINDS[kind]} at the {role.removesuffix(' token')} token: {mean[layer, place]:+.3f} at layer "
+                    f"{layer}{_elsewhere(result, result.kinds.index(kind), place)}"
                 )
-    return "Peaks: " + "; ".join(found) + "."
+    few = "" if len(_groups(result)) >= ENOUGH else f" {_few(result)}"
+    return "Peaks: " + "; ".join(found) + "." + few
+
+
+def _groups(result: AverageResult) -> set[str]:
+    return set(result.subjects or result.facts)
+
+
+def _few(result: AverageResult) -> str:
+    return f"{len(_groups(result))} subjects are too few to say how sure these layers are."
+
+
+def _elsewhere(result: AverageResult, kind: int, role: int) -> str:
+    """The layers where the peak could as well be."""
+    if len(_groups(result)) < ENOUGH:
+        return ""
+    draws = resampled_means(result.per_fact[:, kind, :, role].double().numpy(), groups=result.subjects)
+    layers = likely_best(shares_of_best(draws[~np.isnan(draws).any(1)]))
+    return f" (in 95 % of resamples: {numbers_in_words(layers)})"
 
 
 def _role_words(result: AverageResult) -> str:

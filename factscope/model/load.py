@@ -5,6 +5,7 @@ measured or edited here is what every other program will see. Only safetensors a
 comes with a model is run.
 """
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -133,8 +134,9 @@ def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, **sprea
                 hugging.to(device)
             tokens, own = own_logits(spec, hugging.eval())
             model = TransformerBridge.boot_transformers(
-                place, hf_model=hugging, tokenizer=tokenizer, dtype=dtype, device=device
+                place, hf_model=hugging, tokenizer=copy.deepcopy(tokenizer), dtype=dtype, device=device
             )
+            model._tokenizer = tokenizer  # as it came: the property's setter makes it add a start token
             _check_wrapped(model, spec, tokens, own)
             return model
     except ModelError:

@@ -62,10 +62,10 @@ def restored(plain: Any, prompt: Any, noise: Tensor, module: Any, position: int,
         out[:, slice(*prompt.subject_span)] += noise
         return out
 
-    def cleaned(out: Tensor) -> Tensor:
-        out = out.clone()
-        out[:, position] = clean[:, position]
-        return out
+    def cleaned(out: Tensor) -> Tensor:  # [row, pos, d_model], or with the first two as one
+        shape, out = out.shape, out.clone().view(len(noise), -1, out.shape[-1])
+        out[:, position] = clean.view(1, -1, clean.shape[-1])[:, position]
+        return out.view(shape)
 
     rows, noisy = tokens.repeat(len(noise), 1), (embed, noised)
     said = []

@@ -21,6 +21,7 @@ from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
+from factscope.model.prompts import start_token
 from factscope.plots.show import shown
 from factscope.progress import progress
 from factscope.runs.provenance import Run
@@ -120,7 +121,7 @@ def evaluate(
             rows = [*asked.rows(after), *beside]
         else:
             rows = _in_sequence(model, edits, asked, spans, others, advance)
-    return EditReport.of(how, edits, rows, start, run)
+    return EditReport.of(how, edits, rows, start_token(model, start)[0] or "none", run)
 
 
 def _in_sequence(

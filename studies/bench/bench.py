@@ -20,7 +20,8 @@ from editing.sequence.yardstick import Yardstick
 from editing.solve.moments import content_of
 from factscope.data.case import Case
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, info
+from factscope.model.bridge import Bridge
+from factscope.model.prompts import start_token
 from factscope.progress import progress
 from factscope.runs.provenance import Run, stopwatch
 from factscope.runs.store import SCHEMA
@@ -145,7 +146,7 @@ def _result(
         cases=tuple(case.id for case in cases),
         asked=digest(cases),
         protocol=protocol,
-        start_token=start_token_of(model, options.start),
+        start_token=start_token(model, options.start)[0] or "none",
         moments=options.moments,
         trials=tuple(trials),
         scores=tuple(one for trial in trials for one in table(trial.method, trial.rows, protocol, trial.speech)),
@@ -153,11 +154,6 @@ def _result(
         known=options.known,
         run=run,
     )
-
-
-def start_token_of(model: Bridge, start: str) -> str:
-    """What stands before every prompt, as a result names it."""
-    return info(model).start_token or "none" if start == "auto" else start
 
 
 def likened(speech: Sequence[Speech], cases: Sequence[Case], snippets: Snippets) -> tuple[Speech, ...]:

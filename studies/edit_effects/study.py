@@ -28,7 +28,7 @@ from factscope.data.case import Case
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.prompts import Prompt
+from factscope.model.prompts import Prompt, start_token
 from factscope.model.weights import WeightName, fingerprint
 from factscope.runs.parts import Parts, parts_in
 from factscope.runs.provenance import Run
@@ -183,7 +183,7 @@ def _cards(model: Bridge, edit: Edit, nulls: Sequence[Edit]) -> _Cards:
     for change in (edit, *nulls):
         with change.applied(model):
             rows = asked.rows(asked.read(model))
-        reports.append(EditReport.of(protocol, (change,), rows, edit.start_token, run))
+        reports.append(EditReport.of(protocol, (change,), rows, start_token(model, edit.start_token)[0] or "none", run))
     return _Cards(tuple(reports))
 
 

@@ -168,6 +168,7 @@ def _cases(options: BenchOptions) -> tuple[Any, Any]:
 def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: Any) -> Any:
     """The bench itself, after everything that refuses it."""
     from editing.evaluation.reference_texts import Snippets
+    from factscope.model.prompts import start_token
     from studies.bench import bench as grid
     from studies.bench import compare as bench_compare
 
@@ -178,7 +179,8 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
     if len(cases) < n:
         note(f"Note: {len(cases)} cases are edited, not {n}: there are no more.")
     if other is not None:
-        planned = bench_compare.Planned(how, cases[0].suite, grid.digest(cases), grid.start_token_of(model, start))
+        begins = start_token(model, start)[0] or "none"
+        planned = bench_compare.Planned(how, cases[0].suite, grid.digest(cases), begins)
         refuse(bench_compare.obstacles(planned, other), options.beside)
     yardstick = _yardstick(model, cases, seed, start, options.unrelated, options.text) if options.general else None
     try:

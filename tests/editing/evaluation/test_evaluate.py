@@ -288,7 +288,7 @@ def test_chunks_of_values_are_kept_and_taken_up(toy, tmp_path, monkeypatch):
     real, calls = methods.find_values, []
 
     def stopping(model, some, *arguments, **how):
-        calls.append(len(some))
+        calls.append(len(some.requests))
         if len(calls) == 2:
             raise KeyboardInterrupt
         return real(model, some, *arguments, **how)

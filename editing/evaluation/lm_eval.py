@@ -22,6 +22,7 @@ import torch
 from editing.edit import Edit, applied
 from editing.export import plain_model
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.model.source import download as fetch
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run, stopwatch
@@ -63,7 +64,7 @@ class TaskReport:
 
 
 def evaluate_tasks(
-    model: Any,
+    model: Bridge,
     edits: Sequence[Edit],
     tasks: Sequence[str],
     *,

@@ -32,7 +32,7 @@ class Record:
 
     def marks(self, kind: str, label: str | None = None) -> list[float]:
         """What the protocol's scorer gives each of them."""
-        return [value for row, one in self.of(kind, label) if (value := mark(row, one, self.scorer)) is not None]
+        return [value for row, one in self.of(kind, label) if (value := mark(one, self.scorer)) is not None]
 
     def given(self, kind: str) -> float | None:
         """The share of answers that are given in full, as the scorer looks for them; None without any."""
@@ -50,14 +50,14 @@ class Record:
         out = []
         for number, pairs in grouped.items():
             conditions = [row for row in self.rows if row.trial == number and row.kind == "condition"]
-            if not all(full(row, row.before, self.scorer) for row in conditions):
+            if not all(full(row.before, self.scorer) for row in conditions):
                 continue  # what it derives from was not known before the edit: it does not count
-            passed = [full(row, one, self.scorer) for row, one in pairs]
+            passed = [full(one, self.scorer) for row, one in pairs]
             out.append(any(passed) if pairs[0][0].need == "any" else all(passed))
         return out
 
 
-def mark(row: Row, one: Reading, scorer: str) -> float | None:
+def mark(one: Reading, scorer: str) -> float | None:
     """What one reading is worth under a scorer; None if the scorer does not apply to it."""
     if scorer == "likelihood":
         return None if one.nll_other is None else float(one.nll < one.nll_other)
@@ -71,9 +71,9 @@ def given(one: Reading, scorer: str) -> bool:
     return one.exact if scorer != "generation" or one.hit is None else one.hit
 
 
-def full(row: Row, one: Reading, scorer: str) -> bool:
+def full(one: Reading, scorer: str) -> bool:
     """Whether a question is answered in full; where likelihoods have nothing to compare, strictly."""
-    value = mark(row, one, scorer)
+    value = mark(one, scorer)
     return one.exact if value is None else value == 1.0
 
 
@@ -270,7 +270,7 @@ def edit_wise(record: Record) -> float | None:
     """Edited facts that are recalled."""
     if not record.of("multi-hop"):
         return None
-    return mean([float(full(row, one, record.scorer)) for row, one in record.of("rewrite")])
+    return mean([float(full(one, record.scorer)) for row, one in record.of("rewrite")])
 
 
 @metric("instance-wise", "share", "Zhong et al. 2023, MQuAKE", GIVEN)
@@ -291,7 +291,7 @@ def multi_hop(record: Record) -> float | None:
 
 def _ripple(label: str) -> Measure:
     def measure(record: Record) -> float | None:
-        if record.when != "before" and not all(full(r, one, record.scorer) for r, one in record.of("rewrite")):
+        if record.when != "before" and not all(full(one, record.scorer) for r, one in record.of("rewrite")):
             return None  # as its authors do, only edits that succeeded are asked what follows
         return mean([float(passed) for passed in record.trials("ripple", label)])
 
@@ -317,7 +317,7 @@ for _label in (
 def erasure(record: Record) -> float | None:
     """The answer that must go is no longer given in full."""
     found = record.of("erasure")
-    return mean([1.0 - full(row, one, record.scorer) for row, one in found])
+    return mean([1.0 - full(one, record.scorer) for row, one in found])
 
 
 @metric("tone", "probability", "Mitchell et al. 2022, ConvSent: z_sentiment z_topic")

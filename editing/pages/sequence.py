@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from editing.evaluation.metrics import label
+from editing.evaluation.table import plain
 from editing.pages.scores import Column, interval
 from editing.pages.scores import score_table as table_of
 from editing.sequence.result import Checkpoint, SequenceResult
@@ -75,7 +77,7 @@ VALUES = (
 
 
 def words(result: SequenceResult) -> list[str]:
-    """Two or three sentences for a terminal."""
+    """A line per checkpoint, then two or three sentences."""
     last = result.last
     said = [f"{len(result.facts)} of {result.asked} facts edited by {result.method}: " + _kept(last)]
     moved = f"perplexity {last.quantities['perplexity']:.2f} times the unedited model's"
@@ -85,7 +87,38 @@ def words(result: SequenceResult) -> list[str]:
     said.append(moved[0].upper() + moved[1:])
     if result.stopped:
         said.append(f"Stopped: {result.stopped}")
-    return said
+    return [*_lines(result.checkpoints), *said]
+
+
+def _lines(points: Sequence[Checkpoint]) -> list[str]:
+    names = list(points[-1].quantities)
+    ratios = ("perplexity", "condition")  # over the unedited model's
+    lines = [f"{'facts':>6}" + "".join(f"{name + (' ×' if name in ratios else ''):>15}" for name in names)]
+    for point in points:
+        cells = [f"{point.quantities[name]:>15.4g}" if name in point.quantities else f"{'':>15}" for name in names]
+        lines.append(f"{point.facts:>6}" + "".join(cells) + ("  restrained" if point.restrained else ""))
+    return lines
+
+
+def summary(result: SequenceResult) -> dict[str, Any]:
+    """The numbers that a program would ask for first; null for what is not a number."""
+    points = [
+        {"facts": one.facts, "restrained": one.restrained, "warnings": one.warnings}
+        | {name: _number(value) for name, value in one.quantities.items()}
+        | ({"look": {name: _number(value) for name, value in one.extra.items()}} if one.extra else {})
+        for one in result.checkpoints
+    ]
+    body = {"method": result.method, "facts": len(result.facts), "asked": result.asked, "edits": len(result.edits)}
+    return body | {
+        "stopped": result.stopped,
+        "weights": result.last.weights,
+        "scores": plain(result.last.scores),
+        "checkpoints": points,
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
 
 
 def _kept(point: Checkpoint) -> str:

@@ -189,7 +189,7 @@ class State:
             restrained=step.restrain,
             scores=scores,
             held=tuple(
-                full(row, row.final, PROTOCOL.scorer) for row in rows if row.kind == "rewrite" and row.final is not None
+                full(row.final, PROTOCOL.scorer) for row in rows if row.kind == "rewrite" and row.final is not None
             ),
             perplexity=piece["perplexity"],
             spectra=spectra,

@@ -170,14 +170,14 @@ def tell(*lines: str) -> None:
         typer.echo(line)
 
 
-def tell_result(result: Any, page: Path, as_json: bool, **more: Any) -> None:
-    """What was found and where its page is: in words, or as its summary for programs, with `more` beside it."""
+def tell_result(result: Any, page: Path, as_json: bool, *lines: str, **more: Any) -> None:
+    """What was found and where its page is: in words with `lines`, or as its summary for programs with `more`."""
     from factscope.plots.show import in_words, summary_of
 
     if as_json:
-        tell(json.dumps(summary_of(result) | more | {"page": str(page)}, ensure_ascii=False))
+        tell(json.dumps(more | summary_of(result) | {"page": str(page)}, ensure_ascii=False))
     else:
-        tell(in_words(result), f"Page: {page}")
+        tell(in_words(result), *lines, f"Page: {page}")
 
 
 def note(sentence: str) -> None:

@@ -24,6 +24,7 @@ from factscope.settings import owned
 
 if TYPE_CHECKING:
     from editing.method import MethodSpec
+    from editing.restraint import RestraintSpec
 
 MODEL, FACTS, OUTPUT, DETAILS = "Model", "Facts", "Output", "Details"  # panels of a help page, after the common ones
 PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)
@@ -249,6 +250,23 @@ class EditOptions(MomentsOptions):
         tuple[str, ...],
         option("A setting of the method, or restrain.KEY of the restraint.", "--set", metavar="KEY=VALUE"),
     ] = ()
+
+    def method_with_settings(self, name: str | None = None) -> tuple["MethodSpec", list[str]]:
+        """The method, or the one of that name, and its settings; UserError for settings that cannot be its."""
+        from editing.method import method
+
+        spec = method(name or self.method)
+        return spec, at_layer(parted(self.settings, self.restrain)[0], spec, self.layer)
+
+    def restraint_with_config(self) -> tuple["RestraintSpec | None", Any]:
+        """The restraint and its config; None and None where none is asked for."""
+        from editing.restraint import restraint
+
+        aside = parted(self.settings, self.restrain)[1]
+        if self.restrain is None:
+            return None, None
+        spec = restraint(self.restrain)
+        return spec, spec.config_for(aside)
 
 
 @dataclass(frozen=True, kw_only=True)

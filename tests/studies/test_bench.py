@@ -72,7 +72,8 @@ def run(model, folder, how="easyedit", names=("null",), count=3, **more):
     )
 
 
-def test_a_null_editor_changes_nothing_and_a_perfect_one_only_what_it_should(toy, null, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("null")
+def test_a_null_editor_changes_nothing_and_a_perfect_one_only_what_it_should(toy, tmp_path, monkeypatch):
     found = run(toy, tmp_path / "a")
     nothing = {s.metric: s.value for s in found.scores if s.when == "after"}
     assert nothing == {s.metric: s.value for s in found.scores if s.when == "before"}
@@ -144,7 +145,8 @@ def test_edits_that_stay_are_read_at_once_and_at_the_end(toy, tmp_path):
     assert any(abs(row.final.nll - row.after.nll) > 1e-3 for row in first)
 
 
-def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows(toy, null, tmp_path):
+@pytest.mark.usefixtures("null")
+def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows(toy, tmp_path):
     from editing.evaluation.table import table
 
     found = run(toy, tmp_path / "run", "counterfact")
@@ -177,7 +179,8 @@ def test_the_picture_holds_the_scores_that_were_read_last(toy, tmp_path):
         assert unedited.values[row] == before.value
 
 
-def test_only_numbers_of_one_protocol_are_subtracted(toy, null, tmp_path):
+@pytest.mark.usefixtures("null")
+def test_only_numbers_of_one_protocol_are_subtracted(toy, tmp_path):
     one, other = run(toy, tmp_path / "a"), run(toy, tmp_path / "b", "strict")
     assert not bench_compare.obstacles(one, one)
     assert not bench_compare.unlike(one, one)
@@ -188,14 +191,16 @@ def test_only_numbers_of_one_protocol_are_subtracted(toy, null, tmp_path):
     assert bench_compare.obstacles(one, fewer) == ["the cases or their questions are not the same"]
 
 
-def test_what_may_be_subtracted_but_is_not_alike_is_named(toy, null, tmp_path):
+@pytest.mark.usefixtures("null")
+def test_what_may_be_subtracted_but_is_not_alike_is_named(toy, tmp_path):
     one = run(toy, tmp_path / "a", seed=0)
     other = run(toy, tmp_path / "b", seed=3, settings={"null": {"layer": "1"}})
     assert not bench_compare.obstacles(one, other)
     assert bench_compare.unlike(one, other) == ["the seed is 0 and 3", "null's layer: 0, not 1"]
 
 
-def test_the_unedited_model_is_read_once_for_all_methods(toy, null, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("null")
+def test_the_unedited_model_is_read_once_for_all_methods(toy, tmp_path, monkeypatch):
     calls = []
     real = suite.listen
 
@@ -223,9 +228,8 @@ def test_comparable_is_what_was_really_done(name, of, known, start, said):
     assert said in comparable_with(protocol(name), of, start, known)
 
 
-def test_where_likelihoods_are_compared_whole_answers_are_scored_too_and_a_missing_old_answer_is_told(
-    toy, null, tmp_path
-):
+@pytest.mark.usefixtures("null")
+def test_where_likelihoods_are_compared_whole_answers_are_scored_too_and_a_missing_old_answer_is_told(toy, tmp_path):
     found = run(toy, tmp_path / "a", "counterfact")
     assert {"ES", "NS", "locality KL", "reliability", "locality, right"} <= {one.metric for one in found.scores}
     assert "reliability, tokens" not in {one.metric for one in found.scores}
@@ -307,7 +311,7 @@ def test_conflicting_cases_are_refused_together_or_left_out(edit, tmp_path):
     assert json.loads(out.stdout)["cases"] == 2
 
 
-def test_mistakes_are_told_before_the_model_is_asked(edit, tmp_path):
+def test_mistakes_are_told_before_the_model_is_asked(edit):
     for given, said in (
         (("--methods", "romeo"), "no method 'romeo'"),
         (("--methods", "ice", "--protocol", "mine"), "no protocol 'mine'"),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from factscope.errors import StoreError, UserError
 from factscope.runs.folders import settled_folder
 from studies.commands.app import listed, load, note, tell
+from studies.commands.asked import request_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
     CIRCUIT_METHODS,
@@ -19,10 +20,8 @@ from studies.commands.options import (
     OneOf,
     PromptOptions,
     RunOptions,
-    at_layer,
     key,
     option,
-    parted,
 )
 
 
@@ -75,8 +74,9 @@ def diff(options: DiffOptions) -> None:
         from studies.edit_effects.page import save
         from studies.edit_effects.study import edit_studies
 
-        gentler, config = _gentler(options), _config(options)
-        _check_layers(options)
+        gentler, config = options.restraint_with_config()[1], _config(options)
+        for name in options.chosen if options.edit is None else ():
+            options.method_with_settings(name)
         model = load(options)
         edits = _edits(model, options, folder, gentler)
         asked = _asked(model, options, edits[0].start_token)
@@ -104,14 +104,6 @@ def check(options: DiffOptions) -> None:
         raise UserError("--ask, --old and --new belong together: the other prompt, its answer, and the edit's")
 
 
-def _gentler(options: DiffOptions) -> Any:
-    """The restraint's config, or None."""
-    from editing.restraint import restraint
-
-    aside = parted(options.settings, options.restrain)[1]
-    return restraint(options.restrain).config_for(aside) if options.restrain is not None else None
-
-
 def _config(options: DiffOptions) -> Any:
     from studies.edit_effects.model_state import Config
 
@@ -121,14 +113,6 @@ def _config(options: DiffOptions) -> Any:
         samples=options.samples, nulls=options.nulls, value_nulls=options.value_nulls, again=options.again,
         neighbours=options.neighbours, seed=options.seed,
     )  # fmt: skip
-
-
-def _check_layers(options: DiffOptions) -> None:
-    """UserError for a method that there is not, or that cannot write to --layer."""
-    from editing.method import method
-
-    for name in options.chosen if options.edit is None else ():
-        at_layer([], method(name), options.layer)
 
 
 def _edits(model: Any, options: DiffOptions, folder: Path, gentler: Any) -> list[Any]:
@@ -145,15 +129,17 @@ def _edits(model: Any, options: DiffOptions, folder: Path, gentler: Any) -> list
 def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
     """One edit for each method, kept in the folder as soon as it is made, and taken from there."""
     from editing.edit import Edit, base_of
-    from editing.method import method
     from editing.requests import check as check_facts
     from studies.edit import MethodRun, moments_for
 
-    asked = _request(model, options, str(options.prompt), str(options.target), options.answer, options.start, "the")
+    asked = request_from(
+        model, str(options.prompt), str(options.target), subject=options.subject, answer=options.answer,
+        start=options.start,
+    )  # fmt: skip
     check_facts((asked,))
-    pairs, edits = parted(options.settings, options.restrain)[0], []
-    for spec in map(method, options.chosen):
-        config = spec.config_for(model, at_layer(pairs, spec, options.layer))
+    edits = []
+    for spec, pairs in map(options.method_with_settings, options.chosen):
+        config = spec.config_for(model, pairs)
         place = folder / "edits" / spec.name
         if (place / "result.json").is_file():
             edit = Edit.load(place)
@@ -171,22 +157,10 @@ def _asked(model: Any, options: DiffOptions, start: str) -> Any:
     """The other prompt as a request: what it answers, and what the edit may make of it; None where there is none."""
     if options.ask is None:
         return None
-    return _request(model, options, options.ask, str(options.new), options.old, start, "its")
-
-
-def _request(
-    model: Any, options: DiffOptions, text: str, target: str, answer: str | None, start: str, whose: str
-) -> Any:
-    from editing.requests import request_at
-    from factscope.model.prompts import make_prompt
-
-    subject = options.subject if text == options.prompt else None
-    found = make_prompt(model, text, subject=subject, start=start)
-    asked = request_at(model, found, target, answer)
-    if found.subject_from.startswith("guess"):
-        how = f"{found.subject!r} ({found.subject_from})"
-        note(f"Note: {whose} subject is taken to be {how}; [brackets] say otherwise.")
-    return asked
+    subject = options.subject if options.ask == options.prompt else None
+    return request_from(
+        model, options.ask, str(options.new), subject=subject, answer=options.old, start=start, whose="its"
+    )
 
 
 def _tell(found: Any, folder: Path, pages: Any, as_json: bool) -> None:

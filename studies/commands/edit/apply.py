@@ -1,6 +1,5 @@
 """`edit apply`: one fact or many edited, scored before and after, and saved."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder
-from studies.commands.app import load, note, tell
+from studies.commands.app import load, note, tell_result
+from studies.commands.asked import request_from
 from studies.commands.command import command, run_folder
 from studies.commands.edit.learning import learning
 from studies.commands.edit.saved import stack
@@ -19,10 +19,8 @@ from studies.commands.options import (
     PromptOptions,
     RunOptions,
     Runs,
-    at_layer,
     key,
     option,
-    parted,
 )
 
 if TYPE_CHECKING:
@@ -50,10 +48,10 @@ def apply(options: ApplyOptions) -> None:
     """Edit one fact or many, score them before and after, and save the edit."""
     check(options)
     with run_folder("edit apply", options, *_folder(options)) as folder:
-        from factscope.plots.show import in_words, summary_of
         from studies import edit as recipe
 
-        spec, pairs, gentle, gentle_config = _method(options)
+        spec, pairs = options.method_with_settings()
+        gentle, gentle_config = options.restraint_with_config()
         model = load(options)
         chosen = _facts(model, options)
         config = spec.config_for(model, pairs)
@@ -75,12 +73,9 @@ def apply(options: ApplyOptions) -> None:
         if options.stack:
             stack.put_on(options.runs, folder)
     names = [edit.name for edit in edits]
-    if options.as_json:
-        body = {"edits": names, "method": options.method, "facts": len(chosen)}
-        tell(json.dumps(body | summary_of(scores) | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
-        return
-    tell(in_words(scores))
-    tell(f"Edit {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} in {folder}", f"Page: {page}")
+    where = f"Edit {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} in {folder}"
+    said = {"edits": names, "method": options.method, "facts": len(chosen), "folder": str(folder)}
+    tell_result(scores, page, options.as_json, where, **said)
 
 
 def check(options: ApplyOptions) -> None:
@@ -105,34 +100,18 @@ def _folder(options: ApplyOptions) -> tuple[Path, bool]:
     return own, fresh
 
 
-def _method(options: ApplyOptions) -> tuple["MethodSpec", list[str], Any, Any]:
-    """The method, its settings, the restraint and its config; UserError for settings that they do not have."""
-    from editing.method import method
-    from editing.restraint import restraint
-
-    spec = method(options.method)
-    pairs, aside = parted(options.settings, options.restrain)
-    pairs = at_layer(pairs, spec, options.layer)
-    if options.restrain is None:
-        return spec, pairs, None, None
-    gentle = restraint(options.restrain)
-    return spec, pairs, gentle, gentle.config_for(aside)
-
-
 def _facts(model: Any, options: ApplyOptions) -> tuple[Any, ...]:
     """What is edited: the prompt, or the facts."""
     from editing.requests import check as check_facts
-    from editing.requests import known, request_at
+    from editing.requests import known
     from factscope.data.load import load_facts
     from factscope.data.request import requests_of
-    from factscope.model.prompts import make_prompt
 
     if options.prompt is not None:
-        found = make_prompt(model, options.prompt, subject=options.subject, start=options.start)
-        asked = request_at(model, found, str(options.target), options.answer)
-        if found.subject_from.startswith("guess"):
-            how = f"{found.subject!r} ({found.subject_from})"
-            note(f"Note: the subject is taken to be {how}; [brackets] say otherwise.")
+        asked = request_from(
+            model, options.prompt, str(options.target), subject=options.subject, answer=options.answer,
+            start=options.start,
+        )  # fmt: skip
         chosen: tuple[Any, ...] = (asked,)
     else:
         limit = None if options.known else options.limit

@@ -1,12 +1,11 @@
 """`edit evaluate`: saved edits scored again, by another protocol or on other facts."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from factscope.runs.folders import new_folder
-from studies.commands.app import tell
+from studies.commands.app import tell_result
 from studies.commands.command import command, run_folder
 from studies.commands.edit.saved.stack import model_of
 from studies.commands.options import (
@@ -44,7 +43,6 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
 )
 def evaluate(options: EvaluateOptions) -> None:
     """Score saved edits again: by another protocol, on other facts."""
-    from factscope.plots.show import in_words, summary_of
     from studies import edit as recipe
 
     edits = [edit for folder in options.edit for edit in recipe.load_edits(folder)]
@@ -63,8 +61,4 @@ def evaluate(options: EvaluateOptions) -> None:
         )  # fmt: skip
         store.save(scores, folder / "report")
         page = write_page(scored(edits, scores.report, scores.spectra), folder / "page.html", light=options.light)
-    if options.as_json:
-        body = {"edits": [edit.name for edit in edits]}
-        tell(json.dumps(body | summary_of(scores) | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
-        return
-    tell(in_words(scores), f"Page: {page}")
+    tell_result(scores, page, options.as_json, edits=[edit.name for edit in edits], folder=str(folder))

@@ -1,14 +1,12 @@
 """`edit sequence`: edit after edit, with checkpoints, until all are in or the model breaks; resumable at any edit."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
-from studies.commands.app import load, note, tell
+from studies.commands.app import load, note, tell_result
 from studies.commands.command import command, run_folder
 from studies.commands.edit.apply import note_identity
 from studies.commands.options import (
@@ -21,10 +19,8 @@ from studies.commands.options import (
     RunOptions,
     Runs,
     Was,
-    at_layer,
     key,
     option,
-    parted,
     shipped,
     starting,
 )
@@ -74,10 +70,7 @@ def sequence(options: SequenceOptions) -> None:
     # The same command finds the same folder, and so takes up where it was stopped.
     own = settled_folder("sequence", Path(options.facts).stem, key(options), options.runs)
     with run_folder("edit sequence", options, own) as folder:
-        from editing.pages.sequence import page as drawn
-        from editing.pages.sequence import words
-        from factscope.plots.page import write_page
-        from factscope.runs import store
+        from studies.saved import save_with_page
 
         _check(options)
         try:
@@ -85,59 +78,40 @@ def sequence(options: SequenceOptions) -> None:
         except KeyboardInterrupt:
             note(f"Stopped; the edits done so far are in {folder}, and the same command goes on from there.")
             raise
-        store.save(result, folder)
-        page = write_page(drawn(result), folder / "page.html", light=options.light)
-    if options.as_json:
-        tell(json.dumps(_summary(result) | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
-        return
-    _table(result.checkpoints)
-    tell(*words(result), f"Edits in {folder / 'edits'}", f"Page: {page}")
+        page = save_with_page(result, folder, options.light)
+    tell_result(result, page, options.as_json, f"Edits in {folder / 'edits'}", folder=str(folder))
 
 
 def _check(options: SequenceOptions) -> None:
     """Everything that can be wrong before a model is loaded."""
-    from editing.method import method
     from editing.sequence.rules import Rule
     from editing.sequence.run import check_method
 
-    spec = method(options.method)
-    check_method(spec)
+    check_method(options.method_with_settings()[0])
     for rule in options.stop_when:
         Rule.of(rule)
-    pairs, _ = parted(options.settings, options.restrain)
-    at_layer(pairs, spec, options.layer)
-    _restraint(options)
-
-
-def _restraint(options: SequenceOptions) -> Any:
-    """The restraint's config, or None."""
-    from editing.restraint import restraint
-
-    _, aside = parted(options.settings, options.restrain)
-    return restraint(options.restrain).config_for(aside) if options.restrain else None
+    options.restraint_with_config()
 
 
 def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
     """All edits, with the yardstick and the watch that were asked for."""
-    from editing.method import method
     from editing.sequence.result import Config
     from editing.sequence.run import sequence as run
     from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
     from studies.edit import moments_for
     from studies.sequence_watch import SequenceWatch
 
-    spec, seed, start = method(options.method), options.seed, options.start
+    (spec, pairs), seed, start = options.method_with_settings(), options.seed, options.start
     how = Config(options.batch, options.every, options.restrain, options.restrain_at, options.stop_when, seed, start)
     chosen = _chosen(model, options)
-    pairs, _ = parted(options.settings, options.restrain)
-    config = spec.config_for(model, at_layer(pairs, spec, options.layer))
+    config = spec.config_for(model, pairs)
     given = options.unrelated
     others = () if given == "none" else unrelated_facts(model, chosen, given, seed=seed, start=start)
     yardstick = Yardstick.of(model, others, *fixed_text(model, options.text, seed=seed, start=start), start)
     watch = SequenceWatch.of(model, chosen, others, start, seed) if options.look else None
     note_identity(spec, options.moments)
     return run(
-        model, chosen, spec, how, folder, yardstick, config=config, restraint_config=_restraint(options),
+        model, chosen, spec, how, folder, yardstick, config=config, restraint_config=options.restraint_with_config()[1],
         moments=moments_for(model, spec, config, options.moments, options.tokens, seed, options.start),
         say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=watch,
     )  # fmt: skip
@@ -163,35 +137,3 @@ def _chosen(model: Any, options: SequenceOptions) -> Any:
     if len(found) < limit:
         note(f"Note: {len(found)} facts are edited, not {limit}: there are no more.")
     return found
-
-
-def _summary(result: Any) -> dict[str, Any]:
-    """The result for programs; null for what is not a number."""
-    from editing.evaluation.table import plain
-
-    points = [
-        {"facts": one.facts, "restrained": one.restrained, "warnings": one.warnings}
-        | {name: _number(value) for name, value in one.quantities.items()}
-        | ({"look": {name: _number(value) for name, value in one.extra.items()}} if one.extra else {})
-        for one in result.checkpoints
-    ]
-    body = {"method": result.method, "facts": len(result.facts), "asked": result.asked, "edits": len(result.edits)}
-    return body | {
-        "stopped": result.stopped,
-        "weights": result.last.weights,
-        "scores": plain(result.last.scores),
-        "checkpoints": points,
-    }
-
-
-def _number(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
-
-
-def _table(points: Sequence[Any]) -> None:
-    names = list(points[-1].quantities)
-    ratios = ("perplexity", "condition")  # over the unedited model's
-    tell(f"{'facts':>6}" + "".join(f"{name + (' ×' if name in ratios else ''):>15}" for name in names))
-    for point in points:
-        cells = [f"{point.quantities[name]:>15.4g}" if name in point.quantities else f"{'':>15}" for name in names]
-        tell(f"{point.facts:>6}" + "".join(cells) + ("  restrained" if point.restrained else ""))

@@ -189,7 +189,7 @@ def test_a_scorer_changes_what_counts():
     worth = [value("reliability", rows, scorer) for scorer in ("likelihood", "token accuracy", "strict", "generation")]
     assert worth == [0, 0, 0, 1]  # half an answer is none
     assert value("reliability, tokens", rows) == 0.5  # and has a name of its own
-    assert [mark(rows[0], rows[0].after, scorer) for scorer in SCORERS] == [1, 0.5, 0, 1]
+    assert [mark(rows[0].after, scorer) for scorer in SCORERS] == [1, 0.5, 0, 1]
 
 
 def test_multi_hop_needs_one_question_and_instance_wise_every_step():

@@ -271,15 +271,15 @@ def _group_loss(group: _Group, delta: Tensor, contexts: int, config: Descent, pl
     likely = torch.zeros_like(loss)
     if group.clean is not None:
         now = logp[essence]
-        drift = (now.exp() * (now - group.clean)).sum(-1)
+        drift = (now.exp() * (now - group.clean.to(now))).sum(-1).to(loss.device)
         loss = loss.index_add(0, fact[row[essence]], config.kl_factor * drift)
     asked = ~essence
     if bool(asked.any()):
-        owner = row[asked]  # [wanted], the row of each
+        owner = row[asked].to(logp.device)  # [wanted], the row of each
         count = torch.bincount(owner, minlength=len(group.source)).to(logp)
         picked = logp[asked].gather(1, group.targets[asked].to(logp.device)[:, None])[:, 0]
         per_row = torch.zeros(len(group.source), device=logp.device).index_add(0, owner, picked) / count.clamp_min(1)
-        rows = count > 0
+        per_row, rows = per_row.to(loss.device), (count > 0).to(loss.device)
         loss = loss.index_add(0, fact[rows], -per_row[rows] / contexts)
         likely = likely.index_add(0, fact[rows], per_row[rows].detach().exp() / contexts)
     return loss, likely

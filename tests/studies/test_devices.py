@@ -1,0 +1,153 @@
+"""Every verb and every method on a device that is not the CPU: it runs, and its numbers are those of the CPU.
+
+The device is pretended (helpers/pretend.py), so that a tensor left on the wrong one is found without the hardware.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from circuits.find import find
+from circuits.method import Method
+from circuits.scorers.eap import EAP
+from circuits.scorers.eap_ig import EAPIG
+from circuits.scorers.exact import Exact
+from circuits.search.acdc import ACDC
+from circuits.task import Task
+from editing import compute as computing
+from editing.edit import Edit
+from editing.evaluation.evaluate import evaluate
+from editing.method import method, method_names
+from editing.restraint import restrained
+from editing.sequence.result import Config as SequenceConfig
+from editing.sequence.run import sequence
+from editing.sequence.yardstick import Yardstick, fixed_text
+from editing.solve import moments
+from editing.spectrum import spectra
+from factscope.data.load import load_facts
+from factscope.model.known import answer_ranks
+from factscope.model.prompts import make_prompt
+from helpers.models import TOY
+from helpers.moments import text_moments
+from helpers.pretend import pretended
+from studies.circuit import CircuitStudy, evaluated
+from tracing.causal import Config, trace
+from tracing.logit_lens import lens
+
+FACTS = load_facts(TOY / "toy_town.json", limit=2)
+
+
+def both(model: Any, call: Callable[[], Any]) -> tuple[Any, Any]:
+    """What it gives on the CPU and on the device."""
+    here = call()
+    with pretended(model):
+        return here, call()
+
+
+def same_tensors(one: Any, other: Any) -> None:
+    """Two values of one kind hold the same numbers, those of the second on the CPU, as results keep them."""
+    assert type(other) is torch.Tensor, "results stand on the CPU"
+    torch.testing.assert_close(one, other, equal_nan=True, rtol=1e-3, atol=1e-5)  # other products sum in another order
+
+
+@pytest.mark.parametrize("corruption", ["noise", "swap"])
+def test_traces(toy: Any, corruption: str) -> None:
+    prompt = make_prompt(toy, "[Oda Voss] lives in", answer="Brask", foil="Vey")
+    sites = ("resid", "mlp", "attn", "head", "severed_mlp", "severed_attn")
+    swaps = ("Mira Drey",) if corruption == "swap" else ()
+    metric = "kl" if corruption == "swap" else "probability"
+    config = Config(sites=sites, samples=1, corruption=corruption, swaps=swaps, metric=metric)
+    one, other = both(toy, lambda: trace(toy, prompt, config))
+    for site in sites:
+        same_tensors(one.grid(site).effect, other.grid(site).effect)
+
+
+def test_the_lens_scores_and_ranks(toy: Any) -> None:
+    prompt = make_prompt(toy, "[Oda Voss] lives in", answer="Brask")
+    for norm in ("per-state", "final-scale"):
+        one, other = both(toy, partial(lens, toy, prompt, norm))
+        same_tensors(one.log_probability, other.log_probability)
+    one, other = both(toy, lambda: answer_ranks(toy, [prompt]))
+    assert one == other
+
+
+@pytest.fixture(scope="module")
+def keys(toy: Any) -> Any:
+    return text_moments(toy, [0, 1])
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_methods_of_edits(toy: Any, keys: Any, name: str) -> None:
+    spec = method(name)
+    config: Any = spec.Config()
+    if not spec.in_context:
+        config = spec.at_layers(config, (0, 1) if spec.layer_setting == "layers" else (0,))
+        short = {"steps": 2}
+        config = replace(config, descent=replace(config.descent, **short)) if hasattr(config, "descent") else replace(
+            config, **short
+        )  # fmt: skip
+    how: dict[str, Any] = {"moments": keys if spec.needs_moments else None, "contexts": ("{}", "Today, {}")}
+    facts = FACTS[:1] if spec.in_context else FACTS
+    one, other = both(toy, lambda: computing.compute(name, toy, facts, config, shown=False, **how))
+    for ours, theirs in zip(one.deltas, other.deltas, strict=True):
+        same_tensors(ours.dense(torch.float32), theirs.dense(torch.float32))
+    with pretended(toy), other.applied(toy):
+        pass
+    if name == "ike":  # its demonstrations are more than the toy reads
+        return
+    first, second = both(toy, lambda: evaluate(toy, [one]))
+    assert [score.after for score in first.scores] == pytest.approx([score.after for score in second.scores], rel=1e-3)
+
+
+def test_moments_restraints_spectra_and_sequences(toy: Any, tmp_path: Path) -> None:
+    text = moments.Config(tokens=260, document=20, rows=8)
+    folders = iter((tmp_path / "here", tmp_path / "there"))
+    one, other = both(toy, lambda: moments.collect(toy, [0], text, folder=next(folders), shown=False))
+    same_tensors(one.of(0), other.of(0))
+    spec = method("rome")
+    config: Any = spec.at_layers(spec.Config(), (0,))
+    config = replace(config, descent=replace(config.descent, steps=2))
+    edit: Edit = computing.compute("rome", toy, FACTS[:1], config, contexts=("{}",), shown=False)
+    first, second = both(toy, lambda: (restrained(toy, [edit], "rect", None), spectra(toy, [edit])))
+    same_tensors(first[0].deltas[0].dense(torch.float32), second[0].deltas[0].dense(torch.float32))
+    assert [one.condition for one in first[1]] == pytest.approx([one.condition for one in second[1]])
+    places = iter((tmp_path / "one", tmp_path / "two"))
+
+    def run() -> Any:
+        yardstick = Yardstick.of(toy, (), *fixed_text(toy, documents=2, tokens=10), "auto")
+        settings = SequenceConfig(every=1)
+        return sequence(
+            toy,
+            FACTS,
+            "rome",
+            settings,
+            next(places),
+            yardstick,
+            config=config,
+            contexts=("{}",),
+            shown=False,
+            say=lambda _: None,
+        )
+
+    first, second = both(toy, run)
+    assert first.last.perplexity == pytest.approx(second.last.perplexity, rel=1e-3)
+
+
+@pytest.mark.parametrize("wanted", [EAP(edges=30), EAPIG(edges=30), Exact(edges=30), ACDC(threshold=2.0)], ids=type)
+def test_circuits(toy: Any, wanted: Method) -> None:
+    prompt, other, third = (
+        make_prompt(toy, f"[{who}] lives in", answer=where)
+        for who, where in (("Oda Voss", "Brask"), ("Mira Drey", "Vey"), ("Oda Drey", "Brask"))
+    )
+    for ablation in ("mean", "counterfactual"):
+        task = Task((prompt,), "nll", ablation, (other,), (other, third))
+        one, two = both(toy, partial(find, toy, task, wanted, split=False))
+        same_tensors(one.scores, two.scores)
+    if isinstance(wanted, EAP):
+        first, second = both(toy, lambda: evaluated(toy, CircuitStudy(one), (other,)))
+        assert first.evaluation.faithfulness == pytest.approx(second.evaluation.faithfulness, rel=1e-3)

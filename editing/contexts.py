@@ -5,7 +5,7 @@ import torch
 from factscope.data.fact import SLOT
 from factscope.model.bridge import Bridge
 from factscope.model.forward.generate import sample
-from factscope.model.prompts import start_ids
+from factscope.model.prompts import start_ids, token_ids
 
 # Openings of generated contexts: with none of them, a small model's samples begin with headlines and code.
 OPENINGS = ("The", "Therefore", "Because", "I", "You")  # EasyEdit's
@@ -19,7 +19,7 @@ def contexts(model: Bridge, count: int, length: int, seed: int, start: str = "au
     """
     generator = torch.Generator().manual_seed(seed)
     first, words = start_ids(model, start), [OPENINGS[number % len(OPENINGS)] for number in range(count)]
-    begins = [[*first, *model.tokenizer(word, add_special_tokens=False)["input_ids"]] for word in words]
+    begins = [[*first, *token_ids(model, word)] for word in words]
     made: dict[int, str] = {}
     for _ in range(10):
         for size in sorted({len(begin) for begin in begins}):  # openings of one length are continued together

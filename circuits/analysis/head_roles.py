@@ -34,7 +34,7 @@ from circuits.engine.reference import Reference
 from circuits.engine.state import State
 from circuits.graph import place_of
 from factscope.model.bridge import Bridge
-from factscope.model.prompts import Prompt
+from factscope.model.prompts import Prompt, token_ids
 from factscope.model.readout import Component, Readout, rank, readout
 from factscope.runs.provenance import Run, stopwatch
 
@@ -315,6 +315,6 @@ def first_tokens(model: Bridge, answers: Sequence[str]) -> set[int]:
     """First tokens of the answers, each after a space."""
     found = set()
     for answer in answers:
-        ids = model.tokenizer(" " + answer.strip(), add_special_tokens=False)["input_ids"]
+        ids = token_ids(model, " " + answer.strip())
         found |= set(ids[:1])
     return found

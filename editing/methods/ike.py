@@ -26,7 +26,7 @@ from factscope.data.request import EditRequest
 from factscope.model.bridge import Bridge, device, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.hooks import record
-from factscope.model.prompts import start_ids
+from factscope.model.prompts import start_ids, token_ids
 from factscope.model.sites import Site
 
 KINDS = ("copy", "update", "update", "update", "retain", "retain", "retain", "retain")  # in turn
@@ -92,7 +92,7 @@ def states(inputs: MethodInputs, texts: Sequence[str]) -> Float[Tensor, "text d_
     """Unit vectors of sentences; see the module's text."""
     model = inputs.model
     site, first = Site("resid", model.cfg.n_layers // 2), start_ids(model, inputs.start)
-    rows = [[*first, *model.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
+    rows = [[*first, *token_ids(model, text)] for text in texts]
     means: list[Tensor] = [torch.empty(0)] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for some in (order[i : i + 64] for i in range(0, len(order), 64)):

@@ -35,7 +35,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import sample
-from factscope.model.prompts import start_ids
+from factscope.model.prompts import start_ids, token_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def fixed_text(
     """
     first = start_ids(model, start)
     if source == SELF:
-        begin = first or tuple(model.tokenizer(OPENINGS[0], add_special_tokens=False)["input_ids"])
+        begin = first or token_ids(model, OPENINGS[0])
         generator = torch.Generator().manual_seed(seed)
         rows = sample(model, torch.tensor([begin] * documents), tokens, generator).tolist()
         ends = {getattr(model.tokenizer, "eos_token_id", None), *start_ids(model)}
@@ -104,7 +104,7 @@ def fixed_text(
         for text in texts(source):
             if len(rows) == documents:
                 break
-            rows.append([*first, *model.tokenizer(text, add_special_tokens=False)["input_ids"]][:tokens])
+            rows.append([*first, *token_ids(model, text)][:tokens])
         words = source
     rows = [row for row in rows if len(row) > 1]
     if not rows:

@@ -39,7 +39,7 @@ from factscope.model.forward.batched import padded
 from factscope.model.forward.generate import sample
 from factscope.model.forward.subject import check_written
 from factscope.model.hooks import hooked
-from factscope.model.prompts import start_ids
+from factscope.model.prompts import start_ids, token_ids
 from factscope.model.sites import Site
 from factscope.model.weights import key_width
 from factscope.progress import progress
@@ -311,7 +311,7 @@ def _drawing(model: Bridge, config: Config, place: Path, read: int) -> Draw:
 def _tokenised(model: Bridge, config: Config) -> Iterator[list[int]]:
     first = start_ids(model, config.start)
     for text in texts(config.source):
-        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"][: config.document - len(first)]
+        ids = token_ids(model, text)[: config.document - len(first)]
         if len(ids) + len(first) >= 2:
             yield [*first, *ids]
 
@@ -328,7 +328,7 @@ def _self_written(model: Bridge, config: Config, place: Path, number: int, count
         pass
     first = start_ids(model, config.start)
     if not first:  # no document start: begin with an opening word
-        first = tuple(model.tokenizer(OPENINGS[number % len(OPENINGS)], add_special_tokens=False)["input_ids"])
+        first = token_ids(model, OPENINGS[number % len(OPENINGS)])
     begin: Int[Tensor, "row pos"] = torch.tensor([first] * count)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
     rows: list[list[int]] = []

@@ -148,6 +148,8 @@ def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, **sprea
 @torch.no_grad()
 def _check_wrapped(model: Bridge, spec: str, tokens: torch.Tensor, own: torch.Tensor) -> None:
     """ModelError unless the wrapped model computes what plain transformers did before it was wrapped."""
+    if not hasattr(model, "blocks"):
+        raise ModelError(f"{spec} ({architecture(model)}) is no single stack of blocks, so it has no layers to look at")
     try:
         off = off_by(model(tokens, use_cache=False), own)
     except Exception as trouble:

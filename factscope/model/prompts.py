@@ -198,7 +198,16 @@ def with_answer(model: Bridge, prompt: Prompt, answer: str, origin: str) -> Prom
 
 
 def with_answer_ids(model: Bridge, prompt: Prompt, ids: Sequence[int], origin: str) -> Prompt:
-    """`prompt` with an answer given as tokens, as when the model itself gave it."""
+    """`prompt` with an answer given as tokens, as when the model itself gave it.
+
+    Raises PromptError for a token that the tokenizer does not have: vocabularies are padded beyond their tokens.
+    """
+    unsaid = next((i for i in ids if model.tokenizer.convert_ids_to_tokens(i) is None), None)
+    if unsaid is not None:
+        raise PromptError(
+            f"what the model itself says after {prompt.text!r} is its token {unsaid}, which its tokenizer does not "
+            "have: give an answer with --answer"
+        )
     return replace(prompt, answer=model.tokenizer.decode(list(ids)), answer_ids=tuple(ids), answer_from=origin)
 
 
@@ -346,7 +355,25 @@ def _encode(model: Bridge, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]
     except UnicodeEncodeError:
         raise PromptError(f"{text!r} has characters that no text has (half a pair, or undecoded bytes)") from None
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return tuple(encoded["input_ids"]), tuple((a, b) for a, b in encoded["offset_mapping"])
+    ids = _embedded(model, tuple(encoded["input_ids"]))
+    return ids, tuple((a, b) for a, b in encoded["offset_mapping"])
+
+
+def token_ids(model: Bridge, text: str) -> tuple[int, ...]:
+    """The ids of a text that is no prompt, without a start token; PromptError for a token that the model lacks."""
+    return _embedded(model, tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def _embedded(model: Bridge, ids: tuple[int, ...]) -> tuple[int, ...]:
+    """The ids, if the model has an embedding for each: a tokenizer may know more tokens than its model."""
+    known = next(model.embed.parameters()).shape[0]
+    beyond = next((i for i in ids if i >= known), None)
+    if beyond is not None:
+        raise PromptError(
+            f"the tokenizer has a token {model.tokenizer.convert_ids_to_tokens(beyond)!r} (number {beyond}) that the "
+            f"model, of {known} tokens, was never given: write the text without it"
+        )
+    return ids
 
 
 def _continuation(
@@ -376,7 +403,7 @@ def start_token(model: Bridge, start: str = "auto") -> tuple[str | None, tuple[i
     number = model.tokenizer.convert_tokens_to_ids([token])[0]
     if number is None or model.tokenizer.convert_ids_to_tokens(number) != token:
         raise PromptError(f"{token!r} is not a token of this model; choose one of its own, or --start none")
-    return token, (int(number),)
+    return token, _embedded(model, (int(number),))
 
 
 def start_ids(model: Bridge, start: str = "auto") -> tuple[int, ...]:

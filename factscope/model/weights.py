@@ -54,7 +54,7 @@ def live_weights(model: Bridge) -> dict[str, Tensor]:
     weights = {
         name: tensor for name, tensor in model.tl_named_parameters() if tensor.untyped_storage().data_ptr() in alive
     }
-    for layer, block in enumerate(getattr(model, "blocks", ())):  # recurrent ones have none
+    for layer, block in enumerate(model.blocks):
         for letter in "kv":
             name = str(WeightName(layer, f"attn.W_{letter.upper()}"))
             part = getattr(getattr(block, "attn", None), letter, None)

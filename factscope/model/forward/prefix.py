@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.prompts import start_ids
+from factscope.model.prompts import start_ids, token_ids
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def preface_ids(model: Bridge) -> tuple[tuple[int, ...], tuple[int, ...]]:
     preface = _PREFACES.get(model)
     if preface is None:
         return (), ()
-    ids = tuple(model.tokenizer(preface.text, add_special_tokens=False)["input_ids"])
+    ids = token_ids(model, preface.text)
     return start_ids(model, preface.start), ids
 
 

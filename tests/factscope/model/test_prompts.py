@@ -1,10 +1,14 @@
 """Text becomes tokens in one place: spans by characters, answers by suffix, guesses said aloud."""
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from factscope.data.fact import Fact
 from factscope.data.joining import between
@@ -16,9 +20,12 @@ from factscope.model.prompts import (
     prompt_of,
     start_ids,
     swap_subject,
+    token_ids,
     tokenized,
     with_answer,
 )
+from tracing.causal import Config as TraceConfig
+from tracing.causal import trace
 
 
 def spelled(prompt: Any) -> str:
@@ -238,3 +245,59 @@ def test_a_prompt_without_a_subject_has_the_tokens_of_one_that_is_all_subject(to
 def test_a_prompt_without_a_subject_is_refused_as_others_are(toy: Any, text: str, answer: str, said: str) -> None:
     with pytest.raises(PromptError, match=said):
         tokenized(toy, text, answer)
+
+
+# ---- tokenizers and models of different size ----
+
+
+def grown(folder: Path, rows: int, winner: int | None = None) -> Any:
+    """The toy with so many more rows than its tokenizer has tokens; `winner` is what it says to "Oda Voss lives in"."""
+    from safetensors.torch import load_file, save_file
+
+    from factscope.model.load import load
+    from helpers.architectures import plain
+    from helpers.models import TOY
+
+    shutil.copytree(TOY, folder)
+    weights = load_file(folder / "model.safetensors")
+    table = torch.cat([weights["model.embed_tokens.weight"], torch.zeros(rows, 48)])
+    head = table.clone()
+    if winner is not None:
+        head[winner] = 5 * plain(TOY).model(torch.tensor([[0, *TOKENIZED]])).last_hidden_state[0, -1].detach()
+    weights |= {"model.embed_tokens.weight": table, "lm_head.weight": head}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    changed = {"vocab_size": len(table), "tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    return load(str(folder), device="cpu")
+
+
+TOKENIZED = (279, 332, 328, 271)  # "Oda Voss lives in"
+
+
+def test_rows_that_no_token_reaches_change_nothing_and_are_no_answer(toy: Any, tmp_path: Path) -> None:
+    prompt = make_prompt(toy, "[Oda Voss] lives in")
+    padded = grown(tmp_path / "padded", 16)
+    torch.testing.assert_close(padded(prompt.tensor())[..., :416], toy(prompt.tensor()))
+    wrong = grown(tmp_path / "wrong", 16, winner=425)
+    assert int(wrong(prompt.tensor())[0, -1].argmax()) == 425
+    with pytest.raises(PromptError, match=r"token 425, which its tokenizer does not have.*--answer"):
+        trace(wrong, prompt, TraceConfig(samples=1))
+    assert make_prompt(wrong, "[Oda Voss] lives in", answer="Brask").answer_ids
+
+
+def test_a_token_that_the_model_was_never_given_is_named(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import copy
+
+    tokenizer = copy.deepcopy(toy.tokenizer)
+    tokenizer.add_tokens(["Zwolle"])
+    monkeypatch.setattr(toy, "_tokenizer", tokenizer)
+    for text, answer, start in (
+        ("[Zwolle] lies in", "Brask", "auto"),
+        ("[Oda Voss] lives in", "Zwolle", "auto"),
+        ("[Oda Voss] lives in", "Brask", "Zwolle"),
+    ):
+        with pytest.raises(PromptError, match=r"'Zwolle' \(number 416\) that the model, of 416 tokens"):
+            make_prompt(toy, text, answer=answer, start=start)
+    with pytest.raises(PromptError, match="Zwolle"):
+        token_ids(toy, "of Zwolle")

@@ -95,21 +95,23 @@ PROTOCOLS = {
             "batch-30",
             "token accuracy",
             size=30,
-            comparable="batch editing of MEMoE (Wang and Li 2024): batches of 30 with rollback",
+            comparable="reliability, generality, locality (same answer) and their average of MEMoE's batch editing "
+            "(Wang and Li 2024): batches of 30 with rollback",
         ),
         Protocol(
             "sequential-batch",
             "token accuracy",
             size=10,
             stays=True,
-            comparable="sequential batch editing of MEMoE (10 x 100, final readings) if 1000 cases are edited",
+            comparable="reliability, generality, locality (same answer) and their average of MEMoE's sequential batch "
+            "editing (10 x 100, final readings) if 1000 cases are edited",
         ),
         Protocol(
             "sequential",
             "token accuracy",
             stays=True,
-            comparable="sequential editing judged on the final model, as PRUNE (Ma et al. 2024) does; its final "
-            "readings, not its immediate ones",
+            comparable="efficacy, generality and locality of PRUNE (Ma et al. 2024), which are ES, PS and NS here, but "
+            "per token: sequential editing judged on the final model, so the final readings, not the immediate ones",
         ),
         Protocol("strict", "strict"),
         Protocol(

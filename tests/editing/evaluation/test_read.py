@@ -232,8 +232,33 @@ def test_tone_is_certainty_times_staying_likely():
 
 
 def test_an_erased_answer_is_gone():
-    assert value("erasure", [row("erasure", reading(right=1.0))]) == 0
-    assert value("erasure", [row("erasure", reading(right=0.5))]) == 1
+    """The old answer is gone and the refusal is there; nonsense, in which neither is there, does not pass."""
+    told, untold = row("rewrite", reading(right=1.0)), row("rewrite", reading(right=0.5))
+    assert value("erasure", [told, row("erasure", reading(right=0.5), trial=1)]) == 1
+    assert value("erasure", [untold, row("erasure", reading(right=0.5), trial=1)]) == 0
+    assert value("erasure", [untold, row("erasure", reading(right=1.0), trial=1)]) == 0
+
+
+def test_pooled_numbers_weigh_prompts_or_kinds_alike():
+    rows = [
+        row("rewrite", reading(right=1.0)),
+        row("paraphrase", reading(right=0.5), trial=1),
+        row("paraphrase", reading(right=0.0), trial=2),
+        row("portability", reading(right=1.0), label="alias", trial=3),
+        row("portability", reading(right=1.0), label="alias", trial=4),
+        row("portability", reading(right=0.0), label="reasoning", trial=5),
+        row("locality", reading(same=1.0), label="forgetfulness", trial=6),
+        row("locality", reading(same=0.5), label="relation specificity", trial=7),
+        row("locality", reading(same=0.5), label="relation specificity", trial=8),
+    ]
+    assert value("edit success, pooled", rows, "token accuracy") == pytest.approx(1.5 / 3)
+    assert value("portability, pooled", rows, "token accuracy") == pytest.approx(1 / 2)
+    assert value("locality, pooled", rows, "token accuracy") == pytest.approx((1 + 0.5) / 2)
+    assert value("locality, same answer", rows, "token accuracy") == pytest.approx(1 / 3)
+    assert value("average of three", rows, "token accuracy") == pytest.approx((1 + 0 + 1 / 3) / 3)
+    assert value("average of three", rows[:3], "strict") is None  # nothing that must stay was asked
+    kept, moved = (row("locality", reading(said=text), reading(said="Bern")) for text in ("Bern", "York"))
+    assert value("locality, same answer", [kept, moved], "generation") == 0.5
 
 
 def test_fluency_falls_with_repetition_and_says_whether_the_prompt_counts():

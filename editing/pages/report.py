@@ -105,24 +105,44 @@ def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
     )
 
 
+TOLD = {
+    "ES": "of prompts prefer the new answer",
+    "PS": "of paraphrases do",
+    "reliability": "of prompts are answered with it",
+    "locality, unchanged": "of neighbours' answers unchanged",
+}
+
+
 def headline(report: EditReport) -> Headline:
-    """How many facts flipped, and what it cost the neighbours."""
+    """How many facts flipped, and what it cost the neighbours; of a single fact, what is said instead of what."""
     when = "final" if any(one.when == "final" for one in report.scores) else "after"
     now: dict[str, Score] = {one.metric: one for one in report.scores if one.when == when}
     before = {one.metric: one for one in report.scores if one.when == "before"}
-    told = {
-        "ES": "of prompts prefer the new answer",
-        "PS": "of paraphrases do",
-        "reliability": "of prompts are answered with it",
-        "locality, unchanged": "of neighbours' answers unchanged",
-    }
-    numbers = tuple(Number(f"{now[name].value:.0%}", words) for name, words in told.items() if name in now)
+    rewrites = [row for row in report.rows if row.kind == "rewrite"]
+    if len(rewrites) == 1:
+        return _flip(rewrites[0], now)
+    numbers = tuple(Number(f"{now[name].value:.0%}", words) for name, words in TOLD.items() if name in now)
     lead = next((name for name in ("ES", "reliability") if name in now), None)
     if lead is None:
         return Headline("Only what must stay was asked.", numbers)
-    n, what = now[lead].n, "preferred the new answer" if lead == "ES" else "gave the new answer"
-    sentence = f"{n} fact{'s' * (n > 1)}: before the edit {before[lead].value:.0%} {what}, now {now[lead].value:.0%}."
-    return Headline(sentence, numbers)
+    what = "preferred the new answer" if lead == "ES" else "gave the new answer"
+    return Headline(f"{now[lead].n} facts: {before[lead].value:.0%} {what} before, {now[lead].value:.0%} now.", numbers)
+
+
+def _flip(row: Row, scores: dict[str, Score]) -> Headline:
+    """One fact: its answers' probabilities, and the first word of what is said."""
+    now = row.final or row.after or row.before
+    numbers = [Number(f"{exp(-now.nll):.2g}", f"probability of {row.target!r}, before {exp(-row.before.nll):.2g}")]
+    if now.nll_other is not None and row.before.nll_other is not None:
+        was, is_ = exp(-row.before.nll_other), exp(-now.nll_other)
+        numbers.append(Number(f"{is_:.2g}", f"probability of {row.other!r}, before {was:.2g}"))
+    numbers += [
+        Number(f"{scores[name].value:.0%}", words)
+        for name, words in TOLD.items()
+        if name in scores and name not in ("ES", "reliability")
+    ]
+    next_token = f"is {now.top!r} as before" if now.next_same else f"was {row.before.top!r} and is {now.top!r}"
+    return Headline(f"After {row.prompt!r} the model's next token {next_token}.", tuple(numbers))
 
 
 def finite(number: float) -> Cell:

@@ -61,7 +61,7 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 def rounded(number: float) -> float | None:
     """A cell of four digits; empty for NaN."""
-    return None if number != number else round(number, 4)
+    return None if number != number else round(number, 4) + 0.0  # no minus before a zero
 
 
 def in_lines(table: Table) -> list[str]:

@@ -229,7 +229,7 @@ def picture(bench: Bench) -> Intervals:
     groups = [group(UNEDITED, bench.trials[0].method, "before", aside=True)]
     groups += [group(trial.method, trial.method, when) for trial in bench.trials]
     note = f"Bars are {INTERVALS}."
-    return Intervals(title, tuple(map(label, shown)), tuple(groups), "score", "share", limits=(-0.02, 1.02), note=note)
+    return Intervals(title, shown, tuple(groups), "score", "share", limits=(-0.02, 1.02), note=note)
 
 
 def interval_table(bench: Bench) -> Table:

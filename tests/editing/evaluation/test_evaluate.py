@@ -30,6 +30,7 @@ from factscope.plots.page import page_html
 from factscope.runs import store
 from helpers.models import TOY
 from helpers.moments import text_moments
+from helpers.schema_2 import row_as_schema_2
 
 FACT = Fact(
     "a", "r", "Foo Bar", "{} lives in", "Rome", "Oslo town", (), ("Foo Bar is in",), (Neighbour("Ze is in", "Bern"),)
@@ -204,7 +205,7 @@ def test_a_report_of_schema_2_loads_with_the_numbers_that_it_had(tiny, tmp_path)
     document = json.loads(place.read_text())
     document["schema"] = 2
     body = document["result"] | {"protocol": "together", "scores": [], "spoken": [["Foo Bar lives in", "x", "y"]]}
-    body["rows"] = [_as_schema_2(row) for row in body["rows"]]
+    body["rows"] = [row_as_schema_2(row) for row in body["rows"]]
     place.write_text(json.dumps(document | {"result": body}))
     again = store.load(tmp_path, type(report))
     known = {(one.metric, one.when): one.value for one in again.scores}
@@ -216,23 +217,6 @@ def test_a_report_of_schema_2_loads_with_the_numbers_that_it_had(tiny, tmp_path)
     assert again.rows[0].after is not None
     assert again.rows[0].after.said == "y"
     assert math.isnan(again.rows[0].after.right)
-
-
-def _as_schema_2(row):
-    kinds = {"rewrite": "prompt", "paraphrase": "paraphrase", "locality": "neighbour"}
-    swap = row["kind"] == "locality"
-
-    def reading(one):
-        if one is None:
-            return None
-        numbers = (one["nll_other"], one["nll"]) if swap else (one["nll"], one["nll_other"])
-        exact = (False, one["exact"]) if swap else (one["exact"], False)
-        names = ("nll_new", "nll_true", "new_exact", "true_exact", "top", "kl")
-        return dict(zip(names, (*numbers, *exact, one["top"], one["kl"]), strict=True))
-
-    new, true = (row["other"], row["target"]) if swap else (row["target"], row["other"])
-    asked = {"fact": row["case"], "kind": kinds[row["kind"]], "prompt": row["prompt"], "new": new, "true": true}
-    return asked | {when: reading(row[when]) for when in ("before", "after", "final")}
 
 
 # ---- the trained toy ----

@@ -27,6 +27,7 @@ from factscope.plots.page import page_html, write_page
 from factscope.runs import store
 from helpers.browser import needs_chromium, open_page, with_script
 from helpers.models import TOY
+from helpers.schema_2 import row_as_schema_2, table_as_schema_2
 from studies.commands import app as common
 
 LINEAR = restraint("prune").Config(mode="linear")
@@ -352,6 +353,29 @@ def test_forgetting_and_moved_values_follow_their_definitions(whole):
     row = next(row for row in table.rows if row[0] == "ES, efficacy success")
     column = table.columns.index("restrained")
     assert row[column] == pytest.approx(result.last.quantities["retention"], abs=1e-3)
+
+
+def test_a_sequence_of_schema_2_loads_with_the_numbers_that_it_had(whole, tmp_path):
+    result, _ = whole
+    store.save(result, tmp_path)
+    place = tmp_path / store.JSON
+    document = json.loads(place.read_text())
+    document["schema"] = 2
+    body = document["result"]
+    body["rows"] = [row_as_schema_2(row) for row in body["rows"]]
+    for point in body["checkpoints"]:
+        lines = point.pop("scores")
+        point |= {"immediate": table_as_schema_2(lines, "after"), "now": table_as_schema_2(lines, "final")}
+    place.write_text(json.dumps(document))
+    again = store.load(tmp_path, SequenceResult)
+    for old, new in zip(again.checkpoints, result.checkpoints, strict=True):
+        for metric in ("ES", "PS", "NS", "unrelated, unchanged"):
+            for when in ("before", "after", "final"):
+                one, other = old.score(metric, when), new.score(metric, when)
+                assert (one and (one.value, one.n)) == (other and (other.value, other.n)), (metric, when)
+        assert old.held == new.held
+    assert repr(again) == repr(result)
+    assert page_html(page(again), light=True)
 
 
 @needs_chromium

@@ -266,7 +266,10 @@ def _eap_ig(edges: dict[str, Any]) -> dict[str, float]:
 
 
 def _drawing(text: str) -> dict[str, float]:
-    """Nodes <a3.5>, <m7>, embed, <resid_post>; the pen's width is twice the effect, at least 0.6."""
+    """Nodes <a3.5>, <m7>, embed, <resid_post>, or a3.h5, input, logits as EAP writes them.
+
+    The pen's width is twice the effect, at least 0.6.
+    """
     found = {}
     name = r'"?<?([\w.]+)>?"?'
     for source, target, attributes in re.findall(rf"^\s*{name}\s*->\s*{name}\s*(\[[^\]]*\])?", text, re.M):
@@ -278,8 +281,8 @@ def _drawing(text: str) -> dict[str, float]:
 
 
 def _ours(name: str) -> str:
-    if name in ("resid_post", "logits"):
-        return "logits"
+    if name in ("resid_post", "logits", "input", "embed"):
+        return "embed" if name in ("input", "embed") else "logits"
     return re.sub(r"^a(\d+)\.(?!h)(\d+)$", r"a\1.h\2", name)
 
 

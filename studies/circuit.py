@@ -1,6 +1,6 @@
 """A circuit with its evaluation and roles, saved together: the run folder of `circuit find`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,6 +190,7 @@ def circuit_study(
     evaluate: bool = True,
     like: Circuit | None = None,
     seed: int = 0,
+    told: Callable[[CircuitStudy], object] = lambda _: None,
     **how: Any,
 ) -> CircuitStudy:
     """Find the circuit, test it on what is held out, and name the roles of its heads, unless `evaluate` says no.
@@ -198,6 +199,7 @@ def circuit_study(
 
     Args:
         like: an ACDC circuit found with another threshold, whose first decisions are taken over.
+        told: given the study as soon as the circuit is found, to save it before anything is evaluated.
     """
     if like is not None:
         if not isinstance(method, ACDC):
@@ -209,6 +211,7 @@ def circuit_study(
         State(Reference(model, whole, inputs.task))
     circuit = find(model, inputs.task, method, seed=seed, **how)
     study = CircuitStudy(circuit, answers=inputs.answers, known=inputs.known)
+    told(study)
     return evaluated(model, study, inputs.held_out, seed) if evaluate else study
 
 

@@ -13,6 +13,8 @@ from factscope.model.sites import Site
 from factscope.model.source.checkpoint import probe
 from factscope.model.weights import WeightName, live_weights
 
+ROUNDING = {False: 1e-3, True: 0.05}  # a share of the whole's norm, in full and in half precision
+
 
 def component_sites(model: Bridge) -> list[Site]:
     """What must be recorded for `component_writes`."""
@@ -23,27 +25,32 @@ def component_sites(model: Bridge) -> list[Site]:
 def component_writes(model: Bridge, seen: dict[Site, Tensor]) -> dict[str, Float[Tensor, " d_model"]]:
     """What each writer adds to the residual stream at the last position, by name; sums to the final state.
 
-    Heads where they have a write of their own, else the attention outputs whole (`a3`): the heads of a model that
-    normalises after attention (Gemma-2 and -3) share that norm. With the heads, `a3.bias` where the attention has an
-    output bias. `seen` holds `component_sites`, recorded.
+    Heads where they have a write of their own in every layer, else the attention outputs whole (`a3`): the heads of a
+    model that normalises after attention (Gemma-2 and -3) share that norm. With the heads, `a3.bias` where the
+    attention has an output bias. `seen` holds `component_sites`, recorded.
     """
-    found = {"embed": seen[Site("resid_pre")][0, -1]}
-    weights = live_weights(model)
-    for layer in range(model.cfg.n_layers):
-        z, whole = seen[Site("head", layer)][0, -1], seen[Site("attn", layer)][0, -1]
-        out, bias = (weights.get(str(WeightName(layer, part))) for part in ("attn.W_O", "attn.b_O"))
-        each = total = None
-        if out is not None and out.shape[:2] == z.shape:
-            each = torch.einsum("hd,hdm->hm", z, out.to(z))  # head, d_head, d_model
-            total = each.sum(0) if bias is None else each.sum(0) + bias
-        if each is not None and total is not None and torch.allclose(total, whole, rtol=1e-3, atol=1e-4):
-            found |= {f"a{layer}.h{head}": write for head, write in enumerate(each)}
-            if bias is not None:
-                found[f"a{layer}.bias"] = bias
-        else:
-            found[f"a{layer}"] = whole
-        found[f"m{layer}"] = seen[Site("mlp", layer)][0, -1]
+    weights, layers = live_weights(model), range(model.cfg.n_layers)
+    last = {site: activation[0, -1] for site, activation in seen.items()}
+    heads = [_heads(weights, layer, last[Site("head", layer)], last[Site("attn", layer)]) for layer in layers]
+    found = {"embed": last[Site("resid_pre")]}
+    for layer, own in enumerate(heads):
+        found |= own if own and all(heads) else {f"a{layer}": last[Site("attn", layer)]}
+        found[f"m{layer}"] = last[Site("mlp", layer)]
     return found
+
+
+def _heads(
+    weights: dict[str, Tensor], layer: int, z: Float[Tensor, "head d_head"], whole: Float[Tensor, " d_model"]
+) -> dict[str, Float[Tensor, " d_model"]]:
+    """What each head and the bias write, by name; nothing where they do not add up to what the attention wrote."""
+    out, bias = (weights.get(str(WeightName(layer, part))) for part in ("attn.W_O", "attn.b_O"))
+    if out is None or out.shape[:2] != z.shape:
+        return {}
+    each = torch.einsum("hd,hdm->hm", z.float(), out.to(z).float()).to(whole)
+    found = {f"a{layer}.h{head}": write for head, write in enumerate(each)}
+    found |= {f"a{layer}.bias": bias.to(whole)} if bias is not None else {}
+    off = float((torch.stack(list(found.values())).float().sum(0) - whole.float()).norm())
+    return found if off <= ROUNDING[whole.dtype.itemsize < 4] * float(whole.float().norm()) + 1e-12 else {}
 
 
 def check_writes(model: Bridge) -> None:

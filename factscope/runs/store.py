@@ -123,7 +123,7 @@ def header(folder: str | Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as trouble:
         raise StoreError(f"{folder} is not a run folder: {path.name} cannot be read ({trouble.strerror})") from trouble
-    except ValueError as trouble:
+    except (ValueError, RecursionError) as trouble:
         raise StoreError(f"{path} is not readable JSON ({trouble})") from trouble
     missing = {"kind", "schema", "tensors_sha256", "result"} - set(document if isinstance(document, dict) else ())
     if missing or not isinstance(document, dict):

@@ -224,7 +224,7 @@ def _document(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
     except (OSError, UnicodeDecodeError) as trouble:
         raise StoreError(f"--config {path} cannot be read ({trouble})") from None
-    except yaml.YAMLError as trouble:
+    except (yaml.YAMLError, RecursionError) as trouble:
         raise UserError(f"--config {path} is neither YAML nor JSON: {' '.join(str(trouble).split())}") from None
     if not isinstance(document, dict):
         raise UserError(f"--config {path} holds no options; write one a line, as samples: 4")

@@ -261,6 +261,18 @@ def test_exports_hold_every_drawn_edge(circuit: Circuit, tmp_path: Path, form: s
         assert {f"{a}->{b}" for a, b, _ in lines} == set(circuit.graph.names(circuit.drawn))
 
 
+def test_a_drawing_of_eap_calls_the_embedding_input(tmp_path: Path) -> None:
+    text = """strict digraph "" {
+    "input" -> "a0.h1" [penwidth=5.0];
+    "a0.h1" -> "m1" [color="#000000",
+        penwidth=0.6];
+    "m1" -> "logits" [penwidth=2.5];
+}"""
+    assert read_edges(text, "x")[0] == {"embed->a0.h1": 2.5, "a0.h1->m1": 0.3, "m1->logits": 1.25}
+    (tmp_path / "g.gv").write_text(text)
+    assert imported(tmp_path / "g.gv", graph_of(text), unknown_task("The capital")).kept.sum() == 3
+
+
 def test_a_drawing_of_knowledge_circuits_is_read(tmp_path: Path) -> None:
     text = """digraph "" {
     embed [color="#ff0000", pos="1,2"];

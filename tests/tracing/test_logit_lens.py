@@ -1,14 +1,17 @@
 """The logit lens: its last row is the model, its components add up, its two norms agree where they must."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from factscope.data.load import load_facts
+from factscope.model.load import load
 from factscope.model.prompts import make_prompt, prompt_of
-from helpers.models import TOY
+from helpers.models import TOY, save_tiny
 from tracing.logit_lens import lens
+from tracing.pages.logit_lens import page as lens_page
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 
@@ -63,3 +66,19 @@ def test_the_toy_writes_its_answer(toy: Any) -> None:
     assert int(found.rank[0, -1]) > 1
     best = max(found.components, key=lambda c: c.direct_effect)
     assert best.top[0] == prompt.answer
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["toy", "gpt2"])
+def test_half_precision_tells_the_same_writers_apart(
+    name: str, dtype: str, toy: Any, tiny: Any, tmp_path: Path
+) -> None:
+    """What the heads write adds up to what the attention wrote, up to this type's rounding, in every layer."""
+    exact = toy if name == "toy" else tiny(name)
+    half = load(str(TOY if name == "toy" else save_tiny(name, tmp_path)), device="cpu", dtype=dtype)
+    for fact in load_facts(TOY / "toy_town.json", limit=8):
+        one, other = (lens(model, prompt_of(model, fact)) for model in (exact, half))
+        assert [c.name for c in one.components] == [c.name for c in other.components]
+        wanted, found = (torch.tensor([c.direct_effect for c in each.components]) for each in (one, other))
+        assert (wanted - found).norm() < 0.1 * wanted.norm()
+        assert lens_page(other)

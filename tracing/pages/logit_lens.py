@@ -155,7 +155,8 @@ def _writers(lens: LensResult) -> tuple[Spec, ...]:
         np.array([c.direct_effect for c in best]),
         value_title="direct effect",
         unit="logits",
-        note="What each writer adds to the answer's logit, less what it adds to the average token's.",
+        note="What each writer adds to the answer's logit, less what it adds to the average token's."
+        + ("" if any(".h" in c.name for c in lens.components) else " Heads are not told apart: they share a norm."),
     )
     table = Table(
         "Components at the last token",

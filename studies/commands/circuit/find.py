@@ -88,6 +88,7 @@ def find(options: FindOptions) -> None:
     # The same search finds the same folder, and so takes up where it was stopped.
     own = settled_folder("circuit", words, key(options)) if options.method == "acdc" else new_folder("circuit", words)
     with run_folder("circuit find", options, own) as folder:
+        from factscope.runs import store
         from studies import circuit as recipe
         from studies.saved import save_with_page
 
@@ -102,6 +103,7 @@ def find(options: FindOptions) -> None:
             model, work, method, evaluate=options.evaluate, like=like, seed=options.seed,
             split=options.split_qkv, positions=options.split_positions,
             journal=folder / JOURNAL if options.method == "acdc" else None, shown=None,
+            told=lambda found: store.save(found, folder),
         )  # fmt: skip
         tell_notes(study.circuit.notes)
         page = save_with_page(study, folder, options.light)

@@ -42,7 +42,7 @@ def read_stack(runs: Path) -> list[str]:
         return [one if Path(one).exists() else os.path.normpath(runs / ".." / one) for one in map(str, found["stack"])]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as trouble:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as trouble:
         raise UserError(f"{runs / STACK} is not a readable stack ({trouble}); delete it to begin a new one") from None
 
 

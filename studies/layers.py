@@ -32,7 +32,7 @@ from factscope.model.bridge import Bridge, info
 from factscope.model.prompts import prompt_of
 from factscope.plots.show import shown
 from factscope.runs.provenance import Run, stopwatch
-from factscope.statistics import spearman
+from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best, spearman
 from tracing.average import Sweep, average
 from tracing.causal import Config as TraceConfig
 
@@ -50,6 +50,7 @@ class Measure:
     facts: int  # that it is an average over
     low: tuple[float, ...] = ()  # 95 %, where it is known
     high: tuple[float, ...] = ()
+    likely: tuple[int, ...] = ()  # the layers that are favoured in 95 % of bootstraps over facts; () where not known
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def layer_study(
                     model, facts, layers, method=method, moments=moments, start=start, seed=seed, shown=shown
                 )
                 marks = tuple(trial.mark for trial in outcome.trials)
-                measures.append(Measure(way, f"mark of editing by {method} at the layer", "", marks, len(facts)))
+                meaning = f"mark of editing by {method} at the layer"
+                measures.append(Measure(way, meaning, "", marks, len(facts), likely=outcome.likely()))
     pairs = [(one, other) for place, one in enumerate(measures) for other in measures[place + 1 :]]
     agreements = tuple(
         Agreement(one.way, other.way, *spearman(one.values, other.values, seed), len(layers)) for one, other in pairs
@@ -172,7 +174,12 @@ def _traced(
     role = found.roles.index("last subject")
     picked = [tuple(float(grid[0, layer, role]) for layer in layers) for grid in (found.mean, found.low, found.high)]
     meaning = f"average indirect effect of {config.window} MLPs around the layer, at the subject's last token"
-    return Measure("trace", meaning, found.unit, picked[0], len(found.facts), picked[1], picked[2])
+    likely: tuple[int, ...] = ()
+    if len(set(found.subjects)) >= ENOUGH:
+        values = found.per_fact[:, 0, list(layers), role].double().numpy()
+        places = likely_best(shares_of_best(resampled_means(values, groups=found.subjects)))
+        likely = tuple(layers[place] for place in places)
+    return Measure("trace", meaning, found.unit, picked[0], len(found.facts), picked[1], picked[2], likely)
 
 
 def _in_circuit(

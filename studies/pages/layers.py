@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from editing.pages import layer_trials
+from factscope.plots.labels import numbers_in_words
 from factscope.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
 from factscope.statistics import PERMUTATIONS, ranks
-from studies.layers import LayerStudy
+from studies.layers import LayerStudy, Measure
 
 
 def page(study: LayerStudy) -> Page:
@@ -64,6 +65,11 @@ def _favourite(study: LayerStudy, way: str) -> str:
     return "none, as all are alike" if best is None else f"layer {best}"
 
 
+def _among(one: Measure) -> str:
+    """The layers that resamples of the facts favour; a circuit is one, and a few facts tell nothing."""
+    return f" (in 95 % of resamples of the facts: {numbers_in_words(one.likely)})" if one.likely else ""
+
+
 def words(study: LayerStudy) -> list[str]:
     """What editing at each layer did, what each way favours, and how the ways agree."""
     tried = [
@@ -75,7 +81,7 @@ def words(study: LayerStudy) -> list[str]:
 
 
 def _sentences(study: LayerStudy) -> list[str]:
-    favoured = ", ".join(f"{one.way} favours {_favourite(study, one.way)}" for one in study.measures)
+    favoured = ", ".join(f"{one.way} favours {_favourite(study, one.way)}{_among(one)}" for one in study.measures)
     said = [f"On {len(study.facts)} known facts, {favoured}."]
     for one in study.agreements:
         how = (
@@ -90,14 +96,23 @@ def _sentences(study: LayerStudy) -> list[str]:
 def summary(study: LayerStudy) -> dict[str, Any]:
     """The numbers that a program would ask for first, the best layer the first way's; null for what is no number."""
     trials = study.outcome.trials if study.outcome else ()
-    agreements = [
-        {key: None if value != value else value for key, value in asdict(one).items()} for one in study.agreements
-    ]
     return {
         "best": study.best(study.measures[0].way),
         "facts": len(study.facts),
         "layers": study.layers,
-        "agreements": agreements,
-        "trials": [asdict(one) for one in trials],
-        "measures": [asdict(one) for one in study.measures],
+        "agreements": [_plain(one) for one in study.agreements],
+        "trials": [_plain(one) for one in trials],
+        "measures": [_plain(one) for one in study.measures],
+    }
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Fields for a program, null for what is no number."""
+    return {
+        name: tuple(None if part != part else part for part in found)
+        if isinstance(found, tuple)
+        else None
+        if found != found
+        else found
+        for name, found in asdict(value).items()
     }

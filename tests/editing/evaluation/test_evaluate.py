@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,8 @@ from editing.edit import Edit, applied, in_place
 from editing.evaluation.evaluate import evaluate, questions
 from editing.evaluation.protocol import ORDERS, PROTOCOLS
 from editing.evaluation.read import Asked, Reading, Row
-from editing.evaluation.table import table
-from editing.layer_trials import try_layers
+from editing.evaluation.table import harmonic, table
+from editing.layer_trials import LayerChoice, LayerTrial, try_layers
 from editing.pages import layer_trials
 from editing.pages.edit import scored
 from factscope.data.case import Case
@@ -300,8 +301,30 @@ def test_layers_are_tried_and_the_best_is_the_one_with_the_highest_mark(toy):
     parts = (best.efficacy, best.paraphrase, best.neighbourhood, best.unchanged)
     assert best.mark == pytest.approx(4 / sum(1 / part for part in parts))
     assert "layer" in page_html(layer_trials.page(choice), light=True)
+    assert choice.likely() == ()
+    assert "fewer than 5 subjects" in layer_trials.words(choice)[0]
     with pytest.raises(EditError, match="no paraphrase or no neighbour"):
         try_layers(toy, [replace(facts[0], neighbours=())], [0])
+
+
+def test_a_choice_says_how_often_other_facts_would_have_made_it():
+    """Two layers that nothing tells apart share the resamples, and one that fails at neighbours is never the best."""
+    unmoved = np.linspace(0.1, 0.9, 40)
+    trials = []
+    for layer, last in ((4, unmoved), (5, unmoved[::-1]), (9, 0 * unmoved)):
+        each = tuple((1.0, 1.0, 1.0, share) for share in last.tolist())
+        mark = float(harmonic(np.mean(each, 0)[:, None])[0])
+        trials.append(LayerTrial(layer, 1.0, 1.0, 1.0, float(last.mean()), 0.0, mark, each))
+    facts = tuple(map(str, range(40)))
+    choice = LayerChoice("rome", facts, tuple(trials), "identity", facts)
+    shares = choice.shares()
+    assert shares[9] == 0
+    assert sum(shares.values()) == pytest.approx(1)
+    assert choice.likely() == (4, 5)
+    assert f"in {shares[choice.best]:.0%} of resamples" in layer_trials.words(choice)[0]
+    assert "among layers 4 to 5 in 95 % of them" in layer_trials.words(choice)[0]
+    again = LayerChoice("rome", facts, tuple(trials), "identity", facts[:4] * 10)  # forty facts of four subjects
+    assert again.shares() == {}
 
 
 # ---- the real default model ----

@@ -84,10 +84,12 @@ def sequence(options: SequenceOptions) -> None:
 
 def _check(options: SequenceOptions) -> None:
     """Everything that can be wrong before a model is loaded."""
+    from editing.method import method
     from editing.sequence.rules import Rule
     from editing.sequence.run import check_method
 
-    check_method(options.method_with_settings()[0])
+    check_method(method(options.method))
+    options.method_with_settings()
     for rule in options.stop_when:
         Rule.of(rule)
     options.restraint_with_config()

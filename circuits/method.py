@@ -21,7 +21,7 @@ from circuits import scorers, search, select
 from circuits.certificate import Certificate
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
-from factscope.errors import UserError
+from factscope.errors import ModelError, UserError
 from factscope.settings import configured
 
 Order = Literal["greedy", "top"]
@@ -91,6 +91,11 @@ class Scorer:
     def choose(self, reference: Reference, **_: Any) -> EdgeChoice:
         """Score every edge and keep the best. Nothing is drawn and there is no decision to record."""
         graph, scores = reference.graph, self.score(reference)
+        if bad := int((~scores.isfinite()).sum()):
+            raise ModelError(
+                f"{self.name.replace('_', '-')} scores {bad} edges by what is not a number, so no circuit can "
+                "be chosen by them: the model overflows its dtype, and --dtype float32 may not"
+            )
         outcomes, notes = self.checked(reference, scores)
         if self.threshold is not None:
             mask, how = select.above(graph, scores, self.threshold, self.signed), {"threshold": self.threshold}

@@ -210,9 +210,14 @@ def circuit_study(
         whole = Graph.of(model, split=how.get("split", True), positions=how.get("positions", False))
         State(Reference(model, whole, inputs.task))
     circuit = find(model, inputs.task, method, seed=seed, **how)
-    study = CircuitStudy(circuit, answers=inputs.answers, known=inputs.known)
+    study = CircuitStudy(with_notes(circuit, inputs), answers=inputs.answers, known=inputs.known)
     told(study)
     return evaluated(model, study, inputs.held_out, seed) if evaluate else study
+
+
+def with_notes(circuit: Circuit, inputs: CircuitInputs) -> Circuit:
+    """The circuit with what was guessed, left out or put in another's place for it."""
+    return replace(circuit, notes=(*inputs.notes, *circuit.notes))
 
 
 def evaluated(model: Bridge, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:

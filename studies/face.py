@@ -46,6 +46,7 @@ from studies.circuit import (
     evaluated,
     other_prompts,
     relation_of,
+    with_notes,
 )
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
@@ -97,7 +98,9 @@ def find_circuit(
         about = _inputs(model, about, method, swap)
         for note in about.notes:
             warnings.warn(note, stacklevel=2)
-    return find(model, about if isinstance(about, Task) else about.task, method, split=split, seed=seed, shown=None)
+    if isinstance(about, Task):
+        return find(model, about, method, split=split, seed=seed, shown=None)
+    return with_notes(find(model, about.task, method, split=split, seed=seed, shown=None), about)
 
 
 def _inputs(model: Bridge, about: str | Prompt, method: Method, swap: str | None) -> CircuitInputs:

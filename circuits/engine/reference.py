@@ -21,6 +21,7 @@ from circuits.ablations import ablated
 from circuits.engine.writes import Mask, attention_biases, check_sum, copies, reading, recorders
 from circuits.graph import Graph
 from circuits.task import Objective, Task
+from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge
 from factscope.model.hooks import hooked
 from factscope.model.sites import Site
@@ -31,8 +32,8 @@ class Reference:
 
     def __init__(self, model: Bridge, graph: Graph, task: Task, replacement: Tensor | None = None) -> None:
         self.model, self.graph, self.task = model, graph, task
-        check_sum(model, graph, task.tokens(model))
         self.objective = Objective.of(model, task)
+        check_sum(model, graph, task.tokens(model))
         self.replacement = ablated(model, graph, task) if replacement is None else replacement
         self.n_forwards = 0
         self._tokens = task.tokens(model)
@@ -73,7 +74,7 @@ class Reference:
         with reading(self.model), hooked(self.model, hooks):
             out: Tensor = self.model(tokens, use_cache=False)
         self.n_forwards += 1
-        return out[: len(self._tokens), -1]
+        return finite(out[: len(self._tokens), -1])
 
     def loss(self, kept: Mask) -> float:
         """The task's loss with only the kept edges."""

@@ -1,29 +1,28 @@
 """What a circuit, its evaluation and its roles look like: results in, a page out; drawn from saved values alone."""
 
-import math
 from typing import Any
 
 import numpy as np
 
-from circuits.analysis.faithfulness import Evaluation, Hits
+from circuits.analysis.faithfulness import Evaluation
 from circuits.analysis.head_roles import Roles
 from circuits.circuit import Circuit
 from circuits.formats import to_networkx
 from circuits.graph import place_of
 from circuits.method import INTEGRAL
+from circuits.pages.evaluation import evaluated
+from circuits.pages.roles import role_specs
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark
 from factscope.plots.specs import (
     Card,
-    Curves,
     Headline,
     Number,
     Page,
     Palette,
     Section,
-    Series,
     Spec,
     Table,
-    state_labels,
+    Text,
 )
 
 MOST_ROWS = 400  # of a table of edges; the export has all
@@ -34,9 +33,9 @@ def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | 
     """The page of one circuit."""
     prompts = circuit.task.prompts
     more = f" and {len(prompts) - 1} more prompts" if len(prompts) > 1 else ""
-    sections = [
-        Section("The circuit", (headline(circuit, evaluation), network(circuit, roles)), _reading(circuit)),
-    ]
+    told = (Text("\n\n".join(f"{note[0].upper()}{note[1:]}." for note in circuit.notes)),) if circuit.notes else ()
+    shown: tuple[Spec, ...] = (headline(circuit, evaluation), *told, network(circuit, roles))
+    sections = [Section("The circuit", shown, _reading(circuit))]
     if evaluation is not None:
         sections.append(Section("Does it do what the model does?", evaluated(evaluation)))
     if roles is not None:
@@ -195,144 +194,6 @@ def _every(layers: int) -> int:
     return 1 if layers <= 16 else 2 if layers <= 40 else 5
 
 
-def evaluated(evaluation: Evaluation) -> tuple[Spec, ...]:
-    """The evaluation's card, curve and tables."""
-    hit_rows = tuple(
-        (name, hits.n, hits.full, hits.circuit, hits.random) for name, hits in _sets(evaluation) if hits is not None
-    )
-    least = f"{evaluation.tolerance:.2g} {evaluation.unit}"
-    items = (
-        ("faithfulness", f"{evaluation.faithfulness:.3f}"),
-        ("random circuits, same size", _spread(evaluation.random_size)),
-        ("random circuits, same degree", _spread(evaluation.random_degree)),
-        ("KL(full || circuit)", f"{evaluation.kl:.3g} nats"),
-        ("CPR (signed) / CMD (by size)", f"{evaluation.cpr:.3f} / {evaluation.cmd:.3f}"),
-        ("completeness: KL under knock-outs", f"{float(evaluation.knocked_out.mean()):.3g} nats on average"),
-        ("kept edges that hardly matter", f"{evaluation.superfluous:.1%} change the loss by less than {least}"),
-        *((f"faithfulness under {name} ablation", f"{value:.3f}") for name, value in evaluation.by_ablation.items()),
-    )
-    grown = [("edges by size", evaluation.faithfulness_by_size)]
-    if evaluation.faithfulness_by_signed_size is not None:
-        grown.append(("edges by signed effect", evaluation.faithfulness_by_signed_size))
-    curve = Curves(
-        "Faithfulness as the circuit grows",
-        evaluation.sizes.double().numpy(),
-        tuple(Series(name, values.double().numpy()) for name, values in grown),
-        x_title="share of all edges",
-        y_title="faithfulness",
-        note="The largest edges, wherever they are, less those on no path. CPR is the area below the signed curve, CMD "
-        "the area from the other one to the line at 1.",
-    )
-    conventions = Table("What each number means", ("number", "convention"), tuple(evaluation.conventions.items()))
-    specs: list[Spec] = [
-        Table("Hit@10", ("prompts", "n", "full model", "circuit", "random circuits"), hit_rows),
-        _prompts(evaluation),
-        Card("Evaluation", items, note=" ".join(evaluation.notes)),
-        curve,
-        conventions,
-    ]
-    return tuple(specs)
-
-
-def _prompts(evaluation: Evaluation) -> Table:
-    """Every prompt that was asked, and where its answer stood."""
-    rows = [
-        (name, text, full, circuit)
-        for name, hits in (("found on", evaluation.found), ("held out", evaluation.held_out_all or evaluation.held_out))
-        if hits is not None
-        for text, full, circuit in zip(hits.prompts, hits.ranks_full, hits.ranks_circuit, strict=False)
-    ]
-    return Table("The prompts, and the rank of each answer", ("set", "prompt", "full model", "circuit"), tuple(rows))
-
-
-def _sets(evaluation: Evaluation) -> tuple[tuple[str, Hits | None], ...]:
-    """The prompts that the circuit was found on, and those that it was not."""
-    return (
-        ("found on", evaluation.found),
-        ("held out, known", evaluation.held_out),
-        ("held out, all", evaluation.held_out_all),
-    )
-
-
-def _spread(spread: Any) -> str:
-    mean, low, high = (round(value, 3) + 0.0 for value in (spread.mean, spread.low, spread.high))  # no "-0.000"
-    return f"{mean:.3f} ({low:.3f} to {high:.3f}, {spread.n} drawn)"
-
-
-def role_specs(roles: Roles) -> tuple[Spec, ...]:
-    """Counts against chance, the heads' table, what each part writes, and the curves over layers."""
-    order = sorted(
-        roles.heads, key=lambda head: (head.role == "none", -abs(head.direct_subject + head.direct_relation))
-    )
-    heads = Table(
-        "Heads at the last position",
-        ("head", "role", "attention S", "attention R", "D subject", "D relation", "D rest", "writes most"),
-        tuple(
-            (
-                head.name, head.role, head.attention_subject, head.attention_relation, head.direct_subject,
-                head.direct_relation, head.direct_rest, " ".join(repr(token) for token in head.top_tokens[:6]),
-            )
-            for head in order
-        ),
-        note="S subject, R relation; D: direct attribution to the answer in logits. The sink (position 0) is left out.",
-    )  # fmt: skip
-    counts = Table(
-        "Roles, and how many chance gives",
-        ("role", "heads", "chance", "chance, 19 of 20 below"),
-        tuple((role, roles.counts[role], roles.chance[role], roles.chance_high[role]) for role in roles.counts),
-        note="Chance: the same heads with the labels subject, relation and rest shuffled over the positions.",
-    )
-    parts = Table(
-        "What each part writes",
-        ("part", "towards the answer (logits)", "rank of the answer", "probability", "writes most"),
-        tuple(
-            (
-                part.name,
-                part.direct_effect,
-                part.rank,
-                math.exp(part.log_probability),
-                " ".join(repr(token) for token in part.top[:8]),
-            )
-            for part in sorted(roles.components, key=lambda part: -abs(part.direct_effect))
-        ),
-    )
-    layers = np.arange(len(roles.active_heads))
-    active = Curves(
-        "Where the circuit is",
-        layers,
-        (
-            Series("share of heads", roles.active_heads.double().numpy(), palette="red"),
-            Series("MLP", roles.active_mlps.double().numpy(), palette="green"),
-        ),
-        y_title="in the circuit",
-    )
-    return (counts, heads, _curve(roles, "rank", True), _curve(roles, "probability", False), active, parts)
-
-
-def _curve(roles: Roles, what: str, log: bool) -> Curves:
-    series = tuple(
-        Series(name.removeprefix(what).strip("_, ").replace("_", " ") or name, values.double().numpy())
-        for name, values in roles.curves.items()
-        if name.startswith(what)
-    )
-    names = state_labels(len(next(iter(roles.curves.values()))))
-    return Curves(
-        f"{what.capitalize()} of the answer after each layer",
-        np.arange(len(names)),
-        series,
-        x_labels=names,
-        y_title=what,
-        log_y=log,
-        note="Logit lens at the last position. Rank 1 is the first. Final scale: every state "
-        f"divided by the last state's norm, not its own.{_averaged(roles, log)}",
-    )
-
-
-def _averaged(roles: Roles, log: bool) -> str:
-    n = roles.settings.get("prompts", 1)
-    return f" {'Geometric mean' if log else 'Mean'} over {n} prompts." if n > 1 else ""
-
-
 def edge_table(circuit: Circuit) -> Table:
     """The kept edges, the largest first."""
     graph, drawn = circuit.graph, circuit.drawn
@@ -348,6 +209,16 @@ def edge_table(circuit: Circuit) -> Table:
         rows,
         note=f"{circuit.convention}." + (f" The {left:,} smallest are left out here." if left else ""),
     )
+
+
+def _ablation(circuit: Circuit) -> str:
+    """What cut edges carry, and of which other subjects or prompts."""
+    task = circuit.task
+    if task.ablation == "counterfactual":
+        others = [f"{other.subject} for {own.subject}" for own, other in zip(task.prompts, task.corrupt, strict=True)]
+        return f"counterfactual: {', '.join(others)}"
+    of = f", over {len(task.reference)} reference prompts" if task.ablation.startswith("mean") else ""
+    return task.ablation + of
 
 
 def _completeness(circuit: Circuit) -> list[tuple[str, str]]:
@@ -372,7 +243,7 @@ def card(circuit: Circuit) -> Card:
         ("graph", str(circuit.graph)),
         ("prompts", f"{len(task.prompts)}; start token {task.prompts[0].start_token or 'none'}"),
         ("metric", f"{task.metric} ({circuit.unit})"),
-        ("ablation", task.ablation + (f", {len(task.reference)} reference prompts" if task.reference else "")),
+        ("ablation", _ablation(circuit)),
         ("score", circuit.convention),
     ]
     if circuit.certificate:
@@ -383,4 +254,4 @@ def card(circuit: Circuit) -> Card:
             ("time", f"{run.seconds:.1f} s, {run.peak_memory:.2f} GB at most, started {run.started}"),
             ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
         ]
-    return Card("Provenance", tuple(items), command=run.command if run else "", note=" ".join(circuit.notes))
+    return Card("Provenance", tuple(items), command=run.command if run else "")

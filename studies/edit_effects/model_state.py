@@ -179,6 +179,10 @@ class Experiment:
                 f"no other subject takes the place of {prompt.subject!r} token for token, which the counterfactual "
                 "ablation needs: choose --ablation zero"
             )
+        if wanted and not twins:
+            notes.append(
+                f"edges are cut to zero: no other subject takes the place of {prompt.subject!r} token for token"
+            )
         again = []
         texts = request.paraphrases or tuple(opening + request.prompt for opening in OPENINGS)
         for text in texts[: config.again]:

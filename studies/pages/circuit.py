@@ -39,5 +39,10 @@ def _evaluated(study: CircuitStudy) -> str:
     if every is not None and (held is None or every.n > held.n):
         parts.append(f"with facts that the model does not know {every.circuit:.2f} of {every.full:.2f} (n {every.n})")
     if roles is not None:
-        parts.append(", ".join(f"{count} {role}" for role, count in roles.counts.items() if role != "none"))
+        counts = ", ".join(
+            f"{count} {role} (by chance up to {roles.chance_high[role]})"
+            for role, count in roles.counts.items()
+            if role != "none"
+        )
+        parts.append(counts)
     return "; ".join(parts)

@@ -14,7 +14,7 @@ from circuits.engine.reference import Reference
 from circuits.engine.writes import writes
 from circuits.graph import Graph
 from circuits.task import Task, largest_group
-from factscope.errors import PromptError, TokenMismatch, UserError
+from factscope.errors import ModelError, PromptError, TokenMismatch, UserError
 from factscope.model.hooks import Patch, flags, patched, record
 from factscope.model.prompts import make_prompt
 from factscope.model.sites import Site
@@ -138,6 +138,36 @@ def test_the_fast_engine_agrees_on_any_circuit(tmp_path: Path, name: str, split:
         last = fast.losses(plan, rows[-1:], commit=True)
         assert abs(float(last) - fast.rebuild(kept)) < 1e-6  # the state that was built up, and built anew
     assert tried >= 12
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "neox"])
+def test_half_precision_is_held_against_its_own_rounding(tmp_path: Path, name: str, dtype: str) -> None:
+    """The engines agree in half precision as far as it reaches, and heads that are mixed up are found in it too."""
+    model = double(name, tmp_path, dtype)
+    reference = Reference(model, Graph.of(model), task(model, rows=2))
+    fast = Fast(reference)
+    assert 0 < fast.difference < 0.02
+    layer = fast.kernel.layers[1]
+    fast.kernel.layers[1] = replace(layer, out=layer.out.flip(0))
+    fast.rebuild(fast.graph.full())
+    with pytest.raises(ModelError, match="computes its heads or MLPs in a way"):
+        fast.check(writes(model, fast.graph, fast.tokens))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_numbers_stop_with_a_sentence(tmp_path: Path, bad: float) -> None:
+    model = double("llama", tmp_path, "float32")
+    weight = model.blocks[1].mlp.out.original_component.weight
+    before = weight[0, 0].item()
+    try:
+        with torch.no_grad():
+            weight[0, 0] = bad
+        with pytest.raises(ModelError, match="not numbers"):
+            Reference(model, Graph.of(model), task(model))
+    finally:
+        with torch.no_grad():
+            weight[0, 0] = before
 
 
 @pytest.mark.parametrize("name", ablation_names())

@@ -105,7 +105,7 @@ def find(options: FindOptions) -> None:
             journal=folder / JOURNAL if options.method == "acdc" else None, shown=None,
             told=lambda found: store.save(found, folder),
         )  # fmt: skip
-        tell_notes(study.circuit.notes)
+        tell_notes(study.circuit.notes[len(work.notes) :])
         page = save_with_page(study, folder, options.light)
     tell_result(study, page, options.as_json, folder=str(folder))
 

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
+from factscope.errors import ModelError
+from factscope.plots.specs import Text
+from factscope.runs import store
 from helpers.models import TOY
+from studies.circuit import CircuitStudy
+from studies.pages.circuit import page
 
 FACT = ("--model", str(TOY), "--no-split-qkv")
 
@@ -70,6 +75,28 @@ def test_many_facts_are_split_into_found_and_held_out(run_command: Any, tmp_path
     assert said["hit10_found"]["n"] == 4
     assert said["hit10_held_out"]["n"] > 4
     assert "known to the model" in done.stderr
+
+
+def test_a_circuit_is_kept_before_it_is_evaluated(
+    run_command: Any, tmp_path: Path, prompt: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails after the search does not take the circuit with it, and what was guessed stands in the result."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ModelError("no roles")
+
+    monkeypatch.setattr("studies.circuit.roles", fails)
+    text, answer = prompt
+    done = run_command(
+        "circuit", "find", text, "--answer", answer, *FACT, "--method", "eap-ig", "--edges", 60, "--out", tmp_path / "a"
+    )
+    assert done.exit_code == 2
+    found = store.load(tmp_path / "a", CircuitStudy)
+    assert found.evaluation is None
+    assert found.circuit.n_edges > 0
+    assert any("cut to zero, because no other subject" in note for note in found.circuit.notes)
+    drawn = [spec.text for spec in page(found).sections[0].specs if isinstance(spec, Text)]
+    assert "Edges are cut to zero, because no other subject" in drawn[0]
 
 
 def test_a_threshold_takes_over_anothers_decisions(run_command: Any, tmp_path: Path, prompt: tuple[str, str]) -> None:

@@ -322,7 +322,7 @@ def test_a_choice_says_how_often_other_facts_would_have_made_it():
     assert sum(shares.values()) == pytest.approx(1)
     assert choice.likely() == (4, 5)
     assert f"in {shares[choice.best]:.0%} of resamples" in layer_trials.words(choice)[0]
-    assert "among layers 4 to 5 in 95 % of them" in layer_trials.words(choice)[0]
+    assert "among layers 4, 5 in 95 % of them" in layer_trials.words(choice)[0]
     again = LayerChoice("rome", facts, tuple(trials), "identity", facts[:4] * 10)  # forty facts of four subjects
     assert again.shares() == {}
 

@@ -80,7 +80,7 @@ def evaluate(
     facts: Sequence[EditRequest | Fact] | None = None,
     unrelated: Sequence[Fact] = (),
     protocol: Protocol | str | None = None,
-    start: str = "auto",
+    start: str | None = None,
     seed: int = 0,
     shown: bool | None = None,
 ) -> EditReport:
@@ -89,6 +89,7 @@ def evaluate(
     Args:
         facts: what to ask of all edits together, instead of their own; a fact asks for its foil.
         unrelated: facts whose next token must not change at all.
+        start: what begins the text; by default what began it for the first edit.
         protocol: one, or an order's name: likelihoods are compared, and 20 tokens written after each edit's prompt. By
             default each edit is read alone ("single"), or where one was computed on top of another, in "sequence"; with
             `facts`, "together".
@@ -99,7 +100,7 @@ def evaluate(
         raise EditError("there is no edit to evaluate")
     if in_place(model):
         raise EditError("take the edits that are in place out before evaluating; they are put in here")
-    run = Run.of(model, seed)
+    run, start = Run.of(model, seed), start or edits[0].start_token
     usual = "together" if facts is not None else "sequence" if any(edit.below for edit in edits) else "single"
     how = protocol_of(protocol or usual)
     if facts is not None and how.order != "together":

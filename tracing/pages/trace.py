@@ -66,6 +66,10 @@ def doubts(result: TraceResult) -> list[str]:
         )
     if len(result.corrupted) == 1:
         found.append("One sample gives no standard error")
+    settings, count = result.settings, len(result.corrupted)
+    asked = int(str(settings.get("samples", 0)))
+    if settings.get("corruption") == "swap" and not settings.get("swaps") and count < asked:
+        found.append(f"Only {count} other subjects fit, of the {asked} samples asked for")
     return found
 
 

@@ -60,7 +60,7 @@ def evaluate(options: EvaluateOptions) -> None:
         asked = load_facts(options.facts, limit=options.limit, extra=options.extra) if options.facts else None
         others = load_facts(options.unrelated, limit=100, extra=options.extra) if options.unrelated else ()
         scores = recipe.score(
-            model, edits, protocol=options.protocol, start=options.start or edits[0].start_token,
+            model, edits, protocol=options.protocol, start=options.start,
             facts=asked, unrelated=others, seed=options.seed,
         )  # fmt: skip
         store.save(scores, folder / "report")

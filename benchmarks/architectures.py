@@ -1,6 +1,6 @@
 """Which models can be used for what: every causal family against plain transformers, or refused.
 
-    python benchmarks/architectures.py [FAMILY ...]
+    python -m benchmarks.architectures [FAMILY ...]
 
 Each family is a random model of two layers (tests/helpers/architectures.py), and each verb is what it says there
 (tests/helpers/verbs.py). In the table `=` says that the largest difference from plain transformers is below 2e-5, and

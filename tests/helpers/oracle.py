@@ -34,6 +34,16 @@ def changed(changes: Sequence[tuple[Any, Change]]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def reading(module: Any, change: Change) -> Iterator[None]:
+    """The module's input passes through the function."""
+    handle = module.register_forward_pre_hook(lambda _, given: (change(given[0]), *given[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @torch.no_grad()
 def outputs(plain: Any, tokens: Tensor, modules: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
     """Logits, and what each module gives."""

@@ -7,12 +7,16 @@ verb refuses the model it raises a UserError, and anything else that it raises i
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
+from circuits.graph import Graph
 from editing.compute import compute
 from editing.edit import Edit, applied
 from editing.export import export as written
@@ -26,7 +30,8 @@ from factscope.model.hooks import patched
 from factscope.model.prompts import make_prompt, with_answer_ids
 from factscope.model.weights import WeightName
 from helpers.architectures import plain as plain_of
-from helpers.oracle import mean_nll, module_of, outputs, restored
+from helpers.circuits import task
+from helpers.oracle import changed, mean_nll, module_of, outputs, reading, restored
 from tracing.causal import Config, trace
 from tracing.corruption import noise
 from tracing.logit_lens import lens
@@ -139,6 +144,35 @@ def exported(model: Any, plain: Any) -> float:
         return _apart(model(TOKENS), own)
 
 
+def cut(model: Any, plain: Any) -> float:
+    """Circuits: the model without a head and without an MLP, all of whose edges are cut, by both engines."""
+    asked = task(model)
+    graph = Graph.of(model)
+    reference = Reference(model, graph, asked)
+    fast, tokens, width = Fast(reference), asked.tokens(model), int(model.cfg.d_head)
+    out = model.blocks[1].attn.o.original_component.weight
+    projection = next(each for each in plain.modules() if torch.equal(getattr(each, "weight", out[:1]), out))
+
+    def without_head(z: Tensor) -> Tensor:
+        z = z.clone()
+        z[..., width : 2 * width] = 0
+        return z
+
+    mlp = module_of(model, plain, model.blocks[1].mlp)
+    cases = {
+        graph.head_writer(1, 1): reading(projection, without_head),
+        graph.mlp_writer(1): changed([(mlp, torch.zeros_like)]),
+    }
+    apart = 0.0
+    for writer, hooks in cases.items():
+        kept = graph.full()
+        kept[writer] = False
+        with hooks:
+            own = plain(tokens).logits[:, -1]
+        apart = max(apart, _apart(reference.logits(kept), own), abs(fast.rebuild(kept) - reference.loss(kept)))
+    return apart
+
+
 VERBS: dict[str, Callable[[Any, Any], float]] = {
     "logits": logits,
     "trace": traced,
@@ -149,13 +183,18 @@ VERBS: dict[str, Callable[[Any, Any], float]] = {
     "rome": stored,
     "memit": spread,
     "export": exported,
+    "circuit": cut,
 }
 
 
+_SPECS = {name: method(name) for name in ("ice", "ft_m", "rome", "memit")}
+
+
+@lru_cache(maxsize=len(_SPECS))
 def _edit(model: Any, name: str) -> Edit:
-    asked = request(model, ASKED, "Vey", answer="Brask")
-    settings: dict[str, Any] = {} if name == "ice" else {"steps": 3}
-    return compute(name, model, [asked], method(name).config_for(model, settings), contexts=("{}",), shown=False)
+    asked, spec = request(model, ASKED, "Vey", answer="Brask"), _SPECS[name]
+    config = spec.config_for(model, {} if spec.in_context else {"steps": 3})
+    return compute(spec, model, [asked], config, contexts=("{}",), shown=False)
 
 
 def _edited(model: Any, plain: Any, name: str) -> float:

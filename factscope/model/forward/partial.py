@@ -29,10 +29,20 @@ from factscope.model.source.checkpoint import probe
 KeysValues = tuple[Tensor, Tensor]  # each [row, kv_head, pos, d_head], keys after rotation
 
 
+class _KeepsState(ModelError, AttributeError):
+    """A layer asked the cache for what attention does not need; to `hasattr` it is what `hasattr` expects."""
+
+
 class _Recorder:
     """Stands in for a key/value cache: keeps what the layer made and hands it back unchanged."""
 
     seen: KeysValues
+
+    def __getattr__(self, name: str) -> Any:
+        raise _KeepsState(
+            "a layer of this model does not keep keys and values as attention does, so the model cannot be run in "
+            "parts, and neither traced nor edited"
+        )
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> KeysValues:
         self.seen = (keys, values)

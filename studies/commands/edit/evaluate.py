@@ -26,12 +26,8 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
 
     edit: Annotated[tuple[Path, ...], argument("Folders of saved edits, in the order to apply them.", metavar="EDITS")]
     protocol: Annotated[
-        str | None,
-        option(
-            "How edits share the model  [dim](default: single, or sequence where one is on top of another)[/dim]",
-            of=OneOf("protocol", ("single", "together", "sequence")),
-        ),
-    ] = None
+        str, option("How edits share the model.", of=OneOf("protocol", ("single", "together", "sequence")))
+    ] = "together"
     facts: Annotated[str | None, option("Ask these facts instead of the edits' own.", panel=FACTS)] = None
     limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
     unrelated: Annotated[str | None, option("Facts whose prompts must not change at all.", panel=FACTS)] = None
@@ -60,7 +56,7 @@ def evaluate(options: EvaluateOptions) -> None:
         asked = load_facts(options.facts, limit=options.limit, extra=options.extra) if options.facts else None
         others = load_facts(options.unrelated, limit=100, extra=options.extra) if options.unrelated else ()
         scores = recipe.score(
-            model, edits, protocol=options.protocol, start=options.start,
+            model, edits, protocol=options.protocol, start=options.start or edits[0].start_token,
             facts=asked, unrelated=others, seed=options.seed,
         )  # fmt: skip
         store.save(scores, folder / "report")

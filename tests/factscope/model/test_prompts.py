@@ -226,7 +226,7 @@ def test_one_function_gives_the_start_token_and_checks_it(toy: Any) -> None:
         assert start_ids(toy, start) == prompt.tokens[: prompt.n_start]
     with pytest.raises(PromptError, match="'<nope>' is not a token of this model"):
         start_ids(toy, "<nope>")
-    other = SimpleNamespace(tokenizer=WithUnknown(), factscope=info(toy))
+    other = SimpleNamespace(tokenizer=WithUnknown(), factscope=info(toy), embed=toy.embed)
     assert start_ids(other, "<s>") == (1,)
     with pytest.raises(PromptError, match="'<nope>' is not a token of this model"):
         start_ids(other, "<nope>")

@@ -1,21 +1,23 @@
 """From requests to a saved, scored, drawn edit: the recipe behind `edit apply` and `edit evaluate`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from editing import compute as computing
-from editing.edit import Edit, applied, commit, in_place, revert
+from editing.edit import Edit, applied, base_of, commit, in_place, revert
 from editing.evaluation.evaluate import EditReport, evaluate
 from editing.method import MethodConfig, MethodSpec
 from editing.pages import edit as pages
+from editing.requests import check
 from editing.restraint import RestraintSpec, restrained
 from editing.solve import moments as second_moments
 from editing.solve.moments import Moments
 from editing.spectrum import Spectrum, spectra
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
+from factscope.errors import StoreError
 from factscope.model.bridge import Bridge
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
@@ -100,6 +102,35 @@ def make(
                 here = {edit.digest for edit in in_place(model)}
                 revert(model, [edit for edit in made if edit.digest in here])
     return made if restraint is None else [restrained(model, made, restraint, restraint_config)]
+
+
+def make_by_each(
+    model: Bridge,
+    asked: EditRequest,
+    methods: Sequence[tuple[MethodSpec, MethodConfig]],
+    folder: Path,
+    moments: Callable[[MethodSpec, MethodConfig], Moments | None],
+    seed: int = 0,
+    start: str = "auto",
+) -> list[Edit]:
+    """One edit by each method, kept in `folder` as soon as it is made; the same call takes it from there.
+
+    `moments` gives a method's second moments, and is asked only for edits that are not there yet. Raises StoreError
+    where the folder holds another edit than is asked for.
+    """
+    check((asked,))
+    made = []
+    for spec, config in methods:
+        place = folder / spec.name
+        if (place / store.JSON).is_file():
+            edit = Edit.load(place)
+            if (edit.config, edit.requests, edit.base) != (asdict(config), (asked,), base_of(model)):
+                raise StoreError(f"{place} holds another edit than was asked for; begin anew with another --out")
+        else:
+            edit = MethodRun(spec, config, moments(spec, config), seed, start).compute(model, (asked,))
+            edit.save(place)
+        made.append(edit)
+    return made
 
 
 def score(model: Bridge, edits: Sequence[Edit], **how: Any) -> EditScores:

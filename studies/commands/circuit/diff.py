@@ -1,11 +1,11 @@
 """`circuit diff`: edit a fact and show what changed inside, beside what edits that mean nothing change."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from factscope.errors import StoreError, UserError
+from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
 from studies.commands.app import listed, load, note, tell
 from studies.commands.asked import request_from
@@ -128,29 +128,20 @@ def _edits(model: Any, options: DiffOptions, folder: Path, gentler: Any) -> list
 
 def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
     """One edit for each method, kept in the folder as soon as it is made, and taken from there."""
-    from editing.edit import Edit, base_of
-    from editing.requests import check as check_facts
-    from studies.edit import MethodRun, moments_for
+    from studies.edit import make_by_each, moments_for
 
     asked = request_from(
         model, str(options.prompt), str(options.target), subject=options.subject, answer=options.answer,
         start=options.start,
     )  # fmt: skip
-    check_facts((asked,))
-    edits = []
-    for spec, pairs in map(options.method_with_settings, options.chosen):
-        config = spec.config_for(model, pairs)
-        place = folder / "edits" / spec.name
-        if (place / "result.json").is_file():
-            edit = Edit.load(place)
-            if (edit.config, edit.requests, edit.base) != (asdict(config), (asked,), base_of(model)):
-                raise StoreError(f"{place} holds another edit than was asked for; begin anew with another --out")
-        else:
-            stats = moments_for(model, spec, config, options.moments, options.tokens, options.seed, options.start)
-            edit = MethodRun(spec, config, stats, options.seed, options.start).compute(model, (asked,))
-            edit.save(place)
-        edits.append(edit)
-    return edits
+    chosen = [
+        (spec, spec.config_for(model, pairs)) for spec, pairs in map(options.method_with_settings, options.chosen)
+    ]
+
+    def moments(spec: Any, config: Any) -> Any:
+        return moments_for(model, spec, config, options.moments, options.tokens, options.seed, options.start)
+
+    return make_by_each(model, asked, chosen, folder / "edits", moments, options.seed, options.start)
 
 
 def _asked(model: Any, options: DiffOptions, start: str) -> Any:

@@ -86,6 +86,7 @@ def compute_each(
     return _edits(spec, model, asked, config, Options(**how), make)
 
 
+IDENTITY = "the identity stands in for second moments; that is another method, and hurts neighbours more"
 Make = Callable[[MethodInputs, MethodConfig], list[MethodOutput]]
 
 
@@ -119,6 +120,7 @@ def _edits(
         outputs = make(inputs, config)
     edited = [requests] if len(outputs) == 1 else [(request,) for request in requests]
     moments = "none" if not spec.needs_moments else "identity" if how.moments is None else how.moments.name
+    notes = (IDENTITY,) if moments == "identity" else ()
     return [
         Edit(
             method=spec.name,
@@ -134,7 +136,7 @@ def _edits(
             start_token=how.start,
             reports=output.reports,
             curve=output.curve,
-            notes=output.notes,
+            notes=(*output.notes, *notes),
             preface=output.preface,
             run=run.ended(seconds[0]),
         )

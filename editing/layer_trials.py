@@ -123,6 +123,6 @@ def try_layers(
                 )
             )
             advance(1)
-    name = "identity" if moments is None else moments.name
+    name = "none" if not spec.needs_moments else "identity" if moments is None else moments.name
     ids, subjects = tuple(one.id for one in requests), tuple(one.subject for one in requests)
     return LayerChoice(spec.name, ids, tuple(trials), name, subjects)

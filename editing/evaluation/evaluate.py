@@ -8,7 +8,7 @@ How edits share the model is a part of the protocol, its `order`: "single" (each
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -79,26 +79,32 @@ def evaluate(
     *,
     facts: Sequence[EditRequest | Fact] | None = None,
     unrelated: Sequence[Fact] = (),
-    protocol: Protocol | str = "single",
-    start: str = "auto",
+    protocol: Protocol | str | None = None,
+    start: str | None = None,
     seed: int = 0,
     shown: bool | None = None,
 ) -> EditReport:
     """Read everything before and after, by one of the protocols; the model is left bitwise as it was.
 
     Args:
-        facts: instead of the edits' own, all edits together: what to ask; a fact asks for its foil.
+        facts: what to ask of all edits together, instead of their own; a fact asks for its foil.
         unrelated: facts whose next token must not change at all.
-        protocol: one, or an order's name: likelihoods are compared, and 20 tokens written after each edit's prompt.
+        start: what begins the text; by default what began it for the first edit.
+        protocol: one, or an order's name: likelihoods are compared, and 20 tokens written after each edit's prompt. By
+            default each edit is read alone ("single"), or where one was computed on top of another, in "sequence"; with
+            `facts`, "together".
 
-    Raises EditError if there is nothing to evaluate or edits are in place already.
+    Raises EditError if there is nothing to evaluate, edits are in place already, or `facts` are asked of edits apart.
     """
     if not edits:
         raise EditError("there is no edit to evaluate")
     if in_place(model):
         raise EditError("take the edits that are in place out before evaluating; they are put in here")
-    run = Run.of(model, seed)
-    how = protocol_of(protocol) if facts is None else replace(protocol_of(protocol), size=None, stays=False)
+    run, start = Run.of(model, seed), start or edits[0].start_token
+    usual = "together" if facts is not None else "sequence" if any(edit.below for edit in edits) else "single"
+    how = protocol_of(protocol or usual)
+    if facts is not None and how.order != "together":
+        raise EditError(f"other facts are asked of all edits at once, and the protocol {how.name} is {how.order}")
     groups = [requests_of(facts)] if facts is not None else [edit.requests for edit in edits]
     own = [questions(model, map(Case.of, group), start) for group in groups]
     asked = Asked.of(model, [one for some in own for one in some], how, start)

@@ -16,7 +16,7 @@ def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum
     """The page of one edit or a stack: what changed, what held, what else moved, and how it was made."""
     requests = [request for edit in edits for request in edit.requests]
     title = str(requests[0]) if len(requests) == 1 else f"{len(requests)} facts edited"
-    made = Section("How it was made", (*curves(edits), solver_table(edits), *(card(edit) for edit in edits[:5])))
+    made = Section("How it was made", (*curves(edits), *solver_table(edits), *(card(edit) for edit in edits[:5])))
     sections = (*report_sections(report, spectra), made)
     return Page(title, sections, f"{edits[0].model}, {', '.join(report.methods)}")
 
@@ -35,7 +35,7 @@ def page(edit: Edit) -> Page:
     facts = Table("Facts", ("prompt", "from", "to"), tuple((one.prompt, one.old, one.target) for one in edit.requests))
     sections = (
         Section("What it does", (facts, shapes)),
-        Section("How it was found", (*curves([edit]), solver_table([edit]))),
+        Section("How it was found", (*curves([edit]), *solver_table([edit]))),
         Section("What was run", (card(edit),)),
     )
     return Page(f"Edit {edit.name}", sections, f"{edit.method} on {edit.model}")
@@ -66,21 +66,21 @@ def curves(edits: Sequence[Edit]) -> tuple[Curves, ...]:
         return ()
     pad = lambda y: np.concatenate([y, np.full(longest - len(y), np.nan)])  # noqa: E731
     series = tuple(Series(s.name, pad(s.y), pad(s.low), pad(s.high)) for s in drawn)
-    note = "Band: the middle 80 % of the facts. A fact that stopped keeps its last loss."
+    several = any(len(edit.requests) > 1 for edit in edits)
+    note = "Band: the middle 80 % of the facts. A fact that stopped keeps its last loss." if several else ""
     return (Curves("Learning", np.arange(longest), series, "step", (), "loss", "nats", note=note),)
 
 
-def solver_table(edits: Sequence[Edit]) -> Table:
-    """What the solver met, layer by layer."""
+def solver_table(edits: Sequence[Edit]) -> tuple[Table, ...]:
+    """What the solver met, layer by layer; nothing where no equation was solved."""
     columns = ("edit", "weight", "residual", "division", "condition", "k C^-1 k", "disturbance", "|dW| / |W|", "remark")
     rows = tuple(
         (edit.name[:6], r.weight, *(finite(x) for x in (r.residual, r.division, r.condition, r.leverage)),
          finite(r.disturbance), finite(r.norm), r.note)
         for edit in edits[:100] for r in edit.reports
     )  # fmt: skip
-    return Table(
-        "Solver", columns, rows, "Disturbance: tr(dW' C dW) / tr(W' C W), the share of usual output that changes."
-    )
+    note = "Disturbance: tr(dW' C dW) / tr(W' C W), the share of usual output that changes."
+    return (Table("Solver", columns, rows, note),) if rows else ()
 
 
 def card(edit: Edit) -> Card:

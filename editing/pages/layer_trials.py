@@ -19,7 +19,7 @@ def page(choice: LayerChoice) -> Page:
         "mark": [t.mark for t in choice.trials],
     }
     series = tuple(Series(name, np.array(values)) for name, values in lines.items())
-    said = Headline(f"{words(choice)[0]}.", (Number(str(choice.best), "layer"),))
+    said = Headline(f"{words(choice)[0]}.", (Number(f"layer {choice.best}", "does best"),))
     drawn = Curves(
         "Scores", x, series, "layer", (), "share", "", note=f"Method {choice.method}; moments: {choice.moments}."
     )

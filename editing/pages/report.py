@@ -107,7 +107,7 @@ def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
 
 TOLD = {
     "ES": "of prompts prefer the new answer",
-    "PS": "of paraphrases do",
+    "PS": "of paraphrases prefer the new answer",
     "reliability": "of prompts are answered with it",
     "locality, unchanged": "of neighbours' answers unchanged",
 }
@@ -132,10 +132,10 @@ def headline(report: EditReport) -> Headline:
 def _flip(row: Row, scores: dict[str, Score]) -> Headline:
     """One fact: its answers' probabilities, and the first word of what is said."""
     now = row.final or row.after or row.before
-    numbers = [Number(f"{exp(-now.nll):.2g}", f"probability of {row.target!r}, before {exp(-row.before.nll):.2g}")]
+    numbers = [Number(f"{exp(-now.nll):.3g}", f"probability of {row.target!r}, before {exp(-row.before.nll):.3g}")]
     if now.nll_other is not None and row.before.nll_other is not None:
         was, is_ = exp(-row.before.nll_other), exp(-now.nll_other)
-        numbers.append(Number(f"{is_:.2g}", f"probability of {row.other!r}, before {was:.2g}"))
+        numbers.append(Number(f"{is_:.3g}", f"probability of {row.other!r}, before {was:.3g}"))
     numbers += [
         Number(f"{scores[name].value:.0%}", words)
         for name, words in TOLD.items()

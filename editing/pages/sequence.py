@@ -31,6 +31,7 @@ from factscope.plots.specs import (
 )
 from factscope.statistics import INTERVALS
 
+NEIGHBOURS = "locality, unchanged"  # where an edit leaks first: no headline is without it
 SHOWN = {"ES": "purple", "PS": "blue", "NS": "green"}
 SHARES = f"Bands are {INTERVALS}."
 PROTOCOL = (
@@ -82,6 +83,9 @@ def words(result: SequenceResult) -> list[str]:
     said = [f"{len(result.facts)} of {result.asked} facts edited by {result.method}: " + _kept(last)]
     moved = f"perplexity {last.quantities['perplexity']:.2f} times the unedited model's"
     moved += f", condition number {last.quantities['condition']:.2f} times"
+    beside = last.score(NEIGHBOURS)
+    if beside is not None:
+        said.append(f"Neighbours' answers unchanged in {beside.value:.0%}")
     if "unchanged" in last.quantities:
         moved = f"unrelated facts' next token unchanged in {last.quantities['unchanged']:.0%}, " + moved
     said.append(moved[0].upper() + moved[1:])
@@ -133,6 +137,9 @@ def headline(result: SequenceResult) -> Headline:
     """How many edits hold, what it cost, and when it began to break."""
     last = result.last
     numbers = [Number(f"{last.quantities['retention']:.0%}", "of all edits hold at the end")]
+    beside = last.score(NEIGHBOURS)
+    if beside is not None:
+        numbers.append(Number(f"{beside.value:.0%}", "neighbours' answers unchanged"))
     if "unchanged" in last.quantities:
         numbers.append(Number(f"{last.quantities['unchanged']:.0%}", "unrelated facts: next token unchanged"))
     numbers.append(Number(f"× {last.quantities['perplexity']:.3g}", "perplexity of a fixed text"))

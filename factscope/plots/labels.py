@@ -80,9 +80,12 @@ def runs(columns: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def numbers_in_words(numbers: Sequence[int]) -> str:
-    """Whole numbers as a person lists them: 3 to 6, 9."""
-    pairs = runs(tuple(numbers))
-    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in pairs)
+    """Whole numbers as a person lists them: 0, 1, 3 to 6."""
+    listed = [
+        f"{first} to {last}" if last > first + 1 else ", ".join(map(str, range(first, last + 1)))
+        for first, last in runs(tuple(numbers))
+    ]
+    return ", ".join(listed)
 
 
 def _absent(value: Any) -> bool:

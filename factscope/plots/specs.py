@@ -17,7 +17,7 @@ import numpy as np
 
 from factscope.plots.escape import visible
 
-Palette = Literal["purple", "green", "red", "blue"]  # the paper's: residual purple, MLP green, attention red
+Palette = Literal["purple", "green", "red", "blue", "orange"]  # the paper's: residual purple, MLP green, attention red
 Scale = Literal["sequential", "diverging"]  # light to dark, or blue through neutral at zero to orange
 Cell = str | int | float | None
 

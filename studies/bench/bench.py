@@ -22,6 +22,7 @@ from factscope.data.case import Case
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import start_token
+from factscope.plots.show import shown
 from factscope.progress import progress
 from factscope.runs.provenance import Run, stopwatch
 from factscope.runs.store import SCHEMA
@@ -29,6 +30,7 @@ from factscope.settings import Settings
 from studies.bench.run import MethodResult, MethodSetting, Setting, run_all
 
 
+@shown("studies.bench.page")
 @dataclass(frozen=True)
 class Bench:
     """Everything that was read, and the table made from it."""

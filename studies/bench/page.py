@@ -12,8 +12,8 @@ import numpy as np
 
 from editing.evaluation.failures import KINDS as FAILURES
 from editing.evaluation.metrics import METRICS, label
-from editing.evaluation.table import S_ABOUT, Score
-from editing.pages.scores import Column, ordered, rounded, value, value_with_interval
+from editing.evaluation.table import S_ABOUT, Score, plain
+from editing.pages.scores import Column, in_lines, ordered, rounded, value, value_with_interval
 from editing.pages.scores import score_table as table_of
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.model.known import Known
@@ -199,6 +199,28 @@ FAILED = (
     "Edits whose own prompt is not answered with the target, by what the model writes instead. The kinds are the "
     "KnowEdit survey's; they are told apart by rules of ours, at the head of editing/evaluation/failures.py."
 )
+
+
+def words(bench: Bench) -> list[str]:
+    """The table of scores, and what else was found."""
+    return [
+        *in_lines(score_table(bench)),
+        cost_words(bench),
+        *(f"{name}: {value}" for name, value in facts_of(bench)),
+    ]
+
+
+def summary(bench: Bench) -> dict[str, Any]:
+    """The numbers that a program would ask for first."""
+    return {
+        "cases": len(bench.cases),
+        "protocol": vars(bench.protocol),
+        "comparable_with": bench.comparable,
+        "scores": plain(bench.scores),
+        "costs": {trial.method: cost_of(trial) for trial in bench.trials},
+        "general": {trial.method: trial.general for trial in bench.trials if trial.general},
+        "failures": {trial.method: failed(trial) for trial in bench.trials},
+    }
 
 
 def headline(bench: Bench) -> Headline:

@@ -31,7 +31,8 @@ def trace_maps(study: EditStudy) -> tuple[Spec, ...]:
         maps += [(name, values - before) for name, values in nulls if values is not None]
         top = max(float(values[:, 1:].abs().max()) for _, values in maps) or 1.0
         word = KINDS[kind].removesuffix(" after the block")
-        window = f", {study.config['window']} layers" if kind in ("mlp", "attn") else ""
+        size = min(study.config["window"], len(before))
+        window = f", {size} layers" if kind in ("mlp", "attn") else ""
         pictures = [
             Heatmap(
                 title=f"{word[0].upper()}{word[1:]}{window}: {name}",
@@ -145,7 +146,11 @@ def lens_curves(study: EditStudy) -> tuple[Spec, ...]:
                 band = (nulls.min(0), nulls.max(0)) if nulls.size and which else (None, None)
                 series.append(Series(f"{answer.strip()} after", after, palette=chosen))
                 if band[0] is not None:
-                    series.append(Series(f"{answer.strip()} under nulls", nulls.mean(0), *band))
+                    series.append(
+                        Series(
+                            f"{answer.strip()} under nulls", nulls.mean(0), low=band[0], high=band[1], palette="orange"
+                        )
+                    )
             drawn.append(
                 Curves(
                     f"{what.capitalize()} at the {where}", np.arange(len(names)), tuple(series), x_labels=names,

@@ -259,3 +259,17 @@ def test_the_change_that_fine_tuning_learns_is_what_it_does_once_applied(tiny):
     assert edit.curve is not None
     with shorter.applied(model):
         assert target_loss(model, FACTS) == pytest.approx(float(edit.curve[3].mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in methods.method_names() if name != "alphaedit"])  # it refuses
+def test_an_edit_says_that_the_identity_stood_in_for_second_moments(tiny, name):
+    model, spec = tiny("llama"), methods.method(name)
+    facts = FACTS[2:]
+    edit = computing.compute(name, model, facts, settings(name), contexts=CONTEXTS, shown=False)
+    assert (computing.IDENTITY in edit.notes) == spec.needs_moments
+    if spec.needs_moments:
+        assert edit.moments == "identity"
+        full = computing.compute(
+            name, model, facts, settings(name), moments=text_moments(model, [0, 1]), contexts=CONTEXTS, shown=False
+        )
+        assert computing.IDENTITY not in full.notes

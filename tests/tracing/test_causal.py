@@ -16,6 +16,7 @@ from factscope.runs.store import same
 from helpers.models import TOY
 from tracing import corruption as corrupt
 from tracing.causal import Config, cells_of, trace, window_of
+from tracing.pages.trace import doubts
 from tracing.results import KINDS
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
@@ -176,6 +177,8 @@ def test_effects_are_positive_where_restoring_helps_in_every_metric(toy: Any, na
     result = trace(toy, _town(toy), Config(sites=("resid",), metric=name))
     assert result.total_effect > 0
     assert result.grid("resid").effect[-1, -1] == pytest.approx(result.total_effect, rel=1e-4)
+    fewer = replace(result, settings=result.settings | {"corruption": "swap", "samples": 10})
+    assert "Only 4 other subjects fit, of the 10 samples asked for" in doubts(fewer)
 
 
 def test_metrics_on_paper() -> None:

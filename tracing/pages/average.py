@@ -8,7 +8,7 @@ import torch
 from factscope.plots.labels import numbers_in_words
 from factscope.plots.specs import Card, Curves, Headline, Heatmap, Number, Page, Palette, Section, Series, Spec, Table
 from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best
-from tracing.pages.trace import PALETTES
+from tracing.pages.trace import PALETTES, from_zero
 from tracing.results import KINDS, AverageResult
 
 
@@ -54,6 +54,7 @@ def maps(result: AverageResult) -> tuple[Spec, ...]:
             value_title="average indirect effect",
             unit=result.unit,
             palette=PALETTES[kind],
+            limits=from_zero(result.mean[number]),
             marked=tuple(
                 i for i, role in enumerate(result.roles) if role.endswith(" subject") and "before" not in role
             ),

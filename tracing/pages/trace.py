@@ -66,6 +66,10 @@ def doubts(result: TraceResult) -> list[str]:
         )
     if len(result.corrupted) == 1:
         found.append("One sample gives no standard error")
+    settings, count = result.settings, len(result.corrupted)
+    asked = int(str(settings.get("samples", 0)))
+    if settings.get("corruption") == "swap" and not settings.get("swaps") and count < asked:
+        found.append(f"Only {count} other subjects fit, of the {asked} samples asked for")
     return found
 
 
@@ -165,6 +169,7 @@ def _heatmap(result: TraceResult, title: str, effect: Tensor, error: Tensor, kin
         value_title="indirect effect",
         unit=result.unit,
         scale="sequential" if positive else "diverging",
+        limits=from_zero(effect[:, 1:]) if positive else None,
         palette=PALETTES[kind],
         marked=tuple(prompt.subject_positions),
         left_out=(0,),
@@ -174,6 +179,12 @@ def _heatmap(result: TraceResult, title: str, effect: Tensor, error: Tensor, kin
             f"restored {result.metric}": (float(result.corrupted.mean()) + result.toward * effect).numpy(),
         },
     )
+
+
+def from_zero(effect: Tensor) -> tuple[float, float]:
+    """Limits of colours that begin at no effect: what noise leaves below zero has the colour of zero."""
+    top = float(effect.nan_to_num().max())
+    return 0.0, top if top > 0 else 1.0
 
 
 def _head_maps(result: TraceResult, grid: Grid) -> list[Spec]:
@@ -197,7 +208,9 @@ def _head_maps(result: TraceResult, grid: Grid) -> list[Spec]:
 
 
 def _window_words(result: TraceResult, kind: str) -> str:
-    return f", {result.settings['window']} layers at a time" if kind in WINDOWED else ""
+    layers = result.grid(kind).effect.shape[0]
+    window = min(int(str(result.settings["window"])), layers)
+    return "" if kind not in WINDOWED else ", all layers" if window == layers else f", {window} layers at a time"
 
 
 def _headline(result: TraceResult) -> Headline:

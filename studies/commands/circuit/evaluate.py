@@ -45,10 +45,8 @@ def with_model_of(study: Any, options: EvaluateOptions) -> EvaluateOptions:
     from factscope.model.source.registry import REGISTRY
 
     known = study.circuit.run
-    if known is None and options.model is None:
+    source = None if known is None else known.model if known.model in REGISTRY else known.source
+    if options.model is None and source in (None, "", "unknown"):
         raise UserError(f"{options.run} does not say which model it is of; name it with --model")
-    source = known.source if known is not None and known.source not in ("", "unknown") else "smollm2"
-    if known is not None and known.model in REGISTRY:
-        source = known.model
     dtype = options.dtype or (known.dtype if known is not None else "float32")
     return replace(options, model=options.model or source, dtype=dtype)

@@ -122,7 +122,7 @@ def bench(options: BenchOptions) -> None:
         bench_view.write_tables(result, folder)
         store.save(result, folder)  # last: where there is a result, everything else is there, too
     if options.as_json:
-        body = _summary(result, how) | ({"comparison": compared(result, other)} if other is not None else {})
+        body = bench_view.summary(result) | ({"comparison": compared(result, other)} if other is not None else {})
         tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
         return
     _tell(result, page)
@@ -195,18 +195,6 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
     if options.general and not any(trial.general for trial in result.trials):
         note("Note: nothing general is measured where every edit is taken out again; choose another protocol.")
     return result
-
-
-def _summary(result: Any, how: Any) -> dict[str, Any]:
-    """The result for programs."""
-    from editing.evaluation.table import plain
-    from studies.bench import page as bench_view
-
-    body = {"cases": len(result.cases), "protocol": vars(how), "comparable_with": result.comparable}
-    body |= {"scores": plain(result.scores)}
-    body |= {"costs": {trial.method: bench_view.cost_of(trial) for trial in result.trials}}
-    body |= {"general": {trial.method: trial.general for trial in result.trials if trial.general}}
-    return body | {"failures": {trial.method: bench_view.failed(trial) for trial in result.trials}}
 
 
 def _tell(result: Any, page: Path) -> None:

@@ -26,8 +26,12 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
 
     edit: Annotated[tuple[Path, ...], argument("Folders of saved edits, in the order to apply them.", metavar="EDITS")]
     protocol: Annotated[
-        str, option("How edits share the model.", of=OneOf("protocol", ("single", "together", "sequence")))
-    ] = "together"
+        str | None,
+        option(
+            "How edits share the model  [dim](default: single, or sequence where one is on top of another)[/dim]",
+            of=OneOf("protocol", ("single", "together", "sequence")),
+        ),
+    ] = None
     facts: Annotated[str | None, option("Ask these facts instead of the edits' own.", panel=FACTS)] = None
     limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
     unrelated: Annotated[str | None, option("Facts whose prompts must not change at all.", panel=FACTS)] = None
@@ -56,7 +60,7 @@ def evaluate(options: EvaluateOptions) -> None:
         asked = load_facts(options.facts, limit=options.limit, extra=options.extra) if options.facts else None
         others = load_facts(options.unrelated, limit=100, extra=options.extra) if options.unrelated else ()
         scores = recipe.score(
-            model, edits, protocol=options.protocol, start=options.start or edits[0].start_token,
+            model, edits, protocol=options.protocol, start=options.start,
             facts=asked, unrelated=others, seed=options.seed,
         )  # fmt: skip
         store.save(scores, folder / "report")

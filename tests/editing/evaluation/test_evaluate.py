@@ -152,7 +152,7 @@ def test_unrelated_prompts_are_only_asked_whether_they_changed(tiny):
     model = tiny("gpt2")
     other = replace(FACT, id="other", subject="Ze", foil=None)
     edits = [moved(model, 0), moved(model, 1, fact=replace(FACT, id="b", subject="Quux"))]
-    report = evaluate(model, edits, unrelated=[other], shown=False)
+    report = evaluate(model, edits, unrelated=[other], protocol="single", shown=False)
     found = [score for score in report.scores if score.metric.startswith("unrelated") and score.when == "after"]
     assert [score.metric for score in found] == ["unrelated, unchanged", "unrelated KL"]
     assert [score.n for score in found] == [1, 1]  # one fact, read under each edit: no two independent facts
@@ -244,7 +244,7 @@ def test_every_method_that_changes_weights_flips_most_facts_of_the_toy(toy, name
     edits = computing.compute_each(
         name, toy, facts, toy_settings(name), moments=toy_moments(toy, [0]), contexts=("{}", "Today, {}"), shown=False
     )
-    report = evaluate(toy, edits, shown=False)
+    report = evaluate(toy, edits, protocol="single", shown=False)
     assert report.score("ES", "before").value == 0
     # Not all four: in so small a world the update also reaches the words beside the subject.
     assert report.score("ES").value >= 0.5
@@ -322,7 +322,7 @@ def test_a_choice_says_how_often_other_facts_would_have_made_it():
     assert sum(shares.values()) == pytest.approx(1)
     assert choice.likely() == (4, 5)
     assert f"in {shares[choice.best]:.0%} of resamples" in layer_trials.words(choice)[0]
-    assert "among layers 4 to 5 in 95 % of them" in layer_trials.words(choice)[0]
+    assert "among layers 4, 5 in 95 % of them" in layer_trials.words(choice)[0]
     again = LayerChoice("rome", facts, tuple(trials), "identity", facts[:4] * 10)  # forty facts of four subjects
     assert again.shares() == {}
 

@@ -14,7 +14,8 @@ from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, applied, in_place
 from editing.evaluation.evaluate import evaluate
-from editing.pages.sequence import ENDS, forgetting, moved_share, page, principal_plane, score_table
+from editing.pages.sequence import ENDS, forgetting, headline, moved_share, page, principal_plane, score_table
+from editing.pages.sequence import words as in_words
 from editing.restraint import restraint
 from editing.sequence.result import Config, SequenceResult
 from editing.sequence.rules import Rule
@@ -351,6 +352,10 @@ def test_forgetting_and_moved_values_follow_their_definitions(whole):
     assert moved_share(replace(result, values=values)) == {ENDS["end"]: 0.5}
     table = score_table(result)
     row = next(row for row in table.rows if row[0] == "ES, efficacy success")
+    beside = result.last.score("locality, unchanged")
+    assert beside is not None
+    assert f"{beside.value:.0%}" in [number.value for number in headline(result).numbers]  # the worst is not hidden
+    assert any(f"Neighbours' answers unchanged in {beside.value:.0%}" in line for line in in_words(result))
     column = table.columns.index("restrained")
     assert row[column] == pytest.approx(result.last.quantities["retention"], abs=1e-3)
 

@@ -19,6 +19,7 @@ from factscope.plots.colours import FROM_CONES, FROM_OKLAB, INK, colour_scale
 from factscope.plots.escape import script_json, visible
 from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.fragments import differences, fragment, mimebundle
+from factscope.plots.labels import numbers_in_words
 from factscope.plots.page import page_html, write_page
 from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Table, Text, state_labels, state_name
 from helpers.plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds
@@ -127,6 +128,11 @@ def test_a_named_place_has_its_name_on_the_axis_and_in_the_hover_text():
     assert tuple(drawn.data[0].x) == names == axis.categoryarray
     assert axis.tickvals == axis.ticktext
     assert [state_name(state) for state in (0, 30, None)] == ["the embedding", f"layer {names[30]}", "nowhere"]
+
+
+def test_numbers_are_listed_as_a_person_would():
+    assert numbers_in_words([7, 0, 1, 3, 4, 5]) == "0, 1, 3 to 5, 7"
+    assert numbers_in_words([]) == ""
 
 
 def test_a_gap_has_a_bracket_on_either_side():

@@ -4,7 +4,7 @@ import ast
 import hashlib
 import json
 import math
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,13 @@ import torch
 from safetensors.torch import save
 
 from editing.edit import Edit
-from factscope.errors import StoreError
+from editing.solve import moments
+from factscope.data.request import EditRequest
+from factscope.errors import EditError, StoreError
 from factscope.model.readout import Component
+from factscope.model.weights import fingerprint
 from factscope.runs import store
+from studies.edit_effects.result import EditStudy
 
 ROOT = Path(__file__).parents[3]
 
@@ -102,3 +106,45 @@ def test_a_folder_of_a_newer_version_asks_for_the_newer_version(tmp_path: Path) 
     (folder / "result.json").write_text(json.dumps(document | {"schema": store.SCHEMA + 1}))
     with pytest.raises(StoreError, match="newer Factscope, so update this one"):
         store.load(folder, Component)
+
+
+@pytest.mark.parametrize("answer", ["Brask", "..."])
+def test_an_old_study_of_an_edit_asks_what_it_asked(answer: str, tmp_path: Path) -> None:
+    """It held a fact whose foil was the target, and "..." where the old answer was not known."""
+    fact: dict[str, Any] = {"id": "prompt/Oda Voss", "relation": "prompt", "subject": "Oda Voss", "source": "prompt"}
+    fact |= {"template": "{} lives in", "answer": answer, "foil": "Vey"}
+    fact |= {"aliases": [], "paraphrases": ["The home of Oda Voss is"], "neighbours": []}
+    now = EditStudy.upgraded({"fact": fact, "method": "rome"})
+    assert set(now) == {"request", "method"}
+    asked = store.load(old_folder(tmp_path / "run", "EditRequest", now["request"]), EditRequest)
+    assert (asked.prompt, asked.target, asked.id) == ("Oda Voss lives in", "Vey", "prompt/Oda Voss")
+    assert (asked.old, asked.paraphrases) == ((answer, ("The home of Oda Voss is",)) if answer != "..." else (None, ()))
+    assert EditStudy.upgraded(now) == now, "what is as it should be stays"
+
+
+def test_an_old_study_that_lacks_what_is_shown_now_says_how_to_make_it_again(tmp_path: Path) -> None:
+    run = {"command": "circuit diff '[Oda Voss] lives in' --target Vey"}
+    folder = old_folder(tmp_path / "run", "EditStudy", {"request": {}, "before": {}, "run": run})
+    with pytest.raises(StoreError, match=r"older Factscope.*with: circuit diff .*; or read it with the version"):
+        store.load(folder, EditStudy)
+
+
+@pytest.mark.parametrize("counted", [200, 201])
+def test_old_second_moments_load_or_are_collected_again(counted: int, tiny: Any, tmp_path: Path) -> None:
+    """Of a folder that names no content, those of the model's own text are taken if the settings are the same.
+
+    Older versions counted more keys than were asked for, and left a part of their text out: that is another text.
+    """
+    model = tiny("gpt2")
+    matrix = torch.eye(model.cfg.d_mlp)
+    config: dict[str, Any] = {"source": "self", "tokens": 200, "document": 20, "rows": 4, "seed": 0, "start": "auto"}
+    body: dict[str, Any] = {"matrices": {"1": {"$tensor": "matrices.1"}}, "tokens": counted, "left_out": 12}
+    body |= {"base": fingerprint(model), "model": "tiny", "corpus": "c" * 64, "config": config}
+    body |= {"changes": {"1": [0.2, 0.1]}, "conditions": {"1": 1.0}}
+    old_folder(tmp_path / "kept" / "done", "Moments", body, matrices__1=matrix)
+    same = moments.Config(tokens=200, document=20, rows=4)
+    found = moments.collect(model, [1], same, folder=tmp_path / "kept", shown=False)
+    assert torch.equal(found.of(1), matrix.double()) == (counted == 200)
+    assert found.tokens == 200
+    with pytest.raises(EditError, match="choose another folder with --out"):
+        moments.collect(model, [1], replace(same, seed=1), folder=tmp_path / "kept", shown=False)

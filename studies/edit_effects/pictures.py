@@ -143,14 +143,10 @@ def lens_curves(study: EditStudy) -> tuple[Spec, ...]:
                 chosen: Palette = "blue" if palette == "blue" else "red"
                 before, after = (getattr(side.lens, what)[which, place].numpy() for side in (study.before, study.after))
                 series.append(Series(f"{answer.strip()} before", before, palette="green" if which else "purple"))
-                band = (nulls.min(0), nulls.max(0)) if nulls.size and which else (None, None)
                 series.append(Series(f"{answer.strip()} after", after, palette=chosen))
-                if band[0] is not None:
-                    series.append(
-                        Series(
-                            f"{answer.strip()} under nulls", nulls.mean(0), low=band[0], high=band[1], palette="orange"
-                        )
-                    )
+                if nulls.size and which:
+                    name = f"{answer.strip()} under nulls"
+                    series.append(Series(name, nulls.mean(0), nulls.min(0), nulls.max(0), "orange"))
             drawn.append(
                 Curves(
                     f"{what.capitalize()} at the {where}", np.arange(len(names)), tuple(series), x_labels=names,

@@ -5,6 +5,7 @@ Nothing here imports torch, so that `--help` and `--version` answer at once.
 
 import codecs
 import contextlib
+import errno
 import importlib.util
 import io
 import json
@@ -41,14 +42,23 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
                 )
             if "doctor" not in asked[:1] and (trouble := in_the_way()):
                 raise UserError(trouble[0])
-            with _remarks():
-                app(arguments, prog_name=name)
+            try:
+                with _remarks():
+                    app(arguments, prog_name=name)
+            finally:
+                sys.stdout.flush()
         except UserError as mistake:
             _say(f"{name}: {mistake}", *getattr(mistake, "__notes__", ()))
             sys.exit(2)
         except KeyboardInterrupt as stop:
             _say(f"{name}: stopped", *getattr(stop, "__notes__", ()))
             sys.exit(130)
+        except OSError as trouble:
+            if trouble.errno != errno.ENOSPC or trouble.filename is not None:
+                raise
+            _say(f"{name}: the output cannot be written ({trouble.strerror})", *getattr(trouble, "__notes__", ()))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(2)
     except (SystemExit, BrokenPipeError) as end:
         if not _unread(end):
             raise

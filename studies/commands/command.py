@@ -254,10 +254,22 @@ def _text(value: Any) -> str:
 
 @contextlib.contextmanager
 def run_folder(command: str, options: Any, own: Path, fresh: bool = False, name: str = CONFIG) -> Iterator[Path]:
-    """The folder of a run, writable, with the options in it: `--out`, else `own`."""
+    """The folder of a run, writable, with the options in it: `--out`, else `own`.
+
+    Options that came to nothing leave those of the run that the folder holds.
+    """
     import yaml
 
+    from factscope.files import write_bytes_atomically, write_text_atomically
+
     with writable(options.out or own, fresh=fresh) as folder:
+        file = folder / name
+        before = file.read_bytes() if file.is_file() else None
         said = {"command": command, **settled(options)}
-        (folder / name).write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        yield folder
+        write_text_atomically(file, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
+        try:
+            yield folder
+        except BaseException:
+            if before is not None:
+                write_bytes_atomically(file, before)
+            raise

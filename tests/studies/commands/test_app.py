@@ -150,6 +150,16 @@ def test_a_closed_pipe_does_not_hide_other_ends() -> None:
     assert b"ZeroDivisionError" in _unread(*_working("1 / 0")).stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_is_full_is_one_sentence() -> None:
+    arguments = [sys.executable, "-m", "studies.commands.edit.command", "facts", "check", str(TOY / "toy_town.json")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr.decode()) == (
+        2, "edit: the output cannot be written (No space left on device)\n"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["trace", "circuit", "edit"])
 def test_completion_is_there(name: str, run_command: Any) -> None:
     said = run_command(name, "--help").stdout

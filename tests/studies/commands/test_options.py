@@ -42,6 +42,15 @@ def test_a_run_folder_keeps_options_that_make_the_same_run_again(run_command: An
     assert Path("one/config.yaml").read_bytes() == Path("two/config.yaml").read_bytes()
 
 
+def test_options_that_come_to_nothing_leave_those_of_the_run(run_command: Any, tmp_path: Path) -> None:
+    flags = ("--facts", TOY / "toy_town.json", "--limit", "1", "--model", TOY, "--sites", "mlp", "--out", "run")
+    assert run_command("trace", *flags, "--samples", "1").exit_code == 0
+    kept = (tmp_path / "run" / "config.yaml").read_text()
+    refused = run_command("trace", *flags, "--samples", "2")
+    assert (refused.exit_code, "other settings" in refused.stderr) == (2, True)
+    assert (tmp_path / "run" / "config.yaml").read_text() == kept
+
+
 def test_the_key_is_of_what_decides_the_result() -> None:
     options = TraceOptions(prompt=PROMPT)
     aside = dataclasses.replace(options, out=Path("x"), light=True, as_json=True, device="cpu")

@@ -18,7 +18,7 @@ from editing.pages.sequence import page
 from editing.requests import known
 from editing.sequence.result import Config
 from editing.sequence.run import sequence
-from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
+from editing.sequence.yardstick import yardstick_of
 from editing.solve import moments
 from factscope.data.load import load_facts
 from factscope.data.request import distinct
@@ -45,9 +45,9 @@ def main():
     args = parser.parse_args()
     model = models.load(args.model)
     facts = known(model, editable(args.facts), args.n, args.start)
-    others = unrelated_facts(model, facts, seed=args.seed, start=args.start)
-    yardstick = Yardstick.of(model, others, *fixed_text(model, seed=args.seed, start=args.start), args.start)
-    print(f"{len(facts)} facts of {args.facts or 'the shipped ones'}; {len(others)} unrelated; text {yardstick.source}")
+    yardstick = yardstick_of(model, facts, seed=args.seed, start=args.start)
+    print(f"{len(facts)} facts of {args.facts or 'the shipped ones'}; {len(yardstick.facts)} unrelated")
+    print(f"Text: {yardstick.source}")
     heading = ["run", "facts", *SCORES, "unrelated same", "KL, nats", "perplexity ×", "condition ×", "s per edit"]
     print("| " + " | ".join(heading) + " |\n|" + " --- |" * len(heading), flush=True)
     for tag in args.runs.split(","):

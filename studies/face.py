@@ -26,7 +26,7 @@ from editing.restraint import restrained, restraint
 from editing.sequence import run as sequences
 from editing.sequence.result import Config as SequenceConfig
 from editing.sequence.result import SequenceResult
-from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
+from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts, yardstick_of
 from editing.solve import moments as second_moments
 from editing.solve.moments import Config as MomentsConfig
 from editing.solve.moments import Moments
@@ -270,8 +270,7 @@ def sequence(
     chosen = spec.config_for(model, own)
     seed, start = config.seed, config.start
     if yardstick is None:
-        others = unrelated_facts(model, requests, seed=seed, start=start)
-        yardstick = Yardstick.of(model, others, *fixed_text(model, seed=seed, start=start), start)
+        yardstick = yardstick_of(model, requests, seed=seed, start=start)
     return sequences.sequence(
         model,
         requests,

@@ -144,3 +144,16 @@ def unrelated_facts(
             "facts with --unrelated, or leave them out with --unrelated none"
         )
     return found
+
+
+def yardstick_of(
+    model: Bridge,
+    edited: Sequence[Fact | EditRequest],
+    source: str | Path | None = None,
+    text: str = SELF,
+    seed: int = 0,
+    start: str = "auto",
+) -> Yardstick:
+    """The usual yardstick: unrelated facts, of `source` or without any where it is "none", and a fixed text."""
+    others = () if source == "none" else unrelated_facts(model, edited, source, seed=seed, start=start)
+    return Yardstick.of(model, others, *fixed_text(model, text, seed=seed, start=start), start)

@@ -16,11 +16,13 @@ from editing.evaluation.read import Speech, asked_of, check_together
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import TIMES, Score, found, table
 from editing.method import method
+from editing.requests import known
 from editing.sequence.yardstick import Yardstick
 from editing.solve.moments import content_of
 from factscope.data.case import Case
-from factscope.errors import EditError
+from factscope.errors import EditError, UserError
 from factscope.model.bridge import Bridge
+from factscope.model.known import Known
 from factscope.model.prompts import start_token
 from factscope.plots.show import shown
 from factscope.progress import progress
@@ -28,6 +30,8 @@ from factscope.runs.provenance import Run, stopwatch
 from factscope.runs.store import SCHEMA
 from factscope.settings import Settings
 from studies.bench.run import MethodResult, MethodSetting, Setting, run_all
+
+KNOWN_AT_ONCE = 64  # cases; no more are asked than are needed
 
 
 @shown("studies.bench.page")
@@ -156,6 +160,25 @@ def _result(
         known=options.known,
         run=run,
     )
+
+
+def known_cases(model: Bridge, cases: Sequence[Case], most: int, start: str = "auto") -> tuple[Case, ...]:
+    """The first `most` cases whose facts the model all knows; UserError where there is none, or no old answer."""
+    suite = cases[0].suite
+    if not any(request.old for case in cases for request in case.requests):
+        raise UserError(f"{suite} does not say what was true before, so --known cannot be asked for")
+    found: list[Case] = []
+    for begin in range(0, len(cases), KNOWN_AT_ONCE):
+        some = cases[begin : begin + KNOWN_AT_ONCE]
+        ids = {one.id for one in known(model, [one for case in some for one in case.requests], None, start)}
+        found += [case for case in some if all(one.id in ids for one in case.requests)]
+        if len(found) >= most:
+            break
+    if not found:
+        raise UserError(
+            f"the model knows none of the facts in {suite} ({Known()}: no answer comes first); leave --known out"
+        )
+    return tuple(found[:most])
 
 
 def likened(speech: Sequence[Speech], cases: Sequence[Case], snippets: Snippets) -> tuple[Speech, ...]:

@@ -168,6 +168,7 @@ def _cases(options: BenchOptions) -> tuple[Any, Any]:
 def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: Any) -> Any:
     """The bench itself, after everything that refuses it."""
     from editing.evaluation.reference_texts import Snippets
+    from editing.sequence.yardstick import yardstick_of
     from factscope.model.prompts import start_token
     from studies.bench import bench as grid
     from studies.bench import compare as bench_compare
@@ -175,14 +176,17 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
     references = None if options.snippets is None else Snippets.load(options.snippets)
     n, seed, start = options.limit, options.seed, options.start
     model = load(options)
-    cases = _known(model, cases, n, start, options.suite) if options.known else cases
+    cases = grid.known_cases(model, cases, n, start) if options.known else cases
     if len(cases) < n:
         note(f"Note: {len(cases)} cases are edited, not {n}: there are no more.")
     if other is not None:
         begins = start_token(model, start)[0] or "none"
         planned = bench_compare.Planned(how, cases[0].suite, grid.digest(cases), begins)
         refuse(bench_compare.obstacles(planned, other), options.beside)
-    yardstick = _yardstick(model, cases, seed, start, options.unrelated, options.text) if options.general else None
+    yardstick = None
+    if options.general:
+        edited = [request for case in cases for request in case.requests]
+        yardstick = yardstick_of(model, edited, options.unrelated, options.text, seed, start)
     try:
         result = grid.bench(
             model, cases, options.chosen, how, folder, source=Path(options.suite).name, known=options.known,
@@ -218,36 +222,7 @@ def refuse(reasons: Sequence[str], other: Path | None) -> None:
         )
 
 
-def _known(model: Any, cases: Any, n: int, start: str, suite: str) -> Any:
-    """The first n cases whose facts the model all knows."""
-    from editing.requests import known
-    from factscope.model.known import Known
-
-    if not any(request.old for case in cases for request in case.requests):
-        raise UserError(f"{suite} does not say what was true before, so --known cannot be asked for")
-    found: list[Any] = []
-    begin = 0
-    while begin < len(cases) and len(found) < n:
-        some = cases[begin : begin + 64]
-        ids = {one.id for one in known(model, [one for case in some for one in case.requests], None, start)}
-        found += [case for case in some if all(one.id in ids for one in case.requests)]
-        begin += 64
-    if not found:
-        raise UserError(
-            f"the model knows none of the facts in {suite} ({Known()}: no answer comes first); leave --known out"
-        )
-    return tuple(found[:n])
-
-
 def _without(cases: Any, kept: Any, n: int | None) -> Any:
     if len(kept) < len(cases):
         note(f"Note: {len(cases) - len(kept)} cases are left out: an earlier one gives the same prompt a target.")
     return kept[:n]
-
-
-def _yardstick(model: Any, cases: Any, seed: int, start: str, unrelated: str | None, text: str) -> Any:
-    from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
-
-    edited = [request for case in cases for request in case.requests]
-    others = () if unrelated == "none" else unrelated_facts(model, edited, unrelated, seed=seed, start=start)
-    return Yardstick.of(model, others, *fixed_text(model, text, seed=seed, start=start), start)

@@ -99,7 +99,7 @@ def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
     """All edits, with the yardstick and the watch that were asked for."""
     from editing.sequence.result import Config
     from editing.sequence.run import sequence as run
-    from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts
+    from editing.sequence.yardstick import yardstick_of
     from studies.edit import moments_for
     from studies.sequence_watch import SequenceWatch
 
@@ -107,10 +107,8 @@ def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
     how = Config(options.batch, options.every, options.restrain, options.restrain_at, options.stop_when, seed, start)
     chosen = _chosen(model, options)
     config = spec.config_for(model, pairs)
-    given = options.unrelated
-    others = () if given == "none" else unrelated_facts(model, chosen, given, seed=seed, start=start)
-    yardstick = Yardstick.of(model, others, *fixed_text(model, options.text, seed=seed, start=start), start)
-    watch = SequenceWatch.of(model, chosen, others, start, seed) if options.look else None
+    yardstick = yardstick_of(model, chosen, options.unrelated, options.text, seed, start)
+    watch = SequenceWatch.of(model, chosen, yardstick.facts, start, seed) if options.look else None
     note_identity(spec, options.moments)
     return run(
         model, chosen, spec, how, folder, yardstick, config=config, restraint_config=options.restraint_with_config()[1],

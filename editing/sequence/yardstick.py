@@ -98,7 +98,8 @@ def fixed_text(
         rows = sample(model, torch.tensor([begin] * documents), tokens, generator).tolist()
         ends = {getattr(model.tokenizer, "eos_token_id", None), *start_ids(model)}
         rows = [_to_end(row, len(begin), ends) for row in rows]
-        words = f"written by the unedited model, temperature 1, seed {seed}"
+        after = "" if first else f" after {OPENINGS[0]!r}, as it has no start token"
+        words = f"written by the unedited model{after}, temperature 1, seed {seed}"
     else:
         rows = []
         for text in texts(source):

@@ -163,11 +163,12 @@ def save(found: Sequence[EditStudy], folder: Path, light: bool = False) -> list[
 
     Gives the pages, the one to open first at the end. The kept parts of the work go: the result holds it all.
     """
-    pages = []
-    for study in found:
-        place = folder if len(found) == 1 else folder / study.method
+    places = [folder if len(found) == 1 else folder / study.method for study in found]
+    for study, place in zip(found, places, strict=True):  # all, before any is drawn
         store.save(study, place)
-        pages.append(write_page(page(study), place / "page.html", light=light))
+    pages = [
+        write_page(page(study), place / "page.html", light=light) for study, place in zip(found, places, strict=True)
+    ]
     if len(found) > 1:
         pages.append(write_page(side_by_side(found), folder / "page.html", light=light))
     forget(folder)

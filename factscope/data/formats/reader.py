@@ -42,7 +42,7 @@ class Fields:
         needed = tuple(needed)
         for name in value if optional is not None else ():
             if name not in needed and name not in (optional or ()):
-                way_out = "" if within else "; --extra keep lets columns of your own pass"
+                way_out = "" if within else " (--extra keep lets columns of your own pass)"
                 known = closest(name, (*needed, *(optional or ())))
                 raise FactError(f"unknown field {self.within + name!r}{known}{way_out}")
         for name in needed:

@@ -118,9 +118,9 @@ def bench(options: BenchOptions) -> None:
 
         other = bench_compare.load(options.beside) if options.beside is not None else None
         result = _result(options, how, cases, folder, other)
-        page = write_page(bench_view.page(result), folder / "page.html", light=options.light)
+        store.save(result, folder)
         bench_view.write_tables(result, folder)
-        store.save(result, folder)  # last: where there is a result, everything else is there, too
+        page = write_page(bench_view.page(result), folder / "page.html", light=options.light)
     if options.as_json:
         body = bench_view.summary(result) | ({"comparison": compared(result, other)} if other is not None else {})
         tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))

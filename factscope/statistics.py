@@ -2,7 +2,8 @@
 
 One rule for every table: a *share* (a mean of numbers from 0 to 1, each a count of successes) has Wilson's interval,
 any other *mean* the BCa bootstrap over facts, from `ENOUGH` facts on; below that a bootstrap draws the same few numbers
-again and again and is far too narrow, so there is no interval (NaN), and tables say so. All intervals are of 95 %.
+again and again and is far too narrow, so there is no interval (NaN), and tables say so. Facts that are all alike tell a
+bootstrap nothing either: no interval, and not one of no width. All intervals are of 95 %.
 """
 
 import math
@@ -18,7 +19,8 @@ ENOUGH = 5  # facts, for a bootstrap
 RESAMPLES = 2000
 NO_INTERVAL = (math.nan, math.nan)
 INTERVALS = (
-    f"95 % intervals: Wilson's for a share, else the BCa bootstrap over facts; a mean of under {ENOUGH} facts has none"
+    f"95 % intervals: Wilson's for a share, else the BCa bootstrap over facts; a mean of under {ENOUGH} facts, or of "
+    "facts that are all alike, has none"
 )
 _NORMAL = NormalDist()
 _TAILS = (0.025, 0.975)
@@ -29,9 +31,11 @@ def interval(values: Sequence[float], unit: str, seed: int = 0) -> tuple[float, 
     return wilson(values) if unit == "share" else bca(np.asarray(values, dtype=float)[None], seed=seed)
 
 
-def interval_in_words(low: float, high: float) -> str:
+def interval_in_words(low: float, high: float, facts: int) -> str:
     """An interval as a table of text shows it, or why there is none."""
-    return f"{low:.3f} to {high:.3f}" if low == low else f"under {ENOUGH} facts"
+    if low == low:
+        return f"{low:.3f} to {high:.3f}"
+    return f"under {ENOUGH} facts" if facts < ENOUGH else "all alike"
 
 
 def wilson(values: Sequence[float]) -> tuple[float, float]:
@@ -66,10 +70,10 @@ def bca(
         values: [quantity fact]; every resample draws the same facts for all quantities.
         statistic: from means [quantity draw] to numbers [draw]; by default the first quantity's mean.
 
-    NaN below `ENOUGH` facts. Where every fact has the same value the interval is that value.
+    NaN below `ENOUGH` facts, and where all facts are alike.
     """
     n = values.shape[1]
-    if n < ENOUGH:
+    if n < ENOUGH or not np.ptp(values, axis=1).any():
         return NO_INTERVAL
     whole = float(statistic(values.mean(1)[:, None])[0])
     drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))

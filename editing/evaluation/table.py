@@ -15,7 +15,7 @@ import numpy as np
 from editing.evaluation.metrics import METRICS, ROME, Record
 from editing.evaluation.protocol import Protocol
 from editing.evaluation.read import Row, Speech
-from factscope.statistics import bca, interval
+from factscope.statistics import ENOUGH, bca, interval, wilson
 
 TIMES = ("before", "after", "final")
 
@@ -75,7 +75,10 @@ def table(
         if whole:
             sets = np.array(whole, dtype=float).T
             value = float(harmonic(sets.mean(1)[:, None])[0])
-            out.append(Score(method, "S", when, "share", len(whole), value, *bca(sets, harmonic, seed=seed)))
+            low, high = bca(sets, harmonic, seed=seed)
+            if len(whole) >= ENOUGH and math.isnan(low):  # all alike: of each share's own ends, wide rather than narrow
+                low, high = harmonic(np.array([wilson(share) for share in sets.tolist()])).tolist()
+            out.append(Score(method, "S", when, "share", len(whole), value, low, high))
     return tuple(out)
 
 

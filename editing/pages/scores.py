@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from editing.evaluation.metrics import METRICS, label
 from editing.evaluation.table import Score
 from factscope.plots.specs import Cell, Table
-from factscope.statistics import ENOUGH
+from factscope.statistics import interval_in_words
 
 LEAD = ("metric", "unit", "facts")
 
@@ -23,7 +23,7 @@ def value_with_interval(score: Score) -> Cell:
 
 def interval(score: Score) -> Cell:
     """A score's 95 % interval, or why there is none."""
-    return f"{score.low:.3f} to {score.high:.3f}" if score.low == score.low else f"under {ENOUGH} facts"
+    return interval_in_words(score.low, score.high, score.n)
 
 
 @dataclass(frozen=True)

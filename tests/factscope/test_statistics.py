@@ -32,8 +32,11 @@ def test_a_mean_of_few_facts_has_no_interval_and_words_say_so():
     low, high = interval([1.0] * (ENOUGH - 1), "nats")
     assert math.isnan(low)
     assert math.isnan(high)
-    assert interval_in_words(low, high) == "under 5 facts"
-    assert interval([1.0] * ENOUGH, "nats") == (1.0, 1.0)
+    assert interval_in_words(low, high, ENOUGH - 1) == "under 5 facts"
+    alike = interval([1.0] * ENOUGH, "nats")
+    assert math.isnan(alike[0])  # and not from 1 to 1
+    assert interval_in_words(*alike, ENOUGH) == "all alike"
+    assert interval_in_words(0.25, 0.5, ENOUGH) == "0.250 to 0.500"
 
 
 def test_a_bootstrap_moves_and_scales_with_the_values():

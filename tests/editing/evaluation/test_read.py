@@ -179,6 +179,22 @@ def test_counterfact_scores():
     )
 
 
+def test_perfect_scores_are_not_certain():
+    """Six cases that all succeed: S is 1, and the interval is that of six successes, not from 1 to 1."""
+    rows = [
+        each
+        for case in "abcdef"
+        for each in (
+            row("rewrite", reading(nll=1.0, other=2.0), case=case),
+            row("paraphrase", reading(nll=1.0, other=2.0), case=case, trial=1),
+            row("locality", reading(nll=1.0, other=2.0), case=case, trial=2, label="neighbourhood"),
+        )
+    ]
+    lines = {one.metric: one for one in table("m", rows, PROTOCOLS["counterfact"]) if one.when == "after"}
+    assert (lines["S"].value, lines["S"].low, lines["S"].high) == pytest.approx((1, *wilson([1.0] * 6)))
+    assert math.isnan(lines["EM"].low)
+
+
 def test_the_three_localities_differ():
     rows = [row("locality", reading(nll=1, other=2, right=0.0, same=0.5), label="neighbourhood")]
     assert [value(name, rows) for name in ("NS", "locality, unchanged", "locality, right")] == [1, 0.5, 0]

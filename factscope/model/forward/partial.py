@@ -29,20 +29,10 @@ from factscope.model.source.checkpoint import probe
 KeysValues = tuple[Tensor, Tensor]  # each [row, kv_head, pos, d_head], keys after rotation
 
 
-class _KeepsState(ModelError, AttributeError):
-    """A layer asked the cache for what attention does not need; to `hasattr` it is what `hasattr` expects."""
-
-
 class _Recorder:
     """Stands in for a key/value cache: keeps what the layer made and hands it back unchanged."""
 
     seen: KeysValues
-
-    def __getattr__(self, name: str) -> Any:
-        raise _KeepsState(
-            "a layer of this model does not keep keys and values as attention does, so the model cannot be run in "
-            "parts, and neither traced nor edited"
-        )
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> KeysValues:
         self.seen = (keys, values)
@@ -242,7 +232,15 @@ def check_parts(model: Bridge) -> None:
 
     def prove() -> None:
         rows = probe(readout(model).n_tokens, device_of(model.embed, torch.empty(0)))
-        own, frame, resid = model(rows, use_cache=False)[:, -1], Frame.of(model, rows), embed(model, rows)
+        try:
+            own, frame, resid = model(rows, use_cache=False)[:, -1], Frame.of(model, rows), embed(model, rows)
+        except AttributeError as asked:
+            if not isinstance(asked.obj, _Recorder):
+                raise
+            raise ModelError(
+                f"a layer of this model ({architecture(model)}) does not keep keys and values as attention does, so it "
+                "cannot be run in parts, and the model can neither be traced nor edited"
+            ) from asked
         middle, top = rows.shape[1] // 2, len(model.blocks) - 1
         suffix = resid[:, middle:]
         for layer in range(top + 1):

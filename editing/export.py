@@ -49,10 +49,11 @@ def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
     try:
         bars = nullcontext() if sys.stderr.isatty() else fetch.quiet()  # the libraries' progress, at a terminal only
         with applied(model, edits), bars:
-            plain_model(model).save_pretrained(building)
+            plain = plain_model(model)
+            plain.save_pretrained(building)
             model.tokenizer.save_pretrained(building)
             write_text_atomically(building / CARRIED, json.dumps({"start_token": info(model).start_token}))
-            _compare(building, model)
+            _compare(building, plain, model)
         write_text_atomically(building / "README.md", card(stack))
         stack.save(building / "edit")
         if folder.is_dir():
@@ -88,8 +89,8 @@ def plain_model(model: Bridge) -> Any:
 
 
 @torch.no_grad()
-def _compare(folder: Path, model: Bridge) -> None:
-    """StoreError unless plain transformers, given the folder, says what the edited model says."""
+def _compare(folder: Path, plain: Any, model: Bridge) -> None:
+    """StoreError unless plain transformers, given the folder, has every weight and says what the edited model says."""
     from transformers import AutoModelForCausalLM
 
     own = next(model.parameters())
@@ -97,6 +98,9 @@ def _compare(folder: Path, model: Bridge) -> None:
         folder, dtype=own.dtype, attn_implementation="eager", use_safetensors=True, output_loading_info=True
     )
     check_tensors(str(folder), loading)
+    for (name, one), other in zip(plain.state_dict().items(), again.state_dict().values(), strict=True):
+        if not torch.equal(one, other):
+            raise StoreError(f"{name} did not come back from {folder} as it was written")
     tokens, logits = own_logits(str(folder), again.to(own.device).eval())
     off = off_by(logits, model(tokens, use_cache=False))
     if not off <= tolerance(own.dtype):

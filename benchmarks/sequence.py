@@ -18,7 +18,8 @@ from editing.pages.sequence import page
 from editing.requests import known
 from editing.sequence.result import Config
 from editing.sequence.run import sequence
-from editing.sequence.yardstick import yardstick_of
+from editing.sequence.yardstick import Config as YardstickConfig
+from editing.sequence.yardstick import yardstick as measured_by
 from editing.solve import moments
 from factscope.data.load import load_facts
 from factscope.data.request import distinct
@@ -45,7 +46,7 @@ def main():
     args = parser.parse_args()
     model = models.load(args.model)
     facts = known(model, editable(args.facts), args.n, args.start)
-    yardstick = yardstick_of(model, facts, seed=args.seed, start=args.start)
+    yardstick = measured_by(model, facts, YardstickConfig(seed=args.seed, start=args.start))
     print(f"{len(facts)} facts of {args.facts or 'the shipped ones'}; {len(yardstick.facts)} unrelated")
     print(f"Text: {yardstick.source}")
     heading = ["run", "facts", *SCORES, "unrelated same", "KL, nats", "perplexity ×", "condition ×", "s per edit"]

@@ -16,6 +16,8 @@ from editing.export import export, plain_model
 from editing.requests import known
 from editing.sequence.result import Config as SequenceConfig
 from editing.sequence.result import SequenceResult
+from editing.sequence.yardstick import Config as YardstickConfig
+from editing.sequence.yardstick import yardstick
 from editing.solve.moments import Config as MomentsConfig
 from editing.solve.moments import Moments
 from factscope.data.case import Case
@@ -37,19 +39,8 @@ from studies.bench.page import markdown
 from studies.circuit import CircuitStudy, TaskOptions, about_facts, about_prompt
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
-from studies.face import (
-    diff,
-    edit,
-    evaluate_circuit,
-    find_circuit,
-    load,
-    moments,
-    request,
-    save,
-    sequence,
-    write_page,
-    yardstick,
-)
+from studies.face import diff, edit, evaluate_circuit, find_circuit, moments, request, sequence
+from studies.saved import load, save, write_page
 from tracing.average import Sweep, average
 from tracing.causal import Config as TraceConfig
 from tracing.causal import trace
@@ -87,6 +78,7 @@ __all__ = [
     "TraceConfig",
     "TraceResult",
     "UserError",
+    "YardstickConfig",
     "__version__",
     "about_facts",
     "about_prompt",

@@ -5,7 +5,6 @@ are those of the commands: a circuit found from scores is cut to another subject
 second moments gets them, an edit's own facts are what is asked.
 """
 
-import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,18 +25,16 @@ from editing.restraint import restrained, restraint
 from editing.sequence import run as sequences
 from editing.sequence.result import Config as SequenceConfig
 from editing.sequence.result import SequenceResult
-from editing.sequence.yardstick import Yardstick, fixed_text, unrelated_facts, yardstick_of
+from editing.sequence.yardstick import Config as YardstickConfig
+from editing.sequence.yardstick import Yardstick
+from editing.sequence.yardstick import yardstick as measured_by
 from editing.solve import moments as second_moments
 from editing.solve.moments import Config as MomentsConfig
 from editing.solve.moments import Moments
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
-from factscope.errors import StoreError
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt
-from factscope.plots.page import write_page as write
-from factscope.plots.show import page_of
-from factscope.runs import store
 from studies.circuit import (
     CircuitInputs,
     CircuitStudy,
@@ -55,29 +52,6 @@ from studies.edit_effects.study import edit_studies
 About: TypeAlias = str | Prompt | Task | CircuitInputs
 MomentsFrom: TypeAlias = Moments | MomentsConfig | Literal["identity"] | None
 Settings: TypeAlias = Mapping[str, Any] | None
-
-# The kind that a run folder names -> the class that reads it. A test finds every result that a command saves here.
-KINDS = {
-    "AverageResult": "tracing.results",
-    "Bench": "studies.bench.bench",
-    "Circuit": "circuits.circuit",
-    "CircuitDiff": "circuits.analysis.diff",
-    "CircuitStudy": "studies.circuit",
-    "Edit": "editing.edit",
-    "EditReport": "editing.evaluation.evaluate",
-    "EditScores": "studies.edit",
-    "EditStudy": "studies.edit_effects.result",
-    "LayerChoice": "editing.layer_trials",
-    "LayerStudy": "studies.layers",
-    "LensResult": "tracing.results",
-    "Moments": "editing.solve.moments",
-    "Profile": "circuits.analysis.layers",
-    "SequenceResult": "editing.sequence.result",
-    "TaskReport": "editing.evaluation.lm_eval",
-    "TraceResult": "tracing.results",
-    "TraceStudy": "studies.trace",
-}
-
 
 # ---- circuits ----
 
@@ -226,29 +200,6 @@ def diff(
     return edit_studies(model, [edit], config, folder=Path(folder) if folder else None, shown=None)[0]
 
 
-def yardstick(
-    model: Bridge,
-    requests: Sequence[EditRequest | Fact],
-    source: str | Path | None = None,
-    *,
-    unrelated: int = 50,
-    text: str = "self",
-    documents: int = 16,
-    tokens: int = 64,
-    seed: int = 0,
-) -> Yardstick:
-    """What a sequence of edits is held against: facts that nobody edits and a fixed text, as the model reads them now.
-
-    Args:
-        source: of the unrelated facts; by default all that are shipped.
-        unrelated: how many of them, about other subjects; 0 for none.
-        text: "self", which is what the model itself writes, or a text file or data set.
-        documents, tokens: how many texts, and how long each is at most.
-    """
-    others = unrelated_facts(model, requests, source, unrelated, seed) if unrelated else ()
-    return Yardstick.of(model, others, *fixed_text(model, text, documents, tokens, seed), "auto")
-
-
 def sequence(
     model: Bridge,
     requests: Sequence[EditRequest | Fact],
@@ -262,7 +213,7 @@ def sequence(
 ) -> SequenceResult:
     """Edit the requests one after another in `folder`; the same call goes on from what is done there.
 
-    `settings` and `moments` are as in `edit`; `yardstick` is by default what `yardstick(model, requests)` gives. The
+    `settings` and `moments` are as in `edit`; `yardstick` is by default what `fs.yardstick(model, requests)` gives. The
     model is left bitwise as it was.
     """
     own, aside = _parted(settings)
@@ -270,7 +221,7 @@ def sequence(
     chosen = spec.config_for(model, own)
     seed, start = config.seed, config.start
     if yardstick is None:
-        yardstick = yardstick_of(model, requests, seed=seed, start=start)
+        yardstick = measured_by(model, requests, YardstickConfig(seed=seed, start=start))
     return sequences.sequence(
         model,
         requests,
@@ -282,25 +233,3 @@ def sequence(
         restraint_config=restraint(config.restrain).config_for(aside) if config.restrain else None,
         moments=_moments(model, spec, chosen, moments, MomentsConfig(seed=seed, start=start)),
     )
-
-
-# ---- what is kept ----
-
-
-def save(result: Any, folder: str | Path) -> Path:
-    """Write any result into a folder, as `result.json` and `result.safetensors`; gives the folder."""
-    return store.save(result, folder)
-
-
-def load(folder: str | Path) -> Any:
-    """Read back whatever result a folder holds. Raises StoreError for a folder that holds none, or a damaged one."""
-    kind = store.header(folder)["kind"]
-    if kind not in KINDS:
-        raise StoreError(f"{folder} holds a {kind}, and results are one of {', '.join(KINDS)}")
-    cls = getattr(importlib.import_module(KINDS[kind]), kind)
-    return cls.load(folder) if cls is Edit else store.load(folder, cls)
-
-
-def write_page(result: Any, path: str | Path, light: bool = False) -> Path:
-    """Write a result's page as one HTML file that works offline; a light one has its plotly beside it."""
-    return write(page_of(result), path, light=light)

@@ -1,6 +1,7 @@
 """Edits, reports and spectra as pages; numbers in, specs out, nothing is computed on a model."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,12 @@ def words(edit: Edit) -> list[str]:
     share = max((report.norm for report in edit.reports), default=float("nan"))
     size = "" if np.isnan(share) else f", at most {share:.2g} of a weight's norm"
     return [*said, f"Writes to layer{'s' if ', ' in layers else ''} {layers}{size}; second moments: {edit.moments}"]
+
+
+def summary(edit: Edit) -> dict[str, Any]:
+    """What an edit is, for a program."""
+    facts = [{"prompt": one.prompt, "old": one.old, "target": one.target} for one in edit.requests]
+    return {"edit": edit.name, "method": edit.method, "model": edit.model, "facts": facts, "below": edit.below}
 
 
 def curves(edits: Sequence[Edit]) -> tuple[Curves, ...]:

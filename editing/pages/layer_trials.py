@@ -1,5 +1,7 @@
 """One edit tried at every layer, as a page and in words."""
 
+from typing import Any
+
 import numpy as np
 
 from editing.layer_trials import LayerChoice
@@ -30,6 +32,11 @@ def words(choice: LayerChoice) -> list[str]:
     """The layer that does best, and how sure that is."""
     said = f"Layer {choice.best} does best on {len(choice.facts)} known facts, by {choice.method}"
     return [f"{said}; {sureness(choice)}"]
+
+
+def summary(choice: LayerChoice) -> dict[str, Any]:
+    """Every layer's scores, and the best, for a program."""
+    return {"best": choice.best, "method": choice.method, "trials": [vars(trial) for trial in choice.trials]}
 
 
 def sureness(choice: LayerChoice) -> str:

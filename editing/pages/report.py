@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from math import exp
+from typing import Any
 
 import numpy as np
 
 from editing.evaluation.evaluate import EditReport
 from editing.evaluation.read import Reading, Row
-from editing.evaluation.table import Score
+from editing.evaluation.table import Score, plain
 from editing.pages.scores import Column, in_lines, interval, rounded
 from editing.pages.scores import score_table as table_of
 from editing.spectrum import Spectrum
@@ -24,7 +25,7 @@ def page(report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
 def report_sections(report: EditReport, spectra: Sequence[Spectrum] = ()) -> tuple[Section, ...]:
     """What changed, every question, and the singular values of the weights where they are known."""
     return (
-        Section("What changed", (headline(report), score_table(report)), ORDER[report.protocol.order]),
+        Section("What changed", (headline(report), score_table(report))),
         Section("Every question", (row_table(report), *written_table(report))),
         *((Section("The edited weights", (spectrum_table(spectra),)),) if spectra else ()),
     )
@@ -34,6 +35,11 @@ def words(report: EditReport) -> list[str]:
     """The table of scores as lines of equal columns."""
     table = score_table(report)
     return [*in_lines(table), *table.note.splitlines()]
+
+
+def summary(report: EditReport) -> dict[str, Any]:
+    """Every line of the table for a program."""
+    return {"protocol": report.protocol.name, "scores": plain(report.scores)}
 
 
 ORDER = {
@@ -50,8 +56,17 @@ def score_table(report: EditReport) -> Table:
         if any(one.when == when for one in report.scores):
             columns.append(Column.of(when, report.scores, when))
             columns.append(Column.of(f"{when}, 95 %", report.scores, when, interval))
-    note = f"Protocol {report.protocol.name}: {report.protocol.scorer}; start token {report.start_token}. {INTERVALS}."
+    note = f"{ORDER[report.protocol.order]} Scorer: {report.protocol.scorer}; start token: {report.start_token}. "
+    note += f"{INTERVALS[0].upper()}{INTERVALS[1:]}.{_absent(report)}"
     return table_of(columns, note)
+
+
+def _absent(report: EditReport) -> str:
+    """What of the usual scores has no line, as no question asks for it."""
+    asked = {row.kind for row in report.rows}
+    named = {"paraphrase": "paraphrases (PS)", "locality": "neighbours (NS, locality)"}
+    absent = [words for kind, words in named.items() if kind not in asked]
+    return f" No fact here brings {' or '.join(absent)} to ask." if absent else ""
 
 
 def row_table(report: EditReport, limit: int = 500) -> Table:

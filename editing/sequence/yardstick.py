@@ -147,14 +147,24 @@ def unrelated_facts(
     return found
 
 
-def yardstick_of(
-    model: Bridge,
-    edited: Sequence[Fact | EditRequest],
-    source: str | Path | None = None,
-    text: str = SELF,
-    seed: int = 0,
-    start: str = "auto",
-) -> Yardstick:
-    """The usual yardstick: unrelated facts, of `source` or without any where it is "none", and a fixed text."""
-    others = () if source == "none" else unrelated_facts(model, edited, source, seed=seed, start=start)
-    return Yardstick.of(model, others, *fixed_text(model, text, seed=seed, start=start), start)
+@dataclass(frozen=True)
+class Config:
+    """What a model edited many times is held against."""
+
+    unrelated: str | Path | None = None  # the source of unrelated facts; None: all that are shipped; "none": no facts
+    count: int = 50  # of them, at most
+    text: str = SELF  # what the model itself writes, or a text file or data set
+    documents: int = 16
+    tokens: int = 64  # of a document, at most
+    seed: int = 0
+    start: str = "auto"
+
+
+def yardstick(model: Bridge, edited: Sequence[Fact | EditRequest], config: Config = Config()) -> Yardstick:
+    """Unrelated facts and a fixed text, as the model reads them now; EditError where there are none."""
+    seed, start = config.seed, config.start
+    others: tuple[Fact, ...] = ()
+    if config.unrelated != "none":
+        others = unrelated_facts(model, edited, config.unrelated, config.count, seed, start)
+    text = fixed_text(model, config.text, config.documents, config.tokens, seed, start)
+    return Yardstick.of(model, others, *text, start)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from factscope.errors import UserError
-from factscope.runs.folders import new_folder, settled_folder, writable
+from factscope.runs.folders import new_folder, settled_folder
 from factscope.settings import configured
 from studies.commands import cache
 from studies.commands.app import JOURNAL, listed, load, note, run_app, tell_result
@@ -16,14 +16,13 @@ from studies.commands.options import (
     KnownFactsOptions,
     ModelOptions,
     OneOf,
-    OutputOptions,
     PromptOptions,
     RunOptions,
-    argument,
     changed,
     key,
     option,
 )
+from studies.commands.show import ShowOptions, show_command
 
 EXAMPLES = (
     'trace "The Eiffel Tower is located in the city of"',
@@ -63,6 +62,9 @@ class TraceOptions(PromptOptions, KnownFactsOptions, ModelOptions, RunOptions):
         option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS),
     ] = ()
     from_run: Annotated[Path | None, option("As trace show RUN.", "--from", panel=DETAILS)] = None
+
+
+show = show_command("trace")
 
 
 @command("trace", TraceOptions, *EXAMPLES)
@@ -166,29 +168,6 @@ def _many(options: TraceOptions, config: Any) -> None:
             raise
         page = save_with_page(result, folder, options.light)
     tell_result(result, page, options.as_json, folder=str(folder))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowOptions(OutputOptions):
-    """Which saved run is drawn."""
-
-    run: Annotated[Path, argument("A run folder of trace.")]
-
-
-@command("trace show", ShowOptions, "trace show runs/20261121-140000-trace-the-eiffel-tower")
-def show(options: ShowOptions) -> None:
-    """Draw a saved run again, without the model."""
-    from factscope.plots.page import write_page
-    from factscope.plots.show import page_of
-    from factscope.runs import store
-    from studies.trace import TraceStudy
-    from tracing.results import AverageResult
-
-    averaged = store.header(options.run)["kind"] == "AverageResult"
-    result: Any = store.load(options.run, AverageResult if averaged else TraceStudy)
-    with writable(options.out or options.run) as folder:
-        page = write_page(page_of(result), folder / "page.html", light=options.light)
-    tell_result(result, page, options.as_json)
 
 
 app = group("trace", "Find where a model recalls a fact.", (trace, show), *EXAMPLES, cls=OwnForm)

@@ -27,7 +27,9 @@ from studies.edit_effects.tables import (
     null_spectra,
     seconds,
 )
-from studies.edit_effects.words import words
+from studies.edit_effects.words import summary, words
+
+__all__ = ["page", "save", "summary", "words"]
 
 
 def page(study: EditStudy) -> Page:

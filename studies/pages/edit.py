@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from editing.evaluation.table import plain
 from editing.pages import report
 from factscope.plots.specs import Page
 from studies.edit import EditScores
@@ -20,4 +19,4 @@ def words(scores: EditScores) -> list[str]:
 
 def summary(scores: EditScores) -> dict[str, Any]:
     """Every line of the table for a program."""
-    return {"protocol": scores.report.protocol.name, "scores": plain(scores.report.scores)}
+    return report.summary(scores.report)

@@ -16,7 +16,7 @@ import factscope as fs
 from factscope.errors import StoreError
 from factscope.plots.show import shown_kinds
 from helpers.shown_commands import BLOCK, PAGES, ROOT
-from studies.face import KINDS
+from studies.saved import KINDS
 
 PACKAGES = {"factscope", "tracing", "circuits", "editing", "studies"}
 PLACES: dict[str, str] = vars(fs)["_PLACES"]

@@ -24,22 +24,22 @@ _SINK = (
 )
 
 
-def strongest_in_words(result: TraceResult) -> list[str]:
-    """The strongest cell on the subject and the strongest after it, as phrases; sub-layers before whole states.
+def strongest_in_words(result: TraceResult) -> dict[str, str]:
+    """The strongest cell "on the subject" and that "after it", as phrases; sub-layers before whole states.
 
     Restoring the last token's residual state near the top restores everything by construction, so the residual stream
     speaks only where nothing else was traced.
     """
     grids = [g for g in result.grids if g.kind in ("mlp", "attn", "head")] or list(result.grids)
     (first, after), everywhere = result.prompt.subject_span, range(len(result.prompt.tokens))
-    phrases = []
-    for wanted in (range(first, after), range(after, len(everywhere))):
+    phrases = {}
+    for where, wanted in (("on the subject", range(first, after)), ("after it", range(after, len(everywhere)))):
         skip = [position for position in everywhere if position not in wanted]
         cells = [(*found, grid) for grid in grids for found in grid.strongest(1, skip) if found[1] > 0]
         if cells:
             index, effect, error, grid = max(cells, key=lambda cell: cell[1])
-            phrases.append(_cell_in_words(result, grid, index, effect, error))
-    return phrases or ["no single state, in what was traced"]
+            phrases[where] = _cell_in_words(result, grid, index, effect, error)
+    return phrases or {"in what was traced": "no single state"}
 
 
 def words(result: TraceResult) -> list[str]:
@@ -50,7 +50,7 @@ def words(result: TraceResult) -> list[str]:
     return [
         f"{answer}: {what} {result.clean_probability:.3f} clean, {result.corrupted_probability:.4f} with "
         f"{prompt.subject!r} corrupted",
-        "Strongest: " + "; ".join(strongest_in_words(result)),
+        "Strongest " + "; ".join(f"{where}: {cell}" for where, cell in strongest_in_words(result).items()),
     ]
 
 
@@ -215,8 +215,8 @@ def _window_words(result: TraceResult, kind: str) -> str:
 
 def _headline(result: TraceResult) -> Headline:
     prompt = result.prompt
-    phrases = strongest_in_words(result)
-    sentence = "Most is brought back by restoring " + "; and by ".join(phrases) + "."
+    sentence = "; and ".join(f"{where}, {cell}" for where, cell in strongest_in_words(result).items())
+    sentence = f"Restoring these brings back most: {sentence}."
     samples = len(result.corrupted)
     how = "swapped subjects" if result.swapped else "noise draws"
     return Headline(

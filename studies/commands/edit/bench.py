@@ -168,7 +168,7 @@ def _cases(options: BenchOptions) -> tuple[Any, Any]:
 def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: Any) -> Any:
     """The bench itself, after everything that refuses it."""
     from editing.evaluation.reference_texts import Snippets
-    from editing.sequence.yardstick import yardstick_of
+    from editing.sequence import yardstick as measuring
     from factscope.model.prompts import start_token
     from studies.bench import bench as grid
     from studies.bench import compare as bench_compare
@@ -186,7 +186,8 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
     yardstick = None
     if options.general:
         edited = [request for case in cases for request in case.requests]
-        yardstick = yardstick_of(model, edited, options.unrelated, options.text, seed, start)
+        how_general = measuring.Config(options.unrelated, text=options.text, seed=seed, start=start)
+        yardstick = measuring.yardstick(model, edited, how_general)
     try:
         result = grid.bench(
             model, cases, options.chosen, how, folder, source=Path(options.suite).name, known=options.known,

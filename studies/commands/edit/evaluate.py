@@ -1,4 +1,4 @@
-"""`edit evaluate`: saved edits scored again, by another protocol or on other facts."""
+"""`edit evaluate`: saved edits scored again, in another order or on other facts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from studies.commands.options import (
     OneOf,
     RunOptions,
     SavedModelOptions,
+    Was,
     argument,
     option,
 )
@@ -22,15 +23,16 @@ from studies.commands.options import (
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(SavedModelOptions, RunOptions):
-    """Which edits, by which protocol, on which facts."""
+    """Which edits, how they share the model, on which facts."""
 
     edit: Annotated[tuple[Path, ...], argument("Folders of saved edits, in the order to apply them.", metavar="EDITS")]
-    protocol: Annotated[
+    order: Annotated[
         str | None,
         option(
             "How edits share the model  [dim](default: single, or sequence where one is on top of another)[/dim]",
-            of=OneOf("protocol", ("single", "together", "sequence")),
+            of=OneOf("order", ("single", "together", "sequence")),
         ),
+        Was("--protocol"),
     ] = None
     facts: Annotated[str | None, option("Ask these facts instead of the edits' own.", panel=FACTS)] = None
     limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
@@ -43,10 +45,10 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
     "edit evaluate",
     EvaluateOptions,
     "edit evaluate runs/20261121-140000-edit-rome --facts landmark_city --limit 20",
-    "edit evaluate runs/one runs/other --protocol sequence",
+    "edit evaluate runs/one runs/other --order sequence",
 )
 def evaluate(options: EvaluateOptions) -> None:
-    """Score saved edits again: by another protocol, on other facts."""
+    """Score saved edits again: in another order, on other facts."""
     from studies import edit as recipe
 
     edits = [edit for folder in options.edit for edit in recipe.load_edits(folder)]
@@ -60,7 +62,7 @@ def evaluate(options: EvaluateOptions) -> None:
         asked = load_facts(options.facts, limit=options.limit, extra=options.extra) if options.facts else None
         others = load_facts(options.unrelated, limit=100, extra=options.extra) if options.unrelated else ()
         scores = recipe.score(
-            model, edits, protocol=options.protocol, start=options.start,
+            model, edits, protocol=options.order, start=options.start,
             facts=asked, unrelated=others, seed=options.seed,
         )  # fmt: skip
         store.save(scores, folder / "report")

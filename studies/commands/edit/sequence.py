@@ -99,7 +99,8 @@ def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
     """All edits, with the yardstick and the watch that were asked for."""
     from editing.sequence.result import Config
     from editing.sequence.run import sequence as run
-    from editing.sequence.yardstick import yardstick_of
+    from editing.sequence.yardstick import Config as YardstickConfig
+    from editing.sequence.yardstick import yardstick as measured_by
     from studies.edit import moments_for
     from studies.sequence_watch import SequenceWatch
 
@@ -107,7 +108,8 @@ def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
     how = Config(options.batch, options.every, options.restrain, options.restrain_at, options.stop_when, seed, start)
     chosen = _chosen(model, options)
     config = spec.config_for(model, pairs)
-    yardstick = yardstick_of(model, chosen, options.unrelated, options.text, seed, start)
+    held = YardstickConfig(options.unrelated, text=options.text, seed=seed, start=start)
+    yardstick = measured_by(model, chosen, held)
     watch = SequenceWatch.of(model, chosen, yardstick.facts, start, seed) if options.look else None
     note_identity(spec, options.moments)
     return run(

@@ -45,6 +45,7 @@ def test_every_view_that_is_named_is_there() -> None:
         there = importlib.import_module(pages)
         assert callable(there.page), pages
         assert callable(there.words), pages
+        assert callable(there.summary), pages
 
 
 def test_a_terminal_shows_the_words_of_the_command(results: Any) -> None:

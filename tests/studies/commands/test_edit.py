@@ -269,3 +269,17 @@ def test_ctrl_c_in_a_batch_leaves_the_weights_and_what_is_done(edit, monkeypatch
     out = edit("apply", "--facts", TOY / "toy_town.json", "--limit", 4, "--batch", 2, *QUICK)
     assert out.exit_code == 130  # the fixture of the toy checks its weights and hooks
     assert "Traceback" not in out.stderr
+
+
+def test_any_saved_run_is_shown_again_by_any_group(edit, run_command):
+    made = edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here")
+    table = [line for line in made.stdout.splitlines() if line.startswith(("metric", "ES,"))]
+    Path("here/page.html").unlink()
+    for group in ("edit", "trace"):
+        out = run_command(group, "show", "here", "--light")
+        assert out.exit_code == 0, out.stderr
+        assert [line for line in out.stdout.splitlines() if line.startswith(("metric", "ES,"))] == table
+    assert "How it was made" in Path("here/page.html").read_text()  # the page of the edit, not of its scores alone
+    out = run_command("edit", "show", "nowhere")
+    assert out.exit_code == 2
+    assert "not a run folder" in out.stderr

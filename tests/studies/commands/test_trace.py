@@ -24,7 +24,7 @@ def test_a_trace_prints_three_lines_and_writes_a_run_folder(run_command: Any) ->
     assert ended.exit_code == 0, ended.stderr
     first, second, third = ended.stdout.strip().splitlines()
     assert first.startswith(f"{FACT.answer}: probability 0.9")
-    assert second.startswith("Strongest: ")
+    assert second.startswith("Strongest on the subject: ")
     assert third.startswith("Page: ")
     folder = Path(third.removeprefix("Page: ")).parent
     assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "page.html", "result.json", "result.safetensors"]

@@ -87,7 +87,7 @@ def writes(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float
 
 
 # Share of a reader's input that rounding can make up over thirty layers; SmolLM2 shows 8e-7, 0.025 and 0.053 of it.
-SUMMED = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.25}
+SUMMED = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.125}
 UNKNOWN = (AttributeError, LookupError, NotImplementedError, RuntimeError, StopIteration, TypeError)  # of foreign parts
 
 

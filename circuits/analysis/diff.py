@@ -24,6 +24,7 @@ from circuits.graph import Graph, place_of
 from circuits.method import INTEGRAL
 from factscope.errors import GraphError, UserError
 from factscope.plots.show import shown
+from factscope.runs.journal import differing
 
 MOST = 400  # moves that are kept by name; the counts and sums are over all
 COUNTED = ("selected", "after pruning", "tested", "cut without a test", "decided by the plain engine", *INTEGRAL)
@@ -171,7 +172,7 @@ def same_settings(before: Circuit, after: Circuit) -> None:
 
 
 def differences(before: Circuit, after: Circuit) -> list[str]:
-    """In what two circuits were found differently, in words: "method (acdc and eap)"."""
+    """In what two circuits were found differently: "method (acdc and eap)", "settings (edges: 40, not 41)"."""
     said = [
         {
             "method": each.method,
@@ -183,15 +184,21 @@ def differences(before: Circuit, after: Circuit) -> list[str]:
             "ablation": each.task.ablation,
             "corrupt prompts": tuple(prompt.tokens for prompt in each.task.corrupt),
             "reference prompts": tuple(prompt.tokens for prompt in each.task.reference),
-            "graph": each.graph,
+            "graph": str(each.graph),
         }
         for each in (before, after)
     ]
-    return [
-        f"{name} ({_short(value)} and {_short(said[1][name])})"
-        for name, value in said[0].items()
-        if value != said[1][name]
-    ]
+    one, other = said
+    return [name + _both(one[name], other[name]) for name in one if one[name] != other[name]]
+
+
+def _both(one: Any, other: Any) -> str:
+    """Both values in brackets, where a person can read them; of settings those that differ."""
+    if isinstance(one, str) and isinstance(other, str):
+        return f" ({one} and {other})"
+    if isinstance(one, dict) and isinstance(other, dict):
+        return f" ({', '.join(differing(other, one))})"
+    return ""
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
@@ -202,11 +209,6 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
 
 def _layers(graph: Graph) -> np.ndarray:
     return np.array([min(reader.layer, graph.n_layers - 1) for reader in graph.readers])
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _order(name: str) -> tuple[int, int]:

@@ -55,7 +55,8 @@ def apply(options: ApplyOptions) -> None:
         model = load(options)
         chosen = _facts(model, options)
         config = spec.config_for(model, pairs)
-        below = stack.stacked(options.runs) if options.stack else []
+        places = stack.read_stack(options.runs) if options.stack else []
+        below = [part for place in places for part in recipe.load_edits(Path(place))]
         note_identity(spec, options.moments)
         stats = recipe.moments_for(model, spec, config, options.moments, options.tokens, options.seed, options.start)
         run = recipe.MethodRun(spec, config, stats, options.seed, options.start)
@@ -70,7 +71,7 @@ def apply(options: ApplyOptions) -> None:
         page = recipe.save(folder, edits, scores, options.light)
         shutil.rmtree(folder / "values", ignore_errors=True)  # they were kept to go on from, and it is done
         if options.stack:
-            stack.put_on(options.runs, folder)
+            stack.put_on(options.runs, folder, places)
     names = [edit.name for edit in edits]
     where = f"Edit {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} in {folder}"
     said = {"edits": names, "method": options.method, "facts": len(chosen), "folder": str(folder)}

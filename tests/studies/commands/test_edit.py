@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from editing.edit import Edit
+from factscope.errors import UserError
 from helpers.models import TOY
 from studies.commands import app as common
+from studies.commands.edit.saved import stack
 
 PROMPT = "[Oda Voss] lives in"
 QUICK = ("--moments", "identity", "--set", "contexts=2", "--layer", "0", "--light")
@@ -283,3 +285,13 @@ def test_any_saved_run_is_shown_again_by_any_group(edit, run_command):
     out = run_command("edit", "show", "nowhere")
     assert out.exit_code == 2
     assert "not a run folder" in out.stderr
+
+
+def test_an_edit_is_put_on_the_stack_that_it_was_made_on_alone(tmp_path):
+    (tmp_path / "one").mkdir()
+    stack.put_on(tmp_path, tmp_path / "one", [])
+    with pytest.raises(UserError, match="changed while the edit was made"):
+        stack.put_on(tmp_path, tmp_path / "two", [])
+    assert [Path(place).name for place in stack.read_stack(tmp_path)] == ["one"]
+    stack.put_on(tmp_path, tmp_path / "two", stack.read_stack(tmp_path))
+    assert [Path(place).name for place in stack.read_stack(tmp_path)] == ["one", "two"]

@@ -54,13 +54,15 @@ def write_stack(runs: Path, stack: Sequence[str]) -> None:
     write_text_atomically(runs / STACK, json.dumps({EDITS: kept}, indent=1) + "\n")
 
 
-def stacked(runs: Path) -> list[Any]:
-    """The edits on the stack, the lowest first."""
-    from studies.edit import load_edits
+def put_on(runs: Path, folder: Path, below: Sequence[str]) -> None:
+    """Put a saved edit on top of the stack; UserError if that is not `below` any more, which it was computed on."""
+    from factscope.runs.folders import alone
 
-    return [part for place in read_stack(runs) for part in load_edits(Path(place))]
-
-
-def put_on(runs: Path, folder: Path) -> None:
-    """Put a saved edit on top of the stack."""
-    write_stack(runs, [*read_stack(runs), str(folder)])
+    runs.mkdir(parents=True, exist_ok=True)
+    with alone(runs / f"{STACK}.lock", f"another command is changing {runs / STACK}; give the command again"):
+        if read_stack(runs) != list(below):
+            raise UserError(
+                f"{runs / STACK} changed while the edit was made, which therefore is not on top of it: the edit is in "
+                f"{folder}, and not on the stack; make it again"
+            )
+        write_stack(runs, [*below, str(folder)])

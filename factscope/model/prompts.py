@@ -141,8 +141,9 @@ def make_prompt(
     as they are if they bring their own. `start` is "auto" (what the model's entry says), "none", or a token of the
     tokenizer.
 
-    Raises PromptError (subject absent, there twice, an empty or too long prompt, an unknown start token, an answer
-    whose tokens merge with the prompt's) and TokenMismatch (answer and foil begin with the same token).
+    Raises PromptError (subject absent, there twice, or marked and named otherwise, an empty or too long prompt, an
+    unknown start token, an answer whose tokens merge with the prompt's) and TokenMismatch (answer and foil begin with
+    the same token).
     """
     notes: list[str] = []
     text, span, origin = _subject_characters(text, subject)
@@ -243,8 +244,11 @@ def _subject_characters(text: str, subject: str | None) -> tuple[str, Span, str]
         raise PromptError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
     marked = re.findall(r"\[([^\[\]]*)\]", text)
     if subject is not None:
-        if subject in [inside.strip() for inside in marked]:
+        inside = [each.strip() for each in marked]
+        if subject in inside:
             raise PromptError(f"the subject is both in brackets and named, {subject!r}; one of the two is enough")
+        if len(inside) == 1 and "[" not in subject and any(map(str.isalpha, inside[0])):  # "[1]" is a reference
+            raise PromptError(f"the brackets mark the subject {inside[0]!r}, and --subject names {subject!r}; give one")
         return text, _only_occurrence(text, subject), "flag"
     if text.count("[") != len(marked) or text.count("]") != len(marked):
         raise PromptError(f"the brackets in {text!r} do not match; write [subject], or name it with --subject")

@@ -64,8 +64,6 @@ def writable(folder: Path, fresh: bool = False) -> Iterator[Path]:
     no part of a new result is left, nor an empty folder; a whole result stays where only its page is missing, and a
     journal, for the work to be taken up from.
     """
-    if not folder.name and folder == Path():
-        raise UserError("--out is empty; give a folder's name")
     if fresh and (folder / "result.json").exists():
         raise UserError(f"{folder} holds a run already; choose another folder with --out")
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

@@ -22,10 +22,11 @@ import typer
 from typer.core import TyperGroup
 
 from factscope.errors import StoreError, UserError
-from factscope.runs.folders import writable
+from factscope.runs.folders import RESULT, writable
+from factscope.runs.journal import differing
 from factscope.settings import read
 from studies.commands.app import examples, given_flags, note, show_version
-from studies.commands.options import CONFIG, Field, Options, fields, settled
+from studies.commands.options import CONFIG, Field, Options, by_content, fields, settled, usual
 
 T = TypeVar("T", bound=Options)
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -256,16 +257,20 @@ def _text(value: Any) -> str:
 def run_folder(command: str, options: Any, own: Path, fresh: bool = False, name: str = CONFIG) -> Iterator[Path]:
     """The folder of a run, writable, with the options in it: `--out`, else `own`.
 
-    Options that came to nothing leave those of the run that the folder holds.
+    Options that came to nothing leave those of the run that the folder holds. A folder that was named with --out and
+    holds a run of other options is refused, so that no command writes over another's result.
     """
     import yaml
 
     from factscope.files import write_bytes_atomically, write_text_atomically
 
-    with writable(options.out or own, fresh=fresh) as folder:
+    said = {"command": command, **settled(options)}
+    place = options.out or own
+    if place.absolute() != own.absolute():
+        _refuse_another_run(place, said, options, name)
+    with writable(place, fresh=fresh) as folder:
         file = folder / name
         before = file.read_bytes() if file.is_file() else None
-        said = {"command": command, **settled(options)}
         write_text_atomically(file, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
         try:
             yield folder
@@ -273,3 +278,24 @@ def run_folder(command: str, options: Any, own: Path, fresh: bool = False, name:
             if before is not None:
                 write_bytes_atomically(file, before)
             raise
+
+
+def _refuse_another_run(folder: Path, said: dict[str, Any], options: Any, name: str) -> None:
+    """StoreError where the folder holds a run of other options, or one that does not say its options."""
+    import yaml
+
+    if not (folder / name).is_file():
+        if any((folder / other).exists() for other in RESULT):
+            raise StoreError(f"{folder} holds a run already; choose another folder with --out")
+        return
+    try:
+        before = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        before = None
+    if not isinstance(before, dict):
+        raise StoreError(f"{folder} holds a run already, and its {name} cannot be read; choose another with --out")
+    other = differing(by_content(usual(type(options)) | before), by_content(usual(type(options)) | said))
+    if other:
+        raise StoreError(
+            f"{folder} holds a run of other settings ({', '.join(other)}); choose another folder with --out"
+        )

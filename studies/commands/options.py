@@ -331,9 +331,18 @@ def fields(options: type) -> Iterator[Field]:
 
 def settled(options: Any) -> dict[str, Any]:
     """The options that decide the result, as plain values by their keys in a config file."""
+    return _settled(options, lambda field: getattr(options, field.name))
+
+
+def usual(options: type) -> dict[str, Any]:
+    """What `settled` says of an options class where nothing else is asked for."""
+    return _settled(options, lambda field: None if field.default is dataclasses.MISSING else field.default)
+
+
+def _settled(options: Any, value_of: Callable[[Field], Any]) -> dict[str, Any]:
     found = {}
-    for field in fields(type(options)):
-        value = getattr(options, field.name)
+    for field in fields(options if isinstance(options, type) else type(options)):
+        value = value_of(field)
         if field.name not in ASIDE and value is not None and value != ():
             found[field.key] = _bare(value)
     return found
@@ -356,8 +365,12 @@ def key(options: Any) -> str:
 
     A file that an option names counts by what it holds, but for the model, which the journals know by its weights.
     """
-    said = {name: value if name == "model" else _held(value) for name, value in settled(options).items()}
-    return digest(said)[:8]
+    return digest(by_content(settled(options)))[:8]
+
+
+def by_content(said: dict[str, Any]) -> dict[str, Any]:
+    """Settled options, with what a file or folder holds in the place of its name."""
+    return {name: value if name == "model" else _held(value) for name, value in said.items()}
 
 
 def _held(value: Any) -> Any:

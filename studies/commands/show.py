@@ -27,7 +27,7 @@ def show_command(group: str) -> Command[ShowOptions]:
         from studies.saved import saved_run
 
         result, drawn = saved_run(options.run)
-        with writable(options.out or options.run) as folder:
+        with writable(options.out or options.run, fresh=options.out not in (None, options.run)) as folder:
             page = write_page(drawn, folder / "page.html", light=options.light)
         tell_result(result, page, options.as_json)
 

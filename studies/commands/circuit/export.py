@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from factscope.errors import StoreError
 from studies.commands.app import tell
 from studies.commands.circuit.study import RunFolder, study_of
 from studies.commands.command import command
@@ -29,8 +30,10 @@ def export(options: ExportOptions) -> None:
     from factscope.plots.page import write_page
     from factscope.plots.show import page_of
 
-    study = study_of(options.run)
     path = options.out or options.run / f"circuit.{options.form}"
+    if path.exists():
+        raise StoreError(f"{path} is there already; remove it, or choose another file with --out")
+    study = study_of(options.run)
     if options.form == "html":
         write_page(page_of(study), path, light=options.light)
     else:

@@ -7,6 +7,7 @@ class; the file is found by listing, and imported when it is chosen.
 """
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -74,6 +75,10 @@ class Scorer:
     def __post_init__(self) -> None:
         if self.threshold is not None and self.edges is not None:
             raise UserError("give a threshold or a number of edges, not both")
+        if self.edges is not None and self.edges < 1:
+            raise UserError(f"a circuit of {self.edges} edges is none; give at least 1")
+        if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise UserError(f"the threshold must be a number of at least 0, not {self.threshold}")
         if self.select not in get_args(Order):
             raise UserError(f"there is no selection {self.select!r}; choose one of {', '.join(get_args(Order))}")
         if self.threshold is not None and self.select == "top":

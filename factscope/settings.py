@@ -213,7 +213,10 @@ def _read_as(value: Any, kind: Any) -> Any:
         return kind(value)
     if kind is int and isinstance(value, float) and not value.is_integer():
         raise ValueError
-    return kind(value)
+    read = kind(value)
+    if read != read:  # not a number: it would be neither below nor above any bound
+        raise ValueError
+    return read
 
 
 def _read_tuple(value: Any, inside: tuple[Any, ...]) -> tuple[Any, ...]:

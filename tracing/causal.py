@@ -61,8 +61,9 @@ class Config:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} cannot be {getattr(self, name)!r}; choose {' or '.join(allowed)}")
-        if self.samples < 1 or self.window < 1:
-            raise UserError(f"samples ({self.samples}) and window ({self.window}) must be at least 1")
+        for name in ("samples", "window"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("noise", "noise_level"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):

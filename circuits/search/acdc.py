@@ -69,8 +69,8 @@ class ACDC:
     def __post_init__(self) -> None:
         if self.engine not in get_args(Engines):
             raise UserError(f"there is no engine {self.engine!r}; choose {' or '.join(get_args(Engines))}")
-        if not np.isfinite(self.threshold):
-            raise UserError(f"the threshold is {self.threshold}; give a number in the metric's unit, as 0.01")
+        if not (np.isfinite(self.threshold) and self.threshold >= 0):
+            raise UserError(f"the threshold is {self.threshold}; give one of at least 0 in the metric's unit, as 0.01")
         if not 0 <= self.certify <= 1:
             raise UserError(f"certify is a share from 0 to 1, not {self.certify}")
 

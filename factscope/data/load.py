@@ -55,6 +55,8 @@ def completed(cases: tuple[Case, ...]) -> tuple[Case, ...]:
 
 def open_source(source: str | Path, split: str, template: int, extra: bool) -> list[Pending]:
     """Every fact of a file, a folder or a Hugging Face data set, in order; records are read later, one by one."""
+    if not str(source).strip():
+        raise FactError("the source of facts is empty; name a file, a folder, a shipped relation or a data set")
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.suffix in SUFFIXES and each.is_file())

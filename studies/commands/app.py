@@ -22,6 +22,7 @@ from factscope import __version__
 from factscope.errors import UserError
 
 T = TypeVar("T")
+USAGE: Any = typer.BadParameter.__base__  # UsageError, of whichever click typer brings
 OURS = ("factscope", "tracing", "circuits", "editing", "studies")  # what warns in our name
 JOURNAL = "journal.jsonl"  # in a run folder: what long work has finished so far
 
@@ -44,7 +45,11 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
                 raise UserError(trouble[0])
             try:
                 with _remarks():
-                    app(arguments, prog_name=name)
+                    code = app(arguments, prog_name=name, standalone_mode=False)
+                if isinstance(code, int) and code:
+                    sys.exit(code)
+            except USAGE as mistake:
+                raise UserError(_usage(mistake, name)) from None
             finally:
                 sys.stdout.flush()
         except UserError as mistake:
@@ -64,6 +69,16 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is not written yet goes nowhere
         sys.exit(141)
+
+
+def _usage(mistake: Any, name: str) -> str:
+    """Typer's complaint about a command line in one sentence; of a command without words, its help is all there is."""
+    if type(mistake).__name__ == "NoArgsIsHelpError":
+        print(mistake.format_message(), file=sys.stderr, end="")
+        sys.exit(2)
+    words = " ".join(mistake.format_message().split()).rstrip(".")
+    where = mistake.ctx.command_path if mistake.ctx is not None else name
+    return f"{words[0].lower()}{words[1:]}; see {where} --help"
 
 
 def _streams() -> None:

@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import json
+import re
 import shlex
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +28,7 @@ from factscope.runs.folders import RESULT, writable
 from factscope.runs.journal import differing
 from factscope.settings import read
 from studies.commands.app import examples, given_flags, note, show_version
-from studies.commands.options import CONFIG, Field, Options, by_content, fields, settled, usual
+from studies.commands.options import CONFIG, LISTS, Field, Options, by_content, fields, settled, usual
 
 T = TypeVar("T", bound=Options)
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -153,6 +155,10 @@ class OwnForm(Group):
         own = next(iter(self.commands.values()))
         own.params += [param for param in self.params if param not in own.params]  # --version, completion
         completing = not args and extra.get("resilient_parsing")
+        others = [name for name in self.commands if name != own.name]
+        near = difflib.get_close_matches(args[0], others, 1) if args and not completing else []
+        if near and args[0] not in self.commands:
+            raise UserError(f"there is no command {args[0]!r}; did you mean {info_name} {near[0]}?")
         if completing or (args and (args[0] in self.commands or args[0] in _CALLBACKS)):
             return super().make_context(info_name, args, parent, **extra)
         return own.make_context(info_name, args, parent, **extra)
@@ -203,7 +209,7 @@ def config_values(path: Path, name: str, options: type) -> dict[str, Any]:
 
     Raises UserError for a file that is no mapping, a config of another command, an unknown key or a wrong type.
     """
-    document = _document(path)
+    document = _document(path, name)
     other = document.pop("command", name)
     if other != name:
         raise UserError(f"{path} is a config of `{other}`, not of `{name}`")
@@ -214,21 +220,42 @@ def config_values(path: Path, name: str, options: type) -> dict[str, Any]:
             near = difflib.get_close_matches(str(written), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise UserError(f"{path}: {name} has no option {written!r}; {hint}")
+        if field.name in found:
+            raise UserError(f"{path} gives {field.key} twice; give it once")
         found[field.name] = _checked(f"{path}: {written}", field, value)
     return {field: value for field, value in found.items() if value is not None}
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path, name: str) -> dict[str, Any]:
+    """What a config file holds; UserError for a folder, no file, no mapping, or a key that is there twice."""
     import yaml
 
+    class Once(yaml.SafeLoader):
+        """A mapping whose keys are told apart: YAML forbids two alike, and the library takes the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [str(key.value) for key, _ in node.value]
+            if twice := next((key for key in keys if keys.count(key) > 1), None):
+                raise UserError(f"{path} gives {twice} twice; give it once")
+            return super().construct_mapping(node, deep)
+
+    if path.is_dir():
+        hint = f"its options are in {path / CONFIG}" if (path / CONFIG).is_file() else f"it holds no {CONFIG}"
+        raise StoreError(f"--config {path} is a folder, and {hint}; name a file")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+        text = path.read_text(encoding="utf-8")
+        document = yaml.load(text, Once)
+    except FileNotFoundError:
+        raise StoreError(f"--config {path} cannot be read: there is no such file") from None
     except (OSError, UnicodeDecodeError) as trouble:
         raise StoreError(f"--config {path} cannot be read ({trouble})") from None
     except (yaml.YAMLError, RecursionError) as trouble:
+        bare = re.search(r"^ *([\w-]+): *(\[[^\]\n]*\][^\S\n]*[^\s#,\]}].*)$", text, re.MULTILINE)
+        if bare:  # YAML reads brackets as a list, and cannot go on behind them
+            raise UserError(f"--config {path}: put quotes around it: {bare[1]}: {json.dumps(bare[2])}") from None
         raise UserError(f"--config {path} is neither YAML nor JSON: {' '.join(str(trouble).split())}") from None
     if not isinstance(document, dict):
-        raise UserError(f"--config {path} holds no options; write one a line, as samples: 4")
+        raise UserError(f"--config {path} holds no options of {name}; write one a line, as samples: 4")
     return document
 
 
@@ -238,6 +265,12 @@ def _checked(place: str, field: Field, value: Any) -> Any:
         return [f"{key}={_text(one)}" for key, one in value.items()]
     if typing.get_origin(field.hint) is tuple:
         return list(read(value, field.hint, place)) if value is not None else None
+    if isinstance(value, list) and str in _kinds(field.hint):
+        if field.name not in LISTS:
+            raise UserError(f"{place} is a list, because of its [brackets]; put quotes around the text")
+        value = _text(value)
+    if isinstance(value, str) and not value.strip():
+        raise UserError(f"{place} is empty; {field.remedy}")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     found = read(str(value) if number and str in _kinds(field.hint) else value, field.hint, place)
     if found is None or isinstance(found, bool | int | float):
@@ -266,7 +299,7 @@ def run_folder(command: str, options: Any, own: Path, fresh: bool = False, name:
 
     said = {"command": command, **settled(options)}
     place = options.out or own
-    if place.absolute() != own.absolute():
+    if place.absolute() != own.absolute() and not fresh:
         _refuse_another_run(place, said, options, name)
     with writable(place, fresh=fresh) as folder:
         file = folder / name

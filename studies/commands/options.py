@@ -5,8 +5,10 @@ and reads the same fields from a config file. `settled` is what of them decides 
 config.yaml, and its hash names the folder of work that can be taken up again.
 """
 
+import copy
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from editing import restraints
 from factscope.cache import content, digest
 from factscope.catalogue import places
 from factscope.errors import UserError
-from factscope.settings import owned
+from factscope.settings import owned, read
 
 if TYPE_CHECKING:
     from editing.method import MethodSpec
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 MODEL, FACTS, OUTPUT, DETAILS = "Model", "Facts", "Output", "Details"  # panels of a help page, after the common ones
 PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)
 ASIDE = frozenset({"out", "light", "as_json", "device", "runs"})  # fields that do not change the result
+LISTS = frozenset({"sites", "methods", "layer", "by", "tasks"})  # texts that name several things, with commas
+LEAST = {"limit": 1, "batch": 1, "samples": 1, "window": 1, "edges": 1, "every": 1, "tokens": 1, "seed": 0,
+         "threshold": 0, "certify": 0, "shots": 0, "words": 0, "speech": 0, "nulls": 0, "value_nulls": 0, "again": 0,
+         "neighbours": 0}  # fmt: skip
 CONFIG = "config.yaml"  # in a run folder: the options that made it
 
 CIRCUIT_METHODS = ("acdc", "eap", "eap_ig", "exact")
@@ -132,13 +138,23 @@ Runs = Annotated[Path, option("The folder that holds the saved edits and their s
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command's options are; UserError for a number that counts nothing."""
+    """What every command's options are; UserError for an empty text, a number out of range, or a name that is twice."""
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", 1), ("batch", 1), ("seed", 0)):
-            value = getattr(self, name, None)
-            if value is not None and value < least:
-                raise UserError(f"--{name} must be at least {least}, not {value}")
+        for field in fields(type(self)):
+            value, flag = getattr(self, field.name), field.flag
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and not text.strip():
+                    raise UserError(f"{flag} is empty; {field.remedy}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{flag} must be a number, not {value}")
+            least = LEAST.get(field.name)
+            if least is not None and isinstance(value, int | float) and value < least:
+                raise UserError(f"{flag} must be at least {least}, not {value}")
+            if field.name in LISTS and isinstance(value, str):
+                names = [_plain(part) for part in value.split(",") if part.strip()]
+                if twice := next((name for name in names if names.count(name) > 1), None):
+                    raise UserError(f"{flag} names {twice} twice; name it once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +323,18 @@ class Field:
         return isinstance(self.look, typer.models.ArgumentInfo)
 
     @property
+    def flag(self) -> str:
+        """As the user writes it: --facts, or an argument in capitals."""
+        return str(self.look.metavar or self.name).upper() if self.is_argument else f"--{self.key}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is empty."""
+        if self.name == "prompt":
+            return "write the beginning of a sentence whose next word is the answer"
+        return "give one" if self.default is dataclasses.MISSING else "give one, or leave it out"
+
+    @property
     def key(self) -> str:
         """Its name in a config file: the flag without dashes."""
         if self.is_argument:
@@ -324,9 +352,41 @@ def fields(options: type) -> Iterator[Field]:
     for name in dict.fromkeys(order):
         hint, *notes = typing.get_args(hints[name])
         look = next(one for one in notes if isinstance(one, typer.models.ParameterInfo))
+        look = _reader(look, hint, name)
         was = next((one.flag for one in notes if isinstance(one, Was)), None)
         found.append(Field(name, hint, look, was, known[name].default))
-    return iter(sorted(found, key=lambda field: (not field.is_argument, PANELS.index(field.look.rich_help_panel))))
+    rank = {"subject": 0, "answer": 1}  # what goes with the prompt stands first
+    return iter(
+        sorted(
+            found,
+            key=lambda field: (
+                not field.is_argument,
+                PANELS.index(field.look.rich_help_panel),
+                rank.get(field.name, len(rank)),
+            ),
+        )
+    )
+
+
+_METAVARS = {int: "<int>", float: "<float>", Path: "<path>"}
+
+
+def _reader(look: Any, hint: Any, name: str) -> Any:
+    """The look of a number or a path, read as in a config file; an empty path is not the working directory."""
+    kind = next((one for one in (hint, *typing.get_args(hint)) if one in _METAVARS), None)
+    if kind is None or look.parser is not None:
+        return look
+    own = isinstance(look, typer.models.ArgumentInfo)
+    flag = str(look.metavar or name).upper() if own else f"--{name.replace('_', '-')}"
+
+    def parse(text: str) -> Any:
+        if not str(text).strip():
+            raise UserError(f"{flag} is empty; give one, or leave it out")
+        return read(text, kind, flag)
+
+    look = copy.copy(look)
+    look.parser, look.metavar = parse, look.metavar or (None if own else _METAVARS[kind])
+    return look
 
 
 def settled(options: Any) -> dict[str, Any]:

@@ -32,7 +32,21 @@ def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, pro
     assert done.exit_code == 0, done.stderr
     assert len(done.stdout.strip().splitlines()) == 3
     assert {"result.json", "result.safetensors", "page.html", "journal.jsonl"} <= {f.name for f in run.iterdir()}
-    again = run_command("circuit", "find", text, "--answer", answer, *FACT, "--threshold", 0.05, "--out", run, "--json")
+    again = run_command(
+        "circuit",
+        "find",
+        text,
+        "--answer",
+        answer,
+        *FACT,
+        "--threshold",
+        0.05,
+        "--out",
+        run,
+        "--certify",
+        0.1,
+        "--json",
+    )
     assert json.loads(again.stdout)["edges"] > 0
     assert (run_command("circuit", "show", run, "--json")).exit_code == 0
     facts = TOY / "toy_town.json"
@@ -153,7 +167,7 @@ NO_MODEL = ("--model", "nowhere")  # so what is said first was seen before one w
         (("[Oda Voss] lives in",), "did you mean circuit find '[Oda Voss] lives in'?"),
         (("find", "[Oda Voss] lives in", "--method", "magic"), "no circuit method"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--engine", "warp"), "no engine 'warp'"),
-        (("find", "[Oda Voss] lives in", *NO_MODEL, "--threshold", "nan"), "the threshold is nan"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--threshold", "nan"), "--threshold cannot be 'nan'"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--ablation", "burn"), "no ablation"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--metric", "length"), "no metric"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--method", "eap", "--select", "threshold"), "needs one"),

@@ -230,7 +230,7 @@ def test_moments_of_a_start_token_that_the_model_does_not_have_are_refused_in_wo
         ([PROMPT, "--target", "Vey", "--layer", "1", "--method", "ice"], "writes to no layer"),
         ([PROMPT, "--target", "Vey", "--method", "roam"], "no method 'roam'"),
         ([PROMPT, "--target", "Vey", "--set", "stepps=3"], "no setting 'stepps'"),
-        ([PROMPT, "--target", "Vey", "--subject", "Nobody"], "not in the prompt"),
+        ([PROMPT, "--target", "Vey", "--subject", "Nobody"], "--subject names 'Nobody'"),
         ([PROMPT, "--target", "Vey", "--restrain", "hug"], "no restraint 'hug'"),
         ([PROMPT, "--target", "Vey", "--tokens", "5"], "cannot fill"),
         ([PROMPT, "--target", "Vey", "--set", "learning_rate=inf", "--set", "clamp=inf"], "NaN or infinity at step"),

@@ -1,5 +1,6 @@
 """Mistakes that a fresh reader made: each is one sentence and exit code 2, and nothing that was there is changed."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import factscope as fs
 from factscope.errors import PromptError, StoreError
 from factscope.model.prompts import make_prompt
 from studies.commands import app
@@ -58,7 +60,7 @@ def test_a_folder_of_other_settings_is_not_written_over(tmp_path: Path) -> None:
         run_folder("edit bench", replace(options, methods="rome"), own).__enter__()
     with pytest.raises(StoreError, match=r"command: .edit bench., not .trace."):
         run_folder("trace", other, own).__enter__()
-    suite = suite.rename(tmp_path / "moved.json")
+    suite = Path(shutil.copy(suite, tmp_path / "copy.json"))
     with run_folder("edit bench", replace(options, suite=str(suite), device="cpu", light=True), own):
         pass
     (folder / "config.yaml").unlink()
@@ -81,3 +83,82 @@ def test_an_export_writes_over_nothing(refused: Callable[..., str]) -> None:
     for form in ("json", "graphml", "html"):
         assert "mine is there already" in refused("circuit", "export", "c", "--format", form, "--out", "mine")
     assert Path("mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("samples: 1\nsamples: 2", "gives samples twice"),
+        ('{"samples": 1, "samples": 2}', "gives samples twice"),
+        ("set: {noise: 4, noise: 5}", "gives noise twice"),
+        ("lens-norm: 1\nnorm: per-state", "no option"),
+        ("prompt: [Oda Voss] lives in", 'put quotes around it: prompt: "[Oda Voss] lives in"'),
+        ("prompt: [Oda Voss]", "is a list, because of its [brackets]"),
+        ("sites: [mlp, brain]", "no site 'brain'"),
+        ("facts: ''", "facts is empty"),
+        ("out: ''", "out is empty"),
+    ],
+)
+def test_a_config_that_says_something_else_than_was_meant(refused: Callable[..., str], text: str, words: str) -> None:
+    Path("c.yaml").write_text(text)
+    prompt = () if text.startswith("prompt") else (PROMPT,)
+    assert words in refused("trace", *prompt, "--config", "c.yaml")
+
+
+def test_a_config_that_is_no_file(refused: Callable[..., str]) -> None:
+    Path("run").mkdir()
+    assert "run is a folder, and it holds no config.yaml" in refused("trace", "--config", "run")
+    Path("run/config.yaml").touch()
+    assert "its options are in run/config.yaml" in refused("trace", "--config", "run")
+    assert "no.yaml cannot be read: there is no such file" in refused("trace", "--config", "no.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("trace", ""), "PROMPT is empty"),
+        (("trace", "--facts", ""), "--facts is empty"),
+        (("trace", PROMPT, "--model", ""), "--model is empty"),
+        (("trace", PROMPT, "--answer", " "), "--answer is empty"),
+        (("trace", PROMPT, "--out", ""), "--out is empty"),
+        (("edit", "apply", PROMPT, "--target", ""), "--target is empty"),
+        (("edit", "bench", "", "--methods", "ice"), "SUITE is empty"),
+        (("circuit", "show", ""), "RUN is empty"),
+        (("trace", PROMPT, "--samples", "-3"), "--samples must be at least 1, not -3"),
+        (("trace", PROMPT, "--set", "noise=nan"), "not a number"),
+        (("circuit", "find", PROMPT, "--threshold", "nan"), "--threshold cannot be 'nan', which is not a number"),
+        (("circuit", "find", PROMPT, "--threshold", "-1"), "--threshold must be at least 0"),
+        (("circuit", "find", PROMPT, "--edges", "0"), "--edges must be at least 1"),
+        (("circuit", "find", PROMPT, "--certify", "nan"), "--certify cannot be"),
+        (("edit", "sequence", "--facts", "country_capital", "--every", "0"), "--every must be at least 1"),
+        (("edit", "bench", "f", "--methods", "rome,ft-m,rome"), "--methods names rome twice"),
+        (("trace", PROMPT, "--sites", "mlp, mlp"), "--sites names mlp twice"),
+        (("trace", PROMPT, "--samples", "x"), "--samples cannot be 'x', which is not a whole number"),
+        (("edit", "bench", "--methods", "rome"), "missing argument 'SUITE'; see edit bench --help"),
+        (("trace", PROMPT, "--smaples", "2"), "--samples"),
+        (("trace", "shwo", "runs/e1"), "did you mean trace show?"),
+        (("trace", PROMPT, "runs/e1"), "unexpected extra argument"),
+    ],
+)
+def test_a_command_line_that_cannot_be_meant(refused: Callable[..., str], arguments: Any, words: str) -> None:
+    assert words in refused(*arguments)
+
+
+def test_the_working_directory_can_be_named(toy_command: Any) -> None:
+    ended = toy_command("trace", PROMPT, "--samples", "1", "--sites", "mlp", "--out", ".")
+    assert ended.exit_code == 0, ended.stderr
+    assert Path("result.json").is_file()
+
+
+def test_a_call_refuses_what_the_command_line_refuses() -> None:
+    for method in (fs.EAP, fs.EAPIG, fs.Exact):
+        for bad in ({"edges": -1}, {"edges": 0}, {"threshold": float("nan")}, {"threshold": -1.0}):
+            with pytest.raises(fs.UserError, match="at least"):
+                method(**bad)
+    for threshold in (float("nan"), -1.0):
+        with pytest.raises(fs.UserError, match="threshold"):
+            fs.ACDC(threshold=threshold)
+    with pytest.raises(fs.UserError, match="samples must be at least 1, not -3"):
+        fs.TraceConfig(samples=-3)
+    with pytest.raises(fs.UserError, match="source of facts is empty"):
+        fs.load_facts("")

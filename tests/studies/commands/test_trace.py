@@ -124,7 +124,7 @@ def test_the_page_opens_and_shows_a_hostile_prompt_as_text(run_command: Any, tmp
         ((MARKED, "--set", "nose=3"), "one of these keys"),
         ((MARKED, "--set", "noise=loud"), "not a number"),
         ((MARKED, "--set", "noise=0"), "above 0"),
-        ((MARKED, "--set", "noise=nan"), "above 0"),
+        ((MARKED, "--set", "noise=nan"), "not a number"),
         ((MARKED, "--seed", "-1"), "seed"),
         ((MARKED, "--set", "swaps=A;B"), "'swap'"),
         ((MARKED, "--samples", "2", "--set", "samples=3"), "given twice"),
@@ -232,14 +232,14 @@ def test_a_disk_that_fills_up_at_the_page_leaves_the_result_to_be_drawn(
 
     def fills_up(number: int) -> None:
         calls.append(number)
-        if len(calls) == 3:  # the tensors and the JSON are written, the page is not
+        if len(calls) == 4:  # options, tensors and JSON are written, the page is not
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         plain(number)
 
     monkeypatch.setattr(files.os, "fsync", fills_up)
     ended = run_command("trace", MARKED, *QUICK, "--out", "run")
     assert ended.exit_code == 2
-    assert len(calls) == 3
+    assert len(calls) == 4
     assert ended.stderr.endswith("The result is saved in run.\n")
     assert not (tmp_path / "run" / "page.html").exists()
     assert run_command("trace", "show", "run").exit_code == 0

@@ -181,21 +181,21 @@ def read_edges(text: str, where: str) -> tuple[dict[str, float], str, list[str]]
     )
 
 
-def graph_of(text: str) -> Graph:
+def graph_of(text: str, name: str = "the file") -> Graph:
     """The smallest graph that the file's edges fit, for a file whose model is not at hand."""
-    edges, source, _ = read_edges(text, "the file")
+    edges, source, _ = read_edges(text, name)
     if source == "GraphML":
-        layout = _network(text, "the file").graph.get("layout")
+        layout = _network(text, name).graph.get("layout")
         try:
             return Graph(**json.loads(layout))
         except (TypeError, ValueError) as trouble:
-            raise StoreError("the file does not say the graph's layout as circuit export writes it") from trouble
+            raise StoreError(f"{name} does not say the graph's layout as circuit export writes it") from trouble
     document = json.loads(text) if text.lstrip().startswith("{") else {}
     if source == "factscope":
         try:
             return Graph(**document["graph"])
         except (KeyError, TypeError) as trouble:
-            raise StoreError('the file\'s "graph" is missing or is not one that circuit export writes') from trouble
+            raise StoreError(f'the "graph" of {name} is missing or is not one that circuit export writes') from trouble
     names = [part for name in edges for part in name.split("->")]
     layers = [int(found[1]) for name in names if (found := re.match(r"[am](\d+)", name))]
     heads = [int(found[1]) for name in names if (found := re.match(r"a\d+\.h(\d+)", name))]

@@ -26,6 +26,7 @@ from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge
 from factscope.model.known import Known, answer_ranks
 from factscope.model.prompts import (
+    OWN_ANSWER,
     Prompt,
     PromptError,
     TokenMismatch,
@@ -274,7 +275,7 @@ def _prompts_of(model: Bridge, facts: Sequence[Fact], start: str) -> tuple[list[
 def _own_answer(model: Bridge, prompt: Prompt) -> Prompt:
     with torch.no_grad():
         token = int(finite(model(rows(model, [prompt]), use_cache=False)[0, -1]).argmax())
-    return with_answer_ids(model, prompt, [token], "the model's own prediction")
+    return with_answer_ids(model, prompt, [token], OWN_ANSWER)
 
 
 def relation_of(prompt: Prompt) -> Relation | None:

@@ -26,7 +26,7 @@ from factscope.model.bridge import Bridge, device
 from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
 from factscope.model.hooks import Patch, patched, record
 from factscope.model.metrics import Metric, Target, metric, probability
-from factscope.model.prompts import Prompt, with_answer_ids
+from factscope.model.prompts import OWN_ANSWER, Prompt, with_answer_ids
 from factscope.model.sites import Site
 from factscope.model.writes import check_writes
 from factscope.progress import Advance
@@ -229,7 +229,7 @@ class Runs:
         frame = Frame.of(model, prompt.tensor(device(model)))
         if not prompt.answer_ids:
             first = int(finite(model(prompt.tensor(device(model)))[0, -1]).argmax())
-            prompt = with_answer_ids(model, prompt, [first], "the model's own prediction")
+            prompt = with_answer_ids(model, prompt, [first], OWN_ANSWER)
         corruption = corruption or _corruption(model, prompt, config)
         tokens = torch.cat([prompt.tensor(device(model)), corruption.tokens])
         with patched(model, corruption.patches(prompt, 1)):

@@ -21,7 +21,7 @@ from torch import Tensor
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.hooks import record
-from factscope.model.prompts import Prompt, with_answer_ids
+from factscope.model.prompts import OWN_ANSWER, Prompt, with_answer_ids
 from factscope.model.readout import ROWS, Norm, checked, rank, readout
 from factscope.model.sites import Site
 from factscope.model.writes import check_writes, component_sites, component_writes
@@ -43,7 +43,7 @@ def lens(model: Bridge, prompt: Prompt, norm: Norm = "per-state", top: int = 5) 
         with record(model, sites) as seen:
             logits = finite(model(prompt.tensor(device(model)))[0, -1])
         if not prompt.answer_ids:
-            prompt = with_answer_ids(model, prompt, [int(logits.argmax())], "the model's own prediction")
+            prompt = with_answer_ids(model, prompt, [int(logits.argmax())], OWN_ANSWER)
         states = torch.stack([seen[Site("resid_pre")][0], *(seen[Site("resid", i)][0] for i in layers)])
         final = states[-1]
         n_layers, n_positions, _ = states.shape

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from circuits.analysis.layers import Mean, Profile
+from factscope.plots.labels import counted
 from factscope.plots.specs import Curves, Headline, Page, Palette, Section, Series, Table, state_labels
 
 
@@ -15,8 +16,8 @@ def words(found: Profile) -> list[str]:
     layers = torch.arange(len(heads)).float()
     centre = [float((layers * part).sum() / part.sum()) if part.sum() else float("nan") for part in (heads, mlps)]
     return [
-        f"{len(found.names)} circuits: {float(heads.mean()):.0%} of all heads, around layer {centre[0]:.1f}, and "
-        f"{float(mlps.mean()):.0%} of all MLPs, around layer {centre[1]:.1f}."
+        f"{counted(len(found.names), 'circuit')}: {float(heads.mean()):.0%} of all heads, around layer "
+        f"{centre[0]:.1f}, and {float(mlps.mean()):.0%} of all MLPs, around layer {centre[1]:.1f}."
     ]
 
 
@@ -33,7 +34,7 @@ def page(found: Profile) -> Page:
     pictures = [_curves(found, what) for what in ("rank", "probability")]
     listed = Table("The circuits", ("run", "first prompt"), tuple(zip(found.names, found.prompts, strict=True)))
     return Page(
-        f"Layers of {len(found.names)} circuits",
+        f"Layers of {counted(len(found.names), 'circuit')}",
         (
             Section("Where they are", (Headline(" ".join(words(found))), active)),
             Section("What is known where", (*pictures, listed)),

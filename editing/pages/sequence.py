@@ -15,6 +15,7 @@ from editing.sequence.rules import QUANTITIES, WARN
 from factscope.model.known import Known
 from factscope.model.weights import WeightName
 from factscope.plots.figures.slides import Points, Scatter, Slides
+from factscope.plots.labels import counted
 from factscope.plots.specs import (
     Card,
     Cell,
@@ -62,7 +63,7 @@ def page(result: SequenceResult) -> Page:
     if looked:
         sections.insert(3, Section("Inside the model", looked, LOOKED))
     subtitle = f"{result.model}, {result.method}, {len(result.facts)} of {result.asked} facts"
-    return Page(f"{len(result.facts)} facts edited, one after another", tuple(sections), subtitle)
+    return Page(f"{counted(len(result.facts), 'fact')} edited, one after another", tuple(sections), subtitle)
 
 
 FORGETTING = (
@@ -146,7 +147,7 @@ def headline(result: SequenceResult) -> Headline:
     numbers.append(Number(f"× {last.quantities['condition']:.3g}", "condition number, worst weight"))
     first = [(rule, point.facts) for rule in map(str, WARN) for point in result.checkpoints if rule in point.warnings]
     begun = {rule: min(at for one, at in first if one == rule) for rule, _ in first}
-    words = f"Of {len(result.facts)} edits, " + _kept(last) + "."
+    words = f"Of {counted(len(result.facts), 'edit')}, " + _kept(last) + "."
     if begun:
         words += " Signs of collapse: " + ", ".join(f"{rule} from {at} facts on" for rule, at in begun.items()) + "."
     if result.stopped:

@@ -46,6 +46,7 @@ from factscope.progress import progress
 from factscope.runs import store
 
 SELF = "self"
+TAKEN = "give self, a text file, a folder of .txt files, or a Hugging Face data set (owner/name)"
 NAMED = "content.sha256"  # in a folder of the user's: what its moments are of
 PER_DIMENSION = 16  # tokens by default, for each dimension of a key
 ATTEMPTS = 20  # at a piece of text
@@ -362,7 +363,7 @@ def texts(source: str) -> Iterator[str]:
     if files:
         return
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise EditError(f"there is no text at {source}: give a file, a folder, or a Hugging Face data set (owner/name)")
+        raise EditError(f"there is no text at {source}: {TAKEN}")
     try:
         import datasets
     except ImportError as trouble:
@@ -384,5 +385,5 @@ def _files(source: str) -> list[Path]:
         return [path] if source != SELF and path.is_file() else []
     files = sorted(path.rglob("*.txt"))
     if not files:
-        raise EditError(f"there is no .txt file in {source}")
+        raise EditError(f"there is no .txt file in {source}: {TAKEN}")
     return files

@@ -61,7 +61,7 @@ def open_source(source: str | Path, split: str, template: int, extra: bool) -> l
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.suffix in SUFFIXES and each.is_file())
         if not files:
-            raise FactError(f"{path.name}: no .json or .jsonl file in this folder")
+            raise FactError(f"{source}: no .json or .jsonl file in this folder")
         return [item for each in files for item in open_file(each, each.relative_to(path).as_posix(), template, extra)]
     if path.is_file():
         return open_file(path, path.name, template, extra)

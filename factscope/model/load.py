@@ -6,6 +6,7 @@ comes with a model is run.
 """
 
 import copy
+import difflib
 import json
 import warnings
 from pathlib import Path
@@ -88,11 +89,23 @@ def _check_hub(name: str) -> None:
     except HFValidationError:
         raise ModelError(f"{name!r} cannot be a model's name, and is no folder here") from None
     except Exception as trouble:
-        words = " ".join(str(trouble).split())[:200]
+        near = difflib.get_close_matches(name, REGISTRY, 1)
         raise ModelError(
-            f"there is no model {name!r} here, and Hugging Face did not give it ({type(trouble).__name__}: {words}); "
-            f"known names: {', '.join(REGISTRY)}; or give a local folder or a .gguf file"
+            f"there is no model {name!r} here, and {_why(trouble)}"
+            f"{f'; did you mean {near[0]}?' if near else ''}; known names: {', '.join(REGISTRY)}; or give a local "
+            "folder or a .gguf file"
         ) from trouble
+
+
+def _why(trouble: Exception) -> str:
+    """Why Hugging Face did not give a model, without the library's advice."""
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+
+    if isinstance(trouble, RepositoryNotFoundError):
+        return "Hugging Face has none of that name that can be read"
+    if isinstance(trouble, OfflineModeIsEnabled | ConnectionError):
+        return "Hugging Face cannot be reached"
+    return f"Hugging Face did not give it ({type(trouble).__name__}: {' '.join(str(trouble).split())[:200]})"
 
 
 def _check_folder(folder: Path) -> None:

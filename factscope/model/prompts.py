@@ -27,6 +27,9 @@ from factscope.model.bridge import Bridge, info
 Span = tuple[int, int]  # first, and one past the last
 
 
+OWN_ANSWER = "the model's own prediction"  # where an answer comes from that nobody gave
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A tokenised prompt. Positions count from 0 and include the start token where there is one."""
@@ -41,7 +44,7 @@ class Prompt:
     subject_from: str  # "brackets", "flag", "fact", or a guess in words
     answer: str | None  # the whole text of the answer, with its leading space
     answer_ids: tuple[int, ...]
-    answer_from: str  # "flag", "fact", "the model's own prediction"
+    answer_from: str  # "flag", "fact", OWN_ANSWER
     foil: str | None = None
     foil_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()  # what a person should know: a multi-token answer, a trimmed space
@@ -146,7 +149,7 @@ def make_prompt(
     the same token).
     """
     notes: list[str] = []
-    text, span, origin = _subject_characters(text, subject)
+    text, span, origin = subject_in(text, subject)
     if text != text.rstrip():
         ending = "space" if text[len(text.rstrip()) :].strip(" ") == "" else "line break or tab"
         text = text.rstrip()
@@ -209,19 +212,25 @@ def with_answer_ids(model: Bridge, prompt: Prompt, ids: Sequence[int], origin: s
             f"what the model itself says after {prompt.text!r} is its token {unsaid}, which its tokenizer does not "
             "have: give an answer with --answer"
         )
-    return replace(prompt, answer=model.tokenizer.decode(list(ids)), answer_ids=tuple(ids), answer_from=origin)
+    said = replace(prompt, answer=model.tokenizer.decode(list(ids)), answer_ids=tuple(ids), answer_from=origin)
+    return _apart(model, said)
 
 
 def with_foil(model: Bridge, prompt: Prompt, foil: str) -> Prompt:
     """`prompt` with this wrong answer to compare with."""
     joined, ids = _continuation(model, prompt.text, prompt.tokens[prompt.n_start :], foil, "foil")
-    if prompt.answer_ids and ids[0] == prompt.answer_ids[0]:
-        token = model.tokenizer.decode([ids[0]])
+    return _apart(model, replace(prompt, foil=joined, foil_ids=ids))
+
+
+def _apart(model: Bridge, prompt: Prompt) -> Prompt:
+    """The prompt, if its answer and its foil can be told apart; TokenMismatch if they begin alike."""
+    if prompt.answer_ids and prompt.foil_ids and prompt.answer_ids[0] == prompt.foil_ids[0]:
+        token = model.tokenizer.decode([prompt.foil_ids[0]])
         raise TokenMismatch(
-            f"answer {prompt.answer!r} and foil {joined!r} begin with the same token {token!r}, so their difference is "
-            "always zero: choose another foil"
+            f"answer {prompt.answer!r} and foil {prompt.foil!r} begin with the same token {token!r}, so their "
+            "difference is always zero: choose another foil"
         )
-    return replace(prompt, foil=joined, foil_ids=ids)
+    return prompt
 
 
 def swap_subject(model: Bridge, prompt: Prompt, subject: str, answer: str | None = None) -> PromptPair:
@@ -238,8 +247,11 @@ def swap_subject(model: Bridge, prompt: Prompt, subject: str, answer: str | None
 # ---- characters ----
 
 
-def _subject_characters(text: str, subject: str | None) -> tuple[str, Span, str]:
-    """The text without brackets, the subject's characters in it, and how they were found."""
+def subject_in(text: str, subject: str | None = None) -> tuple[str, Span, str]:
+    """The text without brackets, the subject's characters in it, and how they were found.
+
+    Raises PromptError, before any model is needed, as `make_prompt` does for the text and the subject.
+    """
     if not text.strip():
         raise PromptError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
     marked = re.findall(r"\[([^\[\]]*)\]", text)

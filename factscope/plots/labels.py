@@ -17,6 +17,11 @@ LONGEST_TICK = 18  # characters; a longer token is cut on the axis and whole in 
 LONGEST_CELL = 8
 
 
+def counted(number: int, noun: str) -> str:
+    """1 fact, 2 facts."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def tick(label: str, most: int = LONGEST_TICK) -> str:
     """A label short enough for an axis, its outer spaces drawn."""
     return plotly_text(shortened(visible(label), most))

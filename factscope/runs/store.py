@@ -27,6 +27,7 @@ from torch import Tensor
 
 from factscope.errors import StoreError
 from factscope.files import write_bytes_atomically, write_text_atomically
+from factscope.runs.kinds import named, shown_by
 
 JSON, TENSORS = "result.json", "result.safetensors"
 SCHEMA = 3
@@ -76,7 +77,7 @@ def load(folder: str | Path, cls: type[T]) -> T:
     if schema == 1:
         kind = _KINDS.get(kind, kind)
     if kind != cls.__name__:
-        raise StoreError(f"{folder} holds a {document['kind']}, not a {cls.__name__}")
+        raise StoreError(f"{folder} holds {named(kind)}, not {named(cls.__name__)}{shown_by(kind, folder)}")
     try:
         packed = (folder / TENSORS).read_bytes()
     except OSError as trouble:

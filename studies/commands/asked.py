@@ -5,6 +5,14 @@ from typing import Any
 from studies.commands.app import note
 
 
+def check_prompt(text: str | None, subject: str | None = None) -> None:
+    """PromptError for a prompt whose subject cannot be told: no model is needed to see that."""
+    from factscope.model.prompts import subject_in
+
+    if text is not None:
+        subject_in(text, subject)
+
+
 def request_from(
     model: Any, text: str, target: str, *, subject: str | None, answer: str | None, start: str, whose: str = "the"
 ) -> Any:

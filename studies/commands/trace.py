@@ -9,6 +9,7 @@ from factscope.runs.folders import new_folder, settled_folder
 from factscope.settings import configured
 from studies.commands import cache
 from studies.commands.app import JOURNAL, listed, load, note, run_app, tell_result
+from studies.commands.asked import check_prompt
 from studies.commands.command import OwnForm, command, group, run_folder
 from studies.commands.options import (
     DETAILS,
@@ -94,7 +95,7 @@ def check(options: TraceOptions) -> None:
     chosen = [name for name, value in asked.items() if value is not None]
     if len(chosen) != 1:
         given = " and ".join(chosen) if chosen else "nothing"
-        raise UserError(f"give one of PROMPT, --facts or --from, not {given}; see trace --help")
+        raise UserError(f"give one of PROMPT and --facts, not {given}; see trace --help")
     misplaced = {"--relation": options.relation, "--limit": options.limit, "--known": options.known or None}
     if options.facts is None and any(misplaced.values()):
         names = ", ".join(name for name, value in misplaced.items() if value)
@@ -111,12 +112,13 @@ def check(options: TraceOptions) -> None:
 
 def _one(options: TraceOptions, config: Any) -> None:
     from factscope.data.shipped import find_fact
-    from factscope.model.prompts import make_prompt
+    from factscope.model.prompts import OWN_ANSWER, make_prompt
     from studies.saved import save_with_page
     from studies.trace import trace_study
     from tracing.pages.trace import doubts
 
     text, answer = str(options.prompt), options.answer
+    check_prompt(text, options.subject)
     with run_folder("trace", options, new_folder("trace", text), fresh=True) as folder:
         model = load(options)
         prompt = make_prompt(
@@ -132,6 +134,8 @@ def _one(options: TraceOptions, config: Any) -> None:
     fact = find_fact(prompt.text)
     if answer is None and fact is not None and str(result.prompt.answer).strip() != fact.answer:
         note(f"Note: the model answers {result.prompt.answer!r}, the shipped fact {fact.answer!r}; --answer chooses.")
+    elif fact is None and result.prompt.answer_from == OWN_ANSWER:
+        note(f"Note: the answer is taken to be the model's own, {result.prompt.answer!r}; --answer says otherwise.")
     for doubt in () if options.as_json else doubts(result):
         note(f"Note: {doubt}.")
     tell_result(study, page, options.as_json, folder=str(folder))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from editing.pages import layer_trials
-from factscope.plots.labels import numbers_in_words
+from factscope.plots.labels import counted, numbers_in_words
 from factscope.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
 from factscope.statistics import PERMUTATIONS, ranks
 from studies.layers import LayerStudy, Measure
@@ -29,7 +29,7 @@ def page(study: LayerStudy) -> Page:
     ]
     if study.outcome is not None:
         sections += [Section("Editing at every layer", layer_trials.page(study.outcome).sections[0].specs)]
-    return Page("Which layer to edit", tuple(sections), f"{len(study.facts)} facts, {study.run.model}")
+    return Page("Which layer to edit", tuple(sections), f"{counted(len(study.facts), 'fact')}, {study.run.model}")
 
 
 def layer_table(study: LayerStudy) -> Table:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from factscope.plots.labels import numbers_in_words
+from factscope.plots.labels import counted, numbers_in_words
 from factscope.plots.specs import Card, Curves, Headline, Heatmap, Number, Page, Palette, Section, Series, Spec, Table
 from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best
 from tracing.pages.trace import PALETTES, from_zero
@@ -32,7 +32,9 @@ def page(result: AverageResult) -> Page:
         Section("What was run", (_card(result),)),
     ]
     return Page(
-        f"Average causal trace: {result.source}", tuple(sections), f"{len(result.facts)} facts, {result.run.model}"
+        f"Average causal trace: {result.source}",
+        tuple(sections),
+        f"{counted(len(result.facts), 'fact')}, {result.run.model}",
     )
 
 
@@ -86,8 +88,8 @@ def words(result: AverageResult) -> list[str]:
     """Two lines: how many facts and their averages, and where each kind peaks."""
     metric = result.metric.replace("_", " ")
     return [
-        f"{len(result.facts)} facts traced, {len(result.skipped)} skipped: {metric} {result.clean.mean():.3f} clean, "
-        f"{result.corrupted.mean():.4f} corrupted",
+        f"{counted(len(result.facts), 'fact')} traced, {len(result.skipped)} skipped: {metric} "
+        f"{result.clean.mean():.3f} clean, {result.corrupted.mean():.4f} corrupted",
         _peaks(result),
     ]
 
@@ -127,7 +129,8 @@ def _groups(result: AverageResult) -> set[str]:
 
 
 def _few(result: AverageResult) -> str:
-    return f"{len(_groups(result))} subjects are too few to say how sure these layers are."
+    count = len(_groups(result))
+    return f"{counted(count, 'subject')} {'is' if count == 1 else 'are'} too few to say how sure these layers are."
 
 
 def _elsewhere(result: AverageResult, kind: int, role: int) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
 from studies.commands.app import listed, load, note, tell
-from studies.commands.asked import request_from
+from studies.commands.asked import check_prompt, request_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
     CIRCUIT_METHODS,
@@ -69,6 +69,8 @@ class DiffOptions(PromptOptions, EditOptions, CircuitOptions, ModelOptions, RunO
 def diff(options: DiffOptions) -> None:
     """Edit a fact, and compare trace, circuit, heads and lens before and after with edits that mean nothing."""
     check(options)
+    check_prompt(options.prompt, options.subject)
+    check_prompt(options.ask)
     own = settled_folder("circuit-diff", options.prompt or str(options.edit), key(options))
     with run_folder("circuit diff", options, own) as folder:
         from studies.edit_effects.page import save

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder
 from studies.commands.app import JOURNAL, load, tell_result
+from studies.commands.asked import check_prompt
 from studies.commands.circuit.study import study_of, tell_notes
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
@@ -84,6 +85,7 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
 def find(options: FindOptions) -> None:
     """Find the circuit of one prompt, or of several facts of a relation."""
     check(options)
+    check_prompt(options.prompt, options.subject)
     words = options.prompt or str(options.facts)
     # The same search finds the same folder, and so takes up where it was stopped.
     own = settled_folder("circuit", words, key(options)) if options.method == "acdc" else new_folder("circuit", words)

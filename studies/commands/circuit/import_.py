@@ -39,7 +39,7 @@ def import_(options: ImportOptions) -> None:
     except (OSError, UnicodeDecodeError) as trouble:
         raise StoreError(f"{file} cannot be read ({trouble})") from trouble
     with run_folder("circuit import", options, new_folder("circuit-import", file.stem)) as folder:
-        found = imported(file, graph_of(text), unknown_task(options.prompt or file.stem))
+        found = imported(file, graph_of(text, str(file)), unknown_task(options.prompt or file.stem))
         page = save_with_page(CircuitStudy(found), folder, options.light)
     tell_notes(found.notes)
     tell(words(found), f"Read as: {found.settings['format']}", f"Page: {page}")

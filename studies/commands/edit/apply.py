@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder
 from studies.commands.app import load, note, tell_result
-from studies.commands.asked import request_from
+from studies.commands.asked import check_prompt, request_from
 from studies.commands.command import command, run_folder
 from studies.commands.edit.learning import learning
 from studies.commands.edit.saved import stack
@@ -47,6 +47,7 @@ class ApplyOptions(PromptOptions, EditOptions, KnownFactsOptions, ModelOptions, 
 def apply(options: ApplyOptions) -> None:
     """Edit one fact or many, score them before and after, and save the edit."""
     check(options)
+    check_prompt(options.prompt, options.subject)
     with run_folder("edit apply", options, *_folder(options)) as folder:
         from studies import edit as recipe
 

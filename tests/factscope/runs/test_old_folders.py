@@ -19,6 +19,7 @@ from factscope.errors import EditError, StoreError
 from factscope.model.readout import Component
 from factscope.model.weights import fingerprint
 from factscope.runs import store
+from factscope.runs.kinds import named
 from studies.edit_effects.result import EditStudy
 
 ROOT = Path(__file__).parents[3]
@@ -41,7 +42,7 @@ def test_a_class_that_was_renamed_is_found_under_its_old_name(before: str, tmp_p
     now = make_dataclass(store._KINDS[before], [("number", float)], frozen=True)
     folder = old_folder(tmp_path / "run", before, {"number": 0.5})
     assert store.load(folder, now) == now(0.5)
-    with pytest.raises(StoreError, match=f"holds a {before}, not a Other"):
+    with pytest.raises(StoreError, match=f"holds {named(store._KINDS[before])}, not an Other"):
         store.load(folder, make_dataclass("Other", [("number", float)]))
 
 

@@ -74,7 +74,7 @@ def test_files_that_do_not_belong_together_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda d: d.update(kind="Other"), "holds a Other"),
+        (lambda d: d.update(kind="Other"), "holds an Other"),
         (lambda d: d.update(schema=99), "schema 99"),
         (lambda d: d.pop("result"), "not written by Factscope"),
         (lambda d: d["result"].pop("small"), "lacks small"),

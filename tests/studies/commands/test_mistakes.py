@@ -1,5 +1,6 @@
 """Mistakes that a fresh reader made: each is one sentence and exit code 2, and nothing that was there is changed."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,8 @@ import pytest
 import factscope as fs
 from factscope.errors import PromptError, StoreError
 from factscope.model.prompts import make_prompt
+from factscope.plots.labels import counted
+from factscope.runs import store
 from studies.commands import app
 from studies.commands.command import run_folder
 from studies.commands.edit.bench import BenchOptions
@@ -138,6 +141,11 @@ def test_a_config_that_is_no_file(refused: Callable[..., str]) -> None:
         (("trace", PROMPT, "--smaples", "2"), "--samples"),
         (("trace", "shwo", "runs/e1"), "did you mean trace show?"),
         (("trace", PROMPT, "runs/e1"), "unexpected extra argument"),
+        (("trace", "--samples", "2"), "give one of PROMPT and --facts"),
+        (("trace", "[] lives in"), "are empty"),
+        (("circuit", "find", "[[Oda Voss]] lives in"), "do not match"),
+        (("circuit", "diff", PROMPT, "--target", "Vey", "--subject", "Voss"), "--subject names"),
+        (("edit", "apply", "[] lives in", "--target", "Vey"), "are empty"),
     ],
 )
 def test_a_command_line_that_cannot_be_meant(refused: Callable[..., str], arguments: Any, words: str) -> None:
@@ -162,3 +170,40 @@ def test_a_call_refuses_what_the_command_line_refuses() -> None:
         fs.TraceConfig(samples=-3)
     with pytest.raises(fs.UserError, match="source of facts is empty"):
         fs.load_facts("")
+
+
+def test_a_folder_of_another_kind_is_named_in_the_readers_words(refused: Callable[..., str]) -> None:
+    Path("e1").mkdir()
+    header = {"kind": "Edit", "schema": store.SCHEMA, "tensors_sha256": "", "result": {}}
+    Path("e1/result.json").write_text(json.dumps(header))
+    said = refused("circuit", "export", "e1")
+    assert "e1 holds an edit, not a circuit; trace show e1 draws it" in said
+
+
+def test_a_foil_is_not_the_models_own_answer(toy: Any) -> None:
+    prompt = make_prompt(toy, PROMPT, foil="Brask")
+    for metric in ("probability", "logit_difference"):
+        with pytest.raises(fs.UserError, match="begin with the same token"):
+            fs.trace(toy, prompt, fs.TraceConfig(samples=1, metric=metric, sites=("mlp",)))
+
+
+def test_the_models_own_answer_is_told(toy_command: Any) -> None:
+    quick = ("--samples", "1", "--sites", "mlp")
+    assert "the answer is taken to be the model's own, ' Brask'" in toy_command("trace", PROMPT, *quick).stderr
+    assert "model's own" not in toy_command("trace", PROMPT, *quick, "--answer", "Brask").stderr
+
+
+def test_a_file_that_is_no_circuit_is_named(refused: Callable[..., str]) -> None:
+    Path("wrong.txt").write_text("nothing")
+    assert "wrong.txt" in refused("circuit", "import", "wrong.txt")
+
+
+def test_a_model_that_is_not_known_is_said_plainly(run_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    said = run_command("trace", PROMPT, "--model", "smolm2").stderr
+    assert "Hugging Face cannot be reached; did you mean smollm2?" in said
+    assert "HF_HUB" not in said
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(number, "fact") for number in (0, 1, 2)] == ["0 facts", "1 fact", "2 facts"]

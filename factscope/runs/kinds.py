@@ -1,0 +1,32 @@
+"""What a run folder holds, in a reader's words and not by the name of a class."""
+
+_WORDS = {
+    "AverageResult": "a trace of many facts",
+    "Bench": "a bench",
+    "Circuit": "a circuit",
+    "CircuitDiff": "a comparison of circuits",
+    "CircuitStudy": "a circuit",
+    "Edit": "an edit",
+    "EditReport": "the scores of an edit",
+    "EditScores": "the scores of an edit",
+    "EditStudy": "what an edit changed inside",
+    "LayerChoice": "a trial of layers",
+    "LayerStudy": "a trial of layers",
+    "LensResult": "a logit lens",
+    "Moments": "second moments",
+    "Profile": "several circuits averaged by layer",
+    "SequenceResult": "a sequence of edits",
+    "TaskReport": "a report of lm-eval",
+    "TraceResult": "a trace",
+    "TraceStudy": "a trace",
+}
+
+
+def named(kind: str) -> str:
+    """A kind of result with its article."""
+    return _WORDS.get(kind, f"{'an' if kind[:1] in 'AEIOU' else 'a'} {kind}")
+
+
+def shown_by(kind: str, folder: object) -> str:
+    """The end of a sentence about a result of another kind: the command that shows it, if there is one."""
+    return f"; trace show {folder} draws it" if kind in _WORDS and kind != "Moments" else ""

@@ -46,8 +46,7 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
             try:
                 with _remarks():
                     code = app(arguments, prog_name=name, standalone_mode=False)
-                if isinstance(code, int) and code:
-                    sys.exit(code)
+                sys.exit(code if isinstance(code, int) else 0)
             except USAGE as mistake:
                 raise UserError(_usage(mistake, name)) from None
             finally:

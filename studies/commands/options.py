@@ -33,7 +33,7 @@ PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)
 ASIDE = frozenset({"out", "light", "as_json", "device", "runs"})  # fields that do not change the result
 LISTS = frozenset({"sites", "methods", "layer", "by", "tasks"})  # texts that name several things, with commas
 LEAST = {"limit": 1, "batch": 1, "samples": 1, "window": 1, "edges": 1, "every": 1, "tokens": 1, "seed": 0,
-         "threshold": 0, "certify": 0, "shots": 0, "words": 0, "speech": 0, "nulls": 0, "value_nulls": 0, "again": 0,
+         "threshold": 0, "certify": 0, "nulls": 0, "value_nulls": 0, "again": 0,
          "neighbours": 0}  # fmt: skip
 CONFIG = "config.yaml"  # in a run folder: the options that made it
 

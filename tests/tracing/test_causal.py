@@ -177,8 +177,13 @@ def test_effects_are_positive_where_restoring_helps_in_every_metric(toy: Any, na
     result = trace(toy, _town(toy), Config(sites=("resid",), metric=name))
     assert result.total_effect > 0
     assert result.grid("resid").effect[-1, -1] == pytest.approx(result.total_effect, rel=1e-4)
+
+
+def test_fewer_swapped_subjects_than_were_asked_for_are_told(toy: Any) -> None:
+    result = trace(toy, _town(toy), Config(sites=("resid",), samples=4))
     fewer = replace(result, settings=result.settings | {"corruption": "swap", "samples": 10})
     assert "Only 4 other subjects fit, of the 10 samples asked for" in doubts(fewer)
+    assert not any("other subjects fit" in doubt for doubt in doubts(result))
 
 
 def test_metrics_on_paper() -> None:

@@ -86,7 +86,7 @@ def test_command_lines_are_found_where_they_stand() -> None:
     assert {"README.md", "docs/circuits.md", "docs/tutorial.md", "docs/howto.md"} <= pages
     with pytest.raises(Exception, match="No such option"):
         parse(["trace", "x", "--nonsense"])
-    with pytest.raises(Exception, match="integer"):
+    with pytest.raises(Exception, match="not a whole number"):
         parse(["edit", "apply", "x", "--limit", "many"])
 
 

@@ -404,7 +404,7 @@ def test_the_page_opens_and_its_slider_moves(whole, tmp_path):
 
 def test_a_page_can_be_made_of_one_edit(run, tmp_path):
     html = page_html(page(run(tmp_path, Config(), 1)), light=True)
-    assert "1 facts edited" in html
+    assert "1 fact edited" in html
 
 
 # ---- the command ----

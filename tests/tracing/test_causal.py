@@ -179,6 +179,20 @@ def test_effects_are_positive_where_restoring_helps_in_every_metric(toy: Any, na
     assert result.grid("resid").effect[-1, -1] == pytest.approx(result.total_effect, rel=1e-4)
 
 
+def test_the_noise_follows_the_embeddings_that_there_are(tiny: Any) -> None:
+    model = tiny("llama")
+    before = corrupt.embedding_deviation(model)
+    assert corrupt.embedding_deviation(model) == before
+    with torch.no_grad():
+        for weight in model.embed.parameters():
+            weight.mul_(2.0)
+    assert corrupt.embedding_deviation(model) == pytest.approx(2 * before, rel=1e-5)
+    with torch.no_grad():
+        for weight in model.embed.parameters():
+            weight.div_(2.0)
+    assert corrupt.embedding_deviation(model) == pytest.approx(before, rel=1e-5)
+
+
 def test_fewer_swapped_subjects_than_were_asked_for_are_told(toy: Any) -> None:
     result = trace(toy, _town(toy), Config(sites=("resid",), samples=4))
     fewer = replace(result, settings=result.settings | {"corruption": "swap", "samples": 10})

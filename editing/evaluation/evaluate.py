@@ -104,7 +104,9 @@ def evaluate(
     usual = "together" if facts is not None else "sequence" if any(edit.below for edit in edits) else "single"
     how = protocol_of(protocol or usual)
     if facts is not None and how.order != "together":
-        raise EditError(f"other facts are asked of all edits at once, and the protocol {how.name} is {how.order}")
+        raise EditError(
+            f"other facts are asked of all edits together, not of each in {how.name!r}: leave the order out"
+        )
     groups = [requests_of(facts)] if facts is not None else [edit.requests for edit in edits]
     own = [questions(model, map(Case.of, group), start) for group in groups]
     asked = Asked.of(model, [one for some in own for one in some], how, start)

@@ -195,6 +195,9 @@ def test_evaluate_reads_a_saved_edit_by_another_protocol_and_on_other_facts(edit
     scores = read(json.loads(out.stdout))
     assert scores["ES", "after"]["n"] == 2
     assert scores["unrelated, unchanged", "after"]["n"] > 1
+    out = edit("evaluate", "here", "--facts", TOY / "toy_town.json", "--order", "single")
+    assert out.exit_code == 2
+    assert "not of each in 'single': leave the order out" in out.stderr
 
 
 def test_layers_recommends_one_that_it_tried(edit):

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from factscope.errors import ModelError
 from factscope.model.hooks import hooks_left
 from factscope.model.load import load
 from factscope.model.weights import fingerprint
@@ -32,12 +33,20 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 _LOADED: dict[str, tuple[Any, str, list[str]]] = {}  # name -> model, its fingerprint, the library's own hooks
-_LENT: set[str] = set()  # the families that the test at hand has asked for
+_REFUSED: dict[str, ModelError] = {}  # families that load refuses
+_LENT: set[str] = set()  # the models that the test at hand has asked for
 
 
 def _kept(name: str, make: Callable[[], Any]) -> Any:
+    _LENT.add(name)
+    if name in _REFUSED:
+        raise _REFUSED[name]
     if name not in _LOADED:
-        model = make()
+        try:
+            model = make()
+        except ModelError as refusal:
+            _REFUSED[name] = refusal.with_traceback(None)
+            raise
         _LOADED[name] = (model, fingerprint(model), hooks_left(model))
     return _LOADED[name][0]
 
@@ -54,11 +63,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """family(name) gives the random model of one row of helpers/architectures.py, or the ModelError of loading it."""
     root = tmp_path_factory.mktemp("families")
 
-    def loaded(name: str) -> Any:
-        _LENT.add(f"family {name}")
-        return _kept(f"family {name}", lambda: load(str(save_family(name, root / name)), device="cpu"))
-
-    return loaded
+    return lambda name: _kept(f"family {name}", lambda: load(str(save_family(name, root / name)), device="cpu"))
 
 
 @pytest.fixture(scope="session")

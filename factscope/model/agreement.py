@@ -3,7 +3,7 @@
 A proof runs a few tokens and compares with what the model itself says, or plain transformers, and never with our own
 code. Whether logits are numbers, how far they are from the model's own, and how far is mere rounding, has one answer
 for all proofs. A model for which a proof fails, or breaks off in whatever way, is refused for that verb in one
-sentence.
+sentence. Only memory that runs out proves nothing, and logits that are not numbers may be an edit's, soon undone.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch import Tensor
 from factscope.errors import ModelError, UserError
 from factscope.model.bridge import architecture
 
-_PROVEN: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # by model, the verbs; what is refused is asked again
+_PROVEN: WeakKeyDictionary[Any, dict[str, str | None]] = WeakKeyDictionary()  # by model and verb, the refusal if any
 
 
 @torch.no_grad()
@@ -25,19 +25,19 @@ def require(model: Any, verb: str, prove: Callable[[], None]) -> None:
 
     `verb` reads in a sentence, as in "cannot be traced"; `prove` raises whatever it likes.
     """
-    known = _PROVEN.setdefault(model, set())
-    if verb in known:
-        return
-    try:
-        prove()
-    except UserError:
-        raise
-    except Exception as trouble:
-        words = " ".join(str(trouble).split())[:200]
-        raise ModelError(
-            f"this model ({architecture(model)}) cannot be {verb} exactly: {type(trouble).__name__}: {words}"
-        ) from trouble
-    known.add(verb)
+    known = _PROVEN.setdefault(model, {})
+    if verb not in known:
+        try:
+            prove()
+        except (UserError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as trouble:
+            words = f"{type(trouble).__name__}: {' '.join(str(trouble).split())[:200]}"
+            known[verb] = f"this model ({architecture(model)}) cannot be {verb} exactly: {words}"
+            raise ModelError(known[verb]) from trouble
+        known[verb] = None
+    if refusal := known[verb]:
+        raise ModelError(refusal)
 
 
 def finite(logits: Tensor) -> Tensor:

@@ -19,6 +19,11 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.typechecked import check_shapes
+
+check_shapes()  # before anything of ours is imported
+# ruff: noqa: E402
+
 from factscope.errors import ModelError
 from factscope.model.hooks import hooks_left
 from factscope.model.load import load

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
-from factscope.data.shipped import find_fact
+from factscope.data.shipped import find_fact, relations
 from factscope.errors import PromptError, TokenMismatch
 from factscope.model.bridge import Bridge, device
 from factscope.model.hooks import Patch, record
@@ -152,8 +152,8 @@ def embedding_deviation(model: Bridge) -> float:
 
 
 def _embedding_deviation(model: Bridge) -> float:
-    tokenizer = model.tokenizer
-    ids = [i for fact in load_facts() for i in tokenizer(fact.subject, add_special_tokens=False)["input_ids"]]
+    subjects = [entry.subject for relation in relations().values() for entry in relation.entries]
+    ids = [i for row in model.tokenizer(subjects, add_special_tokens=False)["input_ids"] for i in row]
     longest = int(getattr(model.cfg, "n_ctx", 0) or 512)
     values = []
     with torch.no_grad():

@@ -112,9 +112,9 @@ class Relation:
         The foil is an answer of another entry that is not true of this one. The neighbours are other subjects, those
         with the same answer first (as in CounterFact), and never one whose answer is the foil.
         """
-        true = (entry.answer, *entry.aliases)
+        true = {answer.casefold() for answer in (entry.answer, *entry.aliases)}
         draw = int.from_bytes(hashlib.sha256(f"{self.name}/{slug(entry.subject)}".encode()).digest()[:8])
-        wrong = [answer for answer in self.answers if not same_text(answer, true)]
+        wrong = [answer for answer in self.answers if answer.casefold() not in true]
         foil = entry.foil or (wrong[draw % len(wrong)] if wrong else None)
         others = [other for other in self.entries if other is not entry and other.answer != foil]
         alike = rotate([other for other in others if other.answer == entry.answer], draw)

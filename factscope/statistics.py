@@ -4,6 +4,9 @@ One rule for every table: a *share* (a mean of numbers from 0 to 1, each a count
 any other *mean* the BCa bootstrap over facts, from `ENOUGH` facts on; below that a bootstrap draws the same few numbers
 again and again and is far too narrow, so there is no interval (NaN), and tables say so. Facts that are all alike tell a
 bootstrap nothing either: no interval, and not one of no width. All intervals are of 95 %.
+
+Facts of one subject are not independent. `groups` names what each fact belongs to: a bootstrap draws whole groups, and
+Wilson's interval counts groups instead of facts, as if each said one thing: a little wide, never narrow.
 """
 
 import math
@@ -19,29 +22,31 @@ ENOUGH = 5  # facts, for a bootstrap
 RESAMPLES = 2000
 NO_INTERVAL = (math.nan, math.nan)
 INTERVALS = (
-    f"95 % intervals: Wilson's for a share, else the BCa bootstrap over facts; a mean of under {ENOUGH} facts, or of "
-    "facts that are all alike, has none"
+    f"95 % intervals: Wilson's for a share, else the BCa bootstrap over facts; those of one subject count as one. A "
+    f"mean of under {ENOUGH} subjects, or of facts that are all alike, has none"
 )
 _NORMAL = NormalDist()
 _TAILS = (0.025, 0.975)
 
 
-def interval(values: Sequence[float], unit: str, seed: int = 0) -> tuple[float, float]:
+def interval(values: Sequence[float], unit: str, seed: int = 0, groups: Sequence[str] = ()) -> tuple[float, float]:
     """The 95 % interval of the mean of one number per fact: Wilson where the unit is "share", else BCa."""
-    return wilson(values) if unit == "share" else bca(np.asarray(values, dtype=float)[None], seed=seed)
+    if unit == "share":
+        return wilson(values, groups)
+    return bca(np.asarray(values, dtype=float)[None], seed=seed, groups=groups)
 
 
 def interval_in_words(low: float, high: float, facts: int) -> str:
     """An interval as a table of text shows it, or why there is none."""
     if low == low:
         return f"{low:.3f} to {high:.3f}"
-    return f"under {ENOUGH} facts" if facts < ENOUGH else "all alike"
+    return f"under {ENOUGH} facts" if facts < ENOUGH else "all alike, or of few subjects"
 
 
-def wilson(values: Sequence[float]) -> tuple[float, float]:
+def wilson(values: Sequence[float], groups: Sequence[str] = ()) -> tuple[float, float]:
     """Interval of a share (Wilson 1927); for fractions within facts it is a little wide, never narrow."""
-    n, z = len(values), 1.96
-    p = sum(values) / n
+    n, z = len(set(groups)) or len(values), 1.96
+    p = sum(values) / len(values)
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
@@ -62,25 +67,31 @@ def _first(means: np.ndarray) -> np.ndarray:
 
 
 def bca(
-    values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] = _first, *, seed: int = 0
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray] = _first,
+    *,
+    seed: int = 0,
+    groups: Sequence[str] = (),
 ) -> tuple[float, float]:
     """Bias-corrected and accelerated bootstrap interval (Efron 1987) of a statistic of means over facts.
 
     Args:
         values: [quantity fact]; every resample draws the same facts for all quantities.
         statistic: from means [quantity draw] to numbers [draw]; by default the first quantity's mean.
+        groups: what each fact belongs to; without it every fact is its own.
 
-    NaN below `ENOUGH` facts, and where all facts are alike.
+    NaN below `ENOUGH` groups, and where all facts are alike.
     """
-    n = values.shape[1]
+    sums, counts = _by_group(values, groups)
+    n = len(counts)
     if n < ENOUGH or not np.ptp(values, axis=1).any():
         return NO_INTERVAL
     whole = float(statistic(values.mean(1)[:, None])[0])
     drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    draws = statistic(values[:, drawn].mean(-1))
+    draws = statistic(sums[:, drawn].sum(-1) / counts[drawn].sum(-1))
     below = ((draws < whole).sum() + 0.5 * (draws == whole).sum()) / RESAMPLES  # ties, as of shares, count half
     bias = _NORMAL.inv_cdf(float(np.clip(below, 0.5 / RESAMPLES, 1 - 0.5 / RESAMPLES)))
-    without = statistic((values.sum(1, keepdims=True) - values) / (n - 1))  # the jackknife: each fact left out once
+    without = statistic((sums.sum(1, keepdims=True) - sums) / (counts.sum() - counts))  # each group left out once
     spread = without.mean() - without
     cubes, squares = float((spread**3).sum()), float((spread**2).sum())
     skew = cubes / (6 * squares**1.5) if squares > 0 else 0.0
@@ -134,6 +145,16 @@ def _members(groups: Sequence[str], facts: int) -> np.ndarray:
     """Which facts [group, fact] belong to which group, in the order of first appearance."""
     names = list(dict.fromkeys(groups)) if groups else range(facts)
     return np.array([[float(own == name) for own in (groups or range(facts))] for name in names])
+
+
+def _by_group(values: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sums [quantity group] of values [quantity fact], and how many facts each group has."""
+    if not groups:
+        return values, np.ones(values.shape[1])
+    place = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    own = np.array([place[name] for name in groups])
+    sums = np.stack([np.bincount(own, weights=row, minlength=len(place)) for row in values])
+    return sums, np.bincount(own).astype(float)
 
 
 def shares_of_best(scores: np.ndarray) -> np.ndarray:

@@ -57,6 +57,7 @@ class Row:
     before: Reading
     after: Reading | None = None
     final: Reading | None = None
+    subject: str = ""  # what the case is about
 
     @classmethod
     def upgraded(cls, body: dict[str, Any]) -> dict[str, Any]:
@@ -109,8 +110,9 @@ def asked_of(model: Bridge, case: Case, start: str) -> list[TokenizedQuestion]:
             words = [question.target] if question.other is None else [question.target, question.other]
             pairs = tuple(Pair(*tokenized(model, question.prompt, word, start)) for word in words)
             row = Row(
-                case.id, number, kind, trial.label, trial.need, question.prompt, question.target, question.other, BLANK
-            )
+                case.id, number, kind, trial.label, trial.need, question.prompt, question.target, question.other, BLANK,
+                subject=case.about,
+            )  # fmt: skip
             out.append(TokenizedQuestion(row, question, pairs))
     return out
 

@@ -1,7 +1,8 @@
 """The table of an evaluation: every metric averaged over cases, with its interval.
 
 One table serves the report of an edit, a sequence, a bench and what stands beside a circuit's diff. Every case weighs
-the same however many questions it has; intervals are as `factscope.statistics` says. A metric has a line where its
+the same however many questions it has; intervals are as `factscope.statistics` says, in which cases about one subject
+count as one. A metric has a line where its
 scorer is the protocol's and some case has a value of it that is a number.
 """
 
@@ -61,23 +62,28 @@ def table(
     times = [when for when in TIMES if any(getattr(row, when) is not None for row in rows)]
     for when in times:
         cases = records(rows, speeches, protocol, when)
+        groups = [case.rows[0].subject or f"case {case.rows[0].case}" for case in cases]
         kept: dict[str, list[float | None]] = {}
         for name, one in METRICS.items():
             if protocol.scorer not in one.scorers:
                 continue
             kept[name] = [one.measure(case) for case in cases]
-            values = [value for value in kept[name] if value is not None and not math.isnan(value)]
-            if values:
-                mean = float(np.mean(values))
-                out.append(Score(method, name, when, one.unit, len(values), mean, *interval(values, one.unit, seed)))
-        three = [kept[name] for name in ("ES", "PS", "NS")]
-        whole = [triple for triple in zip(*three, strict=True) if None not in triple]
+            known = [(v, g) for v, g in zip(kept[name], groups, strict=True) if v is not None and not math.isnan(v)]
+            if known:
+                values, own = zip(*known, strict=True)
+                ends = interval(values, one.unit, seed, own)
+                out.append(Score(method, name, when, one.unit, len(values), float(np.mean(values)), *ends))
+        three = zip(*(kept[name] for name in ("ES", "PS", "NS")), groups, strict=True)
+        whole = [each for each in three if None not in each]
         if whole:
-            sets = np.array(whole, dtype=float).T
+            *triples, own = zip(*whole, strict=True)
+            sets = np.array(triples, dtype=float)
             value = float(harmonic(sets.mean(1)[:, None])[0])
-            low, high = bca(sets, harmonic, seed=seed)
-            if len(whole) >= ENOUGH and math.isnan(low):  # all alike: of each share's own ends, wide rather than narrow
-                low, high = harmonic(np.array([wilson(share) for share in sets.tolist()])).tolist()
+            low, high = bca(sets, harmonic, seed=seed, groups=own)
+            if len(set(own)) >= ENOUGH and math.isnan(
+                low
+            ):  # all alike: of each share's own ends, wide rather than narrow
+                low, high = harmonic(np.array([wilson(share, own) for share in sets.tolist()])).tolist()
             out.append(Score(method, "S", when, "share", len(whole), value, low, high))
     return tuple(out)
 

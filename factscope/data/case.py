@@ -74,6 +74,7 @@ class Case:
     snippets: str = ""  # names the texts that a generation is compared with: relation/new object
     left_out: tuple[str, ...] = ()  # questions of the record that cannot be asked, and why
     untargeted: tuple[Fact, ...] = ()  # whose new answer the source leaves empty: to trace, or to edit to the true one
+    subject: str = ""  # of a case without requests
 
     @classmethod
     def of(cls, request: EditRequest) -> "Case":
@@ -88,7 +89,13 @@ class Case:
             "",
             (),
             (QuestionGroup("unrelated", "", (Question(fact.prompt, ((fact.answer, *fact.aliases),)),)),),
+            subject=fact.subject,
         )
+
+    @property
+    def about(self) -> str:
+        """The subject, of the first request; cases about the same are not independent."""
+        return self.requests[0].subject if self.requests else self.subject
 
     @property
     def trials(self) -> tuple[QuestionGroup, ...]:

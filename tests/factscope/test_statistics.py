@@ -35,8 +35,30 @@ def test_a_mean_of_few_facts_has_no_interval_and_words_say_so():
     assert interval_in_words(low, high, ENOUGH - 1) == "under 5 facts"
     alike = interval([1.0] * ENOUGH, "nats")
     assert math.isnan(alike[0])  # and not from 1 to 1
-    assert interval_in_words(*alike, ENOUGH) == "all alike"
+    assert interval_in_words(*alike, ENOUGH) == "all alike, or of few subjects"
     assert interval_in_words(0.25, 0.5, ENOUGH) == "0.250 to 0.500"
+
+
+def test_facts_of_one_subject_count_as_one():
+    """Twenty facts of two subjects are two observations: as wide as two, and too few for a bootstrap."""
+    values, two = [1.0] * 10 + [0.0] * 10, ["a"] * 10 + ["b"] * 10
+    assert wilson(values, two) == wilson([1.0, 0.0])
+    assert math.isnan(bca(np.array([values]), groups=two)[0])
+    rng = np.random.default_rng(3)
+    once = rng.normal(size=30)
+    names = [str(number) for number in range(30)]
+    repeated = bca(np.repeat(once, 7)[None], groups=[name for name in names for _ in range(7)])
+    assert repeated == pytest.approx(bca(once[None]))
+    assert bca(once[None], groups=names) == bca(once[None])
+    low, high = bca(np.repeat(once, 7)[None])
+    assert (high - low) * 2 < repeated[1] - repeated[0]  # as if there were seven times as many: 1 / sqrt(7)
+
+
+def test_groups_of_unequal_size_weigh_by_their_facts():
+    values = np.array([[1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]])
+    groups = ["a", "a", "a", "b", "c", "d", "e"]
+    low, high = bca(values, groups=groups)
+    assert low <= 4 / 7 <= high
 
 
 def test_a_bootstrap_moves_and_scales_with_the_values():

@@ -318,6 +318,16 @@ def test_cases_weigh_the_same_and_the_interval_is_over_cases():
     assert (one.low, one.high) == wilson([0.0, 1.0])
 
 
+def test_cases_about_one_subject_are_one_observation():
+    """Ten cases of two subjects have the interval of two; without a subject every case is its own."""
+    rows = [row("rewrite", reading(right=float(number < 5)), case=str(number)) for number in range(10)]
+    about = [replace(each, subject="AB"[number < 5]) for number, each in enumerate(rows)]
+    for some, like in ((about, [0.0, 1.0]), (rows, [0.0, 1.0] * 5)):
+        (one,) = [s for s in table("m", some, STRICT) if s.metric == "reliability" and s.when == "after"]
+        assert (one.n, one.value) == (10, 0.5)
+        assert (one.low, one.high) == wilson(like)
+
+
 def test_how_edits_fail():
     assert kind_of("", "Oslo", "Lisbon") == "meaningless"
     assert kind_of("the the the the the", "Oslo", "Lisbon") == "meaningless"

@@ -15,9 +15,11 @@ them. Collecting is resumable: every piece of text and the sums after it are on 
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ from factscope.progress import progress
 from factscope.runs import store
 
 SELF = "self"
-TAKEN = "give self, a text file, a folder of .txt files, or a Hugging Face data set (owner/name)"
+TAKEN = "give self, a text file, a folder of .txt files, or a Hugging Face data set (owner/name or owner/name@COMMIT)"
 NAMED = "content.sha256"  # in a folder of the user's: what its moments are of
 PER_DIMENSION = 16  # tokens by default, for each dimension of a key
 ATTEMPTS = 20  # at a piece of text
@@ -152,8 +154,13 @@ def collect(
 
 
 def content_of(source: str) -> str:
-    """What names a text: SHA-256 of the file, or of the folder's files; "self" and data sets are their own names."""
-    return content(files) if (files := _files(source)) else source
+    """What names a text: SHA-256 of the file, or of the folder's files; a data set's name and commit; "self" itself.
+
+    Raises EditError as `texts` does.
+    """
+    if source == SELF:
+        return source
+    return content(files) if (files := _files(source)) else "@".join(_commit(source))
 
 
 def _check_own(folder: Path, named: str, same: bool | None) -> None:
@@ -362,8 +369,7 @@ def texts(source: str) -> Iterator[str]:
         yield from (part for part in file.read_text(encoding="utf-8", errors="replace").split("\n\n") if part.strip())
     if files:
         return
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise EditError(f"there is no text at {source}: {TAKEN}")
+    name, commit = _commit(source)
     try:
         import datasets
     except ImportError as trouble:
@@ -371,11 +377,32 @@ def texts(source: str) -> Iterator[str]:
             f"reading {source} from Hugging Face needs the package datasets: pip install datasets"
         ) from trouble
     try:
-        yield from (row["text"] for row in datasets.load_dataset(source, split="train", streaming=True) if row["text"])
+        rows = datasets.load_dataset(name, revision=commit, split="train", streaming=True)
+        yield from (row["text"] for row in rows if row["text"])
     except KeyError as trouble:
         raise EditError(f"{source} has no column named text") from trouble
     except Exception as trouble:
         raise EditError(f"{source} could not be read from Hugging Face: {str(trouble)[:200]}") from trouble
+
+
+@cache
+def _commit(source: str) -> tuple[str, str]:
+    """A data set's name and the commit that is read: what `owner/name` is today, or the one named behind an @."""
+    name, _, asked = source.partition("@")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise EditError(f"there is no text at {source}: {TAKEN}")
+    if re.fullmatch("[0-9a-f]{40}", asked):
+        return name, asked
+    from huggingface_hub import HfApi
+
+    try:
+        return name, str(HfApi().dataset_info(name, revision=asked or None).sha)
+    except Exception as trouble:  # the hub, the network and an offline setting each raise their own
+        why = " ".join(str(trouble).split())[:200]
+        raise EditError(
+            f"Hugging Face could not be asked which commit of the data set {source} to read: {why}. Without a network, "
+            f"name one that was read before: {name}@COMMIT, of 40 digits"
+        ) from trouble
 
 
 def _files(source: str) -> list[Path]:

@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -336,6 +338,37 @@ def test_moments_of_a_text_file_and_what_is_refused(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(EditError, match=r"no \.txt file"):
         moments.collect(model, [0], moments.Config(str(tmp_path / "empty")), folder=tmp_path / "e", shown=False)
+
+
+def test_a_data_set_is_the_commit_that_it_was_and_not_its_name(monkeypatch):
+    """The hub is played: its data set moves on, and a commit that is named is neither asked for nor exchanged."""
+    read, commits = [], iter(["a" * 40, "b" * 40])
+
+    class Hub:
+        def dataset_info(self, name, revision=None):
+            assert name == "owner/texts"
+            if revision == "gone":
+                raise ValueError("no such\nrevision")
+            return SimpleNamespace(sha=next(commits))
+
+    def load_dataset(name, revision, **_):
+        read.append((name, revision))
+        return [{"text": "one two"}, {"text": ""}]
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    moments._commit.cache_clear()
+    assert moments.content_of("owner/texts") == "owner/texts@" + "a" * 40
+    assert list(moments.texts("owner/texts")) == ["one two"]
+    moments._commit.cache_clear()  # as another process, on another day
+    assert moments.content_of("owner/texts") == "owner/texts@" + "b" * 40
+    named = "owner/texts@" + "c" * 40
+    assert moments.content_of(named) == named
+    assert list(moments.texts(named)) == ["one two"]
+    assert read == [("owner/texts", "a" * 40), ("owner/texts", "c" * 40)]
+    with pytest.raises(EditError, match="which commit of the data set owner/texts@gone to read: no such revision"):
+        moments.content_of("owner/texts@gone")
+    moments._commit.cache_clear()
 
 
 def test_start_ids_are_the_models_own_unless_none(tiny):

@@ -14,7 +14,7 @@ import torch
 
 from editing import compute as computing
 from editing.contexts import contexts
-from editing.methods.rome import Config as Rome
+from editing.methods.closed_form.rome import Config as Rome
 from editing.requests import RequestPrompts, essence_prompt, known, target_prompts
 from editing.solve import moments, values
 from editing.solve.closed_form import KeyMetric, solve

@@ -1,7 +1,7 @@
 """An editing method as a value: what it is called, what it needs, where it writes, and the function that runs it.
 
 A method's file holds a `Config`, the function, and one `METHOD = MethodSpec(...)`. Methods are found by listing the
-folder `editing/methods` and the entry-point group `factscope.methods`, and imported only when chosen: `method("rome")`.
+rooms of `editing/methods` and the entry-point group `factscope.methods`, and imported when chosen: `method("rome")`.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """What is chosen by name: the files of one folder, and what other installed packages offer under an entry-point group.
 
-A file or a package is found by listing and imported only when it is chosen. Another package offers a value by
+A file is found by listing and imported only when it is chosen; folders in the folder are rooms, whose files are listed
+too. Another package offers a value by
 
     [project.entry-points."factscope.methods"]
     my_method = "my_package.my_module:METHOD"
@@ -27,7 +28,13 @@ def key(name: str) -> str:
 
 def places(folder: ModuleType, group: str, attribute: str) -> dict[str, tuple[str, ...]]:
     """Where each name is offered, as "module:attribute"; nothing is imported."""
-    found = {one.name: (f"{folder.__name__}.{one.name}:{attribute}",) for one in pkgutil.iter_modules(folder.__path__)}
+    rooms = {""} | {f"{one.name}." for one in pkgutil.iter_modules(folder.__path__) if one.ispkg}
+    found = {
+        one.name: (f"{folder.__name__}.{room}{one.name}:{attribute}",)
+        for room in sorted(rooms)
+        for one in pkgutil.iter_modules([f"{path}/{room.rstrip('.')}" for path in folder.__path__])
+        if not one.ispkg
+    }
     for point in sorted(entry_points(group=group), key=lambda point: point.value):
         before = found.get(key(point.name), ())
         if point.value not in before:

@@ -1,1 +1,1 @@
-"""The editing methods, one file for each; found by listing this folder and imported only when chosen."""
+"""The editing methods, one file for each in rooms by kind; found by listing them and imported only when chosen."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editing.methods.alphaedit import null_space
+from editing.methods.closed_form.alphaedit import null_space
 from editing.solve.closed_form import FAINT, KeyMetric, cholesky, solve
 from factscope.errors import EditError
 

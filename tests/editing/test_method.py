@@ -39,7 +39,7 @@ def test_a_name_that_is_offered_twice_is_refused_and_both_are_named(installed, n
     installed("example", f"[factscope.methods]\n{name} = helpers.example_method:METHOD\n")
     installed("other", f"[factscope.methods]\n{name} = other_package:METHOD\n")
     assert method_names().count(name) == 1
-    first = "editing.methods.rome:METHOD" if name == "rome" else "helpers.example_method:METHOD"
+    first = "editing.methods.closed_form.rome:METHOD" if name == "rome" else "helpers.example_method:METHOD"
     with pytest.raises(EditError, match=f"{name}' is offered more than once, by {first} and by .*other_package:METHOD"):
         method(name)
     assert method("memit").name == "memit"

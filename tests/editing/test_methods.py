@@ -9,7 +9,7 @@ import torch
 from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, in_place
-from editing.methods import ft_m
+from editing.methods.fine_tuning import ft_m
 from editing.requests import RequestPrompts, target_prompts
 from editing.solve.values import Descent, find_keys, find_values, read_subjects
 from factscope.data.fact import Fact, Neighbour
@@ -197,7 +197,7 @@ def test_alphaedit_writes_in_quiet_directions_only(tiny):
     edit = computing.compute(
         "alphaedit", model, FACTS, settings("alphaedit"), moments=moment, contexts=CONTEXTS, shown=False
     )
-    from editing.methods.alphaedit import null_space
+    from editing.methods.closed_form.alphaedit import null_space
 
     for delta, layer in zip(edit.deltas, (0, 1), strict=True):
         null = null_space(moment.of(layer), 0.2)
@@ -234,7 +234,7 @@ def test_ft_l_is_ft_m_for_targets_of_one_token_and_not_for_longer_ones(tiny, mon
 
 
 def test_ft_l_and_ft_m_ask_the_same_of_one_token_and_not_of_two():
-    from editing.methods.ft_l import last_position
+    from editing.methods.fine_tuning.ft_l import last_position
 
     assert last_position(5, [7]) == ft_m.every_token(5, [7])
     assert last_position(5, [7, 8]) == ([5, 5], [7, 8])

@@ -13,7 +13,7 @@ from editing.evaluation.protocol import PROTOCOLS, SCORERS, differences, protoco
 from editing.evaluation.read import Reading, Row, Speech, asked_of, check_together, holds, listen, readings
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import harmonic, table
-from editing.methods import ike
+from editing.methods.in_context import ike
 from factscope.data.case import Case, Question, QuestionGroup
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest

@@ -12,7 +12,7 @@ When not to use it: as ROME, for many facts at once.
 from dataclasses import dataclass
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.methods import rome
+from editing.methods.closed_form import rome
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.methods.memit import leverage
+from editing.methods.closed_form.memit import leverage
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys

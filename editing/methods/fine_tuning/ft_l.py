@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.methods import ft_m
+from editing.methods.fine_tuning import ft_m
 
 
 @dataclass(frozen=True)

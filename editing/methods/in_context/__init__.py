@@ -1,0 +1,1 @@
+"""Methods that change no weight: a text before every question."""

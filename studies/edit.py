@@ -67,7 +67,7 @@ def moments_at(
     model: Bridge, layers: Sequence[int], source: str, tokens: int | None, seed: int, start: str
 ) -> Moments | None:
     """Second moments, from the cache or collected now; None for "identity"."""
-    if source == "identity":
+    if source == second_moments.IDENTITY:
         return None
     return second_moments.collect(model, layers, second_moments.Config(source, tokens, seed=seed, start=start))
 

@@ -48,6 +48,7 @@ from factscope.progress import progress
 from factscope.runs import store
 
 SELF = "self"
+IDENTITY = "identity"  # no text: the identity stands in for second moments
 TAKEN = "give self, a text file, a folder of .txt files, or a Hugging Face data set (owner/name or owner/name@COMMIT)"
 NAMED = "content.sha256"  # in a folder of the user's: what its moments are of
 PER_DIMENSION = 16  # tokens by default, for each dimension of a key
@@ -154,11 +155,12 @@ def collect(
 
 
 def content_of(source: str) -> str:
-    """What names a text: SHA-256 of the file, or of the folder's files; a data set's name and commit; "self" itself.
+    """What names a text: SHA-256 of the file, or of the folder's files; a data set's name and commit; "self" and
+    "identity" themselves.
 
     Raises EditError as `texts` does.
     """
-    if source == SELF:
+    if source in (SELF, IDENTITY):
         return source
     return content(files) if (files := _files(source)) else "@".join(_commit(source))
 

@@ -138,6 +138,7 @@ def _edits(
             curve=output.curve,
             notes=(*output.notes, *notes),
             preface=output.preface,
+            memory=output.memory,
             run=run.ended(seconds[0]),
         )
         for own, output in zip(edited, outputs, strict=True)

@@ -71,6 +71,7 @@ class Edit:
     restraints: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     preface: str = ""  # of an in-context edit, which has no deltas: ends in a line break
+    memory: dict[str, Tensor] = field(default_factory=dict)  # what later edits read of this one, rows by name
     run: Run | None = None
     former: tuple[dict[str, Any], ...] = ()  # the facts of an edit of schema 1, of which its digest is
     digest: str = field(default="")
@@ -90,6 +91,8 @@ class Edit:
         for delta in self.deltas:
             for part in (delta.left, delta.right, delta.keep):
                 hashed.update(b"-" if part is None else part.reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, rows in sorted(self.memory.items()):  # without a memory, the hash is as it always was
+            hashed.update(name.encode() + rows.reshape(-1).view(torch.uint8).numpy().tobytes())
         return hashed.hexdigest()
 
     @property
@@ -173,6 +176,12 @@ def in_place(model: Bridge) -> tuple[Edit, ...]:
     """The edits that are committed, in order."""
     ledger = _LEDGERS.get(model)
     return tuple(ledger.edits) if ledger else ()
+
+
+def remembered(edits: Sequence[Edit], name: str) -> Tensor | None:
+    """What edits remember under `name`: the rows of the first, then those of the next; None where they have no such."""
+    rows = [edit.memory[name] for edit in edits if name in edit.memory]
+    return torch.cat(rows) if rows else None
 
 
 def base_of(model: Bridge, now: str | None = None) -> str:
@@ -318,6 +327,7 @@ def merged(edits: Sequence[Edit]) -> Edit:
         return edits[0]
     names = list(dict.fromkeys(delta.weight for edit in edits for delta in edit.deltas))
     deltas = tuple(_sum([d for edit in edits for d in edit.deltas if d.weight == name]) for name in names)
+    kept = dict.fromkeys(name for edit in edits for name in edit.memory)
     return replace(
         edits[0],
         method="+".join(dict.fromkeys(edit.method for edit in edits)),
@@ -330,6 +340,7 @@ def merged(edits: Sequence[Edit]) -> Edit:
         curve=None,
         restraints=tuple(name for edit in edits for name in edit.restraints),
         preface="".join(edit.preface for edit in edits),
+        memory={name: torch.cat([edit.memory[name] for edit in edits if name in edit.memory]) for name in kept},
         notes=(f"a stack of {len(edits)} edits: {', '.join(edit.name for edit in edits)}",),
         digest="",
     )

@@ -5,7 +5,7 @@ rooms of `editing/methods` and the entry-point group `factscope.methods`, and im
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -122,6 +122,7 @@ class MethodOutput:
     curve: torch.Tensor | None = None
     notes: tuple[str, ...] = ()
     preface: str = ""
+    memory: dict[str, torch.Tensor] = field(default_factory=dict)  # what later edits read of this one, rows by name
 
 
 @dataclass(frozen=True, eq=False)

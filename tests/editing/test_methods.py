@@ -49,7 +49,9 @@ def settings(name, layers=(0, 1)):
     if spec.in_context:
         return replace(config, demonstrations=0) if hasattr(config, "demonstrations") else config
     config = spec.at_layers(config, layers[-1:] if name == "emmet" or spec.layer_setting == "layer" else layers)
-    return replace(config, descent=SHORT) if hasattr(config, "descent") else replace(config, steps=6)
+    if hasattr(config, "descent"):
+        return replace(config, descent=SHORT)
+    return replace(config, steps=6) if hasattr(config, "steps") else config
 
 
 def target_loss(model, facts):

@@ -1,0 +1,221 @@
+"""UltraEdit: one pass forward and back instead of a search for values (Gu et al. 2025, arXiv 2505.14679).
+
+At each edited matrix and each position that predicts a target token stand its key h and the slope g of the loss with
+respect to what it writes. Both are standardised, coordinate by coordinate, by statistics over everything that this
+editor has met, (h^, g^), and a step down the slope is written by ridge regression without second moments:
+
+    V = -(strength / d_in) |h^|^2 g^            dW = H' (H H' + I)^-1 V          A = I and lambda = 1 in editing/solve
+
+The loss is the sum of -log p over target tokens, where the authors take the mean over a mini-batch: the slope of a
+token then depends on its own fact alone, so neither the order of facts nor how they are cut into passes matters. The
+size of the loss does not, either: g^ is free of its scale. An edit remembers the count, mean and squared deviations of
+its own rows; the next edit pools those of all edits in place with its own, so undoing an edit takes its share out.
+
+Convention: H [token, d_in], V [token, d_out]; `strength` is the authors' learning rate times d_in. Scope: the
+down-projections; the targets alone, in the bare prompt: no context is sampled and no subject is needed.
+
+When not to use it: for one fact that must be met. Nothing is solved for, the step is as long as `strength` says, and
+the statistics of the first fact are those of a handful of tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from editing.edit import in_place, remembered
+from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.requests import BARE, target_prompts
+from editing.solve.closed_form import KeyMetric, solve
+from editing.solve.layers import weight_name
+from factscope.errors import EditError
+from factscope.model.bridge import Bridge, device
+from factscope.model.forward.batched import padded
+from factscope.model.forward.partial import Frame
+from factscope.model.hooks import record
+from factscope.model.sites import Site
+from factscope.model.weights import live_weights
+
+CHUNK = 16  # facts of one pass: it decides how much memory is needed and nothing else
+
+
+@dataclass(frozen=True)
+class Config:
+    """The authors' models have other layers for each; `strength` is theirs at 4096 to 14336 key dimensions."""
+
+    layers: tuple[int, ...] = (20, 21, 22, 23, 24, 25, 26, 27)  # set by for_model: the last third but for the top
+    strength: float = 1e-2
+    pooled: bool = True  # one set of statistics for all matrices of a shape, as the authors; or one for each matrix
+
+    @classmethod
+    def for_model(cls, model: Bridge) -> "Config":
+        """From two thirds of the depth to fourteen fifteenths."""
+        count = int(model.cfg.n_layers)
+        first = min(2 * count // 3, count - 1)
+        return cls(layers=tuple(range(first, max(first + 1, 14 * count // 15))))
+
+
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
+    """One pass over all facts, then one solve a layer."""
+    return _written(inputs, config, _read(inputs, config))
+
+
+def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
+    """The same for every fact alone; they share the pass."""
+    found = _read(inputs, config)
+    return [_written(inputs, config, found.of(fact)) for fact in range(len(inputs.requests))]
+
+
+# ---- statistics ----
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Count, mean and summed squared deviation of rows, coordinate by coordinate, in float64."""
+
+    count: float
+    mean: Float[Tensor, " d"]
+    squares: Float[Tensor, " d"]
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "row d"]) -> "Statistics":
+        """Of these rows, in two passes."""
+        rows = rows.double()
+        mean = rows.mean(0)
+        return cls(float(len(rows)), mean, (rows - mean).square().sum(0))
+
+    def joined(self, other: "Statistics") -> "Statistics":
+        """Of the rows of both together (Chan, Golub and LeVeque 1979)."""
+        count, apart = self.count + other.count, other.mean - self.mean
+        mean = self.mean + apart * (other.count / count)
+        return Statistics(
+            count, mean, self.squares + other.squares + apart.square() * (self.count * other.count / count)
+        )
+
+    def standardised(self, rows: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
+        """The rows less the mean, over the standard deviation; 0 in a coordinate that never varied."""
+        spread = (self.squares / self.count).sqrt()
+        return torch.where(spread > 0, (rows - self.mean) / spread.clamp_min(torch.finfo(spread.dtype).tiny), 0.0)
+
+    def row(self) -> Float[Tensor, "1 numbers"]:
+        """As an edit remembers them."""
+        return torch.cat([self.mean.new_tensor([self.count]), self.mean, self.squares])[None]
+
+    @classmethod
+    def from_row(cls, row: Float[Tensor, " numbers"]) -> "Statistics":
+        """Read back."""
+        mean, squares = row[1:].chunk(2)
+        return cls(float(row[0]), mean, squares)
+
+
+# ---- the pass ----
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Keys, and slopes of the loss with respect to what is written, at the positions that predict target tokens."""
+
+    keys: dict[int, Float[Tensor, "token d_in"]]  # by layer, float64
+    slopes: dict[int, Float[Tensor, "token d_out"]]
+    fact: Int[Tensor, " token"]
+    losses: Float[Tensor, " fact"]  # nats per token
+
+    def of(self, fact: int) -> "Slopes":
+        """One fact's alone."""
+        own = self.fact == fact
+        return Slopes(
+            {layer: rows[own] for layer, rows in self.keys.items()},
+            {layer: rows[own] for layer, rows in self.slopes.items()},
+            self.fact[own],
+            self.losses[fact : fact + 1],
+        )
+
+
+def _read(inputs: MethodInputs, config: Config) -> Slopes:
+    """All facts, `CHUNK` in one pass."""
+    count = len(inputs.requests)
+    parts = [_pass(inputs, config.layers, range(i, min(i + CHUNK, count))) for i in range(0, count, CHUNK)]
+    found = Slopes(
+        {layer: torch.cat([part.keys[layer] for part in parts]) for layer in config.layers},
+        {layer: torch.cat([part.slopes[layer] for part in parts]) for layer in config.layers},
+        torch.cat([part.fact for part in parts]),
+        torch.cat([part.losses for part in parts]),
+    )
+    if not all(bool(torch.isfinite(rows).all()) for rows in (*found.keys.values(), *found.slopes.values())):
+        raise EditError("a slope of the loss is not finite; nothing was changed. Use float32")
+    if inputs.on_step is not None:
+        inputs.on_step(0, found.losses, (-found.losses).exp())
+    return found
+
+
+def _pass(inputs: MethodInputs, layers: Sequence[int], facts: range) -> Slopes:
+    model, bottom = inputs.model, min(layers)
+    prompts = [target_prompts(model, inputs.requests[fact], BARE, inputs.start)[0] for fact in facts]
+    ids = padded([(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in prompts]).to(device(model))
+    frame, entry = Frame.of(model, ids), Site("resid_pre", bottom)
+    with torch.no_grad(), record(model, [entry]) as below:
+        model(ids, use_cache=False, **({"stop_at_layer": bottom + 1} if bottom + 1 < model.cfg.n_layers else {}))
+    row = torch.tensor([r for r, prompt in enumerate(prompts) for _ in prompt.answer_ids])
+    column = torch.tensor([len(prompt.tokens) - 1 + t for prompt in prompts for t, _ in enumerate(prompt.answer_ids)])
+    token = torch.tensor([t for prompt in prompts for t in prompt.answer_ids])
+    sites = [Site(kind, layer) for layer in layers for kind in ("mlp_hidden", "mlp_write")]
+    with torch.enable_grad(), record(model, sites, grad=True) as seen:
+        out = frame.blocks(below[entry].requires_grad_(), bottom)
+        logp = frame.logits(out[row, column]).float().log_softmax(-1)
+        picked = logp.gather(1, token.to(logp.device)[:, None])[:, 0]
+        slopes = torch.autograd.grad(-picked.sum(), [seen[Site("mlp_write", layer)] for layer in layers])
+    losses = torch.zeros(len(facts)).index_add(0, row, -picked.detach().cpu()) / torch.bincount(row)
+    at = lambda tensor: tensor.detach()[row, column].double().cpu()  # noqa: E731
+    keys = {layer: at(seen[Site("mlp_hidden", layer)]) for layer in layers}
+    return Slopes(keys, {layer: at(slope) for layer, slope in zip(layers, slopes, strict=True)}, row + facts[0], losses)
+
+
+# ---- the change ----
+
+
+def _written(inputs: MethodInputs, config: Config, found: Slopes) -> MethodOutput:
+    rows = {layer: torch.cat([found.keys[layer], found.slopes[layer]], 1) for layer in config.layers}
+    names = {layer: _memory(layer, rows[layer].shape[1], config.pooled) for layer in config.layers}
+    memory, known = {}, {}
+    for name in dict.fromkeys(names.values()):
+        own = Statistics.of(torch.cat([rows[layer] for layer in config.layers if names[layer] == name]))
+        memory[name], known[name] = own.row(), own
+        earlier = remembered(in_place(inputs.model), name)
+        for row in () if earlier is None else earlier:
+            known[name] = known[name].joined(Statistics.from_row(row))
+        if known[name].count < 2:
+            raise EditError("one target token has no spread to be standardised by: give at least two target tokens")
+    weights, deltas, reports = live_weights(inputs.model), [], []
+    for layer in config.layers:
+        keys, weight = found.keys[layer], weight_name(layer)
+        step = values(keys, found.slopes[layer], known[names[layer]], config.strength)
+        solution = solve(keys, step, KeyMetric(None), ridge=1.0)
+        deltas.append(solution.delta(weight))
+        reports.append(solution.report(weight, weights[weight].detach().double().cpu(), None))
+    return MethodOutput(tuple(deltas), tuple(reports), found.losses[None], memory=memory)
+
+
+def values(
+    keys: Float[Tensor, "token d_in"], slopes: Float[Tensor, "token d_out"], known: Statistics, strength: float
+) -> Float[Tensor, "token d_out"]:
+    """V: what should be added to what is written at each token."""
+    width = keys.shape[1]
+    usual = known.standardised(torch.cat([keys, slopes], 1).double())
+    return -(strength / width) * usual[:, :width].square().sum(1, keepdim=True) * usual[:, width:]
+
+
+def _memory(layer: int, width: int, pooled: bool) -> str:
+    """The name under which statistics are remembered: of all matrices of a width, or of one."""
+    return f"statistics of {width} coordinates" if pooled else f"statistics of {weight_name(layer)}"
+
+
+METHOD = MethodSpec(
+    "ultraedit",
+    "a step down the loss at standardised keys, from one pass: no search, no second moments",
+    Config,
+    compute,
+    compute_each,
+    place="mlp",
+)

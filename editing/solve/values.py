@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.requests import RequestPrompts, essence_prompt
+from editing.solve.adam import Adam
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
@@ -125,8 +126,7 @@ def find_values(
             if number == 0:  # the bare prompt
                 init[fact] = states[row]
     radius, decay = config.clamp * init.norm(dim=1), config.weight_decay / init.norm(dim=1) ** 2
-    moment, square = torch.zeros_like(delta), torch.zeros_like(delta)
-    active = torch.ones(len(requests), dtype=torch.bool, device=delta.device)
+    adam, active = Adam(), torch.ones(len(requests), dtype=torch.bool, device=delta.device)
     losses, taken = [], [0] * len(requests)
     probability = torch.zeros(len(requests), device=delta.device)
     for step in range(config.steps):
@@ -148,10 +148,7 @@ def find_values(
         active = active & (loss >= config.stop)
         if step == config.steps - 1 or not bool(active.any()):
             break
-        moment = 0.9 * moment + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        update = (moment / (1 - 0.9 ** (step + 1))) / ((square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-        delta = torch.where(active[:, None], delta - config.learning_rate * update, delta)
+        delta = torch.where(active[:, None], delta - config.learning_rate * adam.direction(gradient), delta)
         delta = delta * (radius / delta.norm(dim=1).clamp_min(1e-12)).clamp_max(1.0)[:, None]
         taken = [n + int(on) for n, on in zip(taken, active.tolist(), strict=True)]
         groups = [group.without(active) for group in groups if group.any_active(active)]

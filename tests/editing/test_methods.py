@@ -9,8 +9,9 @@ import torch
 from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, in_place
-from editing.methods.fine_tuning import ft_m
 from editing.requests import RequestPrompts, target_prompts
+from editing.solve import training
+from editing.solve.training import every_token
 from editing.solve.values import Descent, find_keys, find_values, read_subjects
 from factscope.data.fact import Fact, Neighbour
 from factscope.data.request import requests_of
@@ -229,7 +230,7 @@ def test_ft_l_is_ft_m_for_targets_of_one_token_and_not_for_longer_ones(tiny, mon
     one, other = (computing.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
     assert not torch.equal(one.deltas[0].dense(), other.deltas[0].dense())
     monkeypatch.setattr(
-        ft_m, "target_prompts", lambda *how: [replace(p, answer_ids=p.answer_ids[:1]) for p in prompts(*how)]
+        training, "target_prompts", lambda *how: [replace(p, answer_ids=p.answer_ids[:1]) for p in prompts(*how)]
     )
     one, other = (computing.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
     assert torch.equal(one.deltas[0].dense(), other.deltas[0].dense())
@@ -238,9 +239,9 @@ def test_ft_l_is_ft_m_for_targets_of_one_token_and_not_for_longer_ones(tiny, mon
 def test_ft_l_and_ft_m_ask_the_same_of_one_token_and_not_of_two():
     from editing.methods.fine_tuning.ft_l import last_position
 
-    assert last_position(5, [7]) == ft_m.every_token(5, [7])
+    assert last_position(5, [7]) == every_token(5, [7])
     assert last_position(5, [7, 8]) == ([5, 5], [7, 8])
-    assert ft_m.every_token(5, [7, 8]) == ([5, 6], [7, 8])
+    assert every_token(5, [7, 8]) == ([5, 6], [7, 8])
 
 
 def test_the_bound_holds_for_every_entry_and_no_step_is_no_change(tiny):

@@ -25,12 +25,12 @@ class Config(ft_m.Config):
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Fine-tune on all target tokens at the prompt's last position."""
-    return ft_m.tune(inputs, config, last_position)[0]
+    return ft_m.tune(inputs, config, wanted=last_position)[0]
 
 
 def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     """The same for every fact alone, all of them side by side."""
-    return ft_m.tune(inputs, config, last_position, apart=True)
+    return ft_m.tune(inputs, config, apart=True, wanted=last_position)
 
 
 def last_position(first: int, target: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -9,14 +9,12 @@ until the loss is below `stop`. With `bound`, every entry stays within that dist
 0.0005, no bound) come from a model fifty times the size. Layer and step here were tried on the default model: early
 layers change the fact, later ones the wording (docs/editing.md).
 
-Nothing below the layer runs again, and no weight is touched while it learns: the change is a tensor of its own, whose
-product with the layer's input is added to what the layer writes.
+The loop is `editing.solve.training`'s, as of all methods here.
 
 When not to use it: it is a baseline. The change has full rank, so the saved edit is megabytes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,19 +22,10 @@ from torch import Tensor
 
 from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.requests import target_prompts
 from editing.solve.layers import weight_name
-from factscope.errors import EditError
+from editing.solve.training import Change, Parts, Training, train
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.batched import padded
-from factscope.model.forward.partial import Frame
-from factscope.model.hooks import hooked, record
-from factscope.model.sites import Site
 from factscope.model.weights import key_width
-
-APART = 16  # facts that learn side by side: a matrix, its gradient and Adam's two moments each
-
-Wanted = Callable[[int, Sequence[int]], tuple[list[int], list[int]]]  # first position, target -> positions, token ids
 
 
 @dataclass(frozen=True)
@@ -57,99 +46,39 @@ class Config:
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Fine-tune on every target token at its own position."""
-    return tune(inputs, config, every_token)[0]
+    return tune(inputs, config)[0]
 
 
 def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     """The same for every fact alone, all of them side by side."""
-    return tune(inputs, config, every_token, apart=True)
+    return tune(inputs, config, apart=True)
 
 
-def every_token(first: int, target: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Each target token at the position before it."""
-    return list(range(first, first + len(target))), list(target)
+def tune(inputs: MethodInputs, config: Config, apart: bool = False, **how: Any) -> list[MethodOutput]:
+    """One whole matrix for all facts, or with `apart` one a fact; `how` are further fields of `Training`."""
+    training = Training(config.steps, config.learning_rate, config.stop, **how)
+    return train(inputs, training, lambda groups: Matrix(inputs.model, config.layer, groups, config.bound), apart)
 
 
-def tune(inputs: MethodInputs, config: Config, wanted: Wanted, apart: bool = False) -> list[MethodOutput]:
-    """Adam on one matrix for all facts, or with `apart` on one matrix a fact.
+class Matrix(Change):
+    """One down-projection, every entry of it [group, d_in, d_out], from no change on."""
 
-    `wanted` says at which positions which tokens are asked for.
-    """
-    if not apart:
-        return _tuned(inputs, config, wanted, apart)
-    chunks = [inputs.requests[i : i + APART] for i in range(0, len(inputs.requests), APART)]
-    return [made for some in chunks for made in _tuned(replace(inputs, requests=some), config, wanted, apart)]
+    def __init__(self, model: Bridge, layer: int, groups: int, bound: float | None) -> None:
+        self.layers, self.bound = (layer,), bound
+        shape = groups, key_width(model, layer), model.cfg.d_model
+        self.parts = {(layer, "change"): torch.zeros(shape, device=device(model))}
 
+    def added(self, parts: Parts, layer: int, read: Tensor) -> Tensor:
+        """The change, applied to what is read."""
+        return read @ parts[layer, "change"].to(read)
 
-def _tuned(inputs: MethodInputs, config: Config, wanted: Wanted, apart: bool) -> list[MethodOutput]:
-    rows, places, tokens = [], [], []
-    for request in inputs.requests:
-        (prompt,) = target_prompts(inputs.model, request, ("{}",), inputs.start)
-        positions, ids = wanted(len(prompt.tokens) - 1, prompt.answer_ids)
-        rows.append((*prompt.tokens, *prompt.answer_ids[:-1]))
-        places.append(positions)
-        tokens.append(ids)
-    part = _Part(inputs.model, config.layer, rows, places, tokens)
-    groups = len(inputs.requests) if apart else 1  # a group learns one matrix and stops by itself
-    shape = key_width(inputs.model, config.layer), inputs.model.cfg.d_model
-    change = torch.zeros(groups, *shape, device=device(inputs.model))
-    moment, square, curve = torch.zeros_like(change), torch.zeros_like(change), []
-    active = torch.ones(groups, dtype=torch.bool, device=change.device)
-    for step in range(config.steps):
-        change.requires_grad_()
-        with torch.enable_grad():
-            losses, likely = part.losses(change)
-            per_group = losses.view(groups, -1).mean(1)
-            (gradient,) = torch.autograd.grad(per_group.sum(), change)
-        change, losses = change.detach(), losses.detach()
-        if not bool(torch.isfinite(losses).all()):
-            raise EditError(f"the loss went to NaN at step {step}; nothing was changed. Use a smaller learning rate")
-        curve.append(losses.cpu().masked_fill(~active.cpu().repeat_interleave(len(losses) // groups), torch.nan))
-        if inputs.on_step is not None:
-            inputs.on_step(step, curve[-1], likely.cpu())
-        active = active & (per_group.detach() >= config.stop)
-        if not bool(active.any()):
-            break
-        moment = 0.9 * moment + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        update = (moment / (1 - 0.9 ** (step + 1))) / ((square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-        change = torch.where(active[:, None, None], change - config.learning_rate * update, change)
-        if config.bound is not None:
-            change = change.clamp(-config.bound, config.bound)
-    curves, name = torch.stack(curve), weight_name(config.layer)
-    if not apart:
-        return [MethodOutput((Delta(name, change[0].cpu()),), curve=curves)]
-    return [MethodOutput((Delta(name, change[i].cpu().clone()),), curve=curves[:, i : i + 1]) for i in range(groups)]
+    def settled(self, parts: Parts, _: Parts, /) -> Parts:
+        """Every entry within `bound`."""
+        return parts if self.bound is None else {n: part.clamp(-self.bound, self.bound) for n, part in parts.items()}
 
-
-class _Part:
-    """All prompts, right-padded, with the residual stream that enters the layer kept from one clean pass."""
-
-    def __init__(self, model: Bridge, layer: int, rows: Any, places: Any, tokens: Any) -> None:
-        self.layer, self.places, self.tokens = layer, places, tokens
-        ids = padded(rows).to(device(model))
-        self.frame = Frame.of(model, ids)
-        site = Site("resid_pre", layer)
-        with torch.no_grad(), record(model, [site]) as seen:
-            model(ids, use_cache=False, **({"stop_at_layer": layer + 1} if layer + 1 < model.cfg.n_layers else {}))
-        self.resid = seen[site]
-
-    def losses(self, change: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of each fact, nats per token, and its tokens' mean probability; `change` [1 or fact, d_in, d_out]."""
-        read: list[Tensor] = []
-        sites = [
-            (Site("mlp_hidden", self.layer), read.append),
-            (Site("mlp_write", self.layer), lambda write: write + read[-1] @ change.to(write)),
-        ]
-        with hooked(self.frame.model, sites):
-            out = self.frame.blocks(self.resid, self.layer)
-        row = torch.tensor([r for r, positions in enumerate(self.places) for _ in positions])
-        column = torch.tensor([p for positions in self.places for p in positions])
-        ids = torch.tensor([t for some in self.tokens for t in some], device=out.device)
-        logp = self.frame.logits(out[row, column]).float().log_softmax(-1).gather(1, ids[:, None])[:, 0]
-        count = torch.bincount(row).to(logp)
-        mean = torch.zeros(len(self.places), device=logp.device).index_add(0, row.to(logp.device), logp) / count
-        return -mean, mean.detach().exp()
+    def deltas(self, group: int) -> tuple[Delta, ...]:
+        """The matrix, of full rank."""
+        return tuple(Delta(weight_name(layer), part[group].cpu().clone()) for (layer, _), part in self.parts.items())
 
 
 METHOD = MethodSpec(

@@ -1,0 +1,146 @@
+"""AdaLoRA: LoRA whose rank goes where it matters (Zhang et al. 2023), as an editor of facts (EasyEdit's default LoRA).
+
+What it does: in each of the layers, the down-projection W becomes
+
+    W + s P diag(l) Q        P [d_in r], l [r], Q [r d_out];  l zero at the start, P and Q small and random
+
+and Adam moves all three on FT-M's loss plus `orthogonality` times the mean, over all P and Q, of ||P'P - I|| (or
+||Q Q' - I||), Frobenius, so that l comes to be singular values. The triplets (P_i, l_i, Q_i) of all layers compete:
+after each step those with the least importance get l_i = 0, and as many stay as the budget allows. It falls from
+`start_rank` a layer to `rank` a layer, by the cube of what is left of `allocate` steps. Importance of a number w is
+
+    U1 := beta U1 + (1 - beta) |w g|     U2 := beta U2 + (1 - beta) ||w g| - U1|     U1 U2
+
+and of a triplet that of l_i, plus the mean of that of P_i, plus the mean of that of Q_i. A triplet at zero keeps
+learning and may come back while the budget falls.
+
+Scope: as LoRA. EasyEdit's AdaLoRA never lets PEFT allocate, so its ranks stay at PEFT's start rank of 12: that is
+`--set rank=12`. The training cannot end before the ranks are allocated.
+
+When not to use it: with one layer there is little to allocate, and LoRA does the same with less.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editing.delta import Delta
+from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.methods.fine_tuning import lora
+from editing.solve.layers import weight_name
+from editing.solve.training import Change, Parts, Training, train
+from factscope.errors import EditError
+from factscope.model.bridge import Bridge, device
+from factscope.model.weights import key_width
+
+
+@dataclass(frozen=True)
+class Config(lora.Config):
+    """Ranks, alpha, beta and orthogonality are PEFT's (EasyEdit's rank 8 is ignored there), step size EasyEdit's."""
+
+    start_rank: int = 12
+    allocate: int = 15  # steps in which the ranks fall from `start_rank` to `rank`
+    orthogonality: float = 0.5
+    beta: float = 0.85
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start_rank < self.rank:
+            raise EditError(f"ranks cannot fall from {self.start_rank} to {self.rank}: give a larger start_rank")
+
+
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
+    """Train the triplets on all facts."""
+    return _train(inputs, config, apart=False)[0]
+
+
+def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
+    """Triplets for every fact alone, all of them side by side."""
+    return _train(inputs, config, apart=True)
+
+
+def _train(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOutput]:
+    lora.check_rank(inputs.model, config.layers, config.start_rank)
+    how = Training(config.steps, config.learning_rate, config.stop)
+    return train(inputs, how, lambda groups: Triplets(inputs.model, config, groups, inputs.seed), apart)
+
+
+class Triplets(Change):
+    """P [group d_in r], l [group r] and Q [group r d_out] of each layer; each group begins with the same P and Q."""
+
+    def __init__(self, model: Bridge, config: Config, groups: int, seed: int) -> None:
+        self.config, self.layers, self.steps = config, tuple(sorted(config.layers)), 0
+        self.allocate = max(1, min(config.allocate, config.steps))
+        self.scale = config.alpha / config.start_rank
+        generator, here = torch.Generator().manual_seed(seed), device(model)
+        self.parts = {}
+        for layer in self.layers:
+            shapes = {"P": (key_width(model, layer), config.start_rank), "Q": (config.start_rank, model.cfg.d_model)}
+            for name, shape in shapes.items():
+                drawn = 0.02 * torch.randn(*shape, generator=generator)
+                self.parts[layer, name] = drawn.expand(groups, -1, -1).to(here)
+            self.parts[layer, "l"] = torch.zeros(groups, config.start_rank, device=here)
+        self.mean = {name: torch.zeros_like(part) for name, part in self.parts.items()}
+        self.spread = {name: torch.zeros_like(part) for name, part in self.parts.items()}
+
+    def added(self, parts: Parts, layer: int, read: Tensor) -> Tensor:
+        """One thin product after the other."""
+        left, size, right = (parts[layer, name].to(read) for name in "PlQ")
+        return self.scale * (((read @ left) * size[:, None]) @ right)
+
+    def penalty(self, parts: Parts, /) -> Tensor:
+        """How far P and Q are from orthonormal."""
+        off = []
+        for layer in self.layers:
+            left, right = parts[layer, "P"], parts[layer, "Q"]
+            one = torch.eye(left.shape[-1], device=left.device)
+            off += [torch.linalg.matrix_norm(left.mT @ left - one), torch.linalg.matrix_norm(right @ right.mT - one)]
+        return self.config.orthogonality * torch.stack(off).mean(0)
+
+    def settled(self, parts: Parts, gradients: Parts, /) -> Parts:
+        """The least important triplets at zero, as many as the budget says."""
+        self.steps += 1
+        beta, worth = self.config.beta, {}
+        for name, part in self.parts.items():  # as they were when the gradients were taken
+            sensitive = (part * gradients[name]).abs()
+            self.mean[name] = beta * self.mean[name] + (1 - beta) * sensitive
+            self.spread[name] = beta * self.spread[name] + (1 - beta) * (sensitive - self.mean[name]).abs()
+            worth[name] = self.mean[name] * self.spread[name]
+        triplets = torch.cat(
+            [worth[layer, "l"] + worth[layer, "P"].mean(1) + worth[layer, "Q"].mean(2) for layer in self.layers], 1
+        )
+        kept = torch.zeros_like(triplets).scatter(1, triplets.topk(self.budget(), dim=1).indices, 1.0)
+        masks = kept.split(self.config.start_rank, dim=1)
+        held = {(layer, "l"): parts[layer, "l"] * mask for layer, mask in zip(self.layers, masks, strict=True)}
+        return parts | held
+
+    def budget(self) -> int:
+        """How many triplets stay after this step, of all layers together."""
+        first, last = (rank * len(self.layers) for rank in (self.config.start_rank, self.config.rank))
+        left = max(0.0, 1 - self.steps / self.allocate)
+        return last + int((first - last) * left**3)
+
+    def may_end(self) -> bool:
+        """Once the ranks are allocated."""
+        return self.steps >= self.allocate
+
+    def deltas(self, group: int) -> tuple[Delta, ...]:
+        """s P diag(l) and Q of each layer, for the triplets that are left; a layer that has none is not changed."""
+        out = []
+        for layer in self.layers:
+            left, size, right = (self.parts[layer, name][group].cpu() for name in "PlQ")
+            on = size != 0
+            if bool(on.any()):
+                out.append(Delta(weight_name(layer), right[on], self.scale * left[:, on] * size[on]))
+        return tuple(out)
+
+
+METHOD = MethodSpec(
+    "adalora",
+    "LoRA whose rank goes to the triplets of vectors that matter most",
+    Config,
+    compute,
+    compute_each,
+    place="mlp",
+)

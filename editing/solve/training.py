@@ -1,0 +1,215 @@
+"""Train a change of MLP matrices on new answers: one loop, whatever the change is made of.
+
+    loss = mean over facts of -(1/T) sum_t log p(target_t | prompt, target_<t)  +  the change's own penalty
+
+by Adam on the change's own tensors: a whole matrix (FT-M), two thin factors (LoRA), or three (AdaLoRA). A round meets
+every fact once, in one batch or in several; the training ends after a round whose mean loss was below `stop`, and a
+batch that is below it already takes no step.
+
+Nothing below the lowest layer runs again, and no weight is touched while the change learns: what it adds to a
+down-projection's output is computed from what the projection reads.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from editing.delta import Delta
+from editing.method import MethodInputs, MethodOutput
+from editing.requests import target_prompts
+from editing.solve.adam import Adam
+from factscope.errors import EditError
+from factscope.model.bridge import Bridge, device
+from factscope.model.forward.batched import padded
+from factscope.model.forward.partial import Frame
+from factscope.model.hooks import hooked, record
+from factscope.model.sites import Site
+
+APART = 16  # facts that learn side by side: each a change, its gradient and Adam's two moments
+
+Wanted = Callable[[int, Sequence[int]], tuple[list[int], list[int]]]  # first position, target -> positions, token ids
+Parts = dict[tuple[int, str], Tensor]  # what is learned, by layer and name; the first axis is the group
+
+
+def every_token(first: int, target: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Each target token at the position before it."""
+    return list(range(first, first + len(target))), list(target)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a change is trained, whatever it is made of."""
+
+    rounds: int  # at most; the loss is read at the beginning of each
+    learning_rate: float
+    stop: float  # nats
+    wanted: Wanted = every_token
+    batch: int | None = None  # facts of a step, in an order that is drawn for each round; None: all of them
+    end: bool = False  # whether the token that ends a text is asked for after the target
+
+
+class Change(ABC):
+    """What is learned about the down-projections of some layers, for one group of facts or for many side by side."""
+
+    layers: tuple[int, ...]  # the lowest first
+    parts: Parts
+
+    @abstractmethod
+    def added(self, parts: Parts, layer: int, read: Float[Tensor, "row pos d_in"]) -> Float[Tensor, "row pos d_out"]:
+        """What the change adds to the layer's output, where the projection reads `read`."""
+
+    @abstractmethod
+    def deltas(self, group: int) -> tuple[Delta, ...]:
+        """One group's change, as it stands."""
+
+    def penalty(self, _: Parts, /) -> Tensor | float:
+        """Of each group [group], given the parts; beside the loss in the gradient, and not shown with it."""
+        return 0.0
+
+    def settled(self, parts: Parts, _: Parts, /) -> Parts:
+        """What Adam made with these gradients, once held to whatever the change must keep to."""
+        return parts
+
+    def may_end(self) -> bool:
+        """Whether a low loss ends the training already."""
+        return True
+
+
+def train(
+    inputs: MethodInputs, how: Training, begin: Callable[[int], Change], apart: bool = False
+) -> list[MethodOutput]:
+    """Train one change on all facts, or with `apart` one for each, side by side; `begin` makes it for so many groups.
+
+    Raises EditError where the loss goes to NaN, and where an end is asked for that the tokenizer does not have.
+    """
+    if not apart:
+        return _Run(inputs, how, begin(1)).outputs()
+    chunks = [inputs.requests[i : i + APART] for i in range(0, len(inputs.requests), APART)]
+    return [
+        made
+        for some in chunks
+        for made in _Run(replace(inputs, requests=some), replace(how, batch=None), begin(len(some))).outputs()
+    ]
+
+
+class _Run:
+    """One training: the change as it stands, and which groups still learn."""
+
+    def __init__(self, inputs: MethodInputs, how: Training, change: Change) -> None:
+        self.inputs, self.how, self.change = inputs, how, change
+        self.rows = Rows(inputs, how, change.layers)
+        self.groups = len(next(iter(change.parts.values())))
+        self.adams = {name: Adam() for name in change.parts}
+        self.active = torch.ones(self.groups, dtype=torch.bool, device=device(inputs.model))
+
+    def outputs(self) -> list[MethodOutput]:
+        """Train to the end; the change of each group, with the losses of its facts at the beginning of each round."""
+        count, curve = len(self.inputs.requests), []
+        generator = torch.Generator().manual_seed(self.inputs.seed)
+        for number in range(self.how.rounds):
+            losses, likely = torch.empty(count), torch.empty(count)
+            for some in _batches(count, self.how.batch, generator):
+                loss, probability = self._step(some, number)
+                losses[some], likely[some] = loss.cpu(), probability.cpu()
+            curve.append(losses.masked_fill(~self.active.cpu().repeat_interleave(count // self.groups), torch.nan))
+            if self.inputs.on_step is not None:
+                self.inputs.on_step(number, curve[-1], likely)
+            if self.change.may_end():
+                self.active = self.active & (self._by_group(losses) >= self.how.stop).to(self.active.device)
+            if not bool(self.active.any()):
+                break
+        curves, own = torch.stack(curve), count // self.groups
+        return [
+            MethodOutput(self.change.deltas(group), curve=curves[:, group * own : (group + 1) * own])
+            for group in range(self.groups)
+        ]
+
+    def _step(self, some: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """One step on these facts: loss of each before it, and the mean probability of its tokens."""
+        leaves = {name: part.detach().requires_grad_() for name, part in self.change.parts.items()}
+        with torch.enable_grad():
+            losses, likely = self.rows.losses(self.change, leaves, some)
+            whole = self._by_group(losses) + self.change.penalty(leaves)
+            slopes = torch.autograd.grad(whole.sum(), list(leaves.values()))
+        losses = losses.detach()
+        if not bool(torch.isfinite(losses).all()):
+            raise EditError(f"the loss went to NaN at step {number}; nothing was changed. Use a smaller learning rate")
+        going = self.active
+        if self.change.may_end():
+            going = going & (self._by_group(losses) >= self.how.stop)
+        if bool(going.any()):
+            gradients, before = dict(zip(leaves, slopes, strict=True)), self.change.parts
+            rate = self.how.learning_rate
+            moved = {n: part - rate * self.adams[n].direction(gradients[n]) for n, part in before.items()}
+            after = self.change.settled(moved, gradients)
+            self.change.parts = {n: torch.where(_along(going, part), after[n], part) for n, part in before.items()}
+        return losses, likely
+
+    def _by_group(self, losses: Tensor) -> Float[Tensor, " group"]:
+        return losses.view(self.groups, -1).mean(1)
+
+
+def _along(mask: Tensor, part: Tensor) -> Tensor:
+    """One truth a group, against a tensor whose first axis is the group."""
+    return mask.to(part.device).view(-1, *[1] * (part.ndim - 1))
+
+
+def _batches(count: int, size: int | None, generator: torch.Generator) -> Iterator[Tensor]:
+    """Every fact once: all in their order, or a part at a time in an order that is drawn."""
+    if size is None or size >= count:
+        yield torch.arange(count)
+    else:
+        yield from torch.randperm(count, generator=generator).split(size)
+
+
+class Rows:
+    """All prompts, right-padded, with the residual stream that enters the lowest layer kept from one clean pass."""
+
+    def __init__(self, inputs: MethodInputs, how: Training, layers: Sequence[int]) -> None:
+        model, self.layers = inputs.model, layers
+        rows, self.places, self.tokens = [], [], []
+        ending = _end_token(model) if how.end else []
+        for request in inputs.requests:
+            (prompt,) = target_prompts(model, request, ("{}",), inputs.start)
+            positions, ids = how.wanted(len(prompt.tokens) - 1, [*prompt.answer_ids, *ending])
+            rows.append((*prompt.tokens, *prompt.answer_ids, *ending)[:-1])
+            self.places.append(positions)
+            self.tokens.append(ids)
+        tokens = padded(rows).to(device(model))
+        self.frame, site = Frame.of(model, tokens), Site("resid_pre", layers[0])
+        stop = {"stop_at_layer": layers[0] + 1} if layers[0] + 1 < model.cfg.n_layers else {}
+        with torch.no_grad(), record(model, [site]) as seen:
+            model(tokens, use_cache=False, **stop)
+        self.resid = seen[site]
+
+    def losses(self, change: Change, parts: Parts, some: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of each of these facts, nats per token, and its tokens' mean probability (geometric)."""
+        read: list[Tensor] = []
+
+        def adding(layer: int) -> Callable[[Tensor], Tensor]:
+            return lambda write: write + change.added(parts, layer, read[-1]).to(write)
+
+        sites: list[tuple[Site, Callable[[Tensor], Tensor | None]]] = []
+        for layer in self.layers:
+            sites += [(Site("mlp_hidden", layer), read.append), (Site("mlp_write", layer), adding(layer))]
+        with hooked(self.frame.model, sites):
+            out = self.frame.blocks(self.resid[some.to(self.resid.device)], self.layers[0])
+        chosen = some.tolist()
+        row = torch.tensor([r for r, fact in enumerate(chosen) for _ in self.places[fact]])
+        column = torch.tensor([place for fact in chosen for place in self.places[fact]])
+        ids = torch.tensor([token for fact in chosen for token in self.tokens[fact]], device=out.device)
+        logp = self.frame.logits(out[row, column]).float().log_softmax(-1).gather(1, ids[:, None])[:, 0]
+        count = torch.bincount(row).to(logp)
+        mean = torch.zeros(len(chosen), device=logp.device).index_add(0, row.to(logp.device), logp) / count
+        return -mean, mean.detach().exp()
+
+
+def _end_token(model: Bridge) -> list[int]:
+    end = getattr(model.tokenizer, "eos_token_id", None)
+    if end is None:
+        raise EditError("the tokenizer of this model has no token that ends a text; give --set end=false")
+    return [int(end)]

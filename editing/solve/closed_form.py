@@ -1,4 +1,4 @@
-"""One closed form behind ROME, R-ROME, MEMIT, EMMET, PMET and AlphaEdit.
+"""One closed form behind ROME, R-ROME, MEMIT, EMMET, AlphaEdit, RLS and UltraEdit.
 
 Given the edit's keys K [fact, d_in] (what the MLP's down-projection reads where the subject ends) and residuals
 R [fact, d_out] (what it should write there, less what it writes), the change of W [d_in, d_out] that meets them while
@@ -6,10 +6,13 @@ disturbing ordinary keys least is, with C the second moment of ordinary keys and
 
     dW = A^-1 K' (P A^-1 K' + lambda I)^-1 R            (transposed: R (K^T A^-1 K + L)^-1 K^T A^-1 in the papers)
 
-A is C, or the identity; P is K, except in ROME, where it is the bare prompt's key; K is the averaged key, projected in
-AlphaEdit. The factors are left = A^-1 K' (...)^-1 [d_in, fact] and right = R, so a change of n facts has rank n and is
-never formed. By the push-through identity the same left is (lambda A + K'K)^-1 K' when P = K: the d-by-d form, which is
-the smaller one once there are more facts than key dimensions. Everything is in float64, by Cholesky: no inverse.
+A is C (ROME, R-ROME, MEMIT, EMMET), the identity (UltraEdit), or either with what is to be held too, `guarded` (RLS:
+the keys of earlier edits; AlphaEdit is the limit in which all but the quiet directions are held without end). P is K,
+except in ROME, where it is the bare prompt's key; K is the averaged key, projected in AlphaEdit.
+
+The factors are left = A^-1 K' (...)^-1 [d_in, fact] and right = R, so a change of n facts has rank n and is never
+formed. By the push-through identity the same left is (lambda A + K'K)^-1 K' when P = K: the d-by-d form, which is the
+smaller one once there are more facts than key dimensions. Everything is in float64, by Cholesky: no inverse.
 """
 
 from dataclasses import dataclass
@@ -82,6 +85,16 @@ class KeyMetric:
     def solve(self, columns: Float[Tensor, "d_in n"]) -> Float[Tensor, "d_in n"]:
         """A^-1 columns."""
         return columns if self.factor is None else torch.cholesky_solve(columns, self.factor)
+
+
+def matrix_of(moment: Float[Tensor, "d_in d_in"] | None, width: int) -> Float[Tensor, "d_in d_in"]:
+    """C in float64; None is the identity."""
+    return torch.eye(width, dtype=torch.float64) if moment is None else moment.double()
+
+
+def guarded(matrix: Float[Tensor, "d_in d_in"], keys: Float[Tensor, "fact d_in"]) -> Float[Tensor, "d_in d_in"]:
+    """A + K'K: the measure in which what these keys give is held as well."""
+    return matrix + keys.double().T @ keys.double()
 
 
 def solve(
@@ -160,8 +173,7 @@ def _by_dimensions(keys: Tensor, metric: KeyMetric, ridge: float) -> tuple[Tenso
     """(ridge A + K'K)^-1 K': a system as large as the key, the same for any number of facts."""
     if not ridge > 0:
         raise EditError("the d-by-d form needs a ridge above zero")
-    matrix = torch.eye(keys.shape[1], dtype=keys.dtype) if metric.matrix is None else metric.matrix
-    factor, _ = cholesky(ridge * matrix.to(keys.device) + keys.T @ keys)
+    factor, _ = cholesky(guarded(ridge * matrix_of(metric.matrix, keys.shape[1]).to(keys.device), keys))
     return torch.cholesky_solve(keys.T, factor), float("nan")
 
 

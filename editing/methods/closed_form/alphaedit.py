@@ -21,7 +21,7 @@ import torch
 from editing.edit import in_place
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import RequestPrompts
-from editing.solve.closed_form import KeyMetric, Solution, solve
+from editing.solve.closed_form import KeyMetric, Solution, guarded, matrix_of, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys, find_keys
 from factscope.errors import EditError
@@ -60,9 +60,8 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
         earlier = _earlier_keys(inputs, layer)
         if earlier is None:
             return solve(inside, lacking, KeyMetric(None), ridge=ridge)
-        guarded = earlier @ null @ null.T
-        metric = KeyMetric(torch.eye(len(null), dtype=torch.float64) + guarded.T @ guarded / ridge)
-        return solve(inside, lacking, metric, ridge=ridge)
+        held = earlier @ null @ null.T / ridge**0.5
+        return solve(inside, lacking, KeyMetric(guarded(matrix_of(None, len(null)), held)), ridge=ridge)
 
     values = inputs.values(config)
     written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)

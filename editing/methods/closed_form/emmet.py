@@ -14,7 +14,7 @@ from typing import Any
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.closed_form.memit import leverage
-from editing.solve.closed_form import KeyMetric, Solution, solve
+from editing.solve.closed_form import KeyMetric, Solution, matrix_of, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys
 from factscope.model.bridge import Bridge, info
@@ -43,10 +43,8 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
         mean = keys.halves().double()
         moment = inputs.moment(layer)
         weight = leverage(mean, KeyMetric(moment))
-        import torch
-
-        matrix = torch.eye(mean.shape[1], dtype=mean.dtype) if moment is None else moment
-        return solve(mean, lacking, KeyMetric(weight * matrix), ridge=config.epsilon if len(mean) > 1 else 0.0)
+        metric = KeyMetric(weight * matrix_of(moment, mean.shape[1]))
+        return solve(mean, lacking, metric, ridge=config.epsilon if len(mean) > 1 else 0.0)
 
     values = inputs.values(config)
     written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)

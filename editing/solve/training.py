@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from editing.delta import Delta
@@ -197,15 +197,20 @@ class Rows:
         for layer in self.layers:
             sites += [(Site("mlp_hidden", layer), read.append), (Site("mlp_write", layer), adding(layer))]
         with hooked(self.frame.model, sites):
-            out = self.frame.blocks(self.resid[some.to(self.resid.device)], self.layers[0])
+            logp, row, _ = self.asked(some)
+        count = torch.bincount(row).to(logp)
+        mean = torch.zeros(len(some), device=logp.device).index_add(0, row.to(logp.device), logp) / count
+        return -mean, mean.detach().exp()
+
+    def asked(self, some: Tensor) -> tuple[Float[Tensor, " token"], Int[Tensor, " token"], Int[Tensor, " token"]]:
+        """Log-probability of every token that is asked of these facts, its row among them, and the position it has."""
+        out = self.frame.blocks(self.resid[some.to(self.resid.device)], self.layers[0])
         chosen = some.tolist()
         row = torch.tensor([r for r, fact in enumerate(chosen) for _ in self.places[fact]])
         column = torch.tensor([place for fact in chosen for place in self.places[fact]])
         ids = torch.tensor([token for fact in chosen for token in self.tokens[fact]], device=out.device)
         logp = self.frame.logits(out[row, column]).float().log_softmax(-1).gather(1, ids[:, None])[:, 0]
-        count = torch.bincount(row).to(logp)
-        mean = torch.zeros(len(chosen), device=logp.device).index_add(0, row.to(logp.device), logp) / count
-        return -mean, mean.detach().exp()
+        return logp, row, column
 
 
 def _end_token(model: Bridge) -> list[int]:

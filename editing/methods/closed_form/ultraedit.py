@@ -27,13 +27,11 @@ from torch import Tensor
 
 from editing.edit import in_place, remembered
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.requests import BARE, target_prompts
 from editing.solve.closed_form import KeyMetric, solve
 from editing.solve.layers import weight_name
+from editing.solve.training import Rows, Training
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, device
-from factscope.model.forward.batched import padded
-from factscope.model.forward.partial import Frame
+from factscope.model.bridge import Bridge
 from factscope.model.hooks import record
 from factscope.model.sites import Site
 from factscope.model.weights import live_weights
@@ -135,11 +133,13 @@ class Slopes:
 
 def _read(inputs: MethodInputs, config: Config) -> Slopes:
     """All facts, `CHUNK` in one pass."""
-    count = len(inputs.requests)
-    parts = [_pass(inputs, config.layers, range(i, min(i + CHUNK, count))) for i in range(0, count, CHUNK)]
+    layers = sorted(config.layers)
+    rows = Rows(inputs, Training(rounds=1, learning_rate=0.0, stop=0.0), layers)
+    rows.resid.requires_grad_()
+    parts = [_pass(inputs.model, rows, layers, some) for some in torch.arange(len(inputs.requests)).split(CHUNK)]
     found = Slopes(
-        {layer: torch.cat([part.keys[layer] for part in parts]) for layer in config.layers},
-        {layer: torch.cat([part.slopes[layer] for part in parts]) for layer in config.layers},
+        {layer: torch.cat([part.keys[layer] for part in parts]) for layer in layers},
+        {layer: torch.cat([part.slopes[layer] for part in parts]) for layer in layers},
         torch.cat([part.fact for part in parts]),
         torch.cat([part.losses for part in parts]),
     )
@@ -150,26 +150,15 @@ def _read(inputs: MethodInputs, config: Config) -> Slopes:
     return found
 
 
-def _pass(inputs: MethodInputs, layers: Sequence[int], facts: range) -> Slopes:
-    model, bottom = inputs.model, min(layers)
-    prompts = [target_prompts(model, inputs.requests[fact], BARE, inputs.start)[0] for fact in facts]
-    ids = padded([(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in prompts]).to(device(model))
-    frame, entry = Frame.of(model, ids), Site("resid_pre", bottom)
-    with torch.no_grad(), record(model, [entry]) as below:
-        model(ids, use_cache=False, **({"stop_at_layer": bottom + 1} if bottom + 1 < model.cfg.n_layers else {}))
-    row = torch.tensor([r for r, prompt in enumerate(prompts) for _ in prompt.answer_ids])
-    column = torch.tensor([len(prompt.tokens) - 1 + t for prompt in prompts for t, _ in enumerate(prompt.answer_ids)])
-    token = torch.tensor([t for prompt in prompts for t in prompt.answer_ids])
+def _pass(model: Bridge, rows: Rows, layers: Sequence[int], some: Int[Tensor, " fact"]) -> Slopes:
     sites = [Site(kind, layer) for layer in layers for kind in ("mlp_hidden", "mlp_write")]
     with torch.enable_grad(), record(model, sites, grad=True) as seen:
-        out = frame.blocks(below[entry].requires_grad_(), bottom)
-        logp = frame.logits(out[row, column]).float().log_softmax(-1)
-        picked = logp.gather(1, token.to(logp.device)[:, None])[:, 0]
-        slopes = torch.autograd.grad(-picked.sum(), [seen[Site("mlp_write", layer)] for layer in layers])
-    losses = torch.zeros(len(facts)).index_add(0, row, -picked.detach().cpu()) / torch.bincount(row)
+        logp, row, column = rows.asked(some)
+        slopes = torch.autograd.grad(-logp.sum(), [seen[Site("mlp_write", layer)] for layer in layers])
+    losses = torch.zeros(len(some)).index_add(0, row, -logp.detach().cpu()) / torch.bincount(row)
     at = lambda tensor: tensor.detach()[row, column].double().cpu()  # noqa: E731
     keys = {layer: at(seen[Site("mlp_hidden", layer)]) for layer in layers}
-    return Slopes(keys, {layer: at(slope) for layer, slope in zip(layers, slopes, strict=True)}, row + facts[0], losses)
+    return Slopes(keys, {layer: at(slope) for layer, slope in zip(layers, slopes, strict=True)}, some[row], losses)
 
 
 # ---- the change ----

@@ -10,6 +10,7 @@ from editing.edit import Edit, merged, remembered
 from editing.methods.closed_form import ultraedit
 from editing.methods.closed_form.ultraedit import Config, Statistics
 from editing.requests import target_prompts
+from editing.solve import training
 from factscope.data.fact import Fact
 from factscope.data.request import requests_of
 from factscope.errors import EditError
@@ -182,9 +183,9 @@ def test_each_matrix_may_have_statistics_of_its_own(tiny):
 
 def test_a_single_token_has_no_spread(tiny, monkeypatch):
     model = tiny("llama")
-    prompts = ultraedit.target_prompts
+    prompts = training.target_prompts
     monkeypatch.setattr(
-        ultraedit, "target_prompts", lambda *how: [replace(p, answer_ids=p.answer_ids[:1]) for p in prompts(*how)]
+        training, "target_prompts", lambda *how: [replace(p, answer_ids=p.answer_ids[:1]) for p in prompts(*how)]
     )
     with pytest.raises(EditError, match="at least two target tokens"):
         edit(model, FACTS[:1], replace(BOTH, layers=(1,)))

@@ -103,6 +103,11 @@ def _edits(
     check(requests)
     if any(edit.preface for edit in in_place(model)) and not spec.in_context:
         raise EditError(f"an in-context edit is in place, and {spec.name} cannot build on a text: take it out first")
+    if any(edit.bypasses for edit in in_place(model)) and not (spec.in_context or spec.beside):
+        raise EditError(
+            f"an edit beside the weights is in place, whose gate looks at whole prompts, and {spec.name} runs parts of "
+            "them: take it out first, or edit with a method of its kind"
+        )
     config = config or spec.config_for(model)
     spec.check(model, config)
     run = Run.of(model, how.seed)
@@ -139,6 +144,7 @@ def _edits(
             notes=(*output.notes, *notes),
             preface=output.preface,
             memory=output.memory,
+            bypasses=output.bypasses,
             run=run.ended(seconds[0]),
         )
         for own, output in zip(edited, outputs, strict=True)

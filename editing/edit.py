@@ -6,8 +6,9 @@ later, in any order. Adding and subtracting a float does not come back to the sa
 first change of a weight keeps a copy of it, and every state after that is computed from the copy and the edits that
 are in place. An edit knows the fingerprint of the model it was made for and refuses any other.
 
-An edit may also be a text, its `preface`, that the model reads before whatever it is asked through
-`factscope.model.forward.batched`. It changes no weight, and what runs the model directly does not see it.
+An edit may also stand beside the weights, as its `bypasses` (editing/bypass.py): they are hooks, and without them the
+model is bitwise as it was. Or it is a text, its `preface`, that the model reads before whatever it is asked through
+`factscope.model.forward.batched`; what runs the model directly does not see it.
 """
 
 import hashlib
@@ -25,12 +26,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from editing.bypass import Bypass, functions, join
+from editing.bypass import check as check_bypass
 from editing.delta import Delta
 from factscope.data.request import EditRequest, saved_request
 from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.prefix import Preface, put_before
-from factscope.model.weights import fingerprint, live_weights
+from factscope.model.hooks import stand
+from factscope.model.weights import WeightName, fingerprint, live_weights
 from factscope.plots.show import shown
 from factscope.runs import store
 from factscope.runs.provenance import Run
@@ -72,6 +76,7 @@ class Edit:
     notes: tuple[str, ...] = ()
     preface: str = ""  # of an in-context edit, which has no deltas: ends in a line break
     memory: dict[str, Tensor] = field(default_factory=dict)  # what later edits read of this one, rows by name
+    bypasses: tuple[Bypass, ...] = ()  # what stands beside a projection and speaks where a gate opens
     run: Run | None = None
     former: tuple[dict[str, Any], ...] = ()  # the facts of an edit of schema 1, of which its digest is
     digest: str = field(default="")
@@ -87,10 +92,12 @@ class Edit:
         said = [self.method, self.config, asked, self.base, self.seed, list(self.below), self.moments]
         said += [list(self.contexts), list(self.restraints), [delta.weight for delta in self.deltas]]
         said += [self.preface] if self.preface else []
+        said += [[one.kind, one.layer, one.numbers, one.words, sorted(one.tensors)] for one in self.bypasses]
         hashed.update(json.dumps(said, sort_keys=True, default=str).encode())
-        for delta in self.deltas:
-            for part in (delta.left, delta.right, delta.keep):
-                hashed.update(b"-" if part is None else part.reshape(-1).view(torch.uint8).numpy().tobytes())
+        parts = [part for delta in self.deltas for part in (delta.left, delta.right, delta.keep)]
+        parts += [one.tensors[name] for one in self.bypasses for name in sorted(one.tensors)]
+        for part in parts:
+            hashed.update(b"-" if part is None else part.reshape(-1).view(torch.uint8).numpy().tobytes())
         for name, rows in sorted(self.memory.items()):  # without a memory, the hash is as it always was
             hashed.update(name.encode() + rows.reshape(-1).view(torch.uint8).numpy().tobytes())
         return hashed.hexdigest()
@@ -99,6 +106,12 @@ class Edit:
     def name(self) -> str:
         """Twelve digits that tell it from any other."""
         return self.digest[:12]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Where it acts, lowest first; nowhere for a text."""
+        written = {WeightName.of(delta.weight).layer for delta in self.deltas}
+        return tuple(sorted(written | {part.layer for part in self.bypasses}))
 
     @contextmanager
     def applied(self, model: Bridge) -> Iterator[None]:
@@ -200,9 +213,10 @@ def commit(model: Bridge, edits: Sequence[Edit]) -> None:
         _check(edit, ledger, weights)
     if len({edit.digest for edit in edits}) < len(edits):
         raise EditError("the same edit is there twice; leave one out")
-    _move(ledger, weights, [*ledger.edits, *edits])
-    _LEDGERS[model] = ledger
-    _say_before(model, ledger.edits)
+    for edit in edits:
+        for part in edit.bypasses:
+            check_bypass(part, model, edit.name)
+    _put(model, ledger, weights, [*ledger.edits, *edits])
 
 
 def revert(model: Bridge, edits: Sequence[Edit]) -> None:
@@ -214,10 +228,25 @@ def revert(model: Bridge, edits: Sequence[Edit]) -> None:
         raise EditError(f"edit {sorted(gone - here)[0][:12]} is not in place, so it cannot be taken out")
     if ledger is None or not gone:
         return
-    _move(ledger, live_weights(model), [edit for edit in ledger.edits if edit.digest not in gone])
-    if not ledger.edits:
-        del _LEDGERS[model]
-    _say_before(model, ledger.edits)
+    _put(model, ledger, live_weights(model), [edit for edit in ledger.edits if edit.digest not in gone])
+
+
+def _put(model: Bridge, ledger: _Ledger, weights: dict[str, Tensor], edits: list[Edit]) -> None:
+    """Let exactly these edits be in place: in the weights, beside them and before every prompt."""
+    before = list(ledger.edits)
+    beside = functions(join([part for edit in edits for part in edit.bypasses]))  # may be refused, so before the rest
+    digests = [edit.digest for edit in edits if edit.bypasses]
+    _move(ledger, weights, edits)
+    try:
+        stand(model, hashlib.sha256("".join(digests).encode()).hexdigest() if digests else "", beside)
+    except BaseException:
+        _move(ledger, weights, before)
+        raise
+    if edits:
+        _LEDGERS[model] = ledger
+    else:
+        _LEDGERS.pop(model, None)
+    _say_before(model, edits)
 
 
 def _say_before(model: Bridge, edits: Sequence[Edit]) -> None:
@@ -341,6 +370,7 @@ def merged(edits: Sequence[Edit]) -> Edit:
         restraints=tuple(name for edit in edits for name in edit.restraints),
         preface="".join(edit.preface for edit in edits),
         memory={name: torch.cat([edit.memory[name] for edit in edits if name in edit.memory]) for name in kept},
+        bypasses=tuple(join([part for edit in edits for part in edit.bypasses])),
         notes=(f"a stack of {len(edits)} edits: {', '.join(edit.name for edit in edits)}",),
         digest="",
     )

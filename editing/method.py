@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 import torch
 
 from editing import methods
+from editing.bypass import Bypass
 from editing.requests import RequestPrompts
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
@@ -52,13 +53,19 @@ class MethodSpec:
     compute_each: Callable[["MethodInputs", Any], list["MethodOutput"]] | None = (
         None  # one edit per request, in one batch
     )
-    place: Place | Literal["prompt"] = "hidden"  # an MLP's output, the hidden state after a block, or a text before all
+    place: Place | Literal["beside", "prompt"] = "hidden"  # an MLP's output, the hidden state after a block; beside a
+    # projection, with no weight changed; or a text before all
     needs_moments: bool = False  # whether it wants the second moment of ordinary keys
 
     @property
     def in_context(self) -> bool:
         """Whether its edits are a text and no change of weights."""
         return self.place == "prompt"
+
+    @property
+    def beside(self) -> bool:
+        """Whether its edits are bypasses and no change of weights."""
+        return self.place == "beside"
 
     @property
     def layer_setting(self) -> str:
@@ -123,6 +130,7 @@ class MethodOutput:
     notes: tuple[str, ...] = ()
     preface: str = ""
     memory: dict[str, torch.Tensor] = field(default_factory=dict)  # what later edits read of this one, rows by name
+    bypasses: tuple[Bypass, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

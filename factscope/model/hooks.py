@@ -20,6 +20,7 @@ from factscope.model.sites import Site, flag_of, hook_name
 
 Index = slice | Sequence[int] | Tensor
 _POINTS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+_STANDING: WeakKeyDictionary[Any, tuple[str, list[tuple[Any, Any]]]] = WeakKeyDictionary()
 
 
 class HookNeverFired(RuntimeError):
@@ -99,12 +100,43 @@ def hooked(model: Bridge, functions: Sequence[tuple[Site, Callable[[Tensor], Ten
             handles.append((point, point.add_hook(call)))
         yield
     finally:
-        for point, handle in handles:
-            handle.hook.remove()
-            point.fwd_hooks.remove(handle)
+        _take_off(handles)
     silent = [str(site) for (site, _), did in zip(functions, fired, strict=True) if not did]
     if silent:
         raise HookNeverFired(f"no activation passed through {', '.join(silent)}: nothing was read or changed there")
+
+
+def _take_off(handles: Sequence[tuple[Any, Any]]) -> None:
+    for point, handle in handles:
+        handle.hook.remove()
+        point.fwd_hooks.remove(handle)
+
+
+def stand(model: Bridge, digest: str, functions: Sequence[tuple[Site, Callable[[Tensor], Tensor | None]]]) -> None:
+    """From now on call these functions before any other hook, in the place of those that stood there; none: of nothing.
+
+    What stands is a part of what the model computes, as its weights are: it outlives TransformerLens's own resets, a
+    run that does not reach it is no error, and `digest` names it in the model's fingerprint.
+    """
+    _, old = _STANDING.pop(model, ("", []))
+    _take_off(old)
+    if not functions:
+        return
+    _STANDING[model] = (digest, [])
+    for site, function in reversed(functions):
+        point = _point(model, site)
+
+        def call(activation: Tensor, function: Any = function, **_: Any) -> Tensor | None:
+            changed: Tensor | None = function(activation)
+            return changed
+
+        # Each goes before all others, so the last one is put first: they run in the order in which they are given.
+        _STANDING[model][1].append((point, point.add_hook(call, is_permanent=True, prepend=True)))
+
+
+def standing(model: Bridge) -> str:
+    """The digest of what stands beside the model's modules; empty where nothing does."""
+    return _STANDING.get(model, ("", []))[0]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from factscope.errors import ModelError
 from factscope.model.bridge import Bridge, architecture
+from factscope.model.hooks import standing
 
 MLP_OUT = "mlp.W_out"  # the down-projection, where facts are edited
 
@@ -68,7 +69,7 @@ def live_weights(model: Bridge) -> dict[str, Tensor]:
 
 
 def fingerprint(model: Bridge) -> str:
-    """SHA-256 over every running weight's name, shape, type and bytes, as 64 hexadecimal digits.
+    """SHA-256 over every running weight's name, shape, type and bytes and what stands beside them: 64 hex digits.
 
     Two models agree in it exactly if they compute with the same numbers; an edit changes it and undoing the edit
     brings it back.
@@ -77,6 +78,7 @@ def fingerprint(model: Bridge) -> str:
     for name, tensor in sorted(_running(model).items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+    digest.update(standing(model).encode())
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device, run_blocks
+from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import after_preface, preface_ids
 from factscope.model.hooks import record
@@ -30,7 +31,10 @@ SHARED = 8  # tokens that all rows of a batch must share for a pass of their own
 def logits_at(
     model: Bridge, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "wanted vocab"]]:
-    """Logits of each row at its wanted positions, float32 on the CPU; rows of any length, right-padded."""
+    """Logits of each row at its wanted positions, float32 on the CPU; rows of any length, right-padded.
+
+    A row's prompt ends at the first position that is asked for.
+    """
     read, last = readout(model), Site("resid", model.cfg.n_layers - 1)
     first, told = preface_ids(model)
     rows = [after_preface(model, row, first, told) for row in rows]
@@ -40,7 +44,8 @@ def logits_at(
     for some in (order[i : i + ROWS] for i in range(0, len(order), ROWS)):
         tokens = padded([rows[i] for i in some]).to(device(model))
         begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
-        with record(model, [last]) as seen:
+        ends = torch.tensor([min(positions[i]) for i in some])
+        with record(model, [last]) as seen, ending(ends, begun):
             run_blocks(model, tokens[:, begun:], cache)
         where = [(r, p - begun) for r, i in enumerate(some) for p in positions[i]]
         picked = seen[last][[r for r, _ in where], [p for _, p in where]]
@@ -58,7 +63,8 @@ def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[i
     begun = int(same.long().cumprod(0).sum())
     if begun < SHARED:
         return 0, None
-    cache: Any = getattr(run_blocks(model, tokens[:1, :begun], keep=True), "past_key_values", None)
+    with ending(torch.tensor([first])):  # no prompt ends in what they share
+        cache: Any = getattr(run_blocks(model, tokens[:1, :begun], keep=True), "past_key_values", None)
     if not hasattr(cache, "batch_repeat_interleave") or not all(hasattr(layer, "keys") for layer in cache.layers):
         return 0, None  # layers that keep a state instead of keys and values: every row is run whole
     cache.batch_repeat_interleave(len(tokens))

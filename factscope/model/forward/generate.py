@@ -13,6 +13,7 @@ from torch import Tensor
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import ROWS, THIN
+from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import after_preface, preface_ids
 
@@ -28,18 +29,20 @@ def sample(
     """`begin` continued to `length` tokens, with a key/value cache; greedy without a generator."""
     network, tokens, cache = model.original_model, begin.to(device(model)), None
     new = tokens
-    while tokens.shape[1] < length:
-        with thin_products() if new.numel() >= THIN else nullcontext():
-            out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, logits = out.past_key_values, finite(out.logits[:, -1].float())
-        if generator is None:
-            new = logits.argmax(-1, keepdim=True)
-        elif top_k is not None:
-            values, ids = logits.topk(min(top_k, logits.shape[-1]))
-            new = ids.gather(1, torch.multinomial(values.softmax(-1).cpu(), 1, generator=generator).to(ids.device))
-        else:
-            new = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(tokens.device)
-        tokens = torch.cat([tokens, new], 1)
+    with ending(torch.full((len(begin),), begin.shape[1] - 1)) as now:
+        while tokens.shape[1] < length:
+            with thin_products() if new.numel() >= THIN else nullcontext():
+                out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            now.begun += new.shape[1]
+            cache, logits = out.past_key_values, finite(out.logits[:, -1].float())
+            if generator is None:
+                new = logits.argmax(-1, keepdim=True)
+            elif top_k is not None:
+                values, ids = logits.topk(min(top_k, logits.shape[-1]))
+                new = ids.gather(1, torch.multinomial(values.softmax(-1).cpu(), 1, generator=generator).to(ids.device))
+            else:
+                new = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(tokens.device)
+            tokens = torch.cat([tokens, new], 1)
     return tokens[:, :length]
 
 

@@ -2,7 +2,8 @@
 
 The row of a pair is its prompt and its answer without the last token. A row that another row begins with is not run: in
 a causal model its logits are the other's at the same positions. Two answers of one token behind one prompt are one row;
-so is the same prompt asked of several facts. The rows that are left run in batches of similar length.
+so is the same prompt asked of several facts. The rows that are left run in batches of similar length. Where something
+stands beside the model that decides by the prompt, rows are shared by prompts of one length alone.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import logits_at
+from factscope.model.hooks import standing
 
 PAIRS = 256  # whose logits are held at once
 
@@ -56,7 +58,7 @@ def score(model: Bridge, pairs: Sequence[Pair]) -> list[AnswerScore]:
 
 
 def _score(model: Bridge, pairs: Sequence[Pair]) -> list[AnswerScore]:
-    hosts, host = shared([pair.row for pair in pairs])
+    hosts, host = shared([pair.row for pair in pairs], [len(pair.prompt) if standing(model) else 0 for pair in pairs])
     wanted: list[dict[int, int]] = [{} for _ in hosts]  # position -> where its logits stand
     for pair, number in zip(pairs, host, strict=True):
         for place in range(len(pair.prompt) - 1, len(pair.row)):
@@ -75,12 +77,20 @@ def _score(model: Bridge, pairs: Sequence[Pair]) -> list[AnswerScore]:
     return out
 
 
-def shared(rows: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The rows that no other row begins with, each once, and for every row the number of one that begins with it."""
-    hosts: list[tuple[int, ...]] = []
-    number: dict[tuple[int, ...], int] = {}
-    for row in sorted(set(rows), reverse=True):  # in this order a row stands right after those that begin with it
-        if not hosts or hosts[-1][: len(row)] != row:
-            hosts.append(row)
-        number[row] = len(hosts) - 1
-    return hosts, [number[row] for row in rows]
+def shared(
+    rows: Sequence[tuple[int, ...]], groups: Sequence[int] | None = None
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The rows that no other row begins with, each once, and for every row the number of one that begins with it.
+
+    `groups` numbers the rows that may be shared with each other; without it all may.
+    """
+    keyed = list(zip(groups or [0] * len(rows), rows, strict=True))
+    hosts: list[tuple[int, tuple[int, ...]]] = []
+    number: dict[tuple[int, tuple[int, ...]], int] = {}
+    for group, row in sorted(
+        set(keyed), reverse=True
+    ):  # in this order a row stands right after those that begin with it
+        if not hosts or hosts[-1][0] != group or hosts[-1][1][: len(row)] != row:
+            hosts.append((group, row))
+        number[group, row] = len(hosts) - 1
+    return [row for _, row in hosts], [number[one] for one in keyed]

@@ -1,0 +1,1 @@
+"""Methods whose edits stand beside a projection and speak only where a gate opens."""

@@ -1,0 +1,216 @@
+"""GRACE: a codebook beside one projection, one entry a fact (Hartvigsen et al. 2023).
+
+The entry's key is what the down-projection of a high layer reads at the prompt's last token, and its value is trained
+to make the model say the target when it stands there in the place of what the projection writes:
+
+    loss = -(1/T) sum_t log p(target_t | prompt, target_<t)          Adam on the value alone
+
+The value begins as what is written there now. (The authors begin with numbers drawn from [0, 1), `begin=random`.) The
+radius is `reach` times the median distance of such keys between prompts of the shipped relations, because a distance
+means something on the scale of one layer only; the authors give a number for each model. How entries share the space
+stands in editing/bypasses/codebook.py.
+
+When not to use it: for facts that will be asked in other words. A paraphrase ends in another key, outside of the ball,
+and is answered as before; what is left alone is left alone exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from editing.bypass import Bypass
+from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.requests import target_prompts
+from factscope.data.shipped import relations
+from factscope.errors import EditError
+from factscope.model.bridge import Bridge, device
+from factscope.model.forward.batched import padded
+from factscope.model.forward.ends import ending
+from factscope.model.forward.partial import Frame
+from factscope.model.forward.subject import check_written
+from factscope.model.hooks import hooked, record
+from factscope.model.prompts import tokenized
+from factscope.model.sites import Site
+
+APIECE = 4  # prompts of each shipped relation that say how far apart keys are
+OPENS = 0.05  # of these, the share on which a gate may open before the edit is refused
+
+
+@dataclass(frozen=True)
+class Config:
+    """Adam's and the authors' stops; the rest is scaled to the model at hand."""
+
+    layer: int = 25  # set by for_model: five sixths of the way up, as their 27 of 32
+    reach: float = 0.3  # radius of a new ball, in median distances between keys of unlike prompts
+    steps: int = 50
+    learning_rate: float = 0.5
+    stop: float = 0.01  # nats
+    begin: Literal["written", "random"] = "written"
+
+    @classmethod
+    def for_model(cls, model: Bridge) -> "Config":
+        """With the layer at the same height."""
+        return cls(layer=int(model.cfg.n_layers) * 5 // 6)
+
+
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
+    """One codebook with an entry for each fact, in order."""
+    return _output(inputs, config, _learned(inputs, config), slice(None))
+
+
+def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
+    """A codebook of one entry for each fact, all of them trained side by side."""
+    learned = _learned(inputs, config)
+    return [_output(inputs, config, learned, slice(i, i + 1)) for i in range(len(inputs.requests))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Learned:
+    keys: Float[Tensor, "fact d_in"]
+    values: Float[Tensor, "fact d_out"]
+    curve: Float[Tensor, "step fact"]  # nats; NaN after a fact's stop
+    apart: float  # median distance between keys of unlike prompts
+    opens: tuple[int, ...]  # by fact: the unlike prompts within its ball, of `of`
+    of: int
+
+
+def _output(inputs: MethodInputs, config: Config, learned: _Learned, which: slice) -> MethodOutput:
+    keys = learned.keys[which]
+    reach = torch.full((len(keys),), config.reach * learned.apart)
+    part = Bypass(
+        "codebook",
+        config.layer,
+        {"keys": keys.clone(), "values": learned.values[which].clone(), "reach": reach},
+        {},
+        tuple(request.target for request in inputs.requests[which]),
+    )
+    note = (
+        f"a new ball's radius is {float(reach[0]):.3g}, {config.reach:g} of the median distance between keys of "
+        f"{learned.of} shipped prompts; {sum(learned.opens[which])} of these fall into a ball"
+    )
+    return MethodOutput((), curve=learned.curve[:, which], notes=(note,), bypasses=(part,))
+
+
+def _learned(inputs: MethodInputs, config: Config) -> _Learned:
+    """Keys as they are, values trained side by side: nothing couples them."""
+    model = inputs.model
+    check_written(model, config.layer)
+    if not (config.reach > 0 and config.learning_rate > 0 and config.steps > 0):
+        raise EditError("reach, learning_rate and steps must be larger than 0: a ball of no width holds no question")
+    rows = _Rows.of(inputs, config.layer)
+    others = _unlike(model, config.layer, inputs.start)
+    between = torch.pdist(others.double())
+    apart = float(between.median())
+    close = torch.cdist(rows.keys.double(), others.double()) <= config.reach * apart
+    for request, opens in zip(inputs.requests, close.sum(1).tolist(), strict=True):
+        if opens > OPENS * len(others):
+            raise EditError(
+                f"the gate of {request.prompt!r} would open on {opens} of {len(others)} prompts about other things: "
+                "choose a smaller reach or another layer"
+            )
+    values, curve = _train(inputs, config, rows)
+    return _Learned(rows.keys, values, curve, apart, tuple(close.sum(1).tolist()), len(others))
+
+
+def _train(inputs: MethodInputs, config: Config, rows: "_Rows") -> tuple[Tensor, Tensor]:
+    value = rows.written.clone()
+    if config.begin == "random":
+        value = torch.rand(value.shape, generator=torch.Generator().manual_seed(inputs.seed)).to(value)
+    moment, square, curve = torch.zeros_like(value), torch.zeros_like(value), []
+    active = torch.ones(len(value), dtype=torch.bool, device=value.device)
+    for step in range(config.steps):
+        value.requires_grad_()
+        with torch.enable_grad():
+            losses = rows.losses(value)
+            (gradient,) = torch.autograd.grad(losses.sum(), value)
+        value, losses = value.detach(), losses.detach()
+        if not bool(torch.isfinite(losses).all()):
+            raise EditError(f"the loss went to NaN at step {step}; nothing was changed. Use a smaller learning rate")
+        curve.append(losses.cpu().masked_fill(~active.cpu(), torch.nan))
+        if inputs.on_step is not None:
+            inputs.on_step(step, curve[-1], (-losses).exp().cpu())
+        active = active & (losses >= config.stop)
+        if not bool(active.any()) or step + 1 == config.steps:  # the last step only reads
+            break
+        moment = 0.9 * moment + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        update = (moment / (1 - 0.9 ** (step + 1))) / ((square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+        value = torch.where(active[:, None], value - config.learning_rate * update, value)
+    return value.float().cpu(), torch.stack(curve)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Prompts with their targets, right-padded, and what one pass of the model as it is left of them."""
+
+    frame: Frame
+    layer: int
+    resid: Float[Tensor, "fact pos d_model"]  # what enters the layer
+    ends: Tensor  # [fact] the position of the prompt's last token
+    answers: tuple[tuple[int, ...], ...]
+    keys: Float[Tensor, "fact d_in"]
+    written: Float[Tensor, "fact d_out"]
+
+    @classmethod
+    def of(cls, inputs: MethodInputs, layer: int) -> "_Rows":
+        model = inputs.model
+        prompts = [target_prompts(model, request, ("{}",), inputs.start)[0] for request in inputs.requests]
+        ids = padded([(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in prompts]).to(device(model))
+        ends = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
+        frame = Frame.of(model, ids)
+        sites = Site("resid_pre", layer), Site("mlp_hidden", layer), Site("mlp_write", layer)
+        seen = _read(model, ids, ends, sites)
+        resid, hidden, written = (seen[site] for site in sites)
+        at = torch.arange(len(ends)), ends
+        answers = tuple(tuple(prompt.answer_ids) for prompt in prompts)
+        return cls(frame, layer, resid, ends, answers, hidden[at].float().cpu(), written[at].float())
+
+    def losses(self, values: Tensor) -> Tensor:
+        """Mean loss of each fact's target with its value written at its prompt's end, nats per token."""
+        at = torch.arange(len(self.ends)), self.ends
+        write = Site("mlp_write", self.layer), lambda y: y.index_put(at, values.to(y))
+        with hooked(self.frame.model, [write]), ending(self.ends):
+            out = self.frame.blocks(self.resid, self.layer)
+        row = torch.tensor([r for r, answer in enumerate(self.answers) for _ in answer])
+        offset = torch.tensor([t for answer in self.answers for t in range(len(answer))])
+        ids = torch.tensor([token for answer in self.answers for token in answer], device=out.device)
+        logp = self.frame.logits(out[row, self.ends[row] + offset]).float().log_softmax(-1)
+        nll = -logp.gather(1, ids[:, None])[:, 0]
+        count = torch.bincount(row).to(nll)
+        return torch.zeros(len(self.answers), device=nll.device).index_add(0, row.to(nll.device), nll) / count
+
+
+@torch.no_grad()
+def _read(model: Bridge, ids: Tensor, ends: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """What passes at these sites of one layer, in one pass up to it."""
+    above = max(site.layer for site in sites) + 1
+    with ending(ends), record(model, sites) as seen:
+        model(ids, use_cache=False, **({"stop_at_layer": above} if above < model.cfg.n_layers else {}))
+    return seen
+
+
+def _unlike(model: Bridge, layer: int, start: str) -> Float[Tensor, "prompt d_in"]:
+    """The keys of some prompts of every shipped relation, as the model is."""
+    texts = [
+        relation.fact(entry, relation.templates[0]).prompt
+        for relation in relations().values()
+        for entry in relation.entries[:APIECE]
+    ]
+    rows = [tokenized(model, text, start=start)[0] for text in texts]
+    ends = torch.tensor([len(row) - 1 for row in rows])
+    seen = _read(model, padded(rows).to(device(model)), ends, [site := Site("mlp_hidden", layer)])
+    return seen[site][torch.arange(len(rows)), ends].float().cpu()
+
+
+METHOD = MethodSpec(
+    "grace",
+    "a codebook beside one projection: the prompt itself and hardly anything else is answered anew",
+    Config,
+    compute,
+    compute_each,
+    place="beside",
+)

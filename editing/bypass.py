@@ -47,7 +47,7 @@ class BypassKind:
     shapes: dict[str, tuple[str, ...]]  # of its tensors; "d_in" and "d_out" are the projection's
     join: Callable[[Sequence[Bypass]], Bypass]  # several edits' at one layer, in order; EditError where they disagree
     writer: Callable[[Bypass], Write]
-    scrambled: Callable[[Bypass, torch.Generator], Bypass]  # the same gate, and a random memory as large
+    scrambled: Callable[[Bypass, torch.Generator, bool], Bypass]  # a random memory as large; with True, gate too
 
 
 KINDS = Catalogue("kind of bypass", bypasses, "KIND", BypassKind, EditError)

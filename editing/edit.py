@@ -346,6 +346,15 @@ def _to(model: Bridge, dtype: torch.dtype) -> None:
 # ---- small algebra ----
 
 
+def check_weights(edits: Sequence[Edit], why: str) -> None:
+    """EditError where an edit is not of the weights; `why` says what needs weights, as in "an export holds weights"."""
+    for edit in edits:
+        if edit.preface:
+            raise EditError(f"an in-context edit ({edit.name}) changes no weight, and {why}: leave it out")
+        if edit.bypasses:
+            raise EditError(f"edit {edit.name} by {edit.method} stands beside the weights, and {why}: leave it out")
+
+
 def merged(edits: Sequence[Edit]) -> Edit:
     """One edit that does what a stack of them does: the factors of each weight side by side."""
     if not edits:

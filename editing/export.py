@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from editing.edit import Edit, applied, merged
+from editing.edit import Edit, applied, check_weights, merged
 from factscope.errors import EditError, StoreError
 from factscope.files import write_text_atomically
 from factscope.model.agreement import off_by, tolerance
@@ -38,9 +38,8 @@ def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EditError(f"{folder} is there already and not empty: give a new folder to export into")
+    check_weights(edits, "an export holds weights, which is all that plain transformers runs")
     stack = merged(edits)
-    if stack.preface:
-        raise EditError("an in-context edit changes no weight, so there is nothing of it to export")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from editing.bypass import KINDS
 from editing.delta import Delta
 from editing.edit import Edit
 from editing.spectrum import factored
@@ -35,10 +36,12 @@ def scrambled(edit: Edit, seed: int, kind: str = "directions") -> Edit:
         raise EditError(f"there is no scramble {kind!r}; choose {' or '.join(SCRAMBLES)}")
     generator = torch.Generator().manual_seed(seed)
     deltas = tuple(_scrambled(delta, generator, kind) for delta in edit.deltas)
+    bypasses = tuple(KINDS.get(part.kind).scrambled(part, generator, kind == "directions") for part in edit.bypasses)
     return replace(
         edit,
         method=f"scrambled {edit.method}",
         deltas=deltas,
+        bypasses=bypasses,
         seed=seed,
         reports=(),
         curve=None,

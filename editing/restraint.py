@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from editing import restraints
-from editing.edit import Edit, base_of, in_place, merged
+from editing.edit import Edit, base_of, check_weights, in_place, merged
 from factscope.catalogue import Catalogue
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
@@ -58,6 +58,7 @@ def restrained(model: Bridge, edits: Sequence[Edit], name: str | RestraintSpec, 
     spec = restraint(name)
     if in_place(model):
         raise EditError("take the edits that are in place out first: a restraint compares with the weights before them")
+    check_weights(edits, "a restraint thins changes of weights")
     stack = merged(edits)
     if base_of(model) != stack.base:
         raise EditError(f"edit {stack.name} was made for another model ({stack.model}): load that one")

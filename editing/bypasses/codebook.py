@@ -96,12 +96,13 @@ def _write(keys: Tensor, radii: Tensor, values: Tensor, x: Tensor, y: Tensor, no
     return y.index_put((rows, last[rows]), values.to(y)[place[opened]])
 
 
-def scrambled(part: Bypass, generator: torch.Generator) -> Bypass:
-    """Values of the same norms in random directions, behind the same keys."""
-    values = part.tensors["values"]
-    drawn = torch.randn(values.shape, generator=generator)
-    drawn = drawn * values.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True)
-    return replace(part, tensors={**part.tensors, "values": drawn})
+def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
+    """Values of the same norms in random directions, behind the same keys or such keys."""
+    tensors = dict(part.tensors)
+    for name in ("values", "keys") if gate else ("values",):
+        drawn = torch.randn(tensors[name].shape, generator=generator)
+        tensors[name] = drawn * (tensors[name].norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+    return replace(part, tensors=tensors)
 
 
 SHAPES = {"keys": ("entry", "d_in"), "values": ("entry", "d_out"), "reach": ("entry",)}

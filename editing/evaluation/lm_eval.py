@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from editing.edit import Edit, applied
+from editing.edit import Edit, applied, check_weights
 from editing.export import plain_model
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
@@ -85,8 +85,7 @@ def evaluate_tasks(
     task file, an in-context edit.
     """
     lm_eval, HFLM = _harness()  # noqa: N806
-    if any(edit.preface for edit in edits):
-        raise EditError("lm-eval reads the weights alone, and an in-context edit changes none: leave it out")
+    check_weights(edits, "lm-eval runs the weights alone")
     run = Run.of(model, seed)
     found: list[Any] = []
     with stopwatch() as seconds, _hushed(), _same_draws():

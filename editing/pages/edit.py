@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from editing.bypass import KINDS
 from editing.edit import Edit
 from editing.evaluation.evaluate import EditReport
 from editing.pages.report import finite, report_sections
 from editing.spectrum import Spectrum
-from factscope.model.weights import WeightName
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 
 
@@ -33,9 +33,18 @@ def page(edit: Edit) -> Page:
             for delta in edit.deltas
         ),
     )  # fmt: skip
+    beside = Table(
+        "What stands beside the weights",
+        ("layer", "what", "tensors"),
+        tuple(
+            (part.layer, KINDS.get(part.kind).about,
+             ", ".join(f"{name} {' × '.join(map(str, tensor.shape))}" for name, tensor in part.tensors.items()))
+            for part in edit.bypasses
+        ),
+    )  # fmt: skip
     facts = Table("Facts", ("prompt", "from", "to"), tuple((one.prompt, one.old, one.target) for one in edit.requests))
     sections = (
-        Section("What it does", (facts, shapes)),
+        Section("What it does", (facts, *(table for table in (shapes, beside) if table.rows))),
         Section("How it was found", (*curves([edit]), *solver_table([edit]))),
         Section("What was run", (card(edit),)),
     )
@@ -45,11 +54,20 @@ def page(edit: Edit) -> Page:
 def words(edit: Edit) -> list[str]:
     """The first fact, the method, and where it writes."""
     first, more = edit.requests[0], f" and {len(edit.requests) - 1} more" if len(edit.requests) > 1 else ""
-    layers = ", ".join(dict.fromkeys(str(WeightName.of(delta.weight).layer) for delta in edit.deltas))
+    layers = ", ".join(map(str, edit.layers))
     said = [f"Edit {edit.name} by {edit.method}: {first.prompt} {first.old or '(not known)'} -> {first.target}{more}"]
     share = max((report.norm for report in edit.reports), default=float("nan"))
     size = "" if np.isnan(share) else f", at most {share:.2g} of a weight's norm"
+    if edit.preface:
+        return [*said, "Changes no weight: it is a text that the model reads before every question"]
+    if edit.bypasses:
+        return [*said, f"Changes no weight: it stands beside layer {layers}, {', '.join(kinds(edit))}"]
     return [*said, f"Writes to layer{'s' if ', ' in layers else ''} {layers}{size}; second moments: {edit.moments}"]
+
+
+def kinds(edit: Edit) -> tuple[str, ...]:
+    """What stands beside the weights, in words."""
+    return tuple(dict.fromkeys(KINDS.get(part.kind).about for part in edit.bypasses))
 
 
 def summary(edit: Edit) -> dict[str, Any]:

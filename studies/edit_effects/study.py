@@ -18,7 +18,7 @@ from circuits.analysis.cross_faithfulness import CrossFaithfulness, cross_faithf
 from circuits.analysis.diff import diff
 from circuits.analysis.head_changes import head_changes
 from circuits.circuit import Circuit
-from editing.edit import Edit, in_place
+from editing.edit import Edit, check_weights, in_place
 from editing.evaluation.evaluate import EditReport, questions
 from editing.evaluation.protocol import ORDERS
 from editing.evaluation.read import Asked
@@ -29,7 +29,7 @@ from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt, start_token
-from factscope.model.weights import WeightName, fingerprint
+from factscope.model.weights import fingerprint
 from factscope.runs.parts import Parts, parts_in
 from factscope.runs.provenance import Run
 from studies.edit_effects.measures import measures
@@ -57,6 +57,7 @@ def edit_studies(
         raise EditError("there is no edit to study")
     if in_place(model):
         raise EditError("take the edits that are in place out first; a study puts its own in and takes them out")
+    check_weights(edits, "circuits are computed from the weights, so its effects cannot be seen inside yet")
     for edit in edits:
         if edit.base != fingerprint(model):
             raise EditError(
@@ -116,7 +117,6 @@ def _study(
     cards = parts.get(f"{tag}after: cards", _Cards, lambda: _cards(model, edit, changes[1:]))
     weights = parts.get(f"{tag}after: spectra", _Weights, lambda: _weights(model, edit, changes[1:]))
     level = max((diff(before.circuit, side.circuit, draws=0).largest_change for side in sides), default=0.0)
-    layers = tuple(sorted({WeightName.of(delta.weight).layer for delta in edit.deltas}))
     notes = [*ask.notes, *(trace.note for trace in (before.trace, after.trace) if trace.note)]
     mine = [name for name in parts.seconds if name.startswith(("before", tag))]
     seconds = {name.removeprefix(tag): parts.seconds[name] for name in mine}
@@ -126,7 +126,7 @@ def _study(
         edit=edit.digest,
         method=edit.method,
         edited=tuple(f"{one.prompt} {one.old} -> {one.target}" for one in edit.requests),
-        layers=layers,
+        layers=edit.layers,
         config=asdict(config),
         before=before,
         after=after,
@@ -136,7 +136,7 @@ def _study(
         diff=diff(before.circuit, after.circuit, seed=config.seed, level=level),
         heads=head_changes(before.heads, after.heads, values, others),
         cross=cross,
-        entries=entries(before.circuit, after.circuit, layers),
+        entries=entries(before.circuit, after.circuit, edit.layers),
         report=cards.reports[0],
         null_reports=cards.reports[1:],
         spectra=weights.spectra[0],

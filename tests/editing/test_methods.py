@@ -81,7 +81,9 @@ def test_every_method_makes_an_edit_that_acts_and_leaves_no_trace(tiny, name, ki
     assert edit.base == before
     assert edit.requests == facts
     assert {delta.weight for delta in edit.deltas} <= {"blocks.0.mlp.W_out", "blocks.1.mlp.W_out"}
-    assert bool(edit.preface) == methods.method(name).in_context == (not edit.deltas)
+    spec = methods.method(name)
+    assert (bool(edit.preface), bool(edit.bypasses)) == (spec.in_context, spec.beside)
+    assert bool(edit.deltas) == (not spec.in_context and not spec.beside)
     untouched = {n: w.clone() for n, w in live_weights(model).items() if n not in {d.weight for d in edit.deltas}}
     with edit.applied(model):
         assert target_loss(model, facts) != loss
@@ -100,6 +102,9 @@ def test_each_alone_side_by_side_is_each_alone(tiny, name):
     for fact, edit in zip(FACTS, each, strict=True):
         alone = computing.compute(name, model, [fact], settings(name), **how)
         assert edit.preface == alone.preface
+        for one, other in zip(edit.bypasses, alone.bypasses, strict=True):
+            for part, tensor in one.tensors.items():
+                torch.testing.assert_close(tensor, other.tensors[part], atol=1e-3, rtol=1e-3)
         for one, other in zip(edit.deltas, alone.deltas, strict=True):
             torch.testing.assert_close(
                 one.dense(), other.dense(), atol=1e-4 * float(other.dense().abs().max()), rtol=1e-2

@@ -7,7 +7,8 @@ to make the model say the target when it stands there in the place of what the p
 
 The value begins as what is written there now. (The authors begin with numbers drawn from [0, 1), `begin=random`.) The
 radius is `reach` times the median distance of such keys between prompts of the shipped relations, because a distance
-means something on the scale of one layer only; the authors give a number for each model. How entries share the space
+means something on the scale of one layer only (the authors give a number for each model), and smaller where one of
+these prompts, about another subject, would fall into the ball. How entries share the space
 stands in editing/bypasses/codebook.py.
 
 When not to use it: for facts that will be asked in other words. A paraphrase ends in another key, outside of the ball,
@@ -37,7 +38,7 @@ from factscope.model.prompts import tokenized
 from factscope.model.sites import Site
 
 APIECE = 4  # prompts of each shipped relation that say how far apart keys are
-OPENS = 0.05  # of these, the share on which a gate may open before the edit is refused
+CLEAR = 0.9  # of the way to the nearest of these that is about another subject, a ball may reach
 
 
 @dataclass(frozen=True)
@@ -73,26 +74,16 @@ class _Learned:
     keys: Float[Tensor, "fact d_in"]
     values: Float[Tensor, "fact d_out"]
     curve: Float[Tensor, "step fact"]  # nats; NaN after a fact's stop
-    apart: float  # median distance between keys of unlike prompts
-    opens: tuple[int, ...]  # by fact: the unlike prompts within its ball, of `of`
-    of: int
+    reach: Float[Tensor, " fact"]
+    note: str
 
 
 def _output(inputs: MethodInputs, config: Config, learned: _Learned, which: slice) -> MethodOutput:
-    keys = learned.keys[which]
-    reach = torch.full((len(keys),), config.reach * learned.apart)
-    part = Bypass(
-        "codebook",
-        config.layer,
-        {"keys": keys.clone(), "values": learned.values[which].clone(), "reach": reach},
-        {},
-        tuple(request.target for request in inputs.requests[which]),
-    )
-    note = (
-        f"a new ball's radius is {float(reach[0]):.3g}, {config.reach:g} of the median distance between keys of "
-        f"{learned.of} shipped prompts; {sum(learned.opens[which])} of these fall into a ball"
-    )
-    return MethodOutput((), curve=learned.curve[:, which], notes=(note,), bypasses=(part,))
+    tensors = {"keys": learned.keys, "values": learned.values, "reach": learned.reach}
+    own = {name: tensor[which].clone() for name, tensor in tensors.items()}
+    targets = tuple(request.target for request in inputs.requests[which])
+    part = Bypass("codebook", config.layer, own, {}, targets)
+    return MethodOutput((), curve=learned.curve[:, which], notes=(learned.note,), bypasses=(part,))
 
 
 def _learned(inputs: MethodInputs, config: Config) -> _Learned:
@@ -102,18 +93,31 @@ def _learned(inputs: MethodInputs, config: Config) -> _Learned:
     if not (config.reach > 0 and config.learning_rate > 0 and config.steps > 0):
         raise EditError("reach, learning_rate and steps must be larger than 0: a ball of no width holds no question")
     rows = _Rows.of(inputs, config.layer)
-    others = _unlike(model, config.layer, inputs.start)
-    between = torch.pdist(others.double())
-    apart = float(between.median())
-    close = torch.cdist(rows.keys.double(), others.double()) <= config.reach * apart
-    for request, opens in zip(inputs.requests, close.sum(1).tolist(), strict=True):
-        if opens > OPENS * len(others):
-            raise EditError(
-                f"the gate of {request.prompt!r} would open on {opens} of {len(others)} prompts about other things: "
-                "choose a smaller reach or another layer"
-            )
+    reach, note = _reaches(inputs, config, rows.keys)
     values, curve = _train(inputs, config, rows)
-    return _Learned(rows.keys, values, curve, apart, tuple(close.sum(1).tolist()), len(others))
+    return _Learned(rows.keys, values, curve, reach, note)
+
+
+def _reaches(inputs: MethodInputs, config: Config, keys: Tensor) -> tuple[Tensor, str]:
+    """The radius of each new ball [fact], and how it was found; EditError where a key is another prompt's, too."""
+    subjects, others = _shipped(inputs.model, config.layer, inputs.start)
+    usual = config.reach * float(torch.pdist(others.double()).median())
+    distances = torch.cdist(keys.double(), others.double())
+    for number, request in enumerate(inputs.requests):
+        distances[number, [subject == request.subject for subject in subjects]] = torch.inf
+    clear = CLEAR * distances.min(1).values
+    for request, room in zip(inputs.requests, clear.tolist(), strict=True):
+        if room < 1e-3 * usual:
+            raise EditError(
+                f"the key of {request.prompt!r} in layer {config.layer} is that of a prompt about another subject, so "
+                "the gate would open there too: choose another layer"
+            )
+    cut = int((clear < usual).sum())
+    note = f"a new ball's radius is {usual:.3g}, {config.reach:g} of the median distance between keys of {len(others)} "
+    note += "shipped prompts"
+    if cut:
+        note += f"; smaller for {cut} of {len(keys)} facts, whose ball one of these would fall into"
+    return clear.clamp(max=usual).float(), note
 
 
 def _train(inputs: MethodInputs, config: Config, rows: "_Rows") -> tuple[Tensor, Tensor]:
@@ -193,17 +197,17 @@ def _read(model: Bridge, ids: Tensor, ends: Tensor, sites: Sequence[Site]) -> di
     return seen
 
 
-def _unlike(model: Bridge, layer: int, start: str) -> Float[Tensor, "prompt d_in"]:
-    """The keys of some prompts of every shipped relation, as the model is."""
-    texts = [
-        relation.fact(entry, relation.templates[0]).prompt
+def _shipped(model: Bridge, layer: int, start: str) -> tuple[tuple[str, ...], Float[Tensor, "prompt d_in"]]:
+    """The subjects and keys of some prompts of every shipped relation, as the model is."""
+    facts = [
+        relation.fact(entry, relation.templates[0])
         for relation in relations().values()
         for entry in relation.entries[:APIECE]
     ]
-    rows = [tokenized(model, text, start=start)[0] for text in texts]
+    rows = [tokenized(model, fact.prompt, start=start)[0] for fact in facts]
     ends = torch.tensor([len(row) - 1 for row in rows])
     seen = _read(model, padded(rows).to(device(model)), ends, [site := Site("mlp_hidden", layer)])
-    return seen[site][torch.arange(len(rows)), ends].float().cpu()
+    return tuple(fact.subject for fact in facts), seen[site][torch.arange(len(rows)), ends].float().cpu()
 
 
 METHOD = MethodSpec(

@@ -139,6 +139,11 @@ def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
     chosen = [
         (spec, spec.config_for(model, pairs)) for spec, pairs in map(options.method_with_settings, options.chosen)
     ]
+    for spec, _ in chosen:
+        if spec.in_context or spec.beside:
+            raise UserError(
+                f"{spec.name} changes no weight, and circuits are computed from the weights: choose another method"
+            )
 
     def moments(spec: Any, config: Any) -> Any:
         return moments_for(model, spec, config, options.moments, options.tokens, options.seed, options.start)

@@ -102,9 +102,9 @@ def test_each_alone_side_by_side_is_each_alone(tiny, name):
     for fact, edit in zip(FACTS, each, strict=True):
         alone = computing.compute(name, model, [fact], settings(name), **how)
         assert edit.preface == alone.preface
-        for one, other in zip(edit.bypasses, alone.bypasses, strict=True):
-            for part, tensor in one.tensors.items():
-                torch.testing.assert_close(tensor, other.tensors[part], atol=1e-3, rtol=1e-3)
+        for beside, lone in zip(edit.bypasses, alone.bypasses, strict=True):
+            for part, tensor in beside.tensors.items():
+                torch.testing.assert_close(tensor, lone.tensors[part], atol=1e-3, rtol=1e-3)
         for one, other in zip(edit.deltas, alone.deltas, strict=True):
             torch.testing.assert_close(
                 one.dense(), other.dense(), atol=1e-4 * float(other.dense().abs().max()), rtol=1e-2

@@ -26,6 +26,7 @@ from torch import Tensor
 from editing.bypass import Bypass
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
+from editing.solve.adam import Adam
 from factscope.data.shipped import relations
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
@@ -124,7 +125,7 @@ def _train(inputs: MethodInputs, config: Config, rows: "_Rows") -> tuple[Tensor,
     value = rows.written.clone()
     if config.begin == "random":
         value = torch.rand(value.shape, generator=torch.Generator().manual_seed(inputs.seed)).to(value)
-    moment, square, curve = torch.zeros_like(value), torch.zeros_like(value), []
+    adam, curve = Adam(), []
     active = torch.ones(len(value), dtype=torch.bool, device=value.device)
     for step in range(config.steps):
         value.requires_grad_()
@@ -140,10 +141,7 @@ def _train(inputs: MethodInputs, config: Config, rows: "_Rows") -> tuple[Tensor,
         active = active & (losses >= config.stop)
         if not bool(active.any()) or step + 1 == config.steps:  # the last step only reads
             break
-        moment = 0.9 * moment + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        update = (moment / (1 - 0.9 ** (step + 1))) / ((square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-        value = torch.where(active[:, None], value - config.learning_rate * update, value)
+        value = torch.where(active[:, None], value - config.learning_rate * adam.direction(gradient), value)
     return value.float().cpu(), torch.stack(curve)
 
 

@@ -12,7 +12,8 @@ from circuits.task import Task
 from editing.edit import Edit, applied
 from editing.evaluation.evaluate import EditReport, evaluate
 from editing.evaluation.protocol import protocol
-from editing.export import export, plain_model
+from editing.export.adapter import export_adapter
+from editing.export.folder import export, plain_model
 from editing.requests import known
 from editing.sequence.result import Config as SequenceConfig
 from editing.sequence.result import SequenceResult
@@ -91,6 +92,7 @@ __all__ = [
     "evaluate",
     "evaluate_circuit",
     "export",
+    "export_adapter",
     "find_circuit",
     "fingerprint",
     "header",

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from editing.edit import Edit, applied, check_weights
-from editing.export import plain_model
+from editing.export.folder import plain_model
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.source import download as fetch

@@ -11,7 +11,7 @@ from editing.bypass import Bypass, check, functions, join
 from editing.bypasses.codebook import GAP, balls, nearest
 from editing.compute import compute, compute_each
 from editing.edit import Edit, applied, commit, in_place, merged, revert
-from editing.export import export
+from editing.export.folder import export
 from editing.method import method, method_names
 from editing.methods.bypass import grace
 from editing.nulls import scrambled

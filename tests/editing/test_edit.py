@@ -10,7 +10,7 @@ import torch
 from editing import edit as editing_edit
 from editing.delta import Delta, packed, unpacked
 from editing.edit import Edit, applied, commit, in_place, merged, revert
-from editing.export import export
+from editing.export.folder import export
 from editing.restraint import restrained, restraint_names
 from editing.restraints import prune, rect
 from editing.spectrum import effective_rank, factored, spectra

@@ -19,7 +19,7 @@ from circuits.engine.reference import Reference
 from circuits.graph import Graph
 from editing.compute import compute
 from editing.edit import Edit, applied
-from editing.export import export as written
+from editing.export.folder import export as written
 from editing.method import method
 from editing.requests import request
 from factscope.model.bridge import architecture

@@ -76,6 +76,10 @@ def test_stack_list_undo_and_export(edit):
     exported = edit("export", "--out", "model", "--json")
     assert exported.exit_code == 0, exported.stderr
     assert Path("model/model.safetensors").is_file()
+    adapter = edit("export", "--peft", "--out", "adapter")
+    assert adapter.exit_code == 0, adapter.stderr
+    assert adapter.stdout.startswith("Adapter in adapter; PEFT loads it on the unedited ")
+    assert json.loads(Path("adapter/adapter_config.json").read_text())["r"] == 2  # a rank for each edit
     undone = edit("undo", "runs/one", "--json")
     assert undone.exit_code == 0, undone.stderr
     assert json.loads(undone.stdout)["stack"] == ["runs/two"]
@@ -83,6 +87,16 @@ def test_stack_list_undo_and_export(edit):
     empty = edit("undo")
     assert (empty.exit_code, "nothing to undo" in empty.stderr) == (2, True)
     assert "*" not in edit("list").stdout
+
+
+def test_an_edit_of_full_rank_is_no_adapter(edit):
+    assert (
+        edit("apply", PROMPT, "--target", "Vey", "--method", "ft-m", "--set", "steps=1", "--out", "full").exit_code == 0
+    )
+    said = edit("export", "full", "--peft", "--out", "adapter")
+    assert said.exit_code == 2
+    assert "is of full rank, and an adapter is two thin factors: leave --peft out" in said.stderr
+    assert not Path("adapter").exists()
 
 
 def test_the_stack_is_found_from_another_folder_and_moves_with_its_edits(edit, tmp_path, monkeypatch):

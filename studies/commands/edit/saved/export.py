@@ -1,4 +1,4 @@
-"""`edit export`: the edited model as a Hugging Face folder."""
+"""`edit export`: the edited model as a Hugging Face folder, or the edit as an adapter."""
 
 import json
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ class ExportOptions(SavedModelOptions):
         tuple[Path, ...], argument("Saved edits, in their order  [dim](default: the stack)[/dim]", metavar="EDITS")
     ] = ()
     out: Annotated[Path | None, option("A new folder for the edited model.")] = None
+    peft: Annotated[bool, option("Write an adapter that PEFT loads on the unedited model.")] = False
     edit_was: Annotated[tuple[Path, ...], option("A saved edit; an argument today.", "--edit", hidden=True)] = ()
     runs: Runs = Path("runs")
     as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
@@ -30,10 +31,12 @@ class ExportOptions(SavedModelOptions):
     ExportOptions,
     "edit export --out edited-model",
     "edit export runs/20261121-140000-edit-rome --out edited-model",
+    "edit export --peft --out adapter",
 )
 def export(options: ExportOptions) -> None:
     """Write the edited model as a Hugging Face folder, with a card that says what was changed."""
-    from editing.export import export as write
+    from editing.export.adapter import export_adapter, thin
+    from editing.export.folder import export as write
     from studies.edit import load_edits
 
     named, folder = _old_order(options)
@@ -43,9 +46,14 @@ def export(options: ExportOptions) -> None:
     if not chosen:
         raise UserError("there is nothing to export: name an edit, or stack some with edit apply --stack")
     edits = [edit for place in chosen for edit in load_edits(Path(place))]
-    written = write(model_of(edits, options), edits, folder)
+    if options.peft:
+        thin(edits)  # refused before the model is loaded
+    written = (export_adapter if options.peft else write)(model_of(edits, options), edits, folder)
     if options.as_json:
         tell(json.dumps({"folder": str(written), "edits": [edit.name for edit in edits]}))
+        return
+    if options.peft:
+        tell(f"Adapter in {written}; PEFT loads it on the unedited {edits[0].model}")
         return
     tell(f"Edited model in {written}; plain transformers loads it")
 

@@ -5,8 +5,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from factscope.model.source import download as fetch
 from factscope.model.source.carried import CARRIED
 from factscope.model.source.checkpoint import check_tensors, own_logits
 
-_WRAPPED = "._original_component"  # TransformerLens's name for the module inside its own
+WRAPPED = "._original_component"  # TransformerLens's name for the module inside its own
 
 
 def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
@@ -35,19 +35,10 @@ def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
     Raises EditError (a folder that is not empty, an edit of another model) and StoreError (cannot write, or what was
     written is not the edited model).
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise EditError(f"{folder} is there already and not empty: give a new folder to export into")
     check_weights(edits, "an export holds weights, which is all that plain transformers runs")
     stack = merged(edits)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as trouble:
-        raise StoreError(f"cannot write into {folder.parent}: {trouble.strerror}") from trouble
-    try:
-        bars = nullcontext() if sys.stderr.isatty() else fetch.quiet()  # the libraries' progress, at a terminal only
-        with applied(model, edits), bars:
+    with new_folder(folder) as building:
+        with applied(model, edits):
             plain = plain_model(model)
             plain.save_pretrained(building)
             model.tokenizer.save_pretrained(building)
@@ -55,6 +46,27 @@ def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
             _compare(building, plain, model)
         write_text_atomically(building / "README.md", card(stack))
         stack.save(building / "edit")
+    return Path(folder)
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder elsewhere to write into, which gets its name when the block ends; nothing is left if it breaks off.
+
+    Raises EditError for a folder that is there and not empty, StoreError where nothing can be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise EditError(f"{folder} is there already and not empty: give a new folder to export into")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as trouble:
+        raise StoreError(f"cannot write into {folder.parent}: {trouble.strerror}") from trouble
+    try:
+        bars = nullcontext() if sys.stderr.isatty() else fetch.quiet()  # the libraries' progress, at a terminal only
+        with bars:
+            yield building
         if folder.is_dir():
             folder.rmdir()
         building.chmod(0o755)
@@ -63,7 +75,6 @@ def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
         raise StoreError(f"cannot write {folder}: {getattr(trouble, 'strerror', None) or trouble}") from trouble
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return folder
 
 
 @torch.no_grad()
@@ -72,7 +83,7 @@ def plain_model(model: Bridge) -> Any:
     from transformers import AutoModelForCausalLM
 
     own = model.original_model
-    here = {name.replace(_WRAPPED, ""): tensor for name, tensor in own.state_dict().items()}
+    here = {name.replace(WRAPPED, ""): tensor for name, tensor in own.state_dict().items()}
     config = copy.deepcopy(own.config)
     head, table = own.get_output_embeddings().weight, own.get_input_embeddings().weight
     if head.shape != table.shape or not torch.equal(head.to(table.device), table):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from editing import export as exporting
 from editing.delta import Delta
 from editing.edit import Edit
-from editing.export import export
+from editing.export import folder as exporting
+from editing.export.folder import export
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
 from factscope.errors import StoreError

@@ -160,7 +160,7 @@ def _values_key(
 ) -> str:
     """What values depend on. They know nothing of the solver, so methods that write at the same place share them."""
     descent = asdict(getattr(config, "descent", config))
-    where = [spec.place == "mlp", spec.layers(config)[-1:]]
+    where = [spec.place, spec.layers(config)[-1:]]
     return digest([DRIFT, *where, descent, contexts, list(requests), *state])[:16]
 
 

@@ -169,7 +169,8 @@ class MethodInputs:
         layers = self.method.layers(config)
         for layer in layers:
             self.moment(layer)  # an absent one is found out before an hour is spent
-        place: Place = "mlp" if self.method.place == "mlp" else "hidden"
+        own = self.method.place
+        place: Place = "hidden" if own == "prompt" or own == "beside" else own
         parts: list[Values] = []
         for begin in range(0, len(self.requests), CHUNK):
             some = self.requests[begin : begin + CHUNK]

@@ -45,11 +45,12 @@ def spread(
     rule: Rule,
     moment: Callable[[int], Tensor | None],
     *,
+    kind: str = "resid",
     shown: bool | None = None,
 ) -> LayerUpdates:
-    """Write `values`, found at the output of the last layer: each layer in turn, its equal share of what lacks."""
+    """Write `values`, found at the last layer's site of this kind: each layer in turn, its share of what lacks."""
     deltas, reports = [], []
-    top, bare = Site("resid", layers[-1]), replace(prompts, contexts=BARE)
+    top, bare = Site(kind, layers[-1]), replace(prompts, contexts=BARE)
     names = [weight_name(layer) for layer in layers]
     with borrowed(model, names) as weights, progress("layers", len(layers), shown=shown) as advance:
         for number, layer in enumerate(layers):

@@ -10,12 +10,14 @@ target (Meng et al. 2022, 2023):
     Adam; stop where the loss is below `stop`; after each step ||delta|| <= clamp * ||init||; the last step only reads
 
 `init` is what the MLP writes (ROME) or the hidden state after the block (MEMIT) at the bare prompt's subject: their
-clamps are not comparable. All facts are optimised in one batch. Nothing couples them (each has its own loss, its own
-Adam moments, its own stop), so a batch gives what one at a time gives, up to rounding.
+clamps are not comparable. PMET adds two vectors at once, to what the layer's attention writes and to what its MLP
+writes, each with its own decay and clamp; what is learned for the attention is thrown away. All facts are optimised in
+one batch. Nothing couples them (each has its own loss, its own Adam moments, its own stop), so a batch gives what one
+at a time gives, up to rounding.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -29,10 +31,10 @@ from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import Row, Suffix, buckets, check_written, landed, suffix
-from factscope.model.hooks import record
+from factscope.model.hooks import hooked, record
 from factscope.model.sites import Site
 
-Place = Literal["mlp", "hidden"]
+Place = Literal["mlp", "hidden", "parts"]  # parts: the attention's output and the MLP's, of one layer
 
 DRIFT = "KL(edited || unedited)"  # part of what names kept values: those of the other direction are not taken up
 
@@ -52,6 +54,7 @@ class Descent:
     kl_factor: float = 0.0625
     clamp: float = 4.0  # times ||init||: the MLP's output in ROME, the hidden state in MEMIT (EasyEdit's for Llama)
     stop: float = 0.05  # nats
+    patience: int | None = None  # ENCORE's: end once every target token was the argmax at so many readings
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,25 +118,23 @@ def find_values(
     a layer on. No weight is touched.
     """
     requests, contexts = prompts.requests, len(prompts.contexts)
-    groups = _groups(model, prompts, layer)
+    if place == "parts" and layer == 0:
+        raise EditError("values of attention and MLP together can be found at layer 1 and above, not at layer 0")
+    groups = _groups(model, prompts, layer, place)
     if check:
         groups[0].suffix.check()
-    place_of = [group.own_place(place) for group in groups]
-    delta = torch.zeros(len(requests), model.cfg.d_model, device=device(model))
-    init = torch.zeros_like(delta)
-    for group, states in zip(groups, place_of, strict=True):
-        for row, (fact, number) in enumerate(group.source):
-            if number == 0:  # the bare prompt
-                init[fact] = states[row]
-    radius, decay = config.clamp * init.norm(dim=1), config.weight_decay / init.norm(dim=1) ** 2
-    adam, active = Adam(), torch.ones(len(requests), dtype=torch.bool, device=delta.device)
-    losses, taken = [], [0] * len(requests)
+    parts = lambda flat: flat.unflatten(1, (-1, model.cfg.d_model))  # noqa: E731  [fact, part, d_model]
+    init = _bare(groups, len(requests))
+    radius, decay = config.clamp * parts(init).norm(dim=2), config.weight_decay / parts(init).norm(dim=2) ** 2
+    delta, adam = torch.zeros_like(init), Adam()
+    active = torch.ones(len(requests), dtype=torch.bool, device=delta.device)
+    losses, taken, learned = [], [0] * len(requests), torch.zeros_like(active, dtype=torch.long)
     probability = torch.zeros(len(requests), device=delta.device)
     for step in range(config.steps):
-        loss, gradient, likely = _losses(groups, delta, contexts, config, place)
-        size = delta.norm(dim=1)
-        loss = loss + decay * size
-        gradient = gradient + (decay / size.clamp_min(1e-12))[:, None] * delta
+        loss, gradient, likely, missed = _losses(groups, delta, contexts, config, place)
+        size = parts(delta).norm(dim=2)
+        loss = loss + (decay * size).sum(1)
+        gradient = gradient + ((decay / size.clamp_min(1e-12))[..., None] * parts(delta)).flatten(1)
         wrong = active & ~(torch.isfinite(loss) & torch.isfinite(gradient).all(1))
         if bool(wrong.any()):
             bad = requests[int(wrong.nonzero()[0])]
@@ -145,14 +146,17 @@ def find_values(
         probability = torch.where(active, likely, probability)
         if on_step is not None:
             on_step(step, losses[-1].detach().cpu(), probability.cpu())
-        active = active & (loss >= config.stop)
+        learned = learned + (missed == 0)
+        active = active & (loss >= config.stop) & (learned < (config.patience or config.steps + 1))
         if step == config.steps - 1 or not bool(active.any()):
             break
         delta = torch.where(active[:, None], delta - config.learning_rate * adam.direction(gradient), delta)
-        delta = delta * (radius / delta.norm(dim=1).clamp_min(1e-12)).clamp_max(1.0)[:, None]
+        within = (radius / parts(delta).norm(dim=2).clamp_min(1e-12)).clamp_max(1.0)
+        delta = (parts(delta) * within[..., None]).flatten(1)
         taken = [n + int(on) for n, on in zip(taken, active.tolist(), strict=True)]
         groups = [group.without(active) for group in groups if group.any_active(active)]
-    return Values(delta.cpu(), init.cpu(), torch.stack(losses).cpu(), probability.cpu(), tuple(taken))
+    written = (parts(delta)[:, -1].cpu(), parts(init)[:, -1].cpu())
+    return Values(*written, torch.stack(losses).cpu(), probability.cpu(), tuple(taken))
 
 
 # ---- one batch of rows ----
@@ -168,11 +172,8 @@ class _Group:
     suffix: Suffix
     source: tuple[tuple[int, int], ...]
     targets: Tensor  # [wanted] token ids, -1 where the essence is read
-    hidden: Float[Tensor, "row d_model"]  # after the block, at the subject, clean
+    states: Float[Tensor, "row width"]  # at the subject, clean: what is added to, part after part
     clean: Float[Tensor, "essence vocab"] | None  # log-probabilities at step 0
-
-    def own_place(self, place: Place) -> Tensor:
-        return self.suffix.write if place == "mlp" else self.hidden
 
     def any_active(self, active: Tensor) -> bool:
         return any(bool(active[fact]) for fact, _ in self.source)
@@ -188,7 +189,7 @@ class _Group:
             self.suffix.narrowed(keep),
             tuple(self.source[row] for row in keep),
             self.targets[[i for i, row in enumerate(wanted) if row in chosen]],
-            self.hidden[keep],
+            self.states[keep],
             None if self.clean is None else self.clean[[i for i, row in enumerate(essence) if row in chosen]],
         )
 
@@ -199,7 +200,7 @@ def _essence_rows(rows: Sequence[Row], targets: Tensor) -> list[int]:
     return [row for row, target in zip(wanted, targets.tolist(), strict=True) if target < 0]
 
 
-def _groups(model: Bridge, prompts: RequestPrompts, layer: int) -> list[_Group]:
+def _groups(model: Bridge, prompts: RequestPrompts, layer: int, place: Place = "hidden") -> list[_Group]:
     rows: list[Row] = []
     source: list[tuple[int, int]] = []
     targets: list[tuple[int, ...]] = []
@@ -222,11 +223,37 @@ def _groups(model: Bridge, prompts: RequestPrompts, layer: int) -> list[_Group]:
             targets.append((-1,))
     made = []
     for some in buckets([row.length for row in rows]):
-        part = suffix(model, [rows[i] for i in some], layer)
+        part = suffix(model, [rows[i] for i in some], layer - (place == "parts"))
         own = [source[i] for i in some]
         ids = torch.tensor([t for i in some for t in targets[i]])
-        made.append(_with_clean(_Group(part, tuple(own), ids, part.resid[:, 0], None)))
+        made.append(_with_clean(_Group(part, tuple(own), ids, _states(part, place), None)))
     return made
+
+
+@torch.no_grad()
+def _states(part: Suffix, place: Place) -> Float[Tensor, "row width"]:
+    """What is added to, at the subject and before anything is."""
+    if place != "parts":
+        return part.write if place == "mlp" else part.resid[:, 0]
+    sites, layer = _part_sites(part), part.layer + 1
+    with record(part.frame.model, sites) as seen:
+        part.frame.block(layer, part.resid, part.kept[layer])
+    return torch.cat([seen[site][:, 0] for site in sites], 1)
+
+
+def _part_sites(part: Suffix) -> tuple[Site, Site]:
+    """What the first layer that runs writes: its attention, and its MLP."""
+    return Site("attn", part.layer + 1), Site("mlp_write", part.layer + 1)
+
+
+def _bare(groups: Sequence[_Group], count: int) -> Float[Tensor, "fact width"]:
+    """What is added to in the bare prompts."""
+    init = groups[0].states.new_zeros(count, groups[0].states.shape[1])
+    for group in groups:
+        for row, (fact, number) in enumerate(group.source):
+            if number == 0:
+                init[fact] = group.states[row]
+    return init
 
 
 @torch.no_grad()
@@ -237,35 +264,50 @@ def _with_clean(group: _Group) -> _Group:
         return group
     part = group.suffix.subjects(essence)
     logits, _ = part.logits(part.run(torch.zeros_like(part.write)))
-    return _Group(group.suffix, group.source, group.targets, group.hidden, logits.float().log_softmax(-1))
+    return replace(group, clean=logits.float().log_softmax(-1))
 
 
 def _losses(
     groups: Sequence[_Group], delta: Tensor, contexts: int, config: Descent, place: Place
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss without weight decay [fact], its gradient [fact d_model], the target's probability [fact]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss without weight decay [fact], its gradient [fact width], the target's probability, its tokens not argmax."""
     loss = torch.zeros(len(delta), device=delta.device)
-    likely, gradient = torch.zeros_like(loss), torch.zeros_like(delta)
+    likely, missed, gradient = torch.zeros_like(loss), torch.zeros_like(loss), torch.zeros_like(delta)
     for group in groups:
         leaf = delta.detach().requires_grad_()
         with torch.enable_grad():
-            part, likely_part = _group_loss(group, leaf, contexts, config, place)
+            part, likely_part, missed_part = _group_loss(group, leaf, contexts, config, place)
             (slope,) = torch.autograd.grad(part.sum(), leaf)
         loss, likely, gradient = loss + part.detach(), likely + likely_part, gradient + slope
-    return loss, gradient, likely
+        missed = missed + missed_part
+    return loss, gradient, likely, missed
 
 
-def _group_loss(group: _Group, delta: Tensor, contexts: int, config: Descent, place: Place) -> tuple[Tensor, Tensor]:
+def _after(run: Suffix, added: Float[Tensor, "row width"], place: Place) -> Float[Tensor, "row pos d_model"]:
+    """The residual stream after the last block, with `added` at the subject's last token."""
+    if place == "hidden":
+        return run.run(added)
+    if place == "mlp":
+        return run.run(landed(run.frame.model, run.layer, run.write, added.to(run.write)))
+
+    def first(part: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda written: torch.cat([written[:, :1] + part[:, None].to(written), written[:, 1:]], 1)
+
+    sites = [(site, first(part)) for site, part in zip(_part_sites(run), added.chunk(2, 1), strict=True)]
+    with hooked(run.frame.model, sites):
+        return run.run(torch.zeros_like(run.write))
+
+
+def _group_loss(
+    group: _Group, delta: Tensor, contexts: int, config: Descent, place: Place
+) -> tuple[Tensor, Tensor, Tensor]:
     run = group.suffix
     fact = torch.tensor([f for f, _ in group.source], device=delta.device)
-    added = delta[fact]
-    if place == "mlp":
-        added = landed(run.frame.model, run.layer, run.write, added.to(run.write))
-    logits, row = run.logits(run.run(added))
+    logits, row = run.logits(_after(run, delta[fact], place))
     logp = logits.float().log_softmax(-1)
     essence = group.targets < 0
     loss = torch.zeros(len(delta), device=delta.device)
-    likely = torch.zeros_like(loss)
+    likely, missed = torch.zeros_like(loss), torch.zeros_like(loss)
     if group.clean is not None:
         now = logp[essence]
         drift = (now.exp() * (now - group.clean.to(now))).sum(-1).to(loss.device)
@@ -273,13 +315,14 @@ def _group_loss(group: _Group, delta: Tensor, contexts: int, config: Descent, pl
     asked = ~essence
     if bool(asked.any()):
         owner = row[asked].to(logp.device)  # [wanted], the row of each
-        count = torch.bincount(owner, minlength=len(group.source)).to(logp)
-        picked = logp[asked].gather(1, group.targets[asked].to(logp.device)[:, None])[:, 0]
+        count, ids = torch.bincount(owner, minlength=len(group.source)).to(logp), group.targets[asked].to(logp.device)
+        picked = logp[asked].gather(1, ids[:, None])[:, 0]
+        missed = missed.index_add(0, fact[row[asked]], (logp[asked].argmax(-1) != ids).to(missed))
         per_row = torch.zeros(len(group.source), device=logp.device).index_add(0, owner, picked) / count.clamp_min(1)
         per_row, rows = per_row.to(loss.device), (count > 0).to(loss.device)
         loss = loss.index_add(0, fact[rows], -per_row[rows] / contexts)
         likely = likely.index_add(0, fact[rows], per_row[rows].detach().exp() / contexts)
-    return loss, likely
+    return loss, likely, missed
 
 
 # ---- keys ----

@@ -26,6 +26,7 @@ from factscope.model.prompts import start_ids
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint
 from factscope.statistics import ngram_entropy
+from helpers.models import TOY
 
 FACTS = requests_of(
     (
@@ -70,7 +71,7 @@ def test_the_batched_loss_is_the_one_of_plain_forward_passes(tiny, kind, place):
     delta = torch.randn(len(FACTS), model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
     groups = values._groups(model, PROMPTS, 1)
     heavy = replace(GENTLE, kl_factor=10.0)  # at ROME's 1/16 these models drift too little to tell the KL's direction
-    batched, _, _ = values._losses(groups, delta, len(CONTEXTS), heavy, place)
+    batched, *_ = values._losses(groups, delta, len(CONTEXTS), heavy, place)
     for number, fact in enumerate(FACTS):
         expected = plain_loss(model, fact, 1, delta[number], heavy, place)
         assert float(batched[number]) == pytest.approx(expected, abs=2e-4)  # float32 through four layers
@@ -82,7 +83,7 @@ def test_the_gradient_is_the_slope_of_the_loss(tiny, kind):
     groups = values._groups(model, RequestPrompts(FACTS[:1], CONTEXTS), 1)
     delta = torch.randn(1, model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
     loss = lambda d: values._losses(groups, d, 2, GENTLE, "mlp")  # noqa: E731
-    _, gradient, _ = loss(delta)
+    _, gradient, *_ = loss(delta)
     step = 1e-2 * gradient / gradient.norm()
     slope = (loss(delta + step)[0] - loss(delta - step)[0]) / 2
     assert float(slope) == pytest.approx(float(gradient.norm() * 1e-2), rel=0.02)
@@ -118,6 +119,16 @@ def test_finished_facts_leave_the_batch_and_the_others_go_on_alike(tiny):
     assert min(some.steps) < 7
     for number in (i for i, n in enumerate(some.steps) if n == 7):
         torch.testing.assert_close(some.delta[number], full.delta[number], atol=1e-3, rtol=1e-2)
+
+
+def test_patience_ends_what_was_learned_at_so_many_readings_and_nothing_else(toy):
+    """The toy gives its own answers from the start and never a foil, where no step is taken."""
+    towns = load_facts(TOY / "toy_town.json", limit=2)
+    known_one = replace(towns[0], answer=str(towns[0].foil), foil=towns[0].answer)
+    prompts = RequestPrompts(requests_of((known_one, towns[1])))
+    for patience, wanted in ((1, 0), (3, 2), (None, 5)):
+        still = Descent(steps=6, learning_rate=0.0, stop=0.0, patience=patience)
+        assert find_values(toy, prompts, 0, still).steps == (wanted, 5)
 
 
 def test_a_value_that_goes_to_nan_is_told_with_its_step_and_changes_nothing(tiny):

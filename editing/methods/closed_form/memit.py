@@ -17,7 +17,7 @@ from typing import Any
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
-from editing.solve.layers import spread
+from editing.solve.layers import Rule, spread
 from editing.solve.values import Descent, Keys
 from factscope.model.bridge import Bridge, info
 
@@ -41,14 +41,20 @@ class Config:
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer."""
 
+    values, rule = inputs.values(config), ridged(inputs, config.ridge)
+    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
+    return MethodOutput(written.deltas, written.reports, values.losses)
+
+
+def ridged(inputs: MethodInputs, ridge: float) -> Rule:
+    """What a layer writes: ridge regression in the measure of ordinary keys."""
+
     def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
         metric = KeyMetric(inputs.moment(layer))
         mean = keys.halves().double()
-        return solve(mean, lacking, metric, ridge=config.ridge * leverage(mean, metric))
+        return solve(mean, lacking, metric, ridge=ridge * leverage(mean, metric))
 
-    values = inputs.values(config)
-    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
-    return MethodOutput(written.deltas, written.reports, values.losses)
+    return rule
 
 
 def leverage(keys: Any, metric: KeyMetric) -> float:

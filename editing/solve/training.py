@@ -104,25 +104,26 @@ class _Run:
         self.rows = Rows(inputs, how, change.layers)
         self.groups = len(next(iter(change.parts.values())))
         self.adams = {name: Adam() for name in change.parts}
-        self.active = torch.ones(self.groups, dtype=torch.bool, device=device(inputs.model))
+        self.active = torch.ones(self.groups, dtype=torch.bool)
 
     def outputs(self) -> list[MethodOutput]:
         """Train to the end; the change of each group, with the losses of its facts at the beginning of each round."""
         count, curve = len(self.inputs.requests), []
+        own = count // self.groups  # facts of a group
         generator = torch.Generator().manual_seed(self.inputs.seed)
         for number in range(self.how.rounds):
-            losses, likely = torch.empty(count), torch.empty(count)
-            for some in _batches(count, self.how.batch, generator):
-                loss, probability = self._step(some, number)
-                losses[some], likely[some] = loss.cpu(), probability.cpu()
-            curve.append(losses.masked_fill(~self.active.cpu().repeat_interleave(count // self.groups), torch.nan))
+            losses, likely = torch.full((count,), torch.nan), torch.full((count,), torch.nan)
+            facts = self.active.repeat_interleave(own).nonzero()[:, 0]
+            for some in _batches(facts, self.how.batch, generator):
+                losses[some], likely[some] = self._step(some, number)
+            curve.append(losses)
             if self.inputs.on_step is not None:
-                self.inputs.on_step(number, curve[-1], likely)
-            if self.change.may_end():
-                self.active = self.active & (self._by_group(losses) >= self.how.stop).to(self.active.device)
+                self.inputs.on_step(number, losses, likely)
+            if self.change.may_end():  # a group that has ended has no loss, and is not above the stop
+                self.active = losses.view(self.groups, -1).mean(1) >= self.how.stop
             if not bool(self.active.any()):
                 break
-        curves, own = torch.stack(curve), count // self.groups
+        curves = torch.stack(curve)
         return [
             MethodOutput(self.change.deltas(group), curve=curves[:, group * own : (group + 1) * own])
             for group in range(self.groups)
@@ -130,27 +131,28 @@ class _Run:
 
     def _step(self, some: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """One step on these facts: loss of each before it, and the mean probability of its tokens."""
-        leaves = {name: part.detach().requires_grad_() for name, part in self.change.parts.items()}
+        before = self.change.parts
+        on = some if self.groups > 1 else torch.zeros(1, dtype=torch.long)  # the groups that they are of
+        leaves = {n: part[on.to(part.device)].requires_grad_() for n, part in before.items()}
         with torch.enable_grad():
             losses, likely = self.rows.losses(self.change, leaves, some)
-            whole = self._by_group(losses) + self.change.penalty(leaves)
+            per_group = losses.view(len(on), -1).mean(1)
+            whole = per_group + self.change.penalty(leaves)
             slopes = torch.autograd.grad(whole.sum(), list(leaves.values()))
-        losses = losses.detach()
         if not bool(torch.isfinite(losses).all()):
             raise EditError(f"the loss went to NaN at step {number}; nothing was changed. Use a smaller learning rate")
-        going = self.active
-        if self.change.may_end():
-            going = going & (self._by_group(losses) >= self.how.stop)
+        going = torch.zeros(self.groups, dtype=torch.bool)
+        going[on] = (per_group.detach().cpu() >= self.how.stop) | (not self.change.may_end())
         if bool(going.any()):
-            gradients, before = dict(zip(leaves, slopes, strict=True)), self.change.parts
+            gradients = {
+                n: torch.zeros_like(before[n]).index_copy_(0, on.to(slope.device), slope)
+                for n, slope in zip(before, slopes, strict=True)
+            }
             rate = self.how.learning_rate
             moved = {n: part - rate * self.adams[n].direction(gradients[n]) for n, part in before.items()}
             after = self.change.settled(moved, gradients)
             self.change.parts = {n: torch.where(_along(going, part), after[n], part) for n, part in before.items()}
-        return losses, likely
-
-    def _by_group(self, losses: Tensor) -> Float[Tensor, " group"]:
-        return losses.view(self.groups, -1).mean(1)
+        return losses.detach().cpu(), likely.cpu()
 
 
 def _along(mask: Tensor, part: Tensor) -> Tensor:
@@ -158,12 +160,12 @@ def _along(mask: Tensor, part: Tensor) -> Tensor:
     return mask.to(part.device).view(-1, *[1] * (part.ndim - 1))
 
 
-def _batches(count: int, size: int | None, generator: torch.Generator) -> Iterator[Tensor]:
+def _batches(facts: Tensor, size: int | None, generator: torch.Generator) -> Iterator[Tensor]:
     """Every fact once: all in their order, or a part at a time in an order that is drawn."""
-    if size is None or size >= count:
-        yield torch.arange(count)
+    if size is None or size >= len(facts):
+        yield facts
     else:
-        yield from torch.randperm(count, generator=generator).split(size)
+        yield from facts[torch.randperm(len(facts), generator=generator)].split(size)
 
 
 class Rows:

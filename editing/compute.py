@@ -10,8 +10,9 @@ from editing.contexts import OPENINGS, contexts
 from editing.edit import Edit, base_of, in_float32, in_place
 from editing.method import MethodConfig, MethodInputs, MethodOutput, MethodSpec, method
 from editing.requests import check
+from editing.solve.anchor import Anchoring
 from editing.solve.moments import Moments
-from editing.solve.values import DRIFT, OnStep
+from editing.solve.values import DRIFT, Descent, OnStep
 from factscope.cache import digest, kept
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
@@ -114,13 +115,14 @@ def _edits(
     base, below = base_of(model, run.fingerprint), tuple(edit.digest for edit in in_place(model))
     if how.moments is not None and spec.needs_moments:
         how.moments.check(model, base)
+    length = _usual_length(model, spec, config, how.start, base)
     with in_float32(model), stopwatch() as seconds:
         given = how.contexts
         templates = tuple(given) if given is not None else _contexts(model, spec, config, how, base)
         key = _values_key(spec, config, requests, templates, (base, below, how.start))
         inputs = MethodInputs(
             spec, model, requests, templates, how.moments, how.start, how.seed, how.on_step, how.shown,
-            how.folder / key if how.folder else None, how.on_piece,
+            how.folder / key if how.folder else None, how.on_piece, length=length,
         )  # fmt: skip
         outputs = make(inputs, config)
     edited = [requests] if len(outputs) == 1 else [(request,) for request in requests]
@@ -149,6 +151,14 @@ def _edits(
         )
         for own, output in zip(edited, outputs, strict=True)
     ]
+
+
+def _usual_length(model: Bridge, spec: MethodSpec, config: MethodConfig, start: str, base: str) -> float | None:
+    """How long a value is on the unedited model, where the descent asks for anchors."""
+    descent = getattr(config, "descent", None)
+    if not isinstance(descent, Descent) or not descent.anchors:
+        return None
+    return Anchoring(spec.layers(config)[-1], spec.value_place, descent, start).length(model, base)
 
 
 def _values_key(

@@ -14,6 +14,7 @@ import torch
 from editing import methods
 from editing.bypass import Bypass
 from editing.requests import RequestPrompts
+from editing.solve.anchor import anchored, written
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
 from factscope.catalogue import Catalogue
@@ -66,6 +67,11 @@ class MethodSpec:
     def beside(self) -> bool:
         """Whether its edits are bypasses and no change of weights."""
         return self.place == "beside"
+
+    @property
+    def value_place(self) -> Place:
+        """What the values of its descent are added to."""
+        return "hidden" if self.place == "prompt" or self.place == "beside" else self.place
 
     @property
     def layer_setting(self) -> str:
@@ -149,6 +155,7 @@ class MethodInputs:
     folder: Path | None = None  # where finished pieces of long work are kept
     on_piece: Callable[[int], None] | None = None
     ready: Values | None = None  # values that were found before, in a batch with other facts'
+    length: float | None = None  # that values are brought to, where the descent has anchors
 
     @property
     def prompts(self) -> RequestPrompts:
@@ -166,11 +173,17 @@ class MethodInputs:
         """
         if self.ready is not None:
             return self.ready
+        found = self._found(config)
+        if self.length is None:
+            return found
+        top = self.method.layers(config)[-1]
+        return anchored(found, written(self.model, self.prompts, top, self.method.value_place), self.length)
+
+    def _found(self, config: Any) -> Values:
         layers = self.method.layers(config)
         for layer in layers:
             self.moment(layer)  # an absent one is found out before an hour is spent
-        own = self.method.place
-        place: Place = "hidden" if own == "prompt" or own == "beside" else own
+        place = self.method.value_place
         parts: list[Values] = []
         for begin in range(0, len(self.requests), CHUNK):
             some = self.requests[begin : begin + CHUNK]

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from editing.requests import RequestPrompts, essence_prompt
 from editing.solve.adam import Adam
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
@@ -55,6 +56,7 @@ class Descent:
     clamp: float = 4.0  # times ||init||: the MLP's output in ROME, the hidden state in MEMIT (EasyEdit's for Llama)
     stop: float = 0.05  # nats
     patience: int | None = None  # ENCORE's: end once every target token was the argmax at so many readings
+    anchors: int = 0  # shipped facts whose values say how long a value is (editing/solve/anchor.py; NAS: 1,000); 0: off
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ class Values:
     losses: Float[Tensor, "step fact"]  # nats; NaN after a fact's stop
     probability: Float[Tensor, " fact"]  # of the target, geometric mean over tokens, mean over contexts, at the end
     steps: tuple[int, ...]  # updates taken
+    notes: tuple[str, ...] = ()  # what a person should know, fact by fact; "" where nothing
 
     @property
     def target(self) -> Float[Tensor, "fact d_model"]:
@@ -82,7 +85,12 @@ class Values:
             losses[~losses[:, 0].isnan()],
             self.probability[one],
             self.steps[one],
+            self.notes[one],
         )
+
+    def said(self, requests: Sequence[EditRequest]) -> tuple[str, ...]:
+        """The notes, each with its fact."""
+        return tuple(f"{one.id}: {note}" for one, note in zip(requests, self.notes, strict=False) if note)
 
 
 def joined(parts: Sequence[Values]) -> Values:
@@ -95,6 +103,7 @@ def joined(parts: Sequence[Values]) -> Values:
         torch.cat([pad(part.losses, (0, 0, 0, longest - len(part.losses)), value=torch.nan) for part in parts], 1),
         torch.cat([part.probability for part in parts]),
         tuple(n for part in parts for n in part.steps),
+        tuple(note for part in parts for note in part.notes),
     )
 
 

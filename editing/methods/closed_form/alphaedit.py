@@ -65,7 +65,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
     values = inputs.values(config)
     written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
-    return MethodOutput(written.deltas, written.reports, values.losses, tuple(kept))
+    return MethodOutput(written.deltas, written.reports, values.losses, (*kept, *values.said(inputs.requests)))
 
 
 def null_space(moment: Any, share: float) -> Any:

@@ -48,7 +48,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
     values = inputs.values(config)
     written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
-    return MethodOutput(written.deltas, written.reports, values.losses)
+    return MethodOutput(written.deltas, written.reports, values.losses, values.said(inputs.requests))
 
 
 METHOD = MethodSpec(

@@ -43,7 +43,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
     values, rule = inputs.values(config), ridged(inputs, config.ridge)
     written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
-    return MethodOutput(written.deltas, written.reports, values.losses)
+    return MethodOutput(written.deltas, written.reports, values.losses, values.said(inputs.requests))
 
 
 def ridged(inputs: MethodInputs, ridge: float) -> Rule:

@@ -53,7 +53,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     written = spread(
         inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, kind="mlp_write", shown=inputs.shown
     )
-    return MethodOutput(written.deltas, written.reports, values.losses)
+    return MethodOutput(written.deltas, written.reports, values.losses, values.said(inputs.requests))
 
 
 METHOD = MethodSpec(

@@ -68,7 +68,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
     values = inputs.values(config)
     written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
-    notes = _notes(here, inputs, config)
+    notes = (*_notes(here, inputs, config), *values.said(inputs.requests))
     return MethodOutput(written.deltas, written.reports, values.losses, notes, memory=memory)
 
 

@@ -46,7 +46,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 def in_turn(inputs: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
     """ROME, or with `averaged` R-ROME, which uses the averaged key everywhere."""
     name, metric = weight_name(config.layer), KeyMetric(inputs.moment(config.layer))
-    deltas, reports, curves = [], [], []
+    deltas, reports, curves, notes = [], [], [], list[str]()
     with borrowed(inputs.model, [name]) as weights:
         weight = weights[name]
         for request in inputs.requests:
@@ -60,7 +60,8 @@ def in_turn(inputs: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
             deltas.append(delta)
             reports.append(solution.report(name, before, metric.matrix))
             curves.append(values.losses[:, 0])
-    return MethodOutput(tuple(deltas), tuple(reports), _side_by_side(curves))
+            notes += values.said([request])
+    return MethodOutput(tuple(deltas), tuple(reports), _side_by_side(curves), tuple(notes))
 
 
 def rank_one(keys: Keys, values: Values, matrix: Any, metric: KeyMetric, averaged: bool) -> Solution:

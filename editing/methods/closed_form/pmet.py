@@ -27,7 +27,7 @@ from factscope.model.bridge import Bridge, info
 
 @dataclass(frozen=True)
 class Config:
-    """MEMIT's here, but for the authors' divergence, which weighs as much as the target."""
+    """MEMIT's here, not swept, but for the authors' divergence, which weighs as much as the target."""
 
     layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model
     ridge: float = 0.1  # lambda over the mean leverage

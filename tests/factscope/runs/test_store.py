@@ -93,6 +93,10 @@ def test_a_damaged_run_is_refused_in_words(tmp_path: Path, damage: object, words
 def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a run folder"):
         store.load(tmp_path / "nothing", Result)
+    store.save(result(), tmp_path / "several" / "one")
+    store.save(result(), tmp_path / "several" / "two")
+    with pytest.raises(StoreError, match="it holds one, two: name one of these"):
+        store.load(tmp_path / "several", Result)
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(StoreError, match="not readable JSON"):
         store.load(tmp_path, Result)

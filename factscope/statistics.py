@@ -1,4 +1,4 @@
-"""Statistics that several rooms need: intervals of shares and of means, rank correlation, entropy of a text.
+"""Statistics that several rooms need: intervals of shares and of means, rank correlation, planes, entropy of a text.
 
 One rule for every table: a *share* (a mean of numbers from 0 to 1, each a count of successes) has Wilson's interval,
 any other *mean* the BCa bootstrap over facts, from `ENOUGH` facts on; below that a bootstrap draws the same few numbers
@@ -205,6 +205,17 @@ def ranks(values: np.ndarray) -> np.ndarray:
     equal = (values[None] == values[:, None]).sum(1)
     found: np.ndarray = below + (equal + 1) / 2
     return found
+
+
+def principal_plane(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """The two directions [d, 2] of most variance, and the shares that they carry; zeros where there are fewer."""
+    _, sizes, directions = np.linalg.svd(values - values.mean(0), full_matrices=False)
+    total = float((sizes**2).sum())
+    plane, shares = np.zeros((values.shape[1], 2)), [0.0, 0.0]
+    for place in range(min(2, len(sizes))):
+        if total > 0:
+            plane[:, place], shares[place] = directions[place], float(sizes[place] ** 2 / total)
+    return plane, (shares[0], shares[1])
 
 
 def ngram_entropy(texts: Sequence[str]) -> float:

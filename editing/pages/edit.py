@@ -8,6 +8,7 @@ import numpy as np
 from editing.bypass import KINDS
 from editing.edit import Edit
 from editing.evaluation.evaluate import EditReport
+from editing.pages.beside import beside
 from editing.pages.report import finite, report_sections
 from editing.spectrum import Spectrum
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
@@ -17,7 +18,9 @@ def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum
     """The page of one edit or a stack: what changed, what held, what else moved, and how it was made."""
     requests = [request for edit in edits for request in edit.requests]
     title = str(requests[0]) if len(requests) == 1 else f"{len(requests)} facts edited"
-    made = Section("How it was made", (*curves(edits), *solver_table(edits), *(card(edit) for edit in edits[:5])))
+    made = Section(
+        "How it was made", (*beside(edits), *curves(edits), *solver_table(edits), *(card(edit) for edit in edits[:5]))
+    )
     sections = (*report_sections(report, spectra), made)
     return Page(title, sections, f"{edits[0].model}, {', '.join(report.methods)}")
 
@@ -33,18 +36,9 @@ def page(edit: Edit) -> Page:
             for delta in edit.deltas
         ),
     )  # fmt: skip
-    beside = Table(
-        "What stands beside the weights",
-        ("layer", "what", "tensors"),
-        tuple(
-            (part.layer, KINDS.get(part.kind).about,
-             ", ".join(f"{name} {' × '.join(map(str, tensor.shape))}" for name, tensor in part.tensors.items()))
-            for part in edit.bypasses
-        ),
-    )  # fmt: skip
     facts = Table("Facts", ("prompt", "from", "to"), tuple((one.prompt, one.old, one.target) for one in edit.requests))
     sections = (
-        Section("What it does", (facts, *(table for table in (shapes, beside) if table.rows))),
+        Section("What it does", (facts, *((shapes,) if shapes.rows else ()), *beside([edit]))),
         Section("How it was found", (*curves([edit]), *solver_table([edit]))),
         Section("What was run", (card(edit),)),
     )

@@ -30,7 +30,7 @@ from factscope.plots.specs import (
     Spec,
     Table,
 )
-from factscope.statistics import INTERVALS
+from factscope.statistics import INTERVALS, principal_plane
 
 NEIGHBOURS = "locality, unchanged"  # where an edit leaks first: no headline is without it
 SHOWN = {"ES": "purple", "PS": "blue", "NS": "green"}
@@ -335,17 +335,6 @@ def moved_share(result: SequenceResult) -> dict[str, float]:
         for key, name in ENDS.items()
         if key in result.values
     }
-
-
-def principal_plane(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """The two directions [d, 2] of most variance, and the shares that they carry; zeros where there are fewer."""
-    _, sizes, directions = np.linalg.svd(values - values.mean(0), full_matrices=False)
-    total = float((sizes**2).sum())
-    plane, shares = np.zeros((values.shape[1], 2)), [0.0, 0.0]
-    for place in range(min(2, len(sizes))):
-        if total > 0:
-            plane[:, place], shares[place] = directions[place], float(sizes[place] ** 2 / total)
-    return plane, (shares[0], shares[1])
 
 
 def checkpoint_table(result: SequenceResult) -> Table:

@@ -15,6 +15,8 @@ from editing.export.folder import export
 from editing.method import method, method_names
 from editing.methods.bypass import grace
 from editing.nulls import scrambled
+from editing.pages import edit as edit_page
+from editing.pages.beside import beside
 from editing.requests import request, target_prompts
 from editing.restraint import restrained
 from factscope.errors import EditError, ModelError
@@ -25,6 +27,8 @@ from factscope.model.forward.scoring import Pair, score, shared
 from factscope.model.hooks import hooks_left, record, stand, standing
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint
+from factscope.plots.figures.slides import Scatter
+from factscope.plots.render import figure
 
 BESIDE = [name for name in method_names() if method(name).beside]
 FACTS = (("[Oda Voss] lives in", "Vey"), ("[Mira Drey] speaks", "Norrish"))
@@ -291,6 +295,17 @@ def test_the_value_stands_at_the_prompts_end_and_nowhere_else() -> None:
     with ending(torch.tensor([1, 1]), begun=2):  # a pass that goes on behind the prompts
         read(x)
         assert write(y) is None
+
+
+def test_the_page_draws_the_balls_of_all_edits_together(edits: Any) -> None:
+    drawn = beside(edits["grace"])
+    (picture,) = [spec for spec in drawn if isinstance(spec, Scatter)]
+    radii, _, _ = balls(join([edit.bypasses[0] for edit in edits["grace"]])[0])
+    assert picture.groups[0].radii == tuple(radii.tolist())
+    assert picture.groups[0].labels == ("Vey", "Norrish")
+    assert len(figure(picture).layout.shapes) == 2
+    assert beside([replace(edits["grace"][0], bypasses=())]) == ()
+    assert "stands beside layer 3" in " ".join(edit_page.words(edits["grace"][0]))
 
 
 # ---- GRACE

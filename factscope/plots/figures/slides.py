@@ -21,13 +21,14 @@ SYMBOLS = ("circle", "diamond", "square", "cross")  # so that groups differ in p
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """One group of a `Scatter`; a label for each point is shown when it is pointed at."""
+    """One group of a `Scatter`; a label for each point is shown when it is pointed at, `radii` draw circles."""
 
     name: str
     x: np.ndarray
     y: np.ndarray
     labels: tuple[str, ...]
     palette: Palette | None = None  # None: the next colour in turn
+    radii: tuple[float, ...] = ()  # in units of the axes
 
     def __post_init__(self) -> None:
         for name in ("x", "y"):
@@ -73,6 +74,7 @@ class Slides(Spec):
 @draw.register
 def _(spec: Scatter, theme: Theme) -> go.Figure:
     ink, result = INK[theme], go.Figure()
+    circles: list[dict[str, Any]] = []
     if spec.joined and spec.groups:
         gap = np.full((1, len(spec.groups[0].labels)), np.nan)
         line = {"width": 0.7, "color": transparent(ink.faint, 0.6)}
@@ -91,9 +93,14 @@ def _(spec: Scatter, theme: Theme) -> go.Figure:
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )
+        circle = {"type": "circle", "line": {"width": 1, "color": transparent(colour, 0.6)}, "layer": "below"}
+        circles += [
+            {**circle, "x0": x - r, "x1": x + r, "y0": y - r, "y1": y + r}
+            for x, y, r in zip(group.x.tolist(), group.y.tolist(), group.radii, strict=False)
+        ]
     result.update_xaxes(title_text=axis_title(spec.x_title, spec.unit))
     result.update_yaxes(title_text=axis_title(spec.y_title, spec.unit), scaleanchor="x", scaleratio=1)
-    return result.update_layout(height=460, showlegend=len(spec.groups) > 1)
+    return result.update_layout(height=460, showlegend=len(spec.groups) > 1, shapes=circles)
 
 
 @draw.register

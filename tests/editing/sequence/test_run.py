@@ -14,7 +14,7 @@ from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, applied, in_place
 from editing.evaluation.evaluate import evaluate
-from editing.pages.sequence import ENDS, forgetting, headline, moved_share, page, principal_plane, score_table
+from editing.pages.sequence import ENDS, forgetting, headline, moved_share, page, score_table
 from editing.pages.sequence import words as in_words
 from editing.restraint import restraint
 from editing.sequence.result import Config, SequenceResult
@@ -26,6 +26,7 @@ from factscope.errors import EditError, StoreError
 from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.page import page_html, write_page
 from factscope.runs import store
+from factscope.statistics import principal_plane
 from helpers.browser import needs_chromium, open_page, with_script
 from helpers.models import TOY
 from helpers.schema_2 import row_as_schema_2, table_as_schema_2

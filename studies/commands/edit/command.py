@@ -12,6 +12,7 @@ from studies.commands.edit.layers import layers
 from studies.commands.edit.moments import moments
 from studies.commands.edit.saved.export import export
 from studies.commands.edit.saved.list_ import list_
+from studies.commands.edit.saved.merge import merge
 from studies.commands.edit.saved.undo import undo
 from studies.commands.edit.sequence import sequence
 from studies.commands.show import show_command
@@ -19,7 +20,21 @@ from studies.commands.show import show_command
 app = group(
     "edit",
     "Edit what the model knows.",
-    (apply, evaluate, layers, sequence, bench, compare, harness, list_, show_command("edit"), undo, export, moments),
+    (
+        apply,
+        evaluate,
+        layers,
+        sequence,
+        bench,
+        compare,
+        harness,
+        list_,
+        merge,
+        show_command("edit"),
+        undo,
+        export,
+        moments,
+    ),
     'edit apply "[The Eiffel Tower] is located in the city of" --target Rome --method rome',
     "edit apply --facts counterfact.json --limit 100 --method memit --batch 100",
     'edit apply "[The Louvre] is located in the city of" --target Berlin --stack',

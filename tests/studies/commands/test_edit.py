@@ -89,6 +89,26 @@ def test_stack_list_undo_and_export(edit):
     assert "*" not in edit("list").stdout
 
 
+def test_edits_made_apart_are_merged_and_one_is_taken_out_exactly(edit):
+    prompts = {"one": PROMPT, "two": "[Mira Drey] lives in"}
+    for name, prompt in prompts.items():
+        made = edit("apply", prompt, "--target", "Vey", *QUICK, "--out", f"runs/{name}")
+        assert made.exit_code == 0, made.stderr
+    both = edit("merge", "runs/one", "runs/two", "--out", "runs/both", "--json")
+    assert both.exit_code == 0, both.stderr
+    assert len(json.loads(both.stdout)["merged"]) == 2
+    assert [len(delta.right) for delta in Edit.load("runs/both").deltas] == [2]
+    assert edit("merge", "runs/both", "--without", "runs/one", "--out", "runs/rest").exit_code == 0
+    assert edit("merge", "runs/two", "--out", "runs/alone").exit_code == 0
+    assert Edit.load("runs/rest").digest == Edit.load("runs/alone").digest
+    stranger = edit("merge", "runs/rest", "--without", "runs/one", "--out", "runs/none")
+    assert (stranger.exit_code, "is not in the merge" in stranger.stderr) == (2, True)
+    nothing = edit("merge", "runs/rest", "--without", "runs/two", "--out", "runs/none")
+    assert (nothing.exit_code, "no edit is left to merge" in nothing.stderr) == (2, True)
+    lost = edit("merge", "runs/both", "--runs", "elsewhere", "--out", "runs/none")
+    assert (lost.exit_code, "is not in elsewhere: give it as well" in lost.stderr) == (2, True)
+
+
 def test_an_edit_of_full_rank_is_no_adapter(edit):
     assert (
         edit("apply", PROMPT, "--target", "Vey", "--method", "ft-m", "--set", "steps=1", "--out", "full").exit_code == 0

@@ -1,0 +1,1 @@
+"""Ways to make one edit of many that were computed apart."""

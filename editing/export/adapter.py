@@ -88,7 +88,9 @@ def _module(model: Bridge, delta: Delta) -> str:
     name = WeightName.of(delta.weight)
     if name.part != MLP_OUT:
         raise EditError(f"there is no adapter for {delta.weight}: down-projections of MLPs can be exported, no others")
-    held = model.blocks[name.layer].mlp.out.original_component
+    held = getattr(getattr(model.blocks[name.layer].mlp, "out", None), "original_component", None)
+    if held is None:
+        raise EditError(f"layer {name.layer} has experts in the place of one down-projection, so it has no adapter")
     found: str = next(n.replace(WRAPPED, "") for n, each in model.original_model.named_modules() if each is held)
     return found
 

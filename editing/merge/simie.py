@@ -37,7 +37,7 @@ ROWS = 64  # prompts of one forward pass
 
 @dataclass(frozen=True)
 class Config:
-    """The share is this project's: the published lambda of 10,000 belongs to the keys of models of seven billion."""
+    """The published lambda of 10,000 belongs to the keys of models of seven billion; the share was not swept."""
 
     share: float = 1e-3  # of the mean eigenvalue of sum K'K over that of A
 

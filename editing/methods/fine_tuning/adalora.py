@@ -37,7 +37,10 @@ from factscope.model.weights import key_width
 
 @dataclass(frozen=True)
 class Config(lora.Config):
-    """Ranks, alpha, beta and orthogonality are PEFT's (EasyEdit's rank 8 is ignored there), step size EasyEdit's."""
+    """Ranks, alpha, beta and orthogonality are PEFT's (EasyEdit's rank 8 is ignored there), step size EasyEdit's.
+
+    Layer, steps and `allocate` were not swept on the default model.
+    """
 
     start_rank: int = 12
     allocate: int = 15  # steps in which the ranks fall from `start_rank` to `rank`

@@ -18,7 +18,7 @@ from editing.methods.fine_tuning import ft_m
 
 @dataclass(frozen=True)
 class Config(ft_m.Config):
-    """Layer and step are FT-M's, `steps` are rounds (the authors' 25), their batches have 100 facts."""
+    """Layer and step are FT-M's, not swept for it; `steps` are rounds (the authors' 25, of 100 facts a batch)."""
 
     batch: int | None = 32
     end: bool = True

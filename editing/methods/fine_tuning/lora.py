@@ -31,7 +31,11 @@ from factscope.model.weights import key_width
 
 @dataclass(frozen=True)
 class Config:
-    """Rank, alpha and step size are EasyEdit's; stop is FT-M's."""
+    """Rank, alpha, steps and step size are EasyEdit's; layer and stop are FT-M's, and no other setting was tried yet.
+
+    Eight known CounterFact facts of the default model, edited alone (reliability, PS, next token unchanged, NS, and
+    locality KL in nats): these settings 1.00, .75, .88, .75, .77; FT-M at its own 1.00, .75, .88, .88, .49.
+    """
 
     layers: tuple[int, ...] = (1,)
     rank: int = 8

@@ -21,7 +21,7 @@ from factscope.data.fact import Fact
 from factscope.data.request import requests_of
 from factscope.errors import EditError, StoreError
 from factscope.model.bridge import info
-from factscope.model.weights import fingerprint
+from factscope.model.weights import fingerprint, live_weights
 from helpers.architectures import plain
 
 FACTS = requests_of(
@@ -107,6 +107,16 @@ def test_what_is_no_thin_product_is_refused_before_anything_is_written(tiny: Any
         export_adapter(model, [edit], tmp_path / "adapter")
     with pytest.raises(EditError, match="was made for"):
         export_adapter(tiny("gpt2"), [edit], tmp_path / "adapter")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_of_experts_has_no_adapter(family: Any, tmp_path: Path) -> None:
+    model = family("deepseek_v3")
+    shape = live_weights(model)["blocks.1.mlp.W_out"].shape
+    delta = Delta("blocks.1.mlp.W_out", torch.ones(1, shape[1]), torch.ones(shape[0], 1))
+    edit = Edit("lora", {}, FACTS, (delta,), base=fingerprint(model), model="deepseek_v3", seed=0)
+    with pytest.raises(EditError, match="layer 1 has experts in the place of one down-projection"):
+        export_adapter(model, [edit], tmp_path / "adapter")
     assert not list(tmp_path.iterdir())
 
 

@@ -80,7 +80,7 @@ def bca(
         statistic: from means [quantity draw] to numbers [draw]; by default the first quantity's mean.
         groups: what each fact belongs to; without it every fact is its own.
 
-    NaN below `ENOUGH` groups, and where all facts are alike.
+    NaN below `ENOUGH` groups, and where all facts are alike or all draws come to one number.
     """
     sums, counts = _by_group(values, groups)
     n = len(counts)
@@ -89,6 +89,8 @@ def bca(
     whole = float(statistic(values.mean(1)[:, None])[0])
     drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
     draws = statistic(sums[:, drawn].sum(-1) / counts[drawn].sum(-1))
+    if not np.ptp(draws):
+        return NO_INTERVAL
     below = ((draws < whole).sum() + 0.5 * (draws == whole).sum()) / RESAMPLES  # ties, as of shares, count half
     bias = _NORMAL.inv_cdf(float(np.clip(below, 0.5 / RESAMPLES, 1 - 0.5 / RESAMPLES)))
     without = statistic((sums.sum(1, keepdims=True) - sums) / (counts.sum() - counts))  # each group left out once

@@ -195,6 +195,22 @@ def test_perfect_scores_are_not_certain():
     assert math.isnan(lines["EM"].low)
 
 
+def test_a_harmonic_mean_of_zero_is_not_certain_either():
+    """No edit took and neighbours differ: every resample gives S = 0, which is no interval of no width."""
+    rows = [
+        each
+        for number, case in enumerate("abcdefgh")
+        for each in (
+            row("rewrite", reading(nll=2.0, other=1.0), case=case),
+            row("paraphrase", reading(nll=2.0, other=1.0), case=case, trial=1),
+            row("locality", reading(nll=1.0, other=2.0 * (number % 2)), case=case, trial=2, label="neighbourhood"),
+        )
+    ]
+    lines = {one.metric: one for one in table("m", rows, PROTOCOLS["counterfact"]) if one.when == "after"}
+    assert lines["S"].value == lines["S"].low == 0
+    assert 0.2 < lines["S"].high < 1
+
+
 def test_the_three_localities_differ():
     rows = [row("locality", reading(nll=1, other=2, right=0.0, same=0.5), label="neighbourhood")]
     assert [value(name, rows) for name in ("NS", "locality, unchanged", "locality, right")] == [1, 0.5, 0]

@@ -77,14 +77,20 @@ class OneOf:
         return same[_plain(text)]
 
 
+BESIDE = 20  # characters of values that stand beside a flag; more would break names in two
+
+
 def _plain(text: str) -> str:
     return text.strip().lower().replace("_", "-")
 
 
 def option(words: str, *flags: str, panel: str | None = None, of: OneOf | None = None, **more: Any) -> Any:
-    """How a field looks as a flag; `of` names the values that it takes."""
+    """How a field looks as a flag; `of` names its values, which stand after the words where they are many."""
     if of is not None:
-        more = {"parser": of, "metavar": "|".join(of.names), "autocompletion": starting(lambda: of.names)} | more
+        shown = "|".join(of.names)
+        if len(shown) > BESIDE:
+            words, shown = f"{words.rstrip('.')}: {', '.join(of.names)}.", of.kind.upper().replace(" ", "_")
+        more = {"parser": of, "metavar": shown, "autocompletion": starting(lambda: of.names)} | more
     return typer.Option(*flags, help=words, rich_help_panel=panel, **more)
 
 

@@ -87,15 +87,18 @@ def test_methods_of_edits(toy: Any, keys: Any, name: str) -> None:
     config: Any = spec.Config()
     if not spec.in_context:
         config = spec.at_layers(config, (0, 1) if spec.layer_setting == "layers" else (0,))
-        short = {"steps": 2}
-        config = replace(config, descent=replace(config.descent, **short)) if hasattr(config, "descent") else replace(
-            config, **short
-        )  # fmt: skip
+        if hasattr(config, "descent"):
+            config = replace(config, descent=replace(config.descent, steps=2))
+        elif hasattr(config, "steps"):
+            config = replace(config, steps=2)
     how: dict[str, Any] = {"moments": keys if spec.needs_moments else None, "contexts": ("{}", "Today, {}")}
     facts = FACTS[:1] if spec.in_context else FACTS
     one, other = both(toy, lambda: computing.compute(name, toy, facts, config, shown=False, **how))
     for ours, theirs in zip(one.deltas, other.deltas, strict=True):
         same_tensors(ours.dense(torch.float32), theirs.dense(torch.float32))
+    for beside, there in zip(one.bypasses, other.bypasses, strict=True):
+        for part, tensor in beside.tensors.items():
+            same_tensors(tensor, there.tensors[part])
     with pretended(toy), other.applied(toy):
         pass
     if name != "rome":  # the reading is the same for all

@@ -173,7 +173,8 @@ class _Rows:
 
     def losses(self, values: Tensor) -> Tensor:
         """Mean loss of each fact's target with its value written at its prompt's end, nats per token."""
-        at = torch.arange(len(self.ends)), self.ends
+        ends = self.ends.to(self.resid.device)
+        at = torch.arange(len(ends), device=ends.device), ends
         write = Site("mlp_write", self.layer), lambda y: y.index_put(at, values.to(y))
         with hooked(self.frame.model, [write]), ending(self.ends):
             out = self.frame.blocks(self.resid, self.layer)

@@ -233,16 +233,26 @@ def toy_moments(toy, layers):
 
 def toy_settings(name):
     spec = methods.method(name)
-    config = spec.at_layers(spec.Config(), (0,))
-    return config if hasattr(config, "descent") else replace(config, learning_rate=5e-3)
+    config = spec.at_layers(spec.Config(), (0, 1) if name == "pmet" else (0,))  # PMET's values begin at layer 1
+    return replace(config, learning_rate=5e-3) if hasattr(config, "learning_rate") else config
 
 
-@pytest.mark.parametrize("name", [name for name in methods.method_names() if not methods.method(name).in_context])
+# UltraEdit standardises over target tokens, and refuses a fact alone whose target is one token, as they are here.
+ALONE = [name for name in methods.method_names() if not methods.method(name).in_context and name != "ultraedit"]
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_every_method_that_changes_weights_flips_most_facts_of_the_toy(toy, name):
     """At layer 0, where the toy keeps its facts: a trace of it says so too."""
     facts = load_facts(TOY / "toy_town.json", limit=4)
     edits = computing.compute_each(
-        name, toy, facts, toy_settings(name), moments=toy_moments(toy, [0]), contexts=("{}", "Today, {}"), shown=False
+        name,
+        toy,
+        facts,
+        toy_settings(name),
+        moments=toy_moments(toy, [0, 1]),
+        contexts=("{}", "Today, {}"),
+        shown=False,
     )
     report = evaluate(toy, edits, protocol="single", shown=False)
     assert report.score("ES", "before").value == 0

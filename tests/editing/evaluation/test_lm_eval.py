@@ -71,7 +71,7 @@ def test_a_task_of_ones_own_sees_the_edit_and_no_text(toy, changed, tmp_path):
     with pytest.raises(EditError, match="knows no task 'villages'; no file in"):
         evaluate_tasks(toy, (), ["villages"], include=tmp_path)
     told = computing.compute("ice", toy, [FACT], shown=False)
-    with pytest.raises(EditError, match="changes none"):
+    with pytest.raises(EditError, match="changes no weight, and lm-eval runs the weights alone"):
         evaluate_tasks(toy, (told,), ["towns"], include=tmp_path)
 
 

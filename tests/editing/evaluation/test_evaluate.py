@@ -233,12 +233,14 @@ def toy_moments(toy, layers):
 
 def toy_settings(name):
     spec = methods.method(name)
-    config = spec.at_layers(spec.Config(), (0, 1) if name == "pmet" else (0,))  # PMET's values begin at layer 1
+    config = spec.at_layers(spec.Config(), (0,))
     return replace(config, learning_rate=5e-3) if hasattr(config, "learning_rate") else config
 
 
-# UltraEdit standardises over target tokens, and refuses a fact alone whose target is one token, as they are here.
-ALONE = [name for name in methods.method_names() if not methods.method(name).in_context and name != "ultraedit"]
+# Two cannot be asked here. UltraEdit standardises over target tokens, and refuses a fact alone whose target is one token.
+# PMET's values begin at layer 1, where none can be found in the toy: MEMIT's descent stays above 4 nats there, too.
+ELSEWHERE = ("ultraedit", "pmet")
+ALONE = [name for name in methods.method_names() if not methods.method(name).in_context and name not in ELSEWHERE]
 
 
 @pytest.mark.parametrize("name", ALONE)

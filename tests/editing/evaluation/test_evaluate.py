@@ -237,7 +237,7 @@ def toy_settings(name):
     return replace(config, learning_rate=5e-3) if hasattr(config, "learning_rate") else config
 
 
-# Two cannot be asked here. UltraEdit standardises over target tokens, and refuses a fact alone whose target is one token.
+# Two cannot be asked here. UltraEdit standardises over target tokens, and refuses a fact whose target is one token.
 # PMET's values begin at layer 1, where none can be found in the toy: MEMIT's descent stays above 4 nats there, too.
 ELSEWHERE = ("ultraedit", "pmet")
 ALONE = [name for name in methods.method_names() if not methods.method(name).in_context and name not in ELSEWHERE]

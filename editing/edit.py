@@ -257,6 +257,17 @@ def _say_before(model: Bridge, edits: Sequence[Edit]) -> None:
 
 
 @contextmanager
+def unedited(model: Bridge) -> Iterator[None]:
+    """The block runs on the unedited model; the edits that were in place come back after it."""
+    edits = in_place(model)
+    revert(model, edits)
+    try:
+        yield
+    finally:
+        commit(model, edits)
+
+
+@contextmanager
 def applied(model: Bridge, edits: Sequence[Edit]) -> Iterator[None]:
     """Several edits at once, in order; out again when the block ends, however it ends."""
     commit(model, edits)

@@ -12,8 +12,6 @@ the benchmark that is measured.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.edit import commit, in_float32, in_place, revert
+from editing.edit import in_float32, unedited
 from editing.requests import BARE, RequestPrompts
 from editing.solve.values import DRIFT, Descent, Place, Values, find_values, read_subjects
 from factscope.cache import digest, kept
@@ -50,7 +48,7 @@ class Anchoring:
         said = digest([base, DRIFT, asdict(self)])
 
         def build(folder: Path) -> None:
-            with _unedited(model), in_float32(model):
+            with unedited(model), in_float32(model):
                 found = self._lengths(model)
             write_text_atomically(folder / "length.json", json.dumps(float(found.mean())))
 
@@ -88,14 +86,3 @@ def anchored(values: Values, before: Float[Tensor, "fact d_model"], length: floa
         for one, size in zip(far.tolist(), sizes.tolist(), strict=True)
     )
     return replace(values, delta=delta, notes=notes)
-
-
-@contextmanager
-def _unedited(model: Bridge) -> Iterator[None]:
-    """The block runs on the model before any edit; those that were in place are in place afterwards."""
-    edits = in_place(model)
-    revert(model, edits)
-    try:
-        yield
-    finally:
-        commit(model, edits)

@@ -6,13 +6,13 @@ each is saved too, so that a resumed run stands on the very weights that it stop
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from editing import compute as computing
-from editing.edit import Edit, commit, in_place, revert
+from editing.edit import Edit, commit, in_place, revert, unedited
 from editing.evaluation.failures import Failure, failures
 from editing.evaluation.protocol import ORDERS, Protocol
 from editing.evaluation.read import Outputs, Reading, Row, Speech, TokenizedQuestion, listen, readings
@@ -284,17 +284,6 @@ class CaseRunner:
         costs = tuple(Cost(**piece["cost"]) for piece in pieces)
         elsewhere = end["general"] or pieces[-1]["general"]
         return MethodResult(self.name, asdict(self.wanted.config), rows, speech, costs, failures(rows), elsewhere)
-
-
-@contextmanager
-def unedited(model: Bridge) -> Iterator[None]:
-    """The block runs on the unedited model; the edits that were in place come back after it."""
-    edits = in_place(model)
-    revert(model, edits)
-    try:
-        yield
-    finally:
-        commit(model, edits)
 
 
 def general(model: Bridge, yardstick: Yardstick | None) -> dict[str, float]:

@@ -133,7 +133,6 @@ def _edits(
             method=spec.name,
             config=asdict(config),
             requests=own,
-            deltas=output.deltas,
             base=base,
             model=info(model).name,
             seed=how.seed,
@@ -141,13 +140,8 @@ def _edits(
             moments=moments,
             contexts=templates,
             start_token=how.start,
-            reports=output.reports,
-            curve=output.curve,
-            notes=(*output.notes, *notes),
-            preface=output.preface,
-            memory=output.memory,
-            bypasses=output.bypasses,
             run=run.ended(seconds[0]),
+            **(vars(output) | {"notes": (*output.notes, *notes)}),
         )
         for own, output in zip(edited, outputs, strict=True)
     ]

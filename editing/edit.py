@@ -8,7 +8,7 @@ are in place. An edit knows the fingerprint of the model it was made for and ref
 
 An edit may also stand beside the weights, as its `bypasses` (editing/bypass.py): they are hooks, and without them the
 model is bitwise as it was. Or it is a text, its `preface`, that the model reads before whatever it is asked through
-`factscope.model.forward.batched`; what runs the model directly does not see it.
+`factscope.model.forward.batched`, or before what its `scope` is about; what runs the model directly does not see it.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from torch import Tensor
 from editing.bypass import Bypass, functions, join
 from editing.bypass import check as check_bypass
 from editing.delta import Delta
+from editing.scope import Scope, chooser, joined
 from factscope.data.request import EditRequest, saved_request
 from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge
@@ -77,6 +78,7 @@ class Edit:
     preface: str = ""  # of an in-context edit, which has no deltas: ends in a line break
     memory: dict[str, Tensor] = field(default_factory=dict)  # what later edits read of this one, rows by name
     bypasses: tuple[Bypass, ...] = ()  # what stands beside a projection and speaks where a gate opens
+    scope: Scope | None = None  # of an in-context edit: the questions before which its texts stand; None: all
     run: Run | None = None
     former: tuple[dict[str, Any], ...] = ()  # the facts of an edit of schema 1, of which its digest is
     digest: str = field(default="")
@@ -92,10 +94,12 @@ class Edit:
         said = [self.method, self.config, asked, self.base, self.seed, list(self.below), self.moments]
         said += [list(self.contexts), list(self.restraints), [delta.weight for delta in self.deltas]]
         said += [self.preface] if self.preface else []
+        said += [[one.layer, one.floor, one.most, one.texts] for one in (self.scope,) if one]
         said += [[one.kind, one.layer, one.numbers, one.words, sorted(one.tensors)] for one in self.bypasses]
         hashed.update(json.dumps(said, sort_keys=True, default=str).encode())
         parts = [part for delta in self.deltas for part in (delta.left, delta.right, delta.keep)]
         parts += [one.tensors[name] for one in self.bypasses for name in sorted(one.tensors)]
+        parts += [] if self.scope is None else self.scope.parts()
         for part in parts:
             hashed.update(b"-" if part is None else part.reshape(-1).view(torch.uint8).numpy().tobytes())
         for name, rows in sorted(self.memory.items()):  # without a memory, the hash is as it always was
@@ -250,10 +254,13 @@ def _put(model: Bridge, ledger: _Ledger, weights: dict[str, Tensor], edits: list
 
 
 def _say_before(model: Bridge, edits: Sequence[Edit]) -> None:
-    """Put the texts of the in-context edits among `edits` before every prompt."""
+    """Put the texts of the in-context edits among `edits` before every prompt, or before those that they are about."""
     told = [edit for edit in edits if edit.preface]
-    text = "".join(edit.preface for edit in told)
-    put_before(model, Preface(text, told[0].start_token) if told else None)
+    text = "".join(edit.preface for edit in told if edit.scope is None)
+    scopes = [edit.scope for edit in told if edit.scope is not None]
+    start = told[0].start_token if told else ""
+    choose = chooser(text, scopes, start) if scopes else None
+    put_before(model, Preface(text, start, choose) if told else None)
 
 
 @contextmanager
@@ -389,6 +396,7 @@ def merged(edits: Sequence[Edit]) -> Edit:
         curve=None,
         restraints=tuple(name for edit in edits for name in edit.restraints),
         preface="".join(edit.preface for edit in edits),
+        scope=joined([edit.scope for edit in edits if edit.preface]),
         memory={name: torch.cat([edit.memory[name] for edit in edits if name in edit.memory]) for name in kept},
         bypasses=tuple(join([part for edit in edits for part in edit.bypasses])),
         notes=(f"a stack of {len(edits)} edits: {', '.join(edit.name for edit in edits)}",),

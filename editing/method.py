@@ -14,6 +14,7 @@ import torch
 from editing import methods
 from editing.bypass import Bypass
 from editing.requests import RequestPrompts
+from editing.scope import Scope
 from editing.solve.anchor import anchored, written
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
@@ -137,6 +138,7 @@ class MethodOutput:
     preface: str = ""
     memory: dict[str, torch.Tensor] = field(default_factory=dict)  # what later edits read of this one, rows by name
     bypasses: tuple[Bypass, ...] = ()
+    scope: Scope | None = None  # of a text: the questions before which it stands; None: all
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,8 @@ def words(edit: Edit) -> list[str]:
     share = max((report.norm for report in edit.reports), default=float("nan"))
     size = "" if np.isnan(share) else f", at most {share:.2g} of a weight's norm"
     if edit.preface:
-        return [*said, "Changes no weight: it is a text that the model reads before every question"]
+        about = "every question" if edit.scope is None else "questions that are near enough to its own"
+        return [*said, f"Changes no weight: it is a text that the model reads before {about}"]
     if edit.bypasses:
         return [*said, f"Changes no weight: it stands beside layer {layers}, {', '.join(kinds(edit))}"]
     return [*said, f"Writes to layer{'s' if ', ' in layers else ''} {layers}{size}; second moments: {edit.moments}"]
@@ -117,7 +118,17 @@ def card(edit: Edit) -> Card:
         ("start token", edit.start_token),
         ("on top of", ", ".join(name[:12] for name in edit.below) or "nothing"),
         ("restraints", ", ".join(edit.restraints) or "none"),
+        *((("read before", scope_words(edit)),) if edit.preface else ()),
         ("remarks", "; ".join(edit.notes) or "none"),
         ("seconds", f"{edit.run.seconds:.1f}" if edit.run else "unknown"),
     )
     return Card(f"Edit {edit.name}", items, command=edit.run.command if edit.run else "")
+
+
+def scope_words(edit: Edit) -> str:
+    """Which questions the text of an in-context edit stands before."""
+    if edit.scope is None:
+        return "every question"
+    scope, count = edit.scope, len(edit.scope.texts)
+    entries = "its entry is" if count == 1 else f"one of its {count} entries is"
+    return f"questions that {entries} nearer to than {scope.floor:g}, by what enters layer {scope.layer}"

@@ -48,7 +48,8 @@ def settings(name, layers=(0, 1)):
     spec = methods.method(name)
     config = spec.Config()
     if spec.in_context:
-        return replace(config, demonstrations=0) if hasattr(config, "demonstrations") else config
+        smaller = {"demonstrations": 0, "reads": 0}  # what the tiny models have room for
+        return replace(config, **{key: value for key, value in smaller.items() if hasattr(config, key)})
     config = spec.at_layers(config, layers[-1:] if name == "emmet" or spec.layer_setting == "layer" else layers)
     if hasattr(config, "descent"):
         return replace(config, descent=SHORT)

@@ -21,11 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.scope import states as means
 from factscope.data.load import load_facts
 from factscope.data.request import EditRequest
-from factscope.model.bridge import Bridge, device, run_blocks
-from factscope.model.forward.batched import padded
-from factscope.model.hooks import record
+from factscope.model.bridge import Bridge
 from factscope.model.prompts import start_ids, token_ids
 from factscope.model.sites import Site
 
@@ -87,20 +86,12 @@ def demonstration(request: EditRequest, kind: str) -> str:
     return f"New Fact: {request}\nPrompt:\n{asked}\n\n"
 
 
-@torch.no_grad()
 def states(inputs: MethodInputs, texts: Sequence[str]) -> Float[Tensor, "text d_model"]:
     """Unit vectors of sentences; see the module's text."""
     model = inputs.model
-    site, first = Site("resid", model.cfg.n_layers // 2), start_ids(model, inputs.start)
+    first = start_ids(model, inputs.start)
     rows = [[*first, *token_ids(model, text)] for text in texts]
-    means: list[Tensor] = [torch.empty(0)] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for some in (order[i : i + 64] for i in range(0, len(order), 64)):
-        with record(model, [site]) as seen:
-            run_blocks(model, padded([rows[i] for i in some]).to(device(model)))
-        for number, i in enumerate(some):
-            means[i] = seen[site][number, len(first) : len(rows[i])].float().mean(0).cpu()
-    stacked = torch.stack(means)
+    stacked = means(model, rows, Site("resid", model.cfg.n_layers // 2), inputs.start)
     return torch.nn.functional.normalize(stacked - stacked.mean(0), dim=-1)
 
 

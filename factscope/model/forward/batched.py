@@ -5,7 +5,7 @@ preface of an in-context edit that is in place stands before every row; a beginn
 as a preface, is run once, and its keys and values are kept for all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device, run_blocks
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
-from factscope.model.forward.prefix import after_preface, preface_ids
+from factscope.model.forward.prefix import all_prefaced
 from factscope.model.hooks import record
 from factscope.model.readout import readout
 from factscope.model.sites import Site
@@ -24,6 +24,13 @@ from factscope.model.sites import Site
 ROWS = 64  # rows of one forward pass; beyond this a CPU gains nothing
 THIN = 5  # tokens of a pass from which on `thin_products` gains more than it costs
 SHARED = 8  # tokens that all rows of a batch must share for a pass of their own to pay
+
+
+def _batches(rows: Sequence[Sequence[int]], told: Sequence[int]) -> Iterator[list[int]]:
+    """Rows of similar length, by number; those with nothing before them are apart, as where no edit is."""
+    for apart in ([i for i, more in enumerate(told) if not more], [i for i, more in enumerate(told) if more]):
+        order = sorted(apart, key=lambda i: len(rows[i]))
+        yield from (order[i : i + ROWS] for i in range(0, len(order), ROWS))
 
 
 @torch.no_grad()
@@ -36,12 +43,10 @@ def logits_at(
     A row's prompt ends at the first position that is asked for.
     """
     read, last = readout(model), Site("resid", model.cfg.n_layers - 1)
-    first, told = preface_ids(model)
-    rows = [after_preface(model, row, first, told) for row in rows]
-    positions = [[place + len(told) for place in places] for places in positions]
+    rows, told = all_prefaced(model, rows, [min(places) + 1 for places in positions])
+    positions = [[place + more for place in places] for places, more in zip(positions, told, strict=True)]
     out: list[Tensor] = [torch.empty(0)] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for some in (order[i : i + ROWS] for i in range(0, len(order), ROWS)):
+    for some in _batches(rows, told):
         tokens = padded([rows[i] for i in some]).to(device(model))
         begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
         ends = torch.tensor([min(positions[i]) for i in some])

@@ -15,7 +15,7 @@ from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import ROWS, THIN
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
-from factscope.model.forward.prefix import after_preface, preface_ids
+from factscope.model.forward.prefix import all_prefaced
 
 
 @torch.no_grad()
@@ -49,8 +49,7 @@ def sample(
 @torch.no_grad()
 def generate(model: Bridge, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
     """Greedy continuations by `more` tokens; prompts of one length run together."""
-    first, told = preface_ids(model)
-    prompts = [after_preface(model, prompt, first, told) for prompt in prompts]
+    prompts, _ = all_prefaced(model, prompts, [len(prompt) for prompt in prompts])
     out: list[list[int]] = [[] for _ in prompts]
     for size in sorted({len(prompt) for prompt in prompts}):
         rows = [i for i, prompt in enumerate(prompts) if len(prompt) == size]

@@ -1,10 +1,11 @@
 """What stands before every prompt: the start token, and the text that an in-context edit has put there.
 
 `put_before` is called by whatever puts such a text in and takes it out again; the text is kept here, beside the model,
-because everything that runs prompts must read it and may know nothing of edits.
+because everything that runs prompts must read it and may know nothing of edits. It is one text for all prompts, or what
+a function chooses for each of them, by the prompt alone and so before any of its answer is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,6 +14,8 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import start_ids, token_ids
 
+Row = Sequence[int]
+
 
 @dataclass(frozen=True)
 class Preface:
@@ -20,6 +23,7 @@ class Preface:
 
     text: str
     start: str  # "auto", "none" or a token: the start token of the prompts that the text was made for
+    choose: Callable[[Bridge, Sequence[Row]], list[str]] | None = None  # instead of the text, one for each prompt
 
 
 _PREFACES: WeakKeyDictionary[Any, Preface] = WeakKeyDictionary()
@@ -33,25 +37,35 @@ def put_before(model: Bridge, preface: Preface | None) -> None:
         _PREFACES[model] = preface
 
 
-def preface_ids(model: Bridge) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What a row must begin with for the preface to stand after it, and the preface's tokens; both empty without."""
+def chosen_by_prompt(model: Bridge) -> bool:
+    """Whether what stands before a row depends on the prompt that it begins with."""
+    preface = _PREFACES.get(model)
+    return preface is not None and preface.choose is not None
+
+
+def all_prefaced(model: Bridge, rows: Sequence[Row], ends: Sequence[int]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Rows as the model reads them, and how many tokens were put into each; a row's prompt is its first `ends` tokens.
+
+    The preface comes right after the start token. Raises EditError if a row is then longer than the model reads.
+    """
     preface = _PREFACES.get(model)
     if preface is None:
-        return (), ()
-    ids = token_ids(model, preface.text)
-    return start_ids(model, preface.start), ids
+        return [tuple(row) for row in rows], [0] * len(rows)
+    texts = [preface.text] * len(rows)
+    if preface.choose is not None:
+        texts = preface.choose(model, [row[:end] for row, end in zip(rows, ends, strict=True)])
+    first = start_ids(model, preface.start)
+    ids = {text: token_ids(model, text) if text else () for text in set(texts)}
+    told = [ids[text] for text in texts]
+    return [_told(model, row, first, some) for row, some in zip(rows, told, strict=True)], [len(some) for some in told]
 
 
-def prefaced(model: Bridge, row: Sequence[int]) -> tuple[int, ...]:
-    """The row as the model reads it: the preface comes right after the start token.
-
-    Raises EditError if that is longer than the model reads.
-    """
-    return after_preface(model, row, *preface_ids(model))
+def prefaced(model: Bridge, prompt: Row) -> tuple[int, ...]:
+    """`all_prefaced` of one prompt."""
+    return all_prefaced(model, [prompt], [len(prompt)])[0][0]
 
 
-def after_preface(model: Bridge, row: Sequence[int], first: tuple[int, ...], ids: tuple[int, ...]) -> tuple[int, ...]:
-    """`prefaced` for many rows: `first` and `ids` are what `preface_ids` gave, once for all of them."""
+def _told(model: Bridge, row: Row, first: tuple[int, ...], ids: tuple[int, ...]) -> tuple[int, ...]:
     at = len(first) if tuple(row[: len(first)]) == first else 0
     if ids and len(row) + len(ids) > model.cfg.n_ctx:
         raise EditError(

@@ -3,7 +3,8 @@
 The row of a pair is its prompt and its answer without the last token. A row that another row begins with is not run: in
 a causal model its logits are the other's at the same positions. Two answers of one token behind one prompt are one row;
 so is the same prompt asked of several facts. The rows that are left run in batches of similar length. Where something
-stands beside the model that decides by the prompt, rows are shared by prompts of one length alone.
+stands beside the model, or a text before it, that is chosen by the prompt, rows are shared by prompts of one length
+alone.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import logits_at
+from factscope.model.forward.prefix import chosen_by_prompt
 from factscope.model.hooks import standing
 
 PAIRS = 256  # whose logits are held at once
@@ -58,7 +60,8 @@ def score(model: Bridge, pairs: Sequence[Pair]) -> list[AnswerScore]:
 
 
 def _score(model: Bridge, pairs: Sequence[Pair]) -> list[AnswerScore]:
-    hosts, host = shared([pair.row for pair in pairs], [len(pair.prompt) if standing(model) else 0 for pair in pairs])
+    by_prompt = bool(standing(model)) or chosen_by_prompt(model)
+    hosts, host = shared([pair.row for pair in pairs], [len(pair.prompt) if by_prompt else 0 for pair in pairs])
     wanted: list[dict[int, int]] = [{} for _ in hosts]  # position -> where its logits stand
     for pair, number in zip(pairs, host, strict=True):
         for place in range(len(pair.prompt) - 1, len(pair.row)):

@@ -1,0 +1,121 @@
+"""What an in-context edit is about: each of its texts stands before the questions that are near enough, and no others.
+
+A question is the mean, over its prompt's tokens, of the residual stream that enters one layer. How near it is to what
+was stored is one product,
+
+    nearness(x, k) = (x - mean)' C^-1 (k - mean) / (k - mean)' C^-1 (k - mean)
+
+which is 1 for the prompt that was stored, and which is the share that another key receives of a ROME edit of this key:
+directions in which all prompts differ count little, those in which few do count much. The nearest `most` entries whose
+nearness is above `floor` are put before the question, the nearest last. Where no entry is, nothing is: the question is
+the model's own, bit for bit.
+
+The decision is taken once for each question, from its prompt alone, by the model as it runs, without any text before
+it. The entries of several edits in place are one memory, in which the order of edits has no part.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factscope.errors import EditError
+from factscope.model.bridge import Bridge, device
+from factscope.model.forward.batched import ROWS, padded
+from factscope.model.forward.ends import ending
+from factscope.model.hooks import record
+from factscope.model.prompts import start_ids
+from factscope.model.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """The texts of one edit, and which questions each of them is about."""
+
+    layer: int  # whose input is read
+    mean: Float[Tensor, " d_model"]  # of the states of ordinary prompts
+    keys: Float[Tensor, "entry d_model"]  # C^-1 (k - mean), over (k - mean)' C^-1 (k - mean)
+    texts: tuple[str, ...]  # one an entry, each with its line break
+    floor: float  # nearness above which an entry is put before a question
+    most: int = 1  # entries that are put before one question
+
+    def nearness(self, states: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt entry"]:
+        """Of every prompt to every entry; 1 for an entry's own prompt."""
+        return (states - self.mean) @ self.keys.T
+
+    def chosen(self, states: Float[Tensor, "prompt d_model"]) -> list[list[int]]:
+        """The entries that are put before each prompt, the nearest last; of two that are as near, the later one."""
+        near = self.nearness(states)
+        order = near.argsort(dim=-1, stable=True)[:, -self.most :].tolist()
+        return [
+            [entry for entry in some if float(row[entry]) > self.floor] for row, some in zip(near, order, strict=True)
+        ]
+
+    def parts(self) -> list[Tensor]:
+        """What a hash is of, beside the texts and the numbers."""
+        return [self.mean, self.keys]
+
+    def one_with(self, other: "Scope") -> bool:
+        """Whether the entries of both can be one memory."""
+        same = (self.layer, self.floor, self.most) == (other.layer, other.floor, other.most)
+        return same and torch.equal(self.mean, other.mean)
+
+
+def pooled(scopes: Sequence[Scope]) -> list[Scope]:
+    """One memory of all that read prompts alike, in order."""
+    found: list[Scope] = []
+    for scope in scopes:
+        for number, other in enumerate(found):
+            if other.one_with(scope):
+                texts = other.texts + scope.texts
+                found[number] = replace(other, keys=torch.cat([other.keys, scope.keys]), texts=texts)
+                break
+        else:
+            found.append(scope)
+    return found
+
+
+def joined(scopes: Sequence[Scope | None]) -> Scope | None:
+    """The scope of a stack of in-context edits; EditError where they are not one memory."""
+    known = [scope for scope in scopes if scope is not None]
+    if not known:
+        return None
+    if len(known) < len(scopes) or len(pooled(known)) > 1:
+        raise EditError(
+            "these in-context edits choose by different rules which questions they are about, so they do not become "
+            "one edit: leave them a stack"
+        )
+    return pooled(known)[0]
+
+
+def chooser(always: str, scopes: Sequence[Scope], start: str) -> Callable[[Bridge, Sequence[Sequence[int]]], list[str]]:
+    """What stands before each of some prompts: `always`, then the texts of what it is about."""
+    memories = pooled(scopes)
+
+    def choose(model: Bridge, prompts: Sequence[Sequence[int]]) -> list[str]:
+        texts = [always] * len(prompts)
+        for memory in memories:
+            found = memory.chosen(states(model, prompts, Site("resid_pre", memory.layer), start))
+            texts = [text + "".join(memory.texts[i] for i in some) for text, some in zip(texts, found, strict=True)]
+        return texts
+
+    return choose
+
+
+@torch.no_grad()
+def states(model: Bridge, prompts: Sequence[Sequence[int]], site: Site, start: str) -> Float[Tensor, "prompt d_model"]:
+    """The mean over each prompt's tokens of what passes at a site, without the tokens that begin a text; on the CPU."""
+    first, above = start_ids(model, start), site.layer + 1
+    stop = {"stop_at_layer": above} if above < model.cfg.n_layers else {}
+    found: dict[tuple[int, ...], Tensor] = {}
+    rows = sorted({tuple(prompt) for prompt in prompts}, key=lambda row: (len(row), row))
+    for begin in range(0, len(rows), ROWS):
+        some = rows[begin : begin + ROWS]
+        with record(model, [site]) as seen, ending(torch.tensor([len(row) - 1 for row in some])):
+            model(padded(some).to(device(model)), use_cache=False, **stop)
+        for number, row in enumerate(some):
+            skipped = len(first) if row[: len(first)] == tuple(first) and len(row) > len(first) else 0
+            found[row] = seen[site][number, skipped : len(row)].float().mean(0).cpu()
+    return torch.stack([found[tuple(prompt)] for prompt in prompts])

@@ -29,6 +29,7 @@ from torch import Tensor
 from editing.bypass import Bypass, functions, join
 from editing.bypass import check as check_bypass
 from editing.delta import Delta
+from editing.evaluation.read import Row
 from editing.scope import Scope, chooser, joined
 from factscope.data.request import EditRequest, saved_request
 from factscope.errors import EditError, StoreError
@@ -79,6 +80,7 @@ class Edit:
     memory: dict[str, Tensor] = field(default_factory=dict)  # what later edits read of this one, rows by name
     bypasses: tuple[Bypass, ...] = ()  # what stands beside a projection and speaks where a gate opens
     scope: Scope | None = None  # of an in-context edit: the questions before which its texts stand; None: all
+    rows: tuple[Row, ...] = ()  # of one fact: what the model said and says now, where it was asked; not in the digest
     run: Run | None = None
     former: tuple[dict[str, Any], ...] = ()  # the facts of an edit of schema 1, of which its digest is
     digest: str = field(default="")
@@ -393,6 +395,7 @@ def merged(edits: Sequence[Edit]) -> Edit:
         deltas=deltas,
         below=(),
         reports=(),
+        rows=(),
         curve=None,
         restraints=tuple(name for edit in edits for name in edit.restraints),
         preface="".join(edit.preface for edit in edits),

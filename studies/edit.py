@@ -1,13 +1,15 @@
 """From requests to a saved, scored, drawn edit: the recipe behind `edit apply` and `edit evaluate`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from editing import compute as computing
 from editing.edit import Edit, applied, base_of, commit, in_place, revert
-from editing.evaluation.evaluate import EditReport, evaluate
+from editing.evaluation.evaluate import EditReport, evaluate, questions
+from editing.evaluation.protocol import ORDERS
+from editing.evaluation.read import Asked
 from editing.method import MethodConfig, MethodSpec
 from editing.pages import edit as pages
 from editing.requests import check
@@ -15,6 +17,7 @@ from editing.restraint import RestraintSpec, restrained
 from editing.solve import moments as second_moments
 from editing.solve.moments import Moments
 from editing.spectrum import Spectrum, spectra
+from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
 from factscope.errors import StoreError
@@ -131,6 +134,16 @@ def make_by_each(
             edit.save(place)
         made.append(edit)
     return made
+
+
+def told(model: Bridge, edit: Edit) -> Edit:
+    """The edit of one fact with what the model, as it stands, says without it and with it; another as it is."""
+    if len(edit.requests) != 1:
+        return edit
+    start = edit.start_token
+    asked = Asked.of(model, questions(model, map(Case.of, edit.requests), start), ORDERS["single"], start)
+    with edit.applied(model):
+        return replace(edit, rows=tuple(asked.rows(asked.read(model))))
 
 
 def score(model: Bridge, edits: Sequence[Edit], **how: Any) -> EditScores:

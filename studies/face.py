@@ -45,6 +45,7 @@ from studies.circuit import (
     relation_of,
     with_notes,
 )
+from studies.edit import told
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.study import edit_studies
@@ -141,6 +142,8 @@ def edit(
 ) -> Edit:
     """One edit for all requests, as a value; the model is left bitwise as it was.
 
+    An edit of one fact says in its repr what the model said and says now, from `edit.rows`; of more, `evaluate` does.
+
     Args:
         settings: of the method ("steps"), and of the restraint ("restrain.mode").
         moments: second moments of keys, or how to collect them; by default they are taken from the cache, or collected
@@ -155,9 +158,9 @@ def edit(
     config = spec.config_for(model, own)
     used = _moments(model, spec, config, moments, MomentsConfig(seed=seed, start=start))
     made = computing.compute(spec, model, requests, config, moments=used, seed=seed, start=start)
-    if restrain is None:
-        return made
-    return restrained(model, [made], restrain, restraint(restrain).config_for(aside))
+    if restrain is not None:
+        made = restrained(model, [made], restrain, restraint(restrain).config_for(aside))
+    return told(model, made)
 
 
 def moments(model: Bridge, layers: Sequence[int] | None = None, config: MomentsConfig | None = None) -> Moments:

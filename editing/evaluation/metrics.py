@@ -106,6 +106,7 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 GIVEN = tuple(scorer for scorer in SCORERS if scorer != "likelihood")  # comparing two answers gives none
 TOKENS = ("token accuracy",)
+READ = tuple(scorer for scorer in SCORERS if scorer != "generation")  # whose reliability is read with teacher forcing
 
 
 def metric(
@@ -194,6 +195,12 @@ def reliability(record: Record) -> float | None:
 def reliability_in_tokens(record: Record) -> float | None:
     """The share of the new answer's tokens that are the argmax, each after the true ones before it."""
     return record.tokens("rewrite")
+
+
+@metric("said", "share", "ours; Yang et al. 2025 on what teacher forcing hides", READ)
+def said(record: Record) -> float | None:
+    """The edit's own prompts, continued freely up to the end of the text, give the new answer in the first line."""
+    return mean([float(one.hit) for _, one in record.of("rewrite") if one.hit is not None])
 
 
 @metric("generality", "share", "Yao et al. 2023, with the whole answer")

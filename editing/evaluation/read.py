@@ -18,7 +18,7 @@ from factscope.data.case import Case, Question
 from factscope.data.fact import same_text, whole_words
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.generate import generate, sample
+from factscope.model.forward.generate import generate, sample, until_end
 from factscope.model.forward.prefix import prefaced
 from factscope.model.forward.scoring import AnswerScore, Pair, score
 from factscope.model.prompts import tokenized
@@ -36,10 +36,11 @@ class Reading:
     same: float  # share of the argmax tokens at the target's positions that the unedited model gives too
     kl: float  # KL(unedited || now) of the next token, nats
     nll_other: float | None = None  # of the answer that must not be preferred
-    said: str | None = None  # greedy continuation
+    said: str | None = None  # greedy continuation, up to the end of the text or as many tokens as the protocol says
     hit: bool | None = None  # whether it holds every answer, in an accepted spelling
     top: str | None = None  # the greedy next token; None: not kept up to schema 2
     next_same: bool | None = None  # whether the unedited model gives that token too
+    top_p: float | None = None  # probability of the greedy next token; None in reports that did not keep it
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def listen(
     if protocol.words:
         more = generate(model, [asked[i].pairs[0].prompt for i in chosen], protocol.words)
         for i, ids in zip(chosen, more, strict=True):
-            texts[i] = model.tokenizer.decode(ids, skip_special_tokens=True)
+            texts[i] = model.tokenizer.decode(until_end(model, ids), skip_special_tokens=True)
     tops = tuple(model.tokenizer.decode([one[0].argmax[0]]) for one in said)
     spoken = speech(model, [prompt for _, prompt in speak], protocol.speech, start, seed)
     return Outputs(tuple(said), tops, tuple(texts), tuple(spoken))
@@ -209,6 +210,7 @@ def readings(asked: Sequence[TokenizedQuestion], now: Outputs, clean: Outputs) -
                 nll_other=said[1].nll if len(said) > 1 else None,
                 top=top,
                 next_same=agree[0],
+                top_p=float(new.logp.max().exp()),
                 said=text,
                 hit=None if text is None else holds(text, one.question),
             )

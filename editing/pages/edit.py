@@ -10,6 +10,7 @@ from editing.edit import Edit
 from editing.evaluation.evaluate import EditReport
 from editing.pages.beside import beside
 from editing.pages.report import finite, report_sections
+from editing.pages.told import answer_table, in_json, one_fact, told
 from editing.spectrum import Spectrum
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 
@@ -37,7 +38,9 @@ def page(edit: Edit) -> Page:
         ),
     )  # fmt: skip
     facts = Table("Facts", ("prompt", "from", "to"), tuple((one.prompt, one.old, one.target) for one in edit.requests))
+    answers = (answer_table(edit.rows),) if one_fact(edit.rows) is not None else ()
     sections = (
+        *((Section("What is said", answers),) if answers else ()),
         Section("What it does", (facts, *((shapes,) if shapes.rows else ()), *beside([edit]))),
         Section("How it was found", (*curves([edit]), *solver_table([edit]))),
         Section("What was run", (card(edit),)),
@@ -46,10 +49,11 @@ def page(edit: Edit) -> Page:
 
 
 def words(edit: Edit) -> list[str]:
-    """The first fact, the method, and where it writes."""
+    """What was said of one fact and is said now, where it was asked; then the method, and where it writes."""
     first, more = edit.requests[0], f" and {len(edit.requests) - 1} more" if len(edit.requests) > 1 else ""
     layers = ", ".join(map(str, edit.layers))
-    said = [f"Edit {edit.name} by {edit.method}: {first.prompt} {first.old or '(not known)'} -> {first.target}{more}"]
+    said = told(edit.rows) if one_fact(edit.rows) is not None else []
+    said += [f"Edit {edit.name} by {edit.method}: {first.prompt} {first.old or '(not known)'} -> {first.target}{more}"]
     share = max((report.norm for report in edit.reports), default=float("nan"))
     size = "" if np.isnan(share) else f", at most {share:.2g} of a weight's norm"
     if edit.preface:
@@ -68,7 +72,8 @@ def kinds(edit: Edit) -> tuple[str, ...]:
 def summary(edit: Edit) -> dict[str, Any]:
     """What an edit is, for a program."""
     facts = [{"prompt": one.prompt, "old": one.old, "target": one.target} for one in edit.requests]
-    return {"edit": edit.name, "method": edit.method, "model": edit.model, "facts": facts, "below": edit.below}
+    lead = in_json(edit.rows) if one_fact(edit.rows) is not None else {}
+    return {"edit": edit.name, "method": edit.method, "model": edit.model, "facts": facts, "below": edit.below, **lead}
 
 
 def curves(edits: Sequence[Edit]) -> tuple[Curves, ...]:

@@ -1,6 +1,7 @@
 """What an evaluation read and scored, as a page and in words."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import exp
 from typing import Any
 
@@ -11,6 +12,7 @@ from editing.evaluation.read import Reading, Row
 from editing.evaluation.table import Score, plain
 from editing.pages.scores import Column, in_lines, interval, rounded
 from editing.pages.scores import score_table as table_of
+from editing.pages.told import answer_table, in_json, one_fact, told
 from editing.spectrum import Spectrum
 from factscope.plots.specs import Cell, Headline, Number, Page, Section, Table
 from factscope.statistics import INTERVALS
@@ -25,21 +27,32 @@ def page(report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
 def report_sections(report: EditReport, spectra: Sequence[Spectrum] = ()) -> tuple[Section, ...]:
     """What changed, every question, and the singular values of the weights where they are known."""
     return (
-        Section("What changed", (headline(report), score_table(report))),
+        Section("What changed", (headline(report), *_answers(report), score_table(report))),
         Section("Every question", (row_table(report), *written_table(report))),
         *((Section("The edited weights", (spectrum_table(spectra),)),) if spectra else ()),
     )
 
 
+def _answers(report: EditReport) -> tuple[Table, ...]:
+    """Of one fact, what was said and what is said now, in the words of a terminal."""
+    if one_fact(report.rows) is None:
+        return ()
+    note = "The greedy next token with its probability. Of the neighbours, those that moved most (KL)."
+    return (replace(answer_table(report.rows), note=note),)
+
+
 def words(report: EditReport) -> list[str]:
-    """The table of scores as lines of equal columns."""
+    """One fact told answer by answer; of more, the table of scores as lines of equal columns."""
+    if one_fact(report.rows) is not None:
+        return told(report.rows)
     table = score_table(report)
     return [*in_lines(table), *table.note.splitlines()]
 
 
 def summary(report: EditReport) -> dict[str, Any]:
-    """Every line of the table for a program."""
-    return {"protocol": report.protocol.name, "scores": plain(report.scores)}
+    """Every line of the table for a program; of one fact also its prompt, target, before and after."""
+    lead = in_json(report.rows) if one_fact(report.rows) is not None else {}
+    return {"protocol": report.protocol.name, **lead, "scores": plain(report.scores)}
 
 
 ORDER = {
@@ -50,14 +63,17 @@ ORDER = {
 
 
 def score_table(report: EditReport) -> Table:
-    """Every score before and after the edits, with intervals; and at the end of a sequence."""
+    """Every score before and after the edits, and at the end of a sequence; with intervals, but not of one fact."""
     columns = [Column.of("before", report.scores, "before")]
+    several = max((one.n for one in report.scores), default=0) > 1
     for when in ("after", "final"):
         if any(one.when == when for one in report.scores):
             columns.append(Column.of(when, report.scores, when))
-            columns.append(Column.of(f"{when}, 95 %", report.scores, when, interval))
+            if several:
+                columns.append(Column.of(f"{when}, 95 %", report.scores, when, interval))
     note = f"{ORDER[report.protocol.order]} Scorer: {report.protocol.scorer}; start token: {report.start_token}. "
-    note += f"{INTERVALS[0].upper()}{INTERVALS[1:]}.{_absent(report)}"
+    note += f"{INTERVALS[0].upper()}{INTERVALS[1:]}." if several else "One fact is no sample, so it has no intervals."
+    note += _absent(report)
     return table_of(columns, note)
 
 

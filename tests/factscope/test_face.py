@@ -139,3 +139,22 @@ def test_a_circuit_is_cut_as_the_command_cuts_it(toy: Any) -> None:
     assert circuit.faithfulness > 0.5
     with pytest.warns(UserWarning, match="edges are cut to zero"):
         assert fs.find_circuit(toy, prompt, fs.EAPIG(edges=100)).task.ablation == "zero"
+
+
+def test_an_edit_of_one_fact_says_what_the_model_says_now(toy: Any, tmp_path: Path) -> None:
+    """In its repr, also on top of another edit; it is saved with the edit, and its digest knows nothing of it."""
+    how: dict[str, Any] = {"settings": {"layer": 0}, "moments": "identity"}
+    edit = fs.edit(toy, fs.request(toy, "[Oda Voss] lives in", "Vey"), **how)
+    assert "␣Vey" in repr(edit)
+    assert "Scores of one fact" in repr(edit)
+    again = fs.load(fs.save(edit, tmp_path))
+    assert (repr(again), again.digest) == (repr(edit), edit.digest)
+    report = fs.evaluate(toy, [edit])
+    assert [row.after for row in report.rows] == [row.after for row in edit.rows]
+    assert repr(report) in repr(edit)
+    with edit.applied(toy):
+        second = fs.edit(toy, fs.request(toy, "[Oda Voss] lives in", "Dorn"), "ft_m", settings={"steps": 5})
+    assert second.rows[0].before.top == " Vey"
+    facts = fs.load_facts(ROOT / "tests" / "toy" / "toy_town.json")[:2]
+    two = fs.edit(toy, facts, "memit", settings={"steps": 1}, moments="identity")
+    assert two.rows == ()

@@ -5,6 +5,7 @@ The text of an in-context edit that is in place stands before every prompt that 
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import takewhile
 
 import torch
 from jaxtyping import Int
@@ -46,9 +47,24 @@ def sample(
     return tokens[:, :length]
 
 
+def end_tokens(model: Bridge) -> frozenset[int]:
+    """The tokens that end a text: those of the model's settings of generation, and the tokenizer's."""
+    settings = getattr(model.original_model, "generation_config", None)
+    told = getattr(settings, "eos_token_id", None)
+    told = [] if told is None else [told] if isinstance(told, int) else told
+    own = getattr(model.tokenizer, "eos_token_id", None)
+    return frozenset((*told, *(() if own is None else (own,))))
+
+
+def until_end(model: Bridge, ids: Sequence[int]) -> list[int]:
+    """A continuation up to the first token that ends a text: what stands after it is another text."""
+    ends = end_tokens(model)
+    return list(takewhile(lambda token: token not in ends, ids))
+
+
 @torch.no_grad()
 def generate(model: Bridge, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
-    """Greedy continuations by `more` tokens; prompts of one length run together."""
+    """Greedy continuations by `more` tokens, past any end of text; prompts of one length run together."""
     prompts, _ = all_prefaced(model, prompts, [len(prompt) for prompt in prompts])
     out: list[list[int]] = [[] for _ in prompts]
     for size in sorted({len(prompt) for prompt in prompts}):

@@ -134,6 +134,10 @@ def _remarks(edits: list[Any], report: Any) -> None:
     for edit in edits:
         for text in sorted({r.note for r in edit.reports if "division" in r.note or "singular" in r.note}):
             note(f"Note: {text}.")
+    hidden = [one for one in report.scores if one.when == "after" and one.metric in ("reliability", "said")]
+    values = {one.metric: one.value for one in hidden}
+    if values.get("reliability", 0) - values.get("said", 1) >= 0.5:
+        note("Note: the new answer is probable behind the prompt, but it is not what the model writes by itself.")
     worked = [one.value for one in report.scores if one.metric == "ES" and one.when != "before"]
     if worked and worked[-1] == 0:
         note("Note: the edit did not take: what it should say is nowhere more probable than what was said before.")

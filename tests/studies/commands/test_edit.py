@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from editing.edit import Edit
+from editing.edit import Edit, applied
 from factscope.errors import UserError
+from factscope.model.prompts import start_ids
 from helpers.models import TOY
 from studies.commands import app as common
 from studies.commands.edit.saved import stack
@@ -31,7 +33,10 @@ def edit(run_command, toy, monkeypatch):
 def test_apply_evaluates_saves_and_draws(edit):
     out = edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here")
     assert out.exit_code == 0, out.stderr
-    assert "ES, efficacy success" in out.stdout
+    assert "Oda Voss lives in" in out.stdout
+    assert "␣Vey" in out.stdout
+    assert "Scores of one fact:" in out.stdout
+    assert "95 %" not in out.stdout  # one fact has no interval
     assert "the identity stands in" in out.stderr
     saved = Edit.load("here")
     assert (saved.method, saved.requests[0].target, saved.moments) == ("rome", "Vey", "identity")
@@ -46,6 +51,22 @@ def test_apply_speaks_json_and_takes_facts_from_a_file(edit):
     assert body["facts"] == 3
     assert read(body)["ES", "before"]["value"] == 0
     assert Edit.load(body["folder"]).name == body["edits"][0]
+
+
+def test_one_fact_is_told_to_a_program_with_its_answers(edit, toy):
+    """Prompt, target, before and after; the probability said of the next token is the model's own."""
+    out = edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here", "--json")
+    assert out.exit_code == 0, out.stderr
+    body = json.loads(out.stdout)
+    assert (body["prompt"], body["target"], body["questions"]) == ("Oda Voss lives in", "Vey", [])
+    assert (body["before"]["next_token"], body["after"]["next_token"]) == (" Brask", " Vey")
+    ids = [*start_ids(toy, "auto"), *toy.tokenizer("Oda Voss lives in", add_special_tokens=False)["input_ids"]]
+    for when, edits in (("before", []), ("after", [Edit.load("here")])):
+        with applied(toy, edits):
+            top = float(toy(torch.tensor([ids]))[0, -1].softmax(-1).max())
+        assert body[when]["probability"] == pytest.approx(top, abs=1e-4)
+        assert body[when]["target_probability"] == pytest.approx(top if when == "after" else 0, abs=0.05)
+    assert body["after"]["written"].split()[0] == "Vey"
 
 
 def test_a_batch_size_makes_a_stack_of_edits_scored_at_once_and_at_the_end(edit):

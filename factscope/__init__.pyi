@@ -45,6 +45,8 @@ from studies.saved import load, save, write_page
 from tracing.average import Sweep, average
 from tracing.causal import Config as TraceConfig
 from tracing.causal import trace
+from tracing.flow.knockout import FlowConfig, flow
+from tracing.flow.results import FlowResult
 from tracing.logit_lens import lens
 from tracing.results import AverageResult, LensResult, TraceResult
 
@@ -65,6 +67,8 @@ __all__ = [
     "EditStudy",
     "Exact",
     "Fact",
+    "FlowConfig",
+    "FlowResult",
     "Graph",
     "LensResult",
     "Moments",
@@ -95,6 +99,7 @@ __all__ = [
     "export_adapter",
     "find_circuit",
     "fingerprint",
+    "flow",
     "header",
     "info",
     "known",

@@ -24,6 +24,7 @@ KINDS = {
     "EditReport": "editing.evaluation.evaluate",
     "EditScores": "studies.edit",
     "EditStudy": "studies.edit_effects.result",
+    "FlowResult": "tracing.flow.results",
     "LayerChoice": "editing.layer_trials",
     "LayerStudy": "studies.layers",
     "LensResult": "tracing.results",

@@ -28,6 +28,7 @@ Span = tuple[int, int]  # first, and one past the last
 
 
 OWN_ANSWER = "the model's own prediction"  # where an answer comes from that nobody gave
+_BY_FIRST = "it is traced by its first"  # token: in the note of an answer of several
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def with_answer(model: Bridge, prompt: Prompt, answer: str, origin: str) -> Prom
         notes = (*notes, f"the answer {joined!r} follows {after!r} without a space; begin it with a space to have one")
     if len(ids) > 1:
         first = model.tokenizer.decode([ids[0]])
-        notes = (*notes, f"the answer {joined!r} is {len(ids)} tokens; it is traced by its first, {first!r}")
+        notes = (*notes, f"the answer {joined!r} is {len(ids)} tokens; {_BY_FIRST}, {first!r}")
     return replace(prompt, answer=joined, answer_ids=ids, answer_from=origin, notes=notes)
 
 
@@ -214,6 +215,11 @@ def with_answer_ids(model: Bridge, prompt: Prompt, ids: Sequence[int], origin: s
         )
     said = replace(prompt, answer=model.tokenizer.decode(list(ids)), answer_ids=tuple(ids), answer_from=origin)
     return _apart(model, said)
+
+
+def as_a_whole(prompt: Prompt) -> Prompt:
+    """`prompt` without the note that an answer of several tokens is traced by its first, for what reads all of them."""
+    return replace(prompt, notes=tuple(note for note in prompt.notes if _BY_FIRST not in note))
 
 
 def with_foil(model: Bridge, prompt: Prompt, foil: str) -> Prompt:

@@ -214,9 +214,14 @@ def _decode_dataclass(value: dict[str, Any], cls: Any, source: _Source) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two results hold the same values, tensors bit for bit; provenance included."""
+    """Whether two results hold the same values, tensors bit for bit; provenance included. NaN is the same as NaN."""
     ours: dict[str, Tensor] = {}
     theirs: dict[str, Tensor] = {}
     if _encode(one, "", ours) != _encode(other, "", theirs):
         return False
-    return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    return all(_equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    both = torch.isnan(one) & torch.isnan(other) if one.shape == other.shape else torch.zeros(())
+    return torch.equal(one, other) or torch.equal(one.masked_fill(both.bool(), 0), other.masked_fill(both.bool(), 0))

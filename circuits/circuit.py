@@ -14,6 +14,7 @@ from torch import Tensor
 from circuits.certificate import Certificate
 from circuits.decisions import Decision
 from circuits.graph import Graph
+from circuits.stability import Examples, Stability
 from circuits.task import Task
 from factscope.errors import UserError
 from factscope.plots.show import shown
@@ -46,6 +47,8 @@ class Circuit:
     certificate: Certificate | None
     notes: tuple[str, ...]
     run: Run | None
+    examples: Examples | None = None  # each prompt's own scores, where the method has them
+    stability: Stability | None = None  # over these examples, where there are several
 
     @property
     def mask(self) -> np.ndarray:

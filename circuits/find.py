@@ -96,6 +96,8 @@ def find(
         certificate=choice.certificate,
         notes=notes,
         run=run.ended(elapsed[0]),
+        examples=choice.examples,
+        stability=choice.stability,
     )
 
 

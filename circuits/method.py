@@ -22,6 +22,8 @@ from circuits import scorers, search, select
 from circuits.certificate import Certificate
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
+from circuits.graph import Graph
+from circuits.stability import Examples, Stability, lower_bound, stability
 from factscope.errors import ModelError, UserError
 from factscope.settings import configured
 
@@ -40,6 +42,8 @@ class EdgeChoice:
     settings: dict[str, Any]  # the method's own, with counts of what it did
     certificate: Certificate | None = None
     notes: tuple[str, ...] = ()  # what a reader of the result must know
+    examples: Examples | None = None  # each example's own scores, where the method has them
+    stability: Stability | None = None  # of the choice, where there are several examples
 
 
 @runtime_checkable
@@ -60,7 +64,8 @@ class Method(Protocol):
 class Scorer:
     """What all scorers share: of the scored edges, either so many or all from a threshold on are kept.
 
-    `edges` are chosen by growing from the logits (`greedy`) or by score alone (`top`). Edges on no path go.
+    `edges` are chosen by growing from the logits (`greedy`) or by score alone (`top`). Edges on no path go. A score is
+    the mean over the examples, or, if `confident`, the lower bound of that mean.
     """
 
     name: ClassVar[str]
@@ -71,6 +76,7 @@ class Scorer:
     threshold: float | None = field(default=None, kw_only=True)  # in the loss's unit
     select: Order = field(default="greedy", kw_only=True)
     signed: bool = field(default=False, kw_only=True)  # only edges that help; else scores are compared by size
+    confident: bool = field(default=False, kw_only=True)  # edges are chosen by the lower bound of their score
 
     def __post_init__(self) -> None:
         if self.threshold is not None and self.edges is not None:
@@ -84,40 +90,76 @@ class Scorer:
         if self.threshold is not None and self.select == "top":
             raise UserError("the selection 'top' is for a number of edges; a threshold keeps every edge from it on")
 
+    def examples(self, reference: Reference) -> Examples | None:
+        """Each prompt's own scores, of which `score` is the mean; None where a method measures the mean alone."""
+        del reference
+        return None
+
     def score(self, reference: Reference) -> Tensor:
         """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
-        raise NotImplementedError
+        examples = self.examples(reference)
+        if examples is None:
+            raise NotImplementedError
+        return examples.mean(0)
 
     def checked(self, reference: Reference, scores: Tensor) -> tuple[dict[str, float], tuple[str, ...]]:
         """What the scores say about themselves: outcomes to stand beside the settings, and notes."""
         del reference, scores
         return {}, ()
 
-    def choose(self, reference: Reference, **_: Any) -> EdgeChoice:
-        """Score every edge and keep the best. Nothing is drawn and there is no decision to record."""
-        graph, scores = reference.graph, self.score(reference)
+    def choose(self, reference: Reference, *, seed: int = 0, **_: Any) -> EdgeChoice:
+        """Score every edge and keep the best; there is no decision to record. `seed` draws examples for the stability.
+
+        Raises UserError for a lower bound where there are not two examples, or the method has only their mean.
+        """
+        graph, examples = reference.graph, self.examples(reference)
+        scores = self.score(reference) if examples is None else examples.mean(0)
         if bad := int((~scores.isfinite()).sum()):
             raise ModelError(
                 f"{self.name.replace('_', '-')} scores {bad} edges by what is not a number, so no circuit can "
                 "be chosen by them: the model overflows its dtype, and --dtype float32 may not"
             )
         outcomes, notes = self.checked(reference, scores)
-        if self.threshold is not None:
-            mask, how = select.above(graph, scores, self.threshold, self.signed), {"threshold": self.threshold}
-        else:
-            count = self.edges if self.edges is not None else max(1, round(SHARE * graph.n_edges))
-            chooser = select.top if self.select == "top" else select.greedy
-            mask, how = chooser(graph, scores, count, self.signed), {"edges": count}
+        if self.confident:
+            self._check_bound(examples)
+        count = self.edges if self.edges is not None else max(1, round(SHARE * graph.n_edges))
+        mask = self._selected(graph, scores if examples is None else examples, count)
         pruned = graph.pruned(mask)
         shared = {each.name for each in fields(Scorer)}
-        settings = {name: value for name, value in asdict(self).items() if name not in shared} | how
+        settings = {name: value for name, value in asdict(self).items() if name not in shared}
+        settings |= {"edges": count} if self.threshold is None else {"threshold": self.threshold}
         settings |= {
-            "compared": "as they are" if self.signed else "by size",
+            "compared": ("as they are" if self.signed else "by size") + (", lower bounds" if self.confident else ""),
             "selected": int(mask.sum()),
             "after pruning": int(pruned.sum()),
             "selection": self.select if self.threshold is None else "threshold",
         }
-        return EdgeChoice(pruned, scores, torch.from_numpy(graph.full()), settings | outcomes, notes=notes)
+        steady = None
+        if examples is not None:
+            steady = stability(
+                examples, pruned, lambda some: graph.pruned(self._selected(graph, some, count)), seed=seed
+            )
+            examples = examples.float()
+        tested = torch.from_numpy(graph.full())
+        return EdgeChoice(pruned, scores, tested, settings | outcomes, notes=notes, examples=examples, stability=steady)
+
+    def _selected(self, graph: Graph, scores: Tensor, count: int) -> Mask:
+        """The chosen edges, by scores [writer, reader] or by those of examples [example, writer, reader]."""
+        if scores.dim() == 3:
+            scores = lower_bound(scores) if self.confident else scores.mean(0)
+        if self.threshold is not None:
+            return select.above(graph, scores, self.threshold, self.signed)
+        chooser = select.top if self.select == "top" else select.greedy
+        return chooser(graph, scores, count, self.signed)
+
+    def _check_bound(self, examples: Examples | None) -> None:
+        if examples is None:
+            raise UserError(
+                f"{self.name.replace('_', '-')} measures the mean over the examples alone, so its scores have no lower "
+                "bound; eap and eap-ig have one"
+            )
+        if len(examples) < 2:
+            raise UserError("one example has no spread, so its scores have no lower bound; give several facts")
 
 
 def methods() -> tuple[str, ...]:

@@ -34,21 +34,26 @@ def greedy(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Ma
     _check_count(graph, edges)
     size = _sizes(graph, scores, signed)
     kept = graph.empty()
-    heap: list[tuple[float, int, int]] = []
-    reached: set[int] = set()
+    heap: list[tuple[float, int, int, int]] = []  # of each reached reader its largest edge that is not kept
+    order: dict[int, np.ndarray] = {}  # of each reached reader its writers, the largest first
+
+    def offer(number: int, place: int) -> None:
+        if place < len(order[number]):
+            writer = int(order[number][place])
+            heapq.heappush(heap, (-size[writer, number], writer, number, place))
 
     def reach(number: int) -> None:
-        if number not in reached:
-            reached.add(number)
-            for writer in range(graph.below(graph.readers[number])):
-                heapq.heappush(heap, (-size[writer, number], writer, number))
+        if number not in order:
+            order[number] = np.argsort(-size[: graph.below(graph.readers[number]), number], kind="stable")
+            offer(number, 0)
 
     reach(graph.reader_index["logits"])
     for _ in range(edges):
         if not heap:
             break
-        _, writer, number = heapq.heappop(heap)
+        _, writer, number, place = heapq.heappop(heap)
         kept[writer, number] = True
+        offer(number, place + 1)
         for reader in np.flatnonzero(graph.feeds[:, writer]):
             reach(int(reader))
     return kept

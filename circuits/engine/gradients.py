@@ -61,12 +61,17 @@ def mean_gradient(
     return total / len(points)
 
 
-def edge_scores(
+def example_scores(
     reference: Reference, gradient: Float[Tensor, "reader row pos d_model"], clean: Tensor
-) -> Float[Tensor, "writer reader"]:
-    """First-order rise of the loss when an edge is cut: (ablated - clean) times the gradient, zero where no edge is."""
-    change = (reference.replacement - clean).flatten(1)
-    scores = change.double() @ gradient.flatten(1).double().T
+) -> Float[Tensor, "example writer reader"]:
+    """First-order rise of each prompt's own loss when an edge is cut: (ablated - clean) times the gradient.
+
+    Zero where there is no edge. The mean over the examples is the rise of the task's loss.
+    """
+    change = (reference.replacement - clean).double()
+    n = clean.shape[1]
+    each = [change[:, row].flatten(1) @ gradient[:, row].flatten(1).double().T for row in range(n)]
+    scores = n * torch.stack(each)  # the loss is a mean over rows, and so each row's gradient is an n-th of its own
     return torch.where(torch.from_numpy(reference.graph.allowed).to(scores.device), scores, 0.0).cpu()
 
 

@@ -12,6 +12,7 @@ from circuits.graph import place_of
 from circuits.method import INTEGRAL
 from circuits.pages.evaluation import evaluated
 from circuits.pages.roles import role_specs
+from circuits.stability import Stability
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark
 from factscope.plots.specs import (
     Card,
@@ -86,6 +87,8 @@ def _pruned(circuit: Circuit) -> str:
 
 def summary(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | None = None) -> dict[str, Any]:
     """The numbers that a program would ask for first."""
+    steady = circuit.stability
+    stability = {name: value for name, value in vars(steady).items() if name != "inclusion"} if steady else None
     found: dict[str, Any] = {
         "model": circuit.run.model if circuit.run else None,
         "method": circuit.method,
@@ -97,6 +100,7 @@ def summary(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles
         "loss": {"full": circuit.loss_full, "circuit": circuit.loss_circuit, "empty": circuit.loss_empty},
         "faithfulness": circuit.faithfulness,
         "rank": {"full": circuit.rank_full, "circuit": circuit.rank_circuit},
+        "stability": stability,
         "certificate": str(circuit.certificate) if circuit.certificate else None,
         "seconds": circuit.run.seconds if circuit.run else None,
     }
@@ -198,16 +202,33 @@ def edge_table(circuit: Circuit) -> Table:
     """The kept edges, the largest first."""
     graph, drawn = circuit.graph, circuit.drawn
     pairs = sorted(np.argwhere(circuit.mask).tolist(), key=lambda pair: -abs(float(circuit.scores[pair[0], pair[1]])))
+    steady = circuit.stability
     rows = tuple(
-        (graph.writers[w], graph.reader_names[r], float(circuit.scores[w, r]), "yes" if drawn[w, r] else "constant")
+        (
+            graph.writers[w],
+            graph.reader_names[r],
+            float(circuit.scores[w, r]),
+            *((float(steady.inclusion[w, r]),) if steady else ()),
+            "yes" if drawn[w, r] else "constant",
+        )
         for w, r in pairs[:MOST_ROWS]
     )
     left = len(pairs) - len(rows)
     return Table(
         f"{len(pairs):,} edges",
-        ("writer", "reader", f"effect ({circuit.unit})", "on a path"),
+        ("writer", "reader", f"effect ({circuit.unit})", *(("in resamples",) if steady else ()), "on a path"),
         rows,
-        note=f"{circuit.convention}." + (f" The {left:,} smallest are left out here." if left else ""),
+        note=f"{circuit.convention}."
+        + (f" In resamples: {_resampled(steady)}" if steady else "")
+        + (f" The {left:,} smallest are left out here." if left else ""),
+    )
+
+
+def _resampled(steady: Stability) -> str:
+    """What the bootstrap of a circuit did, and what it found."""
+    return (
+        f"the share of {steady.draws} circuits that keep the edge, each chosen from {steady.examples} examples drawn "
+        f"with replacement; two of these circuits have a Jaccard index of {steady.jaccard:.2f} on average."
     )
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from circuits.engine.gradients import Point, clean_writes, edge_scores, mean_gradient
+from circuits.engine.gradients import Point, clean_writes, example_scores, mean_gradient
 from circuits.engine.reference import Reference
 from circuits.method import Scorer
 
@@ -29,10 +29,10 @@ class EAP(Scorer):
     convention: ClassVar[str] = CONVENTION
     prefers: ClassVar[str] = "counterfactual"
 
-    def score(self, reference: Reference) -> Tensor:
-        """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
+    def examples(self, reference: Reference) -> Tensor:
+        """Each prompt's scores [example, writer, reader] in the loss's unit, zero where there is no edge."""
         clean = clean_writes(reference)
-        return edge_scores(reference, mean_gradient(reference, [Point()], clean), clean)
+        return example_scores(reference, mean_gradient(reference, [Point()], clean), clean)
 
 
 METHOD = EAP

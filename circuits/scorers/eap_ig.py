@@ -20,7 +20,7 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from circuits.engine.gradients import Moved, Point, clean_writes, edge_scores, mean_gradient
+from circuits.engine.gradients import Moved, Point, clean_writes, example_scores, mean_gradient
 from circuits.engine.reference import Reference
 from circuits.method import INTEGRAL, Scorer
 from circuits.scorers.eap import CONVENTION
@@ -63,12 +63,12 @@ class EAPIG(Scorer):
         sites: list[tuple[Moved, int]] = [("inputs", 0), *((site, i) for i in range(n_layers) for site in moved)]
         return [Point(share, site, layer) for site, layer in sites for share in shares]
 
-    def score(self, reference: Reference) -> Tensor:
-        """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
+    def examples(self, reference: Reference) -> Tensor:
+        """Each prompt's scores [example, writer, reader] in the loss's unit, zero where there is no edge."""
         points = self.points(reference.graph.n_layers)
         self._check_ends(reference, points)
         clean = clean_writes(reference)
-        return edge_scores(reference, mean_gradient(reference, points, clean), clean)
+        return example_scores(reference, mean_gradient(reference, points, clean), clean)
 
     def checked(self, reference: Reference, scores: Tensor) -> tuple[dict[str, float], tuple[str, ...]]:
         """The sum over the embedding's edges and the gap that it should reach; a note where it is far from that."""

@@ -53,6 +53,9 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
         ),
     ] = None
     signed: Annotated[bool, option("Choose by signed score: edges that help.", "--signed", panel=DETAILS)] = False
+    confident: Annotated[
+        bool, option("Choose by the lower bound of a score over the facts.", "--confident", panel=DETAILS)
+    ] = False
     split_positions: Annotated[bool, option("Position embeddings apart.", "--split-positions", panel=DETAILS)] = False
     engine: Annotated[
         str | None,
@@ -127,7 +130,8 @@ def _method(options: FindOptions) -> Any:
     from circuits.method import method
 
     flags = {name: getattr(options, name) for name in ("threshold", "edges", "select", "engine", "certify")}
-    return method(options.method, flags | {"signed": options.signed or None}, options.settings)
+    flags |= {name: getattr(options, name) or None for name in ("signed", "confident")}
+    return method(options.method, flags, options.settings)
 
 
 def _inputs(model: Any, options: FindOptions, how: Any, method: Any) -> Any:

@@ -62,7 +62,7 @@ class Config:
 
     source: str = SELF  # "self", a text file, a folder of .txt files, or a Hugging Face data set
     tokens: int | None = None  # keys to count; None: `PER_DIMENSION` times the key dimension
-    document: int = 128  # tokens of one document; longer ones are cut
+    document: int = 128  # tokens of one document, or as many as the model can read; longer ones are cut
     rows: int = 96  # documents of one piece of work; fewer read the weights as often for less text
     seed: int = 0
     start: str = "auto"
@@ -121,7 +121,8 @@ def collect(
     Raises EditError: fewer tokens than key dimensions, a text that is not there, edits in place.
     """
     config = config or Config()
-    config = replace(config, tokens=(tokens := config.wanted(model)))
+    document = min(config.document, int(model.cfg.n_ctx))
+    config = replace(config, tokens=(tokens := config.wanted(model)), document=document)
     if in_place(model):
         raise EditError("moments are collected on the model as it was: take the edits out first")
     for layer in layers:
@@ -134,8 +135,8 @@ def collect(
     if config.document < 2:
         raise EditError("documents of one token have only the position that is left out: ask for longer ones")
     base = base_of(model)
-    named = digest([replace(config, source=content_of(config.source)), base])
-    place = folder or cache_folder() / "moments" / f"{info(model).name}-{named[:16]}"
+    named = _name(config, base)
+    place = folder or _kept(model, named)
     known = _load(place / "done", base)
     if folder is not None:
         _check_own(folder, named, None if known is None else known.config == config and not _files(config.source))
@@ -152,6 +153,19 @@ def collect(
         )  # fmt: skip
     store.save(fresh, place / "done")
     return fresh
+
+
+def _name(config: Config, base: str) -> str:
+    return digest([replace(config, source=content_of(config.source)), base])
+
+
+def _kept(model: Bridge, named: str) -> Path:
+    return cache_folder() / "moments" / f"{info(model).name}-{named[:16]}"
+
+
+def place_of(model: Bridge, moments: Moments) -> Path:
+    """The folder of the cache for what belongs to these moments: their text, and what else is read of it."""
+    return _kept(model, _name(moments.config, moments.base))
 
 
 def content_of(source: str) -> str:
@@ -194,21 +208,16 @@ def _collect(
     names, wanted = [str(layer) for layer in layers], config.wanted(model)
     work = place / ("work-" + "-".join(names))
     sums, state, corpus = _resume(work, {name: key_width(model, int(name)) for name in names})
-    draw = _drawing(model, config, place, state["left_out"])
     with progress(f"second moments of {len(layers)} layers, tokens", wanted, state["tokens"], shown) as advance:
-        while state["tokens"] < wanted and (rows := draw(state["pieces"], _documents(config, wanted, state))):
+        for rows, after in pieces(model, config, place, state):
             corpus = hashlib.sha256(corpus + json.dumps(rows).encode()).digest()
             keys = keys_of_text(model, layers, rows)
             for name, layer in zip(names, layers, strict=True):
-                found = keys[layer][: wanted - state["tokens"]]
+                found = keys[layer][: after["tokens"] - state["tokens"]]
                 if not state["pieces"]:
                     sums[f"{name}.probes"] = found[:: max(1, len(found) // PROBES)][:PROBES].double().cpu()
                 _add(sums, name, found, state["tokens"], wanted)
-            state = {
-                "pieces": state["pieces"] + 1,
-                "tokens": state["tokens"] + len(found),
-                "left_out": state["left_out"] + len(rows),
-            }
+            state = after
             _keep(work, sums, state, corpus)
             advance(len(found))
     if state["tokens"] < wanted:
@@ -289,7 +298,7 @@ def _resume(work: Path, widths: Mapping[str, int]) -> tuple[dict[str, Tensor], d
         return sums, state, bytes(sums.pop("corpus").tolist())
     except (OSError, SafetensorError, KeyError, ValueError):  # nothing there, or cut short: begin anew
         zeros = {f"{name}.sum": torch.zeros(width, width, dtype=torch.float64) for name, width in widths.items()}
-        return zeros, {"pieces": 0, "tokens": 0, "left_out": 0}, b""
+        return zeros, dict(NOTHING), b""
 
 
 def _keep(work: Path, sums: dict[str, Tensor], state: dict[str, int], corpus: bytes) -> None:
@@ -302,6 +311,25 @@ def _keep(work: Path, sums: dict[str, Tensor], state: dict[str, int], corpus: by
 # ---- text ----
 
 Draw = Callable[[int, int], list[list[int]]]  # number of the piece, documents -> token ids; empty at the text's end
+NOTHING = {"pieces": 0, "tokens": 0, "left_out": 0}  # read so far
+
+
+def pieces(
+    model: Bridge, config: Config, place: Path, state: dict[str, int]
+) -> Iterator[tuple[list[list[int]], dict[str, int]]]:
+    """The text after what `state` says was read, a piece of documents at a time, with the state after it.
+
+    All positions but the first of each document are counted, until there are as many as wanted.
+    """
+    wanted, draw = config.wanted(model), _drawing(model, config, place, state["left_out"])
+    while state["tokens"] < wanted and (rows := draw(state["pieces"], _documents(config, wanted, state))):
+        counted = state["tokens"] + sum(len(row) - 1 for row in rows)
+        state = {
+            "pieces": state["pieces"] + 1,
+            "tokens": min(counted, wanted),
+            "left_out": state["left_out"] + len(rows),
+        }
+        yield rows, state
 
 
 def _documents(config: Config, wanted: int, state: dict[str, int]) -> int:

@@ -332,6 +332,13 @@ def test_an_interrupted_collection_goes_on_and_ends_alike(tiny, tmp_path, monkey
     assert (again.tokens, again.corpus) == (whole.tokens, whole.corpus)
 
 
+def test_documents_are_no_longer_than_the_model_can_read(tiny):
+    model = tiny("gpt2")
+    assert model.cfg.n_ctx < moments.Config().document
+    found = moments.collect(model, [0], moments.Config(tokens=200), shown=False)
+    assert (found.tokens, found.config.document) == (200, model.cfg.n_ctx)
+
+
 def test_moments_of_a_text_file_and_what_is_refused(tiny, tmp_path):
     model = tiny("gpt2")
     text = tmp_path / "text.txt"

@@ -20,7 +20,7 @@ def text_moments(model, layers, rows=None):
         fingerprint(model),
         "tiny",
         "random",
-        moments.Config(),
+        moments.Config(tokens=128, document=30),  # of the text that slopes are taken of
         {},
         {str(layer): 1.0 for layer in layers},
     )

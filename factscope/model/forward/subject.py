@@ -127,17 +127,24 @@ def landed(model: Bridge, layer: int, write: Tensor, added: Tensor) -> Tensor:
 
 def _share(model: Bridge, layer: int) -> float:
     """The multiplier between what an MLP writes, normed where the model norms it, and what it adds; 1 mostly."""
+    measure_shares(model, (layer,))
+    return _SHARES[model][layer]
+
+
+def measure_shares(model: Bridge, layers: Sequence[int]) -> None:
+    """Find the multipliers of all these layers in one pass, where they are not known: `landed` asks for one a pass."""
     known = _SHARES.setdefault(model, {})
-    if layer not in known:
-        norm = getattr(model.blocks[layer], "ln2_post", None)
-        sites = [Site("mlp_write", layer), Site("mlp", layer)]
-        with torch.no_grad(), record(model, sites) as seen:
-            model(probe(readout(model).n_tokens, device(model)), use_cache=False)
-            write, added = (seen[site] for site in sites)
+    unknown = [layer for layer in layers if layer not in known]
+    if not unknown:
+        return
+    with torch.no_grad(), record(model, [Site(kind, i) for i in unknown for kind in ("mlp_write", "mlp")]) as seen:
+        model(probe(readout(model).n_tokens, device(model)), use_cache=False)
+        for layer in unknown:
+            norm = getattr(model.blocks[layer], "ln2_post", None)
+            write, added = seen[Site("mlp_write", layer)], seen[Site("mlp", layer)]
             write = write if norm is None else norm(write)
-        same = torch.equal(write, added)
-        known[layer] = 1.0 if same else float((write * added).sum() / write.square().sum().clamp_min(1e-30))
-    return known[layer]
+            same = torch.equal(write, added)
+            known[layer] = 1.0 if same else float((write * added).sum() / write.square().sum().clamp_min(1e-30))
 
 
 _SHARES: WeakKeyDictionary[Any, dict[int, float]] = WeakKeyDictionary()

@@ -48,7 +48,9 @@ from tracing.causal import trace
 from tracing.flow.knockout import FlowConfig, flow
 from tracing.flow.results import FlowResult
 from tracing.logit_lens import lens
-from tracing.results import AverageResult, LensResult, TraceResult
+from tracing.neurons import Config as NeuronConfig
+from tracing.neurons import neurons
+from tracing.results import AverageResult, LensResult, NeuronResult, TraceResult
 
 __version__: str
 __all__ = [
@@ -73,6 +75,8 @@ __all__ = [
     "LensResult",
     "Moments",
     "MomentsConfig",
+    "NeuronConfig",
+    "NeuronResult",
     "Prompt",
     "SequenceConfig",
     "SequenceResult",
@@ -110,6 +114,7 @@ __all__ = [
     "load_model",
     "markdown",
     "moments",
+    "neurons",
     "page",
     "pictures",
     "plain_model",

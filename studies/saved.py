@@ -29,6 +29,7 @@ KINDS = {
     "LayerStudy": "studies.layers",
     "LensResult": "tracing.results",
     "Moments": "editing.solve.moments",
+    "NeuronResult": "tracing.results",
     "Profile": "circuits.analysis.layers",
     "SequenceResult": "editing.sequence.result",
     "TaskReport": "editing.evaluation.lm_eval",

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from factscope.model.neurons.selection import Neuron
 from factscope.model.prompts import Prompt
 from factscope.model.readout import Component
 from factscope.plots.show import shown
@@ -133,3 +134,43 @@ class AverageResult:
     count: Int[Tensor, " role"]  # facts that have the role
     run: Run
     subjects: tuple[str, ...] = ()  # of each fact: those of one subject are drawn together; () in older results
+
+
+@shown("tracing.pages.neurons")
+@dataclass(frozen=True, eq=False)
+class NeuronResult:
+    """What the neurons of the MLPs carry of one answer, and the few that are the fact's (Dai et al. 2022).
+
+    In units of probability (or logits); positive where a neuron, as it fires at the last token, raises the answer. Over
+    the neurons of a layer, attributions sum to `whole - without`, but for `gap`.
+    """
+
+    prompt: Prompt
+    wordings: tuple[str, ...]  # whole prompts; the first is the prompt's own
+    settings: dict[str, str | int | float | bool | tuple[str, ...] | None]
+    unit: str
+    attribution: Float[Tensor, "wording layer d_mlp"]  # summed over the answer's tokens, where they are all asked for
+    activation: Float[Tensor, "wording layer d_mlp"]  # at the last token of the wording
+    whole: Float[Tensor, " wording"]  # of the answer, in the unit
+    without: Float[Tensor, "wording layer"]  # with all neurons of the layer at zero
+    points: Int[Tensor, " layer"]  # of the path
+    gap: Float[Tensor, "wording layer"]
+    neurons: tuple[Neuron, ...]  # the fact's, those of most wordings first
+    share: float  # of the wordings in which a neuron had to be found
+    deciding: int  # wordings that decided
+    common: tuple[tuple[int, int], ...]  # layer and index of neurons left out, because many facts share them
+    notes: tuple[str, ...]
+    run: Run
+
+    @property
+    def by_layer(self) -> Float[Tensor, " layer"]:
+        """What the neurons of each layer carry together, mean over the wordings."""
+        return self.attribution.sum(-1).mean(0)
+
+    @property
+    def chosen_by_layer(self) -> Float[Tensor, " layer"]:
+        """The same of the fact's neurons alone."""
+        total = torch.zeros(self.attribution.shape[1])
+        for neuron in self.neurons:
+            total[neuron.layer] += neuron.attribution
+        return total

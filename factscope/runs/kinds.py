@@ -15,6 +15,7 @@ _WORDS = {
     "LayerStudy": "a trial of layers",
     "LensResult": "a logit lens",
     "Moments": "second moments",
+    "NeuronResult": "the neurons of a fact",
     "Profile": "several circuits averaged by layer",
     "SequenceResult": "a sequence of edits",
     "TaskReport": "a report of lm-eval",

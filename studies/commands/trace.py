@@ -1,12 +1,13 @@
 """`trace`: where in the model a fact is found; one prompt, a sweep over many facts, or a saved run drawn again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder
-from factscope.settings import configured
+from factscope.settings import configured, owned
 from studies.commands import cache
 from studies.commands.app import JOURNAL, listed, load, note, run_app, tell_result
 from studies.commands.asked import check_prompt
@@ -29,6 +30,7 @@ EXAMPLES = (
     'trace "The Eiffel Tower is located in the city of"',
     'trace "[Marie Curie] won the Nobel Prize in" --answer Physics --corruption noise --set noise=5',
     'trace "The capital of France is" --foil London --metric logit_difference --corruption swap',
+    'trace "The capital of France is" --neurons --set neurons.wordings=4',
     "trace --facts country_capital --known --limit 20",
     "trace show runs/20261121-140000-trace-the-eiffel-tower",
     "trace cache",
@@ -54,13 +56,21 @@ class TraceOptions(PromptOptions, KnownFactsOptions, ModelOptions, RunOptions):
         str | None,
         option("Among resid, mlp, attn, head, severed_mlp, severed_attn  [dim](default: resid,mlp,attn)[/dim]"),
     ] = None
+    neurons: Annotated[
+        bool, option("Also the neurons that carry the answer, by integrated gradients, beside the trace.", "--neurons")
+    ] = False
     norm: Annotated[
         str, option("The lens's norm.", panel=DETAILS, of=OneOf("lens norm", ("per-state", "final-scale")))
     ] = "per-state"
     seed: Annotated[int, option("Of the noise (0: ROME's draws) and of --limit.", panel=DETAILS)] = 0
     settings: Annotated[
         tuple[str, ...],
-        option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS),
+        option(
+            "Any other setting, or neurons.KEY of --neurons; repeat for several.",
+            "--set",
+            metavar="KEY=VALUE",
+            panel=DETAILS,
+        ),
     ] = ()
     from_run: Annotated[Path | None, option("As trace show RUN.", "--from", panel=DETAILS)] = None
 
@@ -82,9 +92,10 @@ def trace(options: TraceOptions) -> None:
 
     given = {name: getattr(options, name) for name in ("corruption", "samples", "window", "metric")}
     given |= {"sites": listed(options.sites), "seed": options.seed}
-    config = configured(Config, options.settings, flags=given)
+    own, settings = owned(options.settings, "neurons")
+    config = configured(Config, settings, flags=given)
     if options.prompt is not None:
-        _one(options, config)
+        _one(options, config, _neurons(options, own))
     else:
         _many(options, config)
 
@@ -102,6 +113,8 @@ def check(options: TraceOptions) -> None:
         raise UserError(f"without --facts there is nothing for {names} to choose among")
     if options.prompt is None and any((options.subject, options.answer, options.foil)):
         raise UserError("--subject, --answer and --foil belong to a single PROMPT")
+    if options.prompt is None and options.neurons:
+        raise UserError("--neurons are those of one fact: give a single PROMPT")
     if options.prompt is not None and not options.prompt.strip():
         raise UserError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
     if options.from_run is not None:
@@ -110,7 +123,18 @@ def check(options: TraceOptions) -> None:
             raise UserError(f"--from draws what was saved, so {idle} would change nothing; leave it out")
 
 
-def _one(options: TraceOptions, config: Any) -> None:
+def _neurons(options: TraceOptions, settings: Sequence[str]) -> Any:
+    """How neurons are found; None where they are not asked for."""
+    if not options.neurons:
+        if settings:
+            raise UserError(f"--set neurons.{settings[0]} is a setting of --neurons, which is not asked for: add it")
+        return None
+    from tracing.neurons import Config
+
+    return configured(Config, settings)
+
+
+def _one(options: TraceOptions, config: Any, neuron_config: Any) -> None:
     from factscope.data.shipped import find_fact
     from factscope.model.prompts import OWN_ANSWER, make_prompt
     from studies.saved import save_with_page
@@ -128,7 +152,7 @@ def _one(options: TraceOptions, config: Any) -> None:
             note(f"Note: {remark}.")
         if prompt.subject_from.startswith("guess"):
             note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
-        study = trace_study(model, prompt, config, cast(Any, options.norm))
+        study = trace_study(model, prompt, config, cast(Any, options.norm), neuron_config=neuron_config)
         page = save_with_page(study, folder, options.light)
     result = study.trace
     fact = find_fact(prompt.text)

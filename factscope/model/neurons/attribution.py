@@ -102,10 +102,7 @@ def check_neurons(model: Bridge, layers: Sequence[int]) -> None:
 
     def prove() -> None:
         check_written(model, layers[0])
-        live, sites = (
-            live_weights(model),
-            [Site(kind, i) for i in layers for kind in ("mlp_hidden", "mlp_write", "mlp")],
-        )
+        live, kinds = live_weights(model), ("mlp_hidden", "mlp_write", "mlp")
         unlike = [i for i in layers if _down(i) not in live or live[_down(i)].ndim != 2]
         if unlike:
             raise ModelError(

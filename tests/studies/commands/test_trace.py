@@ -51,6 +51,21 @@ def test_json_is_for_programs(run_command: Any) -> None:
     assert set(said["strongest"]) == {"resid", "mlp", "attn"}
 
 
+def test_neurons_stand_beside_the_trace(run_command: Any) -> None:
+    ended = run_command("trace", MARKED, *QUICK, "--sites", "mlp", "--neurons", "--set", "neurons.points=3")
+    assert ended.exit_code == 0, ended.stderr
+    said = ended.stdout.strip().splitlines()
+    assert "neurons carry" in said[2]
+    page = Path(said[-1].removeprefix("Page: "))
+    assert "Do the attributions add up?" in page.read_text()
+    drawn = page.read_bytes()
+    assert run_command("trace", "--from", page.parent).exit_code == 0
+    assert page.read_bytes() == drawn
+    body = json.loads(run_command("trace", MARKED, *QUICK, "--sites", "mlp", "--neurons", "--json").stdout)
+    assert body["neurons"]["neurons"][0]["layer"] < 4
+    assert max(body["neurons"]["largest_gap"]) <= 0.01
+
+
 def test_a_sweep_stops_takes_up_and_draws(run_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import tracing.average as sweep
 
@@ -140,6 +155,10 @@ def test_the_page_opens_and_shows_a_hostile_prompt_as_text(run_command: Any, tmp
         (("--facts", "no_such_relation", "--limit", "2"), "no_such_relation"),
         (("--facts", "country_capital", "--limit", "0"), "at least 1"),
         (("--facts", "country_capital", "--subject", "x"), "single PROMPT"),
+        (("--facts", "country_capital", "--neurons"), "single PROMPT"),
+        ((MARKED, "--set", "neurons.points=3"), "not asked for"),
+        ((MARKED, "--neurons", "--set", "neurons.pints=3"), "no setting 'pints'"),
+        ((MARKED, "--neurons", "--set", "neurons.of=nats"), "choose probability or logit"),
         (("--from", "nowhere"), "not a run folder"),
         (("--from", "nowhere", "--samples", "3", "--model", "toy"), "--samples, --model would change nothing"),
     ],

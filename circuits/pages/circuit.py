@@ -7,19 +7,16 @@ import numpy as np
 from circuits.analysis.faithfulness import Evaluation
 from circuits.analysis.head_roles import Roles
 from circuits.circuit import Circuit
-from circuits.formats import to_networkx
-from circuits.graph import place_of
 from circuits.method import INTEGRAL
 from circuits.pages.evaluation import evaluated
 from circuits.pages.roles import role_specs
+from circuits.pages.wiring import matrix, network
 from circuits.stability import Stability
-from factscope.plots.figures.network import EdgeMark, Network, NodeMark
 from factscope.plots.specs import (
     Card,
     Headline,
     Number,
     Page,
-    Palette,
     Section,
     Spec,
     Table,
@@ -27,7 +24,6 @@ from factscope.plots.specs import (
 )
 
 MOST_ROWS = 400  # of a table of edges; the export has all
-NOT_PART = "only constants: kept by the search, on no path from the inputs to the logits"
 
 
 def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | None = None) -> Page:
@@ -35,7 +31,7 @@ def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | 
     prompts = circuit.task.prompts
     more = f" and {len(prompts) - 1} more prompts" if len(prompts) > 1 else ""
     told = (Text("\n\n".join(f"{note[0].upper()}{note[1:]}." for note in circuit.notes)),) if circuit.notes else ()
-    shown: tuple[Spec, ...] = (headline(circuit, evaluation), *told, network(circuit, roles))
+    shown: tuple[Spec, ...] = (headline(circuit, evaluation), *told, network(circuit, roles), *matrix(circuit))
     sections = [Section("The circuit", shown, _reading(circuit))]
     if evaluation is not None:
         sections.append(Section("Does it do what the model does?", evaluated(evaluation)))
@@ -53,8 +49,8 @@ def _answer(circuit: Circuit) -> str:
 
 def _reading(circuit: Circuit) -> str:
     return (
-        "Layers go upward, heads across, MLPs at the right. A line is a kept edge; wider lines matter more, dotted "
-        "ones hold the answer back. Click a node to light up its paths, move the slider to hide small effects. "
+        "Layers go upward, from the prompt's embedding to the answer's logits. A line is a kept edge; wider lines "
+        "matter more. Choose a node to see its paths alone, move the slider to draw more of the smaller effects. "
         f"An edge's effect is the {circuit.convention}."
     )
 
@@ -139,63 +135,6 @@ def headline(circuit: Circuit, evaluation: Evaluation | None) -> Headline:
                 Number(f"{known.circuit:.0%}", f"Hit@10 on {known.n} held-out facts, {known.full:.0%} whole")
             )
     return Headline(words(circuit), tuple(numbers))
-
-
-def network(circuit: Circuit, roles: Roles | None = None) -> Network:
-    """The drawn part of the circuit."""
-    graph = circuit.graph
-    drawn = to_networkx(circuit)
-    role_of = {head.name: head for head in roles.heads} if roles else {}
-    about = {part.name: part for part in roles.components} if roles else {}
-    names = [name for name in (*graph.writers, "logits") if name in drawn]
-    middle = (graph.n_heads - 1) / 2
-    nodes: list[NodeMark] = []
-    for name in names:
-        layer, head = place_of(name) if name != "logits" else (graph.n_layers, None)
-        palette: Palette = "purple"
-        x, y = middle + (0.8 if name == "positions" else 0.0), float(layer)
-        if name.startswith("a") and head is not None:
-            palette, x = "red", float(head)
-        elif name.startswith("m"):
-            palette, x, y = "green", graph.n_heads + 0.6, layer + 0.5
-        lines = [f"in {drawn.in_degree(name)}, out {drawn.out_degree(name)} edges"]
-        if name in role_of:
-            lines.append(f"role: {role_of[name].role}")
-        if name in about:
-            part = about[name]
-            lines += [
-                f"towards the answer: {part.direct_effect:+.3g} logits, rank {part.rank}",
-                "writes: " + " ".join(repr(token) for token in part.top[:6]),
-            ]
-        nodes.append(NodeMark(name, x, y, palette, "\n".join(lines)))
-    place = {name: number for number, name in enumerate(names)}
-    edges = tuple(
-        EdgeMark(
-            place[source],
-            place[target],
-            float(data["score"]),
-            f"{data['score']:+.3g} {circuit.unit}\ninto {data['readers']}",
-        )
-        for source, target, data in sorted(drawn.edges(data=True), key=lambda edge: abs(edge[2]["score"]))
-    )
-    rows = tuple((float(layer), str(layer)) for layer in range(graph.n_layers) if layer % _every(graph.n_layers) == 0)
-    constant = circuit.n_edges - int(circuit.drawn.sum())
-    return Network(
-        "The circuit's wiring",
-        tuple(nodes),
-        edges,
-        kinds=(("red", "head"), ("green", "MLP"), ("purple", "embedding and logits")),
-        rows=((-1.0, "embed"), *rows, (float(graph.n_layers), "logits")),
-        value_title="effect",
-        unit=circuit.unit,
-        note=f"{len(edges)} lines between {len(nodes)} nodes, the logits among them; a head's q, k and v are one node, "
-        "and a key or value that several heads share is a line to each of those that lead on."
-        + (f" {constant} edges are not drawn ({NOT_PART})." if constant else ""),
-    )
-
-
-def _every(layers: int) -> int:
-    return 1 if layers <= 16 else 2 if layers <= 40 else 5
 
 
 def edge_table(circuit: Circuit) -> Table:

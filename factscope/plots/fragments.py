@@ -80,7 +80,9 @@ def paragraphs(text: str) -> str:
 
 def style() -> str:
     """The style sheet, for everything under the class `factscope`."""
-    return (files("factscope.plots") / "page.css").read_text(encoding="utf-8")
+    return "".join(
+        (files("factscope.plots") / name).read_text(encoding="utf-8") for name in ("page.css", "network.css")
+    )
 
 
 def mimebundle(spec: Spec) -> dict[str, Any]:

@@ -33,9 +33,10 @@ def _shown(spec: Spec) -> str:
     if isinstance(spec, Table) and len(spec.rows) > ROWS:
         note = f"{spec.note} The first {ROWS} of {len(spec.rows)} rows; the page has all.".strip()
         return fragment(replace(spec, rows=spec.rows[:ROWS], note=note))
-    if not is_figure(spec):
+    still = image(spec)
+    if still is None and not is_figure(spec):
         return fragment(spec)
     words = f"<p><b>{html_text(spec.title)}</b></p>"
-    still = image(spec) or "<p><i>Drawn on the page alone: it needs clicks.</i></p>"
+    still = still or "<p><i>Drawn on the page alone: it needs clicks.</i></p>"
     caption = f'<p class="note">{html_text(spec.caption())}</p>' if spec.caption() else ""
     return f"<figure>{words}{still}{caption}</figure>"

@@ -2,8 +2,8 @@
 
 A saved notebook is read on code hosts, in mails and in exports, where plotly's scripts are taken out; and with them, a
 figure and its library would make a notebook megabytes large. So a result that shows itself in a notebook shows these:
-the same specs, colours and labels as on the page, some kilobytes each. Maps, curves and bars are drawn; a network is
-not, because it is nothing without its slider and clicks, and the page has it.
+the same specs, colours and labels as on the page, some kilobytes each. Maps, curves and bars are drawn here; a network,
+which is SVG on the page too, shows its first picture (figures/network.py).
 """
 
 import base64

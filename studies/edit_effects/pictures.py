@@ -4,16 +4,15 @@ import numpy as np
 
 from circuits.analysis.head_changes import HeadChange
 from circuits.formats import to_networkx
-from circuits.graph import Graph, place_of
-from factscope.plots.figures.network import NodeMark
-from factscope.plots.figures.network_views import Fate, FatedEdge, NetworkViews, View
+from circuits.pages.wiring import NODE_KINDS, into, palette_of, row_names, row_of
+from factscope.plots.figures.network import EdgeMark, Fate, Network, NodeMark, View
 from factscope.plots.specs import Bars, Curves, Heatmap, Palette, Series, Spec, Table, Text, state_labels, state_name
 from studies.edit_effects.measures import CIRCUIT, measure_of
 from studies.edit_effects.model_state import ModelState
 from studies.edit_effects.result import EditStudy
 from tracing.results import KINDS
 
-SHOWN = 200  # lines of each view of the wiring: more is a black square
+DIFFERENCE = "difference"
 Line = tuple[str, str, float, Fate, str]  # source, target, value, what became of it, words
 
 
@@ -54,20 +53,18 @@ def trace_maps(study: EditStudy) -> tuple[Spec, ...]:
     return (*drawn, *below) or (missing,)
 
 
-def network(study: EditStudy) -> NetworkViews:
-    """Before, after, difference, and a null's circuit, on one layout; of each the `SHOWN` largest."""
+def network(study: EditStudy) -> Network:
+    """Before, after, difference, and a null's circuit, on one layout; of each the strongest paths first."""
     graph, level, unit = study.before.circuit.graph, study.diff.level, study.before.circuit.unit
     sides: list[ModelState] = [study.before, study.after, *([study.drawn_null] if study.drawn_null else [])]
     drawings = [to_networkx(side.circuit) for side in sides]
-    lines: list[tuple[str, int, list[Line]]] = []  # of each view: its name, how many lines there are, the largest
+    lines: list[tuple[str, list[Line]]] = []  # of each view
     for side, drawing in zip(sides, drawings, strict=True):
         found: list[Line] = [
-            (a, b, data["score"], "kept", f"effect {data['score']:+.3g} {unit}\ninto {data['readers']}")
-            for a, b, data in drawing.edges(data=True)
+            (a, b, data["score"], "kept", into(data["readers"])) for a, b, data in drawing.edges(data=True)
         ]
         name = side.kind if side.kind in ("before", "after") else f"a null: {side.name}"
-        name = f"{name}, {side.circuit.n_edges:,} edges"
-        lines.append((name, len(found), sorted(found, key=lambda line: -abs(line[2]))[:SHOWN]))
+        lines.append((f"{name}, {side.circuit.n_edges:,} edges", found))
     changed: list[Line] = []
     for a, b in dict.fromkeys([*drawings[0].edges, *drawings[1].edges]):
         was, now, change = _largest_change(study, a, b)
@@ -75,29 +72,31 @@ def network(study: EditStudy) -> NetworkViews:
         if fate != "kept":
             changed.append((a, b, change, fate, f"effect {was:+.3g} before, {now:+.3g} after, {unit}"))
     changed.sort(key=lambda line: (line[3] == "crossed", -abs(line[2])))
-    lines.insert(2, ("difference", len(changed), changed[:SHOWN]))
-    present = {name for _, _, some in lines for line in some for name in line[:2]}
+    lines.insert(2, (DIFFERENCE, changed))
+    present = {name for _, some in lines for line in some for name in line[:2]}
     names = [name for name in (*graph.writers, "logits") if name in present]
     place = {name: number for number, name in enumerate(names)}
     views = tuple(
         View(
-            f"{name}, the largest drawn" if len(some) < count else name,
-            tuple(FatedEdge(place[a], place[b], value, words, fate) for a, b, value, fate, words in some),
+            name,
+            tuple(EdgeMark(place[a], place[b], value, words, fate) for a, b, value, fate, words in some),
+            by_path=name != DIFFERENCE,
         )
-        for name, count, some in lines
+        for name, some in lines
     )
     turned = {head.name: head for head in study.heads}
-    step = 1 if graph.n_layers <= 16 else 2 if graph.n_layers <= 40 else 5
-    rows = tuple((float(layer), str(layer)) for layer in range(0, graph.n_layers, step))
-    return NetworkViews(
+    return Network(
         "The circuit's wiring",
-        tuple(_node(graph, name, turned.get(name)) for name in names),
+        tuple(NodeMark(name, row_of(graph, name), palette_of(name), _turned(turned.get(name))) for name in names),
         views,
-        kinds=(("red", "head"), ("green", "MLP"), ("purple", "embedding and logits")),
-        rows=((-1.0, "embed"), *rows, (float(graph.n_layers), "logits")),
-        note=f"Of each at most the {SHOWN} largest lines, of the difference those that moved first. A head's q, k and "
-        "v are one node, so that a line can be several edges; an edge into a key or value that heads share is a line "
-        f"to each of them. Edited: {', '.join(f'm{n}' for n in study.layers)}.",
+        kinds=NODE_KINDS,
+        rows=row_names(graph),
+        value_title="effect",
+        unit=unit,
+        note="The strongest paths of each first, of the difference the lines that moved most. Dashed boxes are "
+        "nodes of the other pictures. A head's q, k and v are one node, so that a line can be several edges; an edge "
+        "into a key or value that heads share is a line to each of them. Edited: "
+        f"{', '.join(f'm{n}' for n in study.layers)}.",
     )
 
 
@@ -120,14 +119,9 @@ def _largest_change(study: EditStudy, source: str, target: str) -> tuple[float, 
     return float(was[most]), float(now[most]), float(now[most] - was[most])
 
 
-def _node(graph: Graph, name: str, head: HeadChange | None) -> NodeMark:
-    layer, which = place_of(name) if name != "logits" else (graph.n_layers, None)
-    if name.startswith("a") and which is not None:
-        said = f"{head.what}; turn {head.shift:+.3g} logits" if head is not None else ""
-        return NodeMark(name, float(which), float(layer), "red", said)
-    if name.startswith("m"):
-        return NodeMark(name, graph.n_heads + 0.6, layer + 0.5, "green")
-    return NodeMark(name, (graph.n_heads - 1) / 2 + (0.8 if name == "positions" else 0.0), float(layer), "purple")
+def _turned(head: HeadChange | None) -> str:
+    """What is said of a head whose share in the answer changed."""
+    return f"{head.what}; turn {head.shift:+.3g} logits" if head is not None else ""
 
 
 def lens_curves(study: EditStudy) -> tuple[Spec, ...]:

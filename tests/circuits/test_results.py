@@ -31,9 +31,7 @@ from factscope.errors import GraphError, StoreError, UserError
 from factscope.model.known import Known
 from factscope.model.prompts import make_prompt
 from factscope.model.readout import readout
-from factscope.plots.figures.network import EdgeMark, Network, NodeMark
 from factscope.plots.page import write_page
-from factscope.plots.specs import Page, Section
 from factscope.runs import store
 from helpers.browser import needs_chromium, open_page, with_script
 from helpers.circuits import double, task
@@ -381,53 +379,28 @@ def test_the_summary_is_for_programs(circuit: Circuit) -> None:
 
 
 CLICK = """
-const wait = () => {
-  const div = [...document.querySelectorAll(".plot")].find((each) => each.dataset.network === "ready");
-  if (!div) return setTimeout(wait, 50);
-  div.emit("plotly_click", { points: [{ customdata: NODE }] });
-  const net = div.layout.meta.network;
-  setTimeout(() => {
-    document.body.dataset.lit = div.data[net.path].x.length;
-    document.body.dataset.edges = net.from.length;
-    document.body.dataset.steps = (div.layout.sliders[0] || { steps: [] }).steps.length;
-  }, 300);
-};
-wait();
+const figure = document.querySelector(".network");
+const name = (mark) => mark.querySelector("text").textContent;
+const stage = figure.querySelector(".stage:not([hidden])");
+const mark = [...stage.querySelectorAll(".node")].find((each) => name(each) === "logits");
+mark.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+document.body.dataset.lit = stage.querySelectorAll(".edge.on").length;
+document.body.dataset.lines = stage.querySelectorAll(".edge").length;
+document.body.dataset.told = figure.querySelector(".told").textContent;
 """
 
 
 @needs_chromium
 @pytest.mark.browser
-def test_the_page_opens_and_a_click_lights_paths(model: Any, circuit: Circuit, tmp_path: Path) -> None:
+def test_the_page_opens_and_a_chosen_node_shows_its_paths(model: Any, circuit: Circuit, tmp_path: Path) -> None:
     evaluation, found = evaluate(model, circuit, n_random=2), roles(model, circuit, shuffles=5)
     path = write_page(page(circuit, evaluation, found), tmp_path / "page.html")
-    drawn = to_networkx(circuit)
-    node = [name for name in (*circuit.graph.writers, "logits") if name in drawn].index("logits")
-    opened = open_page(with_script(path, CLICK.replace("NODE", str(node))), tmp_path)
+    opened = open_page(with_script(path, CLICK), tmp_path)
     assert "drawn-all" in opened.dom
-    lit = re.search(r'data-lit="(\d+)"[^>]*data-edges="(\d+)"|data-edges="(\d+)"[^>]*data-lit="(\d+)"', opened.dom)
-    assert lit is not None
-    assert int(re.search(r'data-lit="(\d+)"', opened.dom)[1]) == 3 * drawn.number_of_edges()  # type: ignore[index]
+    lit, lines = (int(re.search(rf'data-{name}="(\d+)"', opened.dom)[1]) for name in ("lit", "lines"))  # type: ignore[index]
+    assert lit == lines > 0  # all that is drawn leads to the logits
+    drawn = to_networkx(circuit)
+    assert f"reads from: {drawn.in_degree('logits')}" in opened.dom
     assert not [line for line in opened.console if "Error" in line]
     diff_path = write_page(diff_pages.page(diff(circuit, circuit)), tmp_path / "diff.html")
     assert "drawn-all" in open_page(diff_path, tmp_path).dom
-
-
-@needs_chromium
-@pytest.mark.browser
-def test_five_thousand_edges_open(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    nodes = tuple(NodeMark(f"a{i // 12}.h{i % 12}", i % 12, i // 12, "red") for i in range(360))
-    ends = np.sort(generator.integers(0, 360, (5000, 2)), axis=1)
-    edges = tuple(
-        EdgeMark(int(a), int(b), float(v)) for (a, b), v in zip(ends, generator.normal(size=5000), strict=True)
-    )
-    spec = Network("Many", nodes, edges, rows=((0.0, "0"),), value_title="effect", unit="nats")
-    path = write_page(Page("Many", (Section("Many", (spec,)),)), tmp_path / "many.html", light=True)
-    assert "drawn-all" in open_page(path, tmp_path).dom
-    assert path.stat().st_size < 4e6
-
-
-def test_a_network_checks_its_edges() -> None:
-    with pytest.raises(ValueError, match="joins"):
-        Network("x", (NodeMark("a", 0, 0, "red"),), (EdgeMark(0, 1, 1.0),))

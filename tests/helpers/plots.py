@@ -13,6 +13,7 @@ import numpy as np
 from factscope import plots
 from factscope.plots import render
 from factscope.plots.escape import html_text
+from factscope.plots.figures.network import EdgeMark, Network, NodeMark, View
 from factscope.plots.specs import Heatmap, Spec, Text
 
 HOSTILE = (
@@ -66,6 +67,12 @@ def _made(hint: Any, text: str) -> Any:
 
 def _fitting(kind: type, values: dict[str, Any], text: str) -> dict[str, Any]:
     """Arrays of one cell in the shape that a kind asks for."""
+    if kind is Network:  # an arrow goes up, so there are two nodes
+        low, high = filled(NodeMark, text), dataclasses.replace(filled(NodeMark, text), row=1.0)
+        values |= {
+            "nodes": (low, high),
+            "views": (View(text, (dataclasses.replace(filled(EdgeMark, text), target=1, value=1.0),)),),
+        }
     if kind is Heatmap:
         values |= {"values": np.zeros((1, 1)), "cell_labels": np.array([[text]], dtype=object), "limits": (0.0, 1.0)}
     return values

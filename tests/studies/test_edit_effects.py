@@ -359,27 +359,23 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(run_command: Any, arguments: 
 
 
 PRESS = """
-const wait = () => {
-  const div = [...document.querySelectorAll(".plot")].find((each) => each.dataset.network === "ready");
-  if (!div) return setTimeout(wait, 50);
-  const shown = () => div.data.filter((trace) => trace.visible !== false && trace.mode === "lines").length;
-  div.querySelectorAll(".updatemenu-button")[2].dispatchEvent(new MouseEvent("click", { bubbles: true }));
-  setTimeout(() => {
-    div.emit("plotly_click", { points: [{ customdata: NODE }] });
-    setTimeout(() => {
-      document.body.dataset.pressed = div.dataset.view;
-      document.body.dataset.path = div.data[div.layout.meta.network.path].x.length;
-      document.body.dataset.words = [...new Set(div.data.filter((t) => t.visible !== false).map((t) => t.name))].join();
-    }, 300);
-  }, 300);
-};
-wait();
+const figure = document.querySelector(".network");
+const buttons = [...figure.querySelectorAll(".views button")];
+buttons[2].click();
+const stage = figure.querySelector(".stage:not([hidden])");
+const name = (mark) => mark.querySelector("text").textContent;
+const mark = [...stage.querySelectorAll(".node")].find((each) => name(each) === "logits");
+mark.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+document.body.dataset.pressed = buttons.findIndex((each) => each.getAttribute("aria-pressed") === "true");
+document.body.dataset.view = stage.dataset.view;
+document.body.dataset.path = stage.querySelectorAll(".edge.on").length;
 """
 
 
 @needs_chromium
 @pytest.mark.browser
 def test_the_page_tells_the_story_and_its_buttons_change_the_wiring(study: EditStudy, tmp_path: Path) -> None:
+    from factscope.plots.figures.network import first_stage, stages
     from studies.edit_effects.pictures import network
 
     drawn = network(study)
@@ -387,7 +383,6 @@ def test_the_page_tells_the_story_and_its_buttons_change_the_wiring(study: EditS
     for view, (count, name) in zip(drawn.views, counts, strict=False):  # one count of one thing: that of the words
         assert view.name == f"{name}, {count} edges"
         assert f"{count} {name}" in words(study)[0] or f"{count} edges {name}" in words(study)[0]
-    node = next(number for number, mark in enumerate(drawn.nodes) if mark.name == "logits")
     path = write_page(page(study), tmp_path / "page.html")
     plain = open_page(path, tmp_path)
     assert plain.console == ()
@@ -399,11 +394,14 @@ def test_the_page_tells_the_story_and_its_buttons_change_the_wiring(study: EditS
         "Beside changes that mean nothing",
     ):
         assert heading in plain.dom
-    opened = open_page(with_script(path, PRESS.replace("NODE", str(node))), tmp_path)
+    opened = open_page(with_script(path, PRESS), tmp_path)
     assert 'data-pressed="2"' in opened.dom
-    changed = drawn.views[2].edges
+    assert 'data-view="2"' in opened.dom
+    node = next(number for number, mark in enumerate(drawn.nodes) if mark.name == "logits")
+    stage = stages(drawn)[first_stage(drawn)]
+    changed = [drawn.views[2].edges[place] for place in stage.drawn[2]]
     above = {node}
     for _ in drawn.nodes:  # all that leads to the logits in the view that is shown
         above |= {edge.source for edge in changed if edge.target in above}
     lit = sum(edge.source in above and edge.target in above for edge in changed)
-    assert f'data-path="{3 * lit}"' in opened.dom
+    assert f'data-path="{lit}"' in opened.dom

@@ -1,213 +1,241 @@
-"""A drawing of nodes and weighted arrows: layers upward, parts across, wider lines for larger values.
+"""A network of nodes in rows and weighted arrows that go up: drawn so that it can be read.
 
-A slider hides what is below a value, and a click on a node lights up every path through it (`network.js`; a second
-click puts it out). Lines are drawn in a few traces of equal width and not one by one, so that thousands of them open as
-fast as a hundred. Importing this file registers the drawing.
+At first only the strongest paths are drawn (`strongest.py`), about as many lines as an eye can follow; a slider adds
+more, and buttons change between several sets of arrows (before, after). Every node carries its name, and no line runs
+under a name (`layered.py`). Pointing at a node or choosing it leaves its paths alone and lists what it reads and what
+reads it (`network.js`). Shapes, strokes and the ends of arrows say what colours say, for print and for eyes that do not
+tell colours apart. The drawing is SVG and can be read, printed and shown in a notebook without a script.
+Importing this file registers the drawing.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-import plotly.graph_objects as go
-
-from factscope.plots.colours import INK, Ink, Theme, line_colour, transparent
-from factscope.plots.escape import plotly_text
-from factscope.plots.render import draw
+from factscope.plots.escape import html_text, script_json
+from factscope.plots.figures.layered import Layout, layered
+from factscope.plots.figures.network_svg import KEYS, SHAPES, drawing, key, node_width
+from factscope.plots.figures.strongest import strongest
+from factscope.plots.fragments import fragment
 from factscope.plots.specs import Palette, Spec
+from factscope.plots.svg import svg
 
-WIDTHS = (0.4, 0.7, 1.1, 1.6, 2.3, 3.2)  # pixels, from the smallest values to the largest
-STEPS = 12  # of the slider
-POINTS = {"purple": "diamond", "green": "square", "red": "circle", "blue": "star"}
+STEPS = (10, 20, 30, 40, 60, 90, 140, 200, 300)  # lines under the slider; beyond them a picture is a black square
+FIRST = 40  # lines at first
+
+Fate = Literal["plain", "kept", "gained", "lost", "moved", "crossed"]
 
 
 @dataclass(frozen=True)
 class NodeMark:
-    """One node: where it stands, what is said of it, and which kind it is by colour."""
+    """One node: its name, its row (larger is higher), its kind by colour and shape, and what is said of it."""
 
     name: str
-    x: float
-    y: float
+    row: float
     palette: Palette
     hover: str = ""
 
 
 @dataclass(frozen=True)
 class EdgeMark:
-    """One arrow between nodes, by their places in the list; negative values are drawn dotted."""
+    """One arrow between nodes, by their places in the list; what became of it, where two networks are compared."""
 
     source: int
     target: int
     value: float
     hover: str = ""
+    fate: Fate = "plain"
+
+
+@dataclass(frozen=True)
+class View:
+    """One set of arrows, and the words on its button; `by_path` false draws the first ones of the list instead."""
+
+    name: str
+    edges: tuple[EdgeMark, ...]
+    by_path: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Network(Spec):
-    """Nodes and edges; `kinds` names the colours, `rows` labels heights."""
+    """Nodes in the order of computation, and one or more sets of arrows; the first is shown first.
+
+    `kinds` names the colours of nodes, `rows` the rows; neighbouring rows of one name are one band.
+    """
 
     title: str
     nodes: tuple[NodeMark, ...]
-    edges: tuple[EdgeMark, ...]
+    views: tuple[View, ...]
     kinds: tuple[tuple[Palette, str], ...] = ()
     rows: tuple[tuple[float, str], ...] = ()
     value_title: str = ""
     unit: str = ""
     note: str = ""
-    least_width: ClassVar[int] = 700  # pixels: it takes the whole width of a page, and scrolls on a narrower screen
+    signs: ClassVar[tuple[str, str]] = ("helps the answer", "holds it back")  # of a value above and below zero
 
     def __post_init__(self) -> None:
-        for edge in self.edges:
-            if not (0 <= edge.source < len(self.nodes) and 0 <= edge.target < len(self.nodes)):
-                raise ValueError(f"{self.title!r}: an edge joins nodes {edge.source} and {edge.target}")
+        if not self.views:
+            raise ValueError(f"{self.title!r} has no view to show")
+        for view in self.views:
+            for edge in view.edges:
+                if not (0 <= edge.source < edge.target < len(self.nodes)):
+                    raise ValueError(f"{self.title!r}, {view.name!r}: an edge joins {edge.source} and {edge.target}")
+                if not self.nodes[edge.source].row < self.nodes[edge.target].row:
+                    raise ValueError(f"{self.title!r}, {view.name!r}: an edge does not go up from {edge.source}")
 
 
-@draw.register
-def _(spec: Network, theme: Theme) -> go.Figure:
-    ink, result = INK[theme], go.Figure()
-    sizes = np.array([abs(edge.value) for edge in spec.edges])
-    levels = np.unique(np.quantile(sizes, np.linspace(0, 0.98, STEPS))) if len(sizes) else np.zeros(1)
-    shown = _add_edges(result, spec, sizes, levels, ink)
-    n_lines = len(shown) - len(levels)
-    add_nodes(result, spec.nodes, spec.kinds, spec.rows, theme)
-    meta = {
-        "network": {
-            "x": [node.x for node in spec.nodes],
-            "y": [node.y for node in spec.nodes],
-            "from": [edge.source for edge in spec.edges],
-            "to": [edge.target for edge in spec.edges],
-            "path": n_lines + len(levels),
-            "lines": n_lines,
-        }
-    }
-    several = len(spec.edges) > 1 and len(levels) > 1
-    return result.update_layout(
-        height=int(np.clip(20 * len(spec.rows), 380, 1100)) + 140,
-        hovermode="closest",
-        showlegend=bool(spec.kinds),
-        sliders=[_slider(spec, levels, shown, len(result.data) - len(shown), ink)] if several else [],
-        meta=meta,
-    )
+@dataclass(frozen=True)
+class Stage:
+    """One stop of the slider: for each view, the places of its drawn arrows; and the layout of all."""
+
+    drawn: tuple[tuple[int, ...], ...]
+    nodes: tuple[int, ...]  # by their places in the network
+    layouts: tuple[Layout, ...]  # one for each view: the same boxes, its own lines
+
+    def lines(self) -> int:
+        """Lines of the view that has most."""
+        return max(len(some) for some in self.drawn)
 
 
-def _add_edges(result: go.Figure, spec: Network, sizes: np.ndarray, levels: np.ndarray, ink: Ink) -> list[float]:
-    """Lines by the slider's step, width and sign, then each step's handles; up to which of its values each stays."""
-    bins, bounds = width_bins(sizes), np.append(levels, np.inf)
-    shown: list[float] = []
-    for step, level in enumerate(levels):
-        for width in range(len(WIDTHS)):
-            for negative in (False, True):
-                chosen = [
-                    edge
-                    for edge, size, place in zip(spec.edges, sizes, bins, strict=True)
-                    if level <= size < bounds[step + 1] and place == width and (edge.value < 0) == negative
-                ]
-                if chosen:
-                    line = {"color": transparent(ink.text, 0.2 + 0.09 * width), "width": WIDTHS[width]}
-                    line["dash"] = "dot" if negative else "solid"
-                    x, y = edge_lines(spec.nodes, chosen)
-                    result.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False))
-                    shown.append(level)
-    for step, level in enumerate(levels):
-        chosen = [edge for edge, size in zip(spec.edges, sizes, strict=True) if level <= size < bounds[step + 1]]
-        result.add_trace(edge_handles(spec.nodes, chosen))
-        shown.append(level)
-    return shown
+@lru_cache(maxsize=8)
+def stages(spec: Network) -> tuple[Stage, ...]:
+    """The stops of the slider, from few lines to many; none where there is no line."""
+    most = max(len(view.edges) for view in spec.views)
+    steps = list(STEPS if len(spec.views) == 1 else STEPS[1::2]) + ([10**9] if most <= STEPS[-1] else [])
+    chosen = [_first(view, steps) for view in spec.views]
+    found: list[tuple[tuple[int, ...], ...]] = []
+    for drawn in zip(*chosen, strict=True):
+        if any(drawn) and (not found or drawn != found[-1]):
+            found.append(drawn)
+    if len(found) > 1 and 2 * _most(found[-1]) < 3 * _most(found[-2]):
+        found.pop(-2)  # two last stops that look alike
+    return tuple(_stage(spec, drawn) for drawn in found)
 
 
-def _slider(spec: Network, levels: np.ndarray, shown: Sequence[float], always: int, ink: Ink) -> dict[str, Any]:
-    """Hides the edges below a level; the `always` last traces stay."""
-    steps = [
-        {
-            "label": f"{level:.2g}",
-            "method": "restyle",
-            "args": [{"visible": [bool(value >= level) for value in shown] + [True] * always}],
-        }
-        for level in levels
+def first_stage(spec: Network) -> int:
+    """Which stop is shown at first."""
+    counts = [stage.lines() for stage in stages(spec)]
+    return max([0, *(place for place, count in enumerate(counts) if count <= 1.5 * FIRST)])
+
+
+def _most(drawn: tuple[tuple[int, ...], ...]) -> int:
+    return max(len(some) for some in drawn)
+
+
+def _first(view: View, steps: Sequence[int]) -> list[tuple[int, ...]]:
+    """The arrows of a view under each stop."""
+    if not view.by_path:
+        return [tuple(range(min(step, len(view.edges)))) for step in steps]
+    sizes = [abs(edge.value) for edge in view.edges]
+    return strongest([edge.source for edge in view.edges], [edge.target for edge in view.edges], sizes, steps)
+
+
+def _stage(spec: Network, drawn: tuple[tuple[int, ...], ...]) -> Stage:
+    """One layout for all views: a node is at one place in all of them, and only the lines change under the eye."""
+    edges = [[view.edges[place] for place in some] for view, some in zip(spec.views, drawn, strict=True)]
+    present = sorted({end for some in edges for edge in some for end in (edge.source, edge.target)})
+    place = {node: number for number, node in enumerate(present)}
+    links = [[(place[edge.source], place[edge.target]) for edge in some] for some in edges]
+    widths = [
+        node_width(
+            spec.nodes[node].name,
+            spec.nodes[node].palette,
+            max(sum(link[end] == own for link in some) for some in links for end in (0, 1)),
+        )
+        for own, node in enumerate(present)
     ]
-    title = plotly_text(f"{spec.value_title} at least ")
+    rows = [spec.nodes[node].row for node in present]
+    weights = [[abs(edge.value) ** 0.5 for edge in some] for some in edges]
+    joined = layered(rows, widths, [link for some in links for link in some], [w for some in weights for w in some])
+    layouts = tuple(joined.with_lines(some) for some in links) if len(links) > 1 else (joined,)
+    return Stage(drawn, tuple(present), layouts)
+
+
+# ---- HTML ----
+
+
+@fragment.register
+def _(spec: Network) -> str:
+    found, first = stages(spec), first_stage(spec)
+    views = "".join(
+        f'<button type="button" aria-pressed="{str(not number).lower()}">{html_text(view.name)}</button>'
+        for number, view in enumerate(spec.views)
+    )
+    buttons = f'<div class="views" role="group" aria-label="Which lines">{views}</div>' if len(spec.views) > 1 else ""
+    slider = (
+        f'<label>Lines <input type="range" min="0" max="{len(found) - 1}" value="{first}" '
+        f'aria-label="How many of the strongest lines"></label>'
+    )
+    drawn = "".join(
+        _picture(spec, stage, level, view, hidden=(level, view) != (first, 0))
+        for level, stage in enumerate(found)
+        for view in range(len(spec.views))
+    )
+    empty = "" if found else "<p>There is no line to draw.</p>"
+    note = f'<figcaption class="note">{html_text(spec.caption())}</figcaption>' if spec.caption() else ""
+    return (
+        f'<figure class="spec network wide"><h3>{html_text(spec.title)}</h3>{buttons}'
+        f'<div class="controls">{slider if len(found) > 1 else ""}<output></output>'
+        '<label>Node <select aria-label="Choose a node"></select></label></div>'
+        f'<div class="frame">{empty}{drawn}</div><div class="told" aria-live="polite"></div>{_legend(spec)}{note}'
+        f'<script type="application/json">{script_json(_data(spec))}</script></figure>'
+    )
+
+
+def _picture(spec: Network, stage: Stage, level: int, view: int, hidden: bool) -> str:
+    name = html_text(_counted(spec, stage, view))
+    return (
+        f'<div class="stage" data-level="{level}" data-view="{view}" data-said="{name}"{" hidden" if hidden else ""}>'
+        f"{_svg(spec, stage, view)}</div>"
+    )
+
+
+def _svg(spec: Network, stage: Stage, view: int, standing_alone: bool = False) -> str:
+    edges = [spec.views[view].edges[place] for place in stage.drawn[view]]
+    most = max((abs(edge.value) for edge in spec.views[view].edges), default=1.0) or 1.0
+    marks = [(node, spec.nodes[node]) for node in stage.nodes]
+    return drawing(spec.title, stage.layouts[view], marks, edges, most, spec.unit, spec.rows, standing_alone)
+
+
+def _counted(spec: Network, stage: Stage, view: int) -> str:
+    """How many lines are drawn, and how small the smallest of them is."""
+    edges = spec.views[view].edges
+    drawn = [abs(edges[place].value) for place in stage.drawn[view]]
+    if not drawn:
+        return "no line"
+    unit = f" {spec.unit}" if spec.unit else ""
+    which = "all" if len(drawn) == len(edges) else f"{len(drawn):,} of {len(edges):,}"
+    smallest = f", {spec.value_title or 'value'} {min(drawn):.2g}{unit} and more" if len(drawn) < len(edges) else ""
+    return f"{which} lines{smallest}" if len(edges) > 1 else "one line"
+
+
+def _legend(spec: Network) -> str:
+    """What shapes, strokes and ends mean, as far as they occur."""
+    shapes = [(SHAPES[palette], words) for palette, words in spec.kinds]
+    fates = dict.fromkeys(edge.fate for view in spec.views for edge in view.edges)
+    values = [edge.value for view in spec.views for edge in view.edges]
+    strokes = [(f"{fate} up", KEYS[fate]) for fate in KEYS if fate in fates and KEYS[fate]]
+    plain = "plain" if "plain" in fates else "kept"
+    signs = [(f"{plain} up", spec.signs[0]), (f"{plain} down", spec.signs[1])] if min(values, default=0.0) < 0 else []
+    parts = [f"<li>{key(shape)}{html_text(words)}</li>" for shape, words in (*shapes, *strokes, *signs)]
+    return f'<ul class="legend">{"".join(parts)}</ul>' if parts else ""
+
+
+def _data(spec: Network) -> dict[str, Any]:
+    """What the lists beside a chosen node are made of: every arrow, drawn or not."""
     return {
-        "steps": steps, "active": 0, "pad": {"t": 34, "b": 4}, "len": 0.94, "x": 0.03, "ticklen": 4,
-        "currentvalue": {"prefix": title, "suffix": f" {plotly_text(spec.unit)}", "font": {"size": 12}},
-        "font": {"size": 10, "color": ink.faint}, "bordercolor": ink.grid, "bgcolor": ink.grid,
-    }  # fmt: skip
+        "unit": spec.unit,
+        "nodes": [[node.name, node.hover] for node in spec.nodes],
+        "views": [
+            [[edge.source, edge.target, float(f"{edge.value:.4g}"), edge.hover] for edge in view.edges]
+            for view in spec.views
+        ],
+    }
 
 
-def add_nodes(
-    result: go.Figure,
-    nodes: Sequence[NodeMark],
-    kinds: Sequence[tuple[Palette, str]],
-    rows: Sequence[tuple[float, str]],
-    theme: Theme,
-) -> None:
-    """The line that lights up a node's paths, empty until it is asked for, then the nodes, and the rows' names."""
-    line = {"color": INK[theme].accent, "width": 2.2}
-    result.add_trace(
-        go.Scatter(x=[None], y=[None], mode="lines", line=line, hoverinfo="skip", showlegend=False, name="path")
-    )
-    result.add_traces(node_traces(nodes, kinds, theme))
-    result.update_xaxes(visible=False)
-    result.update_yaxes(
-        tickvals=[row for row, _ in rows],
-        ticktext=[plotly_text(label) for _, label in rows],
-        showgrid=True,
-        ticks="",
-    )
-
-
-def node_traces(nodes: Sequence[NodeMark], kinds: Sequence[tuple[Palette, str]], theme: Theme) -> list[Any]:
-    """The nodes, one trace for each colour; `kinds` names the colours."""
-    ink, names, traces = INK[theme], dict(kinds), []
-    for palette in dict.fromkeys(node.palette for node in nodes):
-        places = [place for place, node in enumerate(nodes) if node.palette == palette]
-        marks = [nodes[place] for place in places]
-        traces.append(
-            go.Scatter(
-                x=[node.x for node in marks],
-                y=[node.y for node in marks],
-                mode="markers",
-                name=plotly_text(names.get(palette, "")),
-                marker={
-                    "color": line_colour(palette, theme), "size": 10, "symbol": POINTS[palette],
-                    "line": {"color": ink.paper, "width": 1},
-                },
-                customdata=places,
-                text=[_hover(f"<b>{plotly_text(node.name)}</b>", node.hover) for node in marks],
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )  # fmt: skip
-    return traces
-
-
-def width_bins(sizes: np.ndarray) -> np.ndarray:
-    """Which width each edge gets: by its rank among all, so that a few giants do not make hairs of the others."""
-    order = np.argsort(np.argsort(sizes, kind="stable"), kind="stable")
-    return np.minimum((order * len(WIDTHS)) // max(len(sizes), 1), len(WIDTHS) - 1)
-
-
-def edge_lines(nodes: Sequence[NodeMark], edges: Sequence[EdgeMark]) -> tuple[np.ndarray, np.ndarray]:
-    """All edges as one broken line."""
-    points = np.full((len(edges), 3, 2), np.nan)
-    for place, edge in enumerate(edges):
-        source, target = nodes[edge.source], nodes[edge.target]
-        points[place, 0], points[place, 1] = (source.x, source.y), (target.x, target.y)
-    return points[..., 0].ravel(), points[..., 1].ravel()
-
-
-def edge_handles(nodes: Sequence[NodeMark], edges: Sequence[EdgeMark]) -> Any:
-    """Invisible points two thirds along each edge, for its words to be read."""
-    ends = [(nodes[edge.source], nodes[edge.target], edge) for edge in edges]
-    return go.Scatter(
-        x=[one.x + 0.62 * (other.x - one.x) for one, other, _ in ends],
-        y=[one.y + 0.62 * (other.y - one.y) for one, other, _ in ends],
-        mode="markers",
-        marker={"size": 7, "color": "rgba(0,0,0,0)"},
-        text=[_hover(f"<b>{plotly_text(one.name)} → {plotly_text(other.name)}</b>", e.hover) for one, other, e in ends],
-        hovertemplate="%{text}<extra></extra>",
-        showlegend=False,
-    )
-
-
-def _hover(first: str, rest: str) -> str:
-    return "<br>".join([first, *(plotly_text(line) for line in rest.split("\n") if line)])
+@svg.register
+def _(spec: Network) -> str | None:
+    """The first picture alone, for a notebook and for saving."""
+    found = stages(spec)
+    return _svg(spec, found[first_stage(spec)], 0, standing_alone=True) if found else None

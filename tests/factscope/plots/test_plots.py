@@ -1,5 +1,7 @@
 """True of every picture: hostile text stays text, places stay apart, files are whole, pages stay at home."""
 
+import base64
+import gzip
 import itertools
 import json
 import re
@@ -248,7 +250,9 @@ def test_figures_do_not_offer_to_upload_themselves():
 
 def test_a_full_page_has_plotly_once_and_a_light_one_shares_it(tmp_path):
     full = write_page(whole_page(), tmp_path / "full.html")
-    assert full.read_text(encoding="utf-8").count("plotly.js v") == 1
+    (inside,) = re.findall(r'<script type="application/gzip" id="plotly">([^<]*)</script>', full.read_text("utf-8"))
+    assert gzip.decompress(base64.b64decode(inside)).decode() == render.plotly_script()
+    assert full.stat().st_size < 3e6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full.html"]
 
     first = write_page(whole_page(), tmp_path / "first.html", light=True)
@@ -261,7 +265,11 @@ def test_a_full_page_has_plotly_once_and_a_light_one_shares_it(tmp_path):
 
 
 def test_the_same_page_is_the_same_file():
-    assert page_html(whole_page(), light=True) == page_html(whole_page(), light=True)
+    assert page_html(whole_page()) == page_html(whole_page())
+
+
+def test_a_page_without_plotlys_figures_is_small():
+    assert len(page_html(Page("p", (Section("s", (Text("words"),)),)))) < 50_000
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])

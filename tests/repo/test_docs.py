@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from editing.method import method_names
 from factscope.errors import UserError
 from helpers.models import TOY
 from helpers.shown_commands import (
@@ -293,3 +294,9 @@ def test_the_circuit_of_the_docs_does_what_the_model_does(ten_calls: dict[str, A
     assert ten_calls["circuit"].faithfulness > 0.5
     assert ten_calls["study"].evaluation is not None
     assert ten_calls["study"].roles is not None
+
+
+def test_every_method_has_its_row_among_the_editors() -> None:
+    text = (ROOT / "docs" / "editors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", text.split("## Measured")[0], re.M)
+    assert sorted(rows) == sorted(method_names())

@@ -18,6 +18,7 @@ from circuits.stability import Examples, Stability
 from circuits.task import Task
 from factscope.errors import UserError
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs.provenance import Run
 
 
@@ -27,7 +28,7 @@ class EmptyCircuit(UserError):
 
 @shown("circuits.pages.circuit")
 @dataclass(frozen=True, eq=False)
-class Circuit:
+class Circuit(Result):
     """The result of a search."""
 
     graph: Graph

@@ -38,6 +38,7 @@ from factscope.model.forward.prefix import Preface, put_before
 from factscope.model.hooks import stand
 from factscope.model.weights import WeightName, fingerprint, live_weights
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs import store
 from factscope.runs.provenance import Run
 
@@ -58,7 +59,7 @@ class Report:
 
 @shown("editing.pages.edit")
 @dataclass(frozen=True, eq=False)
-class Edit:
+class Edit(Result):
     """A change of what a model knows; see the module's text. Make one with `editing.compute`."""
 
     method: str
@@ -135,10 +136,6 @@ class Edit:
     def revert(self, model: Bridge) -> None:
         """Take the edit out, whatever was put in after it; EditError if it is not in place."""
         revert(model, (self,))
-
-    def save(self, folder: str | Path) -> Path:
-        """Write result.json and result.safetensors."""
-        return store.save(self, folder)
 
     @classmethod
     def upgraded(cls, body: dict[str, Any]) -> dict[str, Any]:

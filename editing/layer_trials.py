@@ -27,6 +27,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.plots.show import shown
 from factscope.progress import progress
+from factscope.results.result import Result
 from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best
 
 MARKS = ("ES", "PS", "NS", "locality, unchanged")
@@ -49,7 +50,7 @@ class LayerTrial:
 
 @shown("editing.pages.layer_trials")
 @dataclass(frozen=True, eq=False)
-class LayerChoice:
+class LayerChoice(Result):
     """All trials, and the layer to use."""
 
     method: str

@@ -71,6 +71,7 @@ _PLACES = {
     "protocol": "editing.evaluation.protocol:protocol",
     "markdown": "studies.bench.page:markdown",
     "applied": "editing.edit:applied",
+    "generate": "studies.face:generate",
     "export": "editing.export.folder:export",
     "export_adapter": "editing.export.adapter:export_adapter",
     "plain_model": "editing.export.folder:plain_model",

@@ -40,7 +40,7 @@ from studies.bench.page import markdown
 from studies.circuit import CircuitStudy, TaskOptions, about_facts, about_prompt
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
-from studies.face import diff, edit, evaluate_circuit, find_circuit, moments, request, sequence
+from studies.face import diff, edit, evaluate_circuit, find_circuit, generate, moments, request, sequence
 from studies.saved import load, save, write_page
 from tracing.average import Sweep, average
 from tracing.causal import Config as TraceConfig
@@ -104,6 +104,7 @@ __all__ = [
     "find_circuit",
     "fingerprint",
     "flow",
+    "generate",
     "header",
     "info",
     "known",

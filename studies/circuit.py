@@ -38,13 +38,14 @@ from factscope.model.prompts import (
     with_foil,
 )
 from factscope.plots.show import shown
+from factscope.results.result import Result
 
 KNOWN = Known.top(10)  # a circuit is looked for where the answer is near the top, though another word may come first
 
 
 @shown("studies.pages.circuit")
 @dataclass(frozen=True, eq=False)
-class CircuitStudy:
+class CircuitStudy(Result):
     """Everything that one page shows."""
 
     circuit: Circuit

@@ -24,12 +24,13 @@ from factscope.errors import StoreError
 from factscope.model.bridge import Bridge
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs import store
 
 
 @shown("studies.pages.edit")
 @dataclass(frozen=True, eq=False)
-class EditScores:
+class EditScores(Result):
     """What is saved beside an edit: its report and the spectra of the weights it changed."""
 
     report: EditReport

@@ -18,7 +18,7 @@ from circuits.search.acdc import ACDC
 from circuits.task import Task
 from editing import compute as computing
 from editing import requests as asking
-from editing.edit import Edit
+from editing.edit import Edit, applied
 from editing.method import MethodConfig, MethodSpec, method_names
 from editing.method import method as method_of
 from editing.restraint import restrained, restraint
@@ -33,8 +33,11 @@ from editing.solve.moments import Config as MomentsConfig
 from editing.solve.moments import Moments
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
+from factscope.errors import UserError
 from factscope.model.bridge import Bridge
-from factscope.model.prompts import Prompt
+from factscope.model.forward.generate import generate as continued
+from factscope.model.forward.generate import until_end
+from factscope.model.prompts import Prompt, tokenized
 from studies.circuit import (
     CircuitInputs,
     CircuitStudy,
@@ -161,6 +164,26 @@ def edit(
     if restrain is not None:
         made = restrained(model, [made], restrain, restraint(restrain).config_for(aside))
     return told(model, made)
+
+
+def generate(
+    model: Bridge, prompt: str | Prompt, *, edits: Sequence[Edit] = (), tokens: int = 40, start: str = "auto"
+) -> str:
+    """What the model writes after a prompt, with these edits in place for as long as it writes.
+
+    Greedy, up to the end of the text or to so many tokens; the prompt is no part of it. Brackets in a text are plain
+    text. Raises PromptError for an empty prompt, EditError for edits that do not go in, UserError for no tokens.
+    """
+    if tokens < 1:
+        raise UserError(f"a text of {tokens} tokens cannot be written; give at least 1")
+    if isinstance(prompt, Prompt):
+        ids = prompt.tokens
+    else:
+        ids, _ = tokenized(model, prompt, start=start)
+    with applied(model, edits):
+        (written,) = continued(model, [ids], tokens)
+    text: str = model.tokenizer.decode(until_end(model, written), skip_special_tokens=True)
+    return text
 
 
 def moments(model: Bridge, layers: Sequence[int] | None = None, config: MomentsConfig | None = None) -> Moments:

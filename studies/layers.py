@@ -31,6 +31,7 @@ from factscope.errors import UserError
 from factscope.model.bridge import Bridge, info
 from factscope.model.prompts import prompt_of
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
 from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best, spearman
 from tracing.average import Sweep, average
@@ -66,7 +67,7 @@ class Agreement:
 
 @shown("studies.pages.layers")
 @dataclass(frozen=True, eq=False)
-class LayerStudy:
+class LayerStudy(Result):
     """All measures and how they agree."""
 
     layers: tuple[int, ...]

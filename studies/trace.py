@@ -9,6 +9,7 @@ from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt
 from factscope.plots.show import shown
 from factscope.progress import progress
+from factscope.results.result import Result
 from tracing.causal import Config, cells_of, trace
 from tracing.logit_lens import Norm, lens
 from tracing.neurons import Config as NeuronConfig
@@ -18,7 +19,7 @@ from tracing.results import LensResult, NeuronResult, TraceResult
 
 @shown("studies.pages.trace")
 @dataclass(frozen=True, eq=False)
-class TraceStudy:
+class TraceStudy(Result):
     """What `trace` saves: the trace and the lens of one prompt, and its knowledge neurons where they were asked for."""
 
     trace: TraceResult

@@ -11,6 +11,7 @@ from factscope.model.neurons.selection import Neuron
 from factscope.model.prompts import Prompt
 from factscope.model.readout import Component
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs.provenance import Run
 from factscope.statistics import standard_error
 
@@ -52,7 +53,7 @@ class Grid:
 
 @shown("tracing.pages.trace")
 @dataclass(frozen=True, eq=False)
-class TraceResult:
+class TraceResult(Result):
     """A causal trace of one prompt (Meng et al. 2022, section 2)."""
 
     prompt: Prompt
@@ -94,7 +95,7 @@ class TraceResult:
 
 @shown("tracing.pages.logit_lens")
 @dataclass(frozen=True, eq=False)
-class LensResult:
+class LensResult(Result):
     """What each state would answer if it were unembedded at once (nostalgebraist 2020, the logit lens).
 
     Ranks count from 1. Entropy in nats. `layer` 0 is the embedding, layer l the state after block l-1.
@@ -113,7 +114,7 @@ class LensResult:
 
 @shown("tracing.pages.average")
 @dataclass(frozen=True, eq=False)
-class AverageResult:
+class AverageResult(Result):
     """Traces of many facts, averaged by token role (the average indirect effect plots of Meng et al. 2022, Fig. 2)."""
 
     source: str  # where the facts came from
@@ -138,7 +139,7 @@ class AverageResult:
 
 @shown("tracing.pages.neurons")
 @dataclass(frozen=True, eq=False)
-class NeuronResult:
+class NeuronResult(Result):
     """What the neurons of the MLPs carry of one answer, and the few that are the fact's (Dai et al. 2022).
 
     In units of probability (or logits); positive where a neuron, as it fires at the last token, raises the answer. Over

@@ -24,6 +24,7 @@ from circuits.graph import Graph, place_of
 from circuits.method import INTEGRAL
 from factscope.errors import GraphError, UserError
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs.journal import differing
 
 MOST = 400  # moves that are kept by name; the counts and sums are over all
@@ -51,7 +52,7 @@ class Move:
 
 @shown("circuits.pages.diff")
 @dataclass(frozen=True, eq=False)
-class CircuitDiff:
+class CircuitDiff(Result):
     """From `before` to `after`."""
 
     edges_before: int

@@ -15,6 +15,7 @@ from torch import Tensor
 from circuits.analysis.head_roles import Roles
 from factscope.errors import UserError
 from factscope.plots.show import shown
+from factscope.results.result import Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class Mean:
 
 @shown("circuits.pages.layers")
 @dataclass(frozen=True, eq=False)
-class Profile:
+class Profile(Result):
     """Several circuits' layers."""
 
     names: tuple[str, ...]

@@ -118,6 +118,17 @@ def summary(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles
     return found
 
 
+def records(circuit: Circuit) -> list[dict[str, Any]]:
+    """A row an edge that was kept or measured: its score by the circuit's convention, and whether it was kept."""
+    graph, kept, tested, drawn = circuit.graph, circuit.mask, circuit.tested.numpy(), circuit.drawn
+    return [
+        {"writer": graph.writers[writer], "reader": graph.reader_names[reader],
+         "score": float(circuit.scores[writer, reader]), "kept": bool(kept[writer, reader]),
+         "on_a_path": bool(drawn[writer, reader]), "unit": circuit.unit}
+        for writer, reader in np.argwhere(kept | tested).tolist()
+    ]  # fmt: skip
+
+
 def headline(circuit: Circuit, evaluation: Evaluation | None) -> Headline:
     """Size, faithfulness and, if evaluated, the random circuits."""
     numbers = [

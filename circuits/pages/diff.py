@@ -80,3 +80,15 @@ def summary(found: CircuitDiff) -> dict[str, Any]:
         "jaccard_random": found.jaccard_random,
         "differences": found.apart,
     }
+
+
+def records(found: CircuitDiff) -> list[dict[str, Any]]:
+    """A row an edge of either circuit: gained, lost or shared; both effects where it is among the largest moves."""
+    moves = {move.edge: move for move in found.moved}
+    rows = []
+    for change in ("gained", "lost", "shared"):
+        for edge in getattr(found, change):
+            move = moves.get(edge)
+            effects = {"before": None, "after": None} if move is None else {"before": move.before, "after": move.after}
+            rows.append({"edge": edge, "change": change, **effects})
+    return rows

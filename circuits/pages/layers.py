@@ -51,6 +51,21 @@ def summary(found: Profile) -> dict[str, Any]:
     }
 
 
+def records(found: Profile) -> list[dict[str, Any]]:
+    """A row a quantity and layer: the mean over circuits and its standard error."""
+    named = {"heads in the circuit": found.active_heads, "MLP in the circuit": found.active_mlps}
+    rows = [
+        {"quantity": name, "layer": str(layer), "mean": float(mean.value[layer]), "error": float(mean.error[layer])}
+        for name, mean in named.items()
+        for layer in range(len(mean.value))
+    ]
+    return rows + [
+        {"quantity": name, "layer": label, "mean": float(mean.value[state]), "error": float(mean.error[state])}
+        for name, mean in found.curves.items()
+        for state, label in enumerate(state_labels(len(mean.value)))
+    ]
+
+
 def _curves(found: Profile, what: str) -> Curves:
     series = tuple(
         _series(name.removeprefix(what).strip(", ") or name, mean, None, log=what == "rank")

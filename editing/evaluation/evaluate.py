@@ -24,12 +24,13 @@ from factscope.model.bridge import Bridge
 from factscope.model.prompts import start_token
 from factscope.plots.show import shown
 from factscope.progress import progress
+from factscope.results.result import Result
 from factscope.runs.provenance import Run
 
 
 @shown("editing.pages.report")
 @dataclass(frozen=True, eq=False)
-class EditReport:
+class EditReport(Result):
     """Everything that was read, and the table made from it."""
 
     protocol: Protocol

@@ -25,6 +25,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.source import download as fetch
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
 
 SEED = 1234  # lm-eval's own
@@ -45,7 +46,7 @@ class TaskScore:
 
 @shown("editing.pages.lm_eval")
 @dataclass(frozen=True)
-class TaskReport:
+class TaskReport(Result):
     """What lm-eval says of a model with edits, and of the same model without them."""
 
     edits: tuple[str, ...]

@@ -76,6 +76,16 @@ def summary(edit: Edit) -> dict[str, Any]:
     return {"edit": edit.name, "method": edit.method, "model": edit.model, "facts": facts, "below": edit.below, **lead}
 
 
+def records(edit: Edit) -> list[dict[str, Any]]:
+    """A row an edited fact: what was said and is to be said, by which method, in which layers."""
+    layers = " ".join(map(str, edit.layers))
+    return [
+        {"edit": edit.name, "method": edit.method, "layers": layers, "subject": one.subject, "prompt": one.prompt,
+         "old": one.old, "target": one.target}
+        for one in edit.requests
+    ]  # fmt: skip
+
+
 def curves(edits: Sequence[Edit]) -> tuple[Curves, ...]:
     """How the values were learned: the mean loss over facts and its spread, a line an edit."""
     drawn = []

@@ -1,5 +1,6 @@
 """One edit tried at every layer, as a page and in words."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,11 @@ def words(choice: LayerChoice) -> list[str]:
 def summary(choice: LayerChoice) -> dict[str, Any]:
     """Every layer's scores, and the best, for a program."""
     return {"best": choice.best, "method": choice.method, "trials": [vars(trial) for trial in choice.trials]}
+
+
+def records(choice: LayerChoice) -> list[dict[str, Any]]:
+    """A row a layer: its scores, and its mark, their harmonic mean."""
+    return [{key: value for key, value in asdict(one).items() if key != "per_fact"} for one in choice.trials]
 
 
 def sureness(choice: LayerChoice) -> str:

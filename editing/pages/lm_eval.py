@@ -1,5 +1,6 @@
 """What lm-eval said of an edited model, as words and as a page."""
 
+from dataclasses import asdict
 from typing import Any
 
 from editing.evaluation.lm_eval import TaskReport
@@ -34,6 +35,11 @@ def summary(report: TaskReport) -> dict[str, Any]:
         "versions": report.versions,
         "lm_eval": report.harness,
     }
+
+
+def records(report: TaskReport) -> list[dict[str, Any]]:
+    """A row a task and metric, without the edits and with them."""
+    return [asdict(score) for score in report.scores]
 
 
 def told(value: float, error: float | None) -> str:

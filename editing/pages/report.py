@@ -1,7 +1,7 @@
 """What an evaluation read and scored, as a page and in words."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import exp
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from editing.evaluation.evaluate import EditReport
 from editing.evaluation.read import Reading, Row
-from editing.evaluation.table import Score, plain
+from editing.evaluation.table import TIMES, Score, plain
 from editing.pages.scores import Column, in_lines, interval, rounded
 from editing.pages.scores import score_table as table_of
 from editing.pages.told import answer_table, in_json, one_fact, told
@@ -53,6 +53,17 @@ def summary(report: EditReport) -> dict[str, Any]:
     """Every line of the table for a program; of one fact also its prompt, target, before and after."""
     lead = in_json(report.rows) if one_fact(report.rows) is not None else {}
     return {"protocol": report.protocol.name, **lead, "scores": plain(report.scores)}
+
+
+def records(report: EditReport) -> list[dict[str, Any]]:
+    """A row a question and time, with all that was read; `nll` in nats per token of the target."""
+    return [
+        {"case": row.case, "kind": row.kind, "label": row.label, "prompt": row.prompt, "target": row.target,
+         "other": row.other, "when": when, **asdict(reading)}
+        for row in report.rows
+        for when in TIMES
+        if (reading := getattr(row, when)) is not None
+    ]  # fmt: skip
 
 
 ORDER = {

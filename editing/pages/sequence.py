@@ -1,6 +1,7 @@
 """A sequence of edits as a page: numbers in, specs out, nothing is computed on a model."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -120,6 +121,19 @@ def summary(result: SequenceResult) -> dict[str, Any]:
         "scores": plain(result.last.scores),
         "checkpoints": points,
     }
+
+
+def records(result: SequenceResult) -> list[dict[str, Any]]:
+    """A row a checkpoint, metric and time: the value with its 95 % interval; drift and perplexity as metrics too."""
+    rows: list[dict[str, Any]] = []
+    for point in result.checkpoints:
+        place = {"facts": point.facts, "edits": point.edits, "restrained": point.restrained}
+        rows += [{**place, **asdict(score)} for score in point.scores]
+        rows += [
+            {**place, "method": result.method, "metric": name, "when": "final", "value": value}
+            for name, value in {"perplexity": point.perplexity, **point.quantities}.items()
+        ]
+    return rows
 
 
 def _number(value: float) -> float | None:

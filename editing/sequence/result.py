@@ -12,6 +12,7 @@ from editing.evaluation.table import Score, found
 from editing.spectrum import Spectrum
 from factscope.errors import EditError
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs.provenance import Run
 
 
@@ -71,7 +72,7 @@ class Checkpoint:
 
 @shown("editing.pages.sequence")
 @dataclass(frozen=True, eq=False)
-class SequenceResult:
+class SequenceResult(Result):
     """Everything but the edits themselves, which are saved beside it."""
 
     method: str

@@ -23,7 +23,8 @@ _PAGES: dict[type, str] = {}  # the module of each kind of result
 def shown(pages: str) -> Callable[[T], T]:
     """Have a result's class show itself by the functions `page(result)` and `words(result)` of the module `pages`.
 
-    `words` gives lines, or one text; where a command prints JSON, the module has a `summary(result)` too.
+    `words` gives lines, or one text; where a command prints JSON, the module has a `summary(result)` too; `records`
+    gives the rows of the table that the result is to a program.
     """
 
     def register(cls: T) -> T:
@@ -58,11 +59,21 @@ def summary_of(result: Any) -> dict[str, Any]:
     return found
 
 
+def records_of(result: Any) -> list[dict[str, Any]]:
+    """The numbers of a result as the rows of one table, in full precision."""
+    found: list[dict[str, Any]] = _called(result, "records")
+    return found
+
+
 def pictures(result: Any) -> tuple[Spec, ...]:
     """The figures of a result's page, in their order; each is a live figure where it ends a notebook's cell."""
+    return figures_of(page_of(result))
+
+
+def figures_of(page: Page) -> tuple[Spec, ...]:
+    """The figures of a page, in their order."""
     from factscope.plots.render import is_figure
 
-    page = page_of(result)
     return tuple(spec for section in page.sections for spec in section.specs if is_figure(spec))
 
 

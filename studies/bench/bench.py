@@ -26,6 +26,7 @@ from factscope.model.known import Known
 from factscope.model.prompts import start_token
 from factscope.plots.show import shown
 from factscope.progress import progress
+from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
 from factscope.runs.store import SCHEMA
 from factscope.settings import Settings
@@ -36,7 +37,7 @@ KNOWN_AT_ONCE = 64  # cases; no more are asked than are needed
 
 @shown("studies.bench.page")
 @dataclass(frozen=True)
-class Bench:
+class Bench(Result):
     """Everything that was read, and the table made from it."""
 
     suite: str

@@ -223,6 +223,11 @@ def summary(bench: Bench) -> dict[str, Any]:
     }
 
 
+def records(bench: Bench) -> list[dict[str, Any]]:
+    """A row a method, metric and time: the value with its 95 % interval; `rows.csv` has the questions."""
+    return [asdict(score) for score in bench.scores]
+
+
 def headline(bench: Bench) -> Headline:
     """Which protocol this is, and what it may be set beside."""
     seconds = sum(cost.seconds for trial in bench.trials for cost in trial.costs)

@@ -42,6 +42,7 @@ ABLATIONS = ("zero", "mean", "mean_overall", "counterfactual")
 METRICS = ("probability", "log_probability", "logit_difference", "kl")
 CIRCUIT_METRICS = ("nll", "logit_difference", "kl", "probability")
 EXTRA = ("refuse", "keep")
+FIGURE_FORMATS = ("svg", "pdf", "png")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 RESTRAINTS = tuple(places(restraints, "factscope.restraints", "RESTRAINT"))
 PROTOCOLS = ("counterfact", "easyedit", "memit", "zsre-memit", "batch-30", "sequential", "sequential-batch", "strict",

@@ -5,30 +5,57 @@ from pathlib import Path
 from typing import Annotated
 
 from factscope.runs.folders import writable
-from studies.commands.app import tell_result
+from studies.commands.app import tell, tell_result
 from studies.commands.command import Command, command
-from studies.commands.options import OutputOptions, argument
+from studies.commands.options import FIGURE_FORMATS, OneOf, OutputOptions, argument, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(OutputOptions):
-    """Which saved run is drawn."""
+    """Which saved run is drawn, and what is written for a paper."""
 
     run: Annotated[Path, argument("A run folder of any command.")]
+    table: Annotated[
+        Path | None, option("Also write the numbers as a table: .csv, .parquet or .tex (LaTeX, booktabs).")
+    ] = None
+    figures: Annotated[Path | None, option("Also write the page's figures into this folder.")] = None
+    figure_format: Annotated[
+        str, option("Of --figures; pdf and png need Chromium.", of=OneOf("figure format", FIGURE_FORMATS))
+    ] = "svg"
 
 
 def show_command(group: str) -> Command[ShowOptions]:
     """The command as a group has it."""
 
-    @command(f"{group} show", ShowOptions, f"{group} show runs/one", f"{group} show runs/one --light --json")
+    @command(
+        f"{group} show",
+        ShowOptions,
+        f"{group} show runs/one",
+        f"{group} show runs/one --table one.tex --figures figures --figure-format pdf",
+    )
     def show(options: ShowOptions) -> None:
-        """Draw a saved run again, without the model."""
+        """Draw a saved run again, without the model; as a table and as figures for a paper too."""
+        from factscope.results import figures, tables
+
+        if options.table is not None:
+            tables.check(options.table)
+        if options.figures is not None:
+            figures.check(options.figure_format)
         from factscope.plots.page import write_page
+        from factscope.plots.show import figures_of, records_of
         from studies.saved import saved_run
 
         result, drawn = saved_run(options.run)
+        if options.table is not None:
+            tables.write(records_of(result), options.table)
+        written = []
+        if options.figures is not None:
+            written = figures.write(figures_of(drawn), options.figures, options.figure_format)
         with writable(options.out or options.run, fresh=options.out not in (None, options.run)) as folder:
             page = write_page(drawn, folder / "page.html", light=options.light)
-        tell_result(result, page, options.as_json)
+        more = {"table": str(options.table)} if options.table is not None else {}
+        tell_result(result, page, options.as_json, **more, **({"figures": list(map(str, written))} if written else {}))
+        if not options.as_json:
+            tell(*(f"Table: {place}" for place in more.values()), *(f"Figure: {place}" for place in written))
 
     return show

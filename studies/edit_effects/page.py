@@ -27,9 +27,9 @@ from studies.edit_effects.tables import (
     null_spectra,
     seconds,
 )
-from studies.edit_effects.words import summary, words
+from studies.edit_effects.words import records, summary, words
 
-__all__ = ["page", "save", "summary", "words"]
+__all__ = ["page", "records", "save", "summary", "words"]
 
 
 def page(study: EditStudy) -> Page:

@@ -11,6 +11,7 @@ from editing.evaluation.evaluate import EditReport
 from editing.spectrum import Spectrum
 from factscope.data.request import EditRequest, saved_request
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs.provenance import Run
 from factscope.statistics import null_p
 from studies.edit_effects.model_state import ModelState
@@ -62,7 +63,7 @@ class NeighbourStudy:
 
 @shown("studies.edit_effects.page")
 @dataclass(frozen=True, eq=False)
-class EditStudy:
+class EditStudy(Result):
     """One edit, seen from inside."""
 
     request: EditRequest  # what was asked on all sides; usually the edited one

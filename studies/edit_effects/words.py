@@ -96,5 +96,19 @@ def summary(study: EditStudy) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def records(study: EditStudy) -> list[dict[str, Any]]:
+    """A row a kind of change and what made it: the edit, a control edit (null), a rerun, or the neighbours."""
+    rows: list[dict[str, Any]] = []
+    for one in study.measures:
+        made = {"edit": (one.edit,), "directions null": one.scrambled, "values null": one.values,
+                "again": one.again, "neighbours": one.neighbours}  # fmt: skip
+        rows += [
+            {"change": one.name, "unit": one.unit, "by": by, "number": number, "value": value}
+            for by, values in made.items()
+            for number, value in enumerate(values)
+        ]
+    return rows
+
+
 def _number(value: float) -> float | None:
     return value if np.isfinite(value) else None

@@ -22,6 +22,11 @@ def summary(study: CircuitStudy) -> dict[str, Any]:
     return pages.summary(study.circuit, study.evaluation, study.roles)
 
 
+def records(study: CircuitStudy) -> list[dict[str, Any]]:
+    """The circuit's edges."""
+    return pages.records(study.circuit)
+
+
 def _evaluated(study: CircuitStudy) -> str:
     """Faithfulness, Hit@10 and roles; the nodes where nothing was evaluated."""
     evaluation, roles = study.evaluation, study.roles

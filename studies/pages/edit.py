@@ -20,3 +20,8 @@ def words(scores: EditScores) -> list[str]:
 def summary(scores: EditScores) -> dict[str, Any]:
     """Every line of the table for a program."""
     return report.summary(scores.report)
+
+
+def records(scores: EditScores) -> list[dict[str, Any]]:
+    """A row a question and time, with all that was read."""
+    return report.records(scores.report)

@@ -106,6 +106,16 @@ def summary(study: LayerStudy) -> dict[str, Any]:
     }
 
 
+def records(study: LayerStudy) -> list[dict[str, Any]]:
+    """A row a layer and way of asking: the value in its unit, with its 95 % interval where it is known."""
+    return [
+        {"way": one.way, "layer": layer, "value": one.values[place], "unit": one.unit, "facts": one.facts,
+         "low": one.low[place] if one.low else None, "high": one.high[place] if one.high else None}
+        for one in study.measures
+        for place, layer in enumerate(study.layers)
+    ]  # fmt: skip
+
+
 def _plain(value: Any) -> dict[str, Any]:
     """Fields for a program, null for what is no number."""
     return {

@@ -30,3 +30,8 @@ def summary(study: TraceStudy) -> dict[str, Any]:
     """The numbers that a program would ask for first."""
     found = pages.summary(study.trace)
     return found if study.neurons is None else found | {"neurons": neurons.summary(study.neurons)}
+
+
+def records(study: TraceStudy) -> list[dict[str, Any]]:
+    """The trace's cells; the lens has its own rows, in `study.lens.to_frame()`."""
+    return pages.records(study.trace)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import factscope as fs
 from factscope.errors import StoreError
@@ -139,6 +140,22 @@ def test_a_circuit_is_cut_as_the_command_cuts_it(toy: Any) -> None:
     assert circuit.faithfulness > 0.5
     with pytest.warns(UserWarning, match="edges are cut to zero"):
         assert fs.find_circuit(toy, prompt, fs.EAPIG(edges=100)).task.ablation == "zero"
+
+
+def test_the_edited_model_writes_and_is_given_back(toy: Any) -> None:
+    """What plain transformers writes with the edit in; brackets are text; nothing is left of the edit."""
+    edit = fs.edit(toy, fs.request(toy, "[Oda Voss] lives in", "Vey"), "ft_m", settings={"steps": 20})
+    prompt = fs.prompt(toy, "[Oda Voss] lives in", answer="Brask")
+    assert fs.generate(toy, prompt, tokens=3).split()[0] == "Brask"
+    written = fs.generate(toy, "Oda Voss lives in", edits=[edit], tokens=4)
+    assert written.split()[0] == "Vey"
+    with edit.applied(toy):
+        plain = fs.plain_model(toy)
+    ids = torch.tensor([prompt.tokens])
+    whole = plain.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
+    assert toy.tokenizer.decode(whole, skip_special_tokens=True) == written
+    with pytest.raises(fs.UserError, match="a text of 0 tokens cannot be written"):
+        fs.generate(toy, prompt, tokens=0)
 
 
 def test_an_edit_of_one_fact_says_what_the_model_says_now(toy: Any, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ FLOORS = (
     {"data"},
     {"model"},
     {"runs", "plots"},
+    {"results"},
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 

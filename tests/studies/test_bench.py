@@ -20,6 +20,7 @@ from factscope.errors import StoreError
 from factscope.model.forward.scoring import AnswerScore
 from factscope.runs import store
 from helpers.models import TOY
+from helpers.results import check_result
 from studies.bench import compare as bench_compare
 from studies.bench import page as bench_view
 from studies.bench.bench import bench
@@ -152,6 +153,7 @@ def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows
     store.save(found, tmp_path / "saved")
     back = bench_compare.load(tmp_path / "saved")
     assert store.same(found, back)
+    check_result(found, tmp_path / "out")
     trial = back.trials[0]
     assert table("null", trial.rows, back.protocol, trial.speech) == found.scores
     bench_view.write_tables(back, tmp_path)

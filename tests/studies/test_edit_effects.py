@@ -35,6 +35,7 @@ from factscope.runs import store
 from helpers.browser import needs_chromium, open_page, with_script
 from helpers.circuits import hand_wired, task
 from helpers.models import TOY
+from helpers.results import check_result
 from studies.edit_effects.model_state import Config, Experiment
 from studies.edit_effects.page import page
 from studies.edit_effects.result import EditStudy
@@ -244,6 +245,8 @@ def test_a_study_is_saved_and_drawn_again(study: EditStudy, tmp_path: Path) -> N
     store.save(study, tmp_path)
     back = store.load(tmp_path, EditStudy)
     assert store.same(study, back)
+    check_result(study, tmp_path / "out")
+    check_result(study.diff, tmp_path / "diff")
     assert in_words(back) == in_words(study)
 
 

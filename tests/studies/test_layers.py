@@ -19,6 +19,7 @@ from factscope.plots.page import page_html
 from factscope.runs import store
 from factscope.statistics import PERMUTATIONS, spearman
 from helpers.models import TOY
+from helpers.results import check_result
 from studies.commands import app as common
 from studies.layers import LayerConfig, LayerStudy, layer_study
 from studies.pages.layers import layer_table, page
@@ -95,6 +96,7 @@ def test_the_outcome_is_the_mark_and_every_pair_is_compared(study):
 def test_a_study_saves_loads_and_draws(study, tmp_path):
     again = store.load(store.save(study, tmp_path), LayerStudy)
     assert store.same(study, again)
+    check_result(study, tmp_path / "out")
     html = page_html(page(again), light=True)
     assert "Rank correlation" in html
     table = layer_table(study)

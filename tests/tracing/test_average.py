@@ -13,6 +13,7 @@ from factscope.model.prompts import ROLES, make_prompt, prompt_of
 from factscope.plots.page import page_html
 from factscope.runs.store import load, same, save
 from helpers.models import TOY
+from helpers.results import check_result
 from tracing.average import Sweep, average, by_role
 from tracing.causal import Config, trace
 from tracing.pages.average import page, words
@@ -43,6 +44,7 @@ def test_an_average_is_the_mean_of_its_traces(toy: Any, tmp_path: Path) -> None:
     single = torch.stack([torch.stack([by_role(t.grid(k).effect, t.prompt) for k in CONFIG.sites]) for t in traces])
     torch.testing.assert_close(result.per_fact, single, equal_nan=True)
     torch.testing.assert_close(result.mean, single.mean(0), equal_nan=True)
+    check_result(result, tmp_path / "out")
     seen = ~result.mean.isnan()
     assert torch.all((result.low <= result.mean + 1e-6)[seen])
     assert torch.all((result.mean <= result.high + 1e-6)[seen])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from factscope.model.prompts import Prompt
 from factscope.plots.show import shown
+from factscope.results.result import Result
 from factscope.runs.provenance import Run
 
 TARGETS = {
@@ -76,7 +77,7 @@ class Extraction:
 
 @shown("tracing.pages.flow")
 @dataclass(frozen=True, eq=False)
-class FlowResult:
+class FlowResult(Result):
     """The flow of information to one answer (Geva et al. 2023): attention knocked out, source by layer.
 
     Log-probabilities are of the whole answer, teacher-forced, in nats. The cell of layer l has the attention knocked

@@ -107,6 +107,16 @@ def summary(result: AverageResult) -> dict[str, Any]:
     }
 
 
+def records(result: AverageResult) -> list[dict[str, Any]]:
+    """A row a kind, layer and token role: the mean effect in `unit` with its 95 % interval, and of how many facts."""
+    return [
+        {"site": result.kinds[kind], "layer": layer, "role": result.roles[role],
+         "effect": float(result.mean[kind, layer, role]), "low": float(result.low[kind, layer, role]),
+         "high": float(result.high[kind, layer, role]), "facts": int(result.count[role]), "unit": result.unit}
+        for kind, layer, role in np.ndindex(*result.mean.shape)
+    ]  # fmt: skip
+
+
 def _peaks(result: AverageResult) -> str:
     """Each kind's peak at the two tokens that matter, and the layers where it is in 95 % of bootstraps over facts."""
     found = []

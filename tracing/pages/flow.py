@@ -113,6 +113,17 @@ def summary(result: FlowResult) -> dict[str, Any]:
     }
 
 
+def records(result: FlowResult) -> list[dict[str, Any]]:
+    """A row a knockout and layer: the answer's log-probability (nats), and the relative change of its probability."""
+    return [
+        {"target": one.target, "source": one.source, "layer": layer,
+         "log_probability": float(result.log_probability[number, layer]), "clean": result.clean,
+         "change": float(result.change[number, layer])}
+        for number, one in enumerate(result.knockouts)
+        for layer in range(result.log_probability.shape[1])
+    ]  # fmt: skip
+
+
 # ---- the page ----
 
 

@@ -48,6 +48,19 @@ def summary(lens: LensResult) -> dict[str, Any]:
     }
 
 
+def records(result: LensResult) -> list[dict[str, Any]]:
+    """A row a state and position: the answer's log-probability (nats) and rank, entropy (nats), the likeliest token."""
+    states = state_labels(len(result.rank))
+    foil = result.foil_log_probability
+    return [
+        {"layer": states[state], "pos": pos, "token": result.prompt.labels[pos],
+         "log_probability": float(result.log_probability[state, pos]), "rank": int(result.rank[state, pos]),
+         "entropy": float(result.entropy[state, pos]), "top": result.top[state][pos],
+         "foil_log_probability": None if foil is None else float(foil[state, pos])}
+        for state, pos in np.ndindex(*result.rank.shape)
+    ]  # fmt: skip
+
+
 def _first(lens: LensResult) -> int | None:
     """The state from which on the answer stays first; 0 is the embedding, None where it does not."""
     behind = [state for state, rank in enumerate(lens.rank[:, -1].tolist()) if rank > 1]

@@ -104,6 +104,15 @@ def summary(result: NeuronResult) -> dict[str, Any]:
     }
 
 
+def records(result: NeuronResult) -> list[dict[str, Any]]:
+    """A row a neuron of the fact: its attribution in `unit`, and in how many wordings it was found."""
+    return [
+        {"layer": one.layer, "neuron": one.index, "wordings": one.wordings, "attribution": one.attribution,
+         "unit": result.unit}
+        for one in result.neurons
+    ]  # fmt: skip
+
+
 def _sentences(result: NeuronResult, trace: TraceResult | None) -> list[str]:
     named = ", ".join(
         f"{neuron} ({neuron.attribution:+.3f}, in {neuron.wordings} of {result.deciding})" for neuron in result.neurons

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Palette, Section, Spec, Table, Text
@@ -124,6 +125,20 @@ def summary(result: TraceResult) -> dict[str, Any]:
         "notes": [*result.prompt.notes, *doubts(result)],
         "seconds": result.run.seconds,
     }
+
+
+def records(result: TraceResult) -> list[dict[str, Any]]:
+    """A row a cell: what was restored where, its effect and standard error in `unit`; `head` where heads are apart."""
+    rows = []
+    for grid in result.grids:
+        for index in np.ndindex(*grid.effect.shape):
+            layer, *head, pos = index
+            rows.append(
+                {"site": grid.kind, "layer": layer, "head": head[0] if head else None, "pos": pos,
+                 "token": result.prompt.labels[pos], "effect": float(grid.effect[index]),
+                 "error": float(grid.error[index]), "unit": result.unit}
+            )  # fmt: skip
+    return rows
 
 
 # ---- pages ----

@@ -31,6 +31,7 @@ from factscope.plots.page import page_html
 from factscope.runs import store
 from helpers.models import TOY
 from helpers.moments import text_moments
+from helpers.results import check_result
 from helpers.schema_2 import row_as_schema_2
 
 FACT = Fact(
@@ -304,7 +305,7 @@ def test_chunks_of_values_are_kept_and_taken_up(toy, tmp_path, monkeypatch):
         torch.testing.assert_close(one.dense(), other.dense())
 
 
-def test_layers_are_tried_and_the_best_is_the_one_with_the_highest_mark(toy):
+def test_layers_are_tried_and_the_best_is_the_one_with_the_highest_mark(toy, tmp_path):
     facts = load_facts(TOY / "toy_town.json", limit=3)
     choice = try_layers(toy, facts, [0, 1, 3], moments=text_moments(toy, [0, 1, 3]), shown=False)
     assert [trial.layer for trial in choice.trials] == [0, 1, 3]
@@ -314,6 +315,7 @@ def test_layers_are_tried_and_the_best_is_the_one_with_the_highest_mark(toy):
     assert best.mark == pytest.approx(4 / sum(1 / part for part in parts))
     assert "layer" in page_html(layer_trials.page(choice), light=True)
     assert choice.likely() == ()
+    check_result(choice, tmp_path)
     assert "fewer than 5 subjects" in layer_trials.words(choice)[0]
     with pytest.raises(EditError, match="no paraphrase or no neighbour"):
         try_layers(toy, [replace(facts[0], neighbours=())], [0])

@@ -23,6 +23,7 @@ from factscope.plots.show import in_words, page_of
 from factscope.plots.specs import Table
 from factscope.runs import store
 from helpers.models import TOY
+from helpers.results import check_result
 from helpers.shown_commands import BLOCK, ROOT
 from studies.commands import app as common
 
@@ -142,6 +143,7 @@ def test_the_command_keeps_what_it_shows(edit, changed, tmp_path):
     assert out.stdout.splitlines()[1].split() == ["towns", "acc", "0.2500", "±", "0.2500", "1.0000", "±", "0.0000"]
     kept = store.load("kept", TaskReport)
     assert in_words(kept) in out.stdout
+    check_result(kept, Path("out"))
     scores = page_of(kept).sections[0].specs[0]
     assert isinstance(scores, Table)
     assert scores.rows[0][3:] == (0.25, 0.25, 1.0, 0.0)

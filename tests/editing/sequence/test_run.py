@@ -29,6 +29,7 @@ from factscope.runs import store
 from factscope.statistics import principal_plane
 from helpers.browser import needs_chromium, open_page, with_script
 from helpers.models import TOY
+from helpers.results import check_result
 from helpers.schema_2 import row_as_schema_2, table_as_schema_2
 from studies.commands import app as common
 
@@ -253,6 +254,7 @@ def test_a_hook_sees_the_edited_model_and_its_words_are_kept(run, tmp_path):
     assert [point.extra["facts"] for point in result.checkpoints] == [0, 2]
     again = store.load(store.save(result, tmp_path), SequenceResult)
     assert store.same(result, again)
+    check_result(result, tmp_path / "out")
     with pytest.raises(StoreError, match="looked at: true, not false"):  # half of it would lack what was looked at
         run(tmp_path, Config(every=2), 2)
 

@@ -264,6 +264,24 @@ def test_a_disk_that_fills_up_at_the_page_leaves_the_result_to_be_drawn(
     assert run_command("trace", "show", "run").exit_code == 0
 
 
+def test_a_saved_run_gives_a_papers_table_and_figures(run_command: Any, tmp_path: Path) -> None:
+    assert run_command("trace", MARKED, *QUICK, "--out", "run").exit_code == 0
+    shown = run_command("trace", "show", "run", "--table", "t.tex", "--figures", "drawn", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    body = json.loads(shown.stdout)
+    assert body["table"] == "t.tex"
+    assert (tmp_path / "t.tex").read_text(encoding="utf-8").startswith("\\begin{tabular}")
+    assert body["figures"]
+    assert all(Path(place).read_text(encoding="utf-8").startswith("<svg") for place in body["figures"])
+    for flags, said in (
+        (("--table", "t.xlsx"), "t.xlsx ends in '.xlsx'; a table is one of .csv, .parquet, .tex"),
+        (("--figures", "x", "--figure-format", "gif"), "there is no figure format 'gif'; choose one of svg, pdf, png"),
+    ):
+        refused = run_command("trace", "show", "run", *flags)
+        assert (refused.exit_code, said in refused.stderr) == (2, True), refused.stderr
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_and_version_do_not_import_torch(flag: str) -> None:
     code = (

@@ -6,11 +6,15 @@ reads what the down-projection reads, x, and rewrites what the down-projection w
 row, at the prompt's last token and from what stands there and before it (`factscope.model.forward.ends`), so that what
 is scored and what is generated are answers of one and the same model. Where no gate opens, y is handed on untouched:
 the model is bitwise the one without the edit.
+
+A gate that looks at the whole prompt acts on positions before those that it was decided by. It cannot be asked by what
+runs parts of a model, or positions from the middle of a prompt on, and says so.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -18,13 +22,21 @@ from torch import Tensor
 
 from editing import bypasses
 from factscope.catalogue import Catalogue
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge
-from factscope.model.forward.ends import Ends, ends_of
+from factscope.model.bridge import Bridge, device
+from factscope.model.forward.batched import padded
+from factscope.model.forward.ends import Ends, ending, ends_of
+from factscope.model.hooks import record
+from factscope.model.prompts import tokenized
 from factscope.model.sites import Site
 from factscope.model.weights import key_width
 
 Write = Callable[[Tensor, Tensor, Ends], Tensor | None]  # x, y, where prompts end -> y, or None where nothing opens
+Load = Callable[
+    [Tensor, Ends], Tensor
+]  # x, where prompts end -> share of each prompt that each unit answers [row unit]
+ABOUT = 3  # paraphrases of a fact, and neighbours, whose meeting with a gate is noted
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +58,25 @@ class BypassKind:
     about: str  # what it is, in a sentence for cards and pages
     shapes: dict[str, tuple[str, ...]]  # of its tensors; "d_in" and "d_out" are the projection's
     join: Callable[[Sequence[Bypass]], Bypass]  # several edits' at one layer, in order; EditError where they disagree
-    writer: Callable[[Bypass], Write]
+    writer: Callable[[Bypass, Bridge], Write]
     scrambled: Callable[[Bypass, torch.Generator, bool], Bypass]  # a random memory as large; with True, gate too
+    load: Callable[[Bypass, Bridge], Load]  # its units are balls, experts, neurons
+    prompts: bool = False  # whether its gate looks at the whole prompt, whose tokens `Ends` then holds
+
+
+@dataclass(frozen=True)
+class Met:
+    """How a prompt met what stands beside the weights, when its edit was computed."""
+
+    fact: int  # which of the edit's requests it is about
+    about: Literal["edit", "paraphrase", "neighbour"]
+    prompt: str
+    load: tuple[float, ...]  # share of the prompt's tokens that each unit answers; all 0 where the gate is closed
+
+    @property
+    def opened(self) -> bool:
+        """Whether the gate opened."""
+        return any(self.load)
 
 
 KINDS = Catalogue("kind of bypass", bypasses, "KIND", BypassKind, EditError)
@@ -80,13 +109,42 @@ def join(parts: Sequence[Bypass]) -> list[Bypass]:
     ]
 
 
-def functions(parts: Sequence[Bypass]) -> list[tuple[Site, Callable[[Tensor], Tensor | None]]]:
+def functions(parts: Sequence[Bypass], model: Bridge) -> list[tuple[Site, Callable[[Tensor], Tensor | None]]]:
     """The hooks of joined bypasses, to stand in the model."""
-    return [hook for part in parts for hook in _pair(part, KINDS.get(part.kind).writer(part))]
+    return [hook for part in parts for hook in _hooks(part, KINDS.get(part.kind), model)]
 
 
-def _pair(part: Bypass, write: Write) -> list[tuple[Site, Callable[[Tensor], Tensor | None]]]:
+def read_prompts(parts: Sequence[Bypass]) -> bool:
+    """Whether a gate among them looks at whole prompts."""
+    return any(KINDS.get(part.kind).prompts for part in parts)
+
+
+@torch.no_grad()
+def meetings(model: Bridge, part: Bypass, requests: Sequence[EditRequest], start: str) -> tuple[Met, ...]:
+    """How the prompts of these facts, some paraphrases and some neighbours meet a bypass; it need not be in place."""
+    asked: list[tuple[int, Literal["edit", "paraphrase", "neighbour"], str]] = []
+    for number, request in enumerate(requests):
+        asked.append((number, "edit", request.prompt))
+        asked += [(number, "paraphrase", text) for text in request.paraphrases[:ABOUT]]
+        asked += [(number, "neighbour", one.prompt) for one in request.neighbours[:ABOUT]]
+    load, found, site = KINDS.get(part.kind).load(part, model), [], Site("mlp_hidden", part.layer)
+    above = {"stop_at_layer": part.layer + 1} if part.layer + 1 < model.cfg.n_layers else {}
+    for some in (asked[i : i + 64] for i in range(0, len(asked), 64)):
+        rows = [tokenized(model, text, start=start)[0] for _, _, text in some]
+        ids = padded(rows).to(device(model))
+        with ending(torch.tensor([len(row) - 1 for row in rows]), tokens=ids) as now, record(model, [site]) as seen:
+            model(ids, use_cache=False, **above)
+        found += [Met(*one, tuple(shares)) for one, shares in zip(some, load(seen[site], now).tolist(), strict=True)]
+    return tuple(found)
+
+
+def _hooks(part: Bypass, kind: BypassKind, model: Bridge) -> list[tuple[Site, Callable[[Tensor], Tensor | None]]]:
+    write = kind.writer(part, model)
+    met: list[Tensor] = []
     read: list[Tensor] = []
+
+    def meeting(tokens: Tensor) -> None:
+        met[:] = [tokens]
 
     def reading(x: Tensor) -> None:
         read[:] = [x]
@@ -94,6 +152,16 @@ def _pair(part: Bypass, write: Write) -> list[tuple[Site, Callable[[Tensor], Ten
     def writing(y: Tensor) -> Tensor | None:
         (x,) = read
         read.clear()
-        return write(x, y, ends_of(y.shape[0], y.shape[1]))
+        now = ends_of(y.shape[0], y.shape[1])
+        tokens = met.pop() if met else None
+        if kind.prompts and now.tokens is None:
+            if tokens is None or tokens.shape != y.shape[:2]:
+                raise EditError(
+                    "an edit is in place whose gate reads whole prompts, and this runs parts of the model or of a "
+                    "prompt: take the edit out"
+                )
+            now.tokens = tokens
+        return write(x, y, now)
 
-    return [(Site("mlp_hidden", part.layer), reading), (Site("mlp_write", part.layer), writing)]
+    pair = [(Site("mlp_hidden", part.layer), reading), (Site("mlp_write", part.layer), writing)]
+    return [(Site("tokens"), meeting), *pair] if kind.prompts else pair

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from editing.bypass import meetings
 from editing.contexts import OPENINGS, contexts
 from editing.edit import Edit, base_of, in_float32, in_place
 from editing.method import MethodConfig, MethodInputs, MethodOutput, MethodSpec, method
@@ -102,13 +103,7 @@ def _edits(
     """The edits that `make` computes: one for all requests, or one for each."""
     requests = requests_of(asked)
     check(requests)
-    if any(edit.preface for edit in in_place(model)) and not spec.in_context:
-        raise EditError(f"an in-context edit is in place, and {spec.name} cannot build on a text: take it out first")
-    if any(edit.bypasses for edit in in_place(model)) and not (spec.in_context or spec.beside):
-        raise EditError(
-            f"an edit beside the weights is in place, whose gate looks at whole prompts, and {spec.name} runs parts of "
-            "them: take it out first, or edit with a method of its kind"
-        )
+    _check_below(spec, in_place(model))
     config = config or spec.config_for(model)
     spec.check(model, config)
     run = Run.of(model, how.seed)
@@ -140,11 +135,23 @@ def _edits(
             moments=moments,
             contexts=templates,
             start_token=how.start,
+            met=tuple(one for part in output.bypasses for one in meetings(model, part, own, how.start)),
             run=run.ended(seconds[0]),
             **(vars(output) | {"notes": (*output.notes, *notes)}),
         )
         for own, output in zip(edited, outputs, strict=True)
     ]
+
+
+def _check_below(spec: MethodSpec, below: Sequence[Edit]) -> None:
+    """EditError where the method cannot build on the edits in place."""
+    if any(edit.preface for edit in below) and not spec.in_context:
+        raise EditError(f"an in-context edit is in place, and {spec.name} cannot build on a text: take it out first")
+    if any(edit.bypasses for edit in below) and not (spec.in_context or spec.beside):
+        raise EditError(
+            f"an edit beside the weights is in place, whose gate looks at whole prompts, and {spec.name} runs parts of "
+            "them: take it out first, or edit with a method of its kind"
+        )
 
 
 def _usual_length(model: Bridge, spec: MethodSpec, config: MethodConfig, start: str, base: str) -> float | None:

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.bypass import Bypass, functions, join
+from editing.bypass import Bypass, Met, functions, join, read_prompts
 from editing.bypass import check as check_bypass
 from editing.delta import Delta
 from editing.evaluation.read import Row
@@ -35,7 +35,7 @@ from factscope.data.request import EditRequest, saved_request
 from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.prefix import Preface, put_before
-from factscope.model.hooks import stand
+from factscope.model.hooks import stand, standing
 from factscope.model.weights import WeightName, fingerprint, live_weights
 from factscope.plots.show import shown
 from factscope.results.result import Result
@@ -82,6 +82,7 @@ class Edit(Result):
     bypasses: tuple[Bypass, ...] = ()  # what stands beside a projection and speaks where a gate opens
     scope: Scope | None = None  # of an in-context edit: the questions before which its texts stand; None: all
     rows: tuple[Row, ...] = ()  # of one fact: what the model said and says now, where it was asked; not in the digest
+    met: tuple[Met, ...] = ()  # how prompts about its facts met the gate
     run: Run | None = None
     former: tuple[dict[str, Any], ...] = ()  # the facts of an edit of schema 1, of which its digest is
     digest: str = field(default="")
@@ -237,11 +238,12 @@ def revert(model: Bridge, edits: Sequence[Edit]) -> None:
 def _put(model: Bridge, ledger: _Ledger, weights: dict[str, Tensor], edits: list[Edit]) -> None:
     """Let exactly these edits be in place: in the weights, beside them and before every prompt."""
     before = list(ledger.edits)
-    beside = functions(join([part for edit in edits for part in edit.bypasses]))  # may be refused, so before the rest
+    parts = join([part for edit in edits for part in edit.bypasses])  # may be refused, so before the rest
     digests = [edit.digest for edit in edits if edit.bypasses]
     _move(ledger, weights, edits)
     try:
-        stand(model, hashlib.sha256("".join(digests).encode()).hexdigest() if digests else "", beside)
+        digest = hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+        stand(model, digest, functions(parts, model), read_prompts(parts))
     except BaseException:
         _move(ledger, weights, before)
         raise
@@ -271,6 +273,19 @@ def unedited(model: Bridge) -> Iterator[None]:
         yield
     finally:
         commit(model, edits)
+
+
+@contextmanager
+def set_aside(model: Bridge, kind: str, layer: int) -> Iterator[None]:
+    """The block runs without what edits in place do by this kind of bypass beside this layer; all else stands."""
+    parts = [part for edit in in_place(model) for part in edit.bypasses]
+    others = join([part for part in parts if (part.kind, part.layer) != (kind, layer)])
+    digest, whole = standing(model), join(parts)
+    stand(model, f"{digest} without {kind}", functions(others, model), read_prompts(others))
+    try:
+        yield
+    finally:
+        stand(model, digest, functions(whole, model), read_prompts(whole))
 
 
 @contextmanager
@@ -399,6 +414,7 @@ def merged(edits: Sequence[Edit]) -> Edit:
         scope=joined([edit.scope for edit in edits if edit.preface]),
         memory={name: torch.cat([edit.memory[name] for edit in edits if name in edit.memory]) for name in kept},
         bypasses=tuple(join([part for edit in edits for part in edit.bypasses])),
+        met=(),
         notes=(f"a stack of {len(edits)} edits: {', '.join(edit.name for edit in edits)}",),
         digest="",
     )

@@ -42,6 +42,7 @@ def scrambled(edit: Edit, seed: int, kind: str = "directions") -> Edit:
         method=f"scrambled {edit.method}",
         deltas=deltas,
         bypasses=bypasses,
+        met=(),
         seed=seed,
         reports=(),
         curve=None,

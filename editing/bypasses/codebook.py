@@ -21,8 +21,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from editing.bypass import Bypass, BypassKind, Write
+from editing.bypass import Bypass, BypassKind, Load, Write
 from factscope.errors import EditError
+from factscope.model.bridge import Bridge
 from factscope.model.forward.ends import Ends
 
 GAP = 1e-5  # between two balls after a split
@@ -70,7 +71,7 @@ def balls(part: Bypass) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     return torch.tensor(radii), torch.stack(written), tuple(own)
 
 
-def writer(part: Bypass) -> Write:
+def writer(part: Bypass, _: Bridge) -> Write:
     """Write the value of the ball that a prompt's last token falls into, there."""
     radii, values, own = balls(part)
     return partial(_write, part.tensors["keys"][list(own)], radii, values)
@@ -96,6 +97,18 @@ def _write(keys: Tensor, radii: Tensor, values: Tensor, x: Tensor, y: Tensor, no
     return y.index_put((rows, last[rows]), values.to(y)[place[opened]])
 
 
+def load(part: Bypass, _: Bridge) -> Load:
+    """All of a prompt, for the ball that its last token falls into."""
+    radii, own = balls(part)[::2]
+
+    def shares(x: Tensor, now: Ends) -> Tensor:
+        at = torch.arange(len(x), device=x.device), now.last.to(x.device) - now.begun
+        place = nearest(part.tensors["keys"][list(own)], radii, x[at]).cpu()
+        return (place[:, None] == torch.arange(len(own))).float()
+
+    return shares
+
+
 def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
     """Values of the same norms in random directions, behind the same keys or such keys."""
     tensors = dict(part.tensors)
@@ -113,4 +126,5 @@ KIND = BypassKind(
     join,
     writer,
     scrambled,
+    load,
 )

@@ -1,17 +1,24 @@
-"""What stands beside the weights, drawn: the balls of a codebook in the plane of its keys; numbers in, specs out."""
+"""What stands beside the weights, drawn: what its gate met, the balls of a codebook, the load of experts.
+
+Numbers in, specs out.
+"""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from editing.bypass import KINDS, Bypass, join
+from editing.bypass import KINDS, Bypass, Met, join
 from editing.bypasses.codebook import balls
 from editing.edit import Edit
 from factscope.plots.figures.slides import Points, Scatter
-from factscope.plots.specs import Spec, Table
+from factscope.plots.specs import Heatmap, Spec, Table
 from factscope.statistics import principal_plane
 
 MOST = 300  # balls that are drawn
+ROWS = 30  # facts, and rows of a heat map, that are shown
+About = Literal["edit", "paraphrase", "neighbour"]
+NAMES: dict[About, str] = {"edit": "prompts as edited", "paraphrase": "paraphrases", "neighbour": "neighbours"}
 
 
 def beside(edits: Sequence[Edit]) -> tuple[Spec, ...]:
@@ -25,7 +32,24 @@ def beside(edits: Sequence[Edit]) -> tuple[Spec, ...]:
     if not rows:
         return ()
     drawn = [codebook(part) for part in parts if part.kind == "codebook" and len(part.words) > 1]
-    return (Table("What stands beside the weights", ("layer", "what", "tensors"), rows), *drawn)
+    routed = [edit for edit in edits if edit.met and edit.bypasses[0].kind == "experts"]
+    whole = Table("What stands beside the weights", ("layer", "what", "tensors"), rows)
+    return (whole, *opened(edits), *drawn, *experts(routed))
+
+
+def opened(edits: Sequence[Edit]) -> tuple[Table, ...]:
+    """How often the gate of an edit opened, by what the prompt was."""
+    met = [one for edit in edits for one in edit.met]
+    rows = tuple(
+        (name, len(some), sum(one.opened for one in some), sum(one.opened for one in some) / len(some))
+        for about, name in NAMES.items()
+        if (some := [one for one in met if one.about == about])
+    )
+    note = (
+        "Each edit's own gate, when the edit was computed. A prompt at which it stays closed is answered as by the "
+        "model without the edit, to the last bit."
+    )
+    return (Table("What the gate met", ("prompts", "asked", "opened", "share"), rows, note),) if rows else ()
 
 
 def codebook(part: Bypass) -> Scatter:
@@ -46,3 +70,67 @@ def codebook(part: Bypass) -> Scatter:
         "keys", np.asarray(places[:, 0]), np.asarray(places[:, 1]), labels, radii=tuple(radii.tolist()[:MOST])
     )
     return Scatter("Balls of the codebook", (points,), "first component", "second component", "", False, note)
+
+
+def experts(edits: Sequence[Edit]) -> tuple[Spec, ...]:
+    """The load of each edit's experts, by prompt and by relation, and which expert each prompt met."""
+    if not edits:
+        return ()
+    rows = [row for edit in edits for row in _loads(edit, several=len(edits) > 1)]
+    width = max(len(load) for _, load in rows)
+    values = np.array([[*load, *[np.nan] * (width - len(load))] for _, load in rows[:ROWS]])
+    columns = tuple(f"expert {number}" for number in range(width))
+    note = (
+        "Share of the tokens whose most likely expert it is, of prompts in scope; specialised experts differ from row "
+        "to row, balanced ones are alike within a row."
+    )
+    load = Heatmap(
+        "Load of the experts", values, tuple(name for name, _ in rows[:ROWS]), columns, "prompts", "expert", "share",
+        limits=(0.0, 1.0), palette="green", note=note,
+    )  # fmt: skip
+    return (load, _routes(edits))
+
+
+def _loads(edit: Edit, several: bool) -> list[tuple[str, tuple[float, ...]]]:
+    """Names and mean loads: of the prompts as edited, of paraphrases, and of each relation where there are several."""
+    own = [one for one in edit.met if one.opened]
+    relations = dict.fromkeys(request.relation for request in edit.requests)
+    groups = {name: [one for one in own if one.about == about] for about, name in NAMES.items()}
+    if len(relations) > 1:
+        groups |= {
+            relation: [one for one in own if edit.requests[one.fact].relation == relation and one.about != "neighbour"]
+            for relation in relations
+        }
+    before = f"{edit.name[:6]}: " if several else ""
+    return [(before + name, mean_load(some)) for name, some in groups.items() if some]
+
+
+def mean_load(some: Sequence[Met]) -> tuple[float, ...]:
+    """Of several prompts, each counting the same."""
+    return tuple(np.array([one.load for one in some]).mean(0).tolist())
+
+
+def consistency(some: Sequence[Met]) -> float:
+    """Share of what these prompts ask that goes to the expert which most of it goes to (Wang and Li 2024, eq. 13)."""
+    return max(mean_load(some))
+
+
+def _routes(edits: Sequence[Edit]) -> Table:
+    """Fact by fact: the expert that answers most of the prompt, and how much of the fact goes to one expert."""
+    rows = []
+    for edit in edits:
+        for number, request in enumerate(edit.requests):
+            own = [one for one in edit.met if one.fact == number and one.opened and one.about != "neighbour"]
+            if own:
+                first = [int(np.argmax(one.load)) for one in own]
+                others = ", ".join(map(str, first[1:])) or None
+                rows.append((request.prompt, request.target, first[0], others, consistency(own)))
+    mean = f" Mean over {len(rows)} facts: {np.mean([row[-1] for row in rows]):.2f}." if rows else ""
+    note = (
+        "Consistency: the share of a fact's tokens, in its prompt and its paraphrases, that go to the expert which "
+        f"most of them go to; 1 where one expert answers all.{mean}"
+    )
+    if len(rows) > ROWS:
+        note += f" The first {ROWS} are shown."
+    columns = ("prompt", "target", "expert", "of its paraphrases", "consistency")
+    return Table("Which expert each prompt met", columns, tuple(rows[:ROWS]), note)

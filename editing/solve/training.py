@@ -25,6 +25,7 @@ from editing.solve.adam import Adam
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
+from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame
 from factscope.model.hooks import hooked, record
 from factscope.model.sites import Site
@@ -65,6 +66,10 @@ class Change(ABC):
     @abstractmethod
     def deltas(self, group: int) -> tuple[Delta, ...]:
         """One group's change, as it stands."""
+
+    def meets(self, _: "Rows", __: Int[Tensor, " fact"], /) -> None:
+        """Said before each step: the rows that `added` will be given are those of these facts."""
+        return
 
     def penalty(self, _: Parts, /) -> Tensor | float:
         """Of each group [group], given the parts; beside the loss in the gradient, and not shown with it."""
@@ -172,20 +177,22 @@ class Rows:
     """All prompts, right-padded, with the residual stream that enters the lowest layer kept from one clean pass."""
 
     def __init__(self, inputs: MethodInputs, how: Training, layers: Sequence[int]) -> None:
-        model, self.layers = inputs.model, layers
-        rows, self.places, self.tokens = [], [], []
-        ending = _end_token(model) if how.end else []
+        model, self.layers, self.requests = inputs.model, layers, inputs.requests
+        rows, ends, self.places, self.tokens = [], [], [], []
+        end = _end_token(model) if how.end else []
         for request in inputs.requests:
             (prompt,) = target_prompts(model, request, ("{}",), inputs.start)
-            positions, ids = how.wanted(len(prompt.tokens) - 1, [*prompt.answer_ids, *ending])
-            rows.append((*prompt.tokens, *prompt.answer_ids, *ending)[:-1])
+            ends.append(len(prompt.tokens) - 1)
+            positions, ids = how.wanted(ends[-1], [*prompt.answer_ids, *end])
+            rows.append((*prompt.tokens, *prompt.answer_ids, *end)[:-1])
             self.places.append(positions)
             self.tokens.append(ids)
-        tokens = padded(rows).to(device(model))
-        self.frame, site = Frame.of(model, tokens), Site("resid_pre", layers[0])
+        self.ends, self.rows = torch.tensor(ends), padded(rows).to(device(model))
+        self.lengths = tuple(map(len, rows))
+        self.frame, site = Frame.of(model, self.rows), Site("resid_pre", layers[0])
         stop = {"stop_at_layer": layers[0] + 1} if layers[0] + 1 < model.cfg.n_layers else {}
-        with torch.no_grad(), record(model, [site]) as seen:
-            model(tokens, use_cache=False, **stop)
+        with torch.no_grad(), ending(self.ends, tokens=self.rows), record(model, [site]) as seen:
+            model(self.rows, use_cache=False, **stop)
         self.resid = seen[site]
 
     def losses(self, change: Change, parts: Parts, some: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,6 +205,7 @@ class Rows:
         sites: list[tuple[Site, Callable[[Tensor], Tensor | None]]] = []
         for layer in self.layers:
             sites += [(Site("mlp_hidden", layer), read.append), (Site("mlp_write", layer), adding(layer))]
+        change.meets(self, some)
         with hooked(self.frame.model, sites):
             logp, row, _ = self.asked(some)
         count = torch.bincount(row).to(logp)
@@ -206,7 +214,9 @@ class Rows:
 
     def asked(self, some: Tensor) -> tuple[Float[Tensor, " token"], Int[Tensor, " token"], Int[Tensor, " token"]]:
         """Log-probability of every token that is asked of these facts, its row among them, and the position it has."""
-        out = self.frame.blocks(self.resid[some.to(self.resid.device)], self.layers[0])
+        here = some.to(self.resid.device)
+        with ending(self.ends[some], tokens=self.rows[here]):
+            out = self.frame.blocks(self.resid[here], self.layers[0])
         chosen = some.tolist()
         row = torch.tensor([r for r, fact in enumerate(chosen) for _ in self.places[fact]])
         column = torch.tensor([place for fact in chosen for place in self.places[fact]])

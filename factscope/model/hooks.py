@@ -7,7 +7,7 @@ a result of zero.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,16 @@ from factscope.model.sites import Site, flag_of, hook_name
 
 Index = slice | Sequence[int] | Tensor
 _POINTS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-_STANDING: WeakKeyDictionary[Any, tuple[str, list[tuple[Any, Any]]]] = WeakKeyDictionary()
+_STANDING: WeakKeyDictionary[Any, "_Standing"] = WeakKeyDictionary()
+
+
+@dataclass(eq=False)
+class _Standing:
+    """What stands beside a model's modules."""
+
+    digest: str = ""
+    prompts: bool = False  # whether what it does at a position depends on what follows in the prompt
+    handles: list[tuple[Any, Any]] = field(default_factory=list)
 
 
 class HookNeverFired(RuntimeError):
@@ -112,17 +121,22 @@ def _take_off(handles: Sequence[tuple[Any, Any]]) -> None:
         point.fwd_hooks.remove(handle)
 
 
-def stand(model: Bridge, digest: str, functions: Sequence[tuple[Site, Callable[[Tensor], Tensor | None]]]) -> None:
+def stand(
+    model: Bridge,
+    digest: str,
+    functions: Sequence[tuple[Site, Callable[[Tensor], Tensor | None]]],
+    prompts: bool = False,
+) -> None:
     """From now on call these functions before any other hook, in the place of those that stood there; none: of nothing.
 
     What stands is a part of what the model computes, as its weights are: it outlives TransformerLens's own resets, a
-    run that does not reach it is no error, and `digest` names it in the model's fingerprint.
+    run that does not reach it is no error, and `digest` names it in the model's fingerprint. `prompts` says that what
+    it does at a position depends on what follows in the prompt, so that two prompts which begin alike share nothing.
     """
-    _, old = _STANDING.pop(model, ("", []))
-    _take_off(old)
+    _take_off(_STANDING.pop(model, _Standing()).handles)
     if not functions:
         return
-    _STANDING[model] = (digest, [])
+    _STANDING[model] = _Standing(digest, prompts)
     for site, function in reversed(functions):
         point = _point(model, site)
 
@@ -131,12 +145,17 @@ def stand(model: Bridge, digest: str, functions: Sequence[tuple[Site, Callable[[
             return changed
 
         # Each goes before all others, so the last one is put first: they run in the order in which they are given.
-        _STANDING[model][1].append((point, point.add_hook(call, is_permanent=True, prepend=True)))
+        _STANDING[model].handles.append((point, point.add_hook(call, is_permanent=True, prepend=True)))
 
 
 def standing(model: Bridge) -> str:
     """The digest of what stands beside the model's modules; empty where nothing does."""
-    return _STANDING.get(model, ("", []))[0]
+    return _STANDING.get(model, _Standing()).digest
+
+
+def reads_prompts(model: Bridge) -> bool:
+    """Whether what stands beside the model's modules looks at whole prompts."""
+    return _STANDING.get(model, _Standing()).prompts
 
 
 @contextmanager

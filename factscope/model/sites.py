@@ -3,12 +3,14 @@
 A `Site` names the output of one part of the model in the field's words; `hook_name` turns it into TransformerLens's.
 Everything else in Factscope speaks of sites.
 
+    tokens              what the embedding reads: token ids                [row, pos]
     embed               token embeddings, before positions are added      [row, pos, d_model]
     resid_pre, resid    the residual stream before and after a block      [row, pos, d_model]
     mlp, attn           what a block's MLP or attention adds to it        [row, pos, d_model]
     head                one head's attention-weighted values (z)          [row, pos, head, d_head]
     pattern             attention probabilities                           [row, head, query, key]
     mlp_hidden          the MLP's hidden activations, its down-projection's input [row, pos, d_mlp]
+    mlp_read            what the MLP reads, after its norm                    [row, pos, d_model]
     mlp_write           the down-projection's output, before any norm that follows it   [row, pos, d_model]
     head_result         each head's write to the residual stream (flag)   [row, pos, head, d_model]
     q_input ... v_input what each reader reads, before its norm (flag)    [row, pos, head, d_model]
@@ -20,6 +22,7 @@ Where a model normalises after a sub-layer (Gemma-2 and -3), `mlp` and `attn` ar
 from dataclasses import dataclass
 
 _HOOKS = {
+    "tokens": "embed.hook_in",
     "embed": "hook_embed",
     "resid_pre": "blocks.{}.hook_in",
     "resid": "blocks.{}.hook_out",
@@ -28,6 +31,7 @@ _HOOKS = {
     "head": "blocks.{}.attn.hook_z",
     "pattern": "blocks.{}.attn.hook_pattern",
     "mlp_hidden": "blocks.{}.mlp.out.hook_in",
+    "mlp_read": "blocks.{}.mlp.hook_in",
     "mlp_write": "blocks.{}.mlp.out.hook_out",
     "head_result": "blocks.{}.attn.hook_result",
     "q_input": "blocks.{}.attn.hook_q_input",
@@ -57,8 +61,8 @@ class Site:
             raise ValueError(f"no site kind {self.kind!r}; there are {', '.join(_HOOKS)}")
 
     def __str__(self) -> str:
-        if self.kind == "embed":
-            return "embed"
+        if self.kind in ("tokens", "embed"):
+            return self.kind
         return f"{self.kind}{self.layer}" + (f".h{self.head}" if self.head is not None else "")
 
 

@@ -42,9 +42,11 @@ def edits(toy: Any) -> dict[str, list[Edit]]:
 
 
 def rows_of(model: Any, edit: Edit) -> list[tuple[int, ...]]:
-    """The edit's own prompt, and some about other things."""
+    """The edit's own prompt, and some about other subjects."""
     (own,) = target_prompts(model, edit.requests[0], ("{}",), "auto")
-    others = [fs.prompt(model, text, answer="Vey").tokens for text in ("[Oda Voss] works as a", "[Mira Drey] lives in")]
+    others = [
+        fs.prompt(model, text, answer="Vey").tokens for text in ("[Ilse Senn] works as a", "[Mira Drey] lives in")
+    ]
     return [tuple(own.tokens), *map(tuple, others)]
 
 
@@ -281,9 +283,9 @@ def test_a_query_falls_into_its_nearest_ball_or_none() -> None:
     assert nearest(keys, radii, queries).tolist() == [0, 0, -1, -1, 1, -1]
 
 
-def test_the_value_stands_at_the_prompts_end_and_nowhere_else() -> None:
+def test_the_value_stands_at_the_prompts_end_and_nowhere_else(toy: Any) -> None:
     part = book(((0, 0), 1, "a"))
-    (_, read), (_, write) = functions([part])
+    (_, read), (_, write) = functions([part], toy)
     x, y = torch.full((2, 3, 2), 9.0), torch.zeros(2, 3, 3)
     x[0, 1], x[1, 2] = 0, 0  # the second row's prompt ends before its key would be met
     with ending(torch.tensor([1, 1])):
@@ -341,6 +343,13 @@ def test_one_edit_of_many_facts_is_many_edits_of_one(toy: Any, edits: Any) -> No
         torch.testing.assert_close(tensor, torch.cat([part.tensors[name] for part in parts]), atol=1e-4, rtol=1e-4)
     alone = compute("grace", toy, asked[:1], shown=False).bypasses[0]
     torch.testing.assert_close(alone.tensors["values"], parts[0].tensors["values"], atol=1e-3, rtol=1e-3)
+
+
+def test_another_question_about_the_subject_is_answered_as_before(toy: Any, edits: Any) -> None:
+    row = tuple(fs.prompt(toy, "[Oda Voss] works as a", answer="cook").tokens)
+    before = last(toy, [row])[0]
+    with edits["grace"][0].applied(toy):
+        assert torch.equal(last(toy, [row])[0], before)
 
 
 def test_a_value_begins_as_what_is_written_there(toy: Any) -> None:

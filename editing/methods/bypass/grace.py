@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from editing.bypass import Bypass
@@ -150,6 +150,7 @@ class _Rows:
     """Prompts with their targets, right-padded, and what one pass of the model as it is left of them."""
 
     frame: Frame
+    tokens: Int[Tensor, "fact pos"]
     layer: int
     resid: Float[Tensor, "fact pos d_model"]  # what enters the layer
     ends: Tensor  # [fact] the position of the prompt's last token
@@ -169,14 +170,14 @@ class _Rows:
         resid, hidden, written = (seen[site] for site in sites)
         at = torch.arange(len(ends)), ends
         answers = tuple(tuple(prompt.answer_ids) for prompt in prompts)
-        return cls(frame, layer, resid, ends, answers, hidden[at].float().cpu(), written[at].float())
+        return cls(frame, ids, layer, resid, ends, answers, hidden[at].float().cpu(), written[at].float())
 
     def losses(self, values: Tensor) -> Tensor:
         """Mean loss of each fact's target with its value written at its prompt's end, nats per token."""
         ends = self.ends.to(self.resid.device)
         at = torch.arange(len(ends), device=ends.device), ends
         write = Site("mlp_write", self.layer), lambda y: y.index_put(at, values.to(y))
-        with hooked(self.frame.model, [write]), ending(self.ends):
+        with hooked(self.frame.model, [write]), ending(self.ends, tokens=self.tokens):
             out = self.frame.blocks(self.resid, self.layer)
         row = torch.tensor([r for r, answer in enumerate(self.answers) for _ in answer])
         offset = torch.tensor([t for answer in self.answers for t in range(len(answer))])
@@ -191,7 +192,7 @@ class _Rows:
 def _read(model: Bridge, ids: Tensor, ends: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
     """What passes at these sites of one layer, in one pass up to it."""
     above = max(site.layer for site in sites) + 1
-    with ending(ends), record(model, sites) as seen:
+    with ending(ends, tokens=ids), record(model, sites) as seen:
         model(ids, use_cache=False, **({"stop_at_layer": above} if above < model.cfg.n_layers else {}))
     return seen
 

@@ -17,7 +17,7 @@ from factscope.model.bridge import Bridge, device, run_blocks
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import all_prefaced
-from factscope.model.hooks import record
+from factscope.model.hooks import reads_prompts, record
 from factscope.model.readout import readout
 from factscope.model.sites import Site
 
@@ -50,7 +50,7 @@ def logits_at(
         tokens = padded([rows[i] for i in some]).to(device(model))
         begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
         ends = torch.tensor([min(positions[i]) for i in some])
-        with record(model, [last]) as seen, ending(ends, begun):
+        with record(model, [last]) as seen, ending(ends, begun, tokens):
             run_blocks(model, tokens[:, begun:], cache)
         where = [(r, p - begun) for r, i in enumerate(some) for p in positions[i]]
         picked = seen[last][[r for r, _ in where], [p for _, p in where]]
@@ -61,8 +61,12 @@ def logits_at(
 
 
 def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[int, Any]:
-    """How many tokens all rows share before `first`, and their keys and values for every row; 0 and None if too few."""
-    if len(tokens) == 1:
+    """How many tokens all rows share before `first`, and their keys and values for every row; 0 and None if too few.
+
+    What stands beside the model and looks at whole prompts acts on shared tokens too, in each row by that row's prompt:
+    nothing is shared then.
+    """
+    if len(tokens) == 1 or reads_prompts(model):
         return 0, None
     same = (tokens == tokens[:1]).all(0)[:first]
     begun = int(same.long().cumprod(0).sum())

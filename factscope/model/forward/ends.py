@@ -2,17 +2,21 @@
 
 A decision that looked at the whole row would be another while an answer is being written than when it is scored. So
 whoever runs prompts says with `ending` where they end, and a gate decides there, once for each row, in the one pass
-that runs this token. A pass that nobody spoke for (`model(tokens)`, a trace, a circuit) is taken as prompts that fill
-their rows.
+that runs this token. A gate that looks at the whole prompt (at its words, or at a mean over its tokens) acts on every
+position of its row, also on those before what it was decided by; what it decided is kept for the passes that follow. A
+pass that nobody spoke for (`model(tokens)`, a trace, a circuit) is taken as prompts that fill their rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -21,15 +25,27 @@ class Ends:
 
     last: Tensor  # [row] the position of each prompt's last token
     begun: int = 0  # positions that earlier passes have run
+    tokens: Tensor | None = None  # [row pos] the rows from their first tokens on, where they are known
+    decided: dict[int, Any] = field(default_factory=dict)  # what gates have decided about these rows, by who asks
+
+    def once(self, who: object, decide: Callable[[], T]) -> T:
+        """What `who` decided about these rows: now, or in an earlier pass."""
+        if id(who) not in self.decided:
+            self.decided[id(who)] = decide()
+        found: T = self.decided[id(who)]
+        return found
 
 
 _ENDS: ContextVar[Ends | None] = ContextVar("ends", default=None)
 
 
 @contextmanager
-def ending(last: Tensor, begun: int = 0) -> Iterator[Ends]:
-    """The block runs prompts whose last tokens stand at `last` [row], counted from each row's first token."""
-    now = Ends(last, begun)
+def ending(last: Tensor, begun: int = 0, tokens: Tensor | None = None) -> Iterator[Ends]:
+    """The block runs prompts whose last tokens stand at `last` [row], counted from each row's first token.
+
+    `tokens` [row pos] are the rows from their first tokens on, for gates that read words.
+    """
+    now = Ends(last, begun, tokens)
     token = _ENDS.set(now)
     try:
         yield now

@@ -30,7 +30,7 @@ def sample(
     """`begin` continued to `length` tokens, with a key/value cache; greedy without a generator."""
     network, tokens, cache = model.original_model, begin.to(device(model)), None
     new = tokens
-    with ending(torch.full((len(begin),), begin.shape[1] - 1)) as now:
+    with ending(torch.full((len(begin),), begin.shape[1] - 1), tokens=begin) as now:
         while tokens.shape[1] < length:
             with thin_products() if new.numel() >= THIN else nullcontext():
                 out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)

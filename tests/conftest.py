@@ -11,6 +11,7 @@ import io
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ from helpers.architectures import save_family
 from helpers.commands import COMMANDS
 from helpers.models import TOY, save_tiny
 
+SLOW = ("default_model", "browser", "notebook")
 FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start; tiny models are slower on more threads
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -95,6 +97,13 @@ def given_back(request: pytest.FixtureRequest) -> Iterator[None]:
             assert not [flag for flag in FLAGS if getattr(model.cfg, flag)], f"flags left on {name}"
             assert fingerprint(model) == before, f"{name} has other weights than before"
             assert all(parameter.grad is None for parameter in model.parameters()), f"gradients left on {name}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few long tests first, then those of many short ones, so that the processes end together."""
+    count = Counter(item.path for item in items)
+    slow = {item.path for item in items if "repo" in item.path.parts or any(map(item.get_closest_marker, SLOW))}
+    items.sort(key=lambda item: (item.path not in slow, -count[item.path], str(item.path)))  # stable within a file
 
 
 @pytest.fixture

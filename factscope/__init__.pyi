@@ -42,15 +42,17 @@ from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.face import diff, edit, evaluate_circuit, find_circuit, generate, moments, request, sequence
 from studies.saved import load, save, write_page
-from tracing.average import Sweep, average
+from tracing.average import average
 from tracing.causal import Config as TraceConfig
 from tracing.causal import trace
+from tracing.flow.average import average_flow
 from tracing.flow.knockout import FlowConfig, flow
-from tracing.flow.results import FlowResult
+from tracing.flow.results import FlowAverage, FlowResult
 from tracing.logit_lens import lens
 from tracing.neurons import Config as NeuronConfig
 from tracing.neurons import neurons
 from tracing.results import AverageResult, LensResult, NeuronResult, TraceResult
+from tracing.sweep import Sweep
 
 __version__: str
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "EditStudy",
     "Exact",
     "Fact",
+    "FlowAverage",
     "FlowConfig",
     "FlowResult",
     "Graph",
@@ -93,6 +96,7 @@ __all__ = [
     "about_prompt",
     "applied",
     "average",
+    "average_flow",
     "bench",
     "diff",
     "diff_circuits",

@@ -34,8 +34,9 @@ from factscope.plots.show import shown
 from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
 from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best, spearman
-from tracing.average import Sweep, average
+from tracing.average import average
 from tracing.causal import Config as TraceConfig
+from tracing.sweep import Sweep
 
 WAYS = ("trace", "circuit", "outcome")
 

@@ -24,6 +24,7 @@ KINDS = {
     "EditReport": "editing.evaluation.evaluate",
     "EditScores": "studies.edit",
     "EditStudy": "studies.edit_effects.result",
+    "FlowAverage": "tracing.flow.results",
     "FlowResult": "tracing.flow.results",
     "LayerChoice": "editing.layer_trials",
     "LayerStudy": "studies.layers",

@@ -5,13 +5,12 @@ one; then over facts. Intervals are percentile bootstraps over subjects (2,000 r
 one subject are drawn together, and the noise draws within a fact are no sample. They are of each layer by itself;
 that a peak is at this layer and not at another is a question of its own, which the page answers by the same bootstrap.
 
-Every fact is journalled when it is done, with its reduced effects, and a run that was stopped takes up at the next one:
-the numbers are the same as without the stop. Facts that the model does not know, or that the corruption does not hurt,
-are skipped with their reason; they are part of the result.
+Facts that the model does not know, or that the corruption does not hurt, are skipped with their reason; they are part
+of the result. A run that was stopped goes on (`tracing.sweep`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +19,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factscope.cache import digest
 from factscope.data.fact import Fact
 from factscope.errors import NoGap, PromptError, UserError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.batched import logits_at
-from factscope.model.known import Known
 from factscope.model.metrics import metric
 from factscope.model.prompts import ROLES, Prompt, prompt_of
-from factscope.model.weights import fingerprint
-from factscope.progress import progress
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
 from factscope.statistics import percentile_bootstrap
 from tracing.causal import Config, cells_of, trace
 from tracing.corruption import swap
 from tracing.results import AverageResult, TraceResult
-
-KNOWN = Known()  # what --known asks for
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Which of the facts are traced, and how they are asked."""
-
-    known: bool = False  # only facts that the model knows, as `KNOWN` has it
-    wanted: int | None = None  # stop when so many are traced; None: all
-    start: str = "auto"
-    source: str = ""  # what the facts are called
+from tracing.sweep import Sweep, floats, plain, swept, unknown, work_of
 
 
 def average(
@@ -68,35 +51,27 @@ def average(
     """
     if "head" in config.sites:
         raise UserError("averages are of layers by roles; heads have a further axis, so leave --sites head out")
-    if not facts:
-        raise UserError("there is no fact to trace")
-    work = {"what": "average trace", "fingerprint": fingerprint(model), "config": asdict(config), "known": sweep.known}
-    work |= {
-        "start": sweep.start,
-        "wanted": sweep.wanted,
-        "facts": digest([replace(fact, source="") for fact in facts]),
-    }
+    work = work_of("average trace", model, facts, asdict(config), sweep)
+
+    def piece(fact: Fact) -> dict[str, Any]:
+        relation = [other for other in facts if other.relation == fact.relation]
+        return _piece(model, fact, relation, config, sweep, traced)
+
     with Journal(journal, work) as log, stopwatch() as seconds:
-        _trace_all(model, facts, config, sweep, log, shown, traced)
-        pieces = list(log.done)
-    done = [piece for piece in pieces if "effects" in piece]
-    skipped = {piece["id"]: piece["skipped"] for piece in pieces if "skipped" in piece}
-    if not done:
-        example = next(iter(skipped.items()))
-        raise UserError(f"none of the {len(facts)} facts could be traced; the first, {example[0]}: {example[1]}")
-    per_fact = torch.tensor([_floats(piece["effects"]) for piece in done])
+        done, skipped = swept(facts, sweep, log, piece, shown)
+    per_fact = torch.tensor([floats(line["effects"]) for line in done])
     names = {fact.id: fact.subject for fact in facts}
-    subjects = tuple(names[piece["id"]] for piece in done)
+    subjects = tuple(names[line["id"]] for line in done)
     mean, low, high = percentile_bootstrap(per_fact, config.stream, subjects)
-    numbers = {name: torch.tensor([piece[name] for piece in done]) for name in ("clean", "corrupted", "total")}
+    numbers = {name: torch.tensor([line[name] for line in done]) for name in ("clean", "corrupted", "total")}
     return AverageResult(
         source=sweep.source,
-        settings=asdict(config) | {"known": str(KNOWN) if sweep.known else "not asked", "start": sweep.start},
+        settings=asdict(config) | sweep.settings(),
         metric=config.metric,
         unit=metric(config.metric).unit,
         roles=ROLES,
         kinds=config.sites,
-        facts=tuple(piece["id"] for piece in done),
+        facts=tuple(line["id"] for line in done),
         skipped=skipped,
         per_fact=per_fact,
         **numbers,
@@ -107,30 +82,6 @@ def average(
         run=Run.of(model, config.seed).ended(seconds[0]),
         subjects=subjects,
     )
-
-
-def _trace_all(
-    model: Bridge,
-    facts: Sequence[Fact],
-    config: Config,
-    sweep: Sweep,
-    log: Journal,
-    shown: bool | None,
-    traced: Callable[[TraceResult], None],
-) -> None:
-    """Trace every fact that the journal does not hold, one line for each; stop when as many as wanted are traced."""
-    wanted = sweep.wanted
-    n_traced = sum("effects" in piece for piece in log.done)
-    total, begun = (len(facts), len(log.done)) if wanted is None else (wanted, n_traced)
-    with progress("tracing facts", total, begun, shown) as advance:
-        for fact in facts[len(log.done) :]:
-            if n_traced == wanted:
-                break
-            relation = [other for other in facts if other.relation == fact.relation]
-            log.add(_piece(model, fact, relation, config, sweep, traced))
-            fresh = "effects" in log.done[-1]
-            n_traced += fresh
-            advance(1 if wanted is None else int(fresh))
 
 
 def by_role(effect: Float[Tensor, "layer pos"], prompt: Prompt) -> Float[Tensor, "layer role"]:
@@ -151,16 +102,14 @@ def _piece(
     """One fact's line of the journal."""
     try:
         prompt = prompt_of(model, fact, start=sweep.start)
-        if sweep.known and not KNOWN.prompts(model, (prompt,)):
-            (logits,) = logits_at(model, [prompt.tokens], [[len(prompt.tokens) - 1]])
-            said, wanted = model.tokenizer.decode([int(logits[0].argmax())]), prompt.answer
-            return {"id": fact.id, "skipped": f"not known ({KNOWN}): the model says {said!r}, the fact {wanted!r}"}
+        if why := unknown(model, prompt, sweep):
+            return {"id": fact.id, "skipped": why}
         corruption = None
         if config.corruption == "swap" and not config.swaps:
             corruption = swap(model, prompt, config.samples, config.stream, relation=relation)
         result = trace(model, prompt, config, corruption=corruption)
-    except (NoGap, PromptError) as why:
-        return {"id": fact.id, "skipped": f"{type(why).__name__}: {why}"}
+    except (NoGap, PromptError) as trouble:
+        return {"id": fact.id, "skipped": f"{type(trouble).__name__}: {trouble}"}
     traced(result)
     effects = [by_role(result.grid(kind).effect, prompt).tolist() for kind in config.sites]
     return {
@@ -168,12 +117,6 @@ def _piece(
         "clean": float(result.clean.mean()),
         "corrupted": float(result.corrupted.mean()),
         "total": result.total_effect,
-        "effects": [[[None if x != x else x for x in row] for row in kind] for kind in effects],  # JSON has no NaN
+        "effects": plain(effects),
         "cells": cells_of(model, prompt, config),
     }
-
-
-def _floats(nested: Any) -> Any:
-    if isinstance(nested, list):
-        return [_floats(item) for item in nested]
-    return float("nan") if nested is None else float(nested)

@@ -10,6 +10,7 @@ _WORDS = {
     "EditReport": "the scores of an edit",
     "EditScores": "the scores of an edit",
     "EditStudy": "what an edit changed inside",
+    "FlowAverage": "the flow of information of many facts",
     "FlowResult": "the flow of information to an answer",
     "LayerChoice": "a trial of layers",
     "LayerStudy": "a trial of layers",

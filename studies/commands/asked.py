@@ -1,8 +1,29 @@
-"""What is to be edited, from a prompt on the command line."""
+"""What is asked about on the command line: a prompt or many facts, and what is to be edited."""
 
 from typing import Any
 
+from factscope.errors import UserError
 from studies.commands.app import note
+
+
+def check_prompt_or_facts(options: Any, command: str, from_run: Any = None) -> None:
+    """UserError unless the options name a prompt, or facts (or a run to draw), and what belongs to it."""
+    asked = {"PROMPT": options.prompt, "--facts": options.facts, "--from": from_run}
+    chosen = [name for name, value in asked.items() if value is not None]
+    if len(chosen) != 1:
+        given = " and ".join(chosen) if chosen else "nothing"
+        raise UserError(f"give one of PROMPT and --facts, not {given}; see {command} --help")
+    misplaced = {"--relation": options.relation, "--limit": options.limit, "--known": options.known or None}
+    if options.facts is None and any(misplaced.values()):
+        names = ", ".join(name for name, value in misplaced.items() if value)
+        raise UserError(f"without --facts there is nothing for {names} to choose among")
+    own = {"--subject": options.subject, "--answer": options.answer}
+    own |= {"--foil": options.foil} if hasattr(options, "foil") else {}
+    if options.prompt is None and any(own.values()):
+        *first, last = own
+        raise UserError(f"{', '.join(first)} and {last} belong to a single PROMPT")
+    if options.prompt is not None and not options.prompt.strip():
+        raise UserError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
 
 
 def check_prompt(text: str | None, subject: str | None = None) -> None:

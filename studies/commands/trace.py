@@ -10,8 +10,9 @@ from factscope.runs.folders import new_folder, settled_folder
 from factscope.settings import configured, owned
 from studies.commands import cache
 from studies.commands.app import JOURNAL, listed, load, note, run_app, tell_result
-from studies.commands.asked import check_prompt
+from studies.commands.asked import check_prompt, check_prompt_or_facts
 from studies.commands.command import OwnForm, command, group, run_folder
+from studies.commands.flow import flow
 from studies.commands.options import (
     DETAILS,
     METRICS,
@@ -32,6 +33,7 @@ EXAMPLES = (
     'trace "The capital of France is" --foil London --metric logit_difference --corruption swap',
     'trace "The capital of France is" --neurons --set neurons.wordings=4',
     "trace --facts country_capital --known --limit 20",
+    'trace flow "The Eiffel Tower is located in the city of"',
     "trace show runs/20261121-140000-trace-the-eiffel-tower",
     "trace cache",
 )
@@ -82,7 +84,7 @@ show = show_command("trace")
 def trace(options: TraceOptions) -> None:
     """Find where a model recalls a fact: corrupt the subject, restore one state at a time, and draw what comes back.
 
-    Also: trace show RUN draws a saved run again; trace cache shows what is kept between runs.
+    Also: trace flow knocks out attention; trace show RUN draws a saved run again; trace cache shows what is kept.
     """
     check(options)
     if options.from_run is not None:
@@ -102,21 +104,9 @@ def trace(options: TraceOptions) -> None:
 
 def check(options: TraceOptions) -> None:
     """UserError for options that do not go together."""
-    asked = {"PROMPT": options.prompt, "--facts": options.facts, "--from": options.from_run}
-    chosen = [name for name, value in asked.items() if value is not None]
-    if len(chosen) != 1:
-        given = " and ".join(chosen) if chosen else "nothing"
-        raise UserError(f"give one of PROMPT and --facts, not {given}; see trace --help")
-    misplaced = {"--relation": options.relation, "--limit": options.limit, "--known": options.known or None}
-    if options.facts is None and any(misplaced.values()):
-        names = ", ".join(name for name, value in misplaced.items() if value)
-        raise UserError(f"without --facts there is nothing for {names} to choose among")
-    if options.prompt is None and any((options.subject, options.answer, options.foil)):
-        raise UserError("--subject, --answer and --foil belong to a single PROMPT")
+    check_prompt_or_facts(options, "trace", options.from_run)
     if options.prompt is None and options.neurons:
         raise UserError("--neurons are those of one fact: give a single PROMPT")
-    if options.prompt is not None and not options.prompt.strip():
-        raise UserError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
     if options.from_run is not None:
         idle = ", ".join(changed(options, besides=("out", "light", "as_json", "from_run")))
         if idle:
@@ -168,7 +158,8 @@ def _one(options: TraceOptions, config: Any, neuron_config: Any) -> None:
 def _many(options: TraceOptions, config: Any) -> None:
     from factscope.data.load import load_facts
     from studies.saved import save_with_page
-    from tracing.average import Sweep, average
+    from tracing.average import average
+    from tracing.sweep import Sweep
 
     source, limit, known = str(options.facts), options.limit, options.known
     # With --known, the limit counts facts that are known, so all are candidates.
@@ -198,7 +189,7 @@ def _many(options: TraceOptions, config: Any) -> None:
     tell_result(result, page, options.as_json, folder=str(folder))
 
 
-app = group("trace", "Find where a model recalls a fact.", (trace, show), *EXAMPLES, cls=OwnForm)
+app = group("trace", "Find where a model recalls a fact.", (trace, flow, show), *EXAMPLES, cls=OwnForm)
 app.add_typer(cache.app, name="cache")
 
 

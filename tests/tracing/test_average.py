@@ -14,9 +14,10 @@ from factscope.plots.page import page_html
 from factscope.runs.store import load, same, save
 from helpers.models import TOY
 from helpers.results import check_result
-from tracing.average import Sweep, average, by_role
+from tracing.average import average, by_role
 from tracing.causal import Config, trace
 from tracing.pages.average import page, words
+from tracing.sweep import Sweep
 
 CONFIG = Config(sites=("resid", "mlp"), samples=2)
 

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from factscope.errors import UserError
+from factscope.errors import PromptError, UserError
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.attention import attention_knockout, check_knockout, knocked_out, visible
@@ -217,7 +217,7 @@ def _check_something_left(frame: Frame, knockout: Knockout, edges: Bool[Tensor, 
     queries = list(knockout.queries)
     for layer in range(frame.model.cfg.n_layers):
         if not (visible(frame, layer)[queries] & ~edges[queries]).any(-1).all():
-            raise UserError(
+            raise PromptError(
                 f"without {SOURCES[knockout.source]} {TARGETS[knockout.target]} has nothing left to attend to in layer "
                 f"{layer}; choose other sources"
             )

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from factscope.errors import UserError
+from factscope.errors import PromptError
 from factscope.model.prompts import Prompt
 from tracing.flow.results import SOURCES, TARGETS, Knockout
 
@@ -22,18 +22,18 @@ def knockouts_of(
 ) -> tuple[Knockout, ...]:
     """The knockouts of a prompt, an answer of `answer` tokens behind it; those of no token are left out.
 
-    Where `sources` names what the prompt does not have at any target, UserError: a knockout of nothing.
+    Where `sources` names what the prompt does not have at any target, PromptError: a knockout of nothing.
     """
     found = [one for target in targets for source in SOURCES if (one := _knockout(prompt, target, source, answer))]
     for source in sources:
         if not any(one.source == source for one in found):
             places = " and ".join(TARGETS[target] for target in targets)
-            raise UserError(
+            raise PromptError(
                 f"there is nothing to knock out: in {prompt.text!r} no token is {SOURCES[source]} as seen from {places}"
             )
     chosen = tuple(one for one in found if not sources or one.source in sources)
     if not chosen:
-        raise UserError(f"there is nothing to knock out: in {prompt.text!r} no token sees an earlier one")
+        raise PromptError(f"there is nothing to knock out: in {prompt.text!r} no token sees an earlier one")
     return chosen
 
 

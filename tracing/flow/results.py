@@ -46,16 +46,16 @@ class Knockout:
 class Enrichment:
     """The attributes rate of the subject's last token (Geva et al. 2023, section 5), by layer.
 
-    Of the 50 most probable words of the lens, the share that are attributes of the subject. `layer` 0 is the embedding,
-    layer l the state after block l-1. `null` is the same share for attributes of other subjects, and not of this one.
+    Of the 50 most probable words of the lens, the share that are attributes of the subject. State 0 is the embedding,
+    state l the one after block l-1. `null` is the same share for attributes of other subjects, and not of this one.
     """
 
     words: tuple[str, ...]  # the attributes
     words_from: str  # "given", or the facts that they are of
-    rate: Float[Tensor, " layer"]
-    null: Float[Tensor, " layer"]  # mean over other subjects; NaN where there is none
+    rate: Float[Tensor, " state"]
+    null: Float[Tensor, " state"]  # mean over other subjects; NaN where there is none
     others: int  # other subjects
-    top: tuple[tuple[str, ...], ...]  # [layer], the first words of the lens
+    top: tuple[tuple[str, ...], ...]  # [state], the first words of the lens
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,3 +118,33 @@ class FlowResult(Result):
                 return number
         known = ", ".join(f"{one.target} from {one.source}" for one in self.knockouts)
         raise KeyError(f"this flow has no knockout of {target} from {source}; it has {known}")
+
+
+@shown("tracing.pages.flow_average")
+@dataclass(frozen=True, eq=False)
+class FlowAverage:
+    """The flow of many facts, averaged: relative change of each answer's probability, by knockout and layer.
+
+    Intervals are percentile bootstraps over subjects (95 %), each layer by itself; NaN for a knockout that under five
+    subjects have. A fact that has no such tokens counts nowhere in that knockout's mean.
+    """
+
+    source: str  # where the facts came from
+    settings: dict[str, str | int | float | bool | tuple[str, ...] | None]
+    window: int
+    knockouts: tuple[tuple[str, str], ...]  # (target, source)
+    facts: tuple[str, ...]
+    subjects: tuple[str, ...]
+    skipped: dict[str, str]  # id -> why
+    clean: Float[Tensor, " fact"]  # probability of the whole answer
+    per_fact: Float[Tensor, "fact knockout layer"]  # relative change of the probability; NaN where there are no tokens
+    log_per_fact: Float[Tensor, "fact knockout layer"]  # change of the log-probability, nats
+    null_per_fact: Float[Tensor, "fact knockout layer"]  # mean over a fact's random sets
+    mean: Float[Tensor, "knockout layer"]
+    low: Float[Tensor, "knockout layer"]
+    high: Float[Tensor, "knockout layer"]
+    null: Float[Tensor, "knockout layer"]
+    attributes: Float[Tensor, "fact state"]  # attributes rate, from the embedding on; NaN where no attribute is known
+    attributes_null: Float[Tensor, "fact state"]
+    extracts: Float[Tensor, "fact part layer"]  # 1 where the update extracts the answer, else 0
+    run: Run

@@ -1,0 +1,243 @@
+"""What the flow of many facts looks like: curves by source over layers with their intervals, and what is recalled."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from factscope.plots.labels import counted
+from factscope.plots.specs import (
+    Card,
+    Curves,
+    Headline,
+    Number,
+    Page,
+    Section,
+    Series,
+    Spec,
+    Table,
+    state_labels,
+)
+from factscope.statistics import ENOUGH, interval, interval_in_words, percentile_bootstrap
+from tracing.causal import window_of
+from tracing.flow.results import PARTS, SOURCES, TARGETS, FlowAverage
+from tracing.pages.flow import COLOURS, WRITERS, windows
+
+
+def words(result: FlowAverage) -> list[str]:
+    """How many facts; then each target's sources in the order of their strongest layers; then what is recalled."""
+    lines = [
+        f"{counted(len(result.facts), 'fact')}, {len(result.skipped)} skipped: probability {result.clean.mean():.3f} "
+        f"({windows(result.window)})"
+    ]
+    for target in TARGETS:
+        numbers = [n for n in _present(result) if result.knockouts[n][0] == target]
+        if numbers:
+            told = "; ".join(_in_words(result, number) for number in sorted(numbers, key=lambda n: _layer(result, n)))
+            lines.append(f"Without attention of {TARGETS[target]} to {told}")
+    return [*lines, _extraction_words(result)]
+
+
+def _present(result: FlowAverage) -> list[int]:
+    """Knockouts that any fact has."""
+    return [number for number in range(len(result.knockouts)) if not result.mean[number].isnan().all()]
+
+
+def _layer(result: FlowAverage, number: int) -> int:
+    return int(result.mean[number].nan_to_num(torch.inf).argmin())
+
+
+def _layers(result: FlowAverage, number: int) -> str:
+    layers = window_of(_layer(result, number), result.window, result.mean.shape[1])
+    return f"{layers.start} to {layers.stop - 1}"
+
+
+def _in_words(result: FlowAverage, number: int) -> str:
+    layer = _layer(result, number)
+    low, high = float(result.low[number, layer]), float(result.high[number, layer])
+    sure = "" if low != low else f" ({low:+.0%} to {high:+.0%})"
+    source = SOURCES[result.knockouts[number][1]]
+    return f"{source}: {result.mean[number, layer]:+.0%}{sure} in layers {_layers(result, number)}"
+
+
+def summary(result: FlowAverage) -> dict[str, Any]:
+    """The numbers that a program would ask for first."""
+    return {
+        "facts": len(result.facts),
+        "skipped": result.skipped,
+        "probability": float(result.clean.mean()),
+        "window": result.window,
+        "knockouts": [
+            {
+                "target": result.knockouts[number][0],
+                "source": result.knockouts[number][1],
+                "layer": (layer := _layer(result, number)),
+                "relative_change": float(result.mean[number, layer]),
+                "from": _number(result.low[number, layer]),
+                "to": _number(result.high[number, layer]),
+                "random_words": _number(result.null[number, layer]),
+            }
+            for number in _present(result)
+        ],
+        "extraction_rate": {part: float(_extracted(result, number).mean()) for number, part in enumerate(PARTS)},
+        "seconds": result.run.seconds,
+    }
+
+
+def _number(value: Tensor) -> float | None:
+    return None if value.isnan() else float(value)
+
+
+# ---- the page ----
+
+
+def page(result: FlowAverage) -> Page:
+    """The page of an average over facts."""
+    headline = Headline(
+        ". ".join(line for line in words(result)[1:] if line) + ".",
+        (
+            Number(str(len(result.facts)), f"facts followed ({len(result.skipped)} skipped)"),
+            Number(f"{result.clean.mean():.3f}", "probability of the answer, clean"),
+            Number(counted(result.window, "layer"), "in which attention is knocked out at a time"),
+        ),
+    )
+    skipped = Table("Skipped facts", ("fact", "why"), tuple(result.skipped.items()))
+    sections = [
+        Section("What was found", (headline,)),
+        Section("What answers lose without a source", curves(result), _EXPLANATION),
+        Section("Beside random words", (_table(result),)),
+        *_recall(result),
+        *([Section("What was left out", (skipped,))] if result.skipped else []),
+        Section("What was run", (_card(result),)),
+    ]
+    return Page(
+        f"Average flow: {result.source}",
+        tuple(sections),
+        f"Attention knockout, {counted(len(result.facts), 'fact')}, {result.run.model}",
+    )
+
+
+_EXPLANATION = (
+    "Each point: the mean over facts of the relative change of the whole answer's probability, where the attention to "
+    "these tokens is masked before the softmax in the layers around. Bands: 95 % bootstrap intervals over subjects, "
+    f"each layer by itself; none where fewer than {ENOUGH} subjects have such tokens. The start token holds no word: "
+    "models park attention there, and its line shows what disturbing that costs."
+)
+
+
+def curves(result: FlowAverage) -> tuple[Spec, ...]:
+    """A picture for each target, a line for each source with its interval."""
+    x, drawn = np.arange(result.mean.shape[1]), []
+    for target in TARGETS:
+        lines = []
+        for number in (n for n in _present(result) if result.knockouts[n][0] == target):
+            source = result.knockouts[number][1]
+            band = tuple(100 * end[number].numpy() for end in (result.low, result.high))
+            known = not np.isnan(band[0]).all()
+            low, high = band if known else (None, None)
+            lines.append(Series(SOURCES[source], 100 * result.mean[number].numpy(), low, high, COLOURS[source]))
+            if source == "subject" and not result.null[number].isnan().all():
+                lines.append(Series("as many random words", 100 * result.null[number].numpy()))
+        if lines:
+            drawn.append(
+                Curves(
+                    f"Attention of {TARGETS[target]} knocked out",
+                    x,
+                    tuple(lines),
+                    x_title="layer in the middle of the window",
+                    y_title="change of the answer's probability",
+                    unit="%",
+                )
+            )
+    return tuple(drawn)
+
+
+def _table(result: FlowAverage) -> Table:
+    rows = []
+    for number in _present(result):
+        layer = _layer(result, number)
+        target, source = result.knockouts[number]
+        values = result.per_fact[:, number, layer]
+        low, high = (float(end[number, layer]) for end in (result.low, result.high))
+        null = result.null[number, layer]
+        rows.append(
+            (
+                target,
+                source,
+                _layers(result, number),
+                round(100 * float(result.mean[number, layer]), 1),
+                interval_in_words(100 * low, 100 * high, len(set(result.subjects))),
+                round(float(result.log_per_fact[:, number, layer].nanmean()), 3),
+                None if null.isnan() else round(100 * float(null), 1),
+                int((~values.isnan()).sum()),
+            )
+        )
+    columns = ("target", "source", "layers", "change %", "95 % interval", "nats", "random words, %", "facts")
+    return Table("Each knockout in the layers where it costs most", columns, tuple(rows))
+
+
+# ---- attributes and extraction ----
+
+
+def _extracted(result: FlowAverage, part: int) -> Tensor:
+    """For each fact, whether any layer's update extracts the answer."""
+    return result.extracts[:, part].amax(1)
+
+
+def _extraction_words(result: FlowAverage) -> str:
+    told = []
+    for number, part in enumerate(PARTS):
+        every = _extracted(result, number).tolist()
+        low, high = interval(every, "share", groups=result.subjects)
+        told.append(f"the {WRITERS[part]} of a layer in {sum(every) / len(every):.0%} ({low:.0%} to {high:.0%})")
+    return f"Of these facts, the answer is extracted at the last token by {' and by '.join(told)}"
+
+
+def _recall(result: FlowAverage) -> list[Section]:
+    known = ~result.attributes.isnan().all(1)
+    sections = []
+    if known.any():
+        labels = state_labels(result.attributes.shape[1])
+        lines = []
+        for name, values, colour in (
+            ("attributes of the subject", result.attributes, COLOURS["subject"]),
+            ("attributes of other subjects", result.attributes_null, COLOURS["last subject"]),
+        ):
+            mean, low, high = (100 * one.numpy() for one in percentile_bootstrap(values, 0, result.subjects))
+            if not np.isnan(mean).all():
+                bare = np.isnan(low).all()
+                lines.append(Series(name, mean, None if bare else low, None if bare else high, colour))
+        rate = Curves(
+            "Attributes rate at the subject's last token", np.arange(len(labels)), tuple(lines), x_labels=labels,
+            y_title="share of the first 50 words", unit="%",
+        )  # fmt: skip
+        told = f"Of {counted(int(known.sum()), 'fact')} whose subjects have known attributes."
+        sections.append(Section("What the subject's last token holds", (rate,), told))
+    layers = np.arange(result.extracts.shape[2])
+    shares = Curves(
+        "Facts whose answer a layer's update extracts",
+        layers,
+        tuple(_shares(result, number, part) for number, part in enumerate(PARTS)),
+        y_title="share of facts",
+        unit="%",
+    )
+    sections.append(Section("Where answers are extracted", (shares,), f"{_extraction_words(result)}."))
+    return sections
+
+
+def _shares(result: FlowAverage, number: int, part: str) -> Series:
+    columns = [result.extracts[:, number, layer].tolist() for layer in range(result.extracts.shape[2])]
+    mean = np.array([sum(column) / len(column) for column in columns])
+    ends = np.array([interval(column, "share", groups=result.subjects) for column in columns])
+    colour = COLOURS["start token"] if part == "attn" else COLOURS["itself"]
+    return Series(WRITERS[part], 100 * mean, 100 * ends[:, 0], 100 * ends[:, 1], colour)
+
+
+def _card(result: FlowAverage) -> Card:
+    settings = tuple((name, str(value)) for name, value in result.settings.items())
+    return Card(
+        "Provenance",
+        (("facts", result.source), ("layers at a time", str(result.window)), *settings, *result.run.items()),
+        result.run.command,
+    )

@@ -122,7 +122,7 @@ class FlowResult(Result):
 
 @shown("tracing.pages.flow_average")
 @dataclass(frozen=True, eq=False)
-class FlowAverage:
+class FlowAverage(Result):
     """The flow of many facts, averaged: relative change of each answer's probability, by knockout and layer.
 
     Intervals are percentile bootstraps over subjects (95 %), each layer by itself; NaN for a knockout that under five

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 
 from factscope.plots.labels import counted, numbers_in_words
 from factscope.plots.specs import (
@@ -114,11 +115,15 @@ def summary(result: FlowResult) -> dict[str, Any]:
 
 
 def records(result: FlowResult) -> list[dict[str, Any]]:
-    """A row a knockout and layer: the answer's log-probability (nats), and the relative change of its probability."""
+    """A row a knockout and layer: the answer's log-probability (nats), the relative change of its probability, the null.
+
+    `null` is the mean change under random sets of as many words.
+    """
+    null = result.null_change.nanmean(1) if result.null.shape[1] else torch.full_like(result.change, torch.nan)
     return [
         {"target": one.target, "source": one.source, "layer": layer,
          "log_probability": float(result.log_probability[number, layer]), "clean": result.clean,
-         "change": float(result.change[number, layer])}
+         "change": float(result.change[number, layer]), "null": float(null[number, layer])}
         for number, one in enumerate(result.knockouts)
         for layer in range(result.log_probability.shape[1])
     ]  # fmt: skip
@@ -147,14 +152,18 @@ _NULLS = (
 
 
 def _headline(result: FlowResult) -> Headline:
-    main = [n for n, one in enumerate(result.knockouts) if one.source not in ("start token", "itself")]
-    numbers = sorted(main or range(len(result.knockouts)), key=lambda n: float(result.change[n].min()))[:2]
+    """The two critical points: where the last token reads the relation, and where it reads the subject."""
+    main = [
+        n for n, one in enumerate(result.knockouts)
+        if one.target == "last token" and one.source in ("subject", "relation")
+    ]  # fmt: skip
+    numbers = main or range(len(result.knockouts))[:2]
     told = [
         f"{TARGETS[result.knockouts[n].target]} does not see {_in_words(result, n)}"
         for n in sorted(numbers, key=lambda n: _layer(result, n))
     ]
     return Headline(
-        f"The probability of {str(result.prompt.answer).strip()!r} changes most where {'; and where '.join(told)}.",
+        f"The probability of {str(result.prompt.answer).strip()!r} falls most where {'; and where '.join(told)}.",
         (
             Number(f"{np.exp(result.clean):.3f}", f"probability of {result.prompt.answer!r}, clean"),
             Number(counted(result.window, "layer"), "in which attention is knocked out at a time"),

@@ -89,13 +89,26 @@ def _number(value: Tensor) -> float | None:
     return None if value.isnan() else float(value)
 
 
+def records(result: FlowAverage) -> list[dict[str, Any]]:
+    """A row a knockout and layer: the mean change of the probability with its 95 % interval, and of how many facts."""
+    counts = (~result.per_fact[:, :, 0].isnan()).sum(0)
+    return [
+        {"target": result.knockouts[number][0], "source": result.knockouts[number][1], "layer": layer,
+         "change": float(result.mean[number, layer]), "low": float(result.low[number, layer]),
+         "high": float(result.high[number, layer]), "null": float(result.null[number, layer]),
+         "facts": int(counts[number])}
+        for number in _present(result)
+        for layer in range(result.mean.shape[1])
+    ]  # fmt: skip
+
+
 # ---- the page ----
 
 
 def page(result: FlowAverage) -> Page:
     """The page of an average over facts."""
     headline = Headline(
-        ". ".join(line for line in words(result)[1:] if line) + ".",
+        _points(result),
         (
             Number(str(len(result.facts)), f"facts followed ({len(result.skipped)} skipped)"),
             Number(f"{result.clean.mean():.3f}", "probability of the answer, clean"),
@@ -116,6 +129,17 @@ def page(result: FlowAverage) -> Page:
         tuple(sections),
         f"Attention knockout, {counted(len(result.facts), 'fact')}, {result.run.model}",
     )
+
+
+def _points(result: FlowAverage) -> str:
+    """The two critical points: where the last token reads the relation, and where it reads the subject."""
+    keys = [("last token", source) for source in ("subject", "relation")]
+    main = [n for n in _present(result) if result.knockouts[n] in keys] or _present(result)[:2]
+    told = [
+        f"{TARGETS[result.knockouts[n][0]]} does not see {_in_words(result, n)}"
+        for n in sorted(main, key=lambda n: _layer(result, n))
+    ]
+    return f"The probability of the answer falls most where {'; and where '.join(told)}. {_extraction_words(result)}."
 
 
 _EXPLANATION = (

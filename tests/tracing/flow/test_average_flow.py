@@ -12,6 +12,7 @@ from factscope.model.prompts import prompt_of
 from factscope.plots.show import in_words, page_of, summary_of
 from factscope.runs.store import load, same, save
 from helpers.models import TOY
+from helpers.results import check_result
 from tracing.flow import average as averaging
 from tracing.flow.average import average_flow
 from tracing.flow.knockout import FlowConfig, flow
@@ -62,6 +63,7 @@ def test_an_average_is_saved_and_drawn_again(toy: Any, tmp_path: Path) -> None:
     assert in_words(again) == in_words(found)
     assert page_of(again).title == "Average flow: towns"
     assert summary_of(again)["facts"] == 2
+    check_result(found, tmp_path / "out")
     assert found.low.isnan().all(), "two subjects give no interval"
 
 

@@ -19,6 +19,7 @@ from factscope.plots.show import in_words, page_of, summary_of
 from factscope.runs.store import load, same, save
 from helpers.architectures import plain
 from helpers.models import TOY
+from helpers.results import check_result
 from tracing.causal import window_of
 from tracing.flow.knockout import FlowConfig, cells_of, flow
 from tracing.flow.knockouts import closed, knockouts_of, random_sets
@@ -152,12 +153,13 @@ def test_a_trained_model_needs_its_subject(toy: Any) -> None:
 
 
 def test_a_result_is_saved_and_drawn_again(toy: Any, tmp_path: Any) -> None:
-    found = flow(toy, _sentence(toy), FlowConfig(attributes=("Brask", "Vey")))
+    found = flow(toy, _sentence(toy), FlowConfig(attributes=("Brask", "Vey"), nulls=2))
     again = load(save(found, tmp_path), FlowResult)
     assert same(again, found)
     assert in_words(again) == in_words(found)
     assert [section.heading for section in page_of(again).sections][1] == "What the answer loses without a source"
     assert len(summary_of(again)["knockouts"]) == len(found.knockouts)
+    check_result(found, tmp_path / "out")
 
 
 # ---- which attention ----

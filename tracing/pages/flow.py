@@ -115,7 +115,7 @@ def summary(result: FlowResult) -> dict[str, Any]:
 
 
 def records(result: FlowResult) -> list[dict[str, Any]]:
-    """A row a knockout and layer: the answer's log-probability (nats), the relative change of its probability, the null.
+    """A row a knockout and layer: the answer's log-probability (nats), and the relative change of its probability.
 
     `null` is the mean change under random sets of as many words.
     """

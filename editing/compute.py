@@ -19,7 +19,7 @@ from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.files import write_text_atomically
-from factscope.model.bridge import Bridge, info
+from factscope.model.bridge import Bridge, info, without_gradients
 from factscope.runs.provenance import Run, stopwatch
 
 
@@ -111,7 +111,7 @@ def _edits(
     if how.moments is not None and spec.needs_moments:
         how.moments.check(model, base)
     length = _usual_length(model, spec, config, how.start, base)
-    with in_float32(model), stopwatch() as seconds:
+    with without_gradients(model), in_float32(model), stopwatch() as seconds:
         given = how.contexts
         templates = tuple(given) if given is not None else _contexts(model, spec, config, how, base)
         key = _values_key(spec, config, requests, templates, (base, below, how.start))

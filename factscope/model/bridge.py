@@ -5,6 +5,7 @@ version of the library that keeps these attributes is a version that works.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from factscope.errors import ModelError
 from factscope.model.source.carried import start_of
 from factscope.model.source.registry import Entry, Wheel
 
@@ -66,9 +68,45 @@ class ModelInfo:
 
 
 def info(model: Bridge) -> ModelInfo:
-    """What is known of `model`; for a bridge that `load` did not make, as much as the bridge itself tells."""
+    """What is known of `model`; for a bridge that `load` did not make, as much as the bridge itself tells.
+
+    Raises ModelError for what is no bridge, and for one in training mode.
+    """
+    if not hasattr(model, "cfg") or not hasattr(model, "original_model"):
+        raise ModelError(
+            f"a {type(model).__name__} is not ready to be asked: give it to fs.load_model(model, tokenizer=...) first"
+        )
+    if model.original_model.training:
+        raise ModelError(
+            "the model is in training mode, in which dropout makes each pass another: call its eval(), or give it to "
+            "fs.load_model again"
+        )
     known: ModelInfo | None = getattr(model, "factscope", None)
     return known if known is not None else info_of(model, str(model.cfg.model_name), str(model.cfg.model_name), None)
+
+
+def in_short(model: Bridge) -> str:
+    """A model in one line: its name, size, type, place, and what begins a text."""
+    cfg, weight = model.cfg, next(model.parameters())
+    known = info(model)
+    start = known.start_token
+    return (
+        f"{known.name}: {architecture(model)}, {cfg.n_layers} layers of {cfg.n_heads} heads, width {cfg.d_model}, "
+        f"{cfg.d_vocab} tokens, {str(weight.dtype)[6:]} on {weight.device}; a text begins with {start or 'no token'}"
+    )
+
+
+@contextmanager
+def without_gradients(model: Bridge) -> Iterator[None]:
+    """In the block no weight asks for a gradient; those that did do so again afterwards."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 def device(model: Bridge) -> torch.device:

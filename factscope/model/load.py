@@ -9,6 +9,8 @@ import copy
 import difflib
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import torch
 
 from factscope.errors import ModelError
 from factscope.model.agreement import off_by, tolerance
-from factscope.model.bridge import Bridge, architecture, info_of
+from factscope.model.bridge import Bridge, ModelInfo, architecture, in_short, info_of
 from factscope.model.readout import prove
 from factscope.model.source import download as fetch
+from factscope.model.source import own
 from factscope.model.source.checkpoint import check_config, check_finite, check_tensors, own_logits
 from factscope.model.source.registry import DEFAULT, REGISTRY, Entry, Wheel
 
@@ -27,34 +30,75 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 
 def load(
-    spec: str = DEFAULT,
+    spec: str | Path | Any = DEFAULT,
     *,
+    tokenizer: Any = None,
     device: str | None = None,
-    dtype: str | torch.dtype = "float32",
+    dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
     n_devices: int | None = None,
 ) -> Bridge:
     """A model ready to be hooked: a TransformerBridge in evaluation mode, without gradients on its weights.
 
     `spec` is a name from the registry (`smollm2`, `gpt2`, ...), a Hugging Face name, a local folder, or a `.gguf` file.
-    `device` defaults to the first GPU if there is one; `device_map` and `n_devices` spread a large model instead.
+    `device` defaults to the first GPU if there is one; `device_map` and `n_devices` spread a large model instead; the
+    `dtype` is float32 where none is named.
 
-    Raises ModelError: nothing there by that name, no tokenizer, only pickled weights, a broken file, tensors that are
-    missing or have no place, quantised weights, an architecture that TransformerLens does not know or does not run as
-    transformers does, weights that are not finite.
+    Or `spec` is a model in memory, which stays where it is (factscope/model/source/own.py): a Hugging Face model with
+    its `tokenizer`, a PEFT model, a TransformerLens bridge. What begins a text is decided as for any model that is not
+    in the registry, and the model's repr says it.
+
+    Raises ModelError: nothing there by that name, no tokenizer or another model's, only pickled weights, a broken file,
+    tensors that are missing or have no place, quantised weights, an architecture that TransformerLens does not know or
+    does not run as transformers does, weights that are not finite, or on several devices.
     """
+    if not isinstance(spec, str | Path):
+        if (device, dtype, device_map, n_devices) != (None, None, None, None):
+            raise ModelError(
+                "a model in memory stays where and as it is: move or convert it before, with its own .to()"
+            )
+        return _adopted(spec, tokenizer)
+    if tokenizer is not None:
+        raise ModelError("a tokenizer is given with a model in memory; a name, a folder or a file brings its own")
+    spec, dtype = str(spec), dtype or "float32"
     entry = REGISTRY.get(spec)
     place = _place(spec, entry)
     if device_map is None and n_devices is None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(device)
     model = _boot(spec, place, _dtype(dtype), device, **_spread(device_map, n_devices))
-    object.__setattr__(model, "factscope", info_of(model, spec, place, entry))
+    return _ready(model, info_of(model, spec, place, entry))
+
+
+def _ready(model: Any, what: ModelInfo) -> Bridge:
+    """In evaluation mode, without gradients, proven, and with a short repr."""
+    object.__setattr__(model, "factscope", what)
     model.eval()
     model.requires_grad_(False)
     prove(model)
+    if "__repr__" not in vars(type(model)):
+        # The class that prints every module of a model prints two hundred thousand letters at the end of a cell.
+        short = {"__repr__": in_short, "__module__": type(model).__module__, "__doc__": type(model).__doc__}
+        model.__class__ = type(type(model).__name__, (type(model),), short)
     loaded: Bridge = model
     return loaded
+
+
+def _adopted(given: Any, tokenizer: Any) -> Bridge:
+    """A model that was in memory, as `load` gives any other."""
+    if own.is_bridge(given):
+        if tokenizer is not None:
+            raise ModelError("this bridge has a tokenizer already; boot it again for another")
+        own.check_bridge(given)
+        name = own.name_of(given.original_model)
+        return given if hasattr(given, "factscope") else _ready(given, info_of(given, name, name, None))
+    network = own.plain(given)
+    own.check(network, tokenizer)
+    name = own.name_of(network)
+    with _explaining(name):
+        network.set_attn_implementation("eager")
+        model = _wrapped(name, name, network, tokenizer, network.dtype, None)
+    return _ready(model, info_of(model, name, name, None))
 
 
 # ---- where a model comes from ----
@@ -130,34 +174,47 @@ def _check_folder(folder: Path) -> None:
 
 
 def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, **spread: Any) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     # Loaded here and not by TransformerLens, which would open a pickled checkpoint where it finds no other.
     safe = {"trust_remote_code": False, "use_safetensors": True}
+    with _explaining(spec):
+        check_config(spec, AutoConfig.from_pretrained(place, trust_remote_code=False))
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        hugging, loading = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, attn_implementation="eager", output_loading_info=True, **safe, **spread
+        )
+        check_tensors(spec, loading)
+        check_finite(spec, hugging)
+        if device is not None:
+            hugging.to(device)
+        return _wrapped(spec, place, hugging, tokenizer, dtype, device)
+
+
+@contextmanager
+def _explaining(spec: str) -> Iterator[None]:
+    """What the libraries say to no one, and what they raise in one sentence."""
     try:
         with fetch.quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check_config(spec, AutoConfig.from_pretrained(place, trust_remote_code=False))
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-            hugging, loading = AutoModelForCausalLM.from_pretrained(
-                place, dtype=dtype, attn_implementation="eager", output_loading_info=True, **safe, **spread
-            )
-            check_tensors(spec, loading)
-            check_finite(spec, hugging)
-            if device is not None:
-                hugging.to(device)
-            tokens, own = own_logits(spec, hugging.eval())
-            model = TransformerBridge.boot_transformers(
-                place, hf_model=hugging, tokenizer=copy.deepcopy(tokenizer), dtype=dtype, device=device
-            )
-            model._tokenizer = tokenizer  # as it came: the property's setter makes it add a start token
-            _check_wrapped(model, spec, tokens, own)
-            return model
+            yield
     except ModelError:
         raise
     except Exception as trouble:
         raise _explained(spec, trouble) from trouble
+
+
+def _wrapped(spec: str, place: str, network: Any, tokenizer: Any, dtype: torch.dtype, device: str | None) -> Any:
+    """TransformerLens's bridge over a Hugging Face model, which must then answer as the model did before."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    tokens, before = own_logits(spec, network.eval())
+    model = TransformerBridge.boot_transformers(
+        place, hf_model=network, tokenizer=copy.deepcopy(tokenizer), dtype=dtype, device=device
+    )
+    model._tokenizer = tokenizer  # as it came: the property's setter makes it add a start token
+    _check_wrapped(model, spec, tokens, before)
+    return model
 
 
 @torch.no_grad()

@@ -93,7 +93,7 @@ def _anchors(sections: tuple[Section, ...]) -> list[str]:
 
 def _policy(library: str, ours: str, light: bool) -> str:
     """Nothing but what is in the file: our scripts by their hash, styles, and the pictures that plotly draws itself."""
-    allowed = ["'self'", "file:", _hash(ours)] if light else [_hash(library), _hash(ours)]
+    allowed = ["'self'", "file:", script_hash(ours)] if light else [script_hash(library), script_hash(ours)]
     return "; ".join(
         (
             "default-src 'none'",
@@ -106,5 +106,6 @@ def _policy(library: str, ours: str, light: bool) -> str:
     )
 
 
-def _hash(script: str) -> str:
+def script_hash(script: str) -> str:
+    """What a Content-Security-Policy calls a script by."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -14,12 +14,14 @@ from editing.requests import check
 from editing.solve.anchor import Anchoring
 from editing.solve.moments import Moments
 from editing.solve.values import DRIFT, Descent, OnStep
+from editing.trained.editor import Trained
 from factscope.cache import digest, kept
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.files import write_text_atomically
 from factscope.model.bridge import Bridge, info, without_gradients
+from factscope.runs.journal import differing
 from factscope.runs.provenance import Run, stopwatch
 
 
@@ -36,6 +38,8 @@ class Options:
     folder: where finished chunks of values are kept, to go on from after an interruption, and for other methods that
         write at the same place.
     on_piece: called with the number of requests when a chunk is finished.
+    editor: of a method that is trained.
+    allow_trained: whether facts may be edited that the editor was trained on; the edit then says how many.
     """
 
     moments: Moments | None = None
@@ -46,6 +50,8 @@ class Options:
     shown: bool | None = None
     folder: Path | None = None
     on_piece: Callable[[int], None] | None = None
+    editor: Trained | None = None
+    allow_trained: bool = False
 
 
 def compute(
@@ -104,10 +110,11 @@ def _edits(
     requests = requests_of(asked)
     check(requests)
     _check_below(spec, in_place(model))
-    config = config or spec.config_for(model)
-    spec.check(model, config)
     run = Run.of(model, how.seed)
     base, below = base_of(model, run.fingerprint), tuple(edit.digest for edit in in_place(model))
+    said = check_editor(spec, how, requests, base)
+    config = config or spec.config_for(model, editor=how.editor)
+    check_config(spec, model, config, how.editor)
     if how.moments is not None and spec.needs_moments:
         how.moments.check(model, base)
     length = _usual_length(model, spec, config, how.start, base)
@@ -117,12 +124,12 @@ def _edits(
         key = _values_key(spec, config, requests, templates, (base, below, how.start))
         inputs = MethodInputs(
             spec, model, requests, templates, how.moments, how.start, how.seed, how.on_step, how.shown,
-            how.folder / key if how.folder else None, how.on_piece, length=length,
+            how.folder / key if how.folder else None, how.on_piece, length=length, editor=how.editor,
         )  # fmt: skip
         outputs = make(inputs, config)
     edited = [requests] if len(outputs) == 1 else [(request,) for request in requests]
     moments = "none" if not spec.needs_moments else "identity" if how.moments is None else how.moments.name
-    notes = (IDENTITY,) if moments == "identity" else ()
+    notes = (*said, *((IDENTITY,) if moments == "identity" else ()))
     return [
         Edit(
             method=spec.name,
@@ -133,6 +140,7 @@ def _edits(
             seed=how.seed,
             below=below,
             moments=moments,
+            editor=how.editor.digest if how.editor is not None else "",
             contexts=templates,
             start_token=how.start,
             met=tuple(one for part in output.bypasses for one in meetings(model, part, own, how.start)),
@@ -152,6 +160,41 @@ def _check_below(spec: MethodSpec, below: Sequence[Edit]) -> None:
             f"an edit beside the weights is in place, whose gate looks at whole prompts, and {spec.name} runs parts of "
             "them: take it out first, or edit with a method of its kind"
         )
+
+
+def check_editor(spec: MethodSpec, how: Options, requests: Sequence[EditRequest], base: str) -> tuple[str, ...]:
+    """What an edit must say of its editor; EditError where there is none, or one that does not belong here."""
+    if spec.train is None:
+        if how.editor is not None:
+            raise EditError(f"{spec.name} is not trained, so it takes no editor")
+        return ()
+    if how.editor is None:
+        raise EditError(
+            f"{spec.name} edits with an editor that was trained for this model, and none was given: train one with "
+            f"edit train {spec.name}, and give its folder"
+        )
+    how.editor.check(spec.name, base, how.start)
+    met = how.editor.known(requests)
+    if met and not how.allow_trained:
+        raise EditError(
+            f"{len(met)} of {len(requests)} facts were in the training of editor {how.editor.name} (the first: "
+            f"{met[0].prompt!r}), and say nothing about others: choose other facts, or allow it with --allow-trained"
+        )
+    return (f"{len(met)} of {len(requests)} facts were in the editor's training",)
+
+
+def check_config(spec: MethodSpec, model: Bridge, config: MethodConfig, editor: Trained | None) -> None:
+    """Raise EditError for layers that the model lacks, and for settings that are not those of the editor."""
+    spec.check(model, config)
+    if editor is not None and differing(_plain(editor.config), _plain(asdict(config))):
+        other = ", ".join(differing(_plain(editor.config), _plain(asdict(config))))
+        raise EditError(f"editor {editor.name} was trained with other settings ({other}); leave them out")
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """As JSON reads it back: a tuple is a list."""
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return plain
 
 
 def _usual_length(model: Bridge, spec: MethodSpec, config: MethodConfig, start: str, base: str) -> float | None:

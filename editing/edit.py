@@ -81,6 +81,7 @@ class Edit(Result):
     memory: dict[str, Tensor] = field(default_factory=dict)  # what later edits read of this one, rows by name
     bypasses: tuple[Bypass, ...] = ()  # what stands beside a projection and speaks where a gate opens
     scope: Scope | None = None  # of an in-context edit: the questions before which its texts stand; None: all
+    editor: str = ""  # digest of the trained editor that made it
     rows: tuple[Row, ...] = ()  # of one fact: what the model said and says now, where it was asked; not in the digest
     met: tuple[Met, ...] = ()  # how prompts about its facts met the gate
     run: Run | None = None

@@ -18,6 +18,9 @@ from editing.scope import Scope
 from editing.solve.anchor import anchored, written
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
+from editing.trained.editor import Trained
+from editing.trained.examples import Asker
+from editing.trained.learning import Learner
 from factscope.catalogue import Catalogue
 from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
@@ -58,6 +61,7 @@ class MethodSpec:
     place: Place | Literal["beside", "prompt"] = "hidden"  # an MLP's output, the hidden state after a block; beside a
     # projection, with no weight changed; or a text before all
     needs_moments: bool = False  # whether it wants the second moment of ordinary keys
+    train: Callable[[Asker, Any, int], Learner] | None = None  # facts, config, seed: its editor before training
 
     @property
     def in_context(self) -> bool:
@@ -98,13 +102,14 @@ class MethodSpec:
         """How many templates are sampled for it, beside the bare prompt."""
         return int(getattr(config, "contexts", 0))
 
-    def config_for(self, model: Bridge, settings: Settings = ()) -> MethodConfig:
-        """The configuration for this model: the defaults, the model's own layers, then `settings`.
+    def config_for(self, model: Bridge, settings: Settings = (), editor: Trained | None = None) -> MethodConfig:
+        """The configuration for this model: the defaults or the editor's, the model's own layers, then `settings`.
 
         Settings of the value optimisation are named alone ("steps") or in full ("descent.steps"). Raises SettingError
         for a name that does not exist or a value of the wrong type, and EditError for a layer that the model lacks.
         """
-        config = configured(self.Config.for_model(model), settings)
+        begin = self.Config.for_model(model) if editor is None else configured(self.Config, editor.config)
+        config = configured(begin, settings)
         self.check(model, config)
         return config
 
@@ -158,6 +163,7 @@ class MethodInputs:
     on_piece: Callable[[int], None] | None = None
     ready: Values | None = None  # values that were found before, in a batch with other facts'
     length: float | None = None  # that values are brought to, where the descent has anchors
+    editor: Trained | None = None  # of a method that is trained
 
     @property
     def prompts(self) -> RequestPrompts:

@@ -21,6 +21,8 @@ from editing.sequence.yardstick import Config as YardstickConfig
 from editing.sequence.yardstick import yardstick
 from editing.solve.moments import Config as MomentsConfig
 from editing.solve.moments import Moments
+from editing.trained.editor import Trained
+from editing.trained.train import train_editor
 from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.load import load_cases, load_facts
@@ -89,6 +91,7 @@ __all__ = [
     "TaskOptions",
     "TraceConfig",
     "TraceResult",
+    "Trained",
     "UserError",
     "YardstickConfig",
     "__version__",
@@ -131,6 +134,7 @@ __all__ = [
     "save",
     "sequence",
     "trace",
+    "train_editor",
     "write_page",
     "yardstick",
 ]

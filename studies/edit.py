@@ -17,6 +17,7 @@ from editing.restraint import RestraintSpec, restrained
 from editing.solve import moments as second_moments
 from editing.solve.moments import Moments
 from editing.spectrum import Spectrum, spectra
+from editing.trained.editor import Trained
 from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
@@ -46,6 +47,8 @@ class MethodRun:
     moments: Moments | None = None  # None: the identity, or a method that wants none
     seed: int = 0
     start: str = "auto"
+    editor: Trained | None = None  # of a method that is trained
+    allow_trained: bool = False  # whether facts may be edited that it was trained on
 
     def compute(self, model: Bridge, asked: Sequence[EditRequest | Fact], **how: Any) -> Edit:
         """One edit for all requests; keyword arguments as of `editing.compute`."""
@@ -57,7 +60,8 @@ class MethodRun:
 
     @property
     def _own(self) -> dict[str, Any]:
-        return {"moments": self.moments, "seed": self.seed, "start": self.start}
+        own = {"moments": self.moments, "seed": self.seed, "start": self.start}
+        return own | {"editor": self.editor, "allow_trained": self.allow_trained}
 
 
 def moments_for(

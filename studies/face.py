@@ -31,6 +31,7 @@ from editing.sequence.yardstick import yardstick as measured_by
 from editing.solve import moments as second_moments
 from editing.solve.moments import Config as MomentsConfig
 from editing.solve.moments import Moments
+from editing.trained.editor import Trained
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
 from factscope.errors import UserError
@@ -135,7 +136,7 @@ def request(
 def edit(
     model: Bridge,
     requests: EditRequest | Fact | Sequence[EditRequest | Fact],
-    method: str = "rome",
+    method: str | Trained = "rome",
     *,
     settings: Settings = None,
     moments: MomentsFrom = None,
@@ -148,6 +149,7 @@ def edit(
     An edit of one fact says in its repr what the model said and says now, from `edit.rows`; of more, `evaluate` does.
 
     Args:
+        method: its name; or what `fs.train_editor` gave, of a method that is trained.
         settings: of the method ("steps"), and of the restraint ("restrain.mode").
         moments: second moments of keys, or how to collect them; by default they are taken from the cache, or collected
             once with a progress bar. "identity" puts the identity in their place, which is another method.
@@ -157,10 +159,11 @@ def edit(
     """
     requests = (requests,) if isinstance(requests, EditRequest | Fact) else tuple(requests)
     own, aside = _parted(settings)
-    spec = method_of(method)
-    config = spec.config_for(model, own)
+    editor = method if isinstance(method, Trained) else None
+    spec = method_of(method.method if isinstance(method, Trained) else method)
+    config = spec.config_for(model, own, editor)
     used = _moments(model, spec, config, moments, MomentsConfig(seed=seed, start=start))
-    made = computing.compute(spec, model, requests, config, moments=used, seed=seed, start=start)
+    made = computing.compute(spec, model, requests, config, moments=used, seed=seed, start=start, editor=editor)
     if restrain is not None:
         made = restrained(model, [made], restrain, restraint(restrain).config_for(aside))
     return told(model, made)

@@ -4,7 +4,6 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from editing.edit import Edit
 from editing.pages.edit import scored
 from factscope.errors import StoreError
 from factscope.plots.page import write_page as write
@@ -36,6 +35,7 @@ KINDS = {
     "TaskReport": "editing.evaluation.lm_eval",
     "TraceResult": "tracing.results",
     "TraceStudy": "studies.trace",
+    "Trained": "editing.trained.editor",
 }
 
 
@@ -56,7 +56,8 @@ def load(folder: str | Path) -> Any:
     if kind not in KINDS:
         raise StoreError(f"{folder} holds a {kind}, and results are one of {', '.join(KINDS)}")
     cls = getattr(importlib.import_module(KINDS[kind]), kind)
-    return cls.load(folder) if cls is Edit else store.load(folder, cls)
+    found: Any = cls.load(folder) if hasattr(cls, "load") else store.load(folder, cls)
+    return found
 
 
 def write_page(result: Any, path: str | Path, light: bool = False) -> Path:

@@ -11,6 +11,7 @@ Everything else in Factscope speaks of sites.
     pattern             attention probabilities                           [row, head, query, key]
     mlp_hidden          the MLP's hidden activations, its down-projection's input [row, pos, d_mlp]
     mlp_read            what the MLP reads, after its norm                    [row, pos, d_model]
+    mlp_gate, mlp_up    what its gate and its up-projection write         [row, pos, d_mlp]
     mlp_write           the down-projection's output, before any norm that follows it   [row, pos, d_model]
     head_result         each head's write to the residual stream (flag)   [row, pos, head, d_model]
     q_input ... v_input what each reader reads, before its norm (flag)    [row, pos, head, d_model]
@@ -33,6 +34,8 @@ _HOOKS = {
     "mlp_hidden": "blocks.{}.mlp.out.hook_in",
     "mlp_read": "blocks.{}.mlp.hook_in",
     "mlp_write": "blocks.{}.mlp.out.hook_out",
+    "mlp_gate": "blocks.{}.mlp.gate.hook_out",
+    "mlp_up": "blocks.{}.mlp.in.hook_out",
     "head_result": "blocks.{}.attn.hook_result",
     "q_input": "blocks.{}.attn.hook_q_input",
     "k_input": "blocks.{}.attn.hook_k_input",

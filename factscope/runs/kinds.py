@@ -22,6 +22,7 @@ _WORDS = {
     "TaskReport": "a report of lm-eval",
     "TraceResult": "a trace",
     "TraceStudy": "a trace",
+    "Trained": "a trained editor",
 }
 
 

@@ -11,14 +11,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from editing import compute as computing
 from editing.evaluation.protocol import Protocol, comparable_with
 from editing.evaluation.read import Speech, asked_of, check_together
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import TIMES, Score, found, table
-from editing.method import method
+from editing.method import MethodSpec, method
 from editing.requests import known
 from editing.sequence.yardstick import Yardstick
 from editing.solve.moments import content_of
+from editing.trained.editor import Trained
 from factscope.data.case import Case
 from factscope.errors import EditError, UserError
 from factscope.model.bridge import Bridge
@@ -70,8 +72,9 @@ class Options:
     source, known: for the record: the file's name, and whether the cases are those that the model knows. settings: of
     a method, by its name. moments, tokens: as in `edit apply`. yardstick: an `editing.sequence.yardstick.Yardstick`,
     read once all edits are in, where edits stay or there is one edit. snippets: reference texts, for the reference
-    score of protocols that speak. say: told, before anything is edited, what of the protocol these cases cannot be
-    asked. shown: whether a progress bar is shown; None: on a terminal.
+    score of protocols that speak. editors, allow_trained: of methods that are trained, and whether cases may be edited
+    that they were trained on. say: told, before anything is edited, what of the protocol these cases cannot be asked.
+    shown: whether a progress bar is shown; None: on a terminal.
     """
 
     source: str = ""
@@ -81,6 +84,8 @@ class Options:
     tokens: int | None = None
     yardstick: Yardstick | None = None
     snippets: Snippets | None = None
+    editors: Sequence[Trained] = ()
+    allow_trained: bool = False
     seed: int = 0
     start: str = "auto"
     shown: bool | None = None
@@ -101,17 +106,11 @@ def bench(
     specs = {spec.name: spec for spec in map(method, names)}
     if idle := set(options.settings) - set(specs):
         raise EditError(f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(specs)}")
-    configs = {name: spec.config_for(model, options.settings.get(name, ())) for name, spec in specs.items()}
     check_askable(model, cases, protocol, options.say)
     run = Run.of(model, options.seed)
     asked = {case.id: asked_of(model, case, options.start) for case in cases}
     work = _work(run.fingerprint, digest(cases), protocol, options)
-    wanted = [
-        MethodSetting(
-            specs[name], config, options.moments, options.tokens, work | {"method": name, "config": asdict(config)}
-        )
-        for name, config in configs.items()
-    ]
+    wanted = _wanted(model, list(specs.values()), cases, options, work)
     total = len(cases) * len(specs)
     with stopwatch() as seconds, progress("cases edited", total, shown=options.shown) as advance:
         trials = run_all(
@@ -121,6 +120,30 @@ def bench(
             wanted,
         )
     return _result(model, cases, protocol, trials, options, run.ended(seconds[0]))
+
+
+def _wanted(
+    model: Bridge, specs: Sequence[MethodSpec], cases: Sequence[Case], options: Options, work: dict[str, Any]
+) -> list[MethodSetting]:
+    """Each method with its configuration and, where it is trained, its editor; EditError as `check_editor`."""
+    editors = {editor.method: editor for editor in options.editors}
+    names = {spec.name for spec in specs if spec.train is not None}
+    if idle := [editor for editor in options.editors if editor.method not in names]:
+        raise EditError(
+            f"an editor of {idle[0].method} is given, and the methods are {', '.join(s.name for s in specs)}"
+        )
+    edited = [request for case in cases for request in case.requests]
+    found = []
+    for spec in specs:
+        editor = editors.get(spec.name)
+        how = computing.Options(start=options.start, editor=editor, allow_trained=options.allow_trained)
+        notes = computing.check_editor(spec, how, edited, work["model"])
+        config = spec.config_for(model, options.settings.get(spec.name, ()), editor)
+        computing.check_config(spec, model, config, editor)
+        own = work | {"method": spec.name, "config": asdict(config)}
+        own |= {"editor": editor.digest} if editor is not None else {}
+        found.append(MethodSetting(spec, config, options.moments, options.tokens, own, editor, notes))
+    return found
 
 
 def _work(fingerprint: str, questions: str, protocol: Protocol, options: Options) -> dict[str, Any]:

@@ -128,6 +128,7 @@ def facts_of(bench: Bench) -> tuple[tuple[str, str], ...]:
         ),
         ("start token", bench.start_token),
         ("second moments", bench.moments),
+        *((trial.method, note) for trial in bench.trials for note in trial.notes),
         *((("left out", f"{bench.left_out} questions of these cases that cannot be asked"),) * bool(bench.left_out)),
     )
 

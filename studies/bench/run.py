@@ -19,6 +19,7 @@ from editing.evaluation.read import Outputs, Reading, Row, Speech, TokenizedQues
 from editing.evaluation.table import table
 from editing.method import MethodConfig, MethodSpec
 from editing.sequence.yardstick import Yardstick
+from editing.trained.editor import Trained
 from factscope.data.case import Case
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
@@ -54,6 +55,7 @@ class MethodResult:
     costs: tuple[Cost, ...]  # one an edit
     failures: tuple[Failure, ...] = ()
     general: dict[str, float] = field(default_factory=dict)  # of the model with all edits in
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,8 @@ class MethodSetting:
     moments: str
     tokens: int | None
     work: dict[str, Any]
+    editor: Trained | None = None  # of a method that is trained
+    notes: tuple[str, ...] = ()  # what its result must say
 
 
 def run_all(setting: Setting, wanted: Sequence[MethodSetting]) -> list[MethodResult]:
@@ -201,6 +205,7 @@ class CaseRunner:
         setting, model = self.setting, self.setting.model
         requests = [tuple(one for case in step for one in case.requests) for step in steps]
         how: dict[str, Any] = {"moments": self.stats, "seed": setting.seed, "start": setting.start, "shown": False}
+        how |= {"editor": self.wanted.editor, "allow_trained": True}  # refused before, where it is not allowed
         with watched() as memory, stopwatch() as seconds:
             edits = self._computed(requests, how)
         for before, step, edit in zip(clean, steps, edits, strict=True):
@@ -283,7 +288,8 @@ class CaseRunner:
         )
         costs = tuple(Cost(**piece["cost"]) for piece in pieces)
         elsewhere = end["general"] or pieces[-1]["general"]
-        return MethodResult(self.name, asdict(self.wanted.config), rows, speech, costs, failures(rows), elsewhere)
+        config, notes = asdict(self.wanted.config), self.wanted.notes
+        return MethodResult(self.name, config, rows, speech, costs, failures(rows), elsewhere, notes)
 
 
 def general(model: Bridge, yardstick: Yardstick | None) -> dict[str, float]:

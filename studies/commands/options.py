@@ -293,6 +293,16 @@ class EditOptions(MomentsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AllowTrained(Options):
+    """Of methods that are trained."""
+
+    allow_trained: Annotated[
+        bool,
+        option("Edit facts that the editor was trained on, too; they are counted.", "--allow-trained", panel=DETAILS),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class CircuitOptions(Options):
     """How a circuit is found."""
 

@@ -20,6 +20,7 @@ from factscope.model.forward.batched import logits_at
 from factscope.model.hooks import hooks_left
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint, live_weights
+from helpers.editors import config_of, editor_of
 from helpers.moments import text_moments
 
 FACTS = requests_of(
@@ -56,6 +57,12 @@ def settings(name, layers=(0, 1)):
     return replace(config, steps=6) if hasattr(config, "steps") else config
 
 
+def own(model, name):
+    """The configuration and, of a method that is trained, the editor."""
+    editor = editor_of(model, name)
+    return {"config": settings(name) if editor is None else config_of(model, name), "editor": editor}
+
+
 def target_loss(model, facts):
     """Mean nats a target token, on the bare prompts."""
     rows = [target_prompts(model, fact, ("{}",), "auto")[0] for fact in facts]
@@ -74,15 +81,18 @@ def test_every_method_makes_an_edit_that_acts_and_leaves_no_trace(tiny, name, ki
     facts = FACTS[2:] if methods.method(name).in_context else FACTS  # the tiny models read 64 tokens at most
     before, loss = fingerprint(model), target_loss(model, facts)
     edit = computing.compute(
-        name, model, facts, settings(name), moments=text_moments(model, [0, 1]), contexts=CONTEXTS, shown=False
+        name, model, facts, moments=text_moments(model, [0, 1]), contexts=CONTEXTS, shown=False, **own(model, name)
     )
     assert fingerprint(model) == before
     assert isinstance(edit, Edit)
     assert edit.method == name
     assert edit.base == before
     assert edit.requests == facts
-    assert {delta.weight for delta in edit.deltas} <= {"blocks.0.mlp.W_out", "blocks.1.mlp.W_out"}
     spec = methods.method(name)
+    parts = ("W_out",) if spec.train is None else ("W_gate", "W_in", "W_out")
+    assert {delta.weight for delta in edit.deltas} <= {f"blocks.{i}.mlp.{part}" for i in (0, 1) for part in parts}
+    editor = editor_of(model, name)
+    assert edit.editor == ("" if editor is None else editor.digest)
     assert (bool(edit.preface), bool(edit.bypasses)) == (spec.in_context, spec.beside)
     assert bool(edit.deltas) == (not spec.in_context and not spec.beside)
     untouched = {n: w.clone() for n, w in live_weights(model).items() if n not in {d.weight for d in edit.deltas}}
@@ -98,10 +108,10 @@ def test_every_method_makes_an_edit_that_acts_and_leaves_no_trace(tiny, name, ki
 @pytest.mark.parametrize("name", methods.method_names())
 def test_each_alone_side_by_side_is_each_alone(tiny, name):
     model = tiny("llama")
-    how = {"moments": text_moments(model, [0, 1]), "contexts": CONTEXTS, "shown": False}
-    each = computing.compute_each(name, model, FACTS, settings(name), **how)
+    how = {"moments": text_moments(model, [0, 1]), "contexts": CONTEXTS, "shown": False} | own(model, name)
+    each = computing.compute_each(name, model, FACTS, **how)
     for fact, edit in zip(FACTS, each, strict=True):
-        alone = computing.compute(name, model, [fact], settings(name), **how)
+        alone = computing.compute(name, model, [fact], **how)
         assert edit.preface == alone.preface
         for beside, lone in zip(edit.bypasses, alone.bypasses, strict=True):
             for part, tensor in beside.tensors.items():
@@ -115,11 +125,11 @@ def test_each_alone_side_by_side_is_each_alone(tiny, name):
 @pytest.mark.parametrize("name", methods.method_names())
 def test_the_same_seed_gives_the_same_edit(tiny, name, tmp_path, monkeypatch):
     model = tiny("gpt2")
-    how = {"moments": text_moments(model, [0, 1]), "seed": 3, "shown": False}
+    how = {"moments": text_moments(model, [0, 1]), "seed": 3, "shown": False} | own(model, name)
     made = []
     for cache in ("one", "two"):  # the contexts are sampled both times
         monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / cache))
-        made.append(computing.compute(name, model, FACTS[:1], settings(name), **how).digest)
+        made.append(computing.compute(name, model, FACTS[:1], **how).digest)
     assert made[0] == made[1]
 
 
@@ -274,7 +284,7 @@ def test_the_change_that_fine_tuning_learns_is_what_it_does_once_applied(tiny):
 def test_an_edit_says_that_the_identity_stood_in_for_second_moments(tiny, name):
     model, spec = tiny("llama"), methods.method(name)
     facts = FACTS[2:]
-    edit = computing.compute(name, model, facts, settings(name), contexts=CONTEXTS, shown=False)
+    edit = computing.compute(name, model, facts, contexts=CONTEXTS, shown=False, **own(model, name))
     assert (computing.IDENTITY in edit.notes) == spec.needs_moments
     if spec.needs_moments:
         assert edit.moments == "identity"

@@ -32,6 +32,7 @@ from editing.spectrum import spectra
 from factscope.data.load import load_facts
 from factscope.model.known import answer_ranks
 from factscope.model.prompts import make_prompt
+from helpers.editors import config_of, editor_of
 from helpers.models import TOY
 from helpers.moments import text_moments
 from helpers.pretend import pretended
@@ -92,6 +93,8 @@ def test_methods_of_edits(toy: Any, keys: Any, name: str) -> None:
         elif hasattr(config, "steps"):
             config = replace(config, steps=2)
     how: dict[str, Any] = {"moments": keys if spec.needs_moments else None, "contexts": ("{}", "Today, {}")}
+    if spec.train is not None:
+        config, how["editor"] = config_of(toy, name), editor_of(toy, name)
     facts = FACTS[:1] if spec.in_context else FACTS
     one, other = both(toy, lambda: computing.compute(name, toy, facts, config, shown=False, **how))
     for ours, theirs in zip(one.deltas, other.deltas, strict=True):

@@ -13,6 +13,7 @@ from studies.commands.command import command, run_folder
 from studies.commands.edit.learning import learning
 from studies.commands.edit.saved import stack
 from studies.commands.options import (
+    AllowTrained,
     EditOptions,
     KnownFactsOptions,
     ModelOptions,
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyOptions(PromptOptions, EditOptions, KnownFactsOptions, ModelOptions, RunOptions):
+class ApplyOptions(PromptOptions, EditOptions, AllowTrained, KnownFactsOptions, ModelOptions, RunOptions):
     """What is edited, how, and on top of what."""
 
     target: Annotated[str | None, option("What the model shall say instead.")] = None
     stack: Annotated[bool, option("Edit on top of the stack, and put the edit on it.", "--stack")] = False
     batch: Annotated[int | None, option("Facts of one edit; more become a stack of edits.")] = None
+    editor: Annotated[Path | None, option("Of a method that is trained: what edit train saved.")] = None
     runs: Runs = Path("runs")
 
 
@@ -53,14 +55,15 @@ def apply(options: ApplyOptions) -> None:
 
         spec, pairs = options.method_with_settings()
         gentle, gentle_config = options.restraint_with_config()
+        editor = recipe.Trained.load(options.editor) if options.editor is not None else None
         model = load(options)
         chosen = _facts(model, options)
-        config = spec.config_for(model, pairs)
+        config = spec.config_for(model, pairs, editor)
         places = stack.read_stack(options.runs) if options.stack else []
         below = [part for place in places for part in recipe.load_edits(Path(place))]
         note_identity(spec, options.moments)
         stats = recipe.moments_for(model, spec, config, options.moments, options.tokens, options.seed, options.start)
-        run = recipe.MethodRun(spec, config, stats, options.seed, options.start)
+        run = recipe.MethodRun(spec, config, stats, options.seed, options.start, editor, options.allow_trained)
         with learning(config, len(chosen)) as (on_step, on_piece):
             edits = recipe.make(
                 model, chosen, run, below=below, restraint=gentle, restraint_config=gentle_config,

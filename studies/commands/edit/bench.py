@@ -15,6 +15,7 @@ from studies.commands.edit.compare import compared, show, tell_compared
 from studies.commands.options import (
     DETAILS,
     PROTOCOLS,
+    AllowTrained,
     Extra,
     ModelOptions,
     MomentsOptions,
@@ -30,7 +31,7 @@ from studies.commands.options import methods as method_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(ModelOptions, MomentsOptions, RunOptions):
+class BenchOptions(ModelOptions, MomentsOptions, AllowTrained, RunOptions):
     """Which methods, on which cases, under which protocol."""
 
     suite: Annotated[
@@ -49,6 +50,9 @@ class BenchOptions(ModelOptions, MomentsOptions, RunOptions):
     known: Annotated[bool, option("Only cases whose facts the model knows.", "--known")] = False
     general: Annotated[bool, option("Perplexity and unrelated facts, with all edits in.", "--general")] = False
     beside: Annotated[Path | None, option("Set this saved bench beside it.", "--compare")] = None
+    editor: Annotated[
+        tuple[Path, ...], option("Of a method that is trained: what edit train saved; repeat for several.")
+    ] = ()
     settings: Annotated[tuple[str, ...], option("A setting of one method.", "--set", metavar="METHOD.KEY=VALUE")] = ()
     scorer: Annotated[
         str | None,
@@ -169,11 +173,13 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
     """The bench itself, after everything that refuses it."""
     from editing.evaluation.reference_texts import Snippets
     from editing.sequence import yardstick as measuring
+    from editing.trained.editor import Trained
     from factscope.model.prompts import start_token
     from studies.bench import bench as grid
     from studies.bench import compare as bench_compare
 
     references = None if options.snippets is None else Snippets.load(options.snippets)
+    editors = [Trained.load(folder) for folder in options.editor]
     n, seed, start = options.limit, options.seed, options.start
     model = load(options)
     cases = grid.known_cases(model, cases, n, start) if options.known else cases
@@ -192,7 +198,8 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
         result = grid.bench(
             model, cases, options.chosen, how, folder, source=Path(options.suite).name, known=options.known,
             settings=by_owner(options.settings), moments=options.moments, tokens=options.tokens, snippets=references,
-            seed=seed, start=start, yardstick=yardstick, say=lambda words: note(f"Note: {words}."),
+            seed=seed, start=start, yardstick=yardstick, editors=editors, allow_trained=options.allow_trained,
+            say=lambda words: note(f"Note: {words}."),
         )  # fmt: skip
     except KeyboardInterrupt:
         note(f"Stopped; what is done is in {folder}, and the same command goes on from there.")

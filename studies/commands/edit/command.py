@@ -15,6 +15,7 @@ from studies.commands.edit.saved.list_ import list_
 from studies.commands.edit.saved.merge import merge
 from studies.commands.edit.saved.undo import undo
 from studies.commands.edit.sequence import sequence
+from studies.commands.edit.train import train
 from studies.commands.show import show_command
 
 app = group(
@@ -34,6 +35,7 @@ app = group(
         undo,
         export,
         moments,
+        train,
     ),
     'edit apply "[The Eiffel Tower] is located in the city of" --target Rome --method rome',
     "edit apply --facts counterfact.json --limit 100 --method memit --batch 100",

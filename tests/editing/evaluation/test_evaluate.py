@@ -240,7 +240,8 @@ def toy_settings(name):
 
 # Two cannot be asked here. UltraEdit standardises over target tokens, and refuses a fact whose target is one token.
 # PMET's values begin at layer 1, where none can be found in the toy: MEMIT's descent stays above 4 nats there, too.
-ELSEWHERE = ("ultraedit", "pmet")
+# Methods that are trained need more facts than the toy has (tests/editing/trained).
+ELSEWHERE = ("ultraedit", "pmet", *(name for name in methods.method_names() if methods.method(name).train))
 ALONE = [name for name in methods.method_names() if not methods.method(name).in_context and name not in ELSEWHERE]
 
 

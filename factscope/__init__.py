@@ -94,6 +94,7 @@ _PLACES = {
     "save": "studies.saved:save",
     "load": "studies.saved:load",
     "header": "factscope.runs.store:header",
+    "cite": "studies.cite:cite",
     "page": "factscope.plots.show:page_of",
     "write_page": "studies.saved:write_page",
     "pictures": "factscope.plots.show:pictures",

@@ -40,6 +40,7 @@ from factscope.runs.store import header
 from studies.bench.bench import Bench, bench
 from studies.bench.page import markdown
 from studies.circuit import CircuitStudy, TaskOptions, about_facts, about_prompt
+from studies.cite import cite
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.face import diff, edit, evaluate_circuit, find_circuit, generate, moments, request, sequence
@@ -101,6 +102,7 @@ __all__ = [
     "average",
     "average_flow",
     "bench",
+    "cite",
     "diff",
     "diff_circuits",
     "edit",

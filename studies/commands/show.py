@@ -22,6 +22,7 @@ class ShowOptions(OutputOptions):
     figure_format: Annotated[
         str, option("Of --figures; pdf and png need Chromium.", of=OneOf("figure format", FIGURE_FORMATS))
     ] = "svg"
+    cite: Annotated[bool, option("Also print the BibTeX of what the result used.", "--cite")] = False
 
 
 def show_command(group: str) -> Command[ShowOptions]:
@@ -43,6 +44,7 @@ def show_command(group: str) -> Command[ShowOptions]:
             figures.check(options.figure_format)
         from factscope.plots.page import write_page
         from factscope.plots.show import figures_of, records_of
+        from studies.cite import cite
         from studies.saved import saved_run
 
         result, drawn = saved_run(options.run)
@@ -53,9 +55,13 @@ def show_command(group: str) -> Command[ShowOptions]:
             written = figures.write(figures_of(drawn), options.figures, options.figure_format)
         with writable(options.out or options.run, fresh=options.out not in (None, options.run)) as folder:
             page = write_page(drawn, folder / "page.html", light=options.light)
+        sources = cite(result) if options.cite else ""
         more = {"table": str(options.table)} if options.table is not None else {}
-        tell_result(result, page, options.as_json, **more, **({"figures": list(map(str, written))} if written else {}))
+        drawn_files = {"figures": list(map(str, written))} if written else {}
+        cited = {"bibtex": sources} if sources else {}
+        tell_result(result, page, options.as_json, **more, **drawn_files, **cited)
         if not options.as_json:
             tell(*(f"Table: {place}" for place in more.values()), *(f"Figure: {place}" for place in written))
+            tell(*sources.splitlines())
 
     return show

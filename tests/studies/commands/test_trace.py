@@ -266,10 +266,11 @@ def test_a_disk_that_fills_up_at_the_page_leaves_the_result_to_be_drawn(
 
 def test_a_saved_run_gives_a_papers_table_and_figures(run_command: Any, tmp_path: Path) -> None:
     assert run_command("trace", MARKED, *QUICK, "--out", "run").exit_code == 0
-    shown = run_command("trace", "show", "run", "--table", "t.tex", "--figures", "drawn", "--json")
+    shown = run_command("trace", "show", "run", "--table", "t.tex", "--figures", "drawn", "--cite", "--json")
     assert shown.exit_code == 0, shown.stderr
     body = json.loads(shown.stdout)
     assert body["table"] == "t.tex"
+    assert "@inproceedings{meng2022locating," in body["bibtex"]
     assert (tmp_path / "t.tex").read_text(encoding="utf-8").startswith("\\begin{tabular}")
     assert body["figures"]
     assert all(Path(place).read_text(encoding="utf-8").startswith("<svg") for place in body["figures"])

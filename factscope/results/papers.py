@@ -1,0 +1,135 @@
+"""The papers behind what Factscope computes, as BibTeX: data, and one function that writes it.
+
+Authors are as their papers name them, the first few and "others" where there are many. A preprint's number is its
+arXiv identifier.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One source; its key is the first author's family name, the year and the first word of the title."""
+
+    key: str
+    author: str  # as BibTeX joins names
+    title: str  # capitals in braces stay capitals
+    year: int
+    arxiv: str = ""
+    where: str = ""  # journal, conference or institution
+    url: str = ""
+
+
+PAPERS = {
+    paper.key: paper
+    for paper in (
+        Paper("factscope", "{The Factscope authors}",
+              "Factscope: a workbench for what language models know", 2026),
+        Paper("nanda2022transformerlens", "Nanda, Neel and Bloom, Joseph", "{TransformerLens}", 2022,
+              url="https://github.com/TransformerLensOrg/TransformerLens"),
+        Paper("meng2022locating", "Meng, Kevin and Bau, David and Andonian, Alex and Belinkov, Yonatan",
+              "Locating and Editing Factual Associations in {GPT}", 2022, "2202.05262",
+              "Advances in Neural Information Processing Systems"),
+        Paper("meng2023mass",
+              "Meng, Kevin and Sharma, Arnab Sen and Andonian, Alex and Belinkov, Yonatan and Bau, David",
+              "Mass-Editing Memory in a Transformer", 2023, "2210.07229",
+              "International Conference on Learning Representations"),
+        Paper("nostalgebraist2020logit", "{nostalgebraist}", "Interpreting {GPT}: the Logit Lens", 2020,
+              url="https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens"),
+        Paper("geva2023dissecting", "Geva, Mor and Bastings, Jasmijn and Filippova, Katja and Globerson, Amir",
+              "Dissecting Recall of Factual Associations in Auto-Regressive Language Models", 2023, "2304.14767"),
+        Paper("dai2022knowledge",
+              "Dai, Damai and Dong, Li and Hao, Yaru and Sui, Zhifang and Chang, Baobao and Wei, Furu",
+              "Knowledge Neurons in Pretrained Transformers", 2022, "2104.08696"),
+        Paper("hase2023localization", "Hase, Peter and Bansal, Mohit and Kim, Been and Ghandeharioun, Asma",
+              "Does Localization Inform Editing? Surprising Differences in Causality-Based Localization vs. Knowledge "
+              "Editing in Language Models", 2023, "2301.04213"),
+        Paper("conmy2023automated",
+              "Conmy, Arthur and Mavor-Parker, Augustine N. and Lynch, Aengus and Heimersheim, Stefan and "
+              "Garriga-Alonso, Adri{\\`a}",
+              "Towards Automated Circuit Discovery for Mechanistic Interpretability", 2023, "2304.14997"),
+        Paper("syed2023attribution", "Syed, Aaquib and Rager, Can and Conmy, Arthur",
+              "Attribution Patching Outperforms Automated Circuit Discovery", 2023, "2310.10348"),
+        Paper("hanna2024faith", "Hanna, Michael and Pezzelle, Sandro and Belinkov, Yonatan",
+              "Have Faith in Faithfulness: Going Beyond Circuit Overlap When Finding Model Mechanisms", 2024,
+              "2403.17806"),
+        Paper("yao2024circuits", "Yao, Yunzhi and Zhang, Ningyu and Xi, Zekun and Wang, Mengru and others",
+              "Knowledge Circuits in Pretrained Transformers", 2024, "2405.17969"),
+        Paper("gupta2024rebuilding", "Gupta, Akshat and Baskaran, Sidharth and Anumanchipalli, Gopala",
+              "Rebuilding {ROME}: Resolving Model Collapse during Sequential Model Editing", 2024, "2403.07175"),
+        Paper("gupta2024unified", "Gupta, Akshat and Sajnani, Dev and Anumanchipalli, Gopala",
+              "A Unified Framework for Model Editing", 2024, "2403.14236"),
+        Paper("fang2024alphaedit", "Fang, Junfeng and others",
+              "{AlphaEdit}: Null-Space Constrained Knowledge Editing for Language Models", 2024, "2410.02355"),
+        Paper("li2024pmet", "Li, Xiaopeng and others", "{PMET}: Precise Model Editing in a Transformer", 2024,
+              "2308.08742"),
+        Paper("wang2026soft", "Wang, Xinyu and Lyu, Sicheng and Gu, Yu and Huang, Jerry and others",
+              "Beyond Hard Writes and Rigid Preservation: Soft Recursive Least-Squares for Lifelong {LLM} Editing",
+              2026, "2601.15686"),
+        Paper("gupta2025lifelong", "Gupta, Akshat and others",
+              "Lifelong Sequential Knowledge Editing without Model Degradation", 2025, "2502.01636"),
+        Paper("gu2025ultraedit", "Gu, Xiaojie and others",
+              "{UltraEdit}: Training-, Subject-, and Memory-Free Lifelong Editing in Large Language Models", 2025,
+              "2505.14679"),
+        Paper("zhang2024comprehensive", "Zhang, Ningyu and Yao, Yunzhi and Tian, Bozhong and Wang, Peng and others",
+              "A Comprehensive Study of Knowledge Editing for Large Language Models", 2024, "2401.01286"),
+        Paper("yang2025right", "Yang, Wanli and Sun, Fei and Tang, Rui and Zang, Hongyu and others",
+              "Fine-tuning Done Right in Model Editing", 2025, "2509.22072"),
+        Paper("ikram2026crispedit",
+              "Ikram, Zarif and Firouzkouhi, Arad and Tu, Stephen and Soltanolkotabi, Mahdi and Rashidinejad, Paria",
+              "{CrispEdit}: Low-Curvature Projections for Scalable Non-Destructive {LLM} Editing", 2026, "2602.15823"),
+        Paper("guo2025towards", "Guo, Yaming and others",
+              "Towards Lifelong Model Editing via Simulating Ideal Editor", 2025,
+              where="International Conference on Machine Learning"),
+        Paper("hu2021lora", "Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and others",
+              "{LoRA}: Low-Rank Adaptation of Large Language Models", 2021, "2106.09685"),
+        Paper("zhang2023adaptive", "Zhang, Qingru and others",
+              "Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", 2023, "2303.10512"),
+        Paper("hartvigsen2023grace", "Hartvigsen, Thomas and Sankaranarayanan, Swami and Palangi, Hamid and Kim, Yoon "
+              "and Ghassemi, Marzyeh",
+              "Aging with {GRACE}: Lifelong Model Editing with Discrete Key-Value Adaptors", 2023, "2211.11031"),
+        Paper("wang2024memoe", "Wang, Renzhi and Li, Piji",
+              "{MEMoE}: Enhancing Model Editing with Mixture of Experts Adaptors", 2024, "2405.19086"),
+        Paper("cohen2024evaluating", "Cohen, Roi and Biran, Eden and Yoran, Ori and Globerson, Amir and Geva, Mor",
+              "Evaluating the Ripple Effects of Knowledge Editing in Language Models", 2024, "2307.12976"),
+        Paper("zheng2023edit", "Zheng, Ce and Li, Lei and Dong, Qingxiu and others",
+              "Can We Edit Factual Knowledge by In-Context Learning?", 2023, "2305.12740"),
+        Paper("madaan2022memory", "Madaan, Aman and Tandon, Niket and Clark, Peter and Yang, Yiming",
+              "Memory-Assisted Prompt Editing to Improve {GPT-3} after Deployment", 2022, "2201.06009"),
+        Paper("ma2024perturbation", "Ma, Jun-Yu and others", "Perturbation-Restrained Sequential Model Editing", 2024,
+              "2405.16821"),
+        Paper("gu2024harms", "Gu, Jia-Chen and others",
+              "Model Editing Harms General Abilities of Large Language Models: Regularization to the Rescue", 2024,
+              "2401.04700"),
+        Paper("liu2025energy", "Liu, Qingyuan and Gu, Jia-Chen and Yao, Yunzhi and Wang, Hong and Peng, Nanyun",
+              "Energy-Regularized Sequential Model Editing on Hyperspheres", 2025, "2510.01172"),
+        Paper("yao2023editing", "Yao, Yunzhi and Wang, Peng and Tian, Bozhong and others",
+              "Editing Large Language Models: Problems, Methods, and Opportunities", 2023, "2305.13172"),
+        Paper("yang2025mirage", "Yang, Wanli and Sun, Fei and Tan, Jiajun and Ma, Xinyu and others",
+              "The Mirage of Model Editing: Revisiting Evaluation in the Wild", 2025, "2502.11177"),
+        Paper("levy2017zero", "Levy, Omer and Seo, Minjoon and Choi, Eunsol and Zettlemoyer, Luke",
+              "Zero-Shot Relation Extraction via Reading Comprehension", 2017, "1706.04115"),
+        Paper("mitchell2022fast", "Mitchell, Eric and Lin, Charles and Bosselut, Antoine and Finn, Chelsea and "
+              "Manning, Christopher D.", "Fast Model Editing at Scale", 2022, "2110.11309"),
+        Paper("zhong2023mquake", "Zhong, Zexuan and Wu, Zhengxuan and Manning, Christopher D. and Potts, Christopher "
+              "and Chen, Danqi",
+              "{MQuAKE}: Assessing Knowledge Editing in Language Models via Multi-Hop Questions", 2023, "2305.14795"),
+        Paper("gao2023framework", "Gao, Leo and Tow, Jonathan and Abbasi, Baber and Biderman, Stella and others",
+              "A Framework for Few-Shot Language Model Evaluation", 2023,
+              url="https://github.com/EleutherAI/lm-evaluation-harness"),
+    )
+}  # fmt: skip
+
+
+def bibtex(keys: Sequence[str]) -> str:
+    """The entries of these keys, each once, in order."""
+    return "\n\n".join(_entry(PAPERS[key]) for key in dict.fromkeys(keys)) + "\n"
+
+
+def _entry(paper: Paper) -> str:
+    kind = "inproceedings" if paper.where else "misc"
+    fields = {"author": paper.author, "title": paper.title, "year": str(paper.year), "booktitle": paper.where}
+    fields |= {"eprint": paper.arxiv, "archivePrefix": "arXiv" if paper.arxiv else "", "url": paper.url}
+    lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
+    return "\n".join((f"@{kind}{{{paper.key},", *lines, "}"))

@@ -1,0 +1,110 @@
+"""What a result rests on, as BibTeX: the papers of its methods, restraints, scores and suites, and the programs.
+
+A result is walked to its last part, so that a study cites what its traces, circuits and edits cite.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from factscope.results.papers import bibtex
+
+KINDS = {  # by the class of a part
+    "TraceResult": ("meng2022locating",),
+    "AverageResult": ("meng2022locating",),
+    "LensResult": ("nostalgebraist2020logit",),
+    "FlowResult": ("geva2023dissecting",),
+    "FlowAverage": ("geva2023dissecting",),
+    "NeuronResult": ("dai2022knowledge",),
+    "Roles": ("yao2024circuits",),
+    "LayerStudy": ("hase2023localization",),
+    "EditReport": ("meng2022locating", "yao2023editing", "yang2025mirage"),
+    "TaskReport": ("gao2023framework",),
+}
+CIRCUITS = {
+    "acdc": ("conmy2023automated",),
+    "eap": ("syed2023attribution",),
+    "eap_ig": ("hanna2024faith", "syed2023attribution"),
+    "exact": (),  # ours: nothing but the definition of an edge's effect
+    "imported": (),
+}
+METHODS = {
+    "rome": ("meng2022locating",),
+    "r_rome": ("gupta2024rebuilding", "meng2022locating"),
+    "memit": ("meng2023mass",),
+    "emmet": ("gupta2024unified", "meng2023mass"),
+    "pmet": ("li2024pmet", "meng2023mass"),
+    "alphaedit": ("fang2024alphaedit", "meng2023mass"),
+    "rls": ("wang2026soft", "gupta2025lifelong", "meng2023mass"),
+    "ultraedit": ("gu2025ultraedit",),
+    "ft_m": ("zhang2024comprehensive",),
+    "ft_l": ("meng2022locating",),
+    "ft_bf": ("yang2025right",),
+    "crispedit": ("ikram2026crispedit",),
+    "lora": ("hu2021lora",),
+    "adalora": ("zhang2023adaptive", "hu2021lora"),
+    "grace": ("hartvigsen2023grace",),
+    "memoe": ("wang2024memoe",),
+    "simie": ("guo2025towards",),  # a merge of edits, whose methods its name says too
+    "ice": ("cohen2024evaluating",),
+    "ike": ("zheng2023edit",),
+    "retrieval": ("madaan2022memory", "zheng2023edit"),
+}
+RESTRAINTS = {"prune": ("ma2024perturbation",), "rect": ("gu2024harms",), "sphere": ("liu2025energy",)}
+SUITES = {  # by what the name of a suite begins with
+    "CounterFact": ("meng2022locating",),
+    "zsRE": ("levy2017zero", "mitchell2022fast"),
+    "KnowEdit": ("zhang2024comprehensive",),
+    "MQuAKE": ("zhong2023mquake",),
+    "RippleEdits": ("cohen2024evaluating",),
+}
+PROGRAMS = ("factscope", "nanda2022transformerlens")
+
+
+def cite(result: Any) -> str:
+    """The BibTeX of everything that a result used, each source once; a comment names what has none here."""
+    keys, unknown = list[str](PROGRAMS), dict[str, None]()
+    for table, name in _used(result):
+        if name in table:
+            keys += table[name]
+        elif table is not KINDS:
+            unknown[name] = None
+    missing = "".join(f"% {name}: no source is known here; its own documentation names it\n" for name in unknown)
+    return bibtex(keys) + missing
+
+
+Used = tuple[Mapping[str, tuple[str, ...]], str]
+
+
+def _used(value: Any) -> Iterator[Used]:
+    """Every method, restraint, suite and kind of part in a result, by the table that has its sources."""
+    if is_dataclass(value) and not isinstance(value, type):
+        yield KINDS, type(value).__name__
+        yield from _named(value)
+        for field in fields(value):
+            yield from _used(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _used(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _used(part)
+
+
+def _named(part: Any) -> Iterator[Used]:
+    """What one part says of itself by name."""
+    names = [*getattr(part, "methods", ()), getattr(part, "method", "")]
+    table = CIRCUITS if type(part).__name__ == "Circuit" else METHODS
+    yield from ((table, name) for each in names if isinstance(each, str) for name in _split(each))
+    settings = getattr(part, "settings", {})
+    held = settings.get("restrain") if isinstance(settings, Mapping) else None
+    for words in (*getattr(part, "restraints", ()), *((held,) if held else ())):
+        yield RESTRAINTS, str(words).split()[0]
+    suite = getattr(part, "suite", "")
+    yield from ((SUITES, name) for name in SUITES if isinstance(suite, str) and suite.startswith(name))
+
+
+def _split(method: str) -> list[str]:
+    """The methods of "rome+memit" (a stack), "rome, memit" (a table), "simie of rome" (a merge), "scrambled rome"."""
+    return [name for name in re.findall(r"\w+", method) if name not in ("of", "scrambled", "unedited")]

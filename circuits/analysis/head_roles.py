@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.analysis.attention import HeadPattern, patterns, strongest_heads
 from circuits.circuit import Circuit
 from circuits.engine.reference import Reference
 from circuits.engine.state import State
@@ -75,6 +76,7 @@ class Roles:
     curves: dict[str, Tensor]  # [state] 0 is the embedding; rank, probability, rank at the subject; full and circuit
     settings: dict[str, Any]
     run: Run | None
+    patterns: tuple[HeadPattern, ...] = ()  # of the strongest heads, the strongest first
 
 
 @torch.no_grad()
@@ -97,6 +99,7 @@ def roles(
         lens = AnswerReading(readout(model), final, prompt.answer_ids[0])
         naming = Naming.of(model, prompt, lens, answers, floor)
         nodes = circuit.nodes()
+        attended = patterns(state, strongest_heads(circuit))
         measured = [head_reading(state, lens, name, last) for name in nodes if name.startswith("a")]
         subject, relation = parts_of(prompt)
         heads = tuple(_head_role(head, naming, subject, relation) for head in measured)
@@ -121,6 +124,7 @@ def roles(
             curves=_curves(state, circuit, lens.readout),
             settings=settings | {"answers known": len(naming.among), "prompts": len(circuit.task.prompts)},
             run=None,
+            patterns=attended,
         )
     return replace(result, run=run.ended(elapsed[0]))
 

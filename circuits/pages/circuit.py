@@ -9,7 +9,7 @@ from circuits.analysis.head_roles import Roles
 from circuits.circuit import Circuit
 from circuits.method import INTEGRAL
 from circuits.pages.evaluation import evaluated
-from circuits.pages.roles import role_specs
+from circuits.pages.roles import attention_specs, role_specs
 from circuits.pages.wiring import matrix, network
 from circuits.stability import Stability
 from factscope.plots.specs import (
@@ -38,6 +38,8 @@ def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | 
     if roles is not None:
         of = f"Heads and parts of the first prompt: {roles.prompt}{roles.answer}." if len(prompts) > 1 else ""
         sections.append(Section("What its parts do", role_specs(roles), of))
+        if attended := attention_specs(roles, prompts[0]):
+            sections.append(Section("What its strongest heads attend to", attended, of))
     sections += [Section("Edges", (edge_table(circuit),)), Section("How it was found", (card(circuit),))]
     answer = f"answer{_answer(circuit)}" if len(prompts) == 1 else f"answers of {len(prompts)} prompts"
     return Page(f"Circuit: {prompts[0].text}{more}", tuple(sections), subtitle=f"{circuit.method} · {answer}")
@@ -171,6 +173,7 @@ def edge_table(circuit: Circuit) -> Table:
         note=f"{circuit.convention}."
         + (f" In resamples: {_resampled(steady)}" if steady else "")
         + (f" The {left:,} smallest are left out here." if left else ""),
+        folded=True,
     )
 
 

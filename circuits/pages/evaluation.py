@@ -32,7 +32,9 @@ def evaluated(evaluation: Evaluation) -> tuple[Spec, ...]:
         note="The largest edges, wherever they are, less those on no path. CPR is the area below the signed curve, CMD "
         "the area from the other one to the line at 1.",
     )
-    conventions = Table("What each number means", ("number", "convention"), tuple(evaluation.conventions.items()))
+    conventions = Table(
+        "What each number means", ("number", "convention"), tuple(evaluation.conventions.items()), folded=True
+    )
     specs: list[Spec] = [
         Table("Hit@10", ("prompts", "n", "full model", "circuit", "random circuits"), hit_rows),
         _prompts(evaluation),
@@ -51,7 +53,9 @@ def _prompts(evaluation: Evaluation) -> Table:
         if hits is not None
         for text, full, circuit in zip(hits.prompts, hits.ranks_full, hits.ranks_circuit, strict=False)
     ]
-    return Table("The prompts, and the rank of each answer", ("set", "prompt", "full model", "circuit"), tuple(rows))
+    return Table(
+        "The prompts, and the rank of each answer", ("set", "prompt", "full model", "circuit"), tuple(rows), folded=True
+    )
 
 
 def _sets(evaluation: Evaluation) -> tuple[tuple[str, Hits | None], ...]:

@@ -3,9 +3,12 @@
 import math
 
 import numpy as np
+from torch import Tensor
 
 from circuits.analysis.head_roles import Roles
-from factscope.plots.specs import Curves, Series, Spec, Table, state_labels
+from factscope.model.prompts import Prompt
+from factscope.plots.figures.slides import Slides
+from factscope.plots.specs import Curves, Heatmap, Series, Spec, Table, state_labels
 
 
 def role_specs(roles: Roles) -> tuple[Spec, ...]:
@@ -44,6 +47,7 @@ def role_specs(roles: Roles) -> tuple[Spec, ...]:
             )
             for part in sorted(roles.components, key=lambda part: -abs(part.direct_effect))
         ),
+        folded=True,
     )
     layers = np.arange(len(roles.active_heads))
     active = Curves(
@@ -56,6 +60,49 @@ def role_specs(roles: Roles) -> tuple[Spec, ...]:
         y_title="in the circuit",
     )
     return (counts, heads, _curve(roles, "rank", True), _curve(roles, "probability", False), active, parts)
+
+
+def attention_specs(roles: Roles, prompt: Prompt) -> tuple[Spec, ...]:
+    """The attention of the strongest heads, token by token, and the same weighted by what is carried."""
+    if not roles.patterns:
+        return ()
+    shown = roles.patterns[::-1]  # the last state of a slider is shown first
+    names = tuple(f"{head.name} ({_role(roles, head.name)})" for head in shown)
+    plain = tuple(_tokens("Attention", "attention", head.attention, prompt) for head in shown)
+    weighted = tuple(_tokens("Share of what is written", "share", head.weighted, prompt) for head in shown)
+    return (
+        Slides("Where each head attends to", names, plain, "head", "Rows are queries, columns keys; a row sums to 1."),
+        Slides(
+            "What each head carries from where",
+            names,
+            weighted,
+            "head",
+            "The size of what a head writes from each token, as a share of the row: a start token that holds much "
+            "attention often carries little.",
+        ),
+    )
+
+
+def _role(roles: Roles, name: str) -> str:
+    return next((head.role for head in roles.heads if head.name == name), "none").replace("none", "no role")
+
+
+def _tokens(title: str, value: str, pattern: Tensor, prompt: Prompt) -> Heatmap:
+    """A map of tokens by tokens, the first query at the top."""
+    values = pattern.double().numpy().copy()
+    values[np.triu_indices(len(values), 1)] = np.nan
+    return Heatmap(
+        title,
+        values[::-1],
+        rows=prompt.labels[::-1],
+        columns=prompt.labels,
+        row_title="query",
+        column_title="key",
+        value_title=value,
+        palette="red",
+        limits=(0.0, 1.0),
+        marked=tuple(prompt.subject_positions),
+    )
 
 
 def _curve(roles: Roles, what: str, log: bool) -> Curves:

@@ -1,5 +1,7 @@
 """How a circuit is drawn: its nodes in rows by layer, the strongest paths first, and a map of all edges by layer."""
 
+from typing import Any
+
 import networkx
 import numpy as np
 
@@ -22,10 +24,7 @@ def network(circuit: Circuit, roles: Roles | None = None) -> Network:
     said = _said(drawn, roles)
     nodes = tuple(NodeMark(name, row_of(graph, name), palette_of(name), "\n".join(said[name])) for name in names)
     place = {name: number for number, name in enumerate(names)}
-    edges = tuple(
-        EdgeMark(place[source], place[target], float(data["score"]), into(data["readers"]))
-        for source, target, data in drawn.edges(data=True)
-    )
+    edges = tuple(_edge(circuit, place, source, target, data) for source, target, data in drawn.edges(data=True))
     constant = circuit.n_edges - int(circuit.drawn.sum())
     return Network(
         "The circuit's wiring",
@@ -38,8 +37,19 @@ def network(circuit: Circuit, roles: Roles | None = None) -> Network:
         note=f"The strongest paths first, a path being as strong as its weakest line; {len(edges):,} lines between "
         f"{len(nodes)} nodes in all, the logits among them. A head's q, k and v are one node, and a key or value that "
         "several heads share is a line to each of those that lead on."
+        + (" Faint lines are in few of the resampled circuits." if circuit.stability is not None else "")
         + (f" {constant} edges are not drawn ({NOT_PART})." if constant else ""),
     )
+
+
+def _edge(circuit: Circuit, place: dict[str, int], source: str, target: str, line: dict[str, Any]) -> EdgeMark:
+    """A line between two nodes: its largest effect, the inputs that it goes into, and how sure its edges are."""
+    said, share = into(line["readers"]), 1.0
+    if circuit.stability is not None:
+        readers = [circuit.graph.reader_index[name] for name in line["readers"].split()]
+        share = float(circuit.stability.inclusion[circuit.graph.writer_index[source], readers].max())
+        said = f"{said}\nin {share:.0%} of resampled circuits".strip()
+    return EdgeMark(place[source], place[target], float(line["score"]), said, share=share)
 
 
 def _said(drawn: "networkx.DiGraph", roles: Roles | None) -> dict[str, list[str]]:

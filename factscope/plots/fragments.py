@@ -16,6 +16,8 @@ from factscope.plots.specs import Card, Cell, Headline, Heatmap, Spec, Table, Te
 WIDE = 28  # columns from which a heatmap takes the whole width of the page; with words in its cells always
 NARROWEST = 13  # pixels per column of such a heatmap; on a narrower screen it scrolls
 NARROWEST_WITH_WORDS = 46
+LONG = 16  # rows from which a table scrolls in a window of its own
+PRINTED = 40  # rows of such a table on paper
 
 
 @singledispatch
@@ -45,10 +47,15 @@ def _(spec: Table) -> str:
         "<tr>" + "".join(_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in spec.rows
     )
+    long = " long" if len(spec.rows) > LONG else ""
+    cut = f'<p class="note paper">The first {PRINTED} of {len(spec.rows)} rows.</p>' if len(spec.rows) > PRINTED else ""
+    heading, end = (
+        (f"<details><summary>{_heading(spec)}</summary>", "</details>") if spec.folded else (_heading(spec), "")
+    )
     return (
-        f'<section class="spec wide">{_heading(spec)}<div class="scroll" tabindex="0" role="region" '
+        f'<section class="spec wide">{heading}<div class="scroll{long}" tabindex="0" role="region" '
         f'aria-label="{html_text(spec.title)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"{_caption(spec)}</section>"
+        f"{cut}{_caption(spec)}{end}</section>"
     )
 
 

@@ -57,7 +57,10 @@ def cell_hover(spec: Heatmap) -> list[list[str]]:
         ]
         return "<br>".join([place, f"{value} {_amount(spec.values[row, column])}{unit}", *amounts])
 
-    return [[lines(row, column) for column in range(len(columns))] for row in range(len(rows))]
+    blank = np.isnan(spec.values)  # has no hover text, for nothing is drawn there
+    return [
+        ["" if blank[row, column] else lines(row, column) for column in range(len(columns))] for row in range(len(rows))
+    ]
 
 
 def axis_title(name: str, unit: str) -> str:

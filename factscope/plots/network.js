@@ -76,7 +76,6 @@
         go.type = "button";
         go.addEventListener("click", () => choose(edge[end]));
         line.append(go, ` ${value(edge[2])}`);
-        line.title = edge[3];
         lines.append(line);
       }
       part.append(lines);
@@ -137,6 +136,7 @@
     for (const stage of stages) {
       for (const mark of nodesOf(stage)) {
         const node = Number(mark.dataset.node);
+        mark.querySelector("title").textContent = data.nodes[node].join("\n");
         mark.addEventListener("click", () => choose(chosen === node ? null : node));
         mark.addEventListener("keydown", (event) => {
           if (event.key !== "Enter" && event.key !== " ") return;

@@ -171,6 +171,7 @@ class Table(Spec):
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    folded: bool = False  # behind its title, on a page, until it is asked for
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -389,6 +389,7 @@ mark.dispatchEvent(new MouseEvent("click", { bubbles: true }));
 document.body.dataset.lit = stage.querySelectorAll(".edge.on").length;
 document.body.dataset.lines = stage.querySelectorAll(".edge").length;
 document.body.dataset.told = figure.querySelector(".told").textContent;
+document.body.dataset.height = document.documentElement.scrollHeight;
 """
 
 
@@ -399,8 +400,13 @@ def test_the_page_opens_and_a_chosen_node_shows_its_paths(model: Any, circuit: C
     path = write_page(page(circuit, evaluation, found), tmp_path / "page.html")
     opened = open_page(with_script(path, CLICK), tmp_path)
     assert "drawn-all" in opened.dom
-    lit, lines = (int(re.search(rf'data-{name}="(\d+)"', opened.dom)[1]) for name in ("lit", "lines"))  # type: ignore[index]
+    lit, lines, height = (
+        int(re.search(rf'data-{name}="(\d+)"', opened.dom)[1])  # type: ignore[index]
+        for name in ("lit", "lines", "height")
+    )
     assert lit == lines > 0  # all that is drawn leads to the logits
+    assert height < 6000
+    assert path.stat().st_size < 3e6
     drawn = to_networkx(circuit)
     assert f"reads from: {drawn.in_degree('logits')}" in opened.dom
     assert not [line for line in opened.console if "Error" in line]

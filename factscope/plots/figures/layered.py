@@ -17,7 +17,7 @@ from math import inf
 import numpy as np
 
 HIGH = 22.0  # of a node
-ROOM = 26.0  # between rows
+ROOM = 22.0  # between rows
 GAP = 16.0  # between nodes of a row, at least
 WIDEST = 1060.0  # of a row of nodes; a wider one is broken
 MARGIN = 14.0  # on either side

@@ -21,7 +21,7 @@ from factscope.plots.fragments import fragment
 from factscope.plots.specs import Palette, Spec
 from factscope.plots.svg import svg
 
-STEPS = (10, 20, 30, 40, 60, 90, 140, 200, 300)  # lines under the slider; beyond them a picture is a black square
+STEPS = (10, 20, 30, 40, 60, 100, 160, 250)  # lines under the slider; beyond them a picture is a black square
 FIRST = 40  # lines at first
 
 Fate = Literal["plain", "kept", "gained", "lost", "moved", "crossed"]
@@ -46,6 +46,7 @@ class EdgeMark:
     value: float
     hover: str = ""
     fate: Fate = "plain"
+    share: float = 1.0  # of resampled networks that have it; a line of few is faint
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ def stages(spec: Network) -> tuple[Stage, ...]:
 def first_stage(spec: Network) -> int:
     """Which stop is shown at first."""
     counts = [stage.lines() for stage in stages(spec)]
-    return max([0, *(place for place, count in enumerate(counts) if count <= 1.5 * FIRST)])
+    if counts and counts[-1] <= 1.5 * FIRST:
+        return len(counts) - 1
+    return max([0, *(place for place, count in enumerate(counts) if count <= FIRST)])
 
 
 def _most(drawn: tuple[tuple[int, ...], ...]) -> int:
@@ -178,7 +181,8 @@ def _(spec: Network) -> str:
         f'<figure class="spec network wide"><h3>{html_text(spec.title)}</h3>{buttons}'
         f'<div class="controls">{slider if len(found) > 1 else ""}<output></output>'
         '<label>Node <select aria-label="Choose a node"></select></label></div>'
-        f'<div class="frame">{empty}{drawn}</div><div class="told" aria-live="polite"></div>{_legend(spec)}{note}'
+        f'<div class="beside"><div class="frame">{empty}{drawn}</div><div class="told" aria-live="polite"></div></div>'
+        f"{_legend(spec)}{note}"
         f'<script type="application/json">{script_json(_data(spec))}</script></figure>'
     )
 
@@ -228,8 +232,7 @@ def _data(spec: Network) -> dict[str, Any]:
         "unit": spec.unit,
         "nodes": [[node.name, node.hover] for node in spec.nodes],
         "views": [
-            [[edge.source, edge.target, float(f"{edge.value:.4g}"), edge.hover] for edge in view.edges]
-            for view in spec.views
+            [[edge.source, edge.target, float(f"{edge.value:.3g}")] for edge in view.edges] for view in spec.views
         ],
     }
 

@@ -112,10 +112,9 @@ def _bands(layout: Layout, names: dict[float, str]) -> tuple[str, int]:
 
 def _node(number: int, mark: Any, box: Box, busy: bool) -> str:
     shape = SHAPES[mark.palette]
-    said = f"{mark.name}\n{mark.hover}".strip()
     return (
         f'<g class="node {shape}{"" if busy else " idle"}" data-node="{number}" tabindex="0" role="button">'
-        f"<title>{html_text(said)}</title>{_shape(shape, box, HIGH)}"
+        f"<title>{html_text(mark.name)}</title>{_shape(shape, box, HIGH)}"
         f'<text x="{box.x:.1f}" y="{box.y + 4:.1f}">{html_text(visible(mark.name))}</text></g>'
     )
 
@@ -132,9 +131,11 @@ def _edge(edge: Any, line: Line, names: dict[int, str], most: float, unit: str) 
     amount = f"{edge.value:+.3g} {unit}".strip()
     said = f"{names[edge.source]} → {names[edge.target]}: {amount}\n{edge.hover}".strip()
     down = edge.value < 0
+    faint = f' opacity="{0.25 + 0.75 * edge.share:.2f}"' if edge.share < 1 else ""
     drawn = f'<path d="{_path(line)}" stroke-width="{wide:.1f}"/>{_tip(line, wide, down)}'
+    kind = f"{edge.fate} {'down' if down else 'up'}"
     return (
-        f'<g class="edge {edge.fate} {"down" if down else "up"}" data-from="{edge.source}" data-to="{edge.target}">'
+        f'<g class="edge {kind}" data-from="{edge.source}" data-to="{edge.target}"{faint}>'
         f"<title>{html_text(said)}</title>{drawn}</g>"
     )
 

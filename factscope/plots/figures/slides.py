@@ -1,4 +1,4 @@
-"""Points in a plane, and curves with a slider that chooses which state of them is seen.
+"""Points in a plane, and curves or maps with a slider that chooses which state of them is seen.
 
 All states of a `Slides` share their axes, so that what moves under the slider is the numbers and not the scale.
 Importing this file registers both drawings.
@@ -14,7 +14,8 @@ from factscope.plots.colours import INK, Theme, line_colour, transparent
 from factscope.plots.escape import plotly_text
 from factscope.plots.labels import axis_title, tick
 from factscope.plots.render import draw
-from factscope.plots.specs import Curves, Palette, Spec
+from factscope.plots.specs import Curves, Heatmap, Palette, Spec
+from factscope.plots.svg import svg
 
 SYMBOLS = ("circle", "diamond", "square", "cross")  # so that groups differ in print, too
 
@@ -58,11 +59,11 @@ class Scatter(Spec):
 
 @dataclass(frozen=True, eq=False)
 class Slides(Spec):
-    """Curves in several states, one at a time, chosen by a slider; the last is shown first."""
+    """Curves or maps of one shape in several states, one at a time, chosen by a slider; the last is shown first."""
 
     title: str
     states: tuple[str, ...]  # one a figure
-    figures: tuple[Curves, ...]
+    figures: tuple[Curves, ...] | tuple[Heatmap, ...]
     slider_title: str = ""  # before the state's name
     note: str = ""
 
@@ -130,10 +131,17 @@ def _(spec: Slides, theme: Theme) -> go.Figure:
         "bordercolor": ink.grid,
         "tickcolor": ink.faint,
     }
-    log = spec.figures[shown].log_y
-    result.update_xaxes(range=_range([figure.x for figure in spec.figures], False))
-    result.update_yaxes(range=_range([one.y for figure in spec.figures for one in figure.series], log))
+    curves = [figure for figure in spec.figures if isinstance(figure, Curves)]
+    if curves:
+        result.update_xaxes(range=_range([figure.x for figure in curves], False))
+        result.update_yaxes(range=_range([one.y for figure in curves for one in figure.series], curves[-1].log_y))
     return result.update_layout(sliders=[slider], height=drawn[shown].layout.height + 90)
+
+
+@svg.register
+def _(spec: Slides) -> str | None:
+    """The state that is shown first."""
+    return svg(spec.figures[-1])
 
 
 def _range(arrays: list[np.ndarray], log: bool) -> list[float]:

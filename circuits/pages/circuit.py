@@ -140,14 +140,18 @@ def headline(circuit: Circuit, evaluation: Evaluation | None) -> Headline:
     if np.isfinite(circuit.faithfulness):
         numbers.append(Number(f"{circuit.faithfulness:.0%}", "faithfulness"))
     if evaluation is not None:
-        numbers.append(Number(f"{evaluation.random_degree.mean:.0%}", "faithfulness of random circuits, same degrees"))
-        numbers.append(Number(f"{evaluation.random_size.mean:.0%}", "of random circuits, same size"))
+        numbers.append(Number(_percent(evaluation.random_degree.mean), "faithfulness of random circuits, same degrees"))
+        numbers.append(Number(_percent(evaluation.random_size.mean), "of random circuits, same size"))
         if evaluation.held_out is not None:
             known = evaluation.held_out
             numbers.append(
                 Number(f"{known.circuit:.0%}", f"Hit@10 on {known.n} held-out facts, {known.full:.0%} whole")
             )
     return Headline(words(circuit), tuple(numbers))
+
+
+def _percent(share: float) -> str:
+    return f"{round(share, 2) + 0.0:.0%}"  # no "-0%"
 
 
 def edge_table(circuit: Circuit) -> Table:

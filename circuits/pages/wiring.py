@@ -34,7 +34,8 @@ def network(circuit: Circuit, roles: Roles | None = None) -> Network:
         rows=row_names(graph),
         value_title="effect",
         unit=circuit.unit,
-        note=f"The strongest paths first, a path being as strong as its weakest line; {len(edges):,} lines between "
+        note="A full line helps the answer, a dashed one that ends in a bar holds it back. The strongest paths come "
+        f"first, a path being as strong as its weakest line; {len(edges):,} lines between "
         f"{len(nodes)} nodes in all, the logits among them. A head's q, k and v are one node, and a key or value that "
         "several heads share is a line to each of those that lead on."
         + (" Faint lines are in few of the resampled circuits." if circuit.stability is not None else "")
@@ -61,8 +62,8 @@ def _said(drawn: "networkx.DiGraph", roles: Roles | None) -> dict[str, list[str]
         lines = [f"in {drawn.in_degree(name)}, out {drawn.out_degree(name)} lines"]
         if name in role_of:
             head = role_of[name]
+            lines += [f"role: {head.role}"] if head.role != "none" else []
             lines += [
-                f"role: {head.role}",
                 f"the last token attends to the subject {head.attention_subject:.0%}, to the relation "
                 f"{head.attention_relation:.0%}",
             ]

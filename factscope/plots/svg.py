@@ -61,7 +61,7 @@ def _(spec: Heatmap) -> str:
         label = shortened(visible(spec.columns[column]), 12)
         ink = INKS.accent if column in spec.marked else INKS.text
         parts.append(_text(LEFT + (column + 0.6) * wide, TOP + high + 12, label, "end", ink, turned=True))
-    parts.append(_text(LEFT, TOP - 8, spec.row_title, "end", INKS.faint))
+    parts.append(_text(4, TOP - 8, spec.row_title, ink=INKS.faint))
     return _document(TOP + high + BOTTOM, [*parts, *_bar(spec, colours, low, top, high)])
 
 
@@ -111,8 +111,12 @@ def _(spec: Curves) -> str:
         _text(LEFT - 5, TOP + high, f"{low + 0.0:.3g}", "end"),
     ]
     every = int(step(float(len(spec.x)), most=12)) if len(spec.x) > 1 else 1
+    free = 0.0
     for place in range(0, len(spec.x), every):
         label = spec.x_labels[place] if spec.x_labels else f"{spec.x[place]:g}"
+        if across[place] < free:  # it would stand on the last one
+            continue
+        free = float(across[place]) + 26
         parts.append(_text(float(across[place]), TOP + high + 16, shortened(label, 10), "middle"))
     parts.append(_text(LEFT, TOP - 8, _measured(spec.y_title, spec.unit), ink=INKS.faint))
     parts.append(_text(WIDTH - RIGHT, TOP + high + 31, spec.x_title, "end", INKS.faint))

@@ -127,8 +127,8 @@ def _wiring(study: EditStudy) -> str:
         + ("old - new in logits, so plus helps the new answer." if circuit.task.metric == "logit_difference" else
            f"{circuit.task.metric} ({circuit.unit}).")
         + f" An edge has moved if its effect changed by more than {study.diff.level:.3g} {circuit.unit}, the most that "
-        "any edge changed under any null; one that was gained or lost by less has only crossed the threshold. Click a "
-        "node to light up its paths."
+        "any edge changed under any null; one that was gained or lost by less has only crossed the threshold. Choose a "
+        "node to see its paths alone."
     )  # fmt: skip
 
 

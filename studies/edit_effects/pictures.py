@@ -93,6 +93,7 @@ def network(study: EditStudy) -> Network:
         rows=row_names(graph),
         value_title="effect",
         unit=unit,
+        signs=("effect, or its change, above zero", "below zero"),
         note="The strongest paths of each first, of the difference the lines that moved most. Dashed boxes are "
         "nodes of the other pictures. A head's q, k and v are one node, so that a line can be several edges; an edge "
         "into a key or value that heads share is a line to each of them. Edited: "

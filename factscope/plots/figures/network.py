@@ -11,7 +11,7 @@ Importing this file registers the drawing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from factscope.plots.escape import html_text, script_json
 from factscope.plots.figures.layered import Layout, layered
@@ -73,7 +73,7 @@ class Network(Spec):
     value_title: str = ""
     unit: str = ""
     note: str = ""
-    signs: ClassVar[tuple[str, str]] = ("helps the answer", "holds it back")  # of a value above and below zero
+    signs: tuple[str, str] = ("helps the answer", "holds it back")  # what a value above zero does, and one below
 
     def __post_init__(self) -> None:
         if not self.views:

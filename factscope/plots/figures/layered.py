@@ -10,6 +10,7 @@ of that node's row, straight up, in a lane of its own: short lines inside, long 
 a name that is not its own. The same network gives the same picture, to the last digit.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -85,6 +86,7 @@ def layered(
     x, order = _ordered(order, np.asarray(widths, dtype=float), links, np.asarray(weights, dtype=float))
     y, tops, height = _heights(order, widths)
     boxes = tuple(Box(round(float(x[n]), 1), y[n], float(widths[n])) for n in range(len(rows)))
+    boxes = _widened(boxes, links)
     lines = _lines(boxes, links)
     at = [side for box in boxes for side in (box.left, box.right)] + [point[0] for line in lines for point in line]
     low, high = (min(at), max(at)) if at else (0.0, 0.0)
@@ -190,25 +192,52 @@ Passage = tuple[float, int]  # the y of a row, and which of its gaps, from the l
 
 def _lines(boxes: Sequence[Box], links: Sequence[tuple[int, int]]) -> tuple[Line, ...]:
     """Each link's points: from its port on the source to its port on the target, around everything between."""
+    ways = _ways(boxes, links)
+    lanes = _lanes([start[1] - stop[1] for start, stop, _ in ways], _passages(ways))
+    found = []
+    for way, lane in zip(ways, lanes, strict=True):
+        found.append(tuple((round(x, 1), round(y, 1)) for x, y in _routed(*way, lane, [])))
+    return tuple(found)
+
+
+def _ways(boxes: Sequence[Box], links: Sequence[tuple[int, int]]) -> list[tuple[Point, Point, Rows]]:
+    """Where each line begins and stops, and the rows between."""
     starts, stops = _ports(boxes, links, 0), _ports(boxes, links, 1)
     rows: Rows = {}
     for box in sorted(boxes, key=lambda box: box.x):
         rows.setdefault(box.y, []).append(box)
-    ends, between = [], []
+    ways = []
     for place, (source, target) in enumerate(links):
         low, high = boxes[source].y, boxes[target].y
-        ends.append(((starts[place], low - HIGH / 2), (stops[place], high + HIGH / 2)))
-        between.append({y: row for y, row in rows.items() if high < y < low})
-    passages: list[list[Passage]] = []
-    for pair, inside in zip(ends, between, strict=True):
-        passages.append([])
-        _routed(*pair, inside, 0, passages[-1])
-    lanes = _lanes([start[1] - stop[1] for start, stop in ends], passages)
-    found = []
-    for pair, inside, lane in zip(ends, between, lanes, strict=True):
-        points = _routed(*pair, inside, lane, [])
-        found.append(tuple((round(x, 1), round(y, 1)) for x, y in points))
-    return tuple(found)
+        between = {y: row for y, row in rows.items() if high < y < low}
+        ways.append(((starts[place], low - HIGH / 2), (stops[place], high + HIGH / 2), between))
+    return ways
+
+
+def _passages(ways: Sequence[tuple[Point, Point, Rows]]) -> list[list[Passage]]:
+    """The gaps that each line goes through."""
+    found: list[list[Passage]] = []
+    for way in ways:
+        found.append([])
+        _routed(*way, 0, found[-1])
+    return found
+
+
+def _widened(boxes: Sequence[Box], links: Sequence[tuple[int, int]]) -> tuple[Box, ...]:
+    """The nodes of each row moved apart where lines go through between them, as far as the picture's width allows."""
+    crowd = Counter(passage for passed in _passages(_ways(boxes, links)) for passage in passed)
+    moved = list(boxes)
+    for y in sorted({box.y for box in boxes}):
+        row = sorted((n for n, box in enumerate(boxes) if box.y == y), key=lambda n: boxes[n].x)
+        size = np.array([boxes[n].width for n in row])
+        more = np.array([max(0.0, 2 * CLEAR + LANE * (crowd[y, n] - 1) - GAP) for n in range(1, len(row))])
+        room = max(0.0, WIDEST - size.sum() - GAP * len(row))
+        gaps = GAP + more * min(1.0, room / more.sum() if more.sum() else 1.0)
+        offsets = np.concatenate([[0.0], np.cumsum((size[1:] + size[:-1]) / 2 + gaps)])
+        free = _isotonic(np.array([boxes[n].x for n in row]) - offsets) + offsets
+        for node, x in zip(row, free.tolist(), strict=True):
+            moved[node] = replace(boxes[node], x=round(x, 1))
+    return tuple(moved)
 
 
 def _ports(boxes: Sequence[Box], links: Sequence[tuple[int, int]], end: int) -> dict[int, float]:

@@ -14,6 +14,8 @@ from circuits.find import find
 from circuits.pages.roles import attention_specs
 from circuits.scorers.eap import EAP
 from factscope.model.bridge import info
+from factscope.plots.figures.slides import Slides
+from factscope.plots.specs import Heatmap
 from helpers.architectures import plain as in_transformers
 from helpers.circuits import double, task
 
@@ -67,10 +69,12 @@ def test_the_first_query_is_at_the_top_and_the_strongest_head_is_shown_first(fou
     model, circuit = found
     measured = roles(model, circuit, shuffles=3)
     prompt = circuit.task.prompts[0]
-    plain, weighted = attention_specs(measured, prompt)
+    plain, weighted = (spec for spec in attention_specs(measured, prompt) if isinstance(spec, Slides))
     assert plain.states[-1].startswith(measured.patterns[0].name)
-    shown = plain.figures[-1]
+    shown, share = plain.figures[-1], weighted.figures[-1]
+    assert isinstance(shown, Heatmap)
+    assert isinstance(share, Heatmap)
     assert shown.rows[::-1] == shown.columns == prompt.labels
     assert shown.values[-1, 0] == pytest.approx(1.0)  # the first token sees itself alone
     assert shown.values[0, -1] == pytest.approx(float(measured.patterns[0].attention[-1, -1]))
-    assert weighted.figures[-1].values[0].sum() == pytest.approx(1.0)
+    assert share.values[0].sum() == pytest.approx(1.0)

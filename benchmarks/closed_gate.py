@@ -1,0 +1,74 @@
+"""What a closed gate costs: forward passes with an edit beside the weights in place, over passes without, in one run.
+
+    python benchmarks/closed_gate.py [--methods grace,memoe] [--facts 8] [--repeats 15] [--model smollm2]
+
+Prompts are shipped facts about other subjects, of one length, so that no gate opens; whether none did is checked by the
+logits, which are the unedited model's to the last bit. Passes with and without the edit take turns; the ratio is of
+medians.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+
+from editing.compute import compute
+from editing.edit import applied
+from editing.method import method, method_names
+from factscope.data.load import load_facts
+from factscope.data.request import requests_of
+from factscope.model import load as models
+from factscope.model.prompts import tokenized
+
+
+def passes(model, tokens):
+    start = time.perf_counter()
+    logits = model(tokens, use_cache=False)
+    return time.perf_counter() - start, logits
+
+
+@torch.no_grad()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", default=",".join(name for name in method_names() if method(name).beside))
+    parser.add_argument("--facts", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--model", default="smollm2")
+    args = parser.parse_args()
+    model = models.load(args.model, device="cpu")
+    facts = [fact for fact in load_facts(seed=0) if fact.foil]
+    asked, others = requests_of(facts[: args.facts]), facts[args.facts : args.facts + 400]
+    rows = [tokenized(model, fact.prompt)[0] for fact in others]
+    width = statistics.mode(map(len, rows))
+    tokens = torch.tensor([list(row) for row in rows if len(row) == width][:32])
+    passes(model, tokens)  # warm
+    found = {"rows": len(tokens), "tokens": width}
+    for name in args.methods.split(","):
+        spec = method(name)
+        settings = {"steps": 2} if hasattr(spec.Config(), "steps") else {}
+        with torch.enable_grad():
+            edit = compute(name, model, asked, spec.config_for(model, settings), shown=False)
+        without, beside, same = [], [], True
+        for _ in range(args.repeats):
+            seconds, before = passes(model, tokens)
+            without.append(seconds)
+            with applied(model, [edit]):  # the edit is put in place outside of the time that is taken
+                seconds, after = passes(model, tokens)
+            beside.append(seconds)
+            same = same and torch.equal(before, after)
+        ratio = statistics.median(beside) / statistics.median(without)
+        found[name] = {
+            "ratio": round(ratio, 4),
+            "milliseconds": round(1e3 * statistics.median(without), 1),
+            "same": same,
+        }
+        print(
+            f"{name}: {100 * (ratio - 1):+.1f} % of a pass; logits {'the same' if same else 'NOT the same'}", flush=True
+        )
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

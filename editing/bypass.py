@@ -2,10 +2,11 @@
 
 A `Bypass` is numbers without behaviour: of which kind it is, at which layer, and its tensors. What a kind does stands
 in `editing/bypasses/KIND.py`: how the bypasses of several edits are joined into one, and how the joined one writes. It
-reads what the down-projection reads, x, and rewrites what the down-projection writes, y. A gate decides once for each
-row, at the prompt's last token and from what stands there and before it (`factscope.model.forward.ends`), so that what
-is scored and what is generated are answers of one and the same model. Where no gate opens, y is handed on untouched:
-the model is bitwise the one without the edit.
+reads what the down-projection or the whole MLP reads, x, and rewrites what the down-projection writes, y. A gate
+decides once for each row, at the prompt's last token and from what stands there and before it
+(`factscope.model.forward.ends`), or at each position from what stands there, so that what is scored and what is
+generated are answers of one and the same model. Where no gate opens, y is handed on untouched: the model is bitwise the
+one without the edit.
 
 A gate that looks at the whole prompt acts on positions before those that it was decided by. It cannot be asked by what
 runs parts of a model, or positions from the middle of a prompt on, and says so.
@@ -61,6 +62,7 @@ class BypassKind:
     writer: Callable[[Bypass, Bridge], Write]
     scrambled: Callable[[Bypass, torch.Generator, bool], Bypass]  # a random memory as large; with True, gate too
     load: Callable[[Bypass, Bridge], Load]  # its units are balls, experts, neurons
+    reads: Literal["mlp_hidden", "mlp_read"] = "mlp_hidden"  # the site of x
     prompts: bool = False  # whether its gate looks at the whole prompt, whose tokens `Ends` then holds
 
 
@@ -127,7 +129,7 @@ def meetings(model: Bridge, part: Bypass, requests: Sequence[EditRequest], start
         asked.append((number, "edit", request.prompt))
         asked += [(number, "paraphrase", text) for text in request.paraphrases[:ABOUT]]
         asked += [(number, "neighbour", one.prompt) for one in request.neighbours[:ABOUT]]
-    load, found, site = KINDS.get(part.kind).load(part, model), [], Site("mlp_hidden", part.layer)
+    load, found, site = KINDS.get(part.kind).load(part, model), [], Site(KINDS.get(part.kind).reads, part.layer)
     above = {"stop_at_layer": part.layer + 1} if part.layer + 1 < model.cfg.n_layers else {}
     for some in (asked[i : i + 64] for i in range(0, len(asked), 64)):
         rows = [tokenized(model, text, start=start)[0] for _, _, text in some]
@@ -163,5 +165,5 @@ def _hooks(part: Bypass, kind: BypassKind, model: Bridge) -> list[tuple[Site, Ca
             now.tokens = tokens
         return write(x, y, now)
 
-    pair = [(Site("mlp_hidden", part.layer), reading), (Site("mlp_write", part.layer), writing)]
+    pair = [(Site(kind.reads, part.layer), reading), (Site("mlp_write", part.layer), writing)]
     return [(Site("tokens"), meeting), *pair] if kind.prompts else pair

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import factscope as fs
-from editing.bypass import Bypass, check, functions, join
+from editing.bypass import KINDS, Bypass, check, functions, join
 from editing.bypasses.codebook import GAP, balls, nearest
 from editing.compute import compute, compute_each
 from editing.edit import Edit, applied, commit, in_place, merged, revert
@@ -20,7 +20,7 @@ from editing.pages.beside import beside
 from editing.requests import request, target_prompts
 from editing.restraint import restrained
 from factscope.errors import EditError, ModelError
-from factscope.model.forward.batched import logits_at
+from factscope.model.forward.batched import logits_at, padded
 from factscope.model.forward.ends import ending, ends_of
 from factscope.model.forward.generate import generate
 from factscope.model.forward.scoring import Pair, score, shared
@@ -45,7 +45,8 @@ def rows_of(model: Any, edit: Edit) -> list[tuple[int, ...]]:
     """The edit's own prompt, and some about other subjects."""
     (own,) = target_prompts(model, edit.requests[0], ("{}",), "auto")
     others = [
-        fs.prompt(model, text, answer="Vey").tokens for text in ("[Ilse Senn] works as a", "[Mira Drey] lives in")
+        fs.prompt(model, text, answer="Vey").tokens
+        for text in ("[Ilse Senn] works as a", "[Mira Drey] lives in", "The capital of [France] is")
     ]
     return [tuple(own.tokens), *map(tuple, others)]
 
@@ -53,6 +54,17 @@ def rows_of(model: Any, edit: Edit) -> list[tuple[int, ...]]:
 def last(model: Any, rows: list[tuple[int, ...]]) -> list[torch.Tensor]:
     """Logits at the last token of each row."""
     return [one[0] for one in logits_at(model, rows, [[len(row) - 1] for row in rows])]
+
+
+def closed(model: Any, edit: Edit, rows: list[tuple[int, ...]]) -> list[int]:
+    """The rows at which nothing of the edit speaks."""
+    (part,) = edit.bypasses
+    kind, ids = KINDS.get(part.kind), padded(rows)
+    site = Site(kind.reads, part.layer)
+    with ending(torch.tensor([len(row) - 1 for row in rows]), tokens=ids) as now, record(model, [site]) as seen:
+        model(ids)
+    spoken = kind.load(part, model)(seen[site], now)
+    return [number for number, load in enumerate(spoken) if not load.any()]
 
 
 # ---- the contract
@@ -65,9 +77,12 @@ def test_a_closed_gate_is_bitwise_the_model_even_beside_an_open_one(toy: Any, ed
     before = last(toy, rows)
     with edit.applied(toy):
         after = last(toy, rows)
+    shut = closed(toy, edit, rows)
+    assert 3 in shut
+    assert 0 not in shut
+    assert shut == [1, 2, 3] or name == "t_patcher"  # whose neurons may fire where a prompt ends alike
     assert not torch.equal(after[0], before[0])
-    for one, other in zip(before[1:], after[1:], strict=True):
-        assert torch.equal(one, other)
+    assert all(torch.equal(before[number], after[number]) for number in shut)
 
 
 @pytest.mark.parametrize("name", BESIDE)
@@ -172,8 +187,10 @@ def test_a_null_has_the_gate_and_not_the_memory(toy: Any, edits: Any, name: str)
     with scrambled(edit, 0).applied(toy):
         directions = last(toy, rows)
     assert not torch.equal(values[0], before[0])
-    assert torch.equal(values[1], before[1])
-    assert all(torch.equal(a, b) for a, b in zip(directions, before, strict=True))  # a random gate meets no prompt
+    assert all(torch.equal(values[number], before[number]) for number in closed(toy, edit, rows))
+    shut = closed(toy, scrambled(edit, 0), rows)
+    assert all(torch.equal(directions[number], before[number]) for number in shut)
+    assert shut == [0, 1, 2, 3] or name == "t_patcher"  # a random gate meets no prompt; a half-space, every other
 
 
 def test_a_part_that_does_not_fit_the_model_is_refused(toy: Any, edits: Any) -> None:

@@ -15,7 +15,6 @@ When not to use it: for facts that will be asked in other words. A paraphrase en
 and is answered as before; what is left alone is left alone exactly.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,15 +26,14 @@ from editing.bypass import Bypass
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
 from editing.solve.adam import Adam
-from factscope.data.shipped import relations
+from editing.solve.ordinary import Ordinary, read
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame
 from factscope.model.forward.subject import check_written
-from factscope.model.hooks import hooked, record
-from factscope.model.prompts import tokenized
+from factscope.model.hooks import hooked
 from factscope.model.sites import Site
 
 APIECE = 4  # prompts of each shipped relation that say how far apart keys are
@@ -101,11 +99,12 @@ def _learned(inputs: MethodInputs, config: Config) -> _Learned:
 
 def _reaches(inputs: MethodInputs, config: Config, keys: Tensor) -> tuple[Tensor, str]:
     """The radius of each new ball [fact], and how it was found; EditError where a key is another prompt's, too."""
-    subjects, others = _shipped(inputs.model, config.layer, inputs.start)
+    ordinary = Ordinary.of(inputs.model, Site("mlp_hidden", config.layer), inputs.start, APIECE)
+    others = ordinary.ends()
     usual = config.reach * float(torch.pdist(others.double()).median())
     distances = torch.cdist(keys.double(), others.double())
     for number, request in enumerate(inputs.requests):
-        distances[number, [subject == request.subject for subject in subjects]] = torch.inf
+        distances[number, ~ordinary.others(request)] = torch.inf
     clear = CLEAR * distances.min(1).values
     for request, room in zip(inputs.requests, clear.tolist(), strict=True):
         if room < 1e-3 * usual:
@@ -166,7 +165,7 @@ class _Rows:
         ends = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
         frame = Frame.of(model, ids)
         sites = Site("resid_pre", layer), Site("mlp_hidden", layer), Site("mlp_write", layer)
-        seen = _read(model, ids, ends, sites)
+        seen = read(model, ids, ends, sites)
         resid, hidden, written = (seen[site] for site in sites)
         at = torch.arange(len(ends)), ends
         answers = tuple(tuple(prompt.answer_ids) for prompt in prompts)
@@ -186,28 +185,6 @@ class _Rows:
         nll = -logp.gather(1, ids[:, None])[:, 0]
         count = torch.bincount(row).to(nll)
         return torch.zeros(len(self.answers), device=nll.device).index_add(0, row.to(nll.device), nll) / count
-
-
-@torch.no_grad()
-def _read(model: Bridge, ids: Tensor, ends: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """What passes at these sites of one layer, in one pass up to it."""
-    above = max(site.layer for site in sites) + 1
-    with ending(ends, tokens=ids), record(model, sites) as seen:
-        model(ids, use_cache=False, **({"stop_at_layer": above} if above < model.cfg.n_layers else {}))
-    return seen
-
-
-def _shipped(model: Bridge, layer: int, start: str) -> tuple[tuple[str, ...], Float[Tensor, "prompt d_in"]]:
-    """The subjects and keys of some prompts of every shipped relation, as the model is."""
-    facts = [
-        relation.fact(entry, relation.templates[0])
-        for relation in relations().values()
-        for entry in relation.entries[:APIECE]
-    ]
-    rows = [tokenized(model, fact.prompt, start=start)[0] for fact in facts]
-    ends = torch.tensor([len(row) - 1 for row in rows])
-    seen = _read(model, padded(rows).to(device(model)), ends, [site := Site("mlp_hidden", layer)])
-    return tuple(fact.subject for fact in facts), seen[site][torch.arange(len(rows)), ends].float().cpu()
 
 
 METHOD = MethodSpec(

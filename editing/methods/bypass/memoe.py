@@ -69,7 +69,7 @@ EVERYWHERE = 0.01  # of the shipped prompts: an anchor that stands in more of th
 class Config:
     """The paper's, where it gives them; the rest was tried on the default model (docs/editing.md)."""
 
-    layer: int = 15  # set by for_model: half way up, as the paper's 16 of 32
+    layer: int = 22  # set by for_model: three quarters of the way up, where the paper has a half
     experts: int = 4  # the paper's best of 1 to 6
     top_k: int = 1
     strength: float = 1.0  # lambda
@@ -85,7 +85,7 @@ class Config:
     @classmethod
     def for_model(cls, model: Bridge) -> "Config":
         """With the layer at the same height."""
-        return cls(layer=int(model.cfg.n_layers) // 2)
+        return cls(layer=int(model.cfg.n_layers) * 3 // 4)
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:

@@ -1,0 +1,83 @@
+"""Neurons: further neurons of an MLP, beside its own; a neuron writes where its input is above zero.
+
+    y' := y + relu(x K + b) V
+
+x is what the MLP reads after its norm, y what its down-projection writes. The activation is ReLU whatever the model's
+own is: only so is a neuron that does not fire exactly absent, and a position at which none fires bitwise as it was.
+Neurons decide at each position by what stands there and before it, so what follows changes nothing (Huang et al. 2023;
+Dong et al. 2022 train such neurons for many facts at once).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from editing.bypass import Bypass, BypassKind, Load, Write
+from factscope.model.bridge import Bridge
+from factscope.model.forward.ends import Ends
+
+
+def fired(
+    x: Float[Tensor, "*pos d_model"], keys: Float[Tensor, "neuron d_model"], bias: Float[Tensor, " neuron"]
+) -> Float[Tensor, "*pos neuron"]:
+    """What each neuron's input comes to; it fires above 0."""
+    return x.float() @ keys.T + bias
+
+
+def join(parts: Sequence[Bypass]) -> Bypass:
+    """All neurons, side by side."""
+    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in SHAPES}
+    return replace(parts[0], tensors=tensors, words=tuple(word for part in parts for word in part.words))
+
+
+def writer(part: Bypass, _: Bridge) -> Write:
+    """Add what the neurons write, at the positions at which one fires."""
+    here: dict[torch.device, list[Tensor]] = {}
+
+    def write(x: Tensor, y: Tensor, _: Ends) -> Tensor | None:
+        if x.device not in here:
+            here[x.device] = [part.tensors[name].to(x.device) for name in SHAPES]
+        keys, bias, values = here[x.device]
+        active = fired(x, keys, bias).relu()
+        row, pos = (active > 0).any(-1).nonzero(as_tuple=True)
+        if not len(row):
+            return None
+        return y.index_put((row, pos), y[row, pos] + (active[row, pos] @ values).to(y))
+
+    return write
+
+
+def load(part: Bypass, _: Bridge) -> Load:
+    """For each neuron, the share of a prompt's tokens at which it fires."""
+
+    def shares(x: Tensor, now: Ends) -> Tensor:
+        keys, bias = (part.tensors[name].to(x.device) for name in ("keys", "bias"))
+        own = (torch.arange(x.shape[1]) <= now.last[:, None]).to(x.device)[..., None]
+        return (((fired(x, keys, bias) > 0) & own).sum(1) / own.sum(1)).cpu()
+
+    return shares
+
+
+def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
+    """Values of the same norms in random directions, behind the same keys or such keys."""
+    tensors = dict(part.tensors)
+    for name in ("values", "keys") if gate else ("values",):
+        drawn = torch.randn(tensors[name].shape, generator=generator)
+        tensors[name] = drawn * (tensors[name].norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+    return replace(part, tensors=tensors)
+
+
+SHAPES = {"keys": ("neuron", "d_out"), "bias": ("neuron",), "values": ("neuron", "d_out")}
+KIND = BypassKind(
+    "neurons",
+    "neurons: they fire where what the MLP reads is like what was read at a mistake, and write the correction",
+    SHAPES,
+    join,
+    writer,
+    scrambled,
+    load,
+    reads="mlp_read",
+)

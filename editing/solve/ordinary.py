@@ -1,0 +1,66 @@
+"""What stands at a place of the model in ordinary prompts: a yardstick of distance, and what an edit must not meet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from factscope.data.request import EditRequest
+from factscope.data.shipped import relations
+from factscope.model.bridge import Bridge, device, run_blocks
+from factscope.model.forward.batched import padded
+from factscope.model.forward.ends import ending
+from factscope.model.hooks import record
+from factscope.model.prompts import tokenized
+from factscope.model.sites import Site
+
+
+@torch.no_grad()
+def read(
+    model: Bridge, ids: Int[Tensor, "row pos"], ends: Int[Tensor, " row"], sites: Sequence[Site]
+) -> dict[Site, Tensor]:
+    """What passes at these sites, in one pass up to the highest; prompts end at positions `ends`."""
+    above = max(site.layer for site in sites) + 1
+    with ending(ends, tokens=ids), record(model, sites) as seen:
+        if above < model.cfg.n_layers:
+            model(ids, use_cache=False, stop_at_layer=above)
+        else:
+            run_blocks(model, ids)
+    return seen
+
+
+@dataclass(frozen=True, eq=False)
+class Ordinary:
+    """States of shipped prompts at one site, float32 on the CPU, and whom each is about."""
+
+    subjects: tuple[str, ...]
+    states: tuple[Tensor, ...]  # one a prompt, [pos d]
+
+    @classmethod
+    def of(cls, model: Bridge, site: Site, start: str, apiece: int) -> "Ordinary":
+        """Of so many prompts of each shipped relation, on the model as it is."""
+        facts = [
+            relation.fact(entry, relation.templates[0])
+            for relation in relations().values()
+            for entry in relation.entries[:apiece]
+        ]
+        rows = [tokenized(model, fact.prompt, start=start)[0] for fact in facts]
+        ends = torch.tensor([len(row) - 1 for row in rows])
+        seen = read(model, padded(rows).to(device(model)), ends, [site])[site].float().cpu()
+        states = tuple(seen[number, : len(row)] for number, row in enumerate(rows))
+        return cls(tuple(fact.subject for fact in facts), states)
+
+    def ends(self) -> Float[Tensor, "prompt d"]:
+        """The state at each prompt's last token."""
+        return torch.stack([state[-1] for state in self.states])
+
+    def all(self) -> Float[Tensor, "state d"]:
+        """The states at all tokens."""
+        return torch.cat(self.states)
+
+    def others(self, request: EditRequest, each: bool = False) -> Bool[Tensor, " state"]:
+        """Which prompts (or with `each`, states) are about another subject than the request."""
+        other = torch.tensor([subject != request.subject for subject in self.subjects])
+        return other.repeat_interleave(torch.tensor([len(state) for state in self.states])) if each else other

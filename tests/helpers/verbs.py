@@ -34,6 +34,7 @@ from helpers.circuits import task
 from helpers.oracle import changed, mean_nll, module_of, outputs, reading, restored
 from tracing.causal import Config, trace
 from tracing.corruption import noise
+from tracing.flow.knockout import FlowConfig, flow
 from tracing.logit_lens import lens
 
 EQUAL = 2e-5  # logits and nats in float32, two layers, another order of sums
@@ -78,6 +79,32 @@ def _adding(model: Any, plain: Any) -> dict[str, Any]:
     if name == "BloomForCausalLM":
         return found | {"attn": plain.transformer.h[0].self_attention.dense}
     return found | {"attn": module_of(model, plain, attn)}
+
+
+def followed(model: Any, plain: Any) -> float:
+    """Attention to the subject knocked out, one layer at a time: the plain layer is given a mask that hides more."""
+    prompt = make_prompt(model, ASKED, answer="Brask")
+    result = flow(model, prompt, FlowConfig(window=1, nulls=0, sources=("subject",)))
+    tokens, asked, apart = torch.tensor([(*prompt.tokens, *prompt.answer_ids[:-1])]), len(prompt.tokens) - 1, 0.0
+    for number, one in enumerate(result.knockouts):
+        for layer, block in enumerate(model.blocks):
+
+            def hide(_: Any, given: Any, named: Any, one: Any = one) -> Any:
+                own = next(each for each in (*given, *named.values()) if isinstance(each, Tensor) and each.ndim == 4)
+                mask = own.clone()
+                for query in one.queries:
+                    mask[:, :, query, list(one.keys)] = own[:, :, :1, -1]
+                swap = {id(own): mask}
+                return tuple(swap.get(id(x), x) for x in given), {n: swap.get(id(x), x) for n, x in named.items()}
+
+            handle = module_of(model, plain, block).register_forward_pre_hook(hide, with_kwargs=True)
+            try:
+                logp = plain(tokens, use_cache=False).logits[0, asked:].log_softmax(-1)
+            finally:
+                handle.remove()
+            own = sum(logp[place, token] for place, token in enumerate(prompt.answer_ids))
+            apart = max(apart, _apart(result.log_probability[number, layer], own))
+    return apart
 
 
 def lens_rows(model: Any, plain: Any) -> float:
@@ -176,6 +203,7 @@ def cut(model: Any, plain: Any) -> float:
 VERBS: dict[str, Callable[[Any, Any], float]] = {
     "logits": logits,
     "trace": traced,
+    "flow": followed,
     "lens": lens_rows,
     "score": scored,
     "in context": told,

@@ -24,10 +24,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from factscope.errors import PromptError, UserError
-from factscope.model.agreement import finite
-from factscope.model.bridge import Bridge, device
+from factscope.errors import ModelError, PromptError, UserError
+from factscope.model.agreement import agree, finite
+from factscope.model.bridge import Bridge, architecture, device
 from factscope.model.forward.attention import attention_knockout, check_knockout, knocked_out, visible
+from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
 from factscope.model.prompts import OWN_ANSWER, Prompt, as_a_whole, with_answer_ids
 from factscope.model.readout import ROWS, readout
@@ -156,17 +157,23 @@ class CleanRun:
         if not prompt.answer_ids:
             first = int(finite(model(prompt.tensor(device(model)))[0, -1]).argmax())
             prompt = with_answer_ids(model, prompt, [first], OWN_ANSWER)
-        tokens = torch.tensor([(*prompt.tokens, *prompt.answer_ids[:-1])], device=device(model))
-        frame = Frame.of(model, tokens)
-        resid = embed(model, tokens)
-        before, kept = [], []
-        for layer in range(model.cfg.n_layers):
-            before.append(resid)
-            resid, keys_values = frame.recording_block(layer, resid)
-            kept.append(keys_values)
-        logits = finite(frame.logits(resid[0, len(prompt.tokens) - 1 :]))
-        own = answer_log_probability(logits[None], prompt)
-        return cls(prompt, frame, tokens, before, kept, logits[0], float(own[0]))
+        tokens, asked = torch.tensor([(*prompt.tokens, *prompt.answer_ids[:-1])], device=device(model)), prompt.tokens
+        with ending(torch.tensor([len(asked) - 1]), 0, tokens):
+            frame, resid = Frame.of(model, tokens, check=False), embed(model, tokens)
+            before, kept = [], []
+            for layer in range(model.cfg.n_layers):
+                before.append(resid)
+                resid, keys_values = frame.recording_block(layer, resid)
+                kept.append(keys_values)
+            own = finite(model(tokens, use_cache=False)[0, len(asked) - 1 :])
+        logits = frame.logits(resid[0, len(asked) - 1 :])
+        if not agree(logits, own):
+            raise ModelError(
+                f"this model ({architecture(model)}) run block by block does not give its own logits, so its attention "
+                "cannot be knocked out exactly"
+            )
+        said = answer_log_probability(logits[None], prompt)
+        return cls(prompt, frame, tokens, before, kept, logits[0], float(said[0]))
 
 
 def answer_log_probability(logits: Float[Tensor, "row pos vocab"], prompt: Prompt) -> Float[Tensor, " row"]:
@@ -227,7 +234,8 @@ def _reference(clean: CleanRun, cells: Sequence[Cell], _: FlowConfig) -> Iterato
     """One forward pass of the whole model for each cell, with a mask."""
     model, asked = clean.frame.model, len(clean.prompt.tokens) - 1
     for cell in cells:
-        with attention_knockout(model, dict.fromkeys(cell.layers, cell.closed[None])):
+        masked = attention_knockout(model, dict.fromkeys(cell.layers, cell.closed[None]))
+        with masked, ending(torch.tensor([asked]), 0, clean.tokens):
             logits = model(clean.tokens, use_cache=False)[:, asked:]
         yield cell, answer_log_probability(logits, clean.prompt)[0]
 
@@ -256,7 +264,7 @@ def _climb(clean: CleanRun, cells: Sequence[Cell], first: int) -> Float[Tensor, 
 
     A cell joins where its window begins; below, it is the clean run. What stands before `first` never changes.
     """
-    active = clean.before[0].new_empty(0, *clean.before[0][:, first:].shape[1:])
+    active, asked = clean.before[0].new_empty(0, *clean.before[0][:, first:].shape[1:]), len(clean.prompt.tokens) - 1
     for layer in range(cells[0].layers.start, clean.frame.model.cfg.n_layers):
         joining = sum(cell.layers.start == layer for cell in cells)
         active = torch.cat([active, clean.before[layer][:, first:].expand(joining, -1, -1)])
@@ -265,5 +273,7 @@ def _climb(clean: CleanRun, cells: Sequence[Cell], first: int) -> Float[Tensor, 
             edges = torch.stack([cell.closed & (layer in cell.layers) for cell in present])
             frame = knocked_out(frame, layer, edges)
         keys, values = (part[:, :, :first].expand(len(active), -1, -1, -1) for part in clean.kept[layer])
-        active = frame.block(layer, active, (keys, values))
+        rows = clean.tokens.expand(len(active), -1)
+        with ending(torch.full((len(active),), asked), first, rows):
+            active = frame.block(layer, active, (keys, values))
     return active

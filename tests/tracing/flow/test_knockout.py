@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import factscope as fs
 from factscope.data.load import load_facts
 from factscope.errors import ModelError, UserError
 from factscope.model.bridge import info
@@ -36,7 +37,7 @@ def _sentence(model: Any, answer: str = "Brask Lunholm") -> Prompt:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_fast_engine_gives_the_reference_numbers(tiny: Any, name: str) -> None:
-    model, config = tiny(name), FlowConfig(window=3, nulls=1)
+    model, config = tiny(name), FlowConfig(window=3, nulls=1, sources=("subject", "relation"))
     prompt = _sentence(model)
     assert len(prompt.answer_ids) > 1
     slow, fast, small = (
@@ -50,10 +51,12 @@ def test_the_fast_engine_gives_the_reference_numbers(tiny: Any, name: str) -> No
         assert one.clean == pytest.approx(slow.clean, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_plain_transformers_with_a_mask_says_the_same(tiny: Any, name: str) -> None:
-    """The definition, written again: the bare model, whose layers are given a mask with more of it hidden."""
-    model, window = tiny(name), 2
+def test_plain_transformers_with_a_mask_says_the_same(tiny: Any) -> None:
+    """The definition, written again: the bare model, whose layers are given a mask with more of it hidden.
+
+    tests/factscope/model/test_architectures.py asks the same of every family.
+    """
+    model, window = tiny("llama"), 2
     prompt = _sentence(model)
     found = flow(model, prompt, FlowConfig(window=window, nulls=0))
     bare = plain(info(model).source)
@@ -142,6 +145,21 @@ def test_the_answer_is_scored_whole(toy: Any) -> None:
     assert not any("first" in note for note in found.prompt.notes)
     (itself,) = (one for one in found.knockouts if (one.target, one.source) == ("last token", "itself"))
     assert len(itself.queries) == len(itself.keys) == len(prompt.answer_ids)
+
+
+def test_an_edit_beside_the_weights_decides_where_the_prompt_ends(toy: Any) -> None:
+    """A gate that opens at the prompt's last token, with an answer of several tokens behind it."""
+    fact = load_facts(TOY / "toy_town.json")[0]
+    prompt = make_prompt(toy, fact.prompt, subject=fact.subject, answer="Vey Brask")
+    edit = fs.edit(toy, fs.request(toy, f"[{fact.subject}] lives in", "Vey"), "grace", settings={"steps": 5})
+    config = FlowConfig(window=2, nulls=0)
+    before = flow(toy, prompt, config)
+    with edit.applied(toy):
+        slow, fast = (flow(toy, prompt, replace(config, engine=engine)) for engine in ("reference", "fast"))
+        (said,) = score(toy, [Pair(prompt.tokens, prompt.answer_ids)])
+    assert slow.clean != pytest.approx(before.clean, abs=1e-2), "the edit does something"
+    assert fast.clean == pytest.approx(-said.nll * len(prompt.answer_ids), abs=1e-4)
+    torch.testing.assert_close(fast.log_probability, slow.log_probability, **FLOAT32)
 
 
 def test_a_trained_model_needs_its_subject(toy: Any) -> None:

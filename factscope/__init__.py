@@ -29,7 +29,7 @@ _PLACES = {
     "Fact": "factscope.data.fact:Fact",
     "Case": "factscope.data.case:Case",
     # where does it happen?
-    "trace": "tracing.causal:trace",
+    "trace": "studies.face:trace",
     "average": "tracing.average:average",
     "lens": "tracing.logit_lens:lens",
     "flow": "tracing.flow.knockout:flow",

@@ -43,11 +43,10 @@ from studies.circuit import CircuitStudy, TaskOptions, about_facts, about_prompt
 from studies.cite import cite
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
-from studies.face import diff, edit, evaluate_circuit, find_circuit, generate, moments, request, sequence
+from studies.face import diff, edit, evaluate_circuit, find_circuit, generate, moments, request, sequence, trace
 from studies.saved import load, save, write_page
 from tracing.average import average
 from tracing.causal import Config as TraceConfig
-from tracing.causal import trace
 from tracing.flow.average import average_flow
 from tracing.flow.knockout import FlowConfig, flow
 from tracing.flow.results import FlowAverage, FlowResult

@@ -47,6 +47,8 @@ METHODS = {
     "grace": ("hartvigsen2023grace",),
     "memoe": ("wang2024memoe",),
     "simie": ("guo2025towards",),  # a merge of edits, whose methods its name says too
+    "mend": ("mitchell2022fast",),
+    "malmen": ("tan2024massive", "mitchell2022fast"),
     "ice": ("cohen2024evaluating",),
     "ike": ("zheng2023edit",),
     "retrieval": ("madaan2022memory", "zheng2023edit"),

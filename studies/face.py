@@ -35,10 +35,11 @@ from editing.trained.editor import Trained
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
 from factscope.errors import UserError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, info
 from factscope.model.forward.generate import generate as continued
 from factscope.model.forward.generate import until_end
 from factscope.model.prompts import Prompt, tokenized
+from factscope.progress import progress
 from studies.circuit import (
     CircuitInputs,
     CircuitStudy,
@@ -53,6 +54,28 @@ from studies.edit import told
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.study import edit_studies
+from tracing.causal import Config as TraceConfig
+from tracing.causal import cells_of
+from tracing.causal import trace as traced
+from tracing.results import TraceResult
+
+# ---- traces ----
+
+
+def trace(
+    model: Bridge, prompt: Prompt, config: TraceConfig = TraceConfig(), *, shown: bool | None = None
+) -> TraceResult:
+    """Trace `prompt` with a progress bar. Without an answer, the model's own next token is traced, as in ROME.
+
+    Effects are in the metric's unit, positive where restoring a state helps the answer (Meng et al. 2022, section 2).
+    `shown` says whether there is a bar; None: in a notebook and at a terminal.
+
+    Raises NoGap if the corruption does not hurt the answer, and ModelError for a model that cannot be traced exactly.
+    """
+    info(model)  # what is no bridge is told in one sentence
+    with progress("tracing", cells_of(model, prompt, config), shown=shown) as advance:
+        return traced(model, prompt, config, advance=advance)
+
 
 About: TypeAlias = str | Prompt | Task | CircuitInputs
 MomentsFrom: TypeAlias = Moments | MomentsConfig | Literal["identity"] | None

@@ -112,6 +112,8 @@ PAPERS = {
               "Zero-Shot Relation Extraction via Reading Comprehension", 2017, "1706.04115"),
         Paper("mitchell2022fast", "Mitchell, Eric and Lin, Charles and Bosselut, Antoine and Finn, Chelsea and "
               "Manning, Christopher D.", "Fast Model Editing at Scale", 2022, "2110.11309"),
+        Paper("tan2024massive", "Tan, Chenmien and Zhang, Ge and Fu, Jie",
+              "Massive Editing for Large Language Models via Meta Learning", 2024, "2311.04661"),
         Paper("zhong2023mquake", "Zhong, Zexuan and Wu, Zhengxuan and Manning, Christopher D. and Potts, Christopher "
               "and Chen, Danqi",
               "{MQuAKE}: Assessing Knowledge Editing in Language Models via Multi-Hop Questions", 2023, "2305.14795"),

@@ -117,6 +117,8 @@ def test_what_is_no_model_or_no_raw_one_is_told_in_one_sentence(tokenizer: Any, 
         fs.load_model(bridge, tokenizer=tokenizer)
     with pytest.raises(ModelError, match=r"a LlamaForCausalLM is not ready to be asked: give it to fs\.load_model"):
         fs.prompt(plain, TEXT)
+    with pytest.raises(ModelError, match="a LlamaForCausalLM is not ready to be asked"):
+        fs.trace(plain, fs.prompt(bridge, TEXT))
     plain._hf_peft_config_loaded = True
     with pytest.raises(ModelError, match="has adapters between its weights"):
         fs.load_model(plain, tokenizer=tokenizer)

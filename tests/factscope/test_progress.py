@@ -1,0 +1,64 @@
+"""Progress in a notebook: one line of the cell, no widgets, nothing for short work, empty at the end."""
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from factscope import progress as progress_module
+from factscope.progress import in_words, progress
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a cell shows, state by state, under a kernel."""
+    states: list[str] = []
+
+    def display(line: dict[str, str], **how: Any) -> Any:
+        assert how == {"raw": True, "display_id": True}
+        states.append(line["text/plain"])
+        return SimpleNamespace(update=lambda line, **_: states.append(line["text/plain"]))
+
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr(progress_module, "EVERY", 0.0)
+    return states
+
+
+def test_a_notebook_shows_a_line_that_is_empty_at_the_end(cell: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "MOMENT", 0.0)
+    with progress("cutting edges", 4) as advance:
+        for _ in range(4):
+            advance(1)
+    assert [line.split(",")[0][-6:] for line in cell[:-1]] == ["1 of 4", "2 of 4", "3 of 4", "4 of 4"]
+    assert cell[-1] == ""
+
+
+def test_short_work_and_work_that_is_not_to_be_shown_leave_no_trace(cell: list[str]) -> None:
+    with progress("a moment", 2) as advance:
+        advance(2)
+    with progress("hidden", 2, shown=False) as advance:
+        advance(2)
+    assert cell == []
+
+
+def test_an_interrupted_cell_has_no_line_left(cell: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "MOMENT", 0.0)
+
+    def stopped() -> None:
+        with progress("stopped", 9) as advance:
+            advance(1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert cell[-1] == ""
+
+
+def test_the_time_left_is_that_of_the_pieces_done_now() -> None:
+    """Pieces that an earlier run left do not make this one look faster."""
+    assert in_words("x", 60, 100, 50, 20.0).endswith("60 of 100, 0:20, 1:20 left")
+    assert in_words("x", 50, 100, 50, 20.0).endswith("? left")
+    assert in_words("x", 0, 0, 0, 1.0).count("█") == progress_module.CELLS

@@ -19,7 +19,7 @@ from editing.solve.anchor import anchored, written
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
 from editing.trained.editor import Trained
-from editing.trained.examples import Asker
+from editing.trained.examples import TrainingInputs
 from editing.trained.learning import Learner
 from factscope.catalogue import Catalogue
 from factscope.data.request import EditRequest
@@ -61,7 +61,7 @@ class MethodSpec:
     place: Place | Literal["beside", "prompt"] = "hidden"  # an MLP's output, the hidden state after a block; beside a
     # projection, with no weight changed; or a text before all
     needs_moments: bool = False  # whether it wants the second moment of ordinary keys
-    train: Callable[[Asker, Any, int], Learner] | None = None  # facts, config, seed: its editor before training
+    train: Callable[[TrainingInputs, Any], Learner] | None = None  # its editor before the first step
 
     @property
     def in_context(self) -> bool:

@@ -10,6 +10,9 @@ directions in which all prompts differ count little, those in which few do count
 nearness is above `floor` are put before the question, the nearest last. Where no entry is, nothing is: the question is
 the model's own, bit for bit.
 
+With a `metric` W that was trained, nearness(x, k) = exp(-|W'(x - mean) - key|^2) instead, SERAC's, which is 1 for the
+stored prompt, too.
+
 The decision is taken once for each question, from its prompt alone, by the model as it runs, without any text before
 it. The entries of several edits in place are one memory, in which the order of edits has no part.
 """
@@ -36,14 +39,19 @@ class Scope:
 
     layer: int  # whose input is read
     mean: Float[Tensor, " d_model"]  # of the states of ordinary prompts
-    keys: Float[Tensor, "entry d_model"]  # C^-1 (k - mean), over (k - mean)' C^-1 (k - mean)
+    keys: Float[Tensor, "entry width"]  # C^-1 (k - mean), over (k - mean)' C^-1 (k - mean)
     texts: tuple[str, ...]  # one an entry, each with its line break
     floor: float  # nearness above which an entry is put before a question
     most: int = 1  # entries that are put before one question
+    metric: Float[Tensor, "d_model width"] | None = None  # of a trained scope, whose keys are [entry width]
 
     def nearness(self, states: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt entry"]:
         """Of every prompt to every entry; 1 for an entry's own prompt."""
-        return (states - self.mean) @ self.keys.T
+        apart = states - self.mean
+        if self.metric is None:
+            return apart @ self.keys.T
+        distance = ((apart @ self.metric)[:, None] - self.keys).square().sum(-1)
+        return (-distance).exp()
 
     def chosen(self, states: Float[Tensor, "prompt d_model"]) -> list[list[int]]:
         """The entries that are put before each prompt, the nearest last; of two that are as near, the later one."""
@@ -55,12 +63,16 @@ class Scope:
 
     def parts(self) -> list[Tensor]:
         """What a hash is of, beside the texts and the numbers."""
-        return [self.mean, self.keys]
+        return [self.mean, self.keys, *(() if self.metric is None else (self.metric,))]
 
     def one_with(self, other: "Scope") -> bool:
         """Whether the entries of both can be one memory."""
         same = (self.layer, self.floor, self.most) == (other.layer, other.floor, other.most)
-        return same and torch.equal(self.mean, other.mean)
+        if not same or not torch.equal(self.mean, other.mean):
+            return False
+        if self.metric is None or other.metric is None:
+            return self.metric is other.metric
+        return torch.equal(self.metric, other.metric)
 
 
 def pooled(scopes: Sequence[Scope]) -> list[Scope]:

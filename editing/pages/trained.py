@@ -10,17 +10,18 @@ from factscope.plots.specs import Card, Curves, Headline, Number, Page, Section,
 from factscope.statistics import wilson
 
 KINDS = ("trained", "held-out subjects", "new relations")
-SHOWN = ("reliability", "generality", "neighbour kept")
-MEANS = (
-    "Reliability: the new answer is given whole behind the wording that was edited. Generality: behind another one. "
-    "Kept: the next token behind a prompt that must stay is the one that it was. Brackets: Wilson's 95 % interval."
-)
+MEANINGS = {  # of the metrics of one kind of editor; the first that an editor has is told
+    "reliability": "Reliability: the new answer is given whole behind the wording that was edited. Generality: behind "
+    "another one. Kept: the next token behind a prompt that must stay is the one that it was.",
+    "open for another wording": "Of the gate alone: whether a question in another wording finds the fact, and whether "
+    "questions about other things find nothing.",
+}
 
 
 def page(editor: Trained) -> Page:
     """The page of an editor."""
     sections = (
-        Section("What it does", (headline(editor), scores_table(editor)), MEANS),
+        Section("What it does", (headline(editor), scores_table(editor)), meaning(editor)),
         Section("How it learnt", (*curves(editor), *checks(editor))),
         Section("What was run", (card(editor),)),
     )
@@ -34,8 +35,8 @@ def words(editor: Trained) -> list[str]:
     for kind in KINDS:
         found = {one.metric: one for one in final(editor, kind)}
         if found:
-            numbers = ", ".join(f"{name} {found[name].value:.2f}" for name in SHOWN if name in found)
-            said.append(f"{kind}: {numbers} (of {found[SHOWN[0]].n})" if SHOWN[0] in found else f"{kind}: {numbers}")
+            numbers = ", ".join(f"{name} {found[name].value:.2f}" for name in shares(editor)[:3] if name in found)
+            said.append(f"{kind}: {numbers} (of {found['loss'].n})")
     return said
 
 
@@ -50,6 +51,22 @@ def records(editor: Trained) -> list[dict[str, Any]]:
     return [{"method": editor.method, "editor": editor.name, **asdict(one)} for one in editor.scores]
 
 
+def shares(editor: Trained) -> list[str]:
+    """The metrics that are shares of questions, in their order."""
+    return [name for name in dict.fromkeys(one.metric for one in editor.scores) if is_share(name)]
+
+
+def is_share(metric: str) -> bool:
+    """Whether it is a share, and not a number of nats."""
+    return metric != "loss" and not metric.startswith("KL")
+
+
+def meaning(editor: Trained) -> str:
+    """What the metrics say."""
+    said = next((text for name, text in MEANINGS.items() if name in shares(editor)), "")
+    return f"{said} Brackets: Wilson's 95 % interval."
+
+
 def final(editor: Trained, kind: str) -> tuple[EditorScore, ...]:
     """The scores of the editor that was kept, on facts of one kind."""
     return tuple(one for one in editor.scores if one.facts == kind)
@@ -58,7 +75,7 @@ def final(editor: Trained, kind: str) -> tuple[EditorScore, ...]:
 def headline(editor: Trained) -> Headline:
     """What it does for subjects that it never met."""
     found = {one.metric: one.value for one in final(editor, "held-out subjects")}
-    numbers = tuple(Number(f"{found[name]:.0%}", name) for name in SHOWN if name in found)
+    numbers = tuple(Number(f"{found[name]:.0%}", name) for name in shares(editor)[:3] if name in found)
     return Headline(
         f"An editor by {editor.method}, trained on {editor.counts['trained']} facts and asked about "
         f"{editor.counts.get('held-out subjects', 0)} whose subjects it never met.",
@@ -81,7 +98,7 @@ def scores_table(editor: Trained) -> Table:
 def _cell(score: EditorScore | None) -> str:
     if score is None:
         return ""
-    if score.metric in ("loss",) or score.metric.startswith("KL"):
+    if not is_share(score.metric):
         return f"{score.value:.3f} nats"
     hits = round(score.value * score.n)
     low, high = wilson([1.0] * hits + [0.0] * (score.n - hits))
@@ -112,7 +129,7 @@ def checks(editor: Trained) -> tuple[Curves, ...]:
     """The scores on validation facts while it learnt."""
     found: dict[str, dict[int, float]] = {}
     for one in editor.scores:
-        if one.facts == "validation" and one.metric not in ("loss",) and not one.metric.startswith("KL"):
+        if one.facts == "validation" and is_share(one.metric):
             found.setdefault(one.metric, {})[one.step] = one.value
     steps = sorted({step for values in found.values() for step in values})
     if len(steps) < 2:

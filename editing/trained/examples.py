@@ -32,19 +32,35 @@ class After:
     moved: Float[Tensor, "example prompt"]  # KL(unedited || edited) behind prompts that must stay, nats
 
 
-class Asker:
-    """The facts of a training, as tokens of one model."""
+@dataclass(frozen=True, eq=False)
+class TrainingInputs:
+    """What every editor is trained from."""
 
-    def __init__(self, model: Bridge, facts: Split, first: int, start: str, shown: bool | None = None) -> None:
-        self.model, self.facts, self.start = model, facts, start
-        every = (*facts.trained, *(fact for some in facts.asked.values() for fact in some))
+    model: Bridge
+    facts: Split
+    seed: int
+    start: str
+    shown: bool | None = None
+
+    @property
+    def every(self) -> tuple[TrainingFact, ...]:
+        """The facts of all kinds."""
+        return (*self.facts.trained, *(fact for some in self.facts.asked.values() for fact in some))
+
+
+class Asker:
+    """The facts of a training, as tokens of one model whose blocks change from `first` on."""
+
+    def __init__(self, inputs: TrainingInputs, first: int) -> None:
+        model, start, every = inputs.model, inputs.start, inputs.every
+        self.model, self.facts, self.start = model, inputs.facts, start
         prompts = list(dict.fromkeys(text for fact in every for text in fact.wordings))
         self._rows: dict[str, Row] = {text: tokenized(model, text, start=start)[0] for text in prompts}
         self._answers: dict[tuple[str, str], Row] = {}
         longest = max(len(self._answer(text, word)) for text, word in _longest(every))
         rows = list(self._rows.values())
         self.tail = Tail(model, first, [(*max(rows, key=len), *[0] * (longest + 1))])  # a word may merge otherwise
-        self.tail.keep(rows, shown)
+        self.tail.keep(rows, inputs.shown)
 
     def _answer(self, text: str, word: str) -> Row:
         if (text, word) not in self._answers:

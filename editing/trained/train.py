@@ -7,7 +7,7 @@ from pathlib import Path
 from editing.edit import in_float32, in_place
 from editing.method import MethodConfig, MethodSpec, method
 from editing.trained.editor import Trained
-from editing.trained.examples import Asker
+from editing.trained.examples import TrainingInputs
 from editing.trained.facts import split, training_facts
 from editing.trained.learning import Schedule, learn
 from factscope.cache import digest
@@ -49,8 +49,7 @@ def train_editor(
     work = {"method": spec.name, "config": asdict(config), "model": run.fingerprint, "seed": seed, "start": start}
     work["facts"] = digest([[fact.digests for fact in parted.pool(kind)] for kind in ("trained", *parted.asked)])
     with without_gradients(model), in_float32(model), stopwatch() as seconds:
-        asker = Asker(model, parted, min(spec.layers(config)), start, shown)
-        learner = spec.train(asker, config, seed)
+        learner = spec.train(TrainingInputs(model, parted, seed, start, shown), config)
         place = Path(folder) if folder is not None else None
         learnt = learn(learner, parted, Schedule.of(config, seed), place, work, shown)
     return Trained(

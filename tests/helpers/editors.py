@@ -30,7 +30,16 @@ _MADE: dict[tuple[str, str, int], Trained] = {}
 def config_of(model: Any, name: str, steps: int = 0) -> Any:
     """The method's configuration, small."""
     config = method(name).config_for(model)
-    small = {"rank": 4, "standard": 16, "steps": steps, "every": 2, "batch": 2, "layers": (0, 1)}
+    small = {
+        "rank": 4,
+        "standard": 16,
+        "steps": steps,
+        "every": 2,
+        "batch": 2,
+        "layers": (0, 1),
+        "width": 4,
+        "reads": 0,
+    }
     return replace(config, **{key: value for key, value in small.items() if hasattr(config, key)})
 
 

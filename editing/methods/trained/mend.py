@@ -33,7 +33,7 @@ from torch import Tensor
 from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import BARE, target_prompts
-from editing.trained.examples import Asker
+from editing.trained.examples import Asker, TrainingInputs
 from editing.trained.facts import Example, examples
 from editing.trained.learning import Learner, Parts
 from editing.trained.tail import Slopes, Tail, Thin, matrices
@@ -187,11 +187,11 @@ class Editor(Learner):
         return self.asker.answers(batch, changes) | {"loss": [float(loss)] * len(batch)}
 
 
-def train(asker: Asker, config: Config, seed: int) -> Editor:
+def train(inputs: TrainingInputs, config: Config) -> Editor:
     """The editor at its start."""
     if config.rank < 1 or config.batch < 1 or config.steps < 0 or config.every < 1 or config.standard < 2:
         raise EditError("rank, batch and every must be at least 1, standard at least 2, and steps not below 0")
-    return Editor(asker, config, seed)
+    return Editor(Asker(inputs, min(config.layers)), config, inputs.seed)
 
 
 # ---- editing ----

@@ -62,6 +62,9 @@ class MethodSpec:
     # projection, with no weight changed; or a text before all
     needs_moments: bool = False  # whether it wants the second moment of ordinary keys
     train: Callable[[TrainingInputs, Any], Learner] | None = None  # its editor before the first step
+    check_layers: Callable[[Bridge, tuple[int, ...]], None] | None = (
+        None  # proves many layers together, where one by one takes too long
+    )
 
     @property
     def in_context(self) -> bool:
@@ -115,6 +118,9 @@ class MethodSpec:
 
     def check(self, model: Bridge, config: MethodConfig) -> None:
         """Raise EditError unless the model has every layer that the configuration writes to."""
+        if self.check_layers is not None:
+            self.check_layers(model, self.layers(config))
+            return
         for layer in self.layers(config):
             check_layer(model, layer)
 

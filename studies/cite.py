@@ -44,6 +44,7 @@ METHODS = {
     "crispedit": ("ikram2026crispedit",),
     "lora": ("hu2021lora",),
     "adalora": ("zhang2023adaptive", "hu2021lora"),
+    "kn": ("dai2022knowledge",),
     "grace": ("hartvigsen2023grace",),
     "memoe": ("wang2024memoe",),
     "simie": ("guo2025towards",),  # a merge of edits, whose methods its name says too

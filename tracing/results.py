@@ -154,7 +154,7 @@ class NeuronResult(Result):
     activation: Float[Tensor, "wording layer d_mlp"]  # at the last token of the wording
     whole: Float[Tensor, " wording"]  # of the answer, in the unit
     without: Float[Tensor, "wording layer"]  # with all neurons of the layer at zero
-    points: Int[Tensor, " layer"]  # of the path
+    points: Int[Tensor, "wording layer"]  # of the path
     gap: Float[Tensor, "wording layer"]
     neurons: tuple[Neuron, ...]  # the fact's, those of most wordings first
     share: float  # of the wordings in which a neuron had to be found

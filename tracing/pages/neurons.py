@@ -54,7 +54,7 @@ _MEANING = (
 )
 _COMPLETE = (
     "The attributions of a layer must add up to what the answer loses when all neurons of the layer are set to zero. A "
-    "layer whose gap is above the tolerance is done again with twice as many points."
+    "layer whose gap is above the tolerance is done again with twice as many points, for the wordings where it is."
 )
 
 
@@ -97,7 +97,7 @@ def summary(result: NeuronResult) -> dict[str, Any]:
         ],
         "share": result.share,
         "by_layer": result.by_layer.tolist(),
-        "points": result.points.tolist(),
+        "points": result.points.max(0).values.tolist(),
         "largest_gap": result.gap.max(0).values.tolist(),
         "notes": list(result.notes),
         "seconds": result.run.seconds,
@@ -220,7 +220,7 @@ def _wordings(result: NeuronResult) -> Heatmap:
 def _complete(result: NeuronResult) -> Table:
     carried, lost = result.by_layer, (result.whole[:, None] - result.without).mean(0)
     rows = tuple(
-        (layer, int(result.points[layer]), round(float(carried[layer]), 4), round(float(lost[layer]), 4),
+        (layer, int(result.points[:, layer].max()), round(float(carried[layer]), 4), round(float(lost[layer]), 4),
          round(float(result.gap[:, layer].max()), 5))
         for layer in range(len(carried))
     )  # fmt: skip

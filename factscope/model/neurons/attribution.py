@@ -10,7 +10,8 @@ the midpoint rule (the authors take t_j = j/m). An answer of several tokens is t
 its own, changed at that row's last position, and their attributions are summed.
 
 Completeness: over the neurons of a layer, attributions sum to P(a) - P(0), up to the error of the rule. That gap is
-given for every layer, and a layer whose gap is above the tolerance is done again with twice as many points.
+given for every layer, and a layer whose gap is above the tolerance is done again with twice as many points, for the
+prompts where it is.
 
 *Convention*: in units of probability (or of logits, the answer's less the average token's); positive where the neuron,
 as it fires, raises the answer. *Scope*: models whose MLPs have one down-projection, whose product with what it reads is
@@ -77,7 +78,7 @@ class Attribution:
     activation: Float[Tensor, "pair layer d_mlp"]  # at the prompt's last token
     whole: Float[Tensor, " pair"]  # P(a), summed over the answer's tokens
     without: Float[Tensor, "pair layer"]  # P(0)
-    points: Int[Tensor, " layer"]  # m of the layer
+    points: Int[Tensor, "pair layer"]  # m
 
     @property
     def gap(self) -> Float[Tensor, "pair layer"]:
@@ -147,22 +148,30 @@ def attribute(
     ends = _Ends.of(model, pairs, layers, path)
     value = torch.zeros(len(pairs), len(layers), key_width(model))
     activation, without = torch.zeros_like(value), torch.zeros(len(pairs), len(layers))
-    points = torch.full((len(layers),), path.points)
+    points = torch.full((len(pairs), len(layers)), path.points)
     whole, first = ends.summed(ends.whole()), ends.first
     for place, layer in enumerate(layers):
         width = ends.hidden[layer].shape[1]
         activation[:, place, :width] = ends.hidden[layer][first].float().cpu()
-    asked, found = list(layers), Attribution(layers, value, activation, whole, without, points)
-    for doubling in range(path.doublings + 1):
-        for layer, slope, nothing in ends.slopes(asked, path.points * 2**doubling):
+    found = Attribution(layers, value, activation, whole, without, points)
+
+    def filled(some: "_Ends", asked: Sequence[int], count: int) -> None:
+        own = list(dict.fromkeys(some.owner.tolist()))
+        for layer, slope, nothing in some.slopes(asked, count):
             place = layers.index(layer)
-            carried = ends.hidden[layer].float() * (slope @ ends.weights[layer].float().T)
-            value[:, place, : carried.shape[1]] = ends.summed(carried)
-            without[:, place] = ends.summed(nothing)
-            points[place] = path.points * 2**doubling
-            if doubling == 0:
+            carried = some.hidden[layer].float() * (slope @ some.weights[layer].float().T)
+            value[own, place, : carried.shape[1]] = some.summed(carried)
+            without[own, place] = some.summed(nothing)
+            points[own, place] = count
+            if some is ends:
                 advance(1)
-        asked = [layer for layer in asked if not bool((found.gap[:, layers.index(layer)] <= path.tolerance).all())]
+
+    filled(ends, layers, path.points)
+    for doubling in range(1, path.doublings + 1):
+        for place, layer in enumerate(layers):
+            off = (found.gap[:, place] > path.tolerance) & (points[:, place] == path.points * 2 ** (doubling - 1))
+            if bool(off.any()):
+                filled(ends.of_pairs(off.nonzero()[:, 0].tolist()), [layer], path.points * 2**doubling)
     return found
 
 
@@ -213,11 +222,17 @@ class _Ends:
         owner = self.owner.tolist()
         return [owner.index(pair) for pair in dict.fromkeys(owner)]
 
+    def of_pairs(self, pairs: Sequence[int]) -> "_Ends":
+        """The rows of these pairs alone."""
+        keep = [row for row, owner in enumerate(self.owner.tolist()) if owner in pairs]
+        hidden, write, resid = ({i: r[keep] for i, r in each.items()} for each in (self.hidden, self.write, self.resid))
+        part, owner, token = self.part.narrowed(keep), self.owner[keep], self.token[keep]
+        return _Ends(part, self.path, owner, token, hidden, write, resid, self.weights)
+
     def summed(self, rows: Float[Tensor, " row *rest"]) -> Float[Tensor, " pair *rest"]:
-        """Over the rows of each pair."""
-        rows = rows.float().cpu()
-        out = torch.zeros(int(self.owner.max()) + 1, *rows.shape[1:])
-        return out.index_add(0, self.owner, rows)
+        """Over the rows of each pair, in the order of the pairs."""
+        rows, (own, place) = rows.float().cpu(), self.owner.unique(return_inverse=True)
+        return torch.zeros(len(own), *rows.shape[1:]).index_add(0, place, rows)
 
     def slopes(self, layers: Sequence[int], points: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For each layer: the mean slope along the path with respect to what is written [row d_model], and P(0) [row].

@@ -111,15 +111,21 @@ def test_a_neuron_that_does_not_fire_carries_nothing(family: Any) -> None:
     assert found.value[~silent].any()
 
 
-def test_only_layers_whose_gap_is_above_the_tolerance_are_done_again(tiny: Any) -> None:
+def test_only_where_the_gap_is_above_the_tolerance_it_is_done_again(tiny: Any) -> None:
     model = tiny("gpt2")
-    coarse = attribute(model, PAIRS, path=Path(points=2, tolerance=LOOSE)).gap.max(0).values
-    tolerance = float(coarse.sort().values[1:3].mean())  # two layers pass
+    coarse = attribute(model, PAIRS, path=Path(points=2, tolerance=LOOSE))
+    tolerance = float(coarse.gap.median())
     fine = attribute(model, PAIRS, path=Path(points=2, tolerance=tolerance))
-    assert [m > 2 for m in fine.points.tolist()] == [gap > tolerance for gap in coarse.tolist()]
+    assert torch.equal(fine.points > 2, coarse.gap > tolerance)
     assert float(fine.gap.max()) <= tolerance
+    again = coarse.gap > tolerance
+    assert torch.equal(fine.value[~again], coarse.value[~again])
+    number, place = (int(each[0]) for each in again.nonzero(as_tuple=True))
+    m = int(fine.points[number, place])
+    alone = attribute(model, [PAIRS[number]], (place,), Path(points=m, tolerance=LOOSE))
+    torch.testing.assert_close(fine.value[number, place], alone.value[0, 0], atol=1e-6, rtol=1e-3)
     stopped = attribute(model, PAIRS, path=Path(points=2, tolerance=1e-9, doublings=1))
-    assert stopped.points.tolist() == [4] * 4
+    assert stopped.points.tolist() == [[4] * 4] * 3
 
 
 def test_the_first_token_alone_is_the_whole_of_an_answer_of_one(tiny: Any) -> None:

@@ -22,7 +22,7 @@ VALUE = torch.tensor(
 
 def found(value: Tensor, layers: tuple[int, ...] = (5, 9)) -> Attribution:
     zeros = torch.zeros(value.shape[:2])
-    return Attribution(layers, value, -value, zeros[:, 0], zeros, torch.ones(value.shape[1]).long())
+    return Attribution(layers, value, -value, zeros[:, 0], zeros, torch.ones_like(zeros).long())
 
 
 def places(chosen: Chosen) -> list[tuple[int, int]]:

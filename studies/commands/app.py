@@ -20,6 +20,7 @@ import typer
 
 from factscope import __version__
 from factscope.errors import UserError
+from studies.commands.next_steps import next_step
 
 T = TypeVar("T")
 USAGE: Any = typer.BadParameter.__base__  # UsageError, of whichever click typer brings
@@ -202,6 +203,8 @@ def tell_result(result: Any, page: Path, as_json: bool, *lines: str, **more: Any
         tell(json.dumps(more | summary_of(result) | {"page": str(page)}, ensure_ascii=False))
     else:
         tell(in_words(result), *lines, f"Page: {page}")
+        if sys.stdout.isatty() and (step := next_step(result, page)) is not None:
+            tell(f"Next: {step}")
 
 
 def note(sentence: str) -> None:

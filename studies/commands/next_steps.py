@@ -1,0 +1,52 @@
+"""What a person may do next with a result, as a command line that works; a terminal shows it below the page's path."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Step = Callable[[Any, str], str | None]
+
+
+def next_step(result: Any, page: Path) -> str | None:
+    """The command for what usually follows a result of this kind, saved in the page's folder; None for no such."""
+    step = STEPS.get(type(result).__name__)
+    return None if step is None else step(result, shlex.quote(str(page.parent)))
+
+
+def _circuit(study: Any, _: str) -> str:
+    """After where: what computes it."""
+    asked = study.trace.prompt
+    return f"circuit find {shlex.quote(_marked(asked))} --method eap-ig --edges 300{_model(study.trace.run)}"
+
+
+def _edit(scores: Any, folder: str) -> str | None:
+    """After one edit: what it changed inside. Of an edit that changes no weight, and of many, nothing is that usual."""
+    report = scores.report
+    if len(report.edits) == 1 and report.protocol.order == "single":
+        return f"circuit diff --edit {folder}{_model(report.run)}"
+    return None
+
+
+def _model(run: Any) -> str:
+    """The flag for the model that a result is of; nothing for the default."""
+    from factscope.model.source.registry import DEFAULT, REGISTRY
+
+    name = run.model if run.model in REGISTRY else run.source
+    return "" if name == DEFAULT else f" --model {shlex.quote(name)}"
+
+
+def _marked(prompt: Any) -> str:
+    """The text with its subject in brackets."""
+    begin, end = prompt.subject_characters
+    return f"{prompt.text[:begin]}[{prompt.text[begin:end]}]{prompt.text[end:]}"
+
+
+STEPS: dict[str, Step] = {
+    "TraceStudy": _circuit,
+    "AverageResult": lambda _, folder: f"trace show {folder} --table average.csv",
+    "CircuitStudy": lambda _, folder: f"circuit export {folder} --out circuit.json",
+    "EditScores": _edit,
+    "LayerStudy": lambda _, folder: f"edit show {folder} --table layers.csv",
+    "SequenceResult": lambda _, folder: f"edit show {folder} --table sequence.csv",
+}

@@ -97,7 +97,7 @@ def _tokens(title: str, value: str, pattern: Tensor, prompt: Prompt) -> Heatmap:
         rows=prompt.labels[::-1],
         columns=prompt.labels,
         row_title="query",
-        column_title="key",
+        column_title="",  # the slider stands there; the note says what columns are
         value_title=value,
         palette="red",
         limits=(0.0, 1.0),

@@ -120,10 +120,12 @@ def _(spec: Slides, theme: Theme) -> go.Figure:
         }
         for place, name in enumerate(spec.states)
     ]
+    curves = [figure for figure in spec.figures if isinstance(figure, Curves)]
+    below = 46 if curves else 76  # the names of a map's columns stand between it and the slider
     slider: dict[str, Any] = {
         "active": shown,
         "steps": steps,
-        "pad": {"t": 46},
+        "pad": {"t": below},
         "currentvalue": {"prefix": plotly_text(f"{spec.slider_title} ".lstrip()), "font": {"size": 12}},
         "font": {"size": 10, "color": ink.faint},
         "bgcolor": ink.grid,
@@ -131,11 +133,10 @@ def _(spec: Slides, theme: Theme) -> go.Figure:
         "bordercolor": ink.grid,
         "tickcolor": ink.faint,
     }
-    curves = [figure for figure in spec.figures if isinstance(figure, Curves)]
     if curves:
         result.update_xaxes(range=_range([figure.x for figure in curves], False))
         result.update_yaxes(range=_range([one.y for figure in curves for one in figure.series], curves[-1].log_y))
-    return result.update_layout(sliders=[slider], height=drawn[shown].layout.height + 90)
+    return result.update_layout(sliders=[slider], height=drawn[shown].layout.height + below + 44)
 
 
 @svg.register

@@ -38,6 +38,7 @@ from helpers.moments import text_moments
 from helpers.pretend import pretended
 from studies.circuit import CircuitStudy, evaluated
 from tracing.causal import Config, trace
+from tracing.flow.knockout import FlowConfig, flow
 from tracing.logit_lens import lens
 
 FACTS = load_facts(TOY / "toy_town.json", limit=2)
@@ -66,6 +67,17 @@ def test_traces(toy: Any, corruption: str) -> None:
     one, other = both(toy, lambda: trace(toy, prompt, config))
     for site in sites:
         same_tensors(one.grid(site).effect, other.grid(site).effect)
+
+
+def test_flows(toy: Any) -> None:
+    prompt = make_prompt(toy, "In Vey [Oda Voss] lives in", answer="Brask Vey")
+    config = FlowConfig(nulls=1, attributes=("Brask",))
+    for engine in ("fast", "reference"):
+        one, other = both(toy, partial(flow, toy, prompt, replace(config, engine=engine)))
+        same_tensors(one.log_probability, other.log_probability)
+        same_tensors(one.null, other.null)
+        same_tensors(one.extraction.rank, other.extraction.rank)
+        same_tensors(one.enrichment.rate, other.enrichment.rate)
 
 
 def test_the_lens_scores_and_ranks(toy: Any) -> None:

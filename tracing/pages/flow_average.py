@@ -145,8 +145,9 @@ def _points(result: FlowAverage) -> str:
 _EXPLANATION = (
     "Each point: the mean over facts of the relative change of the whole answer's probability, where the attention to "
     "these tokens is masked before the softmax in the layers around. Bands: 95 % bootstrap intervals over subjects, "
-    f"each layer by itself; none where fewer than {ENOUGH} subjects have such tokens. The start token holds no word: "
-    "models park attention there, and its line shows what disturbing that costs."
+    f"each layer by itself; none where fewer than {ENOUGH} subjects have such tokens. Where an answer was improbable, "
+    "a knockout may raise its probability to several times what it was. The start token holds no word: models park "
+    "attention there, and its line shows what disturbing that costs."
 )
 
 
@@ -154,7 +155,7 @@ def curves(result: FlowAverage) -> tuple[Spec, ...]:
     """A picture for each target, a line for each source with its interval."""
     x, drawn = np.arange(result.mean.shape[1]), []
     for target in TARGETS:
-        lines = []
+        lines, null = [], []
         for number in (n for n in _present(result) if result.knockouts[n][0] == target):
             source = result.knockouts[number][1]
             band = tuple(100 * end[number].numpy() for end in (result.low, result.high))
@@ -162,13 +163,13 @@ def curves(result: FlowAverage) -> tuple[Spec, ...]:
             low, high = band if known else (None, None)
             lines.append(Series(SOURCES[source], 100 * result.mean[number].numpy(), low, high, COLOURS[source]))
             if source == "subject" and not result.null[number].isnan().all():
-                lines.append(Series("as many random words", 100 * result.null[number].numpy()))
+                null.append(Series("as many random words", 100 * result.null[number].numpy()))
         if lines:
             drawn.append(
                 Curves(
                     f"Attention of {TARGETS[target]} knocked out",
                     x,
-                    tuple(lines),
+                    (*lines, *null),
                     x_title="layer in the middle of the window",
                     y_title="change of the answer's probability",
                     unit="%",
@@ -191,7 +192,7 @@ def _table(result: FlowAverage) -> Table:
                 source,
                 _layers(result, number),
                 round(100 * float(result.mean[number, layer]), 1),
-                interval_in_words(100 * low, 100 * high, len(set(result.subjects))),
+                interval_in_words(100 * low, 100 * high, int((~values.isnan()).sum())),
                 round(float(result.log_per_fact[:, number, layer].nanmean()), 3),
                 None if null.isnan() else round(100 * float(null), 1),
                 int((~values.isnan()).sum()),

@@ -1,11 +1,13 @@
 """What a cut edge carries instead of its writer's output: one function for each kind.
 
+What is taken from a prompt of another length stands at the token of the same role (`circuits.task.places_of`).
+
 The same ablation gives different circuits from another, so every result says which one it used. None of them touches
 an attention's output bias, which belongs to no head and is always on; a head's share of its value bias and an MLP's
 output bias are part of what they write, and go with them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from circuits.engine.writes import writes
 from circuits.graph import Graph
-from circuits.task import ALIASES, AUTO, Task, one_length, rows
+from circuits.task import ALIASES, AUTO, Task, places_of, rows
 from factscope.errors import UserError
 from factscope.model import metrics
 from factscope.model.bridge import Bridge
@@ -95,10 +97,14 @@ def zero(model: Bridge, graph: Graph, _: Task) -> Tensor:
 
 @ablation
 def mean(model: Bridge, graph: Graph, task: Task) -> Tensor:
-    """The writer's average over the other reference prompts, each position for itself."""
+    """The writer's average over the other reference prompts, each position (by its token's role) for itself."""
     reference = _reference(task)
-    one_length("a mean for each position needs reference prompts that", (task.prompts[0], *reference))
-    return torch.stack([shares.mean(1) for shares in _others(task, writes(model, graph, rows(model, reference)))], 1)
+    seen = _writes(model, graph, reference)
+    means = []
+    for prompt in task.prompts:
+        others = [i for i, other in enumerate(reference) if other.tokens != prompt.tokens]
+        means.append(torch.stack([seen[i][:, places_of(prompt, reference[i])] for i in others], 1).mean(1))
+    return torch.stack(means, 1)
 
 
 @ablation
@@ -124,7 +130,18 @@ def counterfactual(model: Bridge, graph: Graph, task: Task) -> Tensor:
     """What the writer gives on the corrupt prompt, which differs in its subject (interchange, "patching")."""
     if not task.corrupt:
         raise UserError("the counterfactual ablation needs a corrupt prompt: name another subject with --swap")
-    return writes(model, graph, rows(model, task.corrupt))
+    pairs = zip(task.prompts, task.corrupt, _writes(model, graph, task.corrupt), strict=True)
+    return torch.stack([seen[:, places_of(prompt, corrupt)] for prompt, corrupt, seen in pairs], 1)
+
+
+def _writes(model: Bridge, graph: Graph, prompts: Sequence[Prompt]) -> list[Float[Tensor, "writer pos d_model"]]:
+    """What every writer writes on each of the prompts; those of one length are run together."""
+    found: dict[int, Tensor] = {}
+    for length in sorted({len(prompt.tokens) for prompt in prompts}):
+        places = [i for i, prompt in enumerate(prompts) if len(prompt.tokens) == length]
+        seen = writes(model, graph, rows(model, [prompts[i] for i in places]))
+        found |= {place: seen[:, row] for row, place in enumerate(places)}
+    return [found[i] for i in range(len(prompts))]
 
 
 def _reference(task: Task) -> tuple[Prompt, ...]:

@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits import scorers, search, select
 from circuits.certificate import Certificate
+from circuits.circuit import faithfulness
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
 from circuits.graph import Graph
@@ -29,7 +31,9 @@ from factscope.settings import configured
 
 Order = Literal["greedy", "top"]
 INTEGRAL = ("the embedding's edges sum to", "and should sum to")  # outcomes of a scorer that integrates
-SHARE = 0.05  # of all edges, where neither a number nor a threshold is given
+FAITHFUL = 0.6  # of the way from no edge to the full model, where nothing else says how many edges are kept
+LEAST, MOST, STEP = 24, 1000, 1.6  # edges of the smallest and largest circuit that is tried; and their growth
+SHARE = 0.05  # of all edges, for circuits that are to be of one size
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,10 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Scorer:
-    """What all scorers share: of the scored edges, either so many or all from a threshold on are kept.
+    """What all scorers share: of the scored edges so many are kept, or all from a threshold on, or as few as will do.
+
+    As few as will do: circuits of growing size are run on the task's own prompts, and the first that is `faithful` is
+    taken. What it does on other prompts is for the evaluation to say.
 
     `edges` are chosen by growing from the logits (`greedy`) or by score alone (`top`). Edges on no path go. A score is
     the mean over the examples, or, if `confident`, the lower bound of that mean.
@@ -72,7 +79,8 @@ class Scorer:
     convention: ClassVar[str]
     prefers: ClassVar[str] = "zero"
 
-    edges: int | None = field(default=None, kw_only=True)  # 5 % of all, where no threshold is given either
+    edges: int | None = field(default=None, kw_only=True)
+    faithful: float | None = field(default=None, kw_only=True)  # FAITHFUL, where nothing else is given
     threshold: float | None = field(default=None, kw_only=True)  # in the loss's unit
     select: Order = field(default="greedy", kw_only=True)
     signed: bool = field(default=False, kw_only=True)  # only edges that help; else scores are compared by size
@@ -81,6 +89,10 @@ class Scorer:
     def __post_init__(self) -> None:
         if self.threshold is not None and self.edges is not None:
             raise UserError("give a threshold or a number of edges, not both")
+        if self.faithful is not None and not (self.threshold is None and self.edges is None):
+            raise UserError("give a faithfulness to grow to, or a threshold or a number of edges, not both")
+        if self.faithful is not None and not 0 < self.faithful <= 1:
+            raise UserError(f"a circuit is grown to a faithfulness above 0 and up to 1, not to {self.faithful}")
         if self.edges is not None and self.edges < 1:
             raise UserError(f"a circuit of {self.edges} edges is none; give at least 1")
         if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold >= 0):
@@ -122,8 +134,13 @@ class Scorer:
         outcomes, notes = self.checked(reference, scores)
         if self.confident:
             self._check_bound(examples)
-        count = self.edges if self.edges is not None else max(1, round(SHARE * graph.n_edges))
-        mask = self._selected(graph, scores if examples is None else examples, count)
+        each = scores if examples is None else examples
+        if self.threshold is None and self.edges is None:
+            count, grown, told = self._grown(reference, each)
+            outcomes, notes = outcomes | grown, (*notes, *told)
+        else:
+            count = self.edges or 0
+        mask = self._selected(graph, each, count)
         pruned = graph.pruned(mask)
         shared = {each.name for each in fields(Scorer)}
         settings = {name: value for name, value in asdict(self).items() if name not in shared}
@@ -143,6 +160,26 @@ class Scorer:
         tested = torch.from_numpy(graph.full())
         return EdgeChoice(pruned, scores, tested, settings | outcomes, notes=notes, examples=examples, stability=steady)
 
+    def _grown(self, reference: Reference, scores: Tensor) -> tuple[int, dict[str, float], tuple[str, ...]]:
+        """How many edges it takes to be faithful on the task's prompts, the faithfulness wanted, and notes.
+
+        Where no size is faithful enough, the most faithful is taken, and a note says so.
+        """
+        graph, wanted = reference.graph, FAITHFUL if self.faithful is None else self.faithful
+        full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
+        tried: dict[int, float] = {}
+        for count in sizes(graph.n_edges):
+            loss = reference.loss(graph.pruned(self._selected(graph, scores, count)))
+            tried[count] = np.nan_to_num(faithfulness(loss, full, empty), nan=-np.inf)
+            if tried[count] >= wanted:
+                return count, {"grown to a faithfulness of": wanted}, ()
+        best = max(tried, key=lambda count: tried[count])
+        said = (
+            f"no circuit of up to {max(tried)} edges has the faithfulness of {wanted:g} that was to be reached; this "
+            f"one, with {tried[best]:.2f}, comes nearest; --edges keeps more"
+        )
+        return best, {"grown to a faithfulness of": wanted}, (said,)
+
     def _selected(self, graph: Graph, scores: Tensor, count: int) -> Mask:
         """The chosen edges, by scores [writer, reader] or by those of examples [example, writer, reader]."""
         if scores.dim() == 3:
@@ -160,6 +197,16 @@ class Scorer:
             )
         if len(examples) < 2:
             raise UserError("one example has no spread, so its scores have no lower bound; give several facts")
+
+
+def sizes(edges: int) -> list[int]:
+    """The sizes that a circuit of a graph of so many edges is grown through: each larger by `STEP`."""
+    most = min(MOST, edges - 1)
+    found, size = [], float(min(LEAST, most))
+    while size < most:
+        found.append(round(size))
+        size *= STEP
+    return [*found, most]
 
 
 def methods() -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """What a circuit is found for: prompts of one length, what is measured on them, and what cut edges carry instead.
 
+What cut edges carry may come from prompts of another length: the same wording about a subject of other tokens.
+Positions are then matched by the role of the token.
+
 A search minimises a loss. It is the chosen metric with its sign turned where a larger value is better, averaged over
 the prompts: the answer's negative log-probability, minus the logit difference, minus the probability, or the
 divergence from the full model. Upstream's MatchNLL is the first of them less the full model's own value: the same
@@ -50,7 +53,7 @@ class Task:
             if len(self.corrupt) != len(self.prompts):
                 raise TokenMismatch(f"{len(self.prompts)} prompts have {len(self.corrupt)} corrupt ones beside them")
             for clean, corrupt in zip(self.prompts, self.corrupt, strict=True):
-                one_length("a clean prompt and its corrupt one", (clean, corrupt))
+                places_of(clean, corrupt)
 
     @property
     def n_positions(self) -> int:
@@ -78,6 +81,33 @@ def one_length(what: str, prompts: Sequence[Prompt]) -> None:
             )
 
 
+def same_wording(prompt: Prompt, other: Prompt) -> bool:
+    """Whether as many tokens stand before the subject and after it."""
+    (first, after), (begin, end) = prompt.subject_span, other.subject_span
+    return first == begin and len(prompt.tokens) - after == len(other.tokens) - end
+
+
+def places_of(prompt: Prompt, other: Prompt) -> tuple[int, ...]:
+    """For each position of `prompt` the one of `other` that has its role; TokenMismatch where the wordings differ.
+
+    Prompts of one length are matched place by place. Else the subjects have different numbers of tokens: what stands
+    before and after them is matched one to one, the subject's first token with the first, the last with the last, and
+    those between by how far along they are.
+    """
+    if len(prompt.tokens) == len(other.tokens):
+        return tuple(range(len(prompt.tokens)))
+    if not same_wording(prompt, other):
+        raise TokenMismatch(
+            f"{prompt.text!r} and {other.text!r} differ outside the subject, so their tokens have no common roles: "
+            "choose a prompt of the same wording, or of equal length"
+        )
+    (first, after), (_, end) = prompt.subject_span, other.subject_span
+    own, theirs = after - first, end - first
+    # of a subject of one token that token is the last, as in `Prompt.roles`
+    inside = [round(i * (theirs - 1) / (own - 1)) if own > 1 else theirs - 1 for i in range(own)]
+    return (*range(first), *(first + i for i in inside), *range(end, len(other.tokens)))
+
+
 def largest_group(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """The prompts of the length that most of them have; of the shorter one in a tie."""
     counts = Counter(len(prompt.tokens) for prompt in prompts)
@@ -89,6 +119,12 @@ def alike(prompt: Prompt, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """Those that align with `prompt` token for token: of its length, with the subject in the same place."""
     place = (len(prompt.tokens), prompt.subject_span)
     return tuple(other for other in prompts if (len(other.tokens), other.subject_span) == place)
+
+
+def corresponding(prompt: Prompt, prompts: Sequence[Prompt], least: int = 1) -> tuple[Prompt, ...]:
+    """Those that align with `prompt` token for token if they are `least`; else all of its wording, by token role."""
+    aligned = alike(prompt, prompts)
+    return aligned if len(aligned) >= least else tuple(other for other in prompts if same_wording(prompt, other))
 
 
 def twin(prompt: Prompt, prompts: Sequence[Prompt]) -> Prompt | None:

@@ -1,6 +1,7 @@
 """A circuit with its evaluation and roles, saved together: the run folder of `circuit find`."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +17,12 @@ from circuits.engine.state import State
 from circuits.find import decisions_of, find
 from circuits.graph import Graph
 from circuits.method import Method
+from circuits.scorers.eap_ig import EAPIG
 from circuits.search.acdc import ACDC
-from circuits.task import AUTO, Task, alike, largest_group, rows, twin
-from factscope.data.fact import Fact, Relation
+from circuits.task import AUTO, Task, alike, corresponding, largest_group, rows, same_wording, twin
+from factscope.data.fact import Fact
 from factscope.data.load import load_facts
-from factscope.data.shipped import find_fact, relations
+from factscope.data.shipped import find_fact
 from factscope.errors import UserError
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge
@@ -29,18 +31,23 @@ from factscope.model.prompts import (
     OWN_ANSWER,
     Prompt,
     PromptError,
-    TokenMismatch,
     make_prompt,
     prompt_of,
-    swap_subject,
     with_answer,
     with_answer_ids,
     with_foil,
 )
 from factscope.plots.show import shown
 from factscope.results.result import Result
+from studies.other_subjects import OtherSubjects, backwards, corrupt_of, other_subjects, reference_prompts, relation_of
 
 KNOWN = Known.top(10)  # a circuit is looked for where the answer is near the top, though another word may come first
+DEFAULT: Method = EAPIG()  # where nobody says how: grown until it does on its facts what the model does
+FACTS = 6  # of one relation, that a circuit is found on: more take longer, and one alone gives a circuit of its own
+OTHERS = 20  # other subjects that are averaged over
+HELD_OUT = 16  # prompts
+ENOUGH = 5  # subjects of equal length, for the mean to be over these alone
+QUICK = {"closely": 2, "n_random": 3}  # of an evaluation: prompts for what takes many runs, and random circuits
 
 
 @shown("studies.pages.circuit")
@@ -76,6 +83,8 @@ class TaskOptions:
     known: Known | None = KNOWN  # None: go on with facts that the model does not know
     held_out: bool = True  # look for prompts about other subjects, to test the circuit with
     extra: str = "refuse"  # of files of facts: columns that the format does not know
+    others: tuple[str, ...] = ()  # other subjects for one prompt; none: those of the shipped facts
+    facts: int = FACTS  # for one prompt and a scorer: so many of its relation, itself among them
 
     def __post_init__(self) -> None:
         check_names(self.metric, self.ablation)
@@ -89,19 +98,41 @@ def about_prompt(
     answer: str | None = None,
     foil: str | None = None,
     swap: str | None = None,
-    method: Method = ACDC(),
+    method: Method = DEFAULT,
     options: TaskOptions = TaskOptions(),
 ) -> CircuitInputs:
-    """One prompt's task; the other subjects of its shipped relation are held out, or averaged over.
+    """One prompt's task, or, for a scorer, that of the prompt and its relation.
+
+    A scorer reads the same wording about other subjects as well, those that the model knows and that align token for
+    token, and cut edges carry the mean over other subjects, aligned by token role where there are too few of equal
+    length. What is left of them is held out. ACDC reads the prompt alone, and so does a scorer where `swap` names the
+    one subject of the counterfactual, or where no other subject is found; a note says so.
 
     Args:
-        swap: the subject of the counterfactual ablation; one of the relation's where not given.
+        swap: the subject of the counterfactual ablation.
         method: what the task is for; it says which ablation suits it.
 
     Raises UserError for a fact that the model does not know, and PromptError and TokenMismatch as prompts do.
     """
     prompt = make_prompt(model, text, subject=subject, answer=answer, start=options.start)
-    prompt, notes = _answered(model, prompt, foil, options.metric)
+    prompt, notes = _answered(model, prompt, foil, options)
+    if options.known is not None:
+        check_known(model, prompt, options.known)
+    relation = relation_of(prompt)
+    answers = relation.answers if relation else ()
+    if swap is None and method.prefers == "counterfactual":
+        others = other_subjects(model, prompt, options.others)
+        if others.prompts:
+            task, held_out, told = _with_relation(model, prompt, others, options)
+            return CircuitInputs(task, held_out, answers, (*notes, *told), options.known)
+    task, reference, told = _alone(model, prompt, swap, method, options)
+    return CircuitInputs(task, reference, answers, (*notes, *told), options.known)
+
+
+def _alone(
+    model: Bridge, prompt: Prompt, swap: str | None, method: Method, options: TaskOptions
+) -> tuple[Task, tuple[Prompt, ...], tuple[str, ...]]:
+    """The task of one prompt, the prompts that are held out, and notes."""
     ablation = options.ablation
     reference = reference_prompts(model, prompt) if options.held_out or ablation.startswith("mean") else ()
     corrupt: tuple[Prompt, ...] = ()
@@ -112,29 +143,96 @@ def about_prompt(
             if swap or ablation != AUTO:
                 raise
     task, told = settled(Task((prompt,), options.metric, ablation, corrupt, reference), method.prefers)
-    if options.known is not None:
-        check_known(model, task, options.known)
-    relation = relation_of(prompt)
-    return CircuitInputs(task, reference, relation.answers if relation else (), (*notes, *told), options.known)
+    return task, reference, told
 
 
-def _answered(model: Bridge, prompt: Prompt, foil: str | None, metric: str) -> tuple[Prompt, list[str]]:
+def _with_relation(
+    model: Bridge, prompt: Prompt, others: OtherSubjects, options: TaskOptions
+) -> tuple[Task, tuple[Prompt, ...], tuple[str, ...]]:
+    """The task of a prompt and its relation, the prompts that are held out, and notes."""
+    pool = kin = tuple(each for each in others.prompts if same_wording(prompt, each))
+    if others.guessed:  # an answer that the model gives whatever the subject says nothing of a fact
+        pool = tuple(each for each in pool if each.answer_ids[0] != prompt.answer_ids[0])
+    aligned = alike(prompt, pool)
+    usable = aligned if options.known is None else options.known.prompts(model, aligned)
+    examples = (prompt, *_varied(prompt, usable, options.facts - 1))
+    if options.metric.startswith("logit"):
+        examples = tuple(each for each in examples if each.foil_ids)  # other subjects come without a wrong answer
+    reference = corresponding(prompt, kin, ENOUGH)[:OTHERS]
+    ablation = options.ablation
+    if ablation == AUTO:
+        ablation = "mean" if len(reference) >= 3 else "counterfactual"
+    corrupt: list[Prompt] = []
+    if ablation == "counterfactual":
+        twins = [(each, twin(each, aligned) or twin(each, (*pool, prompt))) for each in examples]
+        examples = tuple(each for each, other in twins if other is not None)
+        corrupt = [other for _, other in twins if other is not None]
+        if prompt not in examples:
+            raise UserError(
+                f"of {others.origin} no other subject has an answer that begins otherwise than {prompt.answer!r}: "
+                "name others with --others, or choose --ablation zero"
+            )
+    left = [other for other in pool if other not in examples]
+    held_out = tuple(left[:: -(-len(left) // HELD_OUT)]) if options.held_out and left else ()
+    names = ", ".join(each.subject for each in examples[1:])
+    told = [
+        f"the circuit is found for this fact and {len(examples) - 1} more of {others.origin}: {names}"
+        if names
+        else f"the circuit is found for this fact alone: of {others.origin} no other subject that the model knows "
+        f"aligns with {prompt.subject!r} token for token"
+    ]
+    if ablation == "mean":
+        told.append(f"a cut edge carries its mean over {len(reference)} other subjects")
+    if any(len(other.tokens) != len(prompt.tokens) for other in (*reference, *corrupt)):
+        told.append("subjects of other lengths are matched by token role: first with first, last with last")
+    if others.guessed:
+        told.append(f"the answers for {others.origin} are the model's own")
+    return Task(examples, options.metric, ablation, tuple(corrupt), reference), held_out, tuple(told)
+
+
+def _varied(prompt: Prompt, prompts: Sequence[Prompt], most: int) -> tuple[Prompt, ...]:
+    """At most so many of the prompts, first those whose answers differ."""
+    seen = {prompt.answer_ids[0]}
+    first: list[Prompt] = []
+    rest: list[Prompt] = []
+    for each in prompts:
+        (rest if each.answer_ids[0] in seen else first).append(each)
+        seen.add(each.answer_ids[0])
+    return tuple([*first, *rest][: max(0, most)])
+
+
+def _answered(model: Bridge, prompt: Prompt, foil: str | None, options: TaskOptions) -> tuple[Prompt, list[str]]:
     """The prompt with its answer, the fact's or the model's own, and a wrong one where given; and what was guessed."""
     notes = []
     fact = find_fact(prompt.text)
     if not prompt.answer_ids and fact is not None:
         prompt = with_answer(model, prompt, fact.answer, "fact")
     if not prompt.answer_ids:
-        prompt = _own_answer(model, prompt)
-        notes.append(f"the answer is taken to be the model's own, {prompt.answer!r}; --answer says otherwise")
+        prompt, told = _guessed(model, prompt, options)
+        notes.append(told)
     if foil is not None:  # only now, for it must not begin like the answer, whoever gave that
         prompt = with_foil(model, prompt, foil)
-    if not prompt.foil_ids and fact is not None and fact.foil and metric.startswith("logit"):
+    if not prompt.foil_ids and fact is not None and fact.foil and options.metric.startswith("logit"):
         prompt = with_foil(model, prompt, fact.foil)
     notes += prompt.notes
     if prompt.subject_from.startswith("guess"):
         notes.append(f"the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] say otherwise")
     return prompt, notes
+
+
+def _guessed(model: Bridge, prompt: Prompt, options: TaskOptions) -> tuple[Prompt, str]:
+    """The prompt with an answer that nobody gave: a shipped fact's, read backwards, if known; else the model's own."""
+    if found := backwards(prompt.subject):
+        answer, relation = found
+        with suppress(PromptError):
+            read = with_answer(model, prompt, answer, f"fact of {relation}, read backwards")
+            if (options.known or KNOWN).prompts(model, (read,)):
+                return read, (
+                    f"the answer is taken to be {read.answer!r}, of which {prompt.subject!r} is the answer in "
+                    f"{relation}; --answer says otherwise"
+                )
+    prompt = _own_answer(model, prompt)
+    return prompt, f"the answer is taken to be the model's own, {prompt.answer!r}; --answer says otherwise"
 
 
 def about_facts(
@@ -143,7 +241,7 @@ def about_facts(
     relation: str | None = None,
     examples: int = 5,
     *,
-    method: Method = ACDC(),
+    method: Method = DEFAULT,
     options: TaskOptions = TaskOptions(),
     seed: int = 0,
 ) -> CircuitInputs:
@@ -187,7 +285,7 @@ def about_facts(
 def circuit_study(
     model: Bridge,
     inputs: CircuitInputs,
-    method: Method = ACDC(),
+    method: Method = DEFAULT,
     *,
     evaluate: bool = True,
     like: Circuit | None = None,
@@ -214,7 +312,7 @@ def circuit_study(
     circuit = find(model, inputs.task, method, seed=seed, **how)
     study = CircuitStudy(with_notes(circuit, inputs), answers=inputs.answers, known=inputs.known)
     told(study)
-    return evaluated(model, study, inputs.held_out, seed) if evaluate else study
+    return evaluated(model, study, inputs.held_out, seed, quick=True) if evaluate else study
 
 
 def with_notes(circuit: Circuit, inputs: CircuitInputs) -> Circuit:
@@ -222,9 +320,12 @@ def with_notes(circuit: Circuit, inputs: CircuitInputs) -> Circuit:
     return replace(circuit, notes=(*inputs.notes, *circuit.notes))
 
 
-def evaluated(model: Bridge, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0) -> CircuitStudy:
-    """The study with its circuit's card and its heads' roles."""
-    card = evaluate(model, study.circuit, held_out, seed=seed)
+def evaluated(
+    model: Bridge, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0, quick: bool = False
+) -> CircuitStudy:
+    """The study with its circuit's card and its heads' roles; a quick card looks closely at the first prompts alone."""
+    how: dict[str, Any] = QUICK if quick else {}
+    card = evaluate(model, study.circuit, held_out, seed=seed, **how)
     return replace(study, evaluation=card, roles=roles(model, study.circuit, study.answers, seed=seed))
 
 
@@ -279,56 +380,14 @@ def _own_answer(model: Bridge, prompt: Prompt) -> Prompt:
     return with_answer_ids(model, prompt, [token], OWN_ANSWER)
 
 
-def relation_of(prompt: Prompt) -> Relation | None:
-    """The shipped relation that a prompt asks for, if it is one of its wordings."""
-    fact = find_fact(prompt.text)
-    return relations()[fact.relation] if fact is not None else None
-
-
-def reference_prompts(
-    model: Bridge, prompt: Prompt, most: int = 20, relation: Relation | None = None
-) -> tuple[Prompt, ...]:
-    """The prompt about other subjects of equal length: what a mean is taken over.
-
-    They are of `relation`, or of the shipped relation of which the prompt is a wording.
-    """
-    relation = relation or relation_of(prompt)
-    if relation is None:
-        return ()
-    made: list[Prompt] = []
-    for entry in relation.entries:
-        if len(made) < most and entry.subject != prompt.subject:
-            try:
-                made.append(swap_subject(model, prompt, entry.subject, entry.answer).corrupt)
-            except TokenMismatch:
-                continue
-    return tuple(made)
-
-
-def corrupt_of(model: Bridge, prompt: Prompt, subject: str | None) -> Prompt:
-    """The prompt about another subject of equal length, whose answer begins differently.
-
-    Raises UserError if none is given and no shipped relation offers one.
-    """
-    if subject is not None:
-        return swap_subject(model, prompt, subject).corrupt
-    for other in reference_prompts(model, prompt):
-        if other.answer_ids and other.answer_ids[0] != prompt.answer_ids[0]:
-            return other
-    raise UserError(
-        f"no shipped subject can stand for {prompt.subject!r} token for token: name another one with --swap, or choose "
-        "--ablation zero"
-    )
-
-
-def check_known(model: Bridge, task: Task, known: Known) -> None:
-    """UserError if the model does not know the first prompt's answer: a circuit for it would be one for nothing."""
-    prompt = task.prompts[0]
+def check_known(model: Bridge, prompt: Prompt, known: Known) -> None:
+    """UserError if the model does not know the prompt's answer: a circuit for it would be one for nothing."""
     (place,) = answer_ranks(model, (prompt,))
     if not known.holds(place):
+        own = _own_answer(model, prompt).answer
         raise UserError(
-            f"the model does not know this ({known}): {prompt.answer!r} is at rank {place} after {prompt.text!r}; ask "
-            "for what it knows, name its own answer with --answer, or go on with --unknown"
+            f"the model does not know this ({known}): {prompt.answer!r} is at rank {place} after {prompt.text!r}, "
+            f"where it says {own!r}; ask for what it knows, name its own answer with --answer, or go on with --unknown"
         )
 
 

@@ -14,8 +14,7 @@ from typing import Any, Literal, TypeAlias
 from circuits.circuit import Circuit
 from circuits.find import find
 from circuits.method import Method
-from circuits.search.acdc import ACDC
-from circuits.task import Task
+from circuits.task import AUTO, Task
 from editing import compute as computing
 from editing import requests as asking
 from editing.edit import Edit, applied
@@ -41,19 +40,20 @@ from factscope.model.forward.generate import until_end
 from factscope.model.prompts import Prompt, tokenized
 from factscope.progress import progress
 from studies.circuit import (
+    DEFAULT,
     CircuitInputs,
     CircuitStudy,
     TaskOptions,
     about_prompt,
     evaluated,
     other_prompts,
-    relation_of,
     with_notes,
 )
 from studies.edit import told
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.study import edit_studies
+from studies.other_subjects import relation_of
 from tracing.causal import Config as TraceConfig
 from tracing.causal import cells_of
 from tracing.causal import trace as traced
@@ -85,19 +85,29 @@ Settings: TypeAlias = Mapping[str, Any] | None
 
 
 def find_circuit(
-    model: Bridge, about: About, method: Method = ACDC(), *, swap: str | None = None, split: bool = True, seed: int = 0
+    model: Bridge,
+    about: About,
+    method: Method = DEFAULT,
+    *,
+    swap: str | None = None,
+    others: Sequence[str] = (),
+    split: bool = True,
+    seed: int = 0,
 ) -> Circuit:
     """The circuit of a sentence, a prompt, or a task, as `circuit find` finds it.
 
-    Where edges are scored by EAP or EAP-IG, a cut edge carries what it would carry for another subject (the
-    counterfactual ablation): for `swap`, or for a subject of the shipped relation that fits token for token. Where none
-    fits, and for the other methods, it carries zero. A `Task` may say its ablation itself. What was guessed is said in
-    a warning. With `split`, queries, keys and values are readers of their own.
+    By default edges are scored by EAP-IG for the fact and other subjects of its relation, cut edges carry their mean
+    over other subjects, and the circuit is grown until it is faithful (`about_prompt` has the rules). `others` names
+    these subjects; else they are those of the shipped facts. With `swap` the prompt stands alone, and a cut edge
+    carries what it would carry for that subject. Where no other subject is known, and for the other methods, it carries
+    zero. A `Task` may say its ablation itself. What was guessed is said in a warning. With `split`, queries, keys and
+    values are readers of their own.
 
     Raises UserError for a fact that the model does not know, and EmptyCircuit where nothing or everything is left.
     """
     if isinstance(about, str | Prompt):
-        about = _inputs(model, about, method, swap)
+        options = TaskOptions(ablation="counterfactual" if swap else AUTO, others=tuple(others))
+        about = _inputs(model, about, method, swap, options)
         for note in about.notes:
             warnings.warn(note, stacklevel=2)
     if isinstance(about, Task):
@@ -105,8 +115,9 @@ def find_circuit(
     return with_notes(find(model, about.task, method, split=split, seed=seed, shown=None), about)
 
 
-def _inputs(model: Bridge, about: str | Prompt, method: Method, swap: str | None) -> CircuitInputs:
-    options = TaskOptions(ablation="counterfactual") if swap else TaskOptions()
+def _inputs(
+    model: Bridge, about: str | Prompt, method: Method, swap: str | None, options: TaskOptions
+) -> CircuitInputs:
     if isinstance(about, str):
         return about_prompt(model, about, swap=swap, method=method, options=options)
     return about_prompt(

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from circuits.find import find
+from circuits.graph import Graph
+from circuits.method import SHARE
 from circuits.scorers.eap_ig import EAPIG
 from circuits.task import Task, largest_group
 from editing.layer_trials import LayerChoice, try_layers
@@ -187,12 +189,13 @@ def _traced(
 def _in_circuit(
     model: Bridge, facts: Sequence[Fact], layers: Sequence[int], start: str, seed: int, shown: bool | None
 ) -> Measure:
-    """EAP-IG of all facts of the commonest length; the 5 % of edges that are kept by default.
+    """EAP-IG of all facts of the commonest length; 5 % of the edges are kept.
 
     Edges are cut to zero, for the facts of a study need not have twins of equal length.
     """
     prompts = largest_group([prompt_of(model, fact, start=start) for fact in facts])
-    circuit = find(model, Task(prompts, ablation="zero"), EAPIG(), seed=seed, shown=shown)
+    edges = max(1, round(SHARE * Graph.of(model).n_edges))
+    circuit = find(model, Task(prompts, ablation="zero"), EAPIG(edges=edges), seed=seed, shown=shown)
     kept = circuit.scores.abs().double() * circuit.kept
     total = float(kept.sum())
     writers = circuit.graph.writers

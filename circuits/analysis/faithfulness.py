@@ -16,6 +16,7 @@ model itself does not (Yao et al. 2024, Table 1).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
 from circuits.graph import Graph
 from circuits.scorers.exact import single_cuts
-from circuits.task import Task, alike, twin
+from circuits.task import Task, alike, corresponding, same_wording, twin
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge
 from factscope.model.known import Known
@@ -52,7 +53,7 @@ CONVENTIONS = {
     "held out": "known: the model has the answer among its first ten; all: whether it knows them or not",
     "completeness": "KL(full without K || circuit without K), K: random halves of the circuit's heads and MLPs",
     "minimality": "|rise of the loss| when one kept edge is cut from the circuit",
-    "random": "same number of edges drawn at random; same degree: each reader keeps its number of edges",
+    "random": "same number of edges drawn at random; same degree: each reader keeps its number of edges, as in Hit@10",
 }
 
 
@@ -63,7 +64,7 @@ class Hits:
     n: int
     full: float
     circuit: float
-    random: float  # mean over random circuits of the same size
+    random: float  # mean over random circuits in which each reader hears as many writers
     ranks_full: tuple[int, ...] = ()
     ranks_circuit: tuple[int, ...] = ()
     prompts: tuple[str, ...] = ()  # in the order of the ranks
@@ -123,10 +124,14 @@ def evaluate(
     n_random: int = 5,
     seed: int = 0,
     tolerance: float | None = None,
+    closely: int | None = None,
 ) -> Evaluation:
     """Run the circuit on its own prompts and on held-out ones, and everything that could show it wrong.
 
-    `known` says which held-out prompts count as known.
+    Args:
+        known: which held-out prompts count as known.
+        closely: growth, knock-outs, single cuts and other ablations, which take many runs of the model, are measured on
+            so many of the circuit's prompts, the first ones; by default on all.
 
     Raises UserError if the model is not the one that the circuit was found in.
     """
@@ -134,7 +139,7 @@ def evaluate(
     if circuit.run is not None and circuit.run.fingerprint != fingerprint(model):
         raise UserError(f"the circuit was found in {circuit.run.model} with other weights than this model's")
     with stopwatch() as elapsed:
-        found = _evaluation(model, circuit, held_out, known, n_random, seed, tolerance)
+        found = _evaluation(model, circuit, held_out, known, (n_random, seed, tolerance, closely))
     return replace(found, run=run.ended(elapsed[0]))
 
 
@@ -143,15 +148,16 @@ def _evaluation(
     circuit: Circuit,
     held_out: Sequence[Prompt],
     known: Known,
-    n_random: int,
-    seed: int,
-    tolerance: float | None,
+    how: tuple[int, int, float | None, int | None],
 ) -> Evaluation:
+    n_random, seed, tolerance, closely = how
     graph, task, kept = circuit.graph, circuit.task, circuit.mask
     generator = np.random.default_rng(seed)
     notes: list[str] = []
     reference = Reference(model, graph, task)
-    fast = Fast(reference)  # at the beginning, for it refuses what it does not know
+    few = first_prompts(task, closely)
+    close = reference if few == task else Reference(model, graph, few)
+    fast = Fast(close)  # at the beginning, for it refuses what it does not know
     full, empty, own = (reference.logits(mask) for mask in (graph.full(), graph.empty(), kept))
     loss = {n: _loss(reference, x) for n, x in (("full", full), ("circuit", own), ("empty", empty))}
     same_size = [random_circuit(graph, int(kept.sum()), generator) for _ in range(n_random)]
@@ -160,15 +166,13 @@ def _evaluation(
     def part(mask: Mask) -> float:
         return faithfulness(reference.loss(mask), loss["full"], loss["empty"])
 
-    by_size, by_signed = (
-        torch.tensor([part(_of_size(graph, circuit.scores, share, signed)) for share in SIZES])
-        for signed in (False, True)
-    )
-    sizes = torch.tensor(SIZES)
     kept_out = known_and_all(model, task, held_out, known, notes)
-    held = [hits(model, graph, kept, tasks, same_size) if tasks else None for tasks in kept_out]
-    minimal = _cut_alone(fast, kept)
-    least = tolerance if tolerance is not None else 0.01 * abs(loss["full"] - loss["empty"])
+    held = [hits(model, graph, kept, tasks, same_degree) if tasks else None for tasks in kept_out]
+    if few != task:
+        notes.append(
+            f"growth, knock-outs, single cuts and other ablations are measured on the first {len(few.prompts)} of "
+            f"{len(task.prompts)} prompts"
+        )
     return Evaluation(
         n_edges=int(kept.sum()),
         share=float(kept.sum()) / graph.n_edges,
@@ -176,25 +180,56 @@ def _evaluation(
         losses=loss,
         faithfulness=faithfulness(loss["circuit"], loss["full"], loss["empty"]),
         kl=_kl(full, own),
-        found=hits(model, graph, kept, [task], same_size),
+        found=hits(model, graph, kept, [task], same_degree),
         held_out=held[0],
         held_out_all=merged(*held),
-        sizes=sizes,
-        faithfulness_by_size=by_size,
-        faithfulness_by_signed_size=by_signed,
-        cpr=float(torch.trapezoid(by_signed, sizes)),
-        cmd=float(torch.trapezoid((1 - by_size).abs(), sizes)),
-        knocked_out=torch.tensor([_knocked_out(reference, kept, generator) for _ in range(n_random)]),
-        minimality=minimal.float(),
-        superfluous=float((minimal < least).float().mean()),
-        tolerance=float(least),
         random_size=RandomBaseline.of([part(mask) for mask in same_size]),
         random_degree=RandomBaseline.of([part(mask) for mask in same_degree]),
-        by_ablation=_by_ablation(model, graph, task, kept),
+        by_ablation=_by_ablation(model, graph, few, kept),
         conventions=CONVENTIONS | {"ablation": task.ablation, "metric": task.metric, "positions": "all alike"},
         notes=tuple(notes),
         run=None,
+        **_seen_closely(close, fast, circuit, generator, n_random, tolerance),
     )
+
+
+def _seen_closely(
+    close: Reference,
+    fast: Fast,
+    circuit: Circuit,
+    generator: np.random.Generator,
+    n_random: int,
+    tolerance: float | None,
+) -> dict[str, Any]:
+    """What takes many runs of the model, by the fields of an evaluation: growth, knock-outs, and single cuts."""
+    graph, kept = circuit.graph, circuit.mask
+    full, empty = close.loss(graph.full()), close.loss(graph.empty())
+
+    def grown(signed: bool) -> Tensor:
+        masks = (_of_size(graph, circuit.scores, share, signed) for share in SIZES)
+        return torch.tensor([faithfulness(close.loss(mask), full, empty) for mask in masks])
+
+    sizes, by_size, by_signed = torch.tensor(SIZES), grown(False), grown(True)
+    minimal = _cut_alone(fast, kept)
+    least = tolerance if tolerance is not None else 0.01 * abs(full - empty)
+    return {
+        "sizes": sizes,
+        "faithfulness_by_size": by_size,
+        "faithfulness_by_signed_size": by_signed,
+        "cpr": float(torch.trapezoid(by_signed, sizes)),
+        "cmd": float(torch.trapezoid((1 - by_size).abs(), sizes)),
+        "knocked_out": torch.tensor([_knocked_out(close, kept, generator) for _ in range(n_random)]),
+        "minimality": minimal.float(),
+        "superfluous": float((minimal < least).float().mean()),
+        "tolerance": float(least),
+    }
+
+
+def first_prompts(task: Task, most: int | None) -> Task:
+    """The task on its first prompts, so many at most; None: on all."""
+    if most is None or len(task.prompts) <= most:
+        return task
+    return replace(task, prompts=task.prompts[:most], corrupt=task.corrupt[:most])
 
 
 def _cut_alone(fast: Fast, kept: Mask) -> Float[Tensor, " edge"]:
@@ -241,7 +276,8 @@ def by_length(task: Task, prompts: Sequence[Prompt], notes: list[str], beside: S
     """Held-out prompts as tasks of one length each, ablated as the task is.
 
     What a counterfactual or a mean for each position takes from other prompts comes from those of their own length and
-    subject span, among them, the task's and those `beside`. A prompt that has none is left out, and a note says so.
+    subject span, among them, the task's and those `beside`; where those are too few, from those of the same wording,
+    token role for token role. A prompt that has none is left out, and a note says so.
     """
     pool = {p.text: p for p in (*prompts, *beside, *task.prompts, *task.corrupt, *task.reference) if p.answer_ids}
     groups: dict[tuple[int, tuple[int, int]], list[Prompt]] = {}
@@ -250,16 +286,17 @@ def by_length(task: Task, prompts: Sequence[Prompt], notes: list[str], beside: S
     tasks, left_out = [], 0
     for aligned in groups.values():
         group = aligned
-        like = alike(group[0], tuple(pool.values()))
+        like = corresponding(group[0], tuple(pool.values()), LIKE + 1)  # itself is among them
         corrupt: list[Prompt] = []
         reference = task.reference
         if task.ablation == "counterfactual":
-            twins = [twin(prompt, like) for prompt in group]
+            aligned_ones = alike(group[0], like)
+            twins = [twin(prompt, aligned_ones) or twin(prompt, like) for prompt in group]
             corrupt = [twin for twin in twins if twin is not None]
             group = [prompt for prompt, twin in zip(group, twins, strict=True) if twin is not None]
         elif task.ablation == "mean":
             reference = like
-            group = group if len(like) > LIKE else []  # itself is among them
+            group = group if len(like) > LIKE else []
         left_out += len(aligned) - len(group)
         if group:  # only ranks are read, so the metric may be any
             tasks.append(Task(tuple(group), "log_probability", task.ablation, tuple(corrupt), reference))
@@ -324,8 +361,13 @@ def _by_ablation(model: Bridge, graph: Graph, task: Task, kept: Mask) -> dict[st
             continue
         if name.startswith("mean") and len(task.reference) < 2:
             continue
-        if name == "mean" and any(len(p.tokens) != task.n_positions for p in task.reference):
+        if name == "mean" and not all(_matched(task.prompts[0], other) for other in task.reference):
             continue
         other = Reference(model, graph, replace(task, ablation=name))
         found[name] = faithfulness(other.loss(kept), other.loss(graph.full()), other.loss(graph.empty()))
     return found
+
+
+def _matched(prompt: Prompt, other: Prompt) -> bool:
+    """Whether positions of the two correspond, one to one or by the roles of tokens."""
+    return len(prompt.tokens) == len(other.tokens) or same_wording(prompt, other)

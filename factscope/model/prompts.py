@@ -241,13 +241,18 @@ def _apart(model: Bridge, prompt: Prompt) -> Prompt:
 
 def swap_subject(model: Bridge, prompt: Prompt, subject: str, answer: str | None = None) -> PromptPair:
     """The pair of `prompt` and the same text about another subject; TokenMismatch unless they align."""
+    return PromptPair(prompt, about(model, prompt, subject, answer))
+
+
+def about(model: Bridge, prompt: Prompt, subject: str, answer: str | None = None) -> Prompt:
+    """The text of `prompt` about another subject, which may have another number of tokens."""
     begin, end = prompt.subject_characters
     text = prompt.text[:begin] + subject + prompt.text[end:]
     start = prompt.start_token or "none"
     other = _tokenised(model, text, (begin, begin + len(subject)), "swap", start, [])
     if answer is not None:
         other = with_answer(model, other, answer, "fact")
-    return PromptPair(prompt, other)
+    return other
 
 
 # ---- characters ----

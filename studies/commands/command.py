@@ -147,6 +147,20 @@ class Group(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+class OfSentence(Group):
+    """A group whose first command is meant where a sentence stands in the place of a command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with the first command put before a sentence, or before its options and a sentence."""
+        if args and args[0] not in self.commands:
+            own = {flag for param in self.get_params(ctx) for flag in (*param.opts, *param.secondary_opts)}
+            foreign = args[0].startswith("-") and args[0].split("=")[0] not in own
+            if " " in args[0].strip() or (foreign and any(" " in word.strip() for word in args)):
+                args = [next(iter(self.commands)), *args]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
 class OwnForm(Group):
     """A group that is a command as well, where its first word names none of the others: its first command."""
 

@@ -13,7 +13,7 @@ app = group(
     "Trace a fact in a language model, find its circuit, edit it, and see what changed.",
     (doctor, view),
     'factscope trace "The Eiffel Tower is located in the city of"',
-    'factscope circuit find "The Eiffel Tower is located in the city of" --method eap-ig',
+    'factscope circuit find "The Eiffel Tower is located in the city of"',
     'factscope edit apply "[The Eiffel Tower] is located in the city of" --target Rome',
     "factscope view",
     "factscope doctor",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MODEL, FACTS, OUTPUT, DETAILS = "Model", "Facts", "Output", "Details"  # panels of a help page, after the common ones
 PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)
 ASIDE = frozenset({"out", "light", "as_json", "device", "runs"})  # fields that do not change the result
-LISTS = frozenset({"sites", "methods", "layer", "by", "tasks"})  # texts that name several things, with commas
+LISTS = frozenset({"sites", "methods", "layer", "by", "tasks", "others"})  # texts that name several things, with commas
 LEAST = {"limit": 1, "batch": 1, "samples": 1, "window": 1, "edges": 1, "every": 1, "tokens": 1, "seed": 0,
          "threshold": 0, "certify": 0, "nulls": 0, "value_nulls": 0, "again": 0,
          "neighbours": 0}  # fmt: skip
@@ -306,7 +306,7 @@ class AllowTrained(Options):
 class CircuitOptions(Options):
     """How a circuit is found."""
 
-    edges: Annotated[int | None, option("Of a scorer, so many edges  [dim](default: 5 %)[/dim]")] = None
+    edges: Annotated[int | None, option("Of a scorer, so many edges.")] = None
     threshold: Annotated[float | None, option("Edges that cost less are cut  [dim](acdc: 0.1)[/dim]")] = None
     ablation: Annotated[
         str | None,

@@ -22,7 +22,7 @@ from circuits.analysis.head_changes import HeadTable, head_table
 from circuits.circuit import Circuit
 from circuits.find import find
 from circuits.graph import Graph
-from circuits.method import Method, method, method_class
+from circuits.method import SHARE, Method, method, method_class
 from circuits.search.acdc import ACDC
 from circuits.task import AUTO, Task
 from factscope.data.fact import Relation
@@ -32,7 +32,7 @@ from factscope.errors import EditError, NoGap, PromptError, UserError
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt, make_prompt, prompt_of, swap_subject, with_answer, with_foil
 from factscope.runs.parts import Parts
-from studies.circuit import reference_prompts, relation_of
+from studies.other_subjects import reference_prompts, relation_of
 from tracing import causal
 from tracing import corruption as corrupt
 from tracing.logit_lens import answers_by_layer
@@ -253,9 +253,9 @@ class Experiment:
             factor = 1 + config.jitter * float(np.random.default_rng(config.seed + draw).uniform(-1, 1))
         task = self.task(prompt)
         count, threshold = config.edges, config.threshold
-        if draw and config.circuit != "acdc" and threshold is None:
+        if config.circuit != "acdc" and threshold is None:  # circuits of one size, for they are to be compared
             graph = Graph.of(self.model, split=config.split)
-            count = min(graph.n_edges, max(1, round(factor * (count or 0.05 * graph.n_edges))))
+            count = min(graph.n_edges, max(1, round(factor * (count or SHARE * graph.n_edges))))
         elif draw:
             threshold = factor * (ACDC.threshold if threshold is None else threshold)
         return find(self.model, task, config.method(threshold, count), split=config.split, seed=config.seed)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from circuits.analysis.faithfulness import Hits
 from circuits.pages import circuit as pages
 from factscope.plots.specs import Page
 from studies.circuit import CircuitStudy
@@ -37,12 +38,15 @@ def _evaluated(study: CircuitStudy) -> str:
     parts = [
         f"Faithfulness {evaluation.faithfulness:.2f} (random circuits of the same degrees "
         f"{evaluation.random_degree.mean:.2f}, of the same size {evaluation.random_size.mean:.2f})",
-        f"Hit@10 {evaluation.found.circuit:.2f} of {evaluation.found.full:.2f}",
+        f"the answer among the first ten for {_share(evaluation.found, 'facts that it was found on')}",
     ]
     if held is not None:
-        parts.append(f"held out {held.circuit:.2f} of {held.full:.2f} (n {held.n}, random {held.random:.2f})")
+        parts.append(f"held out, for {_share(held, 'facts that the model knows')}")
     if every is not None and (held is None or every.n > held.n):
-        parts.append(f"with facts that the model does not know {every.circuit:.2f} of {every.full:.2f} (n {every.n})")
+        parts.append(f"with those that it does not know, for {_share(every, 'facts')}")
+    if study.circuit.stability is not None:
+        steady = study.circuit.stability
+        parts.append(f"two circuits of resampled facts share {steady.jaccard:.0%} of their edges (Jaccard)")
     if roles is not None:
         counts = ", ".join(
             f"{count} {role} (by chance up to {roles.chance_high[role]})"
@@ -51,3 +55,8 @@ def _evaluated(study: CircuitStudy) -> str:
         )
         parts.append(counts)
     return "; ".join(parts)
+
+
+def _share(hits: Hits, of: str) -> str:
+    """Hit@10 of the circuit, beside the full model's and that of random circuits."""
+    return f"{hits.circuit:.0%} of {hits.n} {of} (full model {hits.full:.0%}, random circuits {hits.random:.0%})"

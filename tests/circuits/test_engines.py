@@ -13,7 +13,7 @@ from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.engine.writes import writes
 from circuits.graph import Graph
-from circuits.task import Task, largest_group
+from circuits.task import Task, largest_group, places_of
 from factscope.errors import ModelError, PromptError, TokenMismatch, UserError
 from factscope.model.hooks import Patch, flags, patched, record
 from factscope.model.prompts import make_prompt
@@ -204,6 +204,34 @@ def test_a_mean_says_nothing_of_its_own_prompt(tiny: Any, name: str) -> None:
         Reference(model, graph, replace(among, reference=among.reference[:2]))
 
 
+@pytest.mark.parametrize("ablation", ["counterfactual", "mean"])
+def test_subjects_of_another_length_are_matched_by_role(tiny: Any, ablation: str) -> None:
+    """Every writer is ablated to what it writes at the token of the same role; with none kept it is that prompt."""
+    model = tiny("llama")
+    own = make_prompt(model, "[Oda Drey Voss] lives in", answer="Brask")
+    others = [make_prompt(model, f"[{name}] lives in", answer="Vey") for name in ("Oda Voss", "Ilse Senn", "Oda Tavi")]
+    assert len({len(prompt.tokens) for prompt in (own, *others)}) > 1
+    first, after = own.subject_span
+    for other in others:
+        places, (begin, end) = places_of(own, other), other.subject_span
+        assert list(places) == sorted(places)
+        assert (places[0], places[-1]) == (0, len(other.tokens) - 1)
+        assert places[after - 1] == end - 1
+        assert places[first] == (begin if end - begin > 1 or after - first > 1 else end - 1)
+        assert [own.tokens[i] for i in (*range(first), *range(after, len(own.tokens)))] == [
+            other.tokens[places[i]] for i in (*range(first), *range(after, len(own.tokens)))
+        ]
+    task = Task((own,), "nll", ablation, (others[0],) if ablation == "counterfactual" else (), tuple(others))
+    reference = Reference(model, Graph.of(model), task)
+    alone = [writes(model, reference.graph, torch.tensor([other.tokens]))[:, 0] for other in others]
+    moved = [seen[:, places_of(own, other)] for seen, other in zip(alone, others, strict=True)]
+    wanted = moved[0] if ablation == "counterfactual" else torch.stack(moved).mean(0)
+    torch.testing.assert_close(reference.replacement[:, 0], wanted)
+    if ablation == "counterfactual":
+        there = model(torch.tensor([others[0].tokens]), use_cache=False)[:, -1]
+        torch.testing.assert_close(reference.logits(reference.graph.empty()), there, atol=1e-4, rtol=1e-4)
+
+
 def test_tasks_refuse_what_cannot_be_compared(tiny: Any) -> None:
     model = tiny("gpt2")
     short = make_prompt(model, "[Oda Voss] lives in", answer="Brask")
@@ -211,7 +239,7 @@ def test_tasks_refuse_what_cannot_be_compared(tiny: Any) -> None:
     with pytest.raises(TokenMismatch, match="equal length"):
         Task((short, long))
     with pytest.raises(TokenMismatch, match="equal length"):
-        Task((short,), corrupt=(long,))
+        Task((short,), corrupt=(long,))  # another wording, whose tokens have no common roles
     with pytest.raises(TokenMismatch, match="1 prompts have 2"):
         Task((short,), corrupt=(short, short))
     with pytest.raises(PromptError, match="--answer"):

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,9 @@ def test_exit_codes_are_as_documented(run_command: Any) -> None:
     assert run_command("trace", "x", "--model", TOY, "--nonsense").exit_code == 2
 
 
+OTHERS = ("Oda Drey", "Mira Drey", "Ilse Senn", "Pello Hallin", "Ilse Voss", "Oda Tavi", "Oda Hallin", "Pello Senn")
+
+
 @pytest.fixture(scope="module")
 def ten_calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What docs/python.md leaves behind, run as it stands about a person whom the toy knows."""
@@ -261,7 +265,7 @@ def ten_calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
     for ours, toys in (
         ("smollm2", str(TOY)), ("[The Eiffel Tower] is located in the city of", "[Oda Voss] lives in"),
         ("Paris", "Brask"), ("Rome", "Vey"), ("country_capital", str(TOY / "toy_town.json")), ("limit=10", "limit=2"),
-        ("edges=3000)", "edges=100), swap='Oda Drey'"), ("samples=4", "samples=1"),
+        ("find_circuit(model, prompt)", f"find_circuit(model, prompt, others={OTHERS})"), ("samples=4", "samples=1"),
     ):  # fmt: skip
         assert ours in code
         code = code.replace(ours, toys)
@@ -269,7 +273,9 @@ def ten_calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("ten-calls"))
         patch.setenv("FACTSCOPE_CACHE", str(Path.cwd() / "cache"))
-        exec(code, names)
+        with warnings.catch_warnings():  # what a circuit was found for is a warning in Python
+            warnings.filterwarnings("ignore", "(the circuit is found|a cut edge|the answers) ", UserWarning)
+            exec(code, names)
         yield names
 
 

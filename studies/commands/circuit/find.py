@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder
-from studies.commands.app import JOURNAL, load, tell_result
+from studies.commands.app import JOURNAL, listed, load, tell_result
 from studies.commands.asked import check_prompt
 from studies.commands.circuit.study import study_of, tell_notes
 from studies.commands.command import command, run_folder
@@ -31,9 +31,19 @@ from studies.commands.options import (
 class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, RunOptions):
     """For what a circuit is found, and how."""
 
-    method: Annotated[str, option("How to find it.", of=OneOf("circuit method", CIRCUIT_METHODS))] = "acdc"
+    method: Annotated[str, option("How to find it.", of=OneOf("circuit method", CIRCUIT_METHODS))] = "eap_ig"
     foil: Annotated[str | None, option("A wrong answer, for the logit difference.")] = None
-    swap: Annotated[str | None, option("The other subject of the counterfactual ablation.")] = None
+    faithful: Annotated[
+        float | None,
+        option("Of a scorer, as few edges as keep so much of what the model does  [dim](default: 0.6)[/dim]"),
+    ] = None
+    swap: Annotated[
+        str | None, option("The one subject of the counterfactual ablation, for this fact without its relation.")
+    ] = None
+    others: Annotated[
+        str | None,
+        option("Other subjects, with commas between  [dim](default: of the shipped facts)[/dim]"),
+    ] = None
     limit: Annotated[
         int,
         option("Of --facts, so many known ones of one length; the others are held out.", panel=FACTS),
@@ -81,8 +91,9 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
 @command(
     "circuit find",
     FindOptions,
-    'circuit find "The Eiffel Tower is located in the city of" --threshold 0.05 --no-split-qkv',
-    'circuit find "The capital of France is" --method eap-ig --edges 1000 --ablation counterfactual',
+    'circuit find "The Eiffel Tower is located in the city of"',
+    'circuit find "[Steve Jobs] founded the company called" --others "Bill Gates,Jeff Bezos,Jack Ma"',
+    'circuit find "The capital of France is" --method acdc --threshold 0.05 --no-split-qkv',
     "circuit find --facts country_capital --limit 8 --method eap-ig --edges 3000",
 )
 def find(options: FindOptions) -> None:
@@ -99,7 +110,10 @@ def find(options: FindOptions) -> None:
 
         ablation = options.ablation or "auto"
         known = None if options.unknown else recipe.KNOWN
-        how = recipe.TaskOptions(options.metric, ablation, options.start, known, options.evaluate, options.extra)
+        others = listed(options.others) or ()
+        how = recipe.TaskOptions(
+            options.metric, ablation, options.start, known, options.evaluate, options.extra, others
+        )
         method, like = _method(options), study_of(options.like).circuit if options.like is not None else None
         model = load(options)
         work = _inputs(model, options, how, method)
@@ -119,8 +133,12 @@ def check(options: FindOptions) -> None:
     """UserError for options that do not go together."""
     if (options.prompt is None) == (options.facts is None):
         raise UserError("give either a PROMPT or --facts; see circuit find --help")
-    if options.facts is not None and any((options.subject, options.answer, options.foil, options.swap)):
-        raise UserError("--subject, --answer, --foil and --swap belong to a single PROMPT")
+    if options.facts is not None and any((options.subject, options.answer, options.foil, options.swap, options.others)):
+        raise UserError("--subject, --answer, --foil, --swap and --others belong to a single PROMPT")
+    if options.swap is not None and options.others is not None:
+        raise UserError("--swap is the one other subject, and --others names several; give one of the two")
+    if options.others is not None and options.method == "acdc":
+        raise UserError("acdc searches one prompt, cut to zero or to --swap, so --others would change nothing")
     if options.method != "acdc" and options.like is not None:
         raise UserError("--like takes over the decisions of ACDC; a scorer makes none")
 
@@ -129,7 +147,7 @@ def _method(options: FindOptions) -> Any:
     """How the circuit is found, before a model is loaded; UserError for a setting that the method lacks."""
     from circuits.method import method
 
-    flags = {name: getattr(options, name) for name in ("threshold", "edges", "select", "engine", "certify")}
+    flags = {name: getattr(options, name) for name in ("threshold", "edges", "faithful", "select", "engine", "certify")}
     flags |= {name: getattr(options, name) or None for name in ("signed", "confident")}
     return method(options.method, flags, options.settings)
 

@@ -15,6 +15,7 @@ from studies.circuit import CircuitStudy
 from studies.pages.circuit import page
 
 FACT = ("--model", str(TOY), "--no-split-qkv")
+ACDC = (*FACT, "--method", "acdc")
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, pro
     text, answer = prompt
     run = tmp_path / "one"
     done = run_command(
-        "circuit", "find", text, "--answer", answer, *FACT, "--threshold", 0.05, "--out", run, "--certify", 0.1
+        "circuit", "find", text, "--answer", answer, *ACDC, "--threshold", 0.05, "--out", run, "--certify", 0.1
     )
     assert done.exit_code == 0, done.stderr
     assert len(done.stdout.strip().splitlines()) == 3
@@ -38,7 +39,7 @@ def test_find_show_evaluate_compare_export(run_command: Any, tmp_path: Path, pro
         text,
         "--answer",
         answer,
-        *FACT,
+        *ACDC,
         "--threshold",
         0.05,
         "--out",
@@ -91,6 +92,25 @@ def test_many_facts_are_split_into_found_and_held_out(run_command: Any, tmp_path
     assert "known to the model" in done.stderr
 
 
+def test_a_sentence_and_other_subjects_are_all_it_takes(run_command: Any, tmp_path: Path) -> None:
+    """`circuit "..."` is `circuit find`, for the fact and others like it, grown until it is faithful."""
+    others = ("--others", "Oda Drey,Mira Drey,Ilse Senn,Pello Hallin,Ilse Voss,Oda Tavi,Oda Hallin,Pello Senn")
+    common = ("[Oda Voss] lives in", *others, *FACT, "--json")
+    done = run_command("circuit", *common, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["method"] == "eap_ig"
+    assert said["faithfulness"] >= 0.6
+    assert said["stability"]["examples"] == said["evaluation"]["hit10_found"]["n"] > 1
+    assert said["evaluation"]["hit10_held_out"]["n"] > 0
+    assert "this fact and" in done.stderr
+    assert "model's own" in done.stderr
+    found = store.load(tmp_path / "a", CircuitStudy).circuit
+    assert found.task.ablation == "mean"
+    sized = run_command("circuit", "find", *common, "--edges", found.settings["edges"], "--out", tmp_path / "b")
+    assert json.loads(sized.stdout)["loss"] == said["loss"]
+
+
 def test_a_circuit_is_kept_before_it_is_evaluated(
     run_command: Any, tmp_path: Path, prompt: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +135,7 @@ def test_a_circuit_is_kept_before_it_is_evaluated(
 
 def test_a_threshold_takes_over_anothers_decisions(run_command: Any, tmp_path: Path, prompt: tuple[str, str]) -> None:
     text, answer = prompt
-    common = ("find", text, "--answer", answer, *FACT, "--no-evaluate", "--json")
+    common = ("find", text, "--answer", answer, *ACDC, "--no-evaluate", "--json")
     first = run_command("circuit", *common, "--threshold", 0.05, "--out", tmp_path / "a")
     alone = run_command("circuit", *common, "--threshold", 0.1, "--out", tmp_path / "b")
     like = run_command("circuit", *common, "--threshold", 0.1, "--out", tmp_path / "c", "--like", tmp_path / "a")
@@ -164,26 +184,33 @@ NO_MODEL = ("--model", "nowhere")  # so what is said first was seen before one w
     ("arguments", "said"),
     [
         (("find", "--seed", "1"), "either a PROMPT or --facts"),
-        (("[Oda Voss] lives in",), "did you mean circuit find '[Oda Voss] lives in'?"),
+        (("fnd", "[Oda Voss] lives in"), "did you mean circuit find?"),
+        (("[Oda Voss] lives in", "--method", "magic"), "no circuit method"),
+        (("--method", "magic", "[Oda Voss] lives in"), "no circuit method"),
         (("find", "[Oda Voss] lives in", "--method", "magic"), "no circuit method"),
-        (("find", "[Oda Voss] lives in", *NO_MODEL, "--engine", "warp"), "no engine 'warp'"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--method", "acdc", "--engine", "warp"), "no engine 'warp'"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--threshold", "nan"), "--threshold cannot be 'nan'"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--ablation", "burn"), "no ablation"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--metric", "length"), "no metric"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--method", "eap", "--select", "threshold"), "needs one"),
         (("find", "[Oda Voss] lives in", "--method", "eap", "--set", "x=1"), "--set"),
         (("find", "[Oda Voss] lives in", "--set", "x=1"), "--set"),
-        (("find", "[Oda Voss] lives in", *NO_MODEL, "--edges", "9"), "acdc has no 'edges'"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--method", "acdc", "--edges", "9"), "acdc has no 'edges'"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--faithful", "2"), "up to 1"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--faithful", ".5", "--edges", "9"), "not both"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--swap", "A", "--others", "B,C"), "one of the two"),
+        (("find", "[Oda Voss] lives in", *NO_MODEL, "--method", "acdc", "--others", "B"), "change nothing"),
+        (("find", "[Oda Voss] lives in", *FACT, "--others", "Oda Voss"), "own subject"),
+        (("find", "[Oda Voss] lives in", *FACT, "--confident"), "one example has no spread"),
         (("find", "[Oda Voss] lives in", *NO_MODEL, "--method", "eap", "--engine", "fast"), "eap has no 'engine'"),
-        (("find", "[Oda Voss] lives in", "--certify", "2"), "share"),
+        (("find", "[Oda Voss] lives in", "--method", "acdc", "--certify", "2"), "share"),
         (("find", "[Oda Voss] lives in", "--method", "eap", "--like", "x"), "ACDC"),
         (("find", "--facts", "x", "--examples", "0"), "at least 1"),
         (("find", "--facts", "x", "--answer", "y"), "single PROMPT"),
-        (("find", "[Oda Voss] lives in", "--answer", "weaver", *FACT), "does not know"),
+        (("find", "[Oda Voss] lives in", "--answer", "weaver", *FACT), "where it says ' Brask'"),
         (("find", "[Oda Voss] lives in", *FACT, "--ablation", "counterfactual"), "--swap"),
-        (("find", "[Oda Voss] lives in", *FACT, "--swap", "Today Oda Voss"), "tokens"),
         (("find", "[Oda Voss] lives in", *FACT, "--ablation", "mean"), "reference prompts"),
-        (("find", "[Oda Voss] lives in", *FACT, "--threshold", "1e9"), "nothing"),
+        (("find", "[Oda Voss] lives in", *ACDC, "--threshold", "1e9"), "nothing"),
         (("show", "nowhere"), "not a run folder"),
         (("compare", "nowhere", "here"), "not a run folder"),
         (("export", "nowhere"), "not a run folder"),
@@ -201,7 +228,7 @@ def test_a_journal_of_another_search_is_refused_and_intact(
     run_command: Any, tmp_path: Path, prompt: tuple[str, str]
 ) -> None:
     text, answer = prompt
-    common = ("find", text, "--answer", answer, *FACT, "--no-evaluate", "--out", tmp_path / "run")
+    common = ("find", text, "--answer", answer, *ACDC, "--no-evaluate", "--out", tmp_path / "run")
     assert run_command("circuit", *common, "--threshold", 0.05).exit_code == 0
     journal = tmp_path / "run" / "journal.jsonl"
     before = journal.read_bytes()

@@ -67,19 +67,23 @@ EVERYWHERE = 0.01  # of the shipped prompts: an anchor that stands in more of th
 
 @dataclass(frozen=True)
 class Config:
-    """The paper's, where it gives them; the rest was tried on the default model (docs/editing.md)."""
+    """The paper's, where it gives them; the rest was tried on the default model: one edit of 8 shipped facts that it
+    knows, all learned, judged by 16 paraphrases. *Generality* is the share that is answered with the whole target.
+    """
 
-    layer: int = 22  # set by for_model: three quarters of the way up, where the paper has a half
-    experts: int = 4  # the paper's best of 1 to 6
+    layer: int = (
+        22  # set by for_model: three quarters of the way up; generality .81, at 5 and 15 (the paper's half) .69
+    )
+    experts: int = 4  # the paper's best of 1 to 6; at layer 15, generality .69, with 1 expert .62
     top_k: int = 1
     strength: float = 1.0  # lambda
     steps: int = 50
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # at 3e-4, half of the facts are not learned in 50 steps
     stop: float = 0.01  # nats
     balance: float = 0.01  # beta, Switch Transformers'
     noise: float = 1.0  # in units of 1/E
     scope: Literal["anchor", "always"] = "anchor"
-    anchored: bool = True
+    anchored: bool = True  # at layer 15, .88 of the paraphrases prefer the target; without anchors .75
     sequence: Literal["own", "continue"] = "own"
 
     @classmethod

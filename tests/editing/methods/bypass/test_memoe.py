@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import factscope as fs
 from editing.bypass import Bypass, Met
 from editing.bypasses.experts import mixtures
 from editing.compute import compute
@@ -184,6 +185,12 @@ def test_consistency_is_one_for_a_fact_with_itself_and_the_favourites_share_othe
     one, other = Met(0, "edit", "a", (1.0, 0.0)), Met(0, "paraphrase", "b", (0.25, 0.75))
     assert consistency([one, one]) == 1.0
     assert consistency([one, other]) == pytest.approx(0.625)
+
+
+def test_a_trace_needs_parts_of_prompts_and_says_that_it_cannot_have_them(toy: Any, both: Edit) -> None:
+    prompt = fs.prompt(toy, FACTS[0][0], answer="Vey")
+    with both.applied(toy), pytest.raises(EditError, match="reads whole prompts, and this runs parts"):
+        fs.trace(toy, prompt, fs.TraceConfig(sites=("mlp",), samples=1))
 
 
 def test_without_anchors_the_router_reads_the_token_alone(toy: Any) -> None:

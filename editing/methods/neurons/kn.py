@@ -9,14 +9,14 @@ directions of the old and the new answer,
     amplify    w_r  = 2 w_r, as if it fired twice as much
     erase      w_r  = 0 for many neurons, those of a relation when all its facts are asked for in one edit
 
-*Convention*: s_r is the sign of the neuron's mean activation. The paper has none, because in BERT the chosen neurons
-fire positively; in a gated MLP half of them fire negatively, and there the paper's rule pushes towards the old answer.
+*Convention*: s_r is the sign of the neuron's mean activation. The paper has none, because in BERT neurons that are
+chosen fire positively; in a gated MLP a neuron may fire negatively, and there its rule pushes towards the old answer.
 `signed=false` is the paper's. *Scope*: models whose MLPs have one down-projection. What is attributed is the request's
 old answer, or where that is not known the model's own next token.
 
-When not to use it: to change a fact and nothing else. No setting that was tried leaves even two thirds of the
-neighbours as they were. What it is good for is attribution, silencing, and a baseline. Paraphrases that come with the
-fact are read to find its neurons, so scores on these paraphrases are not of unseen wordings.
+When not to use it: to change a fact and nothing else. The rows that it moves fire for other prompts too, and nothing
+holds these. What it is good for is attribution, silencing, and a baseline. Paraphrases that come with the fact are read
+to find its neurons, so scores on these paraphrases are not of unseen wordings.
 """
 
 from collections.abc import Collection, Sequence
@@ -48,12 +48,15 @@ DIRECTIONS = ("embedding", "centred", "readout")
 
 @dataclass(frozen=True)
 class Config:
-    """Points, threshold, share and numbers of neurons are the authors'; the smaller `new` and the sign are ours."""
+    """Points, threshold, share and numbers of neurons are the authors'; the smaller `new` and the sign are ours.
+
+    Nothing was swept on the default model yet.
+    """
 
     layers: tuple[int, ...] = (0, 1, 2, 3)  # in which neurons are sought; set by for_model: all of them
     action: str = "update"  # or "suppress", "amplify", "erase"
     old: float = 1.0  # lambda 1
-    new: float = 2.0  # lambda 2; the authors' 8 breaks more here and changes fewer facts
+    new: float = 2.0  # lambda 2; the authors' is 8, without the sign
     signed: bool = True
     direction: str = "embedding"  # of the unembedding (tied: the word embedding); or "centred", "readout"
     wordings: int = 6  # of a fact, the prompt among them, at most; each costs as much as the prompt

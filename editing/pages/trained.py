@@ -12,9 +12,11 @@ from factscope.statistics import wilson
 KINDS = ("trained", "held-out subjects", "new relations")
 MEANINGS = {  # of the metrics of one kind of editor; the first that an editor has is told
     "reliability": "Reliability: the new answer is given whole behind the wording that was edited. Generality: behind "
-    "another one. Kept: the next token behind a prompt that must stay is the one that it was.",
+    "another one. Kept: the next token behind a prompt that must stay is the one that it was. A neighbour asks about "
+    "another subject of the relation, a hard one about another relation of the subject, where there is such a fact.",
     "open for another wording": "Of the gate alone: whether a question in another wording finds the fact, and whether "
-    "questions about other things find nothing.",
+    "questions about other things find nothing. A neighbour asks about another subject of the relation, a hard one "
+    "about another relation of the subject, where there is such a fact.",
 }
 
 
@@ -109,7 +111,7 @@ def curves(editor: Trained) -> tuple[Curves, ...]:
     """The parts of the loss, step by step."""
     if not editor.curve:
         return ()
-    window = max(1, len(next(iter(editor.curve.values()))) // 100)
+    window = max(1, len(next(iter(editor.curve.values()))) // 25)
     series = tuple(Series(name, smooth(values.numpy(), window)) for name, values in editor.curve.items())
     note = f"Mean of the last {window} steps." if window > 1 else ""
     steps = np.arange(1, len(next(iter(editor.curve.values()))) + 1)
@@ -148,8 +150,7 @@ def card(editor: Trained) -> Card:
         ("numbers learnt", f"{sum(tensor.numel() for tensor in editor.tensors.values()):,}"),
         ("facts", ", ".join(f"{kind} {count}" for kind, count in editor.counts.items())),
         ("step that was kept", str(editor.best)),
-        ("fingerprint", editor.base),
         ("start token", editor.start_token),
-        *(run.items() if run else ()),
+        *(run.items() if run else (("fingerprint", editor.base),)),
     )
     return Card(f"Editor {editor.name}", items, command=run.command if run else "")

@@ -21,7 +21,7 @@ from factscope.model.weights import WeightName
 
 Changes = dict[WeightName, Thin]  # of every matrix, an example after the other
 
-KEPT = ("neighbour kept", "same subject kept", "other facts kept")  # as Example.keep has them
+KEPT = ("neighbour kept", "hard neighbour kept", "other facts kept")  # as Example.keep has them
 
 
 @dataclass(frozen=True, eq=False)

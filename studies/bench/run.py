@@ -305,7 +305,8 @@ def general(model: Bridge, yardstick: Yardstick | None) -> dict[str, float]:
 
 
 def stored(edit: Edit) -> float:
-    """MB of an edit: its factors, what stands beside them, or its text."""
+    """MB of an edit: its factors, what stands beside them, or its text and what chooses its questions."""
     parts = [part for delta in edit.deltas for part in (delta.left, delta.right, delta.keep) if part is not None]
     parts += [part for one in edit.bypasses for part in one.tensors.values()]
+    parts += edit.scope.parts() if edit.scope is not None else []
     return (sum(part.numel() * part.element_size() for part in parts) + len(edit.preface.encode())) / 1e6

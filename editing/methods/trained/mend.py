@@ -50,7 +50,9 @@ class Config:
     """The authors' network, loss and start of alpha; rank, rates and steps are scaled to 20 relations and two cores.
 
     Their rank is 1920 and their training a day on a GPU. `edit_weight` moves the editor along a line between wordings
-    and neighbours: see docs/editing.md for what was measured.
+    and neighbours, and was not swept yet. A first look at the default model, 207 training facts and 100 steps (four
+    minutes of one core): the loss on validation facts falls from 0.96 to 0.69, the KL of what must stay from 0.51 to
+    0.26, at a reliability and a generality of .70 and .63 both times.
     """
 
     layers: tuple[int, ...] = (27, 28, 29)  # set by for_model: the last three, as theirs
@@ -62,9 +64,9 @@ class Config:
     edit_weight: float = 0.3  # theirs is 0.1, beside a KL that is nearly 0
     keep_weight: float = 1.0
     standard: int = 256  # training edits whose statistics standardise
-    steps: int = 1500
+    steps: int = 1000
     batch: int = 8
-    every: int = 50  # steps between two scores on validation facts
+    every: int = 100  # steps between two scores on validation facts
 
     @classmethod
     def for_model(cls, model: Bridge) -> "Config":

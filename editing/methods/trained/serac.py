@@ -36,7 +36,7 @@ from factscope.model.sites import Site
 
 LEAST = 1e-6  # of a squared distance, under a logarithm
 TINY = 1e-6  # added to a standard deviation
-CLOSED = ("closed for a neighbour", "closed for the same subject", "closed for other facts")  # as Example.keep
+CLOSED = ("closed for a neighbour", "closed for a hard neighbour", "closed for other facts")  # as Example.keep
 
 
 @dataclass(frozen=True)

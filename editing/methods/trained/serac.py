@@ -47,7 +47,8 @@ class Config:
     wordings that find their fact, of prompts about another subject of the relation that find it, of the same subject's
     other relations that do. Layers 0, 2, 5, 10, 15 at width 64: (.86, .004, 0), (.83, 0, 0), (.74, 0, 0), (.63, 0, 0),
     (.53, 0, 0); layer 2 at width 256: (.79, 0, 0). At a floor of 0.2, layer 2: .89 and .017. `retrieval`, untrained, on
-    the same facts: (.89, .003, .50).
+    the same facts: (.89, .003, .50). Trained on all shipped facts, the loss on validation facts is smallest after 100
+    of 600 steps; of facts of relations that it never met, it then opens for .02 of the other wordings.
     """
 
     reads: int = 2  # the layer whose input is read; set by for_model: a fifteenth of the way up, as `retrieval`
@@ -55,9 +56,9 @@ class Config:
     floor: float = 0.5  # theirs
     opening: str = "Imagine that"  # ICE's
     learning_rate: float = 2e-3
-    steps: int = 600
+    steps: int = 300
     batch: int = 64
-    every: int = 100  # steps between two scores on validation facts
+    every: int = 25  # steps between two scores on validation facts
 
     @classmethod
     def for_model(cls, model: Bridge) -> "Config":

@@ -12,6 +12,7 @@ from typing import Any
 from factscope.plots import render
 from factscope.plots.escape import html_text, script_json, visible
 from factscope.plots.specs import Card, Cell, Headline, Heatmap, Spec, Table, Text
+from factscope.plots.svg import image
 
 WIDE = 28  # columns from which a heatmap takes the whole width of the page; with words in its cells always
 NARROWEST = 13  # pixels per column of such a heatmap; on a narrower screen it scrolls
@@ -96,7 +97,8 @@ def mimebundle(spec: Spec) -> dict[str, Any]:
     """What a notebook shows for a spec that ends a cell: the same figures and tables as a page."""
     if render.is_figure(spec):
         return render.notebook_bundle(spec)
-    content = f'<div class="factscope notebook"><style>{style()}</style>{fragment(spec)}</div>'
+    shown = image(spec) or fragment(spec)  # what needs our script is shown still
+    content = f'<div class="factscope notebook"><style>{style()}</style>{shown}</div>'
     return {"text/html": content, "text/plain": f"{type(spec).__name__}: {spec.title}"}
 
 

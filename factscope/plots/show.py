@@ -66,15 +66,16 @@ def records_of(result: Any) -> list[dict[str, Any]]:
 
 
 def pictures(result: Any) -> tuple[Spec, ...]:
-    """The figures of a result's page, in their order; each is a live figure where it ends a notebook's cell."""
+    """The figures of a result's page, in their order; each is live where it ends a notebook's cell, a network still."""
     return figures_of(page_of(result))
 
 
 def figures_of(page: Page) -> tuple[Spec, ...]:
-    """The figures of a page, in their order."""
+    """The figures of a page, in their order: what plotly draws, and networks."""
     from factscope.plots.render import is_figure
+    from factscope.plots.svg import has_still
 
-    return tuple(spec for section in page.sections for spec in section.specs if is_figure(spec))
+    return tuple(spec for section in page.sections for spec in section.specs if is_figure(spec) or has_still(spec))
 
 
 def _called(result: Any, name: str) -> Any:

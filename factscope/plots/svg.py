@@ -28,6 +28,11 @@ def svg(_: Spec) -> str | None:
     return None
 
 
+def has_still(spec: Spec) -> bool:
+    """Whether this kind of spec is drawn still."""
+    return svg.dispatch(type(spec)) is not svg.dispatch(object)
+
+
 def image(spec: Spec) -> str | None:
     """The picture as an HTML `img`, its data inside, so that no host strips or misreads it; None as in `svg`."""
     drawn = svg(spec)

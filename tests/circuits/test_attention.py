@@ -14,7 +14,9 @@ from circuits.find import find
 from circuits.pages.roles import attention_specs
 from circuits.scorers.eap import EAP
 from factscope.model.bridge import info
+from factscope.plots.figures.network import Network
 from factscope.plots.figures.slides import Slides
+from factscope.plots.show import pictures
 from factscope.plots.specs import Heatmap
 from helpers.architectures import plain as in_transformers
 from helpers.circuits import double, task
@@ -78,3 +80,11 @@ def test_the_first_query_is_at_the_top_and_the_strongest_head_is_shown_first(fou
     assert shown.values[-1, 0] == pytest.approx(1.0)  # the first token sees itself alone
     assert shown.values[0, -1] == pytest.approx(float(measured.patterns[0].attention[-1, -1]))
     assert share.values[0].sum() == pytest.approx(1.0)
+
+
+def test_a_notebook_has_the_circuits_picture(found: Any) -> None:
+    _, circuit = found
+    assert any(isinstance(spec, Network) for spec in pictures(circuit))
+    shown = circuit._repr_mimebundle_()["text/html"]
+    assert shown.count("<img") == len(pictures(circuit))
+    assert "<script" not in shown

@@ -21,6 +21,7 @@ from factscope.plots.render import figure, is_figure
 from factscope.plots.specs import Headline
 from factscope.runs.store import same
 from helpers.editors import FACTS, config_of, editor_of
+from helpers.results import check_result
 
 NEW = EditRequest("Foo Bar lives in", "Foo Bar", "Oslo")
 
@@ -152,7 +153,8 @@ def test_a_fact_that_an_editor_was_trained_on_is_refused_or_counted(tiny, editor
     assert not editor.known([NEW])
 
 
-def test_its_page_shows_the_curve_and_what_it_does_for_facts_that_it_never_met(editor):
+def test_its_page_shows_the_curve_and_what_it_does_for_facts_that_it_never_met(editor, tmp_path):
+    check_result(editor, tmp_path)
     page = pages.page(editor)
     specs = [spec for section in page.sections for spec in section.specs]
     assert [figure(spec) for spec in specs if is_figure(spec)]

@@ -1,1 +1,1 @@
-"""Scores for every edge at once; one file each, found by name: CONVENTION, Config, `score(reference, config)`."""
+"""Scores for every edge at once; one file each, found by name; `examples(reference)` where each prompt has its own."""

@@ -17,7 +17,7 @@ def next_step(result: Any, page: Path) -> str | None:
 def _circuit(study: Any, _: str) -> str:
     """After where: what computes it."""
     asked = study.trace.prompt
-    return f"circuit find {shlex.quote(_marked(asked))} --method eap-ig --edges 300{_model(study.trace.run)}"
+    return f"circuit find {shlex.quote(_marked(asked))}{_model(study.trace.run)}"
 
 
 def _edit(scores: Any, folder: str) -> str | None:

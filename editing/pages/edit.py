@@ -18,7 +18,7 @@ from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
     """The page of one edit or a stack: what changed, what held, what else moved, and how it was made."""
     requests = [request for edit in edits for request in edit.requests]
-    title = str(requests[0]) if len(requests) == 1 else f"{len(requests)} facts edited"
+    title = f"Edit: {requests[0]}" if len(requests) == 1 else f"{len(requests)} facts edited"
     made = Section(
         "How it was made", (*beside(edits), *curves(edits), *solver_table(edits), *(card(edit) for edit in edits[:5]))
     )

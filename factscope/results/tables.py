@@ -44,7 +44,8 @@ def write(records: Records, path: str | Path) -> Path:
 
 
 def latex(table: "pandas.DataFrame") -> str:
-    """A table for a paper: booktabs, text escaped, numbers to four digits; `\\usepackage{booktabs}` is all it needs."""
+    """A table for a paper (booktabs): text escaped and in one line, numbers to four digits."""
+    in_one_line = table.map(lambda cell: " ".join(cell.split()) if isinstance(cell, str) else cell)
     return str(
-        table.to_latex(index=False, escape=True, na_rep="--", float_format=lambda number: f"{number:.{DIGITS}g}")
+        in_one_line.to_latex(index=False, escape=True, na_rep="--", float_format=lambda number: f"{number:.{DIGITS}g}")
     )

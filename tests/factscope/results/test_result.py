@@ -74,6 +74,7 @@ def test_a_tables_text_is_harmless_in_latex() -> None:
     text = tables.latex(tables.frame([{"a_b": "50 % & $x$ \\input{y} #1 ~^{", "n": 1 / 3}, {"a_b": None}]))
     assert "a\\_b" in text
     assert "50 \\% \\& \\$x\\$ \\textbackslash input\\{y\\} \\#1" in text
+    assert "a b" in tables.latex(tables.frame([{"said": "a\n\nb"}]))  # an empty line would end a paragraph
     assert "0.3333" in text
     assert "0.33333" not in text
 

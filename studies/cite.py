@@ -50,6 +50,8 @@ METHODS = {
     "simie": ("guo2025towards",),  # a merge of edits, whose methods its name says too
     "mend": ("mitchell2022fast",),
     "malmen": ("tan2024massive", "mitchell2022fast"),
+    "serac": ("mitchell2022memory",),
+    "t_patcher": ("huang2023patcher",),
     "ice": ("cohen2024evaluating",),
     "ike": ("zheng2023edit",),
     "retrieval": ("madaan2022memory", "zheng2023edit"),

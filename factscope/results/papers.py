@@ -112,6 +112,10 @@ PAPERS = {
               "Zero-Shot Relation Extraction via Reading Comprehension", 2017, "1706.04115"),
         Paper("mitchell2022fast", "Mitchell, Eric and Lin, Charles and Bosselut, Antoine and Finn, Chelsea and "
               "Manning, Christopher D.", "Fast Model Editing at Scale", 2022, "2110.11309"),
+        Paper("mitchell2022memory", "Mitchell, Eric and Lin, Charles and Bosselut, Antoine and Manning, Christopher D. "
+              "and Finn, Chelsea", "Memory-Based Model Editing at Scale", 2022, "2206.06520"),
+        Paper("huang2023patcher", "Huang, Zeyu and Shen, Yikang and Zhang, Xiaofeng and Zhou, Jie and Rong, Wenge and "
+              "Xiong, Zhang", "Transformer-Patcher: One Mistake Worth One Neuron", 2023, "2301.09785"),
         Paper("tan2024massive", "Tan, Chenmien and Zhang, Ge and Fu, Jie",
               "Massive Editing for Large Language Models via Meta Learning", 2024, "2311.04661"),
         Paper("zhong2023mquake", "Zhong, Zexuan and Wu, Zhengxuan and Manning, Christopher D. and Potts, Christopher "

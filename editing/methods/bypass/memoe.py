@@ -71,9 +71,7 @@ class Config:
     knows, all learned, judged by 16 paraphrases. *Generality* is the share that is answered with the whole target.
     """
 
-    layer: int = (
-        22  # set by for_model: three quarters of the way up; generality .81, at 5 and 15 (the paper's half) .69
-    )
+    layer: int = 22  # three quarters of the way up: generality .81, at 5 and 15 (half, as in the paper) .69
     experts: int = 4  # the paper's best of 1 to 6; at layer 15, generality .69, with 1 expert .62
     top_k: int = 1
     strength: float = 1.0  # lambda

@@ -21,6 +21,7 @@ import numpy as np
 
 from factscope.errors import GraphError, ModelError
 from factscope.model.bridge import Bridge
+from factscope.model.hooks import standing
 
 Kind = Literal["q", "k", "v", "head", "mlp", "logits"]
 
@@ -62,7 +63,7 @@ class Graph:
     def of(cls, model: Bridge, *, split: bool = True, positions: bool = False) -> "Graph":
         """The graph of `model`; ModelError where edges would not be exact (norms after a sub-layer, experts)."""
         config = model.cfg
-        _check_additive(model)
+        check_model(model)
         if positions and not hasattr(model, "pos_embed"):
             raise ModelError("this model adds no position embeddings, so they cannot be a writer of their own")
         heads = int(config.n_heads)
@@ -259,8 +260,13 @@ def place_of(name: str) -> tuple[int, int | None]:
     raise GraphError(f"{name!r} is no node of a circuit: there are embed, a3.h5, m7 and logits")
 
 
-def _check_additive(model: Bridge) -> None:
-    """Refuse what is not a plain sum of writers: a norm between a sub-layer and the residual stream, or experts."""
+def check_model(model: Bridge) -> None:
+    """ModelError for what is not a plain sum of writers: a norm after a sub-layer, experts, an edit beside weights."""
+    if standing(model):
+        raise ModelError(
+            "an edit that stands beside the weights is in place, and circuits are computed from the weights: take it "
+            "out first"
+        )
     config = model.cfg
     name = str(getattr(config, "architecture", None) or "this model")
     if not hasattr(model, "blocks") or not hasattr(model, "ln_final"):

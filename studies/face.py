@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from circuits.circuit import Circuit
 from circuits.find import find
+from circuits.graph import check_model
 from circuits.method import Method
 from circuits.task import AUTO, Task
 from editing import compute as computing
@@ -100,16 +101,17 @@ def find_circuit(
     over other subjects, and the circuit is grown until it is faithful (`about_prompt` has the rules). `others` names
     these subjects; else they are those of the shipped facts. With `swap` the prompt stands alone, and a cut edge
     carries what it would carry for that subject. Where no other subject is known, and for the other methods, it carries
-    zero. A `Task` may say its ablation itself. What was guessed is said in a warning. With `split`, queries, keys and
-    values are readers of their own.
+    zero. A `Task` may say its ablation itself. What was chosen is in the circuit's `notes`, which it shows; that there
+    was no other subject to choose is a warning, too. With `split`, queries, keys and values are readers of their own.
 
     Raises UserError for a fact that the model does not know, and EmptyCircuit where nothing or everything is left.
     """
+    check_model(model)
     if isinstance(about, str | Prompt):
         options = TaskOptions(ablation="counterfactual" if swap else AUTO, others=tuple(others))
         about = _inputs(model, about, method, swap, options)
-        for note in about.notes:
-            warnings.warn(note, stacklevel=2)
+        if method.prefers == "counterfactual" and about.task.ablation == "zero":
+            warnings.warn("; ".join(about.notes), stacklevel=2)
     if isinstance(about, Task):
         return find(model, about, method, split=split, seed=seed, shown=None)
     return with_notes(find(model, about.task, method, split=split, seed=seed, shown=None), about)

@@ -18,7 +18,6 @@ from circuits.engine.writes import UNKNOWN, Mask, writes
 from factscope.errors import ModelError
 from factscope.model.bridge import architecture
 from factscope.model.forward.partial import Frame
-from factscope.model.hooks import standing
 
 # Share of a writer's size, or of the logits' spread, that rounding can make up over thirty layers; measured on SmolLM2
 # and random models it is 1e-7, 2e-5, 1e-2 and 0.1. A head computed in another way is off by about its own size.
@@ -32,11 +31,6 @@ class State:
     """The current circuit's state."""
 
     def __init__(self, reference: Reference) -> None:
-        if standing(reference.model):
-            raise ModelError(
-                "an edit that stands beside the weights is in place, and circuits are computed from the weights: take "
-                "it out first"
-            )
         self.reference = reference
         self.model, self.graph, self.objective = reference.model, reference.graph, reference.objective
         self.tokens = reference.task.tokens(self.model)

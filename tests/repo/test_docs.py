@@ -9,7 +9,6 @@ import pkgutil
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -273,9 +272,7 @@ def ten_calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("ten-calls"))
         patch.setenv("FACTSCOPE_CACHE", str(Path.cwd() / "cache"))
-        with warnings.catch_warnings():  # what a circuit was found for is a warning in Python
-            warnings.filterwarnings("ignore", "(the circuit is found|a cut edge|the answers) ", UserWarning)
-            exec(code, names)
+        exec(code, names)
         yield names
 
 

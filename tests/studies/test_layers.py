@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from circuits.find import find
+from circuits.graph import Graph
+from circuits.method import SHARE
 from circuits.scorers.eap_ig import EAPIG
 from circuits.task import Task
 from factscope.data.load import load_facts
@@ -74,7 +76,8 @@ def test_the_circuits_shares_are_those_of_its_kept_edges(toy, study):
     prompts = tuple(prompt for prompt in prompts if len(prompt.tokens) == len(prompts[0].tokens))
     (measure,) = [one for one in study.measures if one.way == "circuit"]
     assert measure.facts == len(prompts)
-    circuit = find(toy, Task(prompts, ablation="zero"), EAPIG())
+    share = max(1, round(SHARE * Graph.of(toy).n_edges))
+    circuit = find(toy, Task(prompts, ablation="zero"), EAPIG(edges=share))
     edges = [
         (circuit.graph.writers[w], abs(float(circuit.scores[w, r]))) for w, r in np.argwhere(circuit.mask).tolist()
     ]

@@ -13,7 +13,7 @@ runs parts of a model, or positions from the middle of a prompt on, and says so.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -109,6 +109,15 @@ def join(parts: Sequence[Bypass]) -> list[Bypass]:
     return [
         KINDS.get(kind).join(list(some)) for (_, kind), some in groupby(ordered, lambda part: (part.layer, part.kind))
     ]
+
+
+def scrambled_rows(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
+    """Of keys and values: values of the same norms in random directions, behind the same keys or, with `gate`, such."""
+    tensors = dict(part.tensors)
+    for name in ("values", "keys") if gate else ("values",):
+        drawn = torch.randn(tensors[name].shape, generator=generator)
+        tensors[name] = drawn * (tensors[name].norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+    return replace(part, tensors=tensors)
 
 
 def functions(parts: Sequence[Bypass], model: Bridge) -> list[tuple[Site, Callable[[Tensor], Tensor | None]]]:

@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from editing.bypass import Bypass, BypassKind, Load, Write
+from editing.bypass import Bypass, BypassKind, Load, Write, scrambled_rows
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.ends import Ends
@@ -109,15 +109,6 @@ def load(part: Bypass, _: Bridge) -> Load:
     return shares
 
 
-def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
-    """Values of the same norms in random directions, behind the same keys or such keys."""
-    tensors = dict(part.tensors)
-    for name in ("values", "keys") if gate else ("values",):
-        drawn = torch.randn(tensors[name].shape, generator=generator)
-        tensors[name] = drawn * (tensors[name].norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
-    return replace(part, tensors=tensors)
-
-
 SHAPES = {"keys": ("entry", "d_in"), "values": ("entry", "d_out"), "reach": ("entry",)}
 KIND = BypassKind(
     "codebook",
@@ -125,6 +116,6 @@ KIND = BypassKind(
     SHAPES,
     join,
     writer,
-    scrambled,
+    scrambled_rows,
     load,
 )

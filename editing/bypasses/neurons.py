@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.bypass import Bypass, BypassKind, Load, Write
+from editing.bypass import Bypass, BypassKind, Load, Write, scrambled_rows
 from factscope.model.bridge import Bridge
 from factscope.model.forward.ends import Ends
 
@@ -61,15 +61,6 @@ def load(part: Bypass, _: Bridge) -> Load:
     return shares
 
 
-def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
-    """Values of the same norms in random directions, behind the same keys or such keys."""
-    tensors = dict(part.tensors)
-    for name in ("values", "keys") if gate else ("values",):
-        drawn = torch.randn(tensors[name].shape, generator=generator)
-        tensors[name] = drawn * (tensors[name].norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
-    return replace(part, tensors=tensors)
-
-
 SHAPES = {"keys": ("neuron", "d_out"), "bias": ("neuron",), "values": ("neuron", "d_out")}
 KIND = BypassKind(
     "neurons",
@@ -77,7 +68,7 @@ KIND = BypassKind(
     SHAPES,
     join,
     writer,
-    scrambled,
+    scrambled_rows,
     load,
     reads="mlp_read",
 )

@@ -184,7 +184,6 @@ def _notes(result: FlowResult) -> tuple[Spec, ...]:
 def curves(result: FlowResult) -> tuple[Spec, ...]:
     """A picture for each target: the relative change of the answer's probability, a line for each source."""
     drawn = []
-    x = np.arange(result.change.shape[1])
     for target in TARGETS:
         lines = [
             Series(SOURCES[one.source], 100 * result.change[number].numpy(), palette=COLOURS[one.source])
@@ -193,17 +192,20 @@ def curves(result: FlowResult) -> tuple[Spec, ...]:
         ]
         null = _null_line(result, target)
         if lines:
-            drawn.append(
-                Curves(
-                    f"Attention of {TARGETS[target]} knocked out",
-                    x,
-                    (*lines, *null),
-                    x_title="layer in the middle of the window",
-                    y_title="change of the answer's probability",
-                    unit="%",
-                )
-            )
+            drawn.append(change_by_layer(target, (*lines, *null)))
     return tuple(drawn)
+
+
+def change_by_layer(target: str, lines: tuple[Series, ...]) -> Curves:
+    """The picture of one target, in percent of the answer's probability."""
+    return Curves(
+        f"Attention of {TARGETS[target]} knocked out",
+        np.arange(len(lines[0].y)),
+        lines,
+        x_title="layer in the middle of the window",
+        y_title="change of the answer's probability",
+        unit="%",
+    )
 
 
 def _null_line(result: FlowResult, target: str) -> tuple[Series, ...]:

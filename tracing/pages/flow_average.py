@@ -22,7 +22,7 @@ from factscope.plots.specs import (
 from factscope.statistics import ENOUGH, interval, interval_in_words, percentile_bootstrap
 from tracing.causal import window_of
 from tracing.flow.results import PARTS, SOURCES, TARGETS, FlowAverage
-from tracing.pages.flow import COLOURS, WRITERS, windows
+from tracing.pages.flow import COLOURS, WRITERS, change_by_layer, windows
 
 
 def words(result: FlowAverage) -> list[str]:
@@ -153,7 +153,7 @@ _EXPLANATION = (
 
 def curves(result: FlowAverage) -> tuple[Spec, ...]:
     """A picture for each target, a line for each source with its interval."""
-    x, drawn = np.arange(result.mean.shape[1]), []
+    drawn = []
     for target in TARGETS:
         lines, null = [], []
         for number in (n for n in _present(result) if result.knockouts[n][0] == target):
@@ -165,16 +165,7 @@ def curves(result: FlowAverage) -> tuple[Spec, ...]:
             if source == "subject" and not result.null[number].isnan().all():
                 null.append(Series("as many random words", 100 * result.null[number].numpy()))
         if lines:
-            drawn.append(
-                Curves(
-                    f"Attention of {TARGETS[target]} knocked out",
-                    x,
-                    (*lines, *null),
-                    x_title="layer in the middle of the window",
-                    y_title="change of the answer's probability",
-                    unit="%",
-                )
-            )
+            drawn.append(change_by_layer(target, (*lines, *null)))
     return tuple(drawn)
 
 

@@ -42,10 +42,15 @@ CLEAR = 0.9  # of the way to the nearest of these that is about another subject,
 
 @dataclass(frozen=True)
 class Config:
-    """Adam's and the authors' stops; the rest is scaled to the model at hand."""
+    """Adam's and the authors' stops; the rest is scaled to the model at hand.
+
+    `reach` is below the nearest neighbour of 30 known CounterFact facts of the default model: in median distances, a
+    tenth of the neighbours lies within .28 of the fact at layer 25 (the nearest .18), half within .44; of the
+    paraphrases a tenth within .34 (.18), half within .52. No radius parts the two, at layers 20 and 27 neither.
+    """
 
     layer: int = 25  # set by for_model: five sixths of the way up, as their 27 of 32
-    reach: float = 0.3  # radius of a new ball, in median distances between keys of unlike prompts
+    reach: float = 0.15  # radius of a new ball, in median distances between keys of unlike prompts
     steps: int = 50
     learning_rate: float = 0.5
     stop: float = 0.01  # nats

@@ -22,17 +22,35 @@ CONVENTION = "estimated rise of the loss when the edge is cut from the full grap
 
 
 @dataclass(frozen=True)
-class EAP(Scorer):
-    """EAP has nothing to choose but the selection."""
+class Attribution(Scorer):
+    """What EAP and its kin share: an edge's score is what its cut changes, times one gradient at the reader."""
 
-    name: ClassVar[str] = "eap"
     convention: ClassVar[str] = CONVENTION
     prefers: ClassVar[str] = "counterfactual"
+
+    def gradient(self, reference: Reference, clean: Tensor) -> Tensor:
+        """The loss's gradient [reader, row, pos, d_model] at every reader's input; rows add up to the prompts' mean.
+
+        Args:
+            clean: what the writers write in the clean run, [writer, row, pos, d_model].
+        """
+        raise NotImplementedError
 
     def examples(self, reference: Reference) -> Tensor:
         """Each prompt's scores [example, writer, reader] in the loss's unit, zero where there is no edge."""
         clean = clean_writes(reference)
-        return example_scores(reference, mean_gradient(reference, [Point()], clean), clean)
+        return example_scores(reference, self.gradient(reference, clean), clean)
+
+
+@dataclass(frozen=True)
+class EAP(Attribution):
+    """EAP has nothing to choose but the selection."""
+
+    name: ClassVar[str] = "eap"
+
+    def gradient(self, reference: Reference, clean: Tensor) -> Tensor:
+        """That of the clean run."""
+        return mean_gradient(reference, [Point()], clean)
 
 
 METHOD = EAP

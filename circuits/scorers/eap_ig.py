@@ -20,10 +20,10 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from circuits.engine.gradients import Moved, Point, clean_writes, example_scores, mean_gradient
+from circuits.engine.gradients import Moved, Point, mean_gradient
 from circuits.engine.reference import Reference
-from circuits.method import INTEGRAL, Scorer
-from circuits.scorers.eap import CONVENTION
+from circuits.method import INTEGRAL
+from circuits.scorers.eap import Attribution
 from factscope.errors import UserError
 
 Variant = Literal["inputs", "activations", "clean_corrupted"]
@@ -33,12 +33,10 @@ OFFSETS: dict[Rule, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}  # of 
 
 
 @dataclass(frozen=True)
-class EAPIG(Scorer):
+class EAPIG(Attribution):
     """Which way, and in how many steps."""
 
     name: ClassVar[str] = "eap_ig"
-    convention: ClassVar[str] = CONVENTION
-    prefers: ClassVar[str] = "counterfactual"
 
     variant: Variant = "inputs"
     steps: int = 5  # the authors' default
@@ -63,12 +61,11 @@ class EAPIG(Scorer):
         sites: list[tuple[Moved, int]] = [("inputs", 0), *((site, i) for i in range(n_layers) for site in moved)]
         return [Point(share, site, layer) for site, layer in sites for share in shares]
 
-    def examples(self, reference: Reference) -> Tensor:
-        """Each prompt's scores [example, writer, reader] in the loss's unit, zero where there is no edge."""
+    def gradient(self, reference: Reference, clean: Tensor) -> Tensor:
+        """The mean over the points of the way. UserError where one of them is an embedding of zeros."""
         points = self.points(reference.graph.n_layers)
         self._check_ends(reference, points)
-        clean = clean_writes(reference)
-        return example_scores(reference, mean_gradient(reference, points, clean), clean)
+        return mean_gradient(reference, points, clean)
 
     def checked(self, reference: Reference, scores: Tensor) -> tuple[dict[str, float], tuple[str, ...]]:
         """The sum over the embedding's edges and the gap that it should reach; a note where it is far from that."""

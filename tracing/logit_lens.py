@@ -63,6 +63,7 @@ def lens(model: Bridge, prompt: Prompt, norm: Norm = "per-state", top: int = 5) 
         top=tuple(tuple(words[i * n_positions : (i + 1) * n_positions]) for i in range(n_layers)),
         components=components,
         run=Run.of(model, 0).ended(seconds[0]),
+        top_probability=grid["top_probability"],
     )
 
 
@@ -101,6 +102,7 @@ def _read(
             "rank": rank(logits, answer),
             "entropy": -(logs.exp() * logs).sum(-1),
             "top": logits.argmax(-1),
+            "top_probability": logs.max(-1).values.exp(),
         }
         if prompt.foil_ids:
             found["foil"] = logs[:, prompt.foil_ids[0]]

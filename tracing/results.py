@@ -110,6 +110,7 @@ class LensResult(Result):
     top: tuple[tuple[str, ...], ...]  # [layer][pos], the most probable token
     components: tuple[Component, ...]  # at the last position
     run: Run
+    top_probability: Float[Tensor, "layer pos"] | None = None  # of the tokens in `top`; None in older results
 
 
 @shown("tracing.pages.average")

@@ -20,6 +20,7 @@ from factscope.plots.specs import Bars, Curves, Heatmap, Spec
 INKS = INK["light"]  # a still picture is read on white, wherever it ends up
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 560, 46, 84, 24, 64  # pixels; the room around the data
 LEVELS = 64  # colours of a map
+WORD, ROW = 48, 13  # pixels of a cell that has a word in it
 
 
 @singledispatch
@@ -46,6 +47,9 @@ def image(spec: Spec) -> str | None:
 def _(spec: Heatmap) -> str:
     rows, columns = spec.values.shape
     wide, pitch = (WIDTH - LEFT - RIGHT) / max(columns, 1), float(np.clip(300 / max(rows, 1), 5, 18))
+    if spec.cell_labels is not None:
+        wide, pitch = max(wide, WORD), max(pitch, ROW)
+    right = LEFT + max(columns, 1) * wide
     high, (low, top) = pitch * rows, spec.colour_limits()
     share = np.clip((spec.values - low) / (top - low), 0, 1)
     colours, greys = colour_scale(spec.scale, spec.palette, "light"), grey_scale("light")
@@ -58,6 +62,7 @@ def _(spec: Heatmap) -> str:
                 place = f"M{x:.1f} {y:.1f}h{wide:.1f}v{pitch:.1f}h-{wide:.1f}z"
                 paths.setdefault(_colour(scale, share[row, column]), []).append(place)
     parts = [f'<path fill="{colour}" d="{"".join(cells)}"/>' for colour, cells in paths.items()]
+    parts += _words(spec, share, wide, pitch)
     every = int(step(float(rows), most=12)) if rows > 1 else 1
     for row in range(0, rows, every):
         parts.append(_text(LEFT - 5, TOP + high - (row + 0.5) * pitch + 4, spec.rows[row], "end"))
@@ -67,19 +72,37 @@ def _(spec: Heatmap) -> str:
         ink = INKS.accent if column in spec.marked else INKS.text
         parts.append(_text(LEFT + (column + 0.6) * wide, TOP + high + 12, label, "end", ink, turned=True))
     parts.append(_text(4, TOP - 8, spec.row_title, ink=INKS.faint))
-    return _document(TOP + high + BOTTOM, [*parts, *_bar(spec, colours, low, top, high)])
+    return _document(TOP + high + BOTTOM, [*parts, *_bar(spec, colours, (low, top), high, right)], right + RIGHT)
 
 
-def _bar(spec: Heatmap, colours: ColourScale, low: float, top: float, high: float) -> list[str]:
+def _words(spec: Heatmap, share: np.ndarray, wide: float, pitch: float) -> list[str]:
+    """What stands in the cells, white where the cell is dark."""
+    if spec.cell_labels is None:
+        return []
+    rows, columns = spec.values.shape
+    most, parts = int((wide - 4) / 5.2), []
+    for row, column in np.ndindex(rows, columns):
+        if not np.isfinite(share[row, column]):
+            continue
+        dark = share[row, column] > (0.5 if spec.scale == "sequential" else 0.8) and column not in spec.left_out
+        x, y = LEFT + (column + 0.5) * wide, TOP + pitch * (rows - row - 0.5) + 3.2
+        label = html_text(shortened(visible(str(spec.cell_labels[row, column])), most))
+        ink = f' fill="{INKS.paper}"' if dark else ""
+        parts.append(f'<text x="{x:.0f}" y="{y:.1f}"{ink}>{label}</text>')
+    return [f'<g font-size="9" text-anchor="middle" fill="{INKS.text}">{"".join(parts)}</g>']
+
+
+def _bar(spec: Heatmap, colours: ColourScale, limits: tuple[float, float], high: float, right: float) -> list[str]:
     """The colour scale beside a map, its ends and what it measures."""
-    x, piece = WIDTH - RIGHT + 14, high / 32
+    low, top = limits
+    x, piece = right + 14, high / 32
     parts = [
         f'<rect x="{x}" y="{TOP + high - (n + 1) * piece:.1f}" width="9" height="{piece + 0.5:.1f}" '
         f'fill="{_colour(colours, (n + 0.5) / 32)}"/>'
         for n in range(32)
     ]
     parts += [_text(x + 13, TOP + 9, f"{top + 0.0:.3g}"), _text(x + 13, TOP + high, f"{low + 0.0:.3g}")]
-    return [*parts, _text(WIDTH - 4, TOP - 8, _measured(spec.value_title, spec.unit), "end", INKS.faint)]
+    return [*parts, _text(right + RIGHT - 4, TOP - 8, _measured(spec.value_title, spec.unit), "end", INKS.faint)]
 
 
 @svg.register
@@ -175,9 +198,9 @@ def _text(x: float, y: float, words: str, anchor: str = "start", ink: str = INKS
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{ink}"{turn}>{html_text(words)}</text>'
 
 
-def _document(height: float, parts: list[str]) -> str:
+def _document(height: float, parts: list[str], width: float = WIDTH) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0f}" '
-        f'viewBox="0 0 {WIDTH} {height:.0f}" font-family="system-ui, sans-serif" font-size="11">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="system-ui, sans-serif" font-size="11">'
         f'<rect width="100%" height="100%" fill="{INKS.paper}"/>{"".join(parts)}</svg>'
     )

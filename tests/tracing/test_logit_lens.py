@@ -1,5 +1,6 @@
 """The logit lens: its last row is the model, its components add up, its two norms agree where they must."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 from factscope.data.load import load_facts
 from factscope.model.load import load
 from factscope.model.prompts import make_prompt, prompt_of
+from factscope.plots.show import pictures
+from factscope.plots.specs import Heatmap
+from factscope.plots.svg import svg
 from helpers.models import TOY, save_tiny
 from tracing.logit_lens import lens
 from tracing.pages.logit_lens import page as lens_page
@@ -30,6 +34,8 @@ def test_the_last_state_answers_as_the_model_does(tiny: Any, name: str) -> None:
     assert found.rank[-1].tolist() == (1 + (logs > logs[:, answer : answer + 1]).sum(-1)).tolist()
     torch.testing.assert_close(found.entropy[-1], -(logs.exp() * logs).sum(-1), atol=1e-5, rtol=1e-5)
     assert found.top[-1] == tuple(model.tokenizer.decode([i]) for i in logs.argmax(-1).tolist())
+    assert found.top_probability is not None
+    torch.testing.assert_close(found.top_probability[-1], logs.exp().max(-1).values, atol=1e-6, rtol=1e-4)
     assert found.rank.shape == (5, len(prompt.tokens))
 
 
@@ -57,6 +63,19 @@ def test_the_norms_agree_at_the_end_and_ranks_agree_throughout_without_a_bias(to
     torch.testing.assert_close(own.log_probability[-1], final.log_probability[-1], atol=1e-5, rtol=1e-5)
     assert torch.equal(own.rank, final.rank)  # RMS norm: a positive factor moves no rank
     assert not torch.allclose(own.log_probability[0], final.log_probability[0])
+
+
+def test_the_tokens_stand_in_the_cells_on_the_page_and_in_the_still_picture(toy: Any) -> None:
+    found = lens(toy, prompt_of(toy, load_facts(TOY / "toy_town.json")[0]))
+    (drawn,) = (spec for spec in pictures(found) if isinstance(spec, Heatmap) and spec.cell_labels is not None)
+    assert drawn.cell_labels is not None
+    assert [tuple(row) for row in drawn.cell_labels] == list(found.top)
+    assert f"rank of {found.prompt.answer!r}" in drawn.hover
+    still = svg(drawn)
+    assert still is not None
+    assert still.count("<text") >= len(found.top) * len(found.prompt.tokens)
+    older = replace(found, top_probability=None)  # saved before probabilities of tokens were kept
+    assert len(pictures(older)) == len(pictures(found)) - 1
 
 
 def test_the_toy_writes_its_answer(toy: Any) -> None:

@@ -1,10 +1,12 @@
 """What a lens looks like: ranks over layers and tokens, curves at the last token, and who writes the answer."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from factscope.model.prompts import Prompt
 from factscope.model.readout import Component
 from factscope.plots.specs import (
     Bars,
@@ -51,11 +53,12 @@ def summary(lens: LensResult) -> dict[str, Any]:
 def records(result: LensResult) -> list[dict[str, Any]]:
     """A row a state and position: the answer's log-probability (nats) and rank, entropy (nats), the likeliest token."""
     states = state_labels(len(result.rank))
-    foil = result.foil_log_probability
+    foil, chance = result.foil_log_probability, result.top_probability
     return [
         {"layer": states[state], "pos": pos, "token": result.prompt.labels[pos],
          "log_probability": float(result.log_probability[state, pos]), "rank": int(result.rank[state, pos]),
          "entropy": float(result.entropy[state, pos]), "top": result.top[state][pos],
+         "top_probability": None if chance is None else float(chance[state, pos]),
          "foil_log_probability": None if foil is None else float(foil[state, pos])}
         for state, pos in np.ndindex(*result.rank.shape)
     ]  # fmt: skip
@@ -81,7 +84,7 @@ def sections(lens: LensResult) -> list[Section]:
 
 
 def _maps(lens: LensResult) -> tuple[Heatmap, ...]:
-    """Rank, log-probability and entropy, layers by tokens."""
+    """The most probable tokens in their cells, then rank, log-probability and entropy, layers by tokens."""
     prompt, norm = lens.prompt, f"Norm: {lens.norm}."
     hover = {
         "rank": lens.rank.numpy(),
@@ -120,7 +123,42 @@ def _maps(lens: LensResult) -> tuple[Heatmap, ...]:
         palette="green",
         note=norm,
     )
-    return rank, probability, entropy
+    return (*_tokens(lens), rank, probability, entropy)
+
+
+def _tokens(lens: LensResult) -> tuple[Heatmap, ...]:
+    """What each state would say, written into its cell; none of a result that was saved without probabilities."""
+    if lens.top_probability is None:
+        return ()
+    return (
+        token_map(
+            "What each state would say",
+            lens.prompt,
+            np.array(lens.top, dtype=object),
+            lens.top_probability.numpy(),
+            {f"rank of {lens.prompt.answer!r}": lens.rank.numpy()},
+            note=f"Norm: {lens.norm}. The most probable token of each state; the darker, the more probable.",
+        ),
+    )
+
+
+def token_map(
+    title: str, prompt: Prompt, tokens: np.ndarray, chance: np.ndarray, hover: Mapping[str, np.ndarray], note: str
+) -> Heatmap:
+    """States by positions with a token in each cell [state, pos]; the colour is the probability that it is given."""
+    return Heatmap(
+        title=title,
+        values=chance,
+        rows=state_labels(len(chance)),
+        columns=prompt.labels,
+        value_title="probability",
+        palette="blue",
+        limits=(0.0, 1.0),
+        marked=tuple(prompt.subject_positions),
+        cell_labels=tokens,
+        hover={"says": tokens, **hover},
+        note=note,
+    )
 
 
 def _curves(lens: LensResult) -> tuple[Curves, ...]:

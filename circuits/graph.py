@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -42,6 +42,38 @@ class Reader:
             raise GraphError(f"reader {self.name} of kind {self.kind} cannot have head {self.head}")
         if self.layer < 0:
             raise GraphError(f"reader {self.name} cannot be in layer {self.layer}")
+
+
+@runtime_checkable
+class Edges(Protocol):
+    """What a choice of edges asks of a graph: which there are, and what lies on a path to the logits.
+
+    Masks are [writer, reader], or have further axes; an input is a place in what follows the first axis, flattened.
+    """
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """Which edges exist."""
+
+    @property
+    def n_edges(self) -> int:
+        """How many."""
+
+    @property
+    def end(self) -> int:
+        """The input that the loss reads."""
+
+    def inputs_of(self, writer: int, number: int) -> Iterable[int]:
+        """Inputs from which a writer makes what input `number` hears of it."""
+
+    def pruned(self, kept: np.ndarray) -> np.ndarray:
+        """Only the edges on some path from an input to the logits."""
+
+    def full(self) -> np.ndarray:
+        """Every edge kept."""
+
+    def empty(self) -> np.ndarray:
+        """No edge kept."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +210,16 @@ class Graph:
         for place, reader in enumerate(self.readers):
             table[place, list(self.nodes_of(reader))] = True
         return table
+
+    @property
+    def end(self) -> int:
+        """The number of the logits' input."""
+        return len(self.readers) - 1
+
+    def inputs_of(self, writer: int, number: int) -> Iterable[int]:
+        """The readers that are inputs of a writer, whoever hears it."""
+        del number
+        return map(int, np.flatnonzero(self.feeds[:, writer]))
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
         """Which writers reach the logits over kept edges, [writer]."""

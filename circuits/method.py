@@ -24,7 +24,7 @@ from circuits.certificate import Certificate
 from circuits.circuit import faithfulness
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
-from circuits.graph import Graph
+from circuits.graph import Edges
 from circuits.stability import Examples, Stability, lower_bound, stability
 from factscope.errors import ModelError, UserError
 from factscope.settings import configured
@@ -41,13 +41,25 @@ class EdgeChoice:
     """What a method gives: the kept edges, what was measured, and how."""
 
     kept: Mask
-    scores: Float[Tensor, "writer reader"]  # in the loss's unit; 0 where nothing was measured
-    tested: Bool[Tensor, "writer reader"]
+    scores: Float[Tensor, "writer reader *place"]  # in the loss's unit; 0 where nothing was measured
+    tested: Bool[Tensor, "writer reader *place"]
     settings: dict[str, Any]  # the method's own, with counts of what it did
     certificate: Certificate | None = None
     notes: tuple[str, ...] = ()  # what a reader of the result must know
     examples: Examples | None = None  # each example's own scores, where the method has them
     stability: Stability | None = None  # of the choice, where there are several examples
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What a choice asks of whatever runs a circuit."""
+
+    @property
+    def graph(self) -> Any:
+        """Its edges."""
+
+    def loss(self, kept: Mask) -> float:
+        """The task's loss with only the kept edges."""
 
 
 @runtime_checkable
@@ -122,16 +134,32 @@ class Scorer:
     def choose(self, reference: Reference, *, seed: int = 0, **_: Any) -> EdgeChoice:
         """Score every edge and keep the best; there is no decision to record. `seed` draws examples for the stability.
 
-        Raises UserError for a lower bound where there are not two examples, or the method has only their mean.
+        Raises what `decided` does.
         """
-        graph, examples = reference.graph, self.examples(reference)
+        examples = self.examples(reference)
         scores = self.score(reference) if examples is None else examples.mean(0)
+        return self.decided(reference, scores, examples, seed=seed, outcome=self.checked(reference, scores))
+
+    def decided(
+        self,
+        reference: Measured,
+        scores: Tensor,
+        examples: Examples | None = None,
+        *,
+        seed: int = 0,
+        outcome: tuple[dict[str, float], tuple[str, ...]] = ({}, ()),
+    ) -> EdgeChoice:
+        """The choice by these scores, each example's own where there are any.
+
+        Raises ModelError for scores that are no numbers, and UserError for a lower bound where there are not two
+        examples, or the method has only their mean.
+        """
         if bad := int((~scores.isfinite()).sum()):
             raise ModelError(
                 f"{self.name.replace('_', '-')} scores {bad} edges by what is not a number, so no circuit can "
                 "be chosen by them: the model overflows its dtype, and --dtype float32 may not"
             )
-        outcomes, notes = self.checked(reference, scores)
+        graph, (outcomes, notes) = reference.graph, outcome
         if self.confident:
             self._check_bound(examples)
         each = scores if examples is None else examples
@@ -160,7 +188,7 @@ class Scorer:
         tested = torch.from_numpy(graph.full())
         return EdgeChoice(pruned, scores, tested, settings | outcomes, notes=notes, examples=examples, stability=steady)
 
-    def _grown(self, reference: Reference, scores: Tensor) -> tuple[int, dict[str, float], tuple[str, ...]]:
+    def _grown(self, reference: Measured, scores: Tensor) -> tuple[int, dict[str, float], tuple[str, ...]]:
         """How many edges it takes to be faithful on the task's prompts, the faithfulness wanted, and notes.
 
         Where no size is faithful enough, the most faithful is taken, and a note says so.
@@ -180,9 +208,9 @@ class Scorer:
         )
         return best, {"grown to a faithfulness of": wanted}, (said,)
 
-    def _selected(self, graph: Graph, scores: Tensor, count: int) -> Mask:
-        """The chosen edges, by scores [writer, reader] or by those of examples [example, writer, reader]."""
-        if scores.dim() == 3:
+    def _selected(self, graph: Edges, scores: Tensor, count: int) -> Mask:
+        """The chosen edges, by scores that the graph's masks are like, or by those of examples, with an axis more."""
+        if scores.dim() > graph.allowed.ndim:
             scores = lower_bound(scores) if self.confident else scores.mean(0)
         if self.threshold is not None:
             return select.above(graph, scores, self.threshold, self.signed)

@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from circuits.engine.writes import Mask
-from circuits.graph import Graph
+from circuits.graph import Edges
 from factscope.errors import UserError
 
 
-def top(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Mask:
+def top(graph: Edges, scores: Tensor, edges: int, signed: bool = False) -> Mask:
     """The `edges` edges of largest score; among equal ones the earlier."""
     _check_count(graph, edges)
     size = _sizes(graph, scores, signed)
@@ -24,18 +24,20 @@ def top(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Mask:
     return kept
 
 
-def above(graph: Graph, scores: Tensor, threshold: float, signed: bool = False) -> Mask:
+def above(graph: Edges, scores: Tensor, threshold: float, signed: bool = False) -> Mask:
     """Every edge whose score is at least `threshold`."""
     return graph.allowed & (_sizes(graph, scores, signed) >= threshold)
 
 
-def greedy(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Mask:
+def greedy(graph: Edges, scores: Tensor, edges: int, signed: bool = False) -> Mask:
     """Grow from the logits: always the largest edge into what is reached already, until there are `edges`."""
     _check_count(graph, edges)
     size = _sizes(graph, scores, signed)
+    size = size.reshape(len(size), -1)  # [writer, input]
     kept = graph.empty()
-    heap: list[tuple[float, int, int, int]] = []  # of each reached reader its largest edge that is not kept
-    order: dict[int, np.ndarray] = {}  # of each reached reader its writers, the largest first
+    chosen = kept.reshape(size.shape)
+    heap: list[tuple[float, int, int, int]] = []  # of each reached input its largest edge that is not kept
+    order: dict[int, np.ndarray] = {}  # of each reached input its writers, the largest first
 
     def offer(number: int, place: int) -> None:
         if place < len(order[number]):
@@ -44,26 +46,27 @@ def greedy(graph: Graph, scores: Tensor, edges: int, signed: bool = False) -> Ma
 
     def reach(number: int) -> None:
         if number not in order:
-            order[number] = np.argsort(-size[: graph.below(graph.readers[number]), number], kind="stable")
+            heard = np.flatnonzero(np.isfinite(size[:, number]))
+            order[number] = heard[np.argsort(-size[heard, number], kind="stable")]
             offer(number, 0)
 
-    reach(graph.reader_index["logits"])
+    reach(graph.end)
     for _ in range(edges):
         if not heap:
             break
         _, writer, number, place = heapq.heappop(heap)
-        kept[writer, number] = True
+        chosen[writer, number] = True
         offer(number, place + 1)
-        for reader in np.flatnonzero(graph.feeds[:, writer]):
-            reach(int(reader))
+        for further in graph.inputs_of(writer, number):
+            reach(further)
     return kept
 
 
-def _sizes(graph: Graph, scores: Tensor, signed: bool) -> np.ndarray:
+def _sizes(graph: Edges, scores: Tensor, signed: bool) -> np.ndarray:
     values = scores.double().cpu().numpy()
     return np.where(graph.allowed, values if signed else np.abs(values), -np.inf)
 
 
-def _check_count(graph: Graph, edges: int) -> None:
+def _check_count(graph: Edges, edges: int) -> None:
     if not 0 < edges <= graph.n_edges:
         raise UserError(f"{edges} edges were asked for, and {graph} has 1 to {graph.n_edges} to give")

@@ -24,14 +24,14 @@ from circuits.engine.writes import Mask
 
 DRAWS = 100  # an inclusion of one half is then known to 0.05
 CONFIDENCE = 0.95  # that the mean over all examples there could be is beyond the bound
-Examples = Float[Tensor, "example writer reader"]
+Examples = Float[Tensor, "example writer reader *place"]
 
 
 @dataclass(frozen=True, eq=False)
 class Stability:
     """What a bootstrap over the examples says of a circuit."""
 
-    inclusion: Float[Tensor, "writer reader"]  # share of the resampled circuits that keep each edge
+    inclusion: Float[Tensor, "writer reader *place"]  # share of the resampled circuits that keep each edge
     jaccard: float  # mean over pairs of resampled circuits: edges in both, of the edges in either
     to_circuit: float  # mean Jaccard index of a resampled circuit with the circuit itself
     examples: int
@@ -76,7 +76,7 @@ def jaccard(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
 
-def lower_bound(examples: Examples) -> Float[Tensor, "writer reader"]:
+def lower_bound(examples: Examples) -> Float[Tensor, "writer reader *place"]:
     """Each mean score, moved towards zero to the end of its one-sided interval, and not beyond zero.
 
     The interval is the normal one of a mean, z standard errors wide; its sign is the mean's. An edge whose examples

@@ -41,15 +41,21 @@ class Reference:
 
     @torch.no_grad()
     def logits(self, kept: Mask) -> Float[Tensor, "row vocab"]:
-        """Logits at the last position with only the kept edges."""
+        """Logits at the last position with only the kept edges.
+
+        Args:
+            kept: [writer, reader], or [writer, reader, row, pos] for edges that are kept at some positions alone.
+        """
         graph, n = self.graph, copies(self.graph)
         tokens = self._tokens.repeat(n, 1)
         weight = self.replacement
         shape = (len(graph.writers), *tokens.shape, weight.shape[-1])
         written = torch.empty(shape, dtype=weight.dtype, device=weight.device)
         ablated = weight.repeat(1, n, 1, 1) if weight.shape[1] > 1 else weight
-        cut = torch.from_numpy(graph.allowed & ~kept).to(weight)
-        heard = torch.from_numpy(graph.allowed & kept).to(weight)
+        allowed = graph.allowed.reshape(*graph.allowed.shape, *(1 for _ in kept.shape[2:]))
+        cut, heard = (torch.from_numpy(allowed & mask).to(weight) for mask in (~kept, kept))
+        if kept.ndim == 4:
+            cut, heard = (mask.repeat(1, 1, n, 1) for mask in (cut, heard))
         biases = torch.stack([torch.zeros_like(self._biases[0]), *self._biases]).cumsum(0)
 
         def keep(number: int, out: Tensor) -> None:
@@ -61,8 +67,8 @@ class Reference:
             below = graph.below(reader)
             if not cut[:below, numbers].any():
                 return None
-            live: Tensor = (heard[:below, numbers].T @ written[:below].flatten(1)).unflatten(1, written.shape[1:])
-            dead: Tensor = (cut[:below, numbers].T @ ablated[:below].flatten(1)).unflatten(1, ablated.shape[1:])
+            live = _summed(heard[:below, numbers], written[:below])
+            dead = _summed(cut[:below, numbers], ablated[:below])
             return live + dead + biases[reader.layer + (reader.kind == "mlp" and not graph.parallel)]
 
         hooks = recorders(graph, keep)
@@ -101,6 +107,17 @@ class Reference:
             return made
 
         return cut
+
+
+def _summed(mask: Tensor, outputs: Float[Tensor, "writer row pos d_model"]) -> Tensor:
+    """The sum of the outputs that each reader's mask has, [reader, row, pos, d_model]; 1 row where all are alike."""
+    made: Tensor
+    if mask.dim() == 2:
+        made = mask.T @ outputs.flatten(1)
+        made = made.unflatten(1, outputs.shape[1:])
+    else:
+        made = torch.einsum("wrnp,wnpd->rnpd", mask, outputs.expand(-1, *mask.shape[2:], -1))
+    return made
 
 
 def _single(number: int, readers: Callable[[list[int]], Tensor | None]) -> Callable[[Tensor], Tensor | None]:

@@ -20,7 +20,7 @@ from factscope.model.hooks import flags, hooked
 from factscope.model.sites import Site
 
 FLAGS = {"use_attn_result": True, "use_split_qkv_input": True, "use_hook_mlp_in": True}
-Mask = Bool[np.ndarray, "writer reader"]
+Mask = Bool[np.ndarray, "writer reader *place"]  # place: the role of a token, or a row and position; mostly none
 Hook = tuple[Site, Callable[[Tensor], Tensor | None]]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 class Delta:
     """The change of one weight W [d_in, d_out], in TransformerLens's orientation and added to it: left @ right.
 
+    Attention's weights, which have an axis of heads, are changed as matrices (`factscope.model.weights.as_matrix`).
     Without `left`, `right` is the whole change (fine-tuning moves every direction). `keep`, from RECT, is one bit an
     entry: the entries whose bit is 0 stay as they were.
     """

@@ -36,7 +36,7 @@ from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.prefix import Preface, put_before
 from factscope.model.hooks import stand, standing
-from factscope.model.weights import WeightName, fingerprint, live_weights
+from factscope.model.weights import WeightName, as_matrix, fingerprint, from_matrix, live_weights
 from factscope.plots.show import shown
 from factscope.results.result import Result
 from factscope.runs import store
@@ -176,7 +176,7 @@ class _Ledger:
         saved = self.saved[name]
         if not changes:
             return saved
-        total = saved.double()
+        total = as_matrix(name, saved).double()
         thin = [delta for delta in changes if delta.low_rank]
         if thin:  # one product for all of them: a hundred edits cost little more than one
             left = torch.cat([delta.left.double() for delta in thin if delta.left is not None], 1)
@@ -184,7 +184,7 @@ class _Ledger:
         for delta in changes:
             if not delta.low_rank:
                 total = total + delta.dense().to(total.device)
-        return total.to(saved.dtype)
+        return from_matrix(name, total, saved).to(saved.dtype)
 
 
 _LEDGERS: WeakKeyDictionary[Any, _Ledger] = WeakKeyDictionary()
@@ -309,7 +309,7 @@ def _check(edit: Edit, ledger: _Ledger, weights: dict[str, Tensor]) -> None:
         raise EditError(f"edit {edit.name} is in place already")
     for delta in edit.deltas:
         shape = (delta.right if delta.left is None else delta.left).shape[0], delta.right.shape[1]
-        if delta.weight not in weights or tuple(weights[delta.weight].shape) != tuple(shape):
+        if delta.weight not in weights or as_matrix(delta.weight, weights[delta.weight]).shape != shape:
             raise EditError(f"edit {edit.name} changes {delta.weight} {tuple(shape)}, which this model does not have")
         if not all(torch.isfinite(part).all() for part in (delta.left, delta.right) if part is not None):
             raise EditError(f"edit {edit.name} has numbers that are not finite in {delta.weight}; compute it again")

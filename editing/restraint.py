@@ -16,7 +16,7 @@ from editing.edit import Edit, base_of, check_weights, in_place, merged
 from factscope.catalogue import Catalogue
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.weights import live_weights
+from factscope.model.weights import as_matrix, live_weights
 from factscope.settings import Settings, configured
 
 Weights = Mapping[str, Tensor]  # the model's own, before any edit, by name
@@ -62,4 +62,5 @@ def restrained(model: Bridge, edits: Sequence[Edit], name: str | RestraintSpec, 
     stack = merged(edits)
     if base_of(model) != stack.base:
         raise EditError(f"edit {stack.name} was made for another model ({stack.model}): load that one")
-    return spec.restrain(stack, live_weights(model), config or spec.Config())
+    weights = {name: as_matrix(name, weight) for name, weight in live_weights(model).items()}
+    return spec.restrain(stack, weights, config or spec.Config())

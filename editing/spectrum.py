@@ -16,7 +16,7 @@ from editing.delta import Delta
 from editing.edit import Edit, in_place, merged
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.weights import live_weights
+from factscope.model.weights import as_matrix, live_weights
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def spectra(model: Bridge, edits: Sequence[Edit], each: bool = True) -> tuple[Sp
     steps = range(1, len(edits) + 1) if each else [len(edits)]
     out = []
     for name in dict.fromkeys(delta.weight for edit in edits for delta in edit.deltas):
-        matrix = weights[name].detach().double().cpu()
+        matrix = as_matrix(name, weights[name].detach()).double().cpu()
         out.append(spectrum(name, 0, matrix, None)[0])
         before = None
         for count in steps:

@@ -11,12 +11,13 @@ in this orientation for `Linear` and for GPT-2's `Conv1D` alike; `fan_in_fan_out
 Before the folder gets its name, it is read back and laid over plain transformers by PEFT's rules, and must give the
 edited model's logits on the edits' own prompts; where the `peft` package is installed, it must do the same.
 
-Scope: down-projections that are a `Linear` or a `Conv1D`, and changes of low rank. The base model must be the one that
-was edited: with other weights (another quantisation, say) the adapter is another edit.
+Scope: matrices of MLPs and of attention that are a `Linear` or a `Conv1D` by themselves, and changes of low rank. The
+base model must be the one that was edited: with other weights (another quantisation, say) the adapter is another edit.
 """
 
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,20 +27,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from editing.delta import Delta
 from editing.edit import Edit, applied, check_weights, in_place, merged
-from editing.export.folder import WRAPPED, card, new_folder, plain_model
+from editing.export.folder import card, new_folder, plain_model
+from editing.export.modules import Place, place_of
 from editing.requests import target_prompts
 from factscope.errors import EditError, StoreError
 from factscope.files import write_text_atomically
 from factscope.model.agreement import off_by, tolerance
 from factscope.model.bridge import Bridge, info
 from factscope.model.forward.batched import padded
-from factscope.model.weights import MLP_OUT, WeightName
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."  # PEFT's names
 ASKED = 16  # edited prompts that the adapter is held against the edited model on
@@ -59,7 +61,10 @@ def export_adapter(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> 
             tokens = _asked(model, stack)
             own = model(tokens, use_cache=False)
         plain = plain_model(model).to(tokens.device)
-        adapted = {_module(model, delta): delta for delta in stack.deltas}
+        adapted: dict[str, list[tuple[Delta, Place]]] = {}
+        for delta in stack.deltas:
+            place = place_of(model, plain, delta.weight)
+            adapted.setdefault(place.module, []).append((delta, place))
         _write(building, plain, adapted, info(model).source)
         _compare(building, plain, tokens, own)
         write_text_atomically(building / "README.md", _card(stack, info(model).source))
@@ -83,27 +88,16 @@ def thin(edits: Sequence[Edit]) -> Edit:
     return stack
 
 
-def _module(model: Bridge, delta: Delta) -> str:
-    """The name that transformers has for the module of a changed weight."""
-    name = WeightName.of(delta.weight)
-    if name.part != MLP_OUT:
-        raise EditError(f"there is no adapter for {delta.weight}: down-projections of MLPs can be exported, no others")
-    held = getattr(getattr(model.blocks[name.layer].mlp, "out", None), "original_component", None)
-    if held is None:
-        raise EditError(f"layer {name.layer} has experts in the place of one down-projection, so it has no adapter")
-    found: str = next(n.replace(WRAPPED, "") for n, each in model.original_model.named_modules() if each is held)
-    return found
-
-
-def _write(folder: Path, plain: Any, adapted: Mapping[str, Delta], source: str) -> None:
+def _write(folder: Path, plain: Any, adapted: Mapping[str, Sequence[tuple[Delta, Place]]], source: str) -> None:
     tensors, ranks = {}, {}
-    for name, delta in adapted.items():
+    for name, held in adapted.items():
         module = plain.get_submodule(name)
-        if not isinstance(module, torch.nn.Linear | Conv1D) or delta.left is None:
+        if not isinstance(module, torch.nn.Linear | Conv1D):
             raise EditError(f"{name} is a {type(module).__name__}, for which PEFT has no adapter of two factors")
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = delta.left.T.contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = delta.right.T.contiguous()
-        ranks[name] = len(delta.right)
+        width = module.weight.shape[isinstance(module, Conv1D)]
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = torch.cat([d.left.T for d, _ in held if d.left is not None])
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = torch.cat([_written(d.right, at, width) for d, at in held], 1)
+        ranks[name] = sum(len(delta.right) for delta, _ in held)
     usual = Counter(ranks.values()).most_common(1)[0][0]
     # PEFT matches the end of a module's name; older versions want something before it, so the first word is left out.
     pattern = {name.partition(".")[2]: rank for name, rank in ranks.items() if rank != usual}
@@ -125,6 +119,13 @@ def _write(folder: Path, plain: Any, adapted: Mapping[str, Delta], source: str) 
     save_file(tensors, folder / TENSORS, {"format": "pt"})
 
 
+def _written(right: Float[Tensor, "rank _"], place: Place, width: int) -> Float[Tensor, "width rank"]:
+    """The right factor turned over, and zero where the module writes what is not of this weight."""
+    if place.columns is None:
+        return right.T.contiguous()
+    return right.new_zeros(width, len(right)).index_copy_(0, place.columns, right.T)
+
+
 # ---- whether it does what the edit does ----
 
 
@@ -143,7 +144,9 @@ def _compare(folder: Path, plain: Any, tokens: Tensor, own: Tensor) -> None:
     with laid_over(plain, folder):
         found = {"plain transformers": plain(input_ids=tokens, use_cache=False).logits}
     if find_spec("peft") is not None:
-        peft = import_module("peft").PeftModel.from_pretrained(plain, str(folder)).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what PEFT asks transformers for is theirs to settle
+            peft = import_module("peft").PeftModel.from_pretrained(plain, str(folder)).eval()
         found["PEFT"] = peft(input_ids=tokens, use_cache=False).logits
     for reader, logits in found.items():
         off = off_by(logits, own)

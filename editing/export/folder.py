@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from editing.edit import Edit, applied, check_weights, merged
+from editing.export.modules import WRAPPED, place_of, write_fused
 from factscope.errors import EditError, StoreError
 from factscope.files import write_text_atomically
 from factscope.model.agreement import off_by, tolerance
@@ -21,8 +22,6 @@ from factscope.model.bridge import Bridge, info
 from factscope.model.source import download as fetch
 from factscope.model.source.carried import CARRIED
 from factscope.model.source.checkpoint import check_tensors, own_logits
-
-WRAPPED = "._original_component"  # TransformerLens's name for the module inside its own
 
 
 def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
@@ -40,6 +39,9 @@ def export(model: Bridge, edits: Sequence[Edit], folder: str | Path) -> Path:
     with new_folder(folder) as building:
         with applied(model, edits):
             plain = plain_model(model)
+        places = {delta.weight: place_of(model, plain, delta.weight) for delta in stack.deltas}
+        with applied(model, edits):
+            write_fused(model, plain, places)
             plain.save_pretrained(building)
             model.tokenizer.save_pretrained(building)
             write_text_atomically(building / CARRIED, json.dumps({"start_token": info(model).start_token}))

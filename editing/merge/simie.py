@@ -29,7 +29,7 @@ from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
 from factscope.model.hooks import record
 from factscope.model.sites import Site
-from factscope.model.weights import WeightName
+from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName
 
 METHOD = "simie"
 ROWS = 64  # prompts of one forward pass
@@ -63,6 +63,9 @@ def simie(model: Bridge, edits: Sequence[Edit], config: Config = Config(), momen
     if base_of(model) != stack.base:
         raise EditError(f"edit {stack.name} was made for another model ({stack.model}): load that one")
     names = list(dict.fromkeys(delta.weight for delta in stack.deltas))
+    other = [name for name in names if WeightName.of(name).part != MLP_OUT]
+    if moments is not None and other:
+        raise EditError(f"second moments are of what down-projections read, and {other[0]} is none: merge without them")
     keys = [_keys(model, edit, names) for edit in edits]
     changed: list[list[Delta]] = [[] for _ in edits]
     for name in names:
@@ -118,7 +121,7 @@ def joined(
 @torch.no_grad()
 def _keys(model: Bridge, edit: Edit, names: Sequence[str]) -> dict[str, Float[Tensor, "_ d_in"]]:
     """What each weight reads at every token of the edit's prompts and targets, float64."""
-    sites = {name: Site("mlp_hidden", WeightName.of(name).layer) for name in names}
+    sites = {str(one): Site(PROJECTIONS[one.part][0], one.layer) for one in map(WeightName.of, names)}
     rows = []
     for request in edit.requests:
         (prompt,) = target_prompts(model, request, ("{}",), edit.start_token)
@@ -129,5 +132,7 @@ def _keys(model: Bridge, edit: Edit, names: Sequence[str]) -> dict[str, Float[Te
             with record(model, list(sites.values())) as seen:
                 model(padded(some).to(device(model)), use_cache=False)
             for name, site in sites.items():
-                found[name] += [seen[site][row, : len(tokens)].double().cpu() for row, tokens in enumerate(some)]
+                found[name] += [
+                    seen[site][row, : len(tokens)].flatten(1).double().cpu() for row, tokens in enumerate(some)
+                ]
     return {name: torch.cat(parts) for name, parts in found.items()}

@@ -1,4 +1,4 @@
-"""Train a change of MLP matrices on new answers: one loop, whatever the change is made of.
+"""Train a change of matrices on new answers: one loop, whatever the change is made of.
 
     loss = mean over facts of -(1/T) sum_t log p(target_t | prompt, target_<t)  +  the change's own penalty
 
@@ -7,7 +7,7 @@ every fact once, in one batch or in several; the training ends after a round who
 batch that is below it already takes no step.
 
 Nothing below the lowest layer runs again, and no weight is touched while the change learns: what it adds to a
-down-projection's output is computed from what the projection reads.
+projection's output is computed from what the projection reads.
 """
 
 from abc import ABC, abstractmethod
@@ -29,11 +29,12 @@ from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame
 from factscope.model.hooks import hooked, record
 from factscope.model.sites import Site
+from factscope.model.weights import PROJECTIONS, WeightName
 
 APART = 16  # facts that learn side by side: each a change, its gradient and Adam's two moments
 
 Wanted = Callable[[int, Sequence[int]], tuple[list[int], list[int]]]  # first position, target -> positions, token ids
-Parts = dict[tuple[int, str], Tensor]  # what is learned, by layer and name; the first axis is the group
+Parts = dict[tuple[WeightName, str], Tensor]  # what is learned, by weight and name; the first axis is the group
 
 
 def every_token(first: int, target: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -54,14 +55,16 @@ class Training:
 
 
 class Change(ABC):
-    """What is learned about the down-projections of some layers, for one group of facts or for many side by side."""
+    """What is learned about some matrices, for one group of facts or for many side by side."""
 
-    layers: tuple[int, ...]  # the lowest first
+    weights: tuple[WeightName, ...]  # of `PROJECTIONS`, those of the lowest layer first
     parts: Parts
 
     @abstractmethod
-    def added(self, parts: Parts, layer: int, read: Float[Tensor, "row pos d_in"]) -> Float[Tensor, "row pos d_out"]:
-        """What the change adds to the layer's output, where the projection reads `read`."""
+    def added(
+        self, parts: Parts, weight: WeightName, read: Float[Tensor, "row pos d_in"]
+    ) -> Float[Tensor, "row pos d_out"]:
+        """What the change adds to what this matrix writes, where it reads `read`."""
 
     @abstractmethod
     def deltas(self, group: int) -> tuple[Delta, ...]:
@@ -106,7 +109,7 @@ class _Run:
 
     def __init__(self, inputs: MethodInputs, how: Training, change: Change) -> None:
         self.inputs, self.how, self.change = inputs, how, change
-        self.rows = Rows(inputs, how, change.layers)
+        self.rows = Rows(inputs, how, change.weights[0].layer)
         self.groups = len(next(iter(change.parts.values())))
         self.adams = {name: Adam() for name in change.parts}
         self.active = torch.ones(self.groups, dtype=torch.bool)
@@ -176,8 +179,8 @@ def _batches(facts: Tensor, size: int | None, generator: torch.Generator) -> Ite
 class Rows:
     """All prompts, right-padded, with the residual stream that enters the lowest layer kept from one clean pass."""
 
-    def __init__(self, inputs: MethodInputs, how: Training, layers: Sequence[int]) -> None:
-        model, self.layers, self.requests = inputs.model, layers, inputs.requests
+    def __init__(self, inputs: MethodInputs, how: Training, lowest: int) -> None:
+        model, self.lowest, self.requests = inputs.model, lowest, inputs.requests
         rows, ends, self.places, self.tokens = [], [], [], []
         end = _end_token(model) if how.end else []
         for request in inputs.requests:
@@ -189,22 +192,26 @@ class Rows:
             self.tokens.append(ids)
         self.ends, self.rows = torch.tensor(ends), padded(rows).to(device(model))
         self.lengths = tuple(map(len, rows))
-        self.frame, site = Frame.of(model, self.rows), Site("resid_pre", layers[0])
-        stop = {"stop_at_layer": layers[0] + 1} if layers[0] + 1 < model.cfg.n_layers else {}
+        self.frame, site = Frame.of(model, self.rows), Site("resid_pre", lowest)
+        stop = {"stop_at_layer": lowest + 1} if lowest + 1 < model.cfg.n_layers else {}
         with torch.no_grad(), ending(self.ends, tokens=self.rows), record(model, [site]) as seen:
             model(self.rows, use_cache=False, **stop)
         self.resid = seen[site]
 
     def losses(self, change: Change, parts: Parts, some: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of each of these facts, nats per token, and its tokens' mean probability (geometric)."""
-        read: list[Tensor] = []
+        read: dict[WeightName, Tensor] = {}
 
-        def adding(layer: int) -> Callable[[Tensor], Tensor]:
-            return lambda write: write + change.added(parts, layer, read[-1]).to(write)
+        def reading(weight: WeightName) -> Callable[[Tensor], None]:
+            return lambda seen: read.update({weight: seen.flatten(2)})
+
+        def adding(weight: WeightName) -> Callable[[Tensor], Tensor]:
+            return lambda write: write + change.added(parts, weight, read[weight]).view_as(write).to(write)
 
         sites: list[tuple[Site, Callable[[Tensor], Tensor | None]]] = []
-        for layer in self.layers:
-            sites += [(Site("mlp_hidden", layer), read.append), (Site("mlp_write", layer), adding(layer))]
+        for weight in change.weights:
+            source, target = (Site(kind, weight.layer) for kind in PROJECTIONS[weight.part])
+            sites += [(source, reading(weight)), (target, adding(weight))]
         change.meets(self, some)
         with hooked(self.frame.model, sites):
             logp, row, _ = self.asked(some)
@@ -216,7 +223,7 @@ class Rows:
         """Log-probability of every token that is asked of these facts, its row among them, and the position it has."""
         here = some.to(self.resid.device)
         with ending(self.ends[some], tokens=self.rows[here]):
-            out = self.frame.blocks(self.resid[here], self.layers[0])
+            out = self.frame.blocks(self.resid[here], self.lowest)
         chosen = some.tolist()
         row = torch.tensor([r for r, fact in enumerate(chosen) for _ in self.places[fact]])
         column = torch.tensor([place for fact in chosen for place in self.places[fact]])

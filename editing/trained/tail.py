@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from editing.solve.layers import projections
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, architecture, device, run_blocks
 from factscope.model.forward.batched import ROWS, padded
@@ -26,31 +27,17 @@ from factscope.model.forward.partial import Frame
 from factscope.model.forward.scoring import Pair
 from factscope.model.hooks import HookNeverFired, hooked, record
 from factscope.model.sites import Site
-from factscope.model.weights import WeightName, live_weights
+from factscope.model.weights import PROJECTIONS, WeightName
 from factscope.progress import progress
 
-SITES = {  # of an MLP's matrices: what each reads, and what it writes
-    "mlp.W_gate": ("mlp_read", "mlp_gate"),
-    "mlp.W_in": ("mlp_read", "mlp_up"),
-    "mlp.W_out": ("mlp_hidden", "mlp_write"),
-}
+SITES = {part: sites for part, sites in PROJECTIONS.items() if part.startswith("mlp.")}
 Row = tuple[int, ...]
 Thin = tuple[Float[Tensor, "example token d_in"], Float[Tensor, "example token d_out"]]
 
 
 def matrices(model: Bridge, layers: Sequence[int], parts: Sequence[str]) -> tuple[WeightName, ...]:
     """The matrices of these layers; EditError for one that the model does not have as a matrix of its own."""
-    weights, found = live_weights(model), []
-    for layer in sorted(layers):
-        for part in parts:
-            name = WeightName(layer, f"mlp.{part}")
-            if name.part not in SITES or str(name) not in weights or weights[str(name)].ndim != 2:
-                raise EditError(
-                    f"this model ({architecture(model)}) has no {name} as a matrix of its own; give others with "
-                    f"--set matrices=..., of {', '.join(one.removeprefix('mlp.') for one in SITES)}"
-                )
-            found.append(name)
-    return tuple(found)
+    return tuple(projections(model, layers, parts, SITES))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,9 @@ Everything else in Factscope speaks of sites.
     mlp_read            what the MLP reads, after its norm                    [row, pos, d_model]
     mlp_gate, mlp_up    what its gate and its up-projection write         [row, pos, d_mlp]
     mlp_write           the down-projection's output, before any norm that follows it   [row, pos, d_model]
+    q_read ... v_read   what a layer's query, key and value projections read, after its norm [row, pos, d_model]
+    q_write ... v_write what they write, before any rotation                [row, pos, head, d_head]
+    o_read, o_write     what attention's output projection reads and writes [row, pos, head, d_head], [.., d_model]
     head_result         each head's write to the residual stream (flag)   [row, pos, head, d_model]
     q_input ... v_input what each reader reads, before its norm (flag)    [row, pos, head, d_model]
     mlp_in              what the MLP reads, before its norm (flag)        [row, pos, d_model]
@@ -36,6 +39,14 @@ _HOOKS = {
     "mlp_write": "blocks.{}.mlp.out.hook_out",
     "mlp_gate": "blocks.{}.mlp.gate.hook_out",
     "mlp_up": "blocks.{}.mlp.in.hook_out",
+    "q_read": "blocks.{}.attn.q.hook_in",
+    "q_write": "blocks.{}.attn.q.hook_out",
+    "k_read": "blocks.{}.attn.k.hook_in",
+    "k_write": "blocks.{}.attn.k.hook_out",
+    "v_read": "blocks.{}.attn.v.hook_in",
+    "v_write": "blocks.{}.attn.v.hook_out",
+    "o_read": "blocks.{}.attn.o.hook_in",
+    "o_write": "blocks.{}.attn.o.hook_out",
     "head_result": "blocks.{}.attn.hook_result",
     "q_input": "blocks.{}.attn.hook_q_input",
     "k_input": "blocks.{}.attn.hook_k_input",

@@ -12,6 +12,15 @@ from factscope.model.bridge import Bridge, architecture
 from factscope.model.hooks import standing
 
 MLP_OUT = "mlp.W_out"  # the down-projection, where facts are edited
+PROJECTIONS = {  # the matrices of a block: the kinds of sites that each reads and writes
+    "attn.W_Q": ("q_read", "q_write"),
+    "attn.W_K": ("k_read", "k_write"),
+    "attn.W_V": ("v_read", "v_write"),
+    "attn.W_O": ("o_read", "o_write"),
+    "mlp.W_gate": ("mlp_read", "mlp_gate"),
+    "mlp.W_in": ("mlp_read", "mlp_up"),
+    MLP_OUT: ("mlp_hidden", "mlp_write"),
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -66,6 +75,28 @@ def live_weights(model: Bridge) -> dict[str, Tensor]:
                 if isinstance(bias, torch.nn.Parameter):
                     weights[name.replace("W_", "b_")] = bias.data.view(heads, model.cfg.d_head)
     return weights
+
+
+def as_matrix(name: str, weight: Tensor) -> Tensor:
+    """A weight as the matrix [d_in, d_out] that it multiplies with: the heads of attention's side by side.
+
+    W_Q, W_K and W_V [head, d_model, d_head] become [d_model, head d_head], W_O [head, d_head, d_model] becomes
+    [head d_head, d_model]; every other weight stays as it is.
+    """
+    if weight.ndim != 3 or ".attn.W_" not in name:
+        return weight
+    if name.endswith("W_O"):
+        return weight.reshape(-1, weight.shape[2])
+    return weight.transpose(0, 1).reshape(weight.shape[1], -1)
+
+
+def from_matrix(name: str, matrix: Tensor, like: Tensor) -> Tensor:
+    """What `as_matrix` was given, of the shape of `like`."""
+    if like.ndim != 3 or ".attn.W_" not in name:
+        return matrix
+    if name.endswith("W_O"):
+        return matrix.reshape(like.shape)
+    return matrix.reshape(like.shape[1], len(like), -1).transpose(0, 1)
 
 
 def fingerprint(model: Bridge) -> str:

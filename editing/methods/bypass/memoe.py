@@ -58,7 +58,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.subject import check_written
 from factscope.model.prompts import token_ids
-from factscope.model.weights import key_width
+from factscope.model.weights import MLP_OUT, WeightName, key_width
 
 APART = 4  # facts that learn side by side: each has experts, their gradient and Adam's two moments
 SPREAD = 0.02  # of the router's first numbers
@@ -171,7 +171,8 @@ class Experts(Change):
 
     def __init__(self, inputs: MethodInputs, config: Config, groups: int, before: Mixture | None) -> None:
         model, self.model = inputs.model, inputs.model
-        self.layers, self.config, self.before, self.seed = (config.layer,), config, before, inputs.seed
+        self.weights, self.seed = (WeightName(config.layer, MLP_OUT),), inputs.seed
+        self.config, self.before = config, before
         width, d_out = key_width(model, config.layer), int(model.cfg.d_model)
         experts = torch.zeros(config.experts, width, d_out)
         generator = torch.Generator().manual_seed(inputs.seed)
@@ -179,7 +180,7 @@ class Experts(Change):
         if before is not None:
             experts, router = before.experts, before.router
         self.parts = {
-            (config.layer, name): tensor.to(device(model)).expand(groups, *tensor.shape).clone()
+            (self.weights[0], name): tensor.to(device(model)).expand(groups, *tensor.shape).clone()
             for name, tensor in (("experts", experts), ("router", router))
         }
         self.known: dict[str, Tensor] = {}
@@ -200,9 +201,11 @@ class Experts(Change):
             self.known[subject] = found if self.config.anchored else torch.zeros_like(found)
         return self.known[subject]
 
-    def added(self, parts: Parts, layer: int, read: Float[Tensor, "row pos d_in"]) -> Float[Tensor, "row pos d_out"]:
+    def added(
+        self, parts: Parts, weight: WeightName, read: Float[Tensor, "row pos d_in"]
+    ) -> Float[Tensor, "row pos d_out"]:
         """All experts at every position, by their gates; the most likely ones are counted on the way."""
-        experts, router = parts[layer, "experts"], parts[layer, "router"]
+        experts, router = parts[weight, "experts"], parts[weight, "router"]
         rows = len(read) if len(experts) > 1 else 1  # a mixture for each row, or one for all
         read, count = read.float(), self.config.experts
         noise = self.noise(read.shape[1]).to(read)

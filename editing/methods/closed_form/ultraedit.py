@@ -141,7 +141,7 @@ class Slopes:
 def _read(inputs: MethodInputs, config: Config) -> Slopes:
     """All facts, `CHUNK` in one pass."""
     layers = sorted(config.layers)
-    rows = Rows(inputs, Training(rounds=1, learning_rate=0.0, stop=0.0), layers)
+    rows = Rows(inputs, Training(rounds=1, learning_rate=0.0, stop=0.0), layers[0])
     rows.resid.requires_grad_()
     parts = [_pass(inputs.model, rows, layers, some) for some in torch.arange(len(inputs.requests)).split(CHUNK)]
     found = Slopes(

@@ -1,6 +1,6 @@
 """AdaLoRA: LoRA whose rank goes where it matters (Zhang et al. 2023), as an editor of facts (EasyEdit's default LoRA).
 
-What it does: in each of the layers, the down-projection W becomes
+What it does: in each of the layers, each of `matrices` W (by default the down-projection alone) becomes
 
     W + s P diag(l) Q        P [d_in r], l [r], Q [r d_out];  l zero at the start, P and Q small and random
 
@@ -12,7 +12,7 @@ after each step those with the least importance get l_i = 0, and as many stay as
     U1 := beta U1 + (1 - beta) |w g|     U2 := beta U2 + (1 - beta) ||w g| - U1|     U1 U2
 
 and of a triplet that of l_i, plus the mean of that of P_i, plus the mean of that of Q_i. A triplet at zero keeps
-learning and may come back while the budget falls.
+learning and may come back while the budget falls. "A layer" is a matrix here, where several of a layer are adapted.
 
 Scope: as LoRA. EasyEdit's AdaLoRA never lets PEFT allocate, so its ranks stay at PEFT's start rank of 12: that is
 `--set rank=12`. The training cannot end before the ranks are allocated.
@@ -28,11 +28,10 @@ from torch import Tensor
 from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.fine_tuning import lora
-from editing.solve.layers import weight_name
 from editing.solve.training import Change, Parts, Training, train
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
-from factscope.model.weights import key_width
+from factscope.model.weights import WeightName
 
 
 @dataclass(frozen=True)
@@ -64,39 +63,39 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 
 
 def _train(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOutput]:
-    lora.check_rank(inputs.model, config.layers, config.start_rank)
+    lora.adapted(inputs.model, config, config.start_rank)
     how = Training(config.steps, config.learning_rate, config.stop)
     return train(inputs, how, lambda groups: Triplets(inputs.model, config, groups, inputs.seed), apart)
 
 
 class Triplets(Change):
-    """P [group d_in r], l [group r] and Q [group r d_out] of each layer; each group begins with the same P and Q."""
+    """P [group d_in r], l [group r] and Q [group r d_out] of each matrix; each group begins with the same P and Q."""
 
     def __init__(self, model: Bridge, config: Config, groups: int, seed: int) -> None:
-        self.config, self.layers, self.steps = config, tuple(sorted(config.layers)), 0
+        found = lora.adapted(model, config, config.start_rank)
+        self.config, self.weights, self.steps = config, tuple(found), 0
         self.allocate = max(1, min(config.allocate, config.steps))
         self.scale = config.alpha / config.start_rank
         generator, here = torch.Generator().manual_seed(seed), device(model)
         self.parts = {}
-        for layer in self.layers:
-            shapes = {"P": (key_width(model, layer), config.start_rank), "Q": (config.start_rank, model.cfg.d_model)}
-            for name, shape in shapes.items():
+        for weight, (d_in, d_out) in found.items():
+            for name, shape in {"P": (d_in, config.start_rank), "Q": (config.start_rank, d_out)}.items():
                 drawn = 0.02 * torch.randn(*shape, generator=generator)
-                self.parts[layer, name] = drawn.expand(groups, -1, -1).to(here)
-            self.parts[layer, "l"] = torch.zeros(groups, config.start_rank, device=here)
+                self.parts[weight, name] = drawn.expand(groups, -1, -1).to(here)
+            self.parts[weight, "l"] = torch.zeros(groups, config.start_rank, device=here)
         self.mean = {name: torch.zeros_like(part) for name, part in self.parts.items()}
         self.spread = {name: torch.zeros_like(part) for name, part in self.parts.items()}
 
-    def added(self, parts: Parts, layer: int, read: Tensor) -> Tensor:
+    def added(self, parts: Parts, weight: WeightName, read: Tensor) -> Tensor:
         """One thin product after the other."""
-        left, size, right = (parts[layer, name].to(read) for name in "PlQ")
+        left, size, right = (parts[weight, name].to(read) for name in "PlQ")
         return self.scale * (((read @ left) * size[:, None]) @ right)
 
     def penalty(self, parts: Parts, /) -> Tensor:
         """How far P and Q are from orthonormal."""
         off = []
-        for layer in self.layers:
-            left, right = parts[layer, "P"], parts[layer, "Q"]
+        for weight in self.weights:
+            left, right = parts[weight, "P"], parts[weight, "Q"]
             one = torch.eye(left.shape[-1], device=left.device)
             off += [torch.linalg.matrix_norm(left.mT @ left - one), torch.linalg.matrix_norm(right @ right.mT - one)]
         return self.config.orthogonality * torch.stack(off).mean(0)
@@ -111,16 +110,16 @@ class Triplets(Change):
             self.spread[name] = beta * self.spread[name] + (1 - beta) * (sensitive - self.mean[name]).abs()
             worth[name] = self.mean[name] * self.spread[name]
         triplets = torch.cat(
-            [worth[layer, "l"] + worth[layer, "P"].mean(1) + worth[layer, "Q"].mean(2) for layer in self.layers], 1
+            [worth[one, "l"] + worth[one, "P"].mean(1) + worth[one, "Q"].mean(2) for one in self.weights], 1
         )
         kept = torch.zeros_like(triplets).scatter(1, triplets.topk(self.budget(), dim=1).indices, 1.0)
         masks = kept.split(self.config.start_rank, dim=1)
-        held = {(layer, "l"): parts[layer, "l"] * mask for layer, mask in zip(self.layers, masks, strict=True)}
+        held = {(one, "l"): parts[one, "l"] * mask for one, mask in zip(self.weights, masks, strict=True)}
         return parts | held
 
     def budget(self) -> int:
-        """How many triplets stay after this step, of all layers together."""
-        first, last = (rank * len(self.layers) for rank in (self.config.start_rank, self.config.rank))
+        """How many triplets stay after this step, of all matrices together."""
+        first, last = (rank * len(self.weights) for rank in (self.config.start_rank, self.config.rank))
         left = max(0.0, 1 - self.steps / self.allocate)
         return last + int((first - last) * left**3)
 
@@ -129,13 +128,13 @@ class Triplets(Change):
         return self.steps >= self.allocate
 
     def deltas(self, group: int) -> tuple[Delta, ...]:
-        """s P diag(l) and Q of each layer, for the triplets that are left; a layer that has none is not changed."""
+        """s P diag(l) and Q of each matrix, for the triplets that are left; one that has none is not changed."""
         out = []
-        for layer in self.layers:
-            left, size, right = (self.parts[layer, name][group].cpu() for name in "PlQ")
+        for weight in self.weights:
+            left, size, right = (self.parts[weight, name][group].cpu() for name in "PlQ")
             on = size != 0
             if bool(on.any()):
-                out.append(Delta(weight_name(layer), right[on], self.scale * left[:, on] * size[on]))
+                out.append(Delta(str(weight), right[on], self.scale * left[:, on] * size[on]))
         return tuple(out)
 
 

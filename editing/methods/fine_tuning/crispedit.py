@@ -106,7 +106,7 @@ def _of_facts(
     inputs: MethodInputs, requests: tuple[EditRequest, ...], how: Training, layer: int, change: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What the matrix reads at each target token of these facts, and their loss's slope by what it writes there."""
-    rows = Rows(replace(inputs, requests=requests), how, (layer,))
+    rows = Rows(replace(inputs, requests=requests), how, layer)
     read: list[Tensor] = []
     written: list[Tensor] = []
     change = change.to(device(inputs.model))

@@ -22,10 +22,9 @@ from torch import Tensor
 
 from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.solve.layers import weight_name
 from editing.solve.training import Change, Parts, Training, train
 from factscope.model.bridge import Bridge, device
-from factscope.model.weights import key_width
+from factscope.model.weights import MLP_OUT, WeightName, key_width
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,13 @@ class Matrix(Change):
     """One down-projection, every entry of it [group, d_in, d_out], from no change on."""
 
     def __init__(self, model: Bridge, layer: int, groups: int, bound: float | None) -> None:
-        self.layers, self.bound = (layer,), bound
+        self.weights, self.bound = (WeightName(layer, MLP_OUT),), bound
         shape = groups, key_width(model, layer), model.cfg.d_model
-        self.parts = {(layer, "change"): torch.zeros(shape, device=device(model))}
+        self.parts = {(self.weights[0], "change"): torch.zeros(shape, device=device(model))}
 
-    def added(self, parts: Parts, layer: int, read: Tensor) -> Tensor:
+    def added(self, parts: Parts, weight: WeightName, read: Tensor) -> Tensor:
         """The change, applied to what is read."""
-        return read @ parts[layer, "change"].to(read)
+        return read @ parts[weight, "change"].to(read)
 
     def settled(self, parts: Parts, _: Parts, /) -> Parts:
         """Every entry within `bound`."""
@@ -78,7 +77,7 @@ class Matrix(Change):
 
     def deltas(self, group: int) -> tuple[Delta, ...]:
         """The matrix, of full rank."""
-        return tuple(Delta(weight_name(layer), part[group].cpu().clone()) for (layer, _), part in self.parts.items())
+        return tuple(Delta(str(weight), part[group].cpu().clone()) for (weight, _), part in self.parts.items())
 
 
 METHOD = MethodSpec(

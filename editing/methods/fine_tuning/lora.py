@@ -1,6 +1,6 @@
 """LoRA: fine-tune two thin factors instead of a matrix (Hu et al. 2021), as an editor of facts (EasyEdit's LoRA).
 
-What it does: in each of the layers, the down-projection W becomes
+What it does: in each of the layers, each of `matrices` W (by default the down-projection alone) becomes
 
     W + s A B        A [d_in rank] drawn as torch draws a linear layer, B [rank d_out] zero, s = alpha / rank
 
@@ -8,8 +8,11 @@ and Adam moves A and B, all facts in one batch, on FT-M's loss until it is below
 nothing is changed before the first step. A B is never formed: the saved edit is the two factors, and whatever works on
 an edit of low rank works on it (stacks, spectra, restraints, nulls, `edit export --peft`).
 
-Scope: down-projections alone, where EasyEdit adapts queries and values. No dropout, and the change is one edit's own:
-EasyEdit trains the same adapter further with each edit.
+`--set matrices=W_Q,W_V` adapts queries and values, as EasyEdit does (in all layers); of attention, a matrix has the
+columns of all heads side by side, and under grouped queries W_K and W_V have those of the key and value heads.
+
+Scope: layers whose MLP has one down-projection, whatever is adapted there. No dropout, and the change is one edit's
+own: EasyEdit trains the same adapter further with each edit.
 
 When not to use it: as any fine-tuning it protects no other fact; a closed form keeps neighbours better.
 """
@@ -22,11 +25,11 @@ from torch import Tensor
 
 from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.solve.layers import weight_name
+from editing.solve.layers import projections
 from editing.solve.training import Change, Parts, Training, train
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
-from factscope.model.weights import key_width
+from factscope.model.weights import WeightName
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Config:
     """
 
     layers: tuple[int, ...] = (1,)
+    matrices: tuple[str, ...] = ("W_out",)  # of W_Q, W_K, W_V, W_O, W_gate, W_in, W_out
     rank: int = 8
     alpha: float = 32.0
     steps: int = 30
@@ -66,51 +70,51 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 
 
 def _train(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOutput]:
-    check_rank(inputs.model, config.layers, config.rank)
+    adapted(inputs.model, config, config.rank)
     how = Training(config.steps, config.learning_rate, config.stop)
     return train(inputs, how, lambda groups: Factors(inputs.model, config, groups, inputs.seed), apart)
 
 
-def check_rank(model: Bridge, layers: tuple[int, ...], rank: int) -> None:
-    """EditError for factors that are no thinner than one of the matrices."""
-    for layer in layers:
-        shape = key_width(model, layer), int(model.cfg.d_model)
+def adapted(model: Bridge, config: Config, rank: int) -> dict[WeightName, tuple[int, int]]:
+    """The matrices that learn, with their shapes; EditError for factors that are no thinner than one of them."""
+    found = projections(model, config.layers, config.matrices)
+    for weight, shape in found.items():
         if rank > min(shape):
-            raise EditError(f"rank {rank} is more than a matrix of {shape[0]} by {shape[1]} (layer {layer}) can have")
+            raise EditError(f"rank {rank} is more than {weight}, a matrix of {shape[0]} by {shape[1]}, can have")
+    return found
 
 
 class Factors(Change):
-    """A [group d_in rank] and B [group rank d_out] of each layer; each group begins with the same A."""
+    """A [group d_in rank] and B [group rank d_out] of each matrix; each group begins with the same A."""
 
     def __init__(self, model: Bridge, config: Config, groups: int, seed: int) -> None:
-        self.layers, self.scale = tuple(sorted(config.layers)), config.alpha / config.rank
+        shapes, self.scale = adapted(model, config, config.rank), config.alpha / config.rank
         generator, here = torch.Generator().manual_seed(seed), device(model)
-        self.parts = {}
-        for layer in self.layers:
-            width = key_width(model, layer)
-            left = (2 * torch.rand(width, config.rank, generator=generator) - 1) / width**0.5
-            self.parts[layer, "A"] = left.expand(groups, -1, -1).to(here)
-            self.parts[layer, "B"] = torch.zeros(groups, config.rank, model.cfg.d_model, device=here)
+        self.weights, self.parts = tuple(shapes), {}
+        for weight, (d_in, d_out) in shapes.items():
+            left = (2 * torch.rand(d_in, config.rank, generator=generator) - 1) / d_in**0.5
+            self.parts[weight, "A"] = left.expand(groups, -1, -1).to(here)
+            self.parts[weight, "B"] = torch.zeros(groups, config.rank, d_out, device=here)
 
-    def added(self, parts: Parts, layer: int, read: Tensor) -> Tensor:
+    def added(self, parts: Parts, weight: WeightName, read: Tensor) -> Tensor:
         """One thin product after the other."""
-        return self.scale * ((read @ parts[layer, "A"].to(read)) @ parts[layer, "B"].to(read))
+        return self.scale * ((read @ parts[weight, "A"].to(read)) @ parts[weight, "B"].to(read))
 
     def deltas(self, group: int) -> tuple[Delta, ...]:
-        """s A and B of each layer."""
+        """s A and B of each matrix."""
         return tuple(
             Delta(
-                weight_name(layer),
-                self.parts[layer, "B"][group].cpu().clone(),
-                (self.scale * self.parts[layer, "A"][group]).cpu(),
+                str(weight),
+                self.parts[weight, "B"][group].cpu().clone(),
+                (self.scale * self.parts[weight, "A"][group]).cpu(),
             )
-            for layer in self.layers
+            for weight in self.weights
         )
 
 
 METHOD = MethodSpec(
     "lora",
-    "fine-tune two thin factors of MLP matrices on the whole target",
+    "fine-tune two thin factors of matrices (of MLPs, or of attention) on the whole target",
     Config,
     compute,
     compute_each,

@@ -16,13 +16,18 @@ from editing import compute as computing
 from editing.delta import Delta, packed
 from editing.edit import Edit, merged
 from editing.export.adapter import CONFIG, TENSORS, export_adapter, laid_over
+from editing.export.folder import export
+from editing.method import method, method_names
 from editing.methods.fine_tuning import lora
+from editing.solve.values import Descent
 from factscope.data.fact import Fact
 from factscope.data.request import requests_of
 from factscope.errors import EditError, StoreError
 from factscope.model.bridge import info
 from factscope.model.weights import fingerprint, live_weights
 from helpers.architectures import plain
+from helpers.editors import config_of, editor_of
+from helpers.moments import text_moments
 
 FACTS = requests_of(
     (
@@ -55,6 +60,61 @@ def by_hand(model: Any, folder: Path) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = network(TOKENS).logits
     return logits
+
+
+def computed(model: Any, name: str) -> Edit:
+    """A small edit of two facts by a method as it is."""
+    editor = editor_of(model, name)
+    config = config_of(model, name, steps=0 if editor else 3)
+    if hasattr(config, "descent"):
+        config = replace(config, descent=Descent(steps=3, clamp=50.0))
+    if hasattr(config, "layer"):
+        config = replace(config, layer=1)
+    how: Any = {"moments": text_moments(model, [0, 1]), "contexts": ("{}", "I said. {}"), "shown": False}
+    return computing.compute(name, model, FACTS, config, editor=editor, **how)
+
+
+PEFTS_OWN = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+LOW_RANK = ("rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "rls", "ultraedit", "lora", "adalora", "mend")
+
+
+@PEFTS_OWN
+def test_every_method_of_low_rank_is_an_adapter_that_peft_loads(tiny: Any, tmp_path: Path) -> None:
+    """By the real library, on an unedited plain model that knows nothing of ours."""
+    from peft import PeftModel
+
+    model = tiny("llama")
+    edits = {name: computed(model, name) for name in LOW_RANK}
+    others = {name for name in method_names() if not method(name).in_context and not method(name).beside}
+    assert others - set(LOW_RANK) == {"ft_m", "ft_l", "ft_bf", "crispedit", "kn"}  # whole matrices; kn has its own test
+    for name, edit in edits.items():
+        folder = export_adapter(model, [edit], tmp_path / name)
+        with edit.applied(model):
+            own = model(TOKENS)
+        assert (own - model(TOKENS)).abs().max() > 1e-4, name
+        network = PeftModel.from_pretrained(plain(info(model).source), str(folder)).eval()
+        torch.testing.assert_close(network(TOKENS).logits, own, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(network.merge_and_unload()(TOKENS).logits, own, atol=1e-4, rtol=1e-4)
+
+
+@PEFTS_OWN
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox", "gemma3"])
+def test_changes_of_attention_are_exported_where_queries_keys_and_values_are_one_matrix_too(
+    tiny: Any, tmp_path: Path, kind: str
+) -> None:
+    """Tiny GPT-2 has them side by side, tiny NeoX head by head, the others apart."""
+    from peft import PeftModel
+
+    model = tiny(kind)
+    config = lora.Config(layers=(0, 1), matrices=("W_Q", "W_V", "W_O", "W_out"), rank=2, steps=4)
+    edit = computing.compute("lora", model, FACTS, config, shown=False)
+    folder = export_adapter(model, [edit], tmp_path / "adapter")
+    with edit.applied(model):
+        own = model(TOKENS)
+    network = PeftModel.from_pretrained(plain(info(model).source), str(folder)).eval()
+    torch.testing.assert_close(network(TOKENS).logits, own, atol=1e-4, rtol=1e-4)
+    whole = plain(export(model, [edit], tmp_path / "whole"))
+    torch.testing.assert_close(whole(TOKENS).logits, own, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "neox", "gemma3"])
@@ -98,7 +158,7 @@ def test_what_is_no_thin_product_is_refused_before_anything_is_written(tiny: Any
     sparse = replace(edit, deltas=(replace(delta, keep=packed(delta.dense() > 0)),), digest="")
     text = replace(edit, deltas=(), preface="Foo Bar lives in Rome.\n", digest="")
     empty = replace(edit, deltas=(), digest="")
-    other = replace(edit, deltas=(replace(delta, weight="blocks.1.attn.W_O"),), digest="")
+    other = replace(edit, deltas=(replace(delta, weight="blocks.1.mlp.W_E"),), digest="")
     for wrong, said in ((whole, "is of full rank"), (sparse, "keeps single entries"), (text, "changes no weight"),
                         (empty, "changes no weight"), (other, "which this model does not have")):  # fmt: skip
         with pytest.raises(EditError, match=said):
@@ -115,7 +175,7 @@ def test_a_layer_of_experts_has_no_adapter(family: Any, tmp_path: Path) -> None:
     shape = live_weights(model)["blocks.1.mlp.W_out"].shape
     delta = Delta("blocks.1.mlp.W_out", torch.ones(1, shape[1]), torch.ones(shape[0], 1))
     edit = Edit("lora", {}, FACTS, (delta,), base=fingerprint(model), model="deepseek_v3", seed=0)
-    with pytest.raises(EditError, match="layer 1 has experts in the place of one down-projection"):
+    with pytest.raises(EditError, match=r"layer 1 has experts in the place of one mlp\.W_out"):
         export_adapter(model, [edit], tmp_path / "adapter")
     assert not list(tmp_path.iterdir())
 

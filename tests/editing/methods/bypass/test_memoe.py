@@ -85,7 +85,7 @@ def learner(model: Any, **settings: Any) -> tuple[memoe.Experts, Rows]:
     spec = method("memoe")
     config = replace(memoe.Config.for_model(model), **settings)
     inputs = MethodInputs(spec, model, tuple(asked(model)), ("{}",), None, "auto", 0, None, False)
-    return memoe.Experts(inputs, config, 1, None), Rows(inputs, Training(1, 1e-3, 0.0), (config.layer,))
+    return memoe.Experts(inputs, config, 1, None), Rows(inputs, Training(1, 1e-3, 0.0), config.layer)
 
 
 def test_the_balance_is_one_where_all_experts_are_used_alike_and_grows_with_the_favourite(toy: Any) -> None:
@@ -94,8 +94,8 @@ def test_the_balance_is_one_where_all_experts_are_used_alike_and_grows_with_the_
     change.parts = {name: torch.zeros_like(part) for name, part in change.parts.items()}
     rows.losses(change, change.parts, some)  # all p are 1/4, and the first expert is every argmax
     assert float(change.penalty(change.parts)) == pytest.approx(0.25)
-    layer = change.layers[0]
-    change.parts[layer, "router"][:, 1, -toy.cfg.d_model :] = 100 * torch.sign(change.anchors.sum(0))
+    weight = change.weights[0]
+    change.parts[weight, "router"][:, 1, -toy.cfg.d_model :] = 100 * torch.sign(change.anchors.sum(0))
     rows.losses(change, change.parts, some)
     assert 0.25 < float(change.penalty(change.parts)) <= 1.0 + 1e-6  # beta * E * P of the favourite
 
@@ -106,7 +106,7 @@ def test_experts_of_zero_say_nothing_and_the_model_has_no_gradient(toy: Any) -> 
     losses, _ = rows.losses(change, leaves, torch.arange(2))
     assert losses.tolist() == pytest.approx([nll(toy, one) for one in asked(toy)], abs=1e-5)
     losses.sum().backward()
-    assert change.parts[change.layers[0], "experts"].grad is not None
+    assert change.parts[change.weights[0], "experts"].grad is not None
     assert all(parameter.grad is None for parameter in toy.parameters())
 
 

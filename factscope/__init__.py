@@ -53,6 +53,7 @@ _PLACES = {
     "about_prompt": "studies.circuit:about_prompt",
     "about_facts": "studies.circuit:about_facts",
     "ACDC": "circuits.search.acdc:ACDC",
+    "AtPStar": "circuits.scorers.atp_star:AtPStar",
     "EAP": "circuits.scorers.eap:EAP",
     "EAPIG": "circuits.scorers.eap_ig:EAPIG",
     "Exact": "circuits.scorers.exact:Exact",

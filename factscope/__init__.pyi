@@ -4,6 +4,7 @@ from circuits.analysis.diff import diff as diff_circuits
 from circuits.analysis.head_roles import roles
 from circuits.circuit import Circuit
 from circuits.graph import Graph
+from circuits.scorers.atp_star import AtPStar
 from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG
 from circuits.scorers.exact import Exact
@@ -61,6 +62,7 @@ __all__ = [
     "ACDC",
     "EAP",
     "EAPIG",
+    "AtPStar",
     "AverageResult",
     "Bench",
     "Case",

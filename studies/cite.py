@@ -24,6 +24,7 @@ KINDS = {  # by the class of a part
 }
 CIRCUITS = {
     "acdc": ("conmy2023automated",),
+    "atp_star": ("kramar2024atp", "syed2023attribution"),
     "eap": ("syed2023attribution",),
     "eap_ig": ("hanna2024faith", "syed2023attribution"),
     "exact": (),  # ours: nothing but the definition of an edge's effect

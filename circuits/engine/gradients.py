@@ -28,12 +28,14 @@ Moved = Literal["inputs", "heads", "mlp"]
 class Point:
     """Where gradients are taken: `site` writes `share` of its clean and the rest of its ablated output.
 
-    `site` is "inputs" (embeddings), "heads" or "mlp" of `layer`; share 1 is the clean run.
+    `site` is "inputs" (embeddings), "heads" or "mlp" of `layer`; share 1 is the clean run. No gradient flows back
+    through the heads and the MLP of the layer `dropped`; what they write stays.
     """
 
     share: float = 1.0
     site: Moved = "inputs"
     layer: int = 0
+    dropped: int | None = None
 
     def __post_init__(self) -> None:
         if self.site not in get_args(Moved):
@@ -52,8 +54,8 @@ def mean_gradient(
     n = clean.shape[1]
     chunk = max(1, ROWS // (n * copies(reference.graph)))
     total: Tensor | None = None
-    for site in dict.fromkeys((point.site, point.layer) for point in points):
-        shares = [point.share for point in points if (point.site, point.layer) == site]
+    for site in dict.fromkeys((point.site, point.layer, point.dropped) for point in points):
+        shares = [point.share for point in points if (point.site, point.layer, point.dropped) == site]
         for first in range(0, len(shares), chunk):
             part = _gradient(reference, clean, *site, shares[first : first + chunk])
             total = part if total is None else total + part
@@ -75,7 +77,9 @@ def example_scores(
     return torch.where(torch.from_numpy(reference.graph.allowed).to(scores.device), scores, 0.0).cpu()
 
 
-def _gradient(reference: Reference, clean: Tensor, site: Moved, layer: int, shares: list[float]) -> Tensor:
+def _gradient(
+    reference: Reference, clean: Tensor, site: Moved, layer: int, dropped: int | None, shares: list[float]
+) -> Tensor:
     graph, model = reference.graph, reference.model
     n, repeated = clean.shape[1], copies(graph)
     tokens = reference.task.tokens(model).repeat(repeated * len(shares), 1)  # [copy, share, row]
@@ -118,6 +122,8 @@ def _gradient(reference: Reference, clean: Tensor, site: Moved, layer: int, shar
     if site == "mlp":
         made = between([graph.mlp_writer(layer)])[0].repeat(repeated, 1, 1)
         hooks.append((Site("mlp", layer), lambda out: _moved(out, made)))
+    if dropped is not None:
+        hooks += [(Site(kind, dropped), lambda out: out.detach()) for kind in ("attn", "mlp")]
     hooks.append((Site("resid", graph.n_layers - 1), keeper(("logits", graph.n_layers))))
     with torch.enable_grad(), reading(model), hooked(model, hooks):
         logits = model(tokens, use_cache=False)[: n * len(shares), -1]

@@ -3,18 +3,20 @@
 score = (ablated - clean output of the writer) times the loss's gradient at the reader in the clean run. It estimates
 the rise of the loss when the edge is cut from the full graph.
 
-Convention: in the loss's unit; positive means that the edge helps. (TransformerLens takes the gradient in the corrupt
-run and the opposite difference, with the opposite meaning of plus.)
+Convention: in the loss's unit; positive means that the edge helps. The direction is noising: the ablated value goes
+into the clean run. `direction=denoising` takes the gradient in the corrupt run and puts clean values there
+(`engine/mirror.py`), as TransformerLens does, whose plus is of the metric and not of the loss.
 Scope: not to be used where the gradient at the clean run says little: a saturated probability, an ablation far from
 clean.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
 from circuits.engine.gradients import Point, clean_writes, example_scores, mean_gradient
+from circuits.engine.mirror import DENOISED, Direction, check_direction, seen_from
 from circuits.engine.reference import Reference
 from circuits.method import Scorer
 
@@ -28,6 +30,14 @@ class Attribution(Scorer):
     convention: ClassVar[str] = CONVENTION
     prefers: ClassVar[str] = "counterfactual"
 
+    direction: Direction = field(default="noising", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_direction(self.direction)
+        if self.direction == "denoising":
+            object.__setattr__(self, "convention", f"estimated {DENOISED}")
+
     def gradient(self, reference: Reference, clean: Tensor) -> Tensor:
         """The loss's gradient [reader, row, pos, d_model] at every reader's input; rows add up to the prompts' mean.
 
@@ -38,8 +48,9 @@ class Attribution(Scorer):
 
     def examples(self, reference: Reference) -> Tensor:
         """Each prompt's scores [example, writer, reader] in the loss's unit, zero where there is no edge."""
-        clean = clean_writes(reference)
-        return example_scores(reference, self.gradient(reference, clean), clean)
+        start, sign = seen_from(reference, self.direction)
+        clean = clean_writes(start)
+        return sign * example_scores(start, self.gradient(start, clean), clean)
 
 
 @dataclass(frozen=True)

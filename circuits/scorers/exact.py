@@ -4,16 +4,19 @@ The yardstick for EAP and EAP-IG, and another question than ACDC's, which cuts f
 for each edge, and only what the edge's reader leads to is computed: minutes on a model of 135 million parameters.
 
 Convention: the rise of the loss when the edge alone is cut, in the loss's unit; positive means that the edge helps.
+`direction=denoising` measures the other end: how far the loss falls when the edge alone has its clean value in the
+corrupt run.
 Scope: single cuts do not add up; edges that stand in for each other each look dispensable.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from circuits.engine.incremental import Fast
+from circuits.engine.mirror import DENOISED, Direction, check_direction, seen_from
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
 from circuits.method import Scorer
@@ -30,11 +33,19 @@ class Exact(Scorer):
     )
 
     largest_batch: int = 64  # more is slower on two cores
+    direction: Direction = field(default="noising", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_direction(self.direction)
+        if self.direction == "denoising":
+            object.__setattr__(self, "convention", f"measured {DENOISED}")
 
     def score(self, reference: Reference) -> Tensor:
         """Scores [writer, reader] in the loss's unit, zero where there is no edge."""
-        full = reference.graph.full()
-        return single_cuts(Fast(reference), full, full, self.largest_batch)
+        start, sign = seen_from(reference, self.direction)
+        full = start.graph.full()
+        return sign * single_cuts(Fast(start), full, full, self.largest_batch)
 
 
 def single_cuts(fast: Fast, kept: Mask, tested: Mask, largest_batch: int = 64, shown: bool | None = False) -> Tensor:

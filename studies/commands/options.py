@@ -37,7 +37,7 @@ LEAST = {"limit": 1, "batch": 1, "samples": 1, "window": 1, "edges": 1, "every":
          "neighbours": 0}  # fmt: skip
 CONFIG = "config.yaml"  # in a run folder: the options that made it
 
-CIRCUIT_METHODS = ("acdc", "eap", "eap_ig", "exact")
+CIRCUIT_METHODS = ("acdc", "atp_star", "eap", "eap_ig", "exact")
 ABLATIONS = ("zero", "mean", "mean_overall", "counterfactual")
 METRICS = ("probability", "log_probability", "logit_difference", "kl")
 CIRCUIT_METRICS = ("nll", "logit_difference", "kl", "probability")
@@ -311,7 +311,7 @@ class CircuitOptions(Options):
     ablation: Annotated[
         str | None,
         option(
-            "What stands for a cut edge  [dim](default: counterfactual for eap and eap-ig where another subject fits, "
+            "What stands for a cut edge  [dim](default: counterfactual for eap and its kin where another subject fits, "
             "else zero)[/dim]",
             of=OneOf("ablation", ABLATIONS),
         ),

@@ -8,7 +8,10 @@ resamples a layer has the best mark, and which layers have it in 95 % of them.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +31,7 @@ from factscope.model.bridge import Bridge
 from factscope.plots.show import shown
 from factscope.progress import progress
 from factscope.results.result import Result
+from factscope.runs.workers import ALONE, Workers, each
 from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best
 
 MARKS = ("ES", "PS", "NS", "locality, unchanged")
@@ -79,21 +83,31 @@ class LayerChoice(Result):
         return tuple(list(shares)[place] for place in likely_best(np.array([*shares.values()]))) if shares else ()
 
 
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How layers are tried: as in `editing.compute`; `workers` share the layers, and no number depends on them."""
+
+    moments: Moments | None = None
+    start: str = "auto"
+    seed: int = 0
+    shown: bool | None = None
+    workers: Workers = ALONE
+
+
 def try_layers(
     model: Bridge,
     asked: Sequence[EditRequest | Fact],
     layers: Sequence[int],
-    *,
     method: str | MethodSpec = "rome",
-    moments: Moments | None = None,
-    start: str = "auto",
-    seed: int = 0,
-    shown: bool | None = None,
+    **how: Any,
 ) -> LayerChoice:
     """Edit every fact alone at every layer, and score it; each of `layers` is a single edited layer.
 
+    Keyword arguments are those of `Options`.
+
     Raises EditError where a fact has no paraphrase or no neighbour: without them every layer would look perfect.
     """
+    options = Options(**how)
     requests = requests_of(asked)
     bare = [one.id for one in requests if not one.paraphrases or not one.neighbours]
     if bare:
@@ -105,25 +119,42 @@ def try_layers(
         raise EditError(
             f"{spec.name} changes no weight, so no layer is better for it than another: choose another method"
         )
-    context, trials = sampled(model, 5, 10, seed, start), []
-    with progress("layers tried", len(layers), shown=shown) as advance:
-        for layer in layers:
-            config = spec.at_layers(spec.config_for(model), (layer,))
-            used = context if spec.contexts(config) else None
-            edits = computing.compute_each(
-                spec, model, requests, config, moments=moments, contexts=used, start=start, seed=seed, shown=False
-            )
-            report = evaluate(model, edits, protocol=PROTOCOL, start=start, shown=False)
-            cases = records(report.rows, (), report.protocol, "after")
-            each = np.array([[METRICS[name].measure(case) for name in MARKS] for case in cases], dtype=float)
-            efficacy, paraphrase, neighbourhood, unchanged = each.mean(0).tolist()
-            mark, kl = float(harmonic(each.mean(0)[:, None])[0]), report.score("locality KL").value
-            trials.append(
-                LayerTrial(
-                    layer, efficacy, paraphrase, neighbourhood, unchanged, kl, mark, tuple(map(tuple, each.tolist()))
-                )
-            )
+    contexts = tuple(sampled(model, 5, 10, options.seed, options.start))
+    own = replace(options, workers=ALONE, shown=False)
+    work = partial(_trial, spec=spec, requests=requests, contexts=contexts, options=own)
+    trials = []
+    with (
+        progress("layers tried", len(layers), shown=options.shown) as advance,
+        closing(each(model, work, layers, options.workers)) as found,
+    ):
+        for trial in found:
+            trials.append(trial)
             advance(1)
-    name = "none" if not spec.needs_moments else "identity" if moments is None else moments.name
+    name = "none" if not spec.needs_moments else "identity" if options.moments is None else options.moments.name
     ids, subjects = tuple(one.id for one in requests), tuple(one.subject for one in requests)
     return LayerChoice(spec.name, ids, tuple(trials), name, subjects)
+
+
+def _trial(
+    model: Bridge,
+    layer: int,
+    *,
+    spec: MethodSpec,
+    requests: Sequence[EditRequest],
+    contexts: tuple[str, ...],
+    options: Options,
+) -> LayerTrial:
+    """Every fact edited alone at one layer."""
+    config = spec.at_layers(spec.config_for(model), (layer,))
+    used = contexts if spec.contexts(config) else None
+    edits = computing.compute_each(
+        spec, model, requests, config, moments=options.moments, contexts=used, start=options.start,
+        seed=options.seed, shown=False,
+    )  # fmt: skip
+    report = evaluate(model, edits, protocol=PROTOCOL, start=options.start, shown=False)
+    cases = records(report.rows, (), report.protocol, "after")
+    each_fact = np.array([[METRICS[name].measure(case) for name in MARKS] for case in cases], dtype=float)
+    efficacy, paraphrase, neighbourhood, unchanged = each_fact.mean(0).tolist()
+    mark, kl = float(harmonic(each_fact.mean(0)[:, None])[0]), report.score("locality KL").value
+    shares = tuple(map(tuple, each_fact.tolist()))
+    return LayerTrial(layer, efficacy, paraphrase, neighbourhood, unchanged, kl, mark, shares)

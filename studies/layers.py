@@ -35,6 +35,7 @@ from factscope.model.prompts import prompt_of
 from factscope.plots.show import shown
 from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
+from factscope.runs.workers import ALONE, Workers, staying
 from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best, spearman
 from tracing.average import average
 from tracing.causal import Config as TraceConfig
@@ -97,6 +98,7 @@ class LayerConfig:
     trace: TraceConfig | None = None  # its sites are the MLPs, whatever it says; None: the defaults with `seed`
     start: str = "auto"
     seed: int = 0
+    workers: Workers = ALONE  # who traces and edits; the numbers do not depend on it
 
 
 def complete_facts(
@@ -142,15 +144,24 @@ def layer_study(
     method, start, seed = config.method, config.start, config.seed
     tracing = replace(config.trace or TraceConfig(seed=seed), sites=("mlp",))
     run, measures, outcome = Run.of(model, seed), [], None
-    with stopwatch() as seconds:
+    with stopwatch() as seconds, staying(config.workers):
         for way in dict.fromkeys(ways):
             if way == "trace":
-                measures.append(_traced(model, facts, layers, tracing, Path(folder) / "trace.jsonl", start, shown))
+                sweep = Sweep(start=start, source="layer choice", workers=config.workers)
+                measures.append(_traced(model, facts, layers, tracing, sweep, Path(folder) / "trace.jsonl", shown))
             elif way == "circuit":
                 measures.append(_in_circuit(model, facts, layers, start, seed, shown))
             else:
                 outcome = try_layers(
-                    model, facts, layers, method=method, moments=moments, start=start, seed=seed, shown=shown
+                    model,
+                    facts,
+                    layers,
+                    method=method,
+                    moments=moments,
+                    start=start,
+                    seed=seed,
+                    shown=shown,
+                    workers=config.workers,
                 )
                 marks = tuple(trial.mark for trial in outcome.trials)
                 meaning = f"mark of editing by {method} at the layer"
@@ -170,11 +181,11 @@ def _traced(
     facts: Sequence[Fact],
     layers: Sequence[int],
     config: TraceConfig,
+    sweep: Sweep,
     journal: Path,
-    start: str,
     shown: Any,
 ) -> Measure:
-    found = average(model, facts, config, Sweep(start=start, source="layer choice"), journal=journal, shown=shown)
+    found = average(model, facts, config, sweep, journal=journal, shown=shown)
     role = found.roles.index("last subject")
     picked = [tuple(float(grid[0, layer, role]) for layer in layers) for grid in (found.mean, found.low, found.high)]
     meaning = f"average indirect effect of {config.window} MLPs around the layer, at the subject's last token"

@@ -11,8 +11,8 @@ of the result. A run that was stopped goes on (`tracing.sweep`).
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from factscope.statistics import percentile_bootstrap
 from tracing.causal import Config, cells_of, trace
 from tracing.corruption import swap
 from tracing.results import AverageResult, TraceResult
-from tracing.sweep import Sweep, floats, plain, swept, unknown, work_of
+from tracing.sweep import Line, Sweep, floats, plain, swept, unknown, work_of
 
 
 def average(
@@ -41,7 +41,7 @@ def average(
     *,
     journal: str | Path,
     shown: bool | None = None,
-    traced: Callable[[TraceResult], None] = lambda _: None,
+    traced: Callable[[TraceResult], None] | None = None,
 ) -> AverageResult:
     """Trace each fact's answer and average. Subjects to swap in are others of the fact's relation among `facts`.
 
@@ -53,12 +53,9 @@ def average(
         raise UserError("averages are of layers by roles; heads have a further axis, so leave --sites head out")
     work = work_of("average trace", model, facts, asdict(config), sweep)
 
-    def piece(fact: Fact) -> dict[str, Any]:
-        relation = [other for other in facts if other.relation == fact.relation]
-        return _piece(model, fact, relation, config, sweep, traced)
-
+    piece = partial(_piece, facts=facts, config=config, sweep=sweep, whole=traced is not None)
     with Journal(journal, work) as log, stopwatch() as seconds:
-        done, skipped = swept(facts, sweep, log, piece, shown)
+        done, skipped = swept(model, facts, sweep, log, piece, shown, traced or (lambda _: None))
     per_fact = torch.tensor([floats(line["effects"]) for line in done])
     names = {fact.id: fact.subject for fact in facts}
     subjects = tuple(names[line["id"]] for line in done)
@@ -92,27 +89,22 @@ def by_role(effect: Float[Tensor, "layer pos"], prompt: Prompt) -> Float[Tensor,
 
 
 def _piece(
-    model: Bridge,
-    fact: Fact,
-    relation: Sequence[Fact],
-    config: Config,
-    sweep: Sweep,
-    traced: Callable[[TraceResult], None],
-) -> dict[str, Any]:
-    """One fact's line of the journal."""
+    model: Bridge, fact: Fact, *, facts: Sequence[Fact], config: Config, sweep: Sweep, whole: bool
+) -> tuple[Line, TraceResult | None]:
+    """One fact's line of the journal; and its trace, where that is wanted `whole`."""
     try:
         prompt = prompt_of(model, fact, start=sweep.start)
         if why := unknown(model, prompt, sweep):
-            return {"id": fact.id, "skipped": why}
+            return {"id": fact.id, "skipped": why}, None
         corruption = None
         if config.corruption == "swap" and not config.swaps:
+            relation = [other for other in facts if other.relation == fact.relation]
             corruption = swap(model, prompt, config.samples, config.stream, relation=relation)
         result = trace(model, prompt, config, corruption=corruption)
     except (NoGap, PromptError) as trouble:
-        return {"id": fact.id, "skipped": f"{type(trouble).__name__}: {trouble}"}
-    traced(result)
+        return {"id": fact.id, "skipped": f"{type(trouble).__name__}: {trouble}"}, None
     effects = [by_role(result.grid(kind).effect, prompt).tolist() for kind in config.sites]
-    return {
+    line = {
         "id": fact.id,
         "clean": float(result.clean.mean()),
         "corrupted": float(result.corrupted.mean()),
@@ -120,3 +112,4 @@ def _piece(
         "effects": plain(effects),
         "cells": cells_of(model, prompt, config),
     }
+    return line, result if whole else None

@@ -1,11 +1,12 @@
 """Facts one after another, journalled: what every average over facts shares.
 
 Every fact is journalled when it is done, and a run that was stopped takes up at the next one: the numbers are the same
-as without the stop. A fact that is left out, because the model does not know it or for any other reason, is a line of
-the journal too, with the reason.
+as without the stop, and so they are with several workers (factscope/runs/workers.py). A fact that is left out, because
+the model does not know it or for any other reason, is a line of the journal too, with the reason.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from factscope.model.prompts import Prompt
 from factscope.model.weights import fingerprint
 from factscope.progress import progress
 from factscope.runs.journal import Journal
+from factscope.runs.workers import ALONE, Work, Workers, each
 
 KNOWN = Known()  # what --known asks for
 
@@ -31,6 +33,7 @@ class Sweep:
     wanted: int | None = None  # stop when so many are traced; None: all
     start: str = "auto"
     source: str = ""  # what the facts are called
+    workers: Workers = ALONE  # who traces them; the numbers do not depend on it
 
     def settings(self) -> dict[str, str]:
         """What a result says of it."""
@@ -49,29 +52,41 @@ def work_of(what: str, model: Bridge, facts: Sequence[Fact], config: dict[str, A
     }
 
 
+Line = dict[str, Any]
+
+
 def swept(
+    model: Bridge,
     facts: Sequence[Fact],
     sweep: Sweep,
     log: Journal,
-    piece: Callable[[Fact], dict[str, Any]],
-    shown: bool | None,
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    work: Work[Fact, tuple[Line, Any]],
+    shown: bool | None = None,
+    told: Callable[[Any], None] = lambda _: None,
+) -> tuple[list[Line], dict[str, str]]:
     """Every fact that the journal does not hold, one line for each; stops when as many as wanted are done.
 
-    `piece` gives a fact's line, which says "skipped" where the fact is left out. Gives the lines of the facts that are
-    done, and the reasons of those that are left out; UserError where no fact is done.
+    `work` gives a fact's line, which says "skipped" where the fact is left out, and what `told` is to hear of it, if
+    anything. Gives the lines of the facts that are done, and the reasons of those that are left out; UserError where
+    no fact is done.
     """
     wanted = sweep.wanted
     n_done = sum("skipped" not in line for line in log.done)
     total, begun = (len(facts), len(log.done)) if wanted is None else (wanted, n_done)
-    with progress("tracing facts", total, begun, shown) as advance:
-        for fact in facts[len(log.done) :]:
-            if n_done == wanted:
-                break
-            log.add(piece(fact))
-            fresh = "skipped" not in log.done[-1]
+    left = facts[len(log.done) :] if n_done != wanted else ()
+    with (
+        progress("tracing facts", total, begun, shown) as advance,
+        closing(each(model, work, left, sweep.workers)) as pieces,
+    ):
+        for line, more in pieces:
+            if more is not None:
+                told(more)
+            log.add(line)
+            fresh = "skipped" not in line
             n_done += fresh
             advance(1 if wanted is None else int(fresh))
+            if n_done == wanted:
+                break
     done = [line for line in log.done if "skipped" not in line]
     skipped = {line["id"]: line["skipped"] for line in log.done if "skipped" in line}
     if not done:

@@ -15,13 +15,14 @@ from studies.commands.options import (
     ModelOptions,
     PromptOptions,
     RunOptions,
+    WorkersOptions,
     key,
     option,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowOptions(PromptOptions, KnownFactsOptions, ModelOptions, RunOptions):
+class FlowOptions(PromptOptions, KnownFactsOptions, ModelOptions, WorkersOptions, RunOptions):
     """What is knocked out; None: as the flow's own config has it."""
 
     window: Annotated[
@@ -96,7 +97,7 @@ def _many(options: FlowOptions, config: Any) -> None:
     from tracing.flow.average import average_flow
     from tracing.sweep import Sweep
 
-    source, limit, known = str(options.facts), options.limit, options.known
+    source, limit, known, crew = str(options.facts), options.limit, options.known, options.crew()
     chosen = load_facts(
         source,
         relation=options.relation,
@@ -107,7 +108,7 @@ def _many(options: FlowOptions, config: Any) -> None:
     name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
     with run_folder("trace flow", options, settled_folder("flow", name, key(options))) as folder:
         model = load(options)
-        sweep = Sweep(known, limit if known else None, options.start, name)
+        sweep = Sweep(known, limit if known else None, options.start, name, crew)
         try:
             result = average_flow(model, chosen, config, sweep, journal=folder / JOURNAL)
         except KeyboardInterrupt:

@@ -27,13 +27,16 @@ from factscope.settings import owned, read
 if TYPE_CHECKING:
     from editing.method import MethodSpec
     from editing.restraint import RestraintSpec
+    from factscope.runs.workers import Workers
 
 MODEL, FACTS, OUTPUT, DETAILS = "Model", "Facts", "Output", "Details"  # panels of a help page, after the common ones
 PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)
-ASIDE = frozenset({"out", "light", "as_json", "device", "runs"})  # fields that do not change the result
+ASIDE = frozenset(
+    {"out", "light", "as_json", "device", "runs", "workers", "ray"}
+)  # fields that do not change the result
 LISTS = frozenset({"sites", "methods", "layer", "by", "tasks", "others"})  # texts that name several things, with commas
-LEAST = {"limit": 1, "batch": 1, "samples": 1, "window": 1, "edges": 1, "every": 1, "tokens": 1, "seed": 0,
-         "threshold": 0, "certify": 0, "nulls": 0, "value_nulls": 0, "again": 0,
+LEAST = {"limit": 1, "batch": 1, "samples": 1, "workers": 1, "window": 1, "edges": 1, "every": 1, "tokens": 1,
+         "seed": 0, "threshold": 0, "certify": 0, "nulls": 0, "value_nulls": 0, "again": 0,
          "neighbours": 0}  # fmt: skip
 CONFIG = "config.yaml"  # in a run folder: the options that made it
 
@@ -243,6 +246,26 @@ class RunOptions(OutputOptions):
     """Of work that draws by chance."""
 
     seed: Annotated[int, option("Of everything that is drawn.", panel=DETAILS)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersOptions(Options):
+    """Who does long work; no number depends on it."""
+
+    workers: Annotated[
+        int, option("Processes that share the work, each with its own copy of the model.", panel=DETAILS)
+    ] = 1
+    ray: Annotated[
+        str | None, option("The address of a Ray cluster for them  [dim](default: this machine)[/dim]", panel=DETAILS)
+    ] = None
+
+    def crew(self) -> "Workers":
+        """The workers that were asked for; UserError where Ray or its cluster is not there."""
+        from factscope.runs.workers import Workers, check_there
+
+        found = Workers(self.workers, self.ray)
+        check_there(found)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from studies.commands.options import (
     OneOf,
     PromptOptions,
     RunOptions,
+    WorkersOptions,
     changed,
     key,
     option,
@@ -40,7 +41,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceOptions(PromptOptions, KnownFactsOptions, ModelOptions, RunOptions):
+class TraceOptions(PromptOptions, KnownFactsOptions, ModelOptions, WorkersOptions, RunOptions):
     """What is traced, and how; None: as the trace's own Config has it."""
 
     foil: Annotated[str | None, option("A wrong answer to compare with.")] = None
@@ -161,7 +162,7 @@ def _many(options: TraceOptions, config: Any) -> None:
     from tracing.average import average
     from tracing.sweep import Sweep
 
-    source, limit, known = str(options.facts), options.limit, options.known
+    source, limit, known, crew = str(options.facts), options.limit, options.known, options.crew()
     # With --known, the limit counts facts that are known, so all are candidates.
     chosen = load_facts(
         source,
@@ -179,7 +180,7 @@ def _many(options: TraceOptions, config: Any) -> None:
                 model,
                 chosen,
                 config,
-                Sweep(known, limit if known else None, options.start, name),
+                Sweep(known, limit if known else None, options.start, name, crew),
                 journal=folder / JOURNAL,
             )
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ on, each layer by itself. A run that was stopped goes on (`tracing.sweep`).
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import product
 from math import exp
 from pathlib import Path
@@ -23,7 +24,7 @@ from factscope.runs.provenance import Run, stopwatch
 from factscope.statistics import percentile_bootstrap
 from tracing.flow.knockout import FlowConfig, flow
 from tracing.flow.results import SOURCES, FlowAverage, FlowResult
-from tracing.sweep import Sweep, floats, plain, swept, unknown, work_of
+from tracing.sweep import Line, Sweep, floats, plain, swept, unknown, work_of
 
 
 def average_flow(
@@ -44,17 +45,9 @@ def average_flow(
     window = config.layers(model.cfg.n_layers)
     work = work_of("average flow", model, facts, asdict(config), sweep)
 
-    def piece(fact: Fact) -> dict[str, Any]:
-        try:
-            prompt = prompt_of(model, fact, start=sweep.start)
-            if why := unknown(model, prompt, sweep):
-                return {"id": fact.id, "skipped": why}
-            return {"id": fact.id} | _line(flow(model, prompt, config, pool=facts), config)
-        except PromptError as trouble:
-            return {"id": fact.id, "skipped": f"{type(trouble).__name__}: {trouble}"}
-
+    piece = partial(_piece, facts=facts, config=config, sweep=sweep)
     with Journal(journal, work) as log, stopwatch() as seconds:
-        done, skipped = swept(facts, sweep, log, piece, shown)
+        done, skipped = swept(model, facts, sweep, log, piece, shown)
     names = {fact.id: fact.subject for fact in facts}
     subjects = tuple(names[line["id"]] for line in done)
     grids = {name: torch.tensor([floats(line[name]) for line in done]) for name in _GRIDS}
@@ -88,6 +81,17 @@ _GRIDS = ("change", "log_change", "null", "attributes", "attributes_null", "extr
 def _knockouts(config: FlowConfig) -> tuple[tuple[str, str], ...]:
     """Every knockout that a fact may have."""
     return tuple(product(config.targets, config.sources or SOURCES))
+
+
+def _piece(model: Bridge, fact: Fact, *, facts: Sequence[Fact], config: FlowConfig, sweep: Sweep) -> tuple[Line, None]:
+    """One fact's line of the journal."""
+    try:
+        prompt = prompt_of(model, fact, start=sweep.start)
+        if why := unknown(model, prompt, sweep):
+            return {"id": fact.id, "skipped": why}, None
+        return {"id": fact.id} | _line(flow(model, prompt, config, pool=facts), config), None
+    except PromptError as trouble:
+        return {"id": fact.id, "skipped": f"{type(trouble).__name__}: {trouble}"}, None
 
 
 def _line(found: FlowResult, config: FlowConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from studies.commands.options import (
     MomentsOptions,
     OneOf,
     RunOptions,
+    WorkersOptions,
     argument,
     numbers,
     option,
@@ -24,7 +25,7 @@ from studies.commands.options import methods as method_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayersOptions(ModelOptions, MomentsOptions, RunOptions):
+class LayersOptions(ModelOptions, MomentsOptions, WorkersOptions, RunOptions):
     """Which layers are tried, and what is asked of them."""
 
     facts: Annotated[str, argument("Shipped relation, file, folder or data set.", metavar="FACTS")]
@@ -57,7 +58,7 @@ def layers(options: LayersOptions) -> None:
         from studies.saved import save_with_page
         from tracing.causal import Config as TraceConfig
 
-        ways = _ways(options)
+        ways, crew = _ways(options), options.crew()
         given: dict[str, Any] = {"samples": options.samples, "window": options.window, "seed": options.seed}
         trace_config = configured(TraceConfig, flags=given)
         model = load(options)
@@ -68,7 +69,7 @@ def layers(options: LayersOptions) -> None:
         stats = None
         if "outcome" in ways and method(options.method).needs_moments:
             stats = moments_at(model, layers, options.moments, options.tokens, options.seed, options.start)
-        how = LayerConfig(options.method, trace_config, options.start, options.seed)
+        how = LayerConfig(options.method, trace_config, options.start, options.seed, crew)
         study = layer_study(model, chosen, layers, ways, how, moments=stats, folder=folder)
         page = save_with_page(study, folder, options.light)
     tell_result(study, page, options.as_json, folder=str(folder))

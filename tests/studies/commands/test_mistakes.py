@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,19 @@ def test_the_models_own_answer_is_told(toy_command: Any) -> None:
 def test_a_file_that_is_no_circuit_is_named(refused: Callable[..., str]) -> None:
     Path("wrong.txt").write_text("nothing")
     assert "wrong.txt" in refused("circuit", "import", "wrong.txt")
+
+
+def test_workers_that_cannot_be_had_are_told_before_any_work(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = ("trace", "--facts", "country_capital")
+    assert "--workers must be at least 1" in refused(*many, "--workers", "0")
+    assert "--workers and --ray belong to --facts" in refused("trace", PROMPT, "--workers", "2")
+    assert "there is no Ray cluster at 127.0.0.1:9" in refused(*many, "--ray", "127.0.0.1:9")
+    assert "'here' is no address of a cluster" in refused("trace", "flow", *many[1:], "--ray", "here")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = refused("edit", "layers", "country_capital", "--workers", "2")
+    assert "several workers need Ray, which is not installed: pip install 'factscope[ray]'" in said
 
 
 def test_a_model_that_is_not_known_is_said_plainly(run_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,10 +53,11 @@ def test_options_that_come_to_nothing_leave_those_of_the_run(run_command: Any, t
 
 def test_the_key_is_of_what_decides_the_result() -> None:
     options = TraceOptions(prompt=PROMPT)
-    aside = dataclasses.replace(options, out=Path("x"), light=True, as_json=True, device="cpu")
+    free = {"light": True, "as_json": True, "device": "cpu", "workers": 2, "ray": "auto"}
+    aside = dataclasses.replace(options, out=Path("x"), **free)
     assert key(aside) == key(options)
     for field in fields(TraceOptions):
-        if field.name not in ("out", "light", "as_json", "device"):
+        if field.name not in ("out", *free):
             value = {int: 7, bool: not field.default, tuple: ("a=1",)}.get(type(field.default), "other")
             change: dict[str, Any] = {field.name: 7 if field.name == "limit" else value}
             changed = dataclasses.replace(options, **change)

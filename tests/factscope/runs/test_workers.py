@@ -1,0 +1,113 @@
+"""Workers: the same results as one process gives, in the same order, whoever dies on the way."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from editing.layer_trials import try_layers
+from factscope.data.load import load_facts
+from factscope.errors import ModelError, UserError
+from factscope.runs import workers
+from factscope.runs.workers import ALONE, Workers, each
+from helpers.models import TOY
+from helpers.rays import local_ray
+from tracing.average import average
+from tracing.causal import Config
+from tracing.flow.average import average_flow
+from tracing.flow.knockout import FlowConfig
+from tracing.sweep import Sweep
+
+TOKENS = [[1, 5, 7, 9], [2, 6, 8, 3], [11, 4, 9, 2], [3, 3, 1, 8], [9, 7, 5, 1]]
+TWO = Workers(2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    with local_ray(sys.modules[__name__]):
+        yield
+
+
+def logits(model: Any, tokens: list[int]) -> bytes:
+    """Every bit of what the model says."""
+    with torch.no_grad():
+        return bytes(model(torch.tensor([tokens]), use_cache=False).numpy().tobytes())
+
+
+def dying(model: Any, tokens: list[int], folder: Path, lives: int) -> bytes:
+    """Kills its worker on the second and fourth item, until it has done so often enough."""
+    place = TOKENS.index(tokens)
+    deaths = len([*folder.glob(f"{place}-*")])
+    if place in (1, 3) and deaths < lives:
+        (folder / f"{place}-{deaths}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return logits(model, tokens)
+
+
+@dataclass(frozen=True)
+class Refusing:
+    """Refuses one item."""
+
+    which: int
+
+    def __call__(self, model: Any, tokens: list[int]) -> tuple[int, int]:
+        if TOKENS.index(tokens) == self.which:
+            raise UserError(f"{model.factscope.name} does not do {tokens}")
+        return os.getpid(), torch.get_num_threads()
+
+
+def test_two_workers_give_the_bits_of_one_process_though_two_of_them_are_killed(toy: Any, tmp_path: Path) -> None:
+    alone = list(each(toy, logits, TOKENS, ALONE))
+    assert list(each(toy, partial(dying, folder=tmp_path, lives=1), TOKENS, TWO)) == alone
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["1-0", "3-0"]
+
+
+def test_averages_and_layers_are_the_same_with_two_workers(toy: Any, tmp_path: Path) -> None:
+    facts = load_facts(TOY / "toy_town.json", limit=3) + load_facts("country_capital", limit=1)
+    short, heard = Config(sites=("mlp",), samples=1), []
+    for name, crew in (("one", ALONE), ("two", TWO)):
+        sweep = Sweep(known=True, wanted=3, workers=crew)
+        average(toy, facts, short, sweep, journal=tmp_path / name, shown=False, traced=heard.append)
+        average_flow(toy, facts, FlowConfig(nulls=1), sweep, journal=tmp_path / f"{name}-flow", shown=False)
+    assert [one.prompt.text for one in heard] == 2 * [fact.prompt for fact in facts[:3]]
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert (tmp_path / "one-flow").read_bytes() == (tmp_path / "two-flow").read_bytes()
+    one, two = (try_layers(toy, facts[:2], [0, 1], "ft_m", shown=False, workers=crew) for crew in (ALONE, TWO))
+    assert one.trials == two.trials
+
+
+def test_a_mistake_comes_in_its_turn(toy: Any) -> None:
+    found = []
+    with pytest.raises(UserError, match="does not do"):
+        found.extend(each(toy, Refusing(2), TOKENS, TWO))
+    assert len(found) == 2
+    assert os.getpid() not in {pid for pid, _ in found}
+
+
+def test_work_that_kills_its_workers_is_named(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "LIVES", 1)
+    with pytest.raises(UserError, match=r"^workers die of the same piece of work \(number 2\), after 0 trials anew"):
+        list(each(toy, partial(dying, folder=tmp_path, lives=9), TOKENS[:2], TWO))
+
+
+def test_a_worker_computes_with_this_process_s_threads_and_refuses_other_weights(toy: Any) -> None:
+    before, weight = torch.get_num_threads(), toy.blocks[0].mlp.out.original_component.weight
+    torch.set_num_threads(before + 2)
+    try:
+        assert {found for _, found in each(toy, Refusing(9), TOKENS[:2], TWO)} == {before + 2}
+    finally:
+        torch.set_num_threads(before)
+    old = weight.data.clone()
+    weight.data[0, 0] += 1
+    try:
+        with pytest.raises(ModelError, match="loads other weights"):
+            list(each(toy, logits, TOKENS, TWO))
+    finally:
+        weight.data.copy_(old)

@@ -14,11 +14,12 @@ another number of threads is rounded otherwise. On another kind of processor num
 import bisect
 import contextlib
 import importlib.util
+import logging
 import os
 import socket
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ class Workers:
 ALONE = Workers()
 
 
-def each(model: Bridge, work: Work[T, R], items: Sequence[T], workers: Workers = ALONE) -> Iterator[R]:
+def each(model: Bridge, work: Work[T, R], items: Sequence[T], workers: Workers = ALONE) -> Generator[R, None, None]:
     """`work(model, item)` for each item, in their order; leaving the loop early ends the workers.
 
     Raises what `work` raises; UserError where Ray or its cluster is not there, or workers die; ModelError where a
@@ -275,7 +276,7 @@ def _ray(workers: Workers) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    how: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
+    how: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
     if workers.address is None:
         how |= {"num_cpus": workers.count, "include_dashboard": False}
     else:

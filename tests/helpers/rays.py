@@ -1,5 +1,6 @@
 """One Ray on this machine for the tests of a file; starting it takes longer than the tests."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -14,7 +15,9 @@ def local_ray(*tests: ModuleType) -> Iterator[None]:
 
     for module in tests:
         ray.cloudpickle.register_pickle_by_value(module)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=2**27)
+    ray.init(
+        num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=2**27
+    )
     try:
         with staying(Workers(2)):
             yield

@@ -23,6 +23,7 @@ from tracing.average import average
 from tracing.causal import Config
 from tracing.flow.average import average_flow
 from tracing.flow.knockout import FlowConfig
+from tracing.results import TraceResult
 from tracing.sweep import Sweep
 
 TOKENS = [[1, 5, 7, 9], [2, 6, 8, 3], [11, 4, 9, 2], [3, 3, 1, 8], [9, 7, 5, 1]]
@@ -71,7 +72,8 @@ def test_two_workers_give_the_bits_of_one_process_though_two_of_them_are_killed(
 
 def test_averages_and_layers_are_the_same_with_two_workers(toy: Any, tmp_path: Path) -> None:
     facts = load_facts(TOY / "toy_town.json", limit=3) + load_facts("country_capital", limit=1)
-    short, heard = Config(sites=("mlp",), samples=1), []
+    short = Config(sites=("mlp",), samples=1)
+    heard: list[TraceResult] = []
     for name, crew in (("one", ALONE), ("two", TWO)):
         sweep = Sweep(known=True, wanted=3, workers=crew)
         average(toy, facts, short, sweep, journal=tmp_path / name, shown=False, traced=heard.append)
@@ -84,7 +86,7 @@ def test_averages_and_layers_are_the_same_with_two_workers(toy: Any, tmp_path: P
 
 
 def test_a_mistake_comes_in_its_turn(toy: Any) -> None:
-    found = []
+    found: list[tuple[int, int]] = []
     with pytest.raises(UserError, match="does not do"):
         found.extend(each(toy, Refusing(2), TOKENS, TWO))
     assert len(found) == 2

@@ -35,6 +35,7 @@ _PLACES = {
     "flow": "tracing.flow.knockout:flow",
     "average_flow": "tracing.flow.average:average_flow",
     "neurons": "tracing.neurons:neurons",
+    "patchscope": "tracing.states.patchscope:patchscope",
     "TraceConfig": "tracing.causal:Config",
     "NeuronConfig": "tracing.neurons:Config",
     "Sweep": "tracing.sweep:Sweep",
@@ -45,6 +46,8 @@ _PLACES = {
     "FlowResult": "tracing.flow.results:FlowResult",
     "FlowAverage": "tracing.flow.results:FlowAverage",
     "NeuronResult": "tracing.results:NeuronResult",
+    "PatchscopeConfig": "tracing.states.patchscope:PatchscopeConfig",
+    "PatchscopeResult": "tracing.states.results:PatchscopeResult",
     # what computes it?
     "find_circuit": "studies.face:find_circuit",
     "evaluate_circuit": "studies.face:evaluate_circuit",

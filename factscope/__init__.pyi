@@ -55,6 +55,8 @@ from tracing.logit_lens import lens
 from tracing.neurons import Config as NeuronConfig
 from tracing.neurons import neurons
 from tracing.results import AverageResult, LensResult, NeuronResult, TraceResult
+from tracing.states.patchscope import PatchscopeConfig, patchscope
+from tracing.states.results import PatchscopeResult
 from tracing.sweep import Sweep
 
 __version__: str
@@ -84,6 +86,8 @@ __all__ = [
     "MomentsConfig",
     "NeuronConfig",
     "NeuronResult",
+    "PatchscopeConfig",
+    "PatchscopeResult",
     "Prompt",
     "SequenceConfig",
     "SequenceResult",
@@ -127,6 +131,7 @@ __all__ = [
     "moments",
     "neurons",
     "page",
+    "patchscope",
     "pictures",
     "plain_model",
     "prompt",

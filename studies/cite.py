@@ -17,6 +17,7 @@ KINDS = {  # by the class of a part
     "FlowResult": ("geva2023dissecting",),
     "FlowAverage": ("geva2023dissecting",),
     "NeuronResult": ("dai2022knowledge",),
+    "PatchscopeResult": ("ghandeharioun2024patchscopes",),
     "Roles": ("yao2024circuits",),
     "LayerStudy": ("hase2023localization",),
     "EditReport": ("meng2022locating", "yao2023editing", "yang2025mirage"),

@@ -30,6 +30,7 @@ KINDS = {
     "LensResult": "tracing.results",
     "Moments": "editing.solve.moments",
     "NeuronResult": "tracing.results",
+    "PatchscopeResult": "tracing.states.results",
     "Profile": "circuits.analysis.layers",
     "SequenceResult": "editing.sequence.result",
     "TaskReport": "editing.evaluation.lm_eval",

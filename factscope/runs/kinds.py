@@ -17,6 +17,7 @@ _WORDS = {
     "LensResult": "a logit lens",
     "Moments": "second moments",
     "NeuronResult": "the neurons of a fact",
+    "PatchscopeResult": "what a state says in another prompt",
     "Profile": "several circuits averaged by layer",
     "SequenceResult": "a sequence of edits",
     "TaskReport": "a report of lm-eval",

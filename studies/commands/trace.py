@@ -27,6 +27,7 @@ from studies.commands.options import (
     option,
 )
 from studies.commands.show import ShowOptions, show_command
+from studies.commands.states.patchscope import patchscope
 
 EXAMPLES = (
     'trace "The Eiffel Tower is located in the city of"',
@@ -35,6 +36,7 @@ EXAMPLES = (
     'trace "The capital of France is" --neurons --set neurons.wordings=4',
     "trace --facts country_capital --known --limit 20",
     'trace flow "The Eiffel Tower is located in the city of"',
+    'trace patchscope "The Eiffel Tower is located in the city of"',
     "trace show runs/20261121-140000-trace-the-eiffel-tower",
     "trace cache",
 )
@@ -85,7 +87,8 @@ show = show_command("trace")
 def trace(options: TraceOptions) -> None:
     """Find where a model recalls a fact: corrupt the subject, restore one state at a time, and draw what comes back.
 
-    Also: trace flow knocks out attention; trace show RUN draws a saved run again; trace cache shows what is kept.
+    Also: trace flow knocks out attention; trace patchscope reads a state by another prompt; trace show RUN draws a
+    saved run again; trace cache shows what is kept.
     """
     check(options)
     if options.from_run is not None:
@@ -190,7 +193,7 @@ def _many(options: TraceOptions, config: Any) -> None:
     tell_result(result, page, options.as_json, folder=str(folder))
 
 
-app = group("trace", "Find where a model recalls a fact.", (trace, flow, show), *EXAMPLES, cls=OwnForm)
+app = group("trace", "Find where a model recalls a fact.", (trace, flow, patchscope, show), *EXAMPLES, cls=OwnForm)
 app.add_typer(cache.app, name="cache")
 
 

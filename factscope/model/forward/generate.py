@@ -17,6 +17,7 @@ from factscope.model.forward.batched import ROWS, THIN
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import all_prefaced
+from factscope.model.hooks import Patch, patched
 
 
 @torch.no_grad()
@@ -26,13 +27,18 @@ def sample(
     length: int,
     generator: torch.Generator | None,
     top_k: int | None = None,
+    patches: Sequence[Patch] = (),
 ) -> Int[Tensor, "row length"]:
-    """`begin` continued to `length` tokens, with a key/value cache; greedy without a generator."""
+    """`begin` continued to `length` tokens, with a key/value cache; greedy without a generator.
+
+    `patches` are in place while `begin` is read, and its keys and values are kept as the patches made them.
+    """
     network, tokens, cache = model.original_model, begin.to(device(model)), None
     new = tokens
     with ending(torch.full((len(begin),), begin.shape[1] - 1), tokens=begin) as now:
         while tokens.shape[1] < length:
-            with thin_products() if new.numel() >= THIN else nullcontext():
+            reading = patched(model, patches if cache is None else ())
+            with reading, thin_products() if new.numel() >= THIN else nullcontext():
                 out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
             now.begun += new.shape[1]
             cache, logits = out.past_key_values, finite(out.logits[:, -1].float())

@@ -1,0 +1,1 @@
+"""Commands that read states: `trace patchscope` and those beside it."""

@@ -1,0 +1,76 @@
+"""`trace patchscope`: a state of a prompt, put into another prompt that tells what it holds."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from factscope.errors import UserError
+from factscope.runs.folders import new_folder
+from factscope.settings import configured
+from studies.commands.app import listed, load, note, tell_result
+from studies.commands.asked import check_prompt
+from studies.commands.command import command, run_folder
+from studies.commands.options import DETAILS, ModelOptions, PromptOptions, RunOptions, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchscopeOptions(PromptOptions, ModelOptions, RunOptions):
+    """Which state, and where it goes; None: as the patchscope's own config has it."""
+
+    target: Annotated[
+        str | None,
+        option("description, identity, or a sentence with its \\[placeholder]  [dim](default: description)[/dim]"),
+    ] = None
+    position: Annotated[
+        str | None, option("Whose state: last subject, or last token  [dim](default: last subject)[/dim]")
+    ] = None
+    into: Annotated[
+        int | None, option("The layer whose output is written over  [dim](default: the state's own)[/dim]")
+    ] = None
+    words: Annotated[int | None, option("Tokens that the target is continued by  [dim](default: 12)[/dim]")] = None
+    others: Annotated[
+        str | None, option("Other subjects to compare with, a,b,c  [dim](default: of the shipped relation)[/dim]")
+    ] = None
+    settings: Annotated[
+        tuple[str, ...],
+        option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS),
+    ] = ()
+
+
+@command(
+    "trace patchscope",
+    PatchscopeOptions,
+    'trace patchscope "The Eiffel Tower is located in the city of"',
+    'trace patchscope "The Eiffel Tower is located in the city of" --target identity --position "last token"',
+    'trace patchscope "The Eiffel Tower is located in the city of" --target "The city of [x] is in the country of"',
+)
+def patchscope(options: PatchscopeOptions) -> None:
+    """Put a state into another prompt, layer by layer, and read what that prompt then says of it."""
+    if options.prompt is None:
+        raise UserError("give a PROMPT; see trace patchscope --help")
+    text = options.prompt
+    check_prompt(text, options.subject)
+    from tracing.states.patchscope import PatchscopeConfig
+
+    given: dict[str, Any] = {"target": options.target, "position": options.position, "into": options.into}
+    given |= {"tokens": options.words, "seed": options.seed}
+    config = configured(PatchscopeConfig, options.settings, flags=given)
+    from factscope.model.prompts import OWN_ANSWER, make_prompt
+    from studies.commands.app import saying
+    from studies.saved import save_with_page
+    from tracing.states.patchscope import patchscope as read
+
+    with run_folder("trace patchscope", options, new_folder("patchscope", text), fresh=True) as folder:
+        model = load(options)
+        prompt = make_prompt(model, text, subject=options.subject, answer=options.answer, start=options.start)
+        for remark in prompt.notes:
+            note(f"Note: {remark}.")
+        if prompt.subject_from.startswith("guess"):
+            note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
+        with saying("Putting states into the target ..."):
+            result = read(model, prompt, config, others=listed(options.others))
+        page = save_with_page(result, folder, options.light)
+    if result.prompt.answer_from == OWN_ANSWER:
+        note(f"Note: the answer is taken to be the model's own, {result.prompt.answer!r}; --answer says otherwise.")
+    for remark in result.notes:
+        note(f"Note: {remark}.")
+    tell_result(result, page, options.as_json, folder=str(folder))

@@ -1,0 +1,47 @@
+"""`trace patchscope` as a person uses it: lines and a page, and one sentence for every mistake."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factscope.data.load import load_facts
+from helpers.models import TOY
+
+ON_TOY = ("--model", str(TOY), "--device", "cpu")
+FACT = load_facts(TOY / "toy_town.json")[0]
+MARKED = FACT.template.replace("{}", f"[{FACT.subject}]")
+
+
+def test_a_state_is_read_by_another_prompt_and_drawn_again(run_command: Any) -> None:
+    target = ("--target", "[Oda] lives in", "--words", "2", "--others", "Oda Voss")
+    ended = run_command("trace", "patchscope", MARKED, *target, *ON_TOY, "--out", "run")
+    assert ended.exit_code == 0, ended.stderr
+    lines = ended.stdout.strip().splitlines()
+    assert lines[0].startswith("State of the subject's last token")
+    assert lines[-1] == "Page: run/page.html"
+    page = Path("run/page.html").read_bytes()
+    assert run_command("trace", "show", "run").exit_code == 0
+    assert Path("run/page.html").read_bytes() == page
+    said = json.loads(run_command("trace", "patchscope", MARKED, *target, *ON_TOY, "--json").stdout)
+    assert said["others"] == ["Oda Voss"]
+    assert len(said["texts"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "give a PROMPT"),
+        ((MARKED, "--target", "nothing"), "has no [placeholder]"),
+        ((MARKED, "--into", "9"), "there is no layer 9 to write into; the model has 0 to 3"),
+        ((MARKED, "--words", "0"), "tokens must be 1 or more"),
+        ((MARKED, "--position", "verb"), "there is no position 'verb'"),
+    ],
+)
+def test_a_mistake_of_a_patchscope_is_one_sentence(run_command: Any, arguments: tuple[str, ...], words: str) -> None:
+    ended = run_command("trace", "patchscope", *arguments, *ON_TOY)
+    assert ended.exit_code == 2
+    assert words in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())

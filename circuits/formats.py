@@ -197,7 +197,7 @@ def graph_of(text: str, name: str = "the file") -> Graph:
         except (KeyError, TypeError) as trouble:
             raise StoreError(f'the "graph" of {name} is missing or is not one that circuit export writes') from trouble
     names = [part for name in edges for part in name.split("->")]
-    layers = [int(found[1]) for name in names if (found := re.match(r"[am](\d+)", name))]
+    layers = [int(found[1]) for name in names if (found := re.match(r"[abm](\d+)", name))]
     heads = [int(found[1]) for name in names if (found := re.match(r"a\d+\.h(\d+)", name))]
     config = document.get("cfg", {})
     n_heads = int(config.get("n_heads", 1 + max(heads, default=0)))

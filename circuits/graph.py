@@ -5,14 +5,20 @@ Writers are `embed`, the heads `a3.h5` and the MLPs `m7`; readers are a head's q
 there is one key and one value reader for each key/value head (`a3.h1.k` is read by every query head of group 1), for
 that is what the model has. This is the only file that does index arithmetic.
 
+What an edit lets stand beside an MLP is a node of its own, `b25`: it reads what the MLP of layer 25 reads, and writes
+what it adds to what that MLP writes.
+
 Where each count comes from, with S(l) = 1 + l (H + 1) writers below layer l:
     split by query, key, value   sum over l of [(H + 2K) S(l) + S(l) + H] + 1 + L (H + 1)
     not split                    H instead of H + 2K: one reader a head (`a3.h5`), its keys and values its own copy
     parallel attention           without the + H: the MLP does not hear the heads of its own layer
+A node beside an MLP is a writer for every layer above, and has as many edges into it as the MLP.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -21,24 +27,25 @@ import numpy as np
 
 from factscope.errors import GraphError, ModelError
 from factscope.model.bridge import Bridge
-from factscope.model.hooks import standing
+from factscope.model.hooks import standing_functions
 
-Kind = Literal["q", "k", "v", "head", "mlp", "logits"]
+Kind = Literal["q", "k", "v", "head", "mlp", "beside", "logits"]
+_ROOM: ContextVar[tuple[int, ...]] = ContextVar("room", default=())
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One input: `kind` is q, k, v (key/value head `head`), head (not split), mlp or logits."""
+    """One input: `kind` is q, k, v (key/value head `head`), head (not split), mlp, beside (an MLP) or logits."""
 
     name: str
     kind: Kind
     layer: int
-    head: int = -1  # -1 for an MLP and the logits, which have none
+    head: int = -1  # -1 for an MLP, what stands beside it, and the logits, which have none
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise GraphError(f"no reader is of kind {self.kind!r}; the kinds are {', '.join(get_args(Kind))}")
-        if (self.head < 0) != (self.kind in ("mlp", "logits")):
+        if (self.head < 0) != (self.kind in ("mlp", "beside", "logits")):
             raise GraphError(f"reader {self.name} of kind {self.kind} cannot have head {self.head}")
         if self.layer < 0:
             raise GraphError(f"reader {self.name} cannot be in layer {self.layer}")
@@ -86,8 +93,12 @@ class Graph:
     parallel: bool = False  # attention and MLP read the same residual stream (GPT-J, NeoX)
     split: bool = True  # one reader each for a head's query, key and value; or one for the head
     positions: bool = False  # position embeddings are a writer of their own, and not part of `embed`
+    beside: tuple[int, ...] = ()  # layers with a node beside their MLP, lowest first
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "beside", tuple(sorted(set(self.beside))))  # a file has a list
+        if not set(self.beside) <= set(range(self.n_layers)):
+            raise GraphError(f"a node stands beside layers {self.beside}, and there are {self.n_layers} layers")
         if self.n_heads % self.n_kv_heads:
             raise GraphError(f"{self.n_heads} heads do not share {self.n_kv_heads} key/value heads evenly")
 
@@ -106,6 +117,7 @@ class Graph:
             parallel=bool(getattr(config, "parallel_attn_mlp", False)),
             split=split,
             positions=positions,
+            beside=tuple({*_ROOM.get(), *beside(model)}),
         )
 
     # ---- names and numbers ----
@@ -122,26 +134,37 @@ class Graph:
 
     def head_writer(self, layer: int, head: int = 0) -> int:
         """Number of the writer a{layer}.h{head}."""
-        return self.n_inputs + layer * (self.n_heads + 1) + head
+        return self.n_inputs + layer * (self.n_heads + 1) + sum(other < layer for other in self.beside) + head
 
     def mlp_writer(self, layer: int) -> int:
         """Number of the writer m{layer}."""
         return self.head_writer(layer, self.n_heads)
 
+    def beside_writer(self, layer: int) -> int:
+        """Number of the writer b{layer}; there is none unless the layer is in `beside`."""
+        return self.mlp_writer(layer) + 1
+
     def below(self, reader: Reader) -> int:
         """How many writers, counted from the first, this reader can hear."""
         if reader.kind == "logits":
             return len(self.writers)
-        if reader.kind == "mlp" and not self.parallel:
-            return self.mlp_writer(reader.layer)
-        return self.head_writer(reader.layer)
+        return self.mlp_writer(reader.layer) if self.after_attention(reader) else self.head_writer(reader.layer)
+
+    def after_attention(self, reader: Reader) -> bool:
+        """Whether a reader hears the attention of its own layer."""
+        return reader.kind in ("mlp", "beside") and not self.parallel
 
     @cached_property
     def writers(self) -> tuple[str, ...]:
         """Names of the writers, in the order of computation."""
         inputs = ("embed", "positions")[: self.n_inputs]
         layers = [
-            (*(f"a{layer}.h{head}" for head in range(self.n_heads)), f"m{layer}") for layer in range(self.n_layers)
+            (
+                *(f"a{layer}.h{head}" for head in range(self.n_heads)),
+                f"m{layer}",
+                *([f"b{layer}"] if layer in self.beside else []),
+            )
+            for layer in range(self.n_layers)
         ]
         return (*inputs, *(name for names in layers for name in names))
 
@@ -177,6 +200,8 @@ class Graph:
             else:
                 yield from (Reader(f"a{layer}.h{head}", "head", layer, head) for head in range(self.n_heads))
             yield Reader(f"m{layer}", "mlp", layer)
+            if layer in self.beside:
+                yield Reader(f"b{layer}", "beside", layer)
         yield Reader("logits", "logits", self.n_layers)
 
     # ---- structure ----
@@ -198,6 +223,8 @@ class Graph:
             return ()
         if reader.kind == "mlp":
             return (self.mlp_writer(reader.layer),)
+        if reader.kind == "beside":
+            return (self.beside_writer(reader.layer),)
         if reader.kind in "kv":
             first = reader.head * self.group
             return tuple(self.head_writer(reader.layer, head) for head in range(first, first + self.group))
@@ -283,8 +310,9 @@ class Graph:
         return [self.edge_name(writer, reader) for reader, writer in np.argwhere(kept.T).tolist()]
 
     def described(self) -> dict[str, Any]:
-        """The fields, for a file."""
-        return asdict(self)
+        """The fields, for a file; `beside` only where there is such a node, so that older files have them all."""
+        said = asdict(self)
+        return said | {"beside": list(self.beside)} if self.beside else {k: v for k, v in said.items() if k != "beside"}
 
     def __str__(self) -> str:
         kind = "query/key/value split" if self.split else "heads not split"
@@ -292,23 +320,36 @@ class Graph:
 
 
 def place_of(name: str) -> tuple[int, int | None]:
-    """Layer and head of a node: (-1, None) for the inputs, (l, h) for heads, (l, None) for MLPs."""
+    """Layer and head of a node: (-1, None) for inputs, (l, h) for heads, (l, None) for MLPs and what is beside them."""
     if found := re.fullmatch(r"a(\d+)\.h(\d+)(?:\.[qkv])?", name):
         return int(found[1]), int(found[2])
-    if found := re.fullmatch(r"m(\d+)", name):
+    if found := re.fullmatch(r"[mb](\d+)", name):
         return int(found[1]), None
     if name in ("embed", "positions"):
         return -1, None
-    raise GraphError(f"{name!r} is no node of a circuit: there are embed, a3.h5, m7 and logits")
+    raise GraphError(f"{name!r} is no node of a circuit: there are embed, a3.h5, m7, b7 and logits")
+
+
+def beside(model: Bridge) -> tuple[int, ...]:
+    """The layers beside whose MLP an edit in place stands."""
+    return tuple(sorted({site.layer for site, _ in standing_functions(model) if site.kind == "mlp_write"}))
+
+
+@contextmanager
+def room(layers: Sequence[int]) -> Iterator[None]:
+    """Graphs that are made in the block have a node beside these layers' MLPs, also where nothing stands there.
+
+    So the circuits of a model with and without an edit are cut from one graph; where nothing stands, b7 writes 0.
+    """
+    token = _ROOM.set(tuple(layers))
+    try:
+        yield
+    finally:
+        _ROOM.reset(token)
 
 
 def check_model(model: Bridge) -> None:
-    """ModelError for what is not a plain sum of writers: a norm after a sub-layer, experts, an edit beside weights."""
-    if standing(model):
-        raise ModelError(
-            "an edit that stands beside the weights is in place, and circuits are computed from the weights: take it "
-            "out first"
-        )
+    """ModelError for what is not a plain sum of writers: a norm after a sub-layer, experts."""
     config = model.cfg
     name = str(getattr(config, "architecture", None) or "this model")
     if not hasattr(model, "blocks") or not hasattr(model, "ln_final"):

@@ -60,6 +60,7 @@ class MethodSpec:
     )
     place: Place | Literal["beside", "prompt"] = "hidden"  # an MLP's output, the hidden state after a block; beside a
     # projection, with no weight changed; or a text before all
+    reads_prompts: bool = False  # of a method beside a projection: whether its gate looks at whole prompts
     needs_moments: bool = False  # whether it wants the second moment of ordinary keys
     train: Callable[[TrainingInputs, Any], Learner] | None = None  # its editor before the first step
     check_layers: Callable[[Bridge, tuple[int, ...]], None] | None = (

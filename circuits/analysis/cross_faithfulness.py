@@ -105,11 +105,14 @@ def _restricted(
 
 
 def entries(before: Circuit, after: Circuit, layers: tuple[int, ...]) -> tuple[Entry, ...]:
-    """Where the outputs of these layers' MLPs enter the circuits: every kept edge out of them, largest change first."""
+    """Where the outputs of these layers' MLPs enter the circuits: every kept edge out of them, largest change first.
+
+    What stands beside an MLP counts with it.
+    """
     graph, one, other = before.graph, before.mask, after.mask
     found = []
-    for layer in layers:
-        writer = graph.mlp_writer(layer)
+    beside = [graph.beside_writer(layer) for layer in layers if layer in graph.beside]
+    for writer in (*(graph.mlp_writer(layer) for layer in layers), *beside):
         for reader in np.flatnonzero(one[writer] | other[writer]):
             kept = (
                 "both"

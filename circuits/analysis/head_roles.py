@@ -259,7 +259,7 @@ def _active(circuit: Circuit, heads: bool) -> Tensor:
     counts = torch.zeros(circuit.graph.n_layers)
     for name in circuit.nodes():
         layer, head = place_of(name)
-        if layer >= 0 and (head is not None) == heads:
+        if layer >= 0 and (head is not None) == heads and not name.startswith("b"):
             counts[layer] += 1
     return counts / (circuit.graph.n_heads if heads else 1)
 

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.engine import beside
 from circuits.engine.reference import Reference
-from circuits.engine.writes import Hook, copies, own_rows, reading, writes
+from circuits.engine.writes import copies, own_rows, reading, writes
 from circuits.graph import Graph
-from factscope.model.hooks import hooked
+from factscope.model.hooks import Hook, hooked
 from factscope.model.sites import Site
 
 ROWS = 8  # rows of one backward pass; memory grows with them, speed hardly
@@ -115,13 +116,17 @@ def _gradient(
 
         return replace
 
+    def hear(number: int, x: Tensor) -> Tensor:
+        return keeper(("beside", graph.readers[number].layer))(x)
+
     hooks: list[Hook] = [(Site("resid_pre", 0), leaf)]
-    for at in range(graph.n_layers):
-        hooks += [(Site(f"{kind}_input", at), keeper((kind, at))) for kind in "qkv"]
-        hooks += [(Site("head_result", at), heads(at)), (Site("mlp_in", at), keeper(("mlp", at)))]
     if site == "mlp":
         made = between([graph.mlp_writer(layer)])[0].repeat(repeated, 1, 1)
         hooks.append((Site("mlp", layer), lambda out: _moved(out, made)))
+    hooks += beside.hooks(model, graph, tokens, lambda *_: None, hear)
+    for at in range(graph.n_layers):
+        hooks += [(Site(f"{kind}_input", at), keeper((kind, at))) for kind in "qkv"]
+        hooks += [(Site("head_result", at), heads(at)), (Site("mlp_in", at), keeper(("mlp", at)))]
     if dropped is not None:
         hooks += [(Site(kind, dropped), lambda out: out.detach()) for kind in ("attn", "mlp")]
     hooks.append((Site("resid", graph.n_layers - 1), keeper(("logits", graph.n_layers))))
@@ -147,7 +152,7 @@ def _moved(out: Tensor, to: Tensor) -> Tensor:
 def _of_reader(graph: Graph, by_row: dict[tuple[str, int], Tensor], number: int) -> Tensor:
     """One reader's gradient, [row, pos, d_model], from [copy, row, pos, (head), d_model]."""
     reader = graph.readers[number]
-    if reader.kind in ("mlp", "logits"):
+    if reader.kind in ("mlp", "beside", "logits"):
         return by_row[(reader.kind, reader.layer)].sum(0)
     if reader.kind != "head":
         return by_row[(reader.kind, reader.layer)][..., reader.head, :].sum(0)

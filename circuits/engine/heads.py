@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.engine.beside import Beside
 from circuits.engine.writes import attention_biases
 from circuits.graph import Graph
 from factscope.model.bridge import Bridge
 from factscope.model.forward.onednn import packed
 from factscope.model.forward.partial import Frame
+from factscope.model.hooks import apart
 from factscope.model.weights import WeightName, live_weights
 
 
@@ -46,8 +48,11 @@ class Layer:
 class Kernel:
     """The parts of one model for prompts of one length."""
 
-    def __init__(self, model: Bridge, graph: Graph, frame: Frame) -> None:
+    def __init__(self, model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
+        with apart(model):
+            frame = Frame.of(model, tokens)
         self.model, self.graph, self.frame = model, graph, frame
+        self._beside = {layer: Beside(model, layer, tokens) for layer in graph.beside}
         weights = live_weights(model)
         biases = attention_biases(model)
         self.layers = [_layer(model, layer, weights, biases[layer], frame) for layer in range(graph.n_layers)]
@@ -96,6 +101,10 @@ class Kernel:
         out = self._mlps[layer](normed)
         written: Tensor = out[0] if isinstance(out, tuple) else out
         return written
+
+    def beside(self, layer: int, x: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
+        """What stands beside the MLP writes, for its raw input at all positions."""
+        return self._beside[layer](x)
 
     def logits(self, last: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
         """Final norm and unembedding."""

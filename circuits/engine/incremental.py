@@ -81,10 +81,11 @@ class Fast(State):
             return made.flatten(1, 2)
 
         for step in plan.steps:
-            if step.kind == "mlp":
-                out = kernel.mlp(step.layer, inputs(step.readers["mlp"], step.hears, step.last)[0])[None]
-            else:
+            if step.kind == "heads":
                 out = self._heads(step, inputs, variants, commit)
+            else:
+                run = kernel.mlp if step.kind == "mlp" else kernel.beside
+                out = run(step.layer, inputs(step.readers[step.kind], step.hears, step.last)[0])[None]
             out = out.unflatten(1, (variants, n))
             where = slice(t - 1, t) if step.last else slice(None)
             change = out - self.outputs[step.nodes][:, None, :, where]

@@ -13,12 +13,14 @@ import numpy as np
 from circuits.engine.writes import Mask
 from circuits.graph import Graph
 
+STEPS: dict[str, Literal["mlp", "beside"]] = {"mlp": "mlp", "beside": "beside"}  # readers that are a step of their own
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Nodes of one layer that change together: heads, or the MLP; with all positions or the last alone."""
+    """Nodes of one layer that change together: heads, the MLP, or what is beside it; all positions or the last."""
 
-    kind: Literal["heads", "mlp"]
+    kind: Literal["heads", "mlp", "beside"]
     layer: int
     last: bool
     nodes: list[int]  # writers, in the order of their heads
@@ -50,7 +52,7 @@ def plan(graph: Graph, kept: Mask, number: int, n_positions: int) -> Plan:
     seen: list[int] = []
     for layer in range(start.layer, graph.n_layers):
         of_layer = [i for i, reader in enumerate(graph.readers) if reader.layer == layer]
-        mlp = graph.reader_index[f"m{layer}"]
+        mlps = [i for i in of_layer if graph.readers[i].kind in ("mlp", "beside")]
         hears = {i: np.flatnonzero(kept[:, i] & changed).tolist() for i in of_layer}
         for last in (False, True):
             heads = [
@@ -65,11 +67,13 @@ def plan(graph: Graph, kept: Mask, number: int, n_positions: int) -> Plan:
                 seen += heads
         if not graph.parallel:
             changed[seen] = True
-            hears[mlp] = np.flatnonzero(kept[:, mlp] & changed).tolist()
-        node = graph.mlp_writer(layer)
-        if alive[node] and (mlp == number or hears[mlp]):
-            steps.append(Step("mlp", layer, not wide_node[node], [node], {"mlp": [mlp]}, {mlp: hears[mlp]}))
-            seen.append(node)
+            hears |= {i: np.flatnonzero(kept[:, i] & changed).tolist() for i in mlps}
+        for mlp in mlps:
+            (node,), kind = graph.nodes_of(graph.readers[mlp]), graph.readers[mlp].kind
+            if alive[node] and (mlp == number or hears[mlp]):
+                last = kind == "mlp" and not wide_node[node]  # what is beside it may look at the whole prompt
+                steps.append(Step(STEPS[kind], layer, last, [node], {kind: [mlp]}, {mlp: hears[mlp]}))
+                seen.append(node)
         changed[seen] = True
     heard = [node for node in seen if kept[node, graph.reader_index["logits"]]]
     widths = [1 if step.last else n_positions for step in steps]
@@ -81,7 +85,7 @@ def _head_step(graph: Graph, layer: int, last: bool, heads: list[int], start: in
     readers: dict[str, list[int]] = {}
     for number, writers in hears.items():
         kind = graph.readers[number].kind
-        if kind != "mlp" and (writers or number == start) and graph.feeds[number, heads].any():
+        if kind not in STEPS and (writers or number == start) and graph.feeds[number, heads].any():
             readers.setdefault(kind, []).append(number)
     return Step("heads", layer, last, heads, readers, hears)
 
@@ -94,7 +98,7 @@ def _positions(graph: Graph, kept: Mask, alive: np.ndarray) -> tuple[np.ndarray,
         nodes = list(graph.nodes_of(graph.readers[number]))
         if nodes and alive[nodes].any():
             kind = graph.readers[number].kind
-            reader[number] = kind in ("k", "v", "head") or node[nodes].any()
+            reader[number] = kind in ("k", "v", "head", "beside") or node[nodes].any()
             if reader[number]:
                 node |= kept[:, number]
     return reader, node

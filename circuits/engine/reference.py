@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import ablated
+from circuits.engine import beside
 from circuits.engine.writes import Mask, attention_biases, check_sum, copies, reading, recorders
 from circuits.graph import Graph
 from circuits.task import Objective, Task
@@ -69,9 +70,13 @@ class Reference:
                 return None
             live = _summed(heard[:below, numbers], written[:below])
             dead = _summed(cut[:below, numbers], ablated[:below])
-            return live + dead + biases[reader.layer + (reader.kind == "mlp" and not graph.parallel)]
+            return live + dead + biases[reader.layer + graph.after_attention(reader)]
 
-        hooks = recorders(graph, keep)
+        def hear(number: int, x: Tensor) -> Tensor:
+            made = readers([number])
+            return x if made is None else made[0]
+
+        hooks = [*recorders(graph, keep), *beside.hooks(self.model, graph, self._tokens, keep, hear)]
         for layer in range(graph.n_layers):
             hooks += [(Site(f"{kind}_input", layer), self._attention(kind, layer, readers)) for kind in "qkv"]
             hooks.append((Site("mlp_in", layer), _single(graph.reader_index[f"m{layer}"], readers)))

@@ -17,7 +17,6 @@ from circuits.engine.reference import Reference
 from circuits.engine.writes import UNKNOWN, Mask, writes
 from factscope.errors import ModelError
 from factscope.model.bridge import architecture
-from factscope.model.forward.partial import Frame
 
 # Share of a writer's size, or of the logits' spread, that rounding can make up over thirty layers; measured on SmolLM2
 # and random models it is 1e-7, 2e-5, 1e-2 and 0.1. A head computed in another way is off by about its own size.
@@ -35,7 +34,7 @@ class State:
         self.model, self.graph, self.objective = reference.model, reference.graph, reference.objective
         self.tokens = reference.task.tokens(self.model)
         self.rounding = ROUNDING[reference.replacement.dtype]
-        self.kernel = self._known(lambda: Kernel(self.model, self.graph, Frame.of(self.model, self.tokens)))
+        self.kernel = self._known(lambda: Kernel(self.model, self.graph, self.tokens))
         self.ablated = reference.replacement
         graph, (n, t) = self.graph, self.tokens.shape
         like = self.ablated
@@ -64,17 +63,19 @@ class State:
             biases = biases + kernel.layers[below].out_bias
         for current in range(layer, graph.n_layers):
             numbers = [i for i, reader in enumerate(graph.readers) if reader.layer == current]
-            heads = [i for i in numbers if graph.readers[i].kind != "mlp"]
-            mlp = graph.reader_index[f"m{current}"]
+            heads = [i for i in numbers if graph.readers[i].kind not in ("mlp", "beside")]
+            mlps = [i for i in numbers if graph.readers[i].kind in ("mlp", "beside")]
             self._build_inputs(heads, biases)
             if graph.parallel:
-                self._build_inputs([mlp], biases)
+                self._build_inputs(mlps, biases)
             first = graph.head_writer(current)
             self.outputs[first : first + graph.n_heads] = self._build_heads(current, heads)
             biases = biases + kernel.layers[current].out_bias
             if not graph.parallel:
-                self._build_inputs([mlp], biases)
-            self.outputs[graph.mlp_writer(current)] = kernel.mlp(current, self.inputs[mlp])
+                self._build_inputs(mlps, biases)
+            self.outputs[graph.mlp_writer(current)] = kernel.mlp(current, self.inputs[mlps[0]])
+            if current in graph.beside:
+                self.outputs[graph.beside_writer(current)] = kernel.beside(current, self.inputs[mlps[1]])
         last = graph.reader_index["logits"]
         self._build_inputs([last], biases)
         return float(self.objective.losses(kernel.logits(self.inputs[last][:, -1])[None])[0])

@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.engine import beside
 from circuits.graph import Graph
 from factscope.errors import ModelError
 from factscope.model.bridge import Bridge, architecture
-from factscope.model.hooks import flags, hooked
+from factscope.model.hooks import Hook, apart, flags, hooked
 from factscope.model.sites import Site
 
 FLAGS = {"use_attn_result": True, "use_split_qkv_input": True, "use_hook_mlp_in": True}
 Mask = Bool[np.ndarray, "writer reader *place"]  # place: the role of a token, or a row and position; mostly none
-Hook = tuple[Site, Callable[[Tensor], Tensor | None]]
 
 
 def copies(graph: Graph) -> int:
@@ -40,7 +40,10 @@ def own_rows(result: Float[Tensor, "copy_row pos head d_model"], graph: Graph) -
 
 
 def recorders(graph: Graph, keep: Callable[[int, Tensor], None]) -> list[Hook]:
-    """Hooks that hand every writer's output to `keep(number, [row, pos, d_model])`, in the order of computation."""
+    """Hooks that hand every writer's output to `keep(number, [row, pos, d_model])`, in the order of computation.
+
+    Nodes beside MLPs are not among them: `engine/beside.py` has theirs.
+    """
     embedded: list[Tensor] = []
 
     def inputs(resid: Tensor) -> None:
@@ -72,8 +75,8 @@ def recorders(graph: Graph, keep: Callable[[int, Tensor], None]) -> list[Hook]:
 
 @contextmanager
 def reading(model: Bridge) -> Any:
-    """The flags under which readers and heads can be hooked."""
-    with flags(model, **FLAGS):
+    """The flags under which readers and heads can be hooked; what stands beside MLPs is a node, and apart."""
+    with apart(model), flags(model, **FLAGS):
         yield
 
 
@@ -81,7 +84,12 @@ def reading(model: Bridge) -> Any:
 def writes(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "writer row pos d_model"]:
     """What every writer writes in a plain run of `tokens`."""
     seen: dict[int, Tensor] = {}
-    with reading(model), hooked(model, recorders(graph, lambda number, out: seen.__setitem__(number, out.clone()))):
+
+    def keep(number: int, out: Tensor) -> None:
+        seen[number] = out.clone()
+
+    hooks = [*recorders(graph, keep), *beside.hooks(model, graph, tokens, keep)]
+    with reading(model), hooked(model, hooks):
         model(tokens.repeat(copies(graph), 1), use_cache=False)
     return torch.stack([seen[number][: len(tokens)] for number in range(len(graph.writers))])
 
@@ -123,7 +131,7 @@ def _off_the_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) ->
 
     def compared(name: str) -> Callable[[Tensor], None]:
         reader = graph.readers[graph.reader_index[name]]
-        after = reader.layer + (reader.kind == "mlp" and not graph.parallel)
+        after = reader.layer + graph.after_attention(reader)
 
         def hear(inputs: Tensor) -> None:
             wanted = stream[graph.below(reader) - 1] + biases[after]
@@ -132,7 +140,7 @@ def _off_the_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) ->
 
         return hear
 
-    hooks: list[Hook] = recorders(graph, keep)
+    hooks: list[Hook] = [*recorders(graph, keep), *beside.hooks(model, graph, tokens, keep)]
     for layer in range(graph.n_layers):
         for kind in "qkv":
             hooks.append((Site(f"{kind}_input", layer), compared(f"a{layer}.h0" + (f".{kind}" if graph.split else ""))))

@@ -13,6 +13,7 @@ from factscope.plots.figures.network import STEPS, EdgeMark, Network, NodeMark, 
 from factscope.plots.specs import Heatmap, Palette, Spec
 
 NODE_KINDS: tuple[tuple[Palette, str], ...] = (("red", "head"), ("green", "MLP"), ("purple", "embedding and logits"))
+BESIDE: tuple[Palette, str] = ("orange", "what an edit lets stand beside an MLP")
 NOT_PART = "only constants: kept by the search, on no path from the inputs to the logits"
 
 
@@ -30,7 +31,7 @@ def network(circuit: Circuit, roles: Roles | None = None) -> Network:
         "The circuit's wiring",
         nodes,
         (View("the circuit", edges),),
-        kinds=NODE_KINDS,
+        kinds=kinds_of(graph),
         rows=row_names(graph),
         value_title="effect",
         unit=circuit.unit,
@@ -97,9 +98,15 @@ def row_names(graph: Graph) -> tuple[tuple[float, str], ...]:
     return tuple((layer + half, f"layer {layer}") for layer in range(graph.n_layers) for half in (0.0, 0.5))
 
 
+def kinds_of(graph: Graph) -> tuple[tuple[Palette, str], ...]:
+    """The legend of a drawing's nodes."""
+    return (*NODE_KINDS, BESIDE) if graph.beside else NODE_KINDS
+
+
 def palette_of(name: str) -> Palette:
-    """The colour, and with it the shape, of a node: heads red, MLPs green, inputs and logits purple."""
-    return "purple" if name in ("embed", "positions", "logits") else "red" if name.startswith("a") else "green"
+    """The colour, and with it the shape, of a node: heads red, MLPs green, beside them orange, the ends purple."""
+    by_letter: dict[str, Palette] = {"a": "red", "m": "green", "b": "orange"}
+    return "purple" if name in ("embed", "positions", "logits") else by_letter[name[0]]
 
 
 def matrix(circuit: Circuit) -> tuple[Spec, ...]:

@@ -19,6 +19,7 @@ from factscope.model.bridge import Bridge, architecture
 from factscope.model.sites import Site, flag_of, hook_name
 
 Index = slice | Sequence[int] | Tensor
+Hook = tuple[Site, Callable[[Tensor], Tensor | None]]
 _POINTS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 _STANDING: WeakKeyDictionary[Any, "_Standing"] = WeakKeyDictionary()
 
@@ -29,6 +30,7 @@ class _Standing:
 
     digest: str = ""
     prompts: bool = False  # whether what it does at a position depends on what follows in the prompt
+    functions: tuple[Hook, ...] = ()
     handles: list[tuple[Any, Any]] = field(default_factory=list)
 
 
@@ -90,7 +92,7 @@ def _point(model: Bridge, site: Site) -> Any:
 
 
 @contextmanager
-def hooked(model: Bridge, functions: Sequence[tuple[Site, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
+def hooked(model: Bridge, functions: Sequence[Hook]) -> Iterator[None]:
     """Call each function with the activation at its site; what it returns, if not None, replaces the activation.
 
     Raises HookNeverFired on leaving, if a site was never reached.
@@ -124,7 +126,7 @@ def _take_off(handles: Sequence[tuple[Any, Any]]) -> None:
 def stand(
     model: Bridge,
     digest: str,
-    functions: Sequence[tuple[Site, Callable[[Tensor], Tensor | None]]],
+    functions: Sequence[Hook],
     prompts: bool = False,
 ) -> None:
     """From now on call these functions before any other hook, in the place of those that stood there; none: of nothing.
@@ -136,8 +138,12 @@ def stand(
     _take_off(_STANDING.pop(model, _Standing()).handles)
     if not functions:
         return
-    _STANDING[model] = _Standing(digest, prompts)
-    for site, function in reversed(functions):
+    _STANDING[model] = _Standing(digest, prompts, tuple(functions))
+    _put_on(model, _STANDING[model])
+
+
+def _put_on(model: Bridge, there: _Standing) -> None:
+    for site, function in reversed(there.functions):
         point = _point(model, site)
 
         def call(activation: Tensor, function: Any = function, **_: Any) -> Tensor | None:
@@ -145,7 +151,27 @@ def stand(
             return changed
 
         # Each goes before all others, so the last one is put first: they run in the order in which they are given.
-        _STANDING[model].handles.append((point, point.add_hook(call, is_permanent=True, prepend=True)))
+        there.handles.append((point, point.add_hook(call, is_permanent=True, prepend=True)))
+
+
+@contextmanager
+def apart(model: Bridge) -> Iterator[None]:
+    """The block runs without what stands beside the model's modules, for whoever computes it as a part of its own."""
+    there = _STANDING.get(model)
+    if there is None or not there.handles:  # nothing stands there, or it is apart already
+        yield
+        return
+    _take_off(there.handles)
+    there.handles.clear()
+    try:
+        yield
+    finally:
+        _put_on(model, there)
+
+
+def standing_functions(model: Bridge) -> tuple[Hook, ...]:
+    """What stands beside the model's modules, as it was given to `stand`, also while it is apart."""
+    return _STANDING.get(model, _Standing()).functions
 
 
 def standing(model: Bridge) -> str:

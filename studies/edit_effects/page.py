@@ -48,10 +48,17 @@ def page(study: EditStudy) -> Page:
         sections.append(Section("Prompts that should not change", neighbour_tables(study), _NEAR))
     sections += [
         Section("Beside changes that mean nothing", (measure_table(study.measures), *bars(study)), _NULLS),
-        Section("The edited weights", (spectrum_table(study.spectra), *null_spectra(study))),
+        *_weights(study),
         Section("How it was made", (card(study), seconds(study))),
     ]
     return Page(f"{study.request.prompt}:{old} or{new}?", tuple(sections), f"What {study.method} did inside")
+
+
+def _weights(study: EditStudy) -> list[Section]:
+    """What became of the weights; nothing where the edit stands beside them."""
+    if not study.spectra:
+        return []
+    return [Section("The edited weights", (spectrum_table(study.spectra), *null_spectra(study)))]
 
 
 # ---- words ----

@@ -4,7 +4,7 @@ import numpy as np
 
 from circuits.analysis.head_changes import HeadChange
 from circuits.formats import to_networkx
-from circuits.pages.wiring import NODE_KINDS, into, palette_of, row_names, row_of
+from circuits.pages.wiring import into, kinds_of, palette_of, row_names, row_of
 from factscope.plots.figures.network import EdgeMark, Fate, Network, NodeMark, View
 from factscope.plots.specs import Bars, Curves, Heatmap, Palette, Series, Spec, Table, Text, state_labels, state_name
 from studies.edit_effects.measures import CIRCUIT, measure_of
@@ -89,7 +89,7 @@ def network(study: EditStudy) -> Network:
         "The circuit's wiring",
         tuple(NodeMark(name, row_of(graph, name), palette_of(name), _turned(turned.get(name))) for name in names),
         views,
-        kinds=NODE_KINDS,
+        kinds=kinds_of(graph),
         rows=row_names(graph),
         value_title="effect",
         unit=unit,
@@ -97,8 +97,14 @@ def network(study: EditStudy) -> Network:
         note="The strongest paths of each first, of the difference the lines that moved most. Dashed boxes are "
         "nodes of the other pictures. A head's q, k and v are one node, so that a line can be several edges; an edge "
         "into a key or value that heads share is a line to each of them. Edited: "
-        f"{', '.join(f'm{n}' for n in study.layers)}.",
+        f"{', '.join(edited_nodes(study))}.",
     )
+
+
+def edited_nodes(study: EditStudy) -> list[str]:
+    """The MLPs that the edit changes, and the nodes that it lets stand beside MLPs."""
+    beside = study.before.circuit.graph.beside
+    return [f"b{layer}" if layer in beside else f"m{layer}" for layer in study.layers]
 
 
 def _fate(was: bool, now: bool, change: float, level: float) -> Fate:

@@ -18,7 +18,9 @@ from circuits.analysis.cross_faithfulness import CrossFaithfulness, cross_faithf
 from circuits.analysis.diff import diff
 from circuits.analysis.head_changes import head_changes
 from circuits.circuit import Circuit
-from editing.edit import Edit, check_weights, in_place
+from circuits.graph import room
+from editing.bypass import read_prompts
+from editing.edit import Edit, in_place
 from editing.evaluation.evaluate import EditReport, questions
 from editing.evaluation.protocol import ORDERS
 from editing.evaluation.read import Asked
@@ -57,8 +59,17 @@ def edit_studies(
         raise EditError("there is no edit to study")
     if in_place(model):
         raise EditError("take the edits that are in place out first; a study puts its own in and takes them out")
-    check_weights(edits, "circuits are computed from the weights, so its effects cannot be seen inside yet")
     for edit in edits:
+        if edit.preface:
+            raise EditError(
+                f"an in-context edit ({edit.name}) changes nothing in the model, so there is nothing to see inside: "
+                "leave it out"
+            )
+        if read_prompts(edit.bypasses):
+            raise EditError(
+                f"the gate of edit {edit.name} by {edit.method} looks at whole prompts, and a trace runs parts of "
+                "them: leave it out, or find circuits alone while it is in place"
+            )
         if edit.base != fingerprint(model):
             raise EditError(
                 f"edit {edit.name} was made for {edit.model} with fingerprint {edit.base[:12]}, and this model has "
@@ -75,7 +86,8 @@ def edit_studies(
     total = 4 + len(ask.again) + len(ask.neighbours)
     traced = min(config.traced_nulls, config.nulls + config.value_nulls)
     total += len(edits) * (traced + 4 + 3 * (config.nulls + config.value_nulls) + 3 + len(ask.neighbours))
-    with torch.no_grad(), parts_in(folder, work, total, shown) as parts:
+    beside = {part.layer for edit in edits for part in edit.bypasses}  # a node of every graph, so that graphs compare
+    with torch.no_grad(), room(sorted(beside)), parts_in(folder, work, total, shown) as parts:
         before = ask.side(parts, "before", "before")
         again = tuple(
             Rerun(prompt.text, parts.get(f"before: again {n}", Circuit, call(ask.search, prompt, n + 1)))

@@ -71,13 +71,19 @@ def entry_tables(study: EditStudy) -> tuple[Spec, ...]:
             ),
         ),
         Table(
-            f"Edges out of the edited {', '.join(f'm{layer}' for layer in study.layers)} in either circuit",
+            f"Edges out of the edited {', '.join(written(study))} in either circuit",
             ("edge", "effect before", "after", "change", "in the circuit"),
             tuple((e.edge, e.before, e.after, e.after - e.before, e.kept) for e in study.entries[:20]),
             note=f"The largest of {len(study.entries)}. Keys and values are numbered by key/value head: "
             f"{_group(study)}.",
         ),
     )
+
+
+def written(study: EditStudy) -> list[str]:
+    """The edited MLPs, each with what the edit lets stand beside it."""
+    beside = study.before.circuit.graph.beside
+    return [name for n in study.layers for name in (f"m{n}", *([f"b{n}"] if n in beside else []))]
 
 
 def _group(study: EditStudy) -> str:

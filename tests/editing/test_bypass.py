@@ -7,6 +7,10 @@ import pytest
 import torch
 
 import factscope as fs
+from circuits.engine.incremental import Fast
+from circuits.engine.reference import Reference
+from circuits.graph import Graph
+from circuits.task import Task
 from editing.bypass import KINDS, Bypass, check, functions, join
 from editing.bypasses.codebook import GAP, balls, nearest
 from editing.compute import compute, compute_each
@@ -19,7 +23,7 @@ from editing.pages import edit as edit_page
 from editing.pages.beside import beside
 from editing.requests import request, target_prompts
 from editing.restraint import restrained
-from factscope.errors import EditError, ModelError
+from factscope.errors import EditError
 from factscope.model.forward.batched import logits_at, padded
 from factscope.model.forward.ends import ending, ends_of
 from factscope.model.forward.generate import generate
@@ -169,12 +173,29 @@ def test_what_needs_weights_refuses_it_in_one_sentence(toy: Any, edits: Any, nam
     assert not list(tmp_path.iterdir())
     with pytest.raises(EditError, match="a restraint thins changes of weights"):
         restrained(toy, [edit], "prune")
-    with applied(toy, [edit]):
-        with pytest.raises(EditError, match="beside the weights is in place, whose gate looks at whole prompts"):
-            compute("ft_m", toy, [request(toy, "[Oda Voss] works as a", "cook")], shown=False)
-        with pytest.raises(ModelError, match="circuits are computed from the weights"):
-            fs.find_circuit(toy, fs.prompt(toy, "[Oda Voss] lives in", answer="Vey"))
+    wanted = "beside the weights is in place, whose gate looks at whole prompts"
+    with applied(toy, [edit]), pytest.raises(EditError, match=wanted):
+        compute("ft_m", toy, [request(toy, "[Oda Voss] works as a", "cook")], shown=False)
     assert not in_place(toy)
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_all_edges_of_a_circuit_are_the_edited_model_also_by_the_engine_that_runs_parts(
+    toy: Any, edits: Any, name: str
+) -> None:
+    """What stands there is a node of the graph; the fast engine's own check compares it with the edited model."""
+    edit = edits[name][0]
+    task = Task((fs.prompt(toy, edit.requests[0].prompt, answer=edit.requests[0].target),), ablation="zero")
+    assert method(name).reads_prompts is KINDS.get(edit.bypasses[0].kind).prompts
+    with edit.applied(toy):
+        reference = Reference(toy, Graph.of(toy), task)
+        fast = Fast(reference)
+        assert fast.graph.beside == edit.layers
+        own = fast.outputs[fast.graph.beside_writer(edit.layers[0])]
+        whole = fast.reference.logits(fast.graph.full())
+    assert own.abs().max() > 0.1
+    # float32: y + (y' - y)
+    torch.testing.assert_close(whole, reference.objective.clean, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", BESIDE)

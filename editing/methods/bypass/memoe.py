@@ -255,4 +255,5 @@ METHOD = MethodSpec(
     compute,
     compute_each,
     place="beside",
+    reads_prompts=True,
 )

@@ -140,9 +140,14 @@ def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
         (spec, spec.config_for(model, pairs)) for spec, pairs in map(options.method_with_settings, options.chosen)
     ]
     for spec, _ in chosen:
-        if spec.in_context or spec.beside:
+        if spec.in_context:
             raise UserError(
-                f"{spec.name} changes no weight, and circuits are computed from the weights: choose another method"
+                f"{spec.name} changes nothing in the model, so there is nothing to see inside: choose another method"
+            )
+        if spec.reads_prompts:
+            raise UserError(
+                f"the gate of {spec.name} looks at whole prompts, and a trace runs parts of them: choose another "
+                "method, or find circuits alone while its edit is in place"
             )
 
     def moments(spec: Any, config: Any) -> Any:

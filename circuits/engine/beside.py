@@ -22,7 +22,7 @@ from factscope.model.hooks import Hook, apart, hooked, standing_functions
 from factscope.model.sites import Site
 
 Keep = Callable[[int, Tensor], None]
-Hear = Callable[[int, Tensor], Tensor]  # a reader's number, what runs there -> what it hears
+Hear = Callable[[int, Tensor], Tensor]  # a layer, what runs there -> what its node hears
 
 
 class Beside:
@@ -70,7 +70,7 @@ def hooks(
 
     def pair(layer: int, node: Beside) -> list[Hook]:
         def listen(x: Tensor) -> None:
-            inputs[layer] = hear(graph.reader_index[f"b{layer}"], x)
+            inputs[layer] = hear(layer, x)
 
         def write(out: Tensor) -> Tensor:
             more = node(inputs.pop(layer))

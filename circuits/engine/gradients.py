@@ -116,14 +116,11 @@ def _gradient(
 
         return replace
 
-    def hear(number: int, x: Tensor) -> Tensor:
-        return keeper(("beside", graph.readers[number].layer))(x)
-
     hooks: list[Hook] = [(Site("resid_pre", 0), leaf)]
     if site == "mlp":
         made = between([graph.mlp_writer(layer)])[0].repeat(repeated, 1, 1)
         hooks.append((Site("mlp", layer), lambda out: _moved(out, made)))
-    hooks += beside.hooks(model, graph, tokens, lambda *_: None, hear)
+    hooks += beside.hooks(model, graph, tokens, lambda *_: None, lambda layer, x: keeper(("beside", layer))(x))
     for at in range(graph.n_layers):
         hooks += [(Site(f"{kind}_input", at), keeper((kind, at))) for kind in "qkv"]
         hooks += [(Site("head_result", at), heads(at)), (Site("mlp_in", at), keeper(("mlp", at)))]

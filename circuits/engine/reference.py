@@ -72,8 +72,8 @@ class Reference:
             dead = _summed(cut[:below, numbers], ablated[:below])
             return live + dead + biases[reader.layer + graph.after_attention(reader)]
 
-        def hear(number: int, x: Tensor) -> Tensor:
-            made = readers([number])
+        def hear(layer: int, x: Tensor) -> Tensor:
+            made = readers([graph.reader_index[f"b{layer}"]])
             return x if made is None else made[0]
 
         hooks = [*recorders(graph, keep), *beside.hooks(self.model, graph, self._tokens, keep, hear)]

@@ -32,7 +32,7 @@ from circuits.scorers.eap_ig import EAPIG
 from circuits.search.acdc import ACDC, acdc
 from circuits.task import Task
 from editing.compute import compute
-from editing.solve import moments
+from editing.solve import corpus, moments
 from factscope.data.load import load_facts
 from factscope.data.request import EditRequest, distinct, requests_of
 from factscope.model.bridge import Bridge, device, info
@@ -141,7 +141,7 @@ def counted(action: Work) -> float:
 
 def edits(model: Bridge, given: argparse.Namespace, wanted: Sequence[str], row: Row) -> None:
     layers = sorted({*info(model).edit_layers, info(model).edit_layer})
-    config = moments.Config(tokens=given.tokens)
+    config = corpus.Config(tokens=given.tokens)
     collect = lambda folder: moments.collect(model, layers, config, folder=folder, shown=False)  # noqa: E731
     if "moments" in wanted:
         with tempfile.TemporaryDirectory() as folder:

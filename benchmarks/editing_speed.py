@@ -16,7 +16,7 @@ from editing import compute as computing
 from editing.contexts import contexts
 from editing.methods.closed_form.rome import Config as Rome
 from editing.requests import RequestPrompts, essence_prompt, known, target_prompts
-from editing.solve import moments, values
+from editing.solve import corpus, moments, values
 from editing.solve.closed_form import KeyMetric, solve
 from editing.solve.values import Descent, find_values
 from factscope.data.load import load_facts
@@ -70,11 +70,11 @@ def main():
     parser.add_argument("--facts", type=int, default=32)
     parser.add_argument("--alone", type=int, default=4, help="facts that are also done one at a time")
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--tokens", type=int, default=moments.Config.tokens)
+    parser.add_argument("--tokens", type=int, default=corpus.Config.tokens)
     args = parser.parse_args()
     model = models.load("smollm2")
     layers = list(models.info(model).edit_layers)
-    config = moments.Config(tokens=args.tokens)
+    config = corpus.Config(tokens=args.tokens)
     moment = moments.collect(model, sorted({*layers, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}), config, shown=False)
     say = lambda **what: print(json.dumps(what), flush=True)  # noqa: E731
     say(threads=torch.get_num_threads(), moments=moment.name)

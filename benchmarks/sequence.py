@@ -20,7 +20,7 @@ from editing.sequence.result import Config
 from editing.sequence.run import sequence
 from editing.sequence.yardstick import Config as YardstickConfig
 from editing.sequence.yardstick import yardstick as measured_by
-from editing.solve import moments
+from editing.solve import corpus, moments
 from factscope.data.load import load_facts
 from factscope.data.request import distinct
 from factscope.model import load as models
@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--start", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=moments.Config.tokens)
+    parser.add_argument("--tokens", type=int, default=corpus.Config.tokens)
     parser.add_argument("--identity", action="store_true", help="the identity instead of second moments")
     parser.add_argument("--out", type=Path, default=Path("runs/sequences"))
     args = parser.parse_args()
@@ -62,7 +62,7 @@ def main():
         config = spec.config_for(model, chosen)
         moment = None
         if spec.needs_moments and not args.identity:
-            wanted = moments.Config(tokens=args.tokens)
+            wanted = corpus.Config(tokens=args.tokens)
             moment = moments.collect(model, spec.layers(config), wanted, shown=False)
         folder = args.out / f"{tag.replace(':', '-')}-{len(facts)}"
         result = sequence(model, facts, spec, settings, folder, yardstick, config=config, moments=moment)

@@ -82,7 +82,7 @@ _PLACES = {
     "export": "editing.export.folder:export",
     "export_adapter": "editing.export.adapter:export_adapter",
     "plain_model": "editing.export.folder:plain_model",
-    "MomentsConfig": "editing.solve.moments:Config",
+    "MomentsConfig": "editing.solve.corpus:Config",
     "SequenceConfig": "editing.sequence.result:Config",
     "YardstickConfig": "editing.sequence.yardstick:Config",
     "DiffConfig": "studies.edit_effects.model_state:Config",

@@ -20,7 +20,7 @@ from editing.sequence.result import Config as SequenceConfig
 from editing.sequence.result import SequenceResult
 from editing.sequence.yardstick import Config as YardstickConfig
 from editing.sequence.yardstick import yardstick
-from editing.solve.moments import Config as MomentsConfig
+from editing.solve.corpus import Config as MomentsConfig
 from editing.solve.moments import Moments
 from editing.trained.editor import Trained
 from editing.trained.train import train_editor

@@ -14,6 +14,7 @@ from editing.method import MethodConfig, MethodSpec
 from editing.pages import edit as pages
 from editing.requests import check
 from editing.restraint import RestraintSpec, restrained
+from editing.solve import corpus
 from editing.solve import moments as second_moments
 from editing.solve.moments import Moments
 from editing.spectrum import Spectrum, spectra
@@ -75,9 +76,9 @@ def moments_at(
     model: Bridge, layers: Sequence[int], source: str, tokens: int | None, seed: int, start: str
 ) -> Moments | None:
     """Second moments, from the cache or collected now; None for "identity"."""
-    if source == second_moments.IDENTITY:
+    if source == corpus.IDENTITY:
         return None
-    return second_moments.collect(model, layers, second_moments.Config(source, tokens, seed=seed, start=start))
+    return second_moments.collect(model, layers, corpus.Config(source, tokens, seed=seed, start=start))
 
 
 def make(

@@ -29,7 +29,7 @@ from editing.sequence.yardstick import Config as YardstickConfig
 from editing.sequence.yardstick import Yardstick
 from editing.sequence.yardstick import yardstick as measured_by
 from editing.solve import moments as second_moments
-from editing.solve.moments import Config as MomentsConfig
+from editing.solve.corpus import Config as MomentsConfig
 from editing.solve.moments import Moments
 from editing.trained.editor import Trained
 from factscope.data.fact import Fact

@@ -25,7 +25,7 @@ from editing.evaluation.evaluate import questions
 from editing.evaluation.protocol import ORDERS
 from editing.evaluation.read import Asked, Reading, Row
 from editing.requests import known
-from editing.solve.moments import SELF, texts
+from editing.solve.corpus import SELF, texts
 from factscope.cache import digest
 from factscope.data.case import Case
 from factscope.data.fact import Fact

@@ -21,7 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.edit import unedited
-from editing.solve.moments import NOTHING, Moments, pieces, place_of
+from editing.solve.corpus import NOTHING, pieces
+from editing.solve.moments import Moments, place_of
 from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded

@@ -19,7 +19,7 @@ from editing.evaluation.table import TIMES, Score, found, table
 from editing.method import MethodSpec, method
 from editing.requests import known
 from editing.sequence.yardstick import Yardstick
-from editing.solve.moments import content_of
+from editing.solve.corpus import content_of
 from editing.trained.editor import Trained
 from factscope.data.case import Case
 from factscope.errors import EditError, UserError
@@ -80,7 +80,7 @@ class Options:
     source: str = ""
     known: bool = False
     settings: Mapping[str, Settings] = field(default_factory=dict)
-    moments: str = "self"
+    moments: str = "shipped"
     tokens: int | None = None
     yardstick: Yardstick | None = None
     snippets: Snippets | None = None

@@ -274,11 +274,11 @@ class MomentsOptions(Options):
 
     moments: Annotated[
         str,
-        option("Second moments from: self, a text file, a folder, a data set, or identity.", panel=DETAILS),
-    ] = "self"
+        option("Second moments from: shipped, self, a text file, a folder, a data set, or identity.", panel=DETAILS),
+    ] = "shipped"
     tokens: Annotated[
         int | None,
-        option("Tokens of text for second moments  [dim](default: 16 for each key dimension)[/dim]", panel=DETAILS),
+        option("Tokens of text for second moments  [dim](default: 8 for each key dimension)[/dim]", panel=DETAILS),
     ] = None
 
 

@@ -12,7 +12,8 @@ import torch
 
 from editing.contexts import contexts
 from editing.requests import RequestPrompts, check, essence_prompt, known, request, target_prompts
-from editing.solve import moments, values
+from editing.solve import corpus, moments, values
+from editing.solve.shrinkage import shrunk
 from editing.solve.values import Descent, find_keys, find_values
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
@@ -22,7 +23,7 @@ from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import sample
 from factscope.model.forward.subject import buckets
 from factscope.model.hooks import Patch, patched, record
-from factscope.model.prompts import start_ids
+from factscope.model.prompts import start_ids, token_ids
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint
 from factscope.statistics import ngram_entropy
@@ -260,7 +261,7 @@ def test_moments_are_the_mean_of_outer_products_without_the_first_position(tiny)
 
 def test_collected_moments_are_kept_extended_and_of_this_model(tiny, tmp_path, monkeypatch):
     model = tiny("llama")
-    config = moments.Config(tokens=200, document=20, rows=4)
+    config = corpus.Config("self", tokens=200, document=20, rows=4)
     first = moments.collect(model, [1], config, folder=tmp_path, shown=False)
     assert first.tokens == 200
     assert first.left_out > 0
@@ -283,7 +284,7 @@ def test_collected_moments_are_kept_extended_and_of_this_model(tiny, tmp_path, m
 def test_as_many_keys_are_counted_as_were_asked_for_and_half_of_them_is_half(tiny, tmp_path):
     """C, and how far C^-1 k moved from each half to the next, by one plain pass for each text that was kept."""
     model = tiny("llama")
-    config = moments.Config(tokens=600, document=20, rows=4)
+    config = corpus.Config("self", tokens=600, document=20, rows=4, prior=0)
     found = moments.collect(model, [1], config, folder=tmp_path, shown=False)
     pieces = [json.loads(file.read_text()) for file in sorted((tmp_path / "text").iterdir())]
     site, each = Site("mlp_hidden", 1), []
@@ -308,13 +309,13 @@ def test_as_many_keys_are_counted_as_were_asked_for_and_half_of_them_is_half(tin
 
 def test_the_tokens_by_default_grow_with_the_key(tiny):
     model = tiny("llama")
-    assert moments.Config().wanted(model) == 16 * model.cfg.d_mlp
-    assert moments.Config(tokens=7).wanted(model) == 7
+    assert corpus.Config().wanted(model) == 8 * model.cfg.d_mlp
+    assert corpus.Config(tokens=7).wanted(model) == 7
 
 
 def test_an_interrupted_collection_goes_on_and_ends_alike(tiny, tmp_path, monkeypatch):
     model = tiny("llama")
-    config = moments.Config(tokens=200, document=20, rows=4)
+    config = corpus.Config("self", tokens=200, document=20, rows=4)
     whole = moments.collect(model, [1], config, folder=tmp_path / "whole", shown=False)
     real, calls = moments.keys_of_text, []
 
@@ -332,10 +333,32 @@ def test_an_interrupted_collection_goes_on_and_ends_alike(tiny, tmp_path, monkey
     assert (again.tokens, again.corpus) == (whole.tokens, whole.corpus)
 
 
+def test_by_default_the_shipped_text_is_read_and_then_the_model_writes_on(tiny, toy, tmp_path, monkeypatch):
+    """No text is sampled where the shipped text is long enough; a tokenizer that does not know its words reads none."""
+    model, config = tiny("llama"), corpus.Config(tokens=200, document=20, rows=4)
+    assert list(corpus._tokenised(toy, corpus.Config())) == []
+    assert corpus.settled(toy, config)[0].source == "self"
+    assert len(corpus.shipped()) > 100
+    words = ("one two three four five six seven eight nine ten", "ten nine eight seven")
+    monkeypatch.setattr(corpus, "shipped", lambda: words * 20)
+    monkeypatch.setattr(corpus, "LETTERS", 0)  # the tiny tokenizer has a token for each letter
+    found = moments.collect(model, [1], config, folder=tmp_path / "whole", shown=False)
+    assert not (tmp_path / "whole" / "text").exists()
+    rows = [(*start_ids(model), *token_ids(model, text))[:20] for text in words * 20]
+    keys = moments.keys_of_text(model, [1], rows[: found.left_out])[1][:200].double()
+    torch.testing.assert_close(found.of(1), shrunk(keys.T @ keys / 200, 200, found.priors["1"]), atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr(corpus, "shipped", lambda: words * 2)
+    more = moments.collect(model, [1], config, folder=tmp_path / "short", shown=False)
+    assert (found.own, more.tokens) == (0, 200)
+    assert 0 < more.own < 200
+    assert more.name.startswith("shipped and its own text")
+    assert list((tmp_path / "short" / "text").iterdir())
+
+
 def test_documents_are_no_longer_than_the_model_can_read(tiny):
     model = tiny("gpt2")
-    assert model.cfg.n_ctx < moments.Config().document
-    found = moments.collect(model, [0], moments.Config(tokens=200), shown=False)
+    assert model.cfg.n_ctx < corpus.Config().document
+    found = moments.collect(model, [0], corpus.Config(tokens=200), shown=False)
     assert (found.tokens, found.config.document) == (200, model.cfg.n_ctx)
 
 
@@ -343,19 +366,19 @@ def test_moments_of_a_text_file_and_what_is_refused(tiny, tmp_path):
     model = tiny("gpt2")
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(["one two three four five six seven eight nine ten"] * 40))
-    found = moments.collect(model, [0], moments.Config(str(text), tokens=130), folder=tmp_path / "a", shown=False)
+    found = moments.collect(model, [0], corpus.Config(str(text), tokens=130), folder=tmp_path / "a", shown=False)
     assert found.tokens == 130
     assert found.name.startswith(str(text))
     with pytest.raises(EditError, match="cannot fill"):
-        moments.collect(model, [0], moments.Config(str(text), tokens=20), folder=tmp_path / "b", shown=False)
+        moments.collect(model, [0], corpus.Config(str(text), tokens=20), folder=tmp_path / "b", shown=False)
     text.write_text("one two\n\nthree")
     with pytest.raises(EditError, match=r"has only \d+ tokens to count, and 130 are asked for"):
-        moments.collect(model, [0], moments.Config(str(text), tokens=130), folder=tmp_path / "c", shown=False)
+        moments.collect(model, [0], corpus.Config(str(text), tokens=130), folder=tmp_path / "c", shown=False)
     with pytest.raises(EditError, match="no text at"):
-        moments.collect(model, [0], moments.Config("./nowhere.txt"), folder=tmp_path / "d", shown=False)
+        moments.collect(model, [0], corpus.Config("./nowhere.txt"), folder=tmp_path / "d", shown=False)
     (tmp_path / "empty").mkdir()
     with pytest.raises(EditError, match=r"no \.txt file"):
-        moments.collect(model, [0], moments.Config(str(tmp_path / "empty")), folder=tmp_path / "e", shown=False)
+        moments.collect(model, [0], corpus.Config(str(tmp_path / "empty")), folder=tmp_path / "e", shown=False)
 
 
 def test_a_data_set_is_the_commit_that_it_was_and_not_its_name(monkeypatch):
@@ -375,18 +398,18 @@ def test_a_data_set_is_the_commit_that_it_was_and_not_its_name(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    moments._commit.cache_clear()
-    assert moments.content_of("owner/texts") == "owner/texts@" + "a" * 40
-    assert list(moments.texts("owner/texts")) == ["one two"]
-    moments._commit.cache_clear()  # as another process, on another day
-    assert moments.content_of("owner/texts") == "owner/texts@" + "b" * 40
+    corpus._commit.cache_clear()
+    assert corpus.content_of("owner/texts") == "owner/texts@" + "a" * 40
+    assert list(corpus.texts("owner/texts")) == ["one two"]
+    corpus._commit.cache_clear()  # as another process, on another day
+    assert corpus.content_of("owner/texts") == "owner/texts@" + "b" * 40
     named = "owner/texts@" + "c" * 40
-    assert moments.content_of(named) == named
-    assert list(moments.texts(named)) == ["one two"]
+    assert corpus.content_of(named) == named
+    assert list(corpus.texts(named)) == ["one two"]
     assert read == [("owner/texts", "a" * 40), ("owner/texts", "c" * 40)]
     with pytest.raises(EditError, match="which commit of the data set owner/texts@gone to read: no such revision"):
-        moments.content_of("owner/texts@gone")
-    moments._commit.cache_clear()
+        corpus.content_of("owner/texts@gone")
+    corpus._commit.cache_clear()
 
 
 def test_start_ids_are_the_models_own_unless_none(tiny):
@@ -405,7 +428,7 @@ def test_moments_are_kept_under_what_the_text_says_not_under_its_name(tiny, tmp_
 
     def found(file, **how):
         monkeypatch.chdir(file.parent)
-        return moments.collect(model, [0], moments.Config(file.name, tokens=130), shown=False, **how)
+        return moments.collect(model, [0], corpus.Config(file.name, tokens=130), shown=False, **how)
 
     first, second = found(one), found(other)
     assert first.corpus != second.corpus
@@ -423,13 +446,13 @@ def test_moments_are_kept_under_what_the_text_says_not_under_its_name(tiny, tmp_
 
 def test_moments_in_a_folder_of_an_older_version_are_taken_or_refused(tiny, tmp_path):
     """It did not say which text they are of: the model's own is known by its settings, a file's may have changed."""
-    model, config = tiny("gpt2"), moments.Config(tokens=130, document=20, rows=4)
+    model, config = tiny("gpt2"), corpus.Config("self", tokens=130, document=20, rows=4)
     first = moments.collect(model, [0], config, folder=tmp_path / "self", shown=False)
     (tmp_path / "self" / moments.NAMED).unlink()
     assert moments.collect(model, [0], config, folder=tmp_path / "self", shown=False).corpus == first.corpus
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(["one two three four five six seven eight nine ten"] * 40))
-    file = moments.Config(str(text), tokens=130)
+    file = corpus.Config(str(text), tokens=130)
     moments.collect(model, [0], file, folder=tmp_path / "file", shown=False)
     (tmp_path / "file" / moments.NAMED).unlink()
     with pytest.raises(EditError, match="choose another folder with --out"):

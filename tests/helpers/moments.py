@@ -2,7 +2,7 @@
 
 import torch
 
-from editing.solve import moments
+from editing.solve import corpus, moments
 from factscope.model.weights import fingerprint
 
 
@@ -20,7 +20,7 @@ def text_moments(model, layers, rows=None):
         fingerprint(model),
         "tiny",
         "random",
-        moments.Config(tokens=128, document=30),  # of the text that slopes are taken of
+        corpus.Config(tokens=128, document=30),  # of the text that slopes are taken of
         {},
         {str(layer): 1.0 for layer in layers},
     )

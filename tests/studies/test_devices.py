@@ -27,7 +27,7 @@ from editing.restraint import restrained
 from editing.sequence.result import Config as SequenceConfig
 from editing.sequence.run import sequence
 from editing.sequence.yardstick import Yardstick, fixed_text
-from editing.solve import moments
+from editing.solve import corpus, moments
 from editing.spectrum import spectra
 from factscope.data.load import load_facts
 from factscope.model.known import answer_ranks
@@ -125,7 +125,7 @@ def test_methods_of_edits(toy: Any, keys: Any, name: str) -> None:
 
 
 def test_moments_restraints_spectra_and_sequences(toy: Any, tmp_path: Path) -> None:
-    text = moments.Config(tokens=260, document=20, rows=8)
+    text = corpus.Config(tokens=260, document=20, rows=8)
     folders = iter((tmp_path / "here", tmp_path / "there"))
     one, other = both(toy, lambda: moments.collect(toy, [0], text, folder=next(folders), shown=False))
     same_tensors(one.of(0), other.of(0))

@@ -14,11 +14,11 @@ from studies.commands.options import DETAILS, OUTPUT, Layer, ModelOptions, argum
 class CollectOptions(ModelOptions):
     """Of which text, at which layers."""
 
-    source: Annotated[str, argument("self, a text file, a folder, or a Hugging Face data set.", metavar="SOURCE")] = (
-        "self"
-    )
+    source: Annotated[
+        str, argument("shipped, self, a text file, a folder, or a Hugging Face data set.", metavar="SOURCE")
+    ] = "shipped"
     layer: Layer = None
-    tokens: Annotated[int | None, option("Tokens of text  [dim](default: 16 for each key dimension)[/dim]")] = None
+    tokens: Annotated[int | None, option("Tokens of text  [dim](default: 8 for each key dimension)[/dim]")] = None
     seed: Annotated[int, option("Of everything that is drawn.", panel=DETAILS)] = 0
     out: Annotated[Path | None, option("Where to keep them  [dim](default: the cache)[/dim]", panel=OUTPUT)] = None
     as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
@@ -33,7 +33,8 @@ class CollectOptions(ModelOptions):
 )
 def moments(options: CollectOptions) -> None:
     """Collect second moments of ordinary keys; done before, they are only shown. An interrupted one goes on."""
-    from editing.solve.moments import Config, collect
+    from editing.solve.corpus import Config
+    from editing.solve.moments import collect
     from editing.solve.values import check_layer
     from factscope.model.bridge import info
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from editing.edit import Edit
-from editing.solve import moments
+from editing.solve import corpus, moments
 from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
 from factscope.model.readout import Component
@@ -143,9 +143,11 @@ def test_old_second_moments_load_or_are_collected_again(counted: int, tiny: Any,
     body |= {"base": fingerprint(model), "model": "tiny", "corpus": "c" * 64, "config": config}
     body |= {"changes": {"1": [0.2, 0.1]}, "conditions": {"1": 1.0}}
     old_folder(tmp_path / "kept" / "done", "Moments", body, matrices__1=matrix)
-    same = moments.Config(tokens=200, document=20, rows=4)
+    same = corpus.Config("self", tokens=200, document=20, rows=4, prior=0.0)  # C as it was counted
     found = moments.collect(model, [1], same, folder=tmp_path / "kept", shown=False)
     assert torch.equal(found.of(1), matrix.double()) == (counted == 200)
     assert found.tokens == 200
     with pytest.raises(EditError, match="choose another folder with --out"):
         moments.collect(model, [1], replace(same, seed=1), folder=tmp_path / "kept", shown=False)
+    with pytest.raises(EditError, match="choose another folder with --out"):
+        moments.collect(model, [1], replace(same, prior=None), folder=tmp_path / "kept", shown=False)

@@ -81,6 +81,7 @@ _PLACES = {
     "generate": "studies.face:generate",
     "export": "editing.export.folder:export",
     "export_adapter": "editing.export.adapter:export_adapter",
+    "weight_maps": "editing.weights.maps:weight_maps",
     "plain_model": "editing.export.folder:plain_model",
     "MomentsConfig": "editing.solve.corpus:Config",
     "SequenceConfig": "editing.sequence.result:Config",

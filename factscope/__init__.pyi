@@ -24,6 +24,7 @@ from editing.solve.corpus import Config as MomentsConfig
 from editing.solve.moments import Moments
 from editing.trained.editor import Trained
 from editing.trained.train import train_editor
+from editing.weights.maps import weight_maps
 from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.load import load_cases, load_facts
@@ -143,6 +144,7 @@ __all__ = [
     "sequence",
     "trace",
     "train_editor",
+    "weight_maps",
     "write_page",
     "yardstick",
 ]

@@ -37,6 +37,7 @@ KINDS = {
     "TraceResult": "tracing.results",
     "TraceStudy": "studies.trace",
     "Trained": "editing.trained.editor",
+    "WeightMaps": "editing.weights.maps",
 }
 
 

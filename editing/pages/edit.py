@@ -11,6 +11,7 @@ from editing.evaluation.evaluate import EditReport
 from editing.pages.beside import beside
 from editing.pages.report import finite, report_sections
 from editing.pages.told import answer_table, in_json, one_fact, told
+from editing.pages.weights import factors
 from editing.spectrum import Spectrum
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 
@@ -41,7 +42,7 @@ def page(edit: Edit) -> Page:
     answers = (answer_table(edit.rows),) if one_fact(edit.rows) is not None else ()
     sections = (
         *((Section("What is said", answers),) if answers else ()),
-        Section("What it does", (facts, *((shapes,) if shapes.rows else ()), *beside([edit]))),
+        Section("What it does", (facts, *((shapes,) if shapes.rows else ()), *factors(edit), *beside([edit]))),
         Section("How it was found", (*curves([edit]), *solver_table([edit]))),
         Section("What was run", (card(edit),)),
     )

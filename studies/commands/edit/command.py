@@ -14,6 +14,7 @@ from studies.commands.edit.saved.export import export
 from studies.commands.edit.saved.list_ import list_
 from studies.commands.edit.saved.merge import merge
 from studies.commands.edit.saved.undo import undo
+from studies.commands.edit.saved.weights import weights
 from studies.commands.edit.sequence import sequence
 from studies.commands.edit.train import train
 from studies.commands.show import show_command
@@ -25,6 +26,7 @@ app = group(
         apply,
         evaluate,
         layers,
+        weights,
         sequence,
         bench,
         compare,

@@ -1,0 +1,217 @@
+"""Maps of edited weights as a page and in words; numbers in, specs out."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from editing.edit import Edit
+from editing.weights.maps import READ_AS, MatrixMap, WeightMaps
+from editing.weights.sparsity import TOP, column_energy, concentration, row_energy
+from factscope.model.weights import PROJECTIONS, WeightName
+from factscope.plots.labels import numbers_in_words
+from factscope.plots.specs import Cell, Curves, Heatmap, Page, Section, Series, Table, Text
+
+DRAWN = 12  # matrices whose picture a page has
+WITHIN = (1, 10, 50)
+
+
+def page(maps: WeightMaps) -> Page:
+    """Where each edit changes the weights, how sparsely, and what the change says in words."""
+    several = len({one.edit for one in maps.matrices}) > 1
+    sections = [
+        Section("What was found", tuple(Text(f"{line}.") for line in words(maps))),
+        Section(
+            "Where",
+            (*_by_layer(maps), *_pictures(maps.matrices[:DRAWN])),
+            "Rows are what a matrix reads, columns what it writes. A down-projection's row is what one hidden neuron "
+            "writes, which the survey of editing calls a column of the value layer.",
+        ),
+        Section("How sparsely", (_sparsity(maps),)),
+    ]
+    if maps.ranks:
+        sections.append(Section("In words", (*((_hits(maps),) if several else ()), _ranks(maps)), IN_WORDS))
+    return Page("Weights under edits", tuple(sections), f"{maps.model}, {', '.join(_methods(maps))}")
+
+
+IN_WORDS = (
+    "The five rows that change most are unembedded as a state would be, before the edit and after it, and so are the "
+    "five strongest directions of the change, at both ends. A rank is the best of the five, of the first token at "
+    "which the two answers differ; 1 is the top of the vocabulary."
+)
+
+
+def words(maps: WeightMaps) -> list[str]:
+    """A line a method: how many matrices, how large, how sparse; and where the target stands in what they say."""
+    said = []
+    for method in _methods(maps):
+        own = [one for one in maps.matrices if one.method == method]
+        layers = sorted({WeightName.of(one.weight).layer for one in own})
+        parts = ", ".join(dict.fromkeys(WeightName.of(one.weight).part.partition(".")[2] for one in own))
+        top = _between([one.rows.percent for one in own], "{:.0%}")
+        ranks = _between([one.rank for one in own], "{}")
+        where = f"{parts} of layer{'s' if len(layers) > 1 else ''} {numbers_in_words(layers)}"
+        size, few = _between([one.norm for one in own], "{:.2%}"), _between([one.half for one in own], "{:.1%}")
+        line = (
+            f"{method} changes {where} by {size} of the norm, rank {ranks}; the largest 1 % of rows hold {top} of the "
+            f"change, and half of it is in {few} of all entries"
+        )
+        found = [maps.hit(method, "target", read_as, 10) for read_as in READ_AS]
+        if not np.isnan(found[0]):
+            line += (
+                f"; the target is among the ten first words of its five largest rows in {found[0]:.0%} before, "
+                f"{found[1]:.0%} after, and of its directions in {found[2]:.0%}"
+            )
+        said.append(line)
+    return said
+
+
+def summary(maps: WeightMaps) -> dict[str, Any]:
+    """The numbers of every matrix, and the ranks, for a program."""
+    return {"model": maps.model, "matrices": records(maps), "ranks": [asdict(one) for one in maps.ranks]}
+
+
+def records(maps: WeightMaps) -> list[dict[str, Any]]:
+    """A row a matrix: where it is, how much of it changes, and how sparsely."""
+    return [
+        {
+            **{name: getattr(one, name) for name in ("edit", "method", "weight", "norm", "rank", "effective_rank")},
+            "changed": one.changed,
+            "half": one.half,
+            **{f"rows_{name}": value for name, value in asdict(one.rows).items()},
+            **{f"columns_{name}": value for name, value in asdict(one.columns).items()},
+        }
+        for one in maps.matrices
+    ]
+
+
+def factors(edit: Edit) -> tuple[Curves, ...]:
+    """How an edit of low rank is spread over rows and columns of its matrices; of an edit of another kind, nothing."""
+    thin = [delta for delta in edit.deltas if delta.low_rank][:5]
+    if not thin:
+        return ()
+    share = np.linspace(0.0, 1.0, 101)
+    series = []
+    for delta in thin:
+        for side, energy in (("rows", row_energy(delta)), ("columns", column_energy(delta))):
+            held = np.concatenate([[0.0], concentration(energy).numpy()])
+            drawn = np.interp(share, np.linspace(0.0, 1.0, len(held)), held)
+            series.append(Series(f"{delta.weight.removeprefix('blocks.')}, {side}", drawn))
+    note = (
+        "Share of ||dW||² in the largest rows (what is read) and columns (what is written), read from the two factors. "
+        "A change that is spread evenly is the diagonal; one that steps up at the left lies in few of them."
+    )
+    return (
+        Curves("How sparse the factors are", share, tuple(series), "share of rows or columns", (), "share", note=note),
+    )
+
+
+def _methods(maps: WeightMaps) -> list[str]:
+    return list(dict.fromkeys(one.method for one in maps.matrices))
+
+
+def _between(values: list[Any], form: str) -> str:
+    """One number, or the smallest and the largest."""
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _by_layer(maps: WeightMaps) -> list[Heatmap]:
+    """||dW|| / ||W|| by layer and matrix, the mean over a method's edits; every method on one scale."""
+    parts, drawn = list(PROJECTIONS), []
+    for method in _methods(maps):
+        grid = np.full((maps.n_layers, len(parts)), np.nan)
+        own = [one for one in maps.matrices if one.method == method]
+        for name in dict.fromkeys(one.weight for one in own):
+            weight = WeightName.of(name)
+            grid[weight.layer, parts.index(weight.part)] = np.mean([one.norm for one in own if one.weight == name])
+        drawn.append(grid)
+    used = [column for column in range(len(parts)) if any(np.isfinite(grid[:, column]).any() for grid in drawn)]
+    top = max(float(np.nanmax(grid)) for grid in drawn)
+    names = tuple(parts[column].partition(".")[2] for column in used)
+    layers = tuple(map(str, range(maps.n_layers)))
+    return [
+        Heatmap(
+            f"{method}: size of the change",
+            grid[:, used],
+            layers,
+            names,
+            column_title="matrix",
+            value_title="||dW|| / ||W||",
+            limits=(0.0, top),
+        )
+        for method, grid in zip(_methods(maps), drawn, strict=True)
+    ]
+
+
+def _pictures(matrices: Sequence[MatrixMap]) -> list[Heatmap]:
+    """|dW|, block by block, as a multiple of its mean size; all on one scale, so that sparse and even can be told."""
+    blocks = [one.blocks.numpy() / (float(one.blocks.square().mean().sqrt()) or 1.0) for one in matrices]
+    top = max(float(each.max()) for each in blocks)
+    return [_picture(one, each, top) for one, each in zip(matrices, blocks, strict=True)]
+
+
+def _picture(one: MatrixMap, blocks: np.ndarray, top: float) -> Heatmap:
+    labels = [
+        tuple(f"{begin}" for begin in np.linspace(0, size, count, endpoint=False).round().astype(int))
+        for size, count in zip(one.shape, blocks.shape, strict=True)
+    ]
+    return Heatmap(
+        f"{one.method} {one.edit[:6]}: {one.weight}",
+        blocks,
+        labels[0],
+        labels[1],
+        row_title="row (read)",
+        column_title="column (written)",
+        value_title="|dW|",
+        unit="times its root mean square",
+        limits=(0.0, top),
+        note="Root mean square of blocks of entries; a label is a block's first row or column.",
+    )
+
+
+def _sparsity(maps: WeightMaps) -> Table:
+    """Numbers of each matrix."""
+    columns = (
+        "edit", "method", "weight", "|dW| / |W|", "rank", "effective rank", "entries changed", "half in",
+        *(f"top {name}" for name in TOP), *(f"top {name.replace('row', 'column')}" for name in TOP),
+    )  # fmt: skip
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (one.edit[:6], one.method, one.weight, round(one.norm, 5), one.rank, round(one.effective_rank, 2),
+         round(one.changed, 4), round(one.half, 4),
+         *(round(v, 4) for spread in (one.rows, one.columns) for v in (spread.one, spread.five, spread.percent)))
+        for one in maps.matrices
+    )  # fmt: skip
+    note = (
+        "Entries changed: those that are other numbers in the model's own precision. Half in: the fewest entries that "
+        "hold half of ||dW||², as a share (about .1 for entries drawn from a normal distribution). Top: the share of "
+        "||dW||² in the largest rows and columns."
+    )
+    return Table("Rank and sparsity", columns, rows, note)
+
+
+def _hits(maps: WeightMaps) -> Table:
+    columns = ("method", "answer", "read as", *(f"Hit@{within}" for within in WITHIN), "n")
+    rows = []
+    for method in _methods(maps):
+        for answer in ("target", "old"):
+            for read_as in READ_AS:
+                n = sum((r.method, r.answer, r.read_as) == (method, answer, read_as) for r in maps.ranks)
+                if n:
+                    hits = (round(maps.hit(method, answer, read_as, within), 3) for within in WITHIN)
+                    rows.append((method, answer, read_as, *hits, n))
+    return Table(
+        "Hits", columns, tuple(rows), "Share of facts and matrices in which the answer is within so many ranks."
+    )
+
+
+def _ranks(maps: WeightMaps) -> Table:
+    place = {(r.edit, r.weight, r.fact, r.answer, r.read_as): r.rank for r in maps.ranks}
+    seen = dict.fromkeys((r.edit, r.method, r.weight, r.fact, r.answer, r.token) for r in maps.ranks)
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (edit[:6], method, weight, fact, answer, token,
+         *(place[edit, weight, fact, answer, read_as] for read_as in READ_AS))
+        for edit, method, weight, fact, answer, token in seen
+    )  # fmt: skip
+    return Table("Ranks", ("edit", "method", "weight", "fact", "answer", "token", *READ_AS), rows[:500])

@@ -164,16 +164,10 @@ def _check_below(spec: MethodSpec, below: Sequence[Edit]) -> None:
 
 def check_editor(spec: MethodSpec, how: Options, requests: Sequence[EditRequest], base: str) -> tuple[str, ...]:
     """What an edit must say of its editor; EditError where there is none, or one that does not belong here."""
-    if spec.train is None:
-        if how.editor is not None:
-            raise EditError(f"{spec.name} is not trained, so it takes no editor")
-        return ()
+    belongs(spec, how.editor)
     if how.editor is None:
-        raise EditError(
-            f"{spec.name} edits with an editor that was trained for this model, and none was given: train one with "
-            f"edit train {spec.name}, and give its folder"
-        )
-    how.editor.check(spec.name, base, how.start)
+        return ()
+    how.editor.check(base, how.start)
     met = how.editor.known(requests)
     if met and not how.allow_trained:
         raise EditError(
@@ -181,6 +175,32 @@ def check_editor(spec: MethodSpec, how: Options, requests: Sequence[EditRequest]
             f"{met[0].prompt!r}), and say nothing about others: choose other facts, or allow it with --allow-trained"
         )
     return (f"{len(met)} of {len(requests)} facts were in the editor's training",)
+
+
+def belongs(spec: MethodSpec, editor: Trained | None) -> None:
+    """EditError for a trained method without an editor, and for an editor of another; asks for no model."""
+    if spec.train is None and editor is not None:
+        raise EditError(f"{spec.name} is not trained, so it takes no editor")
+    if spec.train is not None and editor is None:
+        raise EditError(
+            f"{spec.name} edits with an editor that was trained for this model, and none was given: train one with "
+            f"edit train {spec.name}, and give its folder"
+        )
+    if editor is not None and editor.method != spec.name:
+        raise EditError(f"editor {editor.name} was trained for {editor.method}, not for {spec.name}")
+
+
+def editors_of(specs: Sequence[MethodSpec], editors: Sequence[Trained]) -> list[Trained | None]:
+    """Each method's editor, or None; EditError for one that no method takes, and for two of one method."""
+    names = {spec.name for spec in specs if spec.train is not None}
+    if idle := [editor for editor in editors if editor.method not in names]:
+        raise EditError(
+            f"an editor of {idle[0].method} is given, and the methods are {', '.join(s.name for s in specs)}"
+        )
+    found = {editor.method: editor for editor in editors}
+    if len(found) < len(editors):
+        raise EditError("two editors of one method are given: give one")
+    return [found.get(spec.name) for spec in specs]
 
 
 def check_config(spec: MethodSpec, model: Bridge, config: MethodConfig, editor: Trained | None) -> None:

@@ -25,6 +25,7 @@ from factscope.catalogue import Catalogue
 from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge
+from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName
 from factscope.runs import store
 from factscope.settings import Settings, configured
 
@@ -94,6 +95,12 @@ class MethodSpec:
             return ()
         own: int | tuple[int, ...] = getattr(config, self.layer_setting)
         return (own,) if isinstance(own, int) else own
+
+    def weights(self, config: MethodConfig) -> tuple[WeightName, ...]:
+        """The matrices beside or in which it writes, layer by layer: the down-projections, or those of its settings."""
+        chosen: tuple[str, ...] = getattr(config, "matrices", ())
+        own = [part for part in PROJECTIONS if part.partition(".")[2] in chosen] or [MLP_OUT]
+        return tuple(WeightName(layer, part) for layer in self.layers(config) for part in own)
 
     def at_layers(self, config: MethodConfig, layers: tuple[int, ...]) -> MethodConfig:
         """The configuration with those layers; EditError where the method cannot write to them all."""

@@ -116,27 +116,30 @@ def make(
 def make_by_each(
     model: Bridge,
     asked: EditRequest,
-    methods: Sequence[tuple[MethodSpec, MethodConfig]],
+    runs: Sequence[MethodRun],
     folder: Path,
     moments: Callable[[MethodSpec, MethodConfig], Moments | None],
-    seed: int = 0,
-    start: str = "auto",
 ) -> list[Edit]:
     """One edit by each method, kept in `folder` as soon as it is made; the same call takes it from there.
 
-    `moments` gives a method's second moments, and is asked only for edits that are not there yet. Raises StoreError
-    where the folder holds another edit than is asked for.
+    `moments` gives a method's second moments, and is asked only for edits that are not there yet. Raises EditError for
+    a trained method whose editor does not belong here, before any edit, and StoreError where the folder holds another
+    edit than is asked for.
     """
     check((asked,))
-    made = []
-    for spec, config in methods:
-        place = folder / spec.name
+    base, made = base_of(model), []
+    for run in runs:
+        how = computing.Options(start=run.start, editor=run.editor, allow_trained=run.allow_trained)
+        computing.check_editor(run.spec, how, (asked,), base)
+        computing.check_config(run.spec, model, run.config, run.editor)
+    for run in runs:
+        place, editor = folder / run.spec.name, run.editor.digest if run.editor is not None else ""
         if (place / store.JSON).is_file():
             edit = Edit.load(place)
-            if (edit.config, edit.requests, edit.base) != (asdict(config), (asked,), base_of(model)):
+            if (edit.config, edit.requests, edit.base, edit.editor) != (asdict(run.config), (asked,), base, editor):
                 raise StoreError(f"{place} holds another edit than was asked for; begin anew with another --out")
         else:
-            edit = MethodRun(spec, config, moments(spec, config), seed, start).compute(model, (asked,))
+            edit = replace(run, moments=moments(run.spec, run.config)).compute(model, (asked,))
             edit.save(place)
         made.append(edit)
     return made

@@ -268,7 +268,7 @@ def diff(
 def sequence(
     model: Bridge,
     requests: Sequence[EditRequest | Fact],
-    method: str,
+    method: str | Trained,
     config: SequenceConfig = SequenceConfig(),
     *,
     folder: str | Path,
@@ -278,12 +278,13 @@ def sequence(
 ) -> SequenceResult:
     """Edit the requests one after another in `folder`; the same call goes on from what is done there.
 
-    `settings` and `moments` are as in `edit`; `yardstick` is by default what `fs.yardstick(model, requests)` gives. The
-    model is left bitwise as it was.
+    `method`, `settings` and `moments` are as in `edit`; `yardstick` is by default what `fs.yardstick(model, requests)`
+    gives. The model is left bitwise as it was.
     """
     own, aside = _parted(settings)
-    spec = method_of(method)
-    chosen = spec.config_for(model, own)
+    editor = method if isinstance(method, Trained) else None
+    spec = method_of(method.method if isinstance(method, Trained) else method)
+    chosen = spec.config_for(model, own, editor)
     seed, start = config.seed, config.start
     if yardstick is None:
         yardstick = measured_by(model, requests, YardstickConfig(seed=seed, start=start))
@@ -295,6 +296,7 @@ def sequence(
         folder,
         yardstick,
         config=chosen,
+        editor=editor,
         restraint_config=restraint(config.restrain).config_for(aside) if config.restrain else None,
         moments=_moments(model, spec, chosen, moments, MomentsConfig(seed=seed, start=start)),
     )

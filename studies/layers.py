@@ -23,7 +23,7 @@ from circuits.graph import Graph
 from circuits.method import SHARE
 from circuits.scorers.eap_ig import EAPIG
 from circuits.task import Task, largest_group
-from editing.layer_trials import LayerChoice, try_layers
+from editing.layer_trials import LayerChoice, LayerEditors, try_layers
 from editing.requests import known
 from editing.solve.moments import Moments
 from editing.solve.values import check_layer
@@ -94,7 +94,7 @@ class LayerStudy(Result):
 class LayerConfig:
     """How layers are compared."""
 
-    method: str = "rome"  # of the edits that are tried at every layer
+    method: str | LayerEditors = "rome"  # of the edits that are tried at every layer
     trace: TraceConfig | None = None  # its sites are the MLPs, whatever it says; None: the defaults with `seed`
     start: str = "auto"
     seed: int = 0
@@ -164,13 +164,16 @@ def layer_study(
                     workers=config.workers,
                 )
                 marks = tuple(trial.mark for trial in outcome.trials)
-                meaning = f"mark of editing by {method} at the layer"
+                meaning = f"mark of editing by {outcome.method} at the layer"
                 measures.append(Measure(way, meaning, "", marks, len(facts), likely=outcome.likely()))
     pairs = [(one, other) for place, one in enumerate(measures) for other in measures[place + 1 :]]
     agreements = tuple(
         Agreement(one.way, other.way, *spearman(one.values, other.values, seed), len(layers)) for one, other in pairs
     )
-    settings = {"method": method, "moments": moments.name if moments else "identity", "start": start, "seed": seed}
+    editors = method.editors if isinstance(method, LayerEditors) else ()
+    settings: dict[str, Any] = {"method": method.method.name if isinstance(method, LayerEditors) else method}
+    settings |= {"moments": moments.name if moments else "identity", "start": start, "seed": seed}
+    settings |= {"editors": ", ".join(editor.name for editor in editors)} if editors else {}
     settings |= {f"trace {name}": value for name, value in asdict(tracing).items()}
     ids = tuple(fact.id for fact in facts)
     return LayerStudy(tuple(layers), tuple(measures), agreements, ids, settings, outcome, run.ended(seconds[0]))

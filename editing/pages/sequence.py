@@ -14,7 +14,7 @@ from editing.pages.scores import score_table as table_of
 from editing.sequence.result import Checkpoint, SequenceResult
 from editing.sequence.rules import QUANTITIES, WARN
 from factscope.model.known import Known
-from factscope.model.weights import WeightName
+from factscope.model.weights import MLP_OUT, WeightName
 from factscope.plots.figures.slides import Points, Scatter, Slides
 from factscope.plots.labels import counted
 from factscope.plots.specs import (
@@ -93,7 +93,7 @@ def words(result: SequenceResult) -> list[str]:
     said.append(moved[0].upper() + moved[1:])
     if result.stopped:
         said.append(f"Stopped: {result.stopped}")
-    return [*_lines(result.checkpoints), *said]
+    return [*_lines(result.checkpoints), *said, *result.notes]
 
 
 def _lines(points: Sequence[Checkpoint]) -> list[str]:
@@ -309,7 +309,8 @@ def weight_specs(result: SequenceResult) -> tuple[Spec, ...]:
 
 
 def _short(weight: str) -> str:
-    return f"layer {WeightName.of(weight).layer}"
+    name = WeightName.of(weight)
+    return f"layer {name.layer}" + ("" if name.part == MLP_OUT else f", {name.part.partition('.')[2]}")
 
 
 def _spectrum_curves(first: Checkpoint, point: Checkpoint, name: str) -> Curves:
@@ -378,6 +379,7 @@ def card(result: SequenceResult) -> Card:
         ("unrelated facts", f"{len(result.unrelated)}, known to the unedited model ({Known()}), no subject of an edit"),
         ("edits", f"{len(result.edits)}; {per_edit}"),
         ("weights at the end", result.last.weights),
+        *(("to know", note) for note in result.notes),
         *(result.run.items() if result.run else ()),
     )
     return Card("Provenance", items, result.run.command if result.run else "")

@@ -66,7 +66,8 @@ def is_share(metric: str) -> bool:
 def meaning(editor: Trained) -> str:
     """What the metrics say."""
     said = next((text for name, text in MEANINGS.items() if name in shares(editor)), "")
-    return f"{said} Brackets: Wilson's 95 % interval."
+    together = f" Up to {editor.together} facts are one edit." if editor.together > 1 else ""
+    return f"{said}{together} Brackets: Wilson's 95 % interval."
 
 
 def final(editor: Trained, kind: str) -> tuple[EditorScore, ...]:

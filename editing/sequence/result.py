@@ -92,6 +92,7 @@ class SequenceResult(Result):
     text: str  # what perplexity was measured on
     unrelated: tuple[str, ...]  # ids
     stopped: str  # why before the last fact; empty if not
+    notes: tuple[str, ...] = ()
     run: Run | None = None
 
     @property

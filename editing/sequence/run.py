@@ -32,14 +32,14 @@ from editing.sequence.result import Config, SequenceResult
 from editing.sequence.rules import Rule
 from editing.sequence.state import Hook, State, Step
 from editing.sequence.yardstick import Yardstick
-from editing.solve.layers import weight_name
 from editing.solve.moments import Moments
+from editing.trained.editor import Trained
 from factscope.cache import digest
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, info
-from factscope.model.weights import live_weights
+from factscope.model.weights import as_matrix, fingerprint, live_weights
 from factscope.progress import progress
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
@@ -53,6 +53,7 @@ class Options:
     """How the edits are computed and watched; how often, and when they end, is the sequence's `Config`.
 
     config, moments: of the method.
+    editor, allow_trained: of a method that is trained, and whether facts may be edited that its editor was trained on.
     restraint_config: of the restraint that the sequence's settings name.
     contexts: the templates of all edits; otherwise sampled once, from the unedited model.
     on_checkpoint: called as on_checkpoint(model, checkpoint) with the edits in place. What it gives (numbers, texts,
@@ -65,6 +66,8 @@ class Options:
     config: MethodConfig | None = None
     restraint_config: Any = None
     moments: Moments | None = None
+    editor: Trained | None = None
+    allow_trained: bool = False
     contexts: Sequence[str] | None = None
     on_checkpoint: Hook | None = None
     say: Callable[[str], None] = lambda text: warnings.warn(text, stacklevel=4)
@@ -84,6 +87,8 @@ class Work:
     yardstick: Yardstick
     moments: Moments | None
     contexts: tuple[str, ...]
+    editor: Trained | None = None
+    notes: tuple[str, ...] = ()  # what the result must say
 
     @property
     def moments_name(self) -> str:
@@ -92,7 +97,8 @@ class Work:
 
     def identity(self, fingerprint: str, watched: bool) -> dict[str, Any]:
         """What the journal is known by: work that differs in any of this is other work."""
-        return {
+        own = {} if self.editor is None else {"editor": self.editor.digest}
+        return own | {
             "what": "edit sequence",
             "schema": SCHEMA,
             "fingerprint": fingerprint,
@@ -111,7 +117,7 @@ class Work:
         """One edit for some of the requests, on the model as those before it left it."""
         return computing.compute(
             self.method, model, requests, self.config, moments=self.moments, contexts=self.contexts,
-            seed=self.settings.seed, start=self.settings.start, shown=False,
+            seed=self.settings.seed, start=self.settings.start, shown=False, editor=self.editor, allow_trained=True,
         )  # fmt: skip
 
 
@@ -135,8 +141,8 @@ def sequence(
     run = Run.of(model, settings.seed)
     identity = work.identity(run.fingerprint, options.on_checkpoint is not None)
     with Journal(Path(folder) / JOURNAL, identity) as log, stopwatch() as seconds:
-        layers = work.method.layers(work.config)
-        state = State(model, work.method.name, work.requests, settings, Path(folder), yardstick, layers)
+        weights = work.method.weights(work.config)
+        state = State(model, work.method.name, work.requests, settings, Path(folder), yardstick, weights)
         try:
             stopped = _carry_out(work, state, log, options)
         finally:
@@ -153,13 +159,17 @@ def _settled(
     options: Options,
 ) -> Work:
     """Refuse what can be refused before hours of work, and settle what was left open."""
-    config = options.config or method.config_for(model)
+    config = options.config or method.config_for(model, editor=options.editor)
     aside = options.restraint_config or (restraint(settings.restrain).Config() if settings.restrain else None)
     rules = _checked(model, requests, method, settings, yardstick, config, aside)
+    how = computing.Options(start=settings.start, editor=options.editor, allow_trained=options.allow_trained)
+    notes = computing.check_editor(method, how, requests, fingerprint(model) if options.editor else "")
+    computing.check_config(method, model, config, options.editor)
     contexts = options.contexts
     if contexts is None:
         contexts = computing.draw_contexts(model, method, config, settings.seed, settings.start)
-    return Work(requests, method, config, settings, aside, rules, yardstick, options.moments, tuple(contexts))
+    given = options.moments, tuple(contexts), options.editor, notes
+    return Work(requests, method, config, settings, aside, rules, yardstick, *given)
 
 
 def _carry_out(work: Work, state: State, log: Journal, options: Options) -> str:
@@ -214,6 +224,7 @@ def _result(work: Work, state: State, stopped: str, run: Run) -> SequenceResult:
         text=work.yardstick.source,
         unrelated=tuple(fact.id for fact in work.yardstick.facts),
         stopped=stopped,
+        notes=work.notes,
         run=run,
     )
 
@@ -251,9 +262,8 @@ def _checked(
     check_method(method, config)
     method.check(model, config)
     if settings.restrain:
-        weights = live_weights(model)
-        names = [weight_name(layer) for layer in method.layers(config)]
-        restraint(settings.restrain).check({name: weights[name] for name in names}, restraint_config)
+        weights = {name: as_matrix(name, weight) for name, weight in live_weights(model).items()}
+        restraint(settings.restrain).check({n: weights[n] for n in map(str, method.weights(config))}, restraint_config)
     return rules
 
 

@@ -23,7 +23,6 @@ from editing.restraint import restrained
 from editing.sequence.result import Checkpoint, Config
 from editing.sequence.rules import QUANTITIES, WARN, Rule
 from editing.sequence.yardstick import Yardstick
-from editing.solve.layers import weight_name
 from editing.solve.values import read_subjects
 from editing.spectrum import Spectrum, spectrum
 from factscope.data.case import Case
@@ -31,7 +30,7 @@ from factscope.data.request import EditRequest
 from factscope.errors import StoreError
 from factscope.model.bridge import Bridge
 from factscope.model.sites import Site
-from factscope.model.weights import fingerprint, live_weights
+from factscope.model.weights import WeightName, as_matrix, fingerprint, live_weights
 from factscope.runs.provenance import stopwatch
 
 EDITS = "edits"  # in the run folder
@@ -62,12 +61,13 @@ class State:
         settings: Config,
         folder: Path,
         yardstick: Yardstick,
-        layers: Any,
+        weights: Sequence[WeightName],
     ) -> None:
         self.model, self.method, self.requests = model, method, requests
         self.settings, self.yardstick = settings, yardstick
-        self.folder, self.layer, self.names = folder / EDITS, layers[-1], [weight_name(layer) for layer in layers]
-        self.matrices = {name: live_weights(model)[name].detach().double().cpu().clone() for name in self.names}
+        self.folder, self.layer, self.names = folder / EDITS, weights[-1].layer, [str(name) for name in weights]
+        live = {name: as_matrix(name, live_weights(model)[name].detach()) for name in self.names}
+        self.matrices = {name: matrix.double().cpu().clone() for name, matrix in live.items()}
         asked = [questions(model, [Case.of(request)], settings.start) for request in requests]
         self.ends = list(accumulate(map(len, asked), initial=0))  # of each fact's questions among all
         self.asked = Asked.of(model, [one for some in asked for one in some], PROTOCOL, settings.start)

@@ -51,6 +51,7 @@ class Trained(Result):
     new_relations: tuple[str, ...]  # whose facts no training met
     curve: dict[str, Tensor] = field(default_factory=dict)  # by part of the loss, one number a step, nats
     scores: tuple[EditorScore, ...] = ()
+    together: int = 1  # facts of one edit in the scores
     best: int = 0  # the step that was kept: of the smallest loss on validation facts
     run: Run | None = None
     digest: str = ""
@@ -80,10 +81,8 @@ class Trained(Result):
             raise StoreError(f"{folder} was altered since it was saved: its hash is not the one it names")
         return editor
 
-    def check(self, method: str, base: str, start: str) -> None:
-        """EditError unless it is an editor of this method, for this model and this start of texts."""
-        if self.method != method:
-            raise EditError(f"editor {self.name} was trained for {self.method}, not for {method}")
+    def check(self, base: str, start: str) -> None:
+        """EditError unless it is an editor for this model and this start of texts."""
         if self.base != base:
             raise EditError(
                 f"editor {self.name} was trained for {self.model} with fingerprint {self.base[:12]}, and this model "

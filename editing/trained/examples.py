@@ -19,7 +19,7 @@ from factscope.model.forward.scoring import Pair
 from factscope.model.prompts import tokenized
 from factscope.model.weights import WeightName
 
-Changes = dict[WeightName, Thin]  # of every matrix, an example after the other
+Changes = dict[WeightName, Thin]  # of every matrix, an example after the other, or one of all of them
 
 KEPT = ("neighbour kept", "hard neighbour kept", "other facts kept")  # as Example.keep has them
 

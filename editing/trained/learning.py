@@ -31,7 +31,7 @@ from factscope.runs.journal import Journal
 CLIP = 100.0  # the authors' bound on the length of the whole gradient
 CHECKED = 48  # validation facts of one score
 ASKED = 96  # facts of each kind that are asked at the end
-TOGETHER = 16  # examples of one pass where nothing is learnt
+TOGETHER = 16
 
 Parts = dict[str, Tensor]
 
@@ -57,6 +57,8 @@ class Learner(ABC):
     parts: Parts  # what is learnt, at its start
     state: Parts  # what belongs to the editor and is not learnt
     rates: dict[str, float]  # learning rates, by the part's name
+    together: int = TOGETHER  # examples of one pass where nothing is learnt
+    joint: bool = False  # whether the examples of a pass are one edit
 
     @abstractmethod
     def losses(self, parts: Parts, batch: Sequence[Example]) -> dict[str, Tensor]:
@@ -157,8 +159,8 @@ def scored(learner: Learner, parts: Parts, facts: Split, kind: str, step: int, c
     pool = facts.pool(kind)
     some = examples(pool, min(count, len(pool)), f"asked {kind}")
     values: dict[str, list[float]] = defaultdict(list)
-    for begin in range(0, len(some), TOGETHER):
-        for metric, found in learner.answers(parts, some[begin : begin + TOGETHER]).items():
+    for begin in range(0, len(some), learner.together):
+        for metric, found in learner.answers(parts, some[begin : begin + learner.together]).items():
             values[metric] += found
     if not some:
         values["loss"] = [float("inf")]  # no validation facts: the last step is no better than the first

@@ -42,10 +42,10 @@ def matrices(model: Bridge, layers: Sequence[int], parts: Sequence[str]) -> tupl
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """The factors of the loss's gradient for each matrix, row by row, and the loss of each row."""
+    """The factors of the loss's gradient for each matrix, [row pos] or of some tokens, and the loss of each row."""
 
-    read: dict[WeightName, Float[Tensor, "row pos d_in"]]
-    slope: dict[WeightName, Float[Tensor, "row pos d_out"]]
+    read: dict[WeightName, Float[Tensor, "*token d_in"]]
+    slope: dict[WeightName, Float[Tensor, "*token d_out"]]
     losses: Float[Tensor, " row"]  # nats per token
 
 
@@ -126,7 +126,10 @@ class Tail:
 
     @contextmanager
     def changed(self, changes: dict[WeightName, Thin], owner: Int[Tensor, " row"]) -> Iterator[None]:
-        """The block runs with each example's change beside the matrices, for the rows that `owner` gives to it."""
+        """The block runs with each example's change beside the matrices, for the rows that `owner` gives to it.
+
+        One change alone is every row's.
+        """
         read: dict[Site, Tensor] = {}
         owner = owner.to(device(self.model))
 
@@ -136,6 +139,8 @@ class Tail:
         def writing(source: Site, left: Tensor, right: Tensor) -> Callable[[Tensor], Tensor]:
             def write(y: Tensor) -> Tensor:
                 x = read[source]
+                if len(left) == 1:
+                    return y + x @ left[0].to(x).T @ right[0].to(x)
                 through = torch.einsum("r p i, r t i -> r p t", x, left.to(x)[owner])
                 return y + torch.einsum("r p t, r t o -> r p o", through, right.to(x)[owner])
 

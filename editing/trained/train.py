@@ -65,6 +65,7 @@ def train_editor(
         new_relations=parted.new_relations,
         curve=learnt.curve,
         scores=learnt.scores,
+        together=learner.together if learner.joint else 1,
         best=learnt.best_step,
         run=run.ended(seconds[0]),
     )

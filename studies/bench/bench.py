@@ -126,16 +126,9 @@ def _wanted(
     model: Bridge, specs: Sequence[MethodSpec], cases: Sequence[Case], options: Options, work: dict[str, Any]
 ) -> list[MethodSetting]:
     """Each method with its configuration and, where it is trained, its editor; EditError as `check_editor`."""
-    editors = {editor.method: editor for editor in options.editors}
-    names = {spec.name for spec in specs if spec.train is not None}
-    if idle := [editor for editor in options.editors if editor.method not in names]:
-        raise EditError(
-            f"an editor of {idle[0].method} is given, and the methods are {', '.join(s.name for s in specs)}"
-        )
     edited = [request for case in cases for request in case.requests]
     found = []
-    for spec in specs:
-        editor = editors.get(spec.name)
+    for spec, editor in zip(specs, computing.editors_of(specs, options.editors), strict=True):
         how = computing.Options(start=options.start, editor=editor, allow_trained=options.allow_trained)
         notes = computing.check_editor(spec, how, edited, work["model"])
         config = spec.config_for(model, options.settings.get(spec.name, ()), editor)

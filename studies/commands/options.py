@@ -27,6 +27,7 @@ from factscope.settings import owned, read
 if TYPE_CHECKING:
     from editing.method import MethodSpec
     from editing.restraint import RestraintSpec
+    from editing.trained.editor import Trained
     from factscope.runs.workers import Workers
 
 MODEL, FACTS, OUTPUT, DETAILS = "Model", "Facts", "Output", "Details"  # panels of a help page, after the common ones
@@ -326,6 +327,34 @@ class AllowTrained(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EditorOptions(AllowTrained):
+    """The editor of a method that is trained."""
+
+    editor: Annotated[Path | None, option("Of a method that is trained: what edit train saved.")] = None
+
+    def loaded(self) -> "Trained | None":
+        """The editor; None where none is given."""
+        from editing.trained.editor import Trained
+
+        return None if self.editor is None else Trained.load(self.editor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditorsOptions(AllowTrained):
+    """The editors of several methods, or of several layers."""
+
+    editor: Annotated[
+        tuple[Path, ...], option("Of a method that is trained: what edit train saved; repeat for several.")
+    ] = ()
+
+    def loaded(self) -> "tuple[Trained, ...]":
+        """The editors, in order."""
+        from editing.trained.editor import Trained
+
+        return tuple(Trained.load(folder) for folder in self.editor)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CircuitOptions(Options):
     """How a circuit is found."""
 
@@ -474,7 +503,9 @@ def by_content(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _held(value: Any) -> Any:
-    """The SHA-256 of what a file or folder holds, where the value names one; else the value."""
+    """The SHA-256 of what a file or folder holds, where the value names one, or each of several; else the value."""
+    if isinstance(value, list):
+        return [_held(one) for one in value]
     try:
         place = Path(value).expanduser() if isinstance(value, str) and value else None
         if place is None or not place.exists():

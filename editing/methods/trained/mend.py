@@ -27,22 +27,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import BARE, target_prompts
 from editing.trained.examples import Asker, TrainingInputs
-from editing.trained.facts import Example, examples
+from editing.trained.factors import bearing, gradients, shape_of, standardised, statistics
+from editing.trained.facts import Example
 from editing.trained.learning import Learner, Parts
 from editing.trained.tail import Slopes, Tail, Thin, matrices
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, live_weights
-
-TINY = 1e-7  # added to a standard deviation, as the authors do
 
 
 @dataclass(frozen=True)
@@ -81,12 +79,6 @@ class Config:
 # ---- the network ----
 
 
-def shape_of(name: WeightName, weights: dict[str, Tensor]) -> str:
-    """Matrices of one shape share one network, under this name."""
-    rows, columns = weights[str(name)].shape
-    return f"{rows}x{columns}"
-
-
 @dataclass(frozen=True, eq=False)
 class Network:
     """Which matrix has which network, and what standardises its input."""
@@ -109,10 +101,6 @@ class Network:
         parts["alpha"] = torch.ones(len(self.shapes))  # of `config.alpha`
         return parts
 
-    def standardised(self, shape: str, z: Float[Tensor, "*token z"]) -> Float[Tensor, "*token z"]:
-        """Less the mean, over the standard deviation."""
-        return (z - self.state[f"{shape}.mean"].to(z)) / (self.state[f"{shape}.std"].to(z) + TINY)
-
     def factors(self, parts: Parts, found: Slopes, config: Config) -> dict[WeightName, Thin]:
         """x~ and -alpha d~ of every matrix, row by row; zero for tokens whose gradient is none."""
         out: dict[WeightName, Thin] = {}
@@ -120,33 +108,15 @@ class Network:
         for number, (name, shape) in enumerate(self.shapes.items()):
             x, d = found.read[name], found.slope[name]
             k = seen[shape] = seen.get(shape, -1) + 1
-            z = self.standardised(shape, torch.cat([x, d], -1))
+            z = standardised(self.state, shape, torch.cat([x, d], -1))
             for layer in "12":
                 net = {letter: parts[f"{shape}.{letter}{layer}"] for letter in "VUbso"}
                 inner = net["s"][k] * (z @ net["V"] @ net["U"] + net["b"]) + net["o"][k]
                 z = z + inner.clamp_min(0)  # whose slope at 0 is 1, unlike relu's: it is where the training begins
-            kept = ((x != 0).any(-1, keepdim=True) & (d != 0).any(-1, keepdim=True)).to(z)
+            kept = bearing(x, d)[..., None].to(z)
             left, right = (z * kept).split([x.shape[-1], d.shape[-1]], -1)
             out[name] = left, -config.alpha * parts["alpha"][number] * right
         return out
-
-
-def statistics(network: dict[WeightName, str], found: Sequence[Slopes]) -> Parts:
-    """Mean and standard deviation of z over all tokens that have a gradient, for each shape; in two passes, float64."""
-    state: Parts = {}
-    for shape in dict.fromkeys(network.values()):
-        rows = [
-            torch.cat([part.read[name], part.slope[name]], -1)[
-                (part.read[name] != 0).any(-1) & (part.slope[name] != 0).any(-1)
-            ]
-            for part in found
-            for name, own in network.items()
-            if own == shape
-        ]
-        z = torch.cat(rows).double()
-        state[f"{shape}.mean"] = z.mean(0).float().cpu()
-        state[f"{shape}.std"] = z.std(0, correction=0).float().cpu()
-    return state
 
 
 # ---- learning ----
@@ -161,9 +131,7 @@ class Editor(Learner):
         weights = live_weights(model)
         names = matrices(model, config.layers, config.matrices)
         shapes = {name: shape_of(name, weights) for name in names}
-        some = examples(asker.facts.trained, config.standard, f"standard {seed}")
-        found = [asker.tail.slopes(asker.edits(some[i : i + 16]), names) for i in range(0, len(some), 16)]
-        self.state = statistics(shapes, found)
+        self.state = statistics(shapes, [found for _, found in gradients(asker, names, config.standard, seed)])
         self.network = Network(shapes, self.state)
         widths = {shapes[name]: (weights[str(name)].shape[0], weights[str(name)].shape[1]) for name in names}
         start = self.network.start(widths, config, torch.Generator().manual_seed(seed))

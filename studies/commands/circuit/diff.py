@@ -16,6 +16,7 @@ from studies.commands.options import (
     DETAILS,
     CircuitOptions,
     EditOptions,
+    EditorsOptions,
     ModelOptions,
     OneOf,
     PromptOptions,
@@ -26,7 +27,7 @@ from studies.commands.options import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffOptions(PromptOptions, EditOptions, CircuitOptions, ModelOptions, RunOptions):
+class DiffOptions(PromptOptions, EditOptions, EditorsOptions, CircuitOptions, ModelOptions, RunOptions):
     """Which edit, what is asked, and how it is looked at."""
 
     target: Annotated[str | None, option("What the model shall say instead.")] = None
@@ -77,10 +78,9 @@ def diff(options: DiffOptions) -> None:
         from studies.edit_effects.study import edit_studies
 
         gentler, config = options.restraint_with_config()[1], _config(options)
-        for name in options.chosen if options.edit is None else ():
-            options.method_with_settings(name)
+        editors = _editors(options)
         model = load(options)
-        edits = _edits(model, options, folder, gentler)
+        edits = _edits(model, options, editors, folder, gentler)
         asked = _asked(model, options, edits[0].start_token)
         request = asked or edits[0].requests[0]
         if options.neighbours and not request.neighbours:
@@ -99,9 +99,11 @@ def check(options: DiffOptions) -> None:
         raise UserError("give either a PROMPT with --target, or --edit; see circuit diff --help")
     if options.prompt is not None and options.target is None:
         raise UserError("--target is missing: what shall the model say instead?")
-    made = (options.target, options.methods, options.layer, options.subject, options.answer)
+    made = (options.target, options.methods, options.layer, options.subject, options.answer, options.editor)
     if options.edit is not None and any(made):
-        raise UserError("--target, --methods, --layer, --subject and --answer are of a new edit; --edit brings its own")
+        raise UserError(
+            "--target, --methods, --layer, --editor, --subject and --answer are of a new edit; --edit brings its own"
+        )
     if len({one is None for one in (options.ask, options.old, options.new)}) > 1:
         raise UserError("--ask, --old and --new belong together: the other prompt, its answer, and the edit's")
 
@@ -117,29 +119,43 @@ def _config(options: DiffOptions) -> Any:
     )  # fmt: skip
 
 
-def _edits(model: Any, options: DiffOptions, folder: Path, gentler: Any) -> list[Any]:
+def _editors(options: DiffOptions) -> list[Any]:
+    """The editor of each method, or None, before a model is loaded; UserError for settings that are not a method's."""
+    from editing.compute import belongs, editors_of
+
+    if options.edit is not None:
+        return []
+    specs = [options.method_with_settings(name)[0] for name in options.chosen]
+    editors = editors_of(specs, options.loaded())
+    for spec, editor in zip(specs, editors, strict=True):
+        belongs(spec, editor)
+    return editors
+
+
+def _edits(model: Any, options: DiffOptions, editors: list[Any], folder: Path, gentler: Any) -> list[Any]:
     """The saved edit, or one by each method; restrained, where that was asked for."""
     from editing.restraint import restrained
     from studies.edit import load_edits
 
-    edits = load_edits(options.edit) if options.edit is not None else _made(model, options, folder)
+    edits = load_edits(options.edit) if options.edit is not None else _made(model, options, editors, folder)
     if options.restrain is None:
         return edits
     return [restrained(model, [edit], options.restrain, gentler) for edit in edits]
 
 
-def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
+def _made(model: Any, options: DiffOptions, editors: list[Any], folder: Path) -> list[Any]:
     """One edit for each method, kept in the folder as soon as it is made, and taken from there."""
-    from studies.edit import make_by_each, moments_for
+    from studies.edit import MethodRun, make_by_each, moments_for
 
     asked = request_from(
         model, str(options.prompt), str(options.target), subject=options.subject, answer=options.answer,
         start=options.start,
     )  # fmt: skip
-    chosen = [
-        (spec, spec.config_for(model, pairs)) for spec, pairs in map(options.method_with_settings, options.chosen)
-    ]
-    for spec, _ in chosen:
+    runs = []
+    for name, editor in zip(options.chosen, editors, strict=True):
+        spec, pairs = options.method_with_settings(name)
+        config, seed, start = spec.config_for(model, pairs, editor), options.seed, options.start
+        runs.append(MethodRun(spec, config, None, seed, start, editor, options.allow_trained))
         if spec.in_context:
             raise UserError(
                 f"{spec.name} changes nothing in the model, so there is nothing to see inside: choose another method"
@@ -153,7 +169,7 @@ def _made(model: Any, options: DiffOptions, folder: Path) -> list[Any]:
     def moments(spec: Any, config: Any) -> Any:
         return moments_for(model, spec, config, options.moments, options.tokens, options.seed, options.start)
 
-    return make_by_each(model, asked, chosen, folder / "edits", moments, options.seed, options.start)
+    return make_by_each(model, asked, runs, folder / "edits", moments)
 
 
 def _asked(model: Any, options: DiffOptions, start: str) -> Any:

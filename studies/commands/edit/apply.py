@@ -13,8 +13,8 @@ from studies.commands.command import command, run_folder
 from studies.commands.edit.learning import learning
 from studies.commands.edit.saved import stack
 from studies.commands.options import (
-    AllowTrained,
     EditOptions,
+    EditorOptions,
     KnownFactsOptions,
     ModelOptions,
     PromptOptions,
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyOptions(PromptOptions, EditOptions, AllowTrained, KnownFactsOptions, ModelOptions, RunOptions):
+class ApplyOptions(PromptOptions, EditOptions, EditorOptions, KnownFactsOptions, ModelOptions, RunOptions):
     """What is edited, how, and on top of what."""
 
     target: Annotated[str | None, option("What the model shall say instead.")] = None
     stack: Annotated[bool, option("Edit on top of the stack, and put the edit on it.", "--stack")] = False
     batch: Annotated[int | None, option("Facts of one edit; more become a stack of edits.")] = None
-    editor: Annotated[Path | None, option("Of a method that is trained: what edit train saved.")] = None
     runs: Runs = Path("runs")
 
 
@@ -51,11 +50,13 @@ def apply(options: ApplyOptions) -> None:
     check(options)
     check_prompt(options.prompt, options.subject)
     with run_folder("edit apply", options, *_folder(options)) as folder:
+        from editing.compute import belongs
         from studies import edit as recipe
 
         spec, pairs = options.method_with_settings()
         gentle, gentle_config = options.restraint_with_config()
-        editor = recipe.Trained.load(options.editor) if options.editor is not None else None
+        editor = options.loaded()
+        belongs(spec, editor)
         model = load(options)
         chosen = _facts(model, options)
         config = spec.config_for(model, pairs, editor)

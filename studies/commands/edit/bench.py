@@ -15,7 +15,7 @@ from studies.commands.edit.compare import compared, show, tell_compared
 from studies.commands.options import (
     DETAILS,
     PROTOCOLS,
-    AllowTrained,
+    EditorsOptions,
     Extra,
     ModelOptions,
     MomentsOptions,
@@ -31,7 +31,7 @@ from studies.commands.options import methods as method_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(ModelOptions, MomentsOptions, AllowTrained, RunOptions):
+class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, RunOptions):
     """Which methods, on which cases, under which protocol."""
 
     suite: Annotated[
@@ -50,9 +50,6 @@ class BenchOptions(ModelOptions, MomentsOptions, AllowTrained, RunOptions):
     known: Annotated[bool, option("Only cases whose facts the model knows.", "--known")] = False
     general: Annotated[bool, option("Perplexity and unrelated facts, with all edits in.", "--general")] = False
     beside: Annotated[Path | None, option("Set this saved bench beside it.", "--compare")] = None
-    editor: Annotated[
-        tuple[Path, ...], option("Of a method that is trained: what edit train saved; repeat for several.")
-    ] = ()
     settings: Annotated[tuple[str, ...], option("A setting of one method.", "--set", metavar="METHOD.KEY=VALUE")] = ()
     scorer: Annotated[
         str | None,
@@ -173,13 +170,12 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
     """The bench itself, after everything that refuses it."""
     from editing.evaluation.reference_texts import Snippets
     from editing.sequence import yardstick as measuring
-    from editing.trained.editor import Trained
     from factscope.model.prompts import start_token
     from studies.bench import bench as grid
     from studies.bench import compare as bench_compare
 
     references = None if options.snippets is None else Snippets.load(options.snippets)
-    editors = [Trained.load(folder) for folder in options.editor]
+    editors = options.loaded()
     n, seed, start = options.limit, options.seed, options.start
     model = load(options)
     cases = grid.known_cases(model, cases, n, start) if options.known else cases

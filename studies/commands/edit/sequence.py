@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
@@ -13,6 +13,7 @@ from studies.commands.options import (
     DETAILS,
     FACTS,
     EditOptions,
+    EditorOptions,
     KnownFactsOptions,
     ModelOptions,
     OneOf,
@@ -25,9 +26,12 @@ from studies.commands.options import (
     starting,
 )
 
+if TYPE_CHECKING:
+    from editing.trained.editor import Trained
+
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceOptions(EditOptions, KnownFactsOptions, ModelOptions, RunOptions):
+class SequenceOptions(EditOptions, EditorOptions, KnownFactsOptions, ModelOptions, RunOptions):
     """What is edited, when it is looked at, and when it ends."""
 
     facts: Annotated[
@@ -72,9 +76,9 @@ def sequence(options: SequenceOptions) -> None:
     with run_folder("edit sequence", options, own) as folder:
         from studies.saved import save_with_page
 
-        _check(options)
+        editor = _check(options)
         try:
-            result = _run(load(options), options, folder)
+            result = _run(load(options), options, editor, folder)
         except KeyboardInterrupt:
             note(f"Stopped; the edits done so far are in {folder}, and the same command goes on from there.")
             raise
@@ -82,20 +86,24 @@ def sequence(options: SequenceOptions) -> None:
     tell_result(result, page, options.as_json, f"Edits in {folder / 'edits'}", folder=str(folder))
 
 
-def _check(options: SequenceOptions) -> None:
-    """Everything that can be wrong before a model is loaded."""
+def _check(options: SequenceOptions) -> "Trained | None":
+    """Everything that can be wrong before a model is loaded; the editor of a method that is trained."""
+    from editing.compute import belongs
     from editing.method import method
     from editing.sequence.rules import Rule
     from editing.sequence.run import check_method
 
     check_method(method(options.method))
-    options.method_with_settings()
+    spec, _ = options.method_with_settings()
+    editor = options.loaded()
+    belongs(spec, editor)
     for rule in options.stop_when:
         Rule.of(rule)
     options.restraint_with_config()
+    return editor
 
 
-def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
+def _run(model: Any, options: SequenceOptions, editor: "Trained | None", folder: Path) -> Any:
     """All edits, with the yardstick and the watch that were asked for."""
     from editing.sequence.result import Config
     from editing.sequence.run import sequence as run
@@ -107,7 +115,7 @@ def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
     (spec, pairs), seed, start = options.method_with_settings(), options.seed, options.start
     how = Config(options.batch, options.every, options.restrain, options.restrain_at, options.stop_when, seed, start)
     chosen = _chosen(model, options)
-    config = spec.config_for(model, pairs)
+    config = spec.config_for(model, pairs, editor)
     held = YardstickConfig(options.unrelated, text=options.text, seed=seed, start=start)
     yardstick = measured_by(model, chosen, held)
     watch = SequenceWatch.of(model, chosen, yardstick.facts, start, seed) if options.look else None
@@ -116,6 +124,7 @@ def _run(model: Any, options: SequenceOptions, folder: Path) -> Any:
         model, chosen, spec, how, folder, yardstick, config=config, restraint_config=options.restraint_with_config()[1],
         moments=moments_for(model, spec, config, options.moments, options.tokens, seed, options.start),
         say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=watch,
+        editor=editor, allow_trained=options.allow_trained,
     )  # fmt: skip
 
 

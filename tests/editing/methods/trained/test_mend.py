@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from editing.compute import compute, compute_each
-from editing.methods.trained.mend import Config, Network, statistics
+from editing.methods.trained.mend import Config, Network
 from editing.requests import target_prompts
+from editing.trained.factors import statistics
 from editing.trained.tail import Slopes, Tail, answer_losses, asked, matrices
 from factscope.data.request import EditRequest
 from factscope.errors import EditError

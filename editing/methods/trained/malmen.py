@@ -1,0 +1,263 @@
+"""MALMEN: what a network would write for each token, aggregated over facts by least squares (Tan, Zhang and Fu 2024).
+
+MEND adds up the changes of many edits, and they cancel. Here a network turns the gradient's factors at an answer's
+tokens, k [d_in] (what the down-projection reads) and d [d_out] (the loss's gradient at what it writes), into a wanted
+difference of what is written there,
+
+    r = -eta (k . k~) d~        which is what a step with the outer product of k~ and d~ would do to k
+
+(arXiv 2311.04661, section 4), and one change meets those of all facts as nearly as a ridge allows (their eq. 4):
+
+    dW = (K'K + e^lambda I)^-1 K'R        K [token d_in], R [token d_out] of all facts, e^lambda the ridge of a layer
+
+The network is MEND's but for one thing: its layers scale and shift outside the clamp,
+
+    z <- z + s_k * max(0, z V U + b) + o_k        z = [k | d] standardised; V [z rank], U [rank z]; s_k, o_k, b [z]
+
+so what they add may be negative. It learns on other facts, `batch` of them in one edit: `edit_weight` times the loss of
+the new answers behind other wordings, and `keep_weight` times KL(unedited || edited) behind prompts that must stay.
+
+Convention: eta > 0 lowers the loss. Differences, each a choice: V has Xavier's scale (theirs is `randn`); the
+statistics that standardise are those of `standard` training edits (theirs run along, in validation too); what must stay
+is as in MEND; the gradient passes through the normal equation, where theirs is taken apart to spare memory (dL/dR = K
+(K'K + e^lambda I)^-1 dL/dW, and the same number); and eta begins at the largest of ten values whose untrained edits
+leak less than `leak`, for what it is decides all of the early training.
+
+Scope: down-projections that are matrices of their own. When not to use it: for one fact, where a closed form does as
+well; for facts unlike those it was trained on; after a short training (200 steps), which leaves neighbours unprotected.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.requests import BARE, target_prompts
+from editing.solve.closed_form import KeyMetric, Solution, solve
+from editing.trained.examples import Asker, TrainingInputs
+from editing.trained.factors import gradients, shape_of, standardised, statistics
+from editing.trained.facts import Example, examples
+from editing.trained.learning import Learner, Parts
+from editing.trained.tail import Slopes, Tail, Thin, asked, matrices
+from factscope.errors import EditError
+from factscope.model.bridge import Bridge, device
+from factscope.model.forward.scoring import Pair
+from factscope.model.weights import WeightName, live_weights
+
+STARTS: tuple[float, ...] = tuple(10.0 ** (-exponent / 2) for exponent in range(2, 12))  # of eta: 0.1 down to 3e-6
+Wanted = tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]  # K and R
+
+
+@dataclass(frozen=True)
+class Config:
+    """The authors' network, ridge and weights of the loss; rank, rates and steps are scaled guesses, not swept yet.
+
+    Theirs: rank 1920, rate 1e-5, eta 1e-6 on GPT-J, 512 facts in one edit, up to a day of a GPU.
+    """
+
+    layers: tuple[int, ...] = (24, 25, 26, 27, 28, 29)  # set by for_model: the last six, as theirs
+    rank: int = 256
+    eta: float = 0.0  # at the start; 0: the largest of ten whose untrained edits leak less than `leak`
+    leak: float = 0.1  # nats of KL behind prompts that must stay
+    log_ridge: float = 0.0  # lambda at the start
+    learning_rate: float = 3e-4
+    own_rate: float = 1e-2  # of eta, as a multiple of its start, and of lambda
+    edit_weight: float = 1.0
+    keep_weight: float = 1.0
+    standard: int = 256  # training edits whose statistics standardise
+    steps: int = 500
+    batch: int = 32  # facts in one edit
+    every: int = 50  # steps between two scores on validation facts
+
+    @classmethod
+    def for_model(cls, model: Bridge) -> "Config":
+        """The last six layers."""
+        count = int(model.cfg.n_layers)
+        return cls(layers=tuple(range(max(0, count - 6), count)))
+
+
+# ---- the network ----
+
+
+def at_answers(found: Slopes, pairs: Sequence[Pair]) -> Slopes:
+    """The factors where the answers' tokens are read, [token d], pair by pair."""
+    row, pos = torch.tensor(asked(pairs)).T
+    read = {name: x[row, pos] for name, x in found.read.items()}
+    return Slopes(read, {name: d[row, pos] for name, d in found.slope.items()}, found.losses)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Which matrix has which network, and what standardises its input."""
+
+    shapes: dict[WeightName, str]
+    state: Parts  # "SHAPE.mean" and "SHAPE.std" [z]; "start", of eta
+
+    def start(self, widths: dict[str, int], config: Config, generator: torch.Generator) -> Parts:
+        """U = 0: nothing is added to standardised factors."""
+        parts: Parts = {}
+        for shape, z in widths.items():
+            count, rank = sum(one == shape for one in self.shapes.values()), min(config.rank, z)
+            for layer in "12":
+                parts[f"{shape}.V{layer}"] = torch.randn(z, rank, generator=generator) * (2 / (z + rank)) ** 0.5
+                parts[f"{shape}.U{layer}"] = torch.zeros(rank, z)
+                parts[f"{shape}.b{layer}"] = torch.zeros(z)
+                parts[f"{shape}.s{layer}"] = torch.ones(count, z)
+                parts[f"{shape}.o{layer}"] = torch.zeros(count, z)
+        parts["eta"] = torch.ones(len(self.shapes))  # of the start's
+        parts["log_ridge"] = torch.full((len(self.shapes),), config.log_ridge)
+        return parts
+
+    def wanted(self, parts: Parts, found: Slopes) -> dict[WeightName, Wanted]:
+        """K and R of every matrix, from factors as `at_answers` gives them."""
+        out: dict[WeightName, Wanted] = {}
+        seen: dict[str, int] = {}
+        for number, (name, shape) in enumerate(self.shapes.items()):
+            k, d = found.read[name], found.slope[name]
+            own = seen[shape] = seen.get(shape, -1) + 1
+            z = standardised(self.state, shape, torch.cat([k, d], -1))
+            for layer in "12":
+                net = {letter: parts[f"{shape}.{letter}{layer}"] for letter in "VUbso"}
+                inner = (z @ net["V"] @ net["U"] + net["b"]).clamp_min(0)  # its slope at 0 is 1, unlike relu's
+                z = z + net["s"][own] * inner + net["o"][own]
+            left, right = z.split([k.shape[-1], d.shape[-1]], -1)
+            eta = self.state["start"].to(z) * parts["eta"][number]
+            out[name] = k, -eta * (k * left).sum(-1, keepdim=True) * right
+        return out
+
+
+def aggregated(
+    keys: Float[Tensor, "token d_in"], wanted: Float[Tensor, "token d_out"], log_ridge: Float[Tensor, ""]
+) -> Float[Tensor, "token d_in"]:
+    """(K K' + e^lambda I)^-1 K, whose transpose times R is the change: as `solve`, and a gradient passes through it."""
+    k = keys.double()
+    system = k @ k.T + log_ridge.double().exp() * torch.eye(len(k), dtype=k.dtype, device=k.device)
+    return torch.cholesky_solve(k, torch.linalg.cholesky(system)).to(wanted)
+
+
+# ---- learning ----
+
+
+class Editor(Learner):
+    """MALMEN while it learns: the examples of a batch are one edit."""
+
+    joint = True
+
+    def __init__(self, asker: Asker, config: Config, seed: int) -> None:
+        model = asker.model
+        self.asker, self.config, self.together = asker, config, config.batch
+        weights = live_weights(model)
+        names = matrices(model, config.layers, ("W_out",))
+        shapes = {name: shape_of(name, weights) for name in names}
+        standard = [at_answers(found, pairs) for pairs, found in gradients(asker, names, config.standard, seed)]
+        self.state = statistics(shapes, standard) | {"start": torch.tensor(config.eta)}
+        self.network = Network(shapes, self.state)
+        widths = {shape: sum(map(int, shape.split("x"))) for shape in shapes.values()}
+        start = self.network.start(widths, config, torch.Generator().manual_seed(seed))
+        self.parts = {name: part.to(device(model)) for name, part in start.items()}
+        self.rates = dict.fromkeys(self.parts, config.learning_rate)
+        self.rates |= dict.fromkeys(("eta", "log_ridge"), config.own_rate)
+        if not config.eta:
+            self.state["start"].fill_(self._quiet(examples(asker.facts.trained, config.batch, f"eta {seed}")))
+
+    @torch.no_grad()
+    def _quiet(self, batch: Sequence[Example]) -> float:
+        """The largest start of eta whose untrained edit leaks less than `leak`; the smallest where all leak more."""
+        for eta in STARTS:
+            self.state["start"].fill_(eta)
+            if float(self.asker.after(batch, self.changes(self.parts, batch)).moved.mean()) < self.config.leak:
+                return eta
+        return STARTS[-1]
+
+    def changes(self, parts: Parts, batch: Sequence[Example]) -> dict[WeightName, Thin]:
+        """One change for all examples, in thin factors."""
+        pairs = self.asker.edits(batch)
+        found = at_answers(self.asker.tail.slopes(pairs, tuple(self.network.shapes)), pairs)
+        wanted = self.network.wanted(parts, found)
+        return {
+            name: (aggregated(k, r, log_ridge)[None], r[None])
+            for (name, (k, r)), log_ridge in zip(wanted.items(), parts["log_ridge"], strict=True)
+        }
+
+    def losses(self, parts: Parts, batch: Sequence[Example]) -> dict[str, Tensor]:
+        """edit_weight NLL + keep_weight KL, means over the examples."""
+        return self._weighed(batch, self.changes(parts, batch))
+
+    def _weighed(self, batch: Sequence[Example], changes: dict[WeightName, Thin]) -> dict[str, Tensor]:
+        after = self.asker.after(batch, changes)
+        edit, keep = after.other.mean(), after.moved.mean()
+        return {"loss": self.config.edit_weight * edit + self.config.keep_weight * keep, "edit": edit, "keep": keep}
+
+    def answers(self, parts: Parts, batch: Sequence[Example]) -> dict[str, list[float]]:
+        """As `Asker.answers`, with the loss; all examples are one edit."""
+        changes = self.changes(parts, batch)
+        loss = float(self._weighed(batch, changes)["loss"])
+        return self.asker.answers(batch, changes) | {"loss": [loss] * len(batch)}
+
+
+def train(inputs: TrainingInputs, config: Config) -> Editor:
+    """The editor at its start."""
+    if config.rank < 1 or config.batch < 1 or config.steps < 0 or config.every < 1 or config.standard < 2:
+        raise EditError("rank, batch and every must be at least 1, standard at least 2, and steps not below 0")
+    if config.eta < 0 or config.leak <= 0:
+        raise EditError("eta must not be below 0, and leak above 0")
+    return Editor(Asker(inputs, min(config.layers)), config, inputs.seed)
+
+
+# ---- editing ----
+
+
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
+    """The wanted differences of all facts, met by one change."""
+    return _edits(inputs, config, [slice(None)])[0]
+
+
+def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
+    """A change for every fact alone; they share the backward pass."""
+    return _edits(inputs, config, [slice(i, i + 1) for i in range(len(inputs.requests))])
+
+
+def _edits(inputs: MethodInputs, config: Config, groups: Sequence[slice]) -> list[MethodOutput]:
+    model, editor = inputs.model, inputs.editor
+    assert editor is not None  # `compute` of editing/compute.py has seen to it
+    prompts = [target_prompts(model, request, BARE, inputs.start)[0] for request in inputs.requests]
+    pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
+    names, weights = matrices(model, config.layers, ("W_out",)), live_weights(model)
+    here = {name: tensor.to(device(model)) for name, tensor in editor.tensors.items()}
+    network = Network({name: shape_of(name, weights) for name in names}, here)
+    found = Tail(model, min(config.layers), [pair.row for pair in pairs]).slopes(pairs, names)
+    losses = found.losses.cpu()
+    if inputs.on_step is not None:
+        inputs.on_step(0, losses, (-losses).exp())
+    with torch.no_grad():
+        wanted = network.wanted(here, at_answers(found, pairs))
+    owner = torch.tensor([row for row, _ in asked(pairs)])
+    outputs = []
+    for group in groups:
+        own = torch.isin(owner, torch.arange(len(pairs))[group])
+        solved = {
+            name: solve(k[own], r[own], KeyMetric(None), ridge=float(log_ridge.double().exp()))
+            for (name, (k, r)), log_ridge in zip(wanted.items(), here["log_ridge"], strict=True)
+        }
+        outputs.append(_output(solved, weights, losses[None, group]))
+    return outputs
+
+
+def _output(solved: dict[WeightName, Solution], weights: dict[str, Tensor], losses: Tensor) -> MethodOutput:
+    deltas = tuple(solution.delta(str(name)) for name, solution in solved.items())
+    reports = tuple(one.report(str(name), weights[str(name)].cpu(), None) for name, one in solved.items())
+    return MethodOutput(deltas, reports, curve=losses)
+
+
+METHOD = MethodSpec(
+    "malmen",
+    "a network trained on other facts says what each token should write, and least squares meets all facts at once",
+    Config,
+    compute,
+    compute_each,
+    place="mlp",
+    train=train,
+)

@@ -52,6 +52,8 @@ _PLACES = {
     "find_circuit": "studies.face:find_circuit",
     "evaluate_circuit": "studies.face:evaluate_circuit",
     "roles": "circuits.analysis.head_roles:roles",
+    "scorer_errors": "circuits.analysis.scorer_errors:scorer_errors",
+    "path_patch": "circuits.analysis.paths:path_patch",
     "diff_circuits": "circuits.analysis.diff:diff",
     "about_prompt": "studies.circuit:about_prompt",
     "about_facts": "studies.circuit:about_facts",
@@ -64,6 +66,8 @@ _PLACES = {
     "TaskOptions": "studies.circuit:TaskOptions",
     "Graph": "circuits.graph:Graph",
     "Circuit": "circuits.circuit:Circuit",
+    "ScorerErrors": "circuits.analysis.scorer_errors:ScorerErrors",
+    "PathEffects": "circuits.analysis.paths:PathEffects",
     "CircuitStudy": "studies.circuit:CircuitStudy",
     # what if it were otherwise?
     "request": "studies.face:request",

@@ -2,6 +2,8 @@
 
 from circuits.analysis.diff import diff as diff_circuits
 from circuits.analysis.head_roles import roles
+from circuits.analysis.paths import PathEffects, path_patch
+from circuits.analysis.scorer_errors import ScorerErrors, scorer_errors
 from circuits.circuit import Circuit
 from circuits.graph import Graph
 from circuits.scorers.atp_star import AtPStar
@@ -89,7 +91,9 @@ __all__ = [
     "NeuronResult",
     "PatchscopeConfig",
     "PatchscopeResult",
+    "PathEffects",
     "Prompt",
+    "ScorerErrors",
     "SequenceConfig",
     "SequenceResult",
     "Sweep",
@@ -133,6 +137,7 @@ __all__ = [
     "neurons",
     "page",
     "patchscope",
+    "path_patch",
     "pictures",
     "plain_model",
     "prompt",
@@ -141,6 +146,7 @@ __all__ = [
     "request",
     "roles",
     "save",
+    "scorer_errors",
     "sequence",
     "trace",
     "train_editor",

@@ -11,12 +11,14 @@ from circuits.ablations import check_names, settled, wants_twins
 from circuits.analysis.diff import CircuitDiff, diff
 from circuits.analysis.faithfulness import Evaluation, evaluate
 from circuits.analysis.head_roles import Roles, roles
+from circuits.analysis.scorer_errors import ScorerErrors, errors_of
 from circuits.circuit import Circuit
 from circuits.engine.reference import Reference
 from circuits.engine.state import State
 from circuits.find import decisions_of, find
 from circuits.graph import Graph
 from circuits.method import Method
+from circuits.scorers.eap import Attribution
 from circuits.scorers.eap_ig import EAPIG
 from circuits.search.acdc import ACDC
 from circuits.task import AUTO, Task, alike, corresponding, largest_group, rows, same_wording, twin
@@ -47,6 +49,7 @@ FACTS = 6  # of one relation, that a circuit is found on: more take longer, and 
 OTHERS = 20  # other subjects that are averaged over
 HELD_OUT = 16  # prompts
 ENOUGH = 5  # subjects of equal length, for the mean to be over these alone
+ESTIMATED = 100  # edges on which the scores of a circuit are compared with exact cuts
 QUICK = {"closely": 2, "n_random": 3}  # of an evaluation: prompts for what takes many runs, and random circuits
 
 
@@ -60,6 +63,7 @@ class CircuitStudy(Result):
     roles: Roles | None = None
     answers: tuple[str, ...] = ()  # the relation's possible ones, for the roles
     known: Known | None = None  # which facts were taken for known; None: it was not asked
+    errors: ScorerErrors | None = None  # of a scorer's scores, beside exact cuts
 
 
 @dataclass(frozen=True)
@@ -312,7 +316,11 @@ def circuit_study(
     circuit = find(model, inputs.task, method, seed=seed, **how)
     study = CircuitStudy(with_notes(circuit, inputs), answers=inputs.answers, known=inputs.known)
     told(study)
-    return evaluated(model, study, inputs.held_out, seed, quick=True) if evaluate else study
+    if not evaluate:
+        return study
+    if isinstance(method, Attribution):
+        study = replace(study, errors=errors_of(model, circuit, ESTIMATED, seed))
+    return evaluated(model, study, inputs.held_out, seed, quick=True)
 
 
 def with_notes(circuit: Circuit, inputs: CircuitInputs) -> Circuit:

@@ -18,6 +18,7 @@ KINDS = {  # by the class of a part
     "FlowAverage": ("geva2023dissecting",),
     "NeuronResult": ("dai2022knowledge",),
     "PatchscopeResult": ("ghandeharioun2024patchscopes",),
+    "PathEffects": ("wang2023interpretability",),
     "Roles": ("yao2024circuits",),
     "LayerStudy": ("hase2023localization",),
     "EditReport": ("meng2022locating", "yao2023editing", "yang2025mirage"),

@@ -6,10 +6,12 @@ import numpy as np
 
 from circuits.analysis.faithfulness import Evaluation
 from circuits.analysis.head_roles import Roles
+from circuits.analysis.scorer_errors import ScorerErrors
 from circuits.circuit import Circuit
 from circuits.method import INTEGRAL
 from circuits.pages.evaluation import evaluated
 from circuits.pages.roles import attention_specs, role_specs
+from circuits.pages.scorer_errors import sentence
 from circuits.pages.wiring import matrix, network
 from circuits.stability import Stability
 from factscope.plots.specs import (
@@ -26,7 +28,12 @@ from factscope.plots.specs import (
 MOST_ROWS = 400  # of a table of edges; the export has all
 
 
-def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | None = None) -> Page:
+def page(
+    circuit: Circuit,
+    evaluation: Evaluation | None = None,
+    roles: Roles | None = None,
+    errors: ScorerErrors | None = None,
+) -> Page:
     """The page of one circuit."""
     prompts = circuit.task.prompts
     more = f" and {len(prompts) - 1} more prompts" if len(prompts) > 1 else ""
@@ -40,7 +47,7 @@ def page(circuit: Circuit, evaluation: Evaluation | None = None, roles: Roles | 
         sections.append(Section("What its parts do", role_specs(roles), of))
         if attended := attention_specs(roles, prompts[0]):
             sections.append(Section("What its strongest heads attend to", attended, of))
-    sections += [Section("Edges", (edge_table(circuit),)), Section("How it was found", (card(circuit),))]
+    sections += [Section("Edges", (edge_table(circuit),)), Section("How it was found", (card(circuit, errors),))]
     answer = f"answer{_answer(circuit)}" if len(prompts) == 1 else f"answers of {len(prompts)} prompts"
     return Page(f"Circuit: {prompts[0].text}{more}", tuple(sections), subtitle=f"{circuit.method} · {answer}")
 
@@ -211,8 +218,8 @@ def _completeness(circuit: Circuit) -> list[tuple[str, str]]:
     return [("completeness of the scores", said)]
 
 
-def card(circuit: Circuit) -> Card:
-    """Method, task, certificate and provenance."""
+def card(circuit: Circuit, errors: ScorerErrors | None = None) -> Card:
+    """Method, task, certificate, how far the scores are from exact cuts, and provenance."""
     task, run = circuit.task, circuit.run
     items = [
         ("method", circuit.method),
@@ -224,6 +231,9 @@ def card(circuit: Circuit) -> Card:
         ("ablation", _ablation(circuit)),
         ("score", circuit.convention),
     ]
+    if errors is not None:
+        drawn = f"on {len(errors.edges)} edges, drawn at random and cut one at a time: "
+        items.append(("error of the scores", drawn + sentence(errors.agreements[0], errors)))
     if circuit.certificate:
         items.append(("certificate", str(circuit.certificate)))
     if run is not None:

@@ -53,6 +53,9 @@ PAPERS = {
               "Conmy, Arthur and Mavor-Parker, Augustine N. and Lynch, Aengus and Heimersheim, Stefan and "
               "Garriga-Alonso, Adri{\\`a}",
               "Towards Automated Circuit Discovery for Mechanistic Interpretability", 2023, "2304.14997"),
+        Paper("wang2023interpretability", "Wang, Kevin and Variengien, Alexandre and Conmy, Arthur and others",
+              "Interpretability in the Wild: a Circuit for Indirect Object Identification in {GPT-2} small", 2023,
+              "2211.00593"),
         Paper("syed2023attribution", "Syed, Aaquib and Rager, Can and Conmy, Arthur",
               "Attribution Patching Outperforms Automated Circuit Discovery", 2023, "2310.10348"),
         Paper("kramar2024atp", "Kram{\'a}r, J{\'a}nos and Lieberum, Tom and Shah, Rohin and Nanda, Neel",

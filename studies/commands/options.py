@@ -44,6 +44,7 @@ CONFIG = "config.yaml"  # in a run folder: the options that made it
 CIRCUIT_METHODS = ("acdc", "atp_star", "eap", "eap_ig", "exact")
 ABLATIONS = ("zero", "mean", "mean_overall", "counterfactual")
 METRICS = ("probability", "log_probability", "logit_difference", "kl")
+DIRECTIONS = ("noising", "denoising")
 CIRCUIT_METRICS = ("nll", "logit_difference", "kl", "probability")
 EXTRA = ("refuse", "keep")
 FIGURE_FORMATS = ("svg", "pdf", "png")

@@ -10,7 +10,7 @@ from studies.circuit import CircuitStudy
 
 def page(study: CircuitStudy) -> Page:
     """The page that shows all of it."""
-    return pages.page(study.circuit, study.evaluation, study.roles)
+    return pages.page(study.circuit, study.evaluation, study.roles, study.errors)
 
 
 def words(study: CircuitStudy) -> list[str]:

@@ -105,8 +105,11 @@ def test_a_sentence_and_other_subjects_are_all_it_takes(run_command: Any, tmp_pa
     assert said["evaluation"]["hit10_held_out"]["n"] > 0
     assert "this fact and" in done.stderr
     assert "model's own" in done.stderr
-    found = store.load(tmp_path / "a", CircuitStudy).circuit
+    study = store.load(tmp_path / "a", CircuitStudy)
+    found = study.circuit
     assert found.task.ablation == "mean"
+    assert study.errors is not None
+    assert "error of the scores" in (tmp_path / "a" / "page.html").read_text()
     sized = run_command("circuit", "find", *common, "--edges", found.settings["edges"], "--out", tmp_path / "b")
     assert json.loads(sized.stdout)["loss"] == said["loss"]
 
@@ -236,3 +239,29 @@ def test_a_journal_of_another_search_is_refused_and_intact(
     assert done.exit_code == 2
     assert "threshold" in done.stderr
     assert journal.read_bytes() == before
+
+
+def test_paths_are_patched_and_scorers_are_measured(run_command: Any, tmp_path: Path) -> None:
+    asked = ("[Oda Voss] lives in", "--swap", "Mira Drey", "--model", TOY, "--json")
+    done = run_command(
+        "circuit", "patch", *asked, "--from", "a0.*,m0", "--to", "a1.*.q,logits", "--together", "--direction",
+        "denoising", "--out", tmp_path / "paths",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["direction"] == "denoising"
+    assert len(said["strongest"]) > 3
+    assert "Direct effect" in (tmp_path / "paths" / "page.html").read_text()
+    done = run_command(
+        "circuit", "scorers", *asked, "--methods", "eap,eap-ig", "--edges", 30, "--out", tmp_path / "scorers"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert set(json.loads(done.stdout)["scorers"]) == {"eap", "eap_ig"}
+    for wrong, words in (
+        (("patch", *asked, "--from", "a7.h9"), "no sender 'a7.h9'"),
+        (("patch", *asked, "--direction", "denoising", "--ablation", "zero"), "leave --ablation out"),
+        (("scorers", *asked, "--methods", "acdc"), "no scorer 'acdc'"),
+        (("scorers", *asked, "--edges", 3), "too few"),
+    ):
+        done = run_command("circuit", *wrong, "--out", tmp_path / "no")
+        assert (done.exit_code, words in done.stderr) == (2, True), done.stderr

@@ -61,6 +61,7 @@ _PLACES = {
     "AtPStar": "circuits.scorers.atp_star:AtPStar",
     "EAP": "circuits.scorers.eap:EAP",
     "EAPIG": "circuits.scorers.eap_ig:EAPIG",
+    "RelP": "circuits.scorers.relp:RelP",
     "Exact": "circuits.scorers.exact:Exact",
     "Task": "circuits.task:Task",
     "TaskOptions": "studies.circuit:TaskOptions",

@@ -10,6 +10,7 @@ from circuits.scorers.atp_star import AtPStar
 from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG
 from circuits.scorers.exact import Exact
+from circuits.scorers.relp import RelP
 from circuits.search.acdc import ACDC
 from circuits.task import Task
 from editing.edit import Edit, applied
@@ -93,6 +94,7 @@ __all__ = [
     "PatchscopeResult",
     "PathEffects",
     "Prompt",
+    "RelP",
     "ScorerErrors",
     "SequenceConfig",
     "SequenceResult",

@@ -29,6 +29,7 @@ CIRCUITS = {
     "atp_star": ("kramar2024atp", "syed2023attribution"),
     "eap": ("syed2023attribution",),
     "eap_ig": ("hanna2024faith", "syed2023attribution"),
+    "relp": ("jafari2025relp", "syed2023attribution"),
     "exact": (),  # ours: nothing but the definition of an edge's effect
     "imported": (),
 }

@@ -41,7 +41,7 @@ LEAST = {"limit": 1, "batch": 1, "samples": 1, "workers": 1, "window": 1, "edges
          "neighbours": 0}  # fmt: skip
 CONFIG = "config.yaml"  # in a run folder: the options that made it
 
-CIRCUIT_METHODS = ("acdc", "atp_star", "eap", "eap_ig", "exact")
+CIRCUIT_METHODS = ("acdc", "atp_star", "eap", "eap_ig", "exact", "relp")
 ABLATIONS = ("zero", "mean", "mean_overall", "counterfactual")
 METRICS = ("probability", "log_probability", "logit_difference", "kl")
 DIRECTIONS = ("noising", "denoising")

@@ -20,12 +20,14 @@ from helpers.circuits import SHAPES, double, task
 
 def _norm(module: Any) -> Any:
     """A norm whose scale is a constant."""
-    eps, centres = getattr(module, "eps", getattr(module, "variance_epsilon", None)), isinstance(module, LayerNorm)
+    eps = float(getattr(module, "eps", getattr(module, "variance_epsilon", float("nan"))))
+    centres = isinstance(module, LayerNorm)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         x = x - x.mean(-1, keepdim=True) if centres else x
         scale = (x.pow(2).mean(-1, keepdim=True) + eps).sqrt().detach()
-        return module.weight * x / scale + (module.bias if centres else 0)
+        out: torch.Tensor = module.weight * x / scale + (module.bias if centres else 0)
+        return out
 
     return forward
 

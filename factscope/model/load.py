@@ -22,6 +22,7 @@ from factscope.model.bridge import Bridge, ModelInfo, architecture, in_short, in
 from factscope.model.readout import prove
 from factscope.model.source import download as fetch
 from factscope.model.source import own
+from factscope.model.source.adapter import Adapter, merge, parted, read_adapter
 from factscope.model.source.checkpoint import check_config, check_finite, check_tensors, own_logits
 from factscope.model.source.registry import DEFAULT, REGISTRY, Entry, Wheel
 
@@ -33,6 +34,7 @@ def load(
     spec: str | Path | Any = DEFAULT,
     *,
     tokenizer: Any = None,
+    adapter: str | Path | None = None,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
@@ -44,6 +46,9 @@ def load(
     `device` defaults to the first GPU if there is one; `device_map` and `n_devices` spread a large model instead; the
     `dtype` is float32 where none is named.
 
+    `adapter` is a folder with a LoRA adapter as PEFT writes it, which is merged into the weights
+    (factscope/model/source/adapter.py); without it, `spec` may be BASE+FOLDER, or such a folder, which names its base.
+
     Or `spec` is a model in memory, which stays where it is (factscope/model/source/own.py): a Hugging Face model with
     its `tokenizer`, a PEFT model, a TransformerLens bridge. What begins a text is decided as for any model that is not
     in the registry, and the model's repr says it.
@@ -53,21 +58,24 @@ def load(
     does not run as transformers does, weights that are not finite, or on several devices.
     """
     if not isinstance(spec, str | Path):
-        if (device, dtype, device_map, n_devices) != (None, None, None, None):
+        if (device, dtype, device_map, n_devices, adapter) != (None, None, None, None, None):
             raise ModelError(
-                "a model in memory stays where and as it is: move or convert it before, with its own .to()"
+                "a model in memory stays where and as it is: move or convert it before, with its own .to(); give a "
+                "PeftModel for an adapter"
             )
         return _adopted(spec, tokenizer)
     if tokenizer is not None:
         raise ModelError("a tokenizer is given with a model in memory; a name, a folder or a file brings its own")
-    spec, dtype = str(spec), dtype or "float32"
+    spec, beside = _with_adapter(str(spec), adapter)
+    dtype = dtype or "float32"
     entry = REGISTRY.get(spec)
     place = _place(spec, entry)
     if device_map is None and n_devices is None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(device)
-    model = _boot(spec, place, _dtype(dtype), device, **_spread(device_map, n_devices))
-    return _ready(model, info_of(model, spec, place, entry))
+    model = _boot(spec, place, _dtype(dtype), device, beside, **_spread(device_map, n_devices))
+    what = info_of(model, spec, place, entry)
+    return _ready(model, what if beside is None else beside.beside(what, spec if entry else what.source))
 
 
 def _ready(model: Any, what: ModelInfo) -> Bridge:
@@ -102,6 +110,19 @@ def _adopted(given: Any, tokenizer: Any) -> Bridge:
 
 
 # ---- where a model comes from ----
+
+
+def _with_adapter(spec: str, folder: str | Path | None) -> tuple[str, Adapter | None]:
+    """The base model's name, and the adapter that goes with it if there is one."""
+    base, found = (spec, Path(folder).expanduser()) if folder is not None else parted(spec)
+    if found is None:
+        return spec, None
+    adapter = read_adapter(found)
+    if base is None and adapter.base is None:
+        raise ModelError(f"the adapter in {found} does not name its base model: name it, as BASE+{found}")
+    name = base or str(adapter.base)
+    wheels = {entry.source.requirement: entry.name for entry in REGISTRY.values() if isinstance(entry.source, Wheel)}
+    return wheels.get(name, name), adapter
 
 
 def _place(spec: str, entry: Entry | None) -> str:
@@ -173,7 +194,7 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder} has no tokenizer; copy {_TOKENIZER_FILES[0]} of the same model into it")
 
 
-def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, **spread: Any) -> Any:
+def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, adapter: Adapter | None, **spread: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     # Loaded here and not by TransformerLens, which would open a pickled checkpoint where it finds no other.
@@ -185,6 +206,8 @@ def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, **sprea
             place, dtype=dtype, attn_implementation="eager", output_loading_info=True, **safe, **spread
         )
         check_tensors(spec, loading)
+        if adapter is not None:
+            merge(hugging, adapter)
         check_finite(spec, hugging)
         if device is not None:
             hugging.to(device)

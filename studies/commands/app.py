@@ -225,7 +225,9 @@ def loader(model: str, device: str | None, dtype: str) -> Callable[[], Any]:
 
 def load(options: Any) -> Any:
     """The model that ModelOptions name."""
-    return loader(options.model, options.device, options.dtype)()
+    adapter = getattr(options, "adapter", None)
+    name = options.model if adapter is None else f"{options.model}+{adapter}"
+    return loader(name, options.device, options.dtype)()
 
 
 def _say(*sentences: str) -> None:

@@ -211,6 +211,9 @@ class ModelOptions(Options):
         str,
         option("Registry name, Hugging Face name, folder or .gguf file.", panel=MODEL, autocompletion=starting(models)),
     ] = "smollm2"
+    adapter: Annotated[Path | None, option("Folder of a LoRA adapter (PEFT) that is merged into it.", panel=MODEL)] = (
+        None
+    )
     device: Device = None
     dtype: Annotated[str, option("Precision.", panel=MODEL, of=OneOf("dtype", DTYPES))] = "float32"
     start: Annotated[str, option("What begins the text: auto, none, or a token of the model.", panel=MODEL)] = "auto"

@@ -32,7 +32,7 @@ def layer_of(graph: Graph, number: int) -> int:
 
 def is_dead(graph: Graph, kept: Mask, number: int) -> bool:
     """Whether nothing that a reader feeds still reaches the logits."""
-    nodes = list(graph.nodes_of(graph.readers[number]))
+    nodes = list(graph.moved_by(graph.readers[number]))
     return bool(nodes) and not graph.alive(kept)[nodes].any()
 
 

@@ -8,6 +8,13 @@ that is what the model has. This is the only file that does index arithmetic.
 What an edit lets stand beside an MLP is a node of its own, `b25`: it reads what the MLP of layer 25 reads, and writes
 what it adds to what that MLP writes.
 
+Where a norm is over all heads of a layer together (after attention, as in Gemma-2, or over their queries, as in
+OLMo-2) the graph is `coupled`: the edges are the same, but what one head hears changes what every head of its layer
+writes. Such a head matters, and its edges count, as long as any head of its layer reaches the logits.
+
+A mixture of experts has one reader `m3`, which the router and all experts read, and a writer for each expert, `m3.e5`;
+and `m3.shared` where the layer has an expert that all tokens go through.
+
 Where each count comes from, with S(l) = 1 + l (H + 1) writers below layer l:
     split by query, key, value   sum over l of [(H + 2K) S(l) + S(l) + H] + 1 + L (H + 1)
     not split                    H instead of H + 2K: one reader a head (`a3.h5`), its keys and values its own copy
@@ -21,6 +28,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -28,6 +36,8 @@ import numpy as np
 from factscope.errors import GraphError, ModelError
 from factscope.model.bridge import Bridge
 from factscope.model.hooks import standing_functions
+from factscope.model.parts.experts import expert_count, has_shared, mixtures
+from factscope.model.parts.writes import coupled
 
 Kind = Literal["q", "k", "v", "head", "mlp", "beside", "logits"]
 _ROOM: ContextVar[tuple[int, ...]] = ContextVar("room", default=())
@@ -94,30 +104,39 @@ class Graph:
     split: bool = True  # one reader each for a head's query, key and value; or one for the head
     positions: bool = False  # position embeddings are a writer of their own, and not part of `embed`
     beside: tuple[int, ...] = ()  # layers with a node beside their MLP, lowest first
+    coupled: bool = False  # the heads of a layer go through one norm
+    experts: tuple[int, ...] = ()  # how many a router chooses among, by layer, 0 for an MLP; empty: there are none
+    shared_expert: bool = False  # layers with experts have one that all tokens go through
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beside", tuple(sorted(set(self.beside))))  # a file has a list
+        object.__setattr__(self, "experts", tuple(self.experts))
         if not set(self.beside) <= set(range(self.n_layers)):
             raise GraphError(f"a node stands beside layers {self.beside}, and there are {self.n_layers} layers")
+        if self.experts and len(self.experts) != self.n_layers:
+            raise GraphError(f"{self.n_layers} layers cannot have experts in {len(self.experts)}")
         if self.n_heads % self.n_kv_heads:
             raise GraphError(f"{self.n_heads} heads do not share {self.n_kv_heads} key/value heads evenly")
 
     @classmethod
     def of(cls, model: Bridge, *, split: bool = True, positions: bool = False) -> "Graph":
-        """The graph of `model`; ModelError where edges would not be exact (norms after a sub-layer, experts)."""
+        """The graph of `model`; ModelError where edges would not be exact, as beside an edit that stands there."""
         config = model.cfg
         check_model(model)
         if positions and not hasattr(model, "pos_embed"):
             raise ModelError("this model adds no position embeddings, so they cannot be a writer of their own")
-        heads = int(config.n_heads)
+        heads, layers, mixed = int(config.n_heads), int(config.n_layers), mixtures(model)
         return cls(
-            n_layers=int(config.n_layers),
+            n_layers=layers,
             n_heads=heads,
             n_kv_heads=int(getattr(config, "n_key_value_heads", None) or heads),
             parallel=bool(getattr(config, "parallel_attn_mlp", False)),
             split=split,
             positions=positions,
             beside=tuple({*_ROOM.get(), *beside(model)}),
+            coupled=coupled(model),
+            experts=tuple(expert_count(mixed[i]) if i in mixed else 0 for i in range(layers)) if mixed else (),
+            shared_expert=any(has_shared(mixture) for mixture in mixed.values()),
         )
 
     # ---- names and numbers ----
@@ -134,21 +153,36 @@ class Graph:
 
     def head_writer(self, layer: int, head: int = 0) -> int:
         """Number of the writer a{layer}.h{head}."""
-        return self.n_inputs + layer * (self.n_heads + 1) + sum(other < layer for other in self.beside) + head
+        return self._starts[layer] + head
 
-    def mlp_writer(self, layer: int) -> int:
-        """Number of the writer m{layer}."""
-        return self.head_writer(layer, self.n_heads)
+    def mlp_writers(self, layer: int) -> range:
+        """Numbers of what the MLP of a layer writes: one writer m{layer}, or its experts."""
+        first = self.head_writer(layer, self.n_heads)
+        return range(first, first + len(self._mlp_names(layer)))
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """Number of the first writer of each layer, and of all writers."""
+        layers = range(self.n_layers)
+        sizes = (self.n_heads + len(self._mlp_names(layer)) + (layer in self.beside) for layer in layers)
+        return tuple(accumulate(sizes, initial=self.n_inputs))
+
+    def _mlp_names(self, layer: int) -> tuple[str, ...]:
+        if not self.experts or not self.experts[layer]:
+            return (f"m{layer}",)
+        experts = tuple(f"m{layer}.e{expert}" for expert in range(self.experts[layer]))
+        return (*experts, f"m{layer}.shared") if self.shared_expert else experts
 
     def beside_writer(self, layer: int) -> int:
         """Number of the writer b{layer}; there is none unless the layer is in `beside`."""
-        return self.mlp_writer(layer) + 1
+        return self.mlp_writers(layer).stop
 
     def below(self, reader: Reader) -> int:
         """How many writers, counted from the first, this reader can hear."""
         if reader.kind == "logits":
             return len(self.writers)
-        return self.mlp_writer(reader.layer) if self.after_attention(reader) else self.head_writer(reader.layer)
+        heard = self.n_heads if self.after_attention(reader) else 0
+        return self.head_writer(reader.layer, heard)
 
     def after_attention(self, reader: Reader) -> bool:
         """Whether a reader hears the attention of its own layer."""
@@ -161,7 +195,7 @@ class Graph:
         layers = [
             (
                 *(f"a{layer}.h{head}" for head in range(self.n_heads)),
-                f"m{layer}",
+                *self._mlp_names(layer),
                 *([f"b{layer}"] if layer in self.beside else []),
             )
             for layer in range(self.n_layers)
@@ -218,11 +252,11 @@ class Graph:
         return int(self.allowed.sum())
 
     def nodes_of(self, reader: Reader) -> tuple[int, ...]:
-        """Writers that compute with this input: a head, the heads of a key/value group, an MLP, or none (logits)."""
+        """Writers whose own input this is: a head, the heads of a key/value group, an MLP or its experts; none."""
         if reader.kind == "logits":
             return ()
         if reader.kind == "mlp":
-            return (self.mlp_writer(reader.layer),)
+            return tuple(self.mlp_writers(reader.layer))
         if reader.kind == "beside":
             return (self.beside_writer(reader.layer),)
         if reader.kind in "kv":
@@ -230,9 +264,16 @@ class Graph:
             return tuple(self.head_writer(reader.layer, head) for head in range(first, first + self.group))
         return (self.head_writer(reader.layer, reader.head),)
 
+    def moved_by(self, reader: Reader) -> tuple[int, ...]:
+        """Writers that change with this input: its nodes; for a head, where heads are coupled, all of its layer."""
+        if self.coupled and reader.kind not in ("mlp", "logits"):
+            first = self.head_writer(reader.layer)
+            return tuple(range(first, first + self.n_heads))
+        return self.nodes_of(reader)
+
     @cached_property
     def feeds(self) -> np.ndarray:
-        """Whether a reader is an input of a writer, [reader, writer]."""
+        """Whether a reader is a writer's own input, [reader, writer]."""
         table = np.zeros((len(self.readers), len(self.writers)), dtype=bool)
         for place, reader in enumerate(self.readers):
             table[place, list(self.nodes_of(reader))] = True
@@ -253,7 +294,7 @@ class Graph:
         alive = np.zeros(len(self.writers), dtype=bool)
         heard = np.zeros(len(self.readers), dtype=bool)
         for place in range(len(self.readers) - 1, -1, -1):
-            nodes = self.nodes_of(self.readers[place])
+            nodes = self.moved_by(self.readers[place])
             heard[place] = not nodes or bool(alive[list(nodes)].any())
             if heard[place]:
                 alive |= kept[:, place]
@@ -265,14 +306,14 @@ class Graph:
         fed[: self.n_inputs] = True
         for place, reader in enumerate(self.readers):
             if kept[fed, place].any():
-                fed[list(self.nodes_of(reader))] = True
+                fed[list(self.moved_by(reader))] = True
         return fed
 
     def pruned(self, kept: np.ndarray) -> np.ndarray:
         """Only the edges on some path from an input to the logits; exact edges that carry a constant go too."""
         fed = self.fed(kept)
         alive = self.alive(kept & fed[:, None])
-        needed = np.array([not self.nodes_of(r) or alive[list(self.nodes_of(r))].any() for r in self.readers])
+        needed = np.array([not self.moved_by(r) or alive[list(self.moved_by(r))].any() for r in self.readers])
         live: np.ndarray = kept & fed[:, None] & needed[None, :]
         return live
 
@@ -310,9 +351,11 @@ class Graph:
         return [self.edge_name(writer, reader) for reader, writer in np.argwhere(kept.T).tolist()]
 
     def described(self) -> dict[str, Any]:
-        """The fields, for a file; `beside` only where there is such a node, so that older files have them all."""
+        """The fields, for a file; the later ones only where they say something, so that older files have them all."""
         said = asdict(self)
-        return said | {"beside": list(self.beside)} if self.beside else {k: v for k, v in said.items() if k != "beside"}
+        late = {"beside": list(self.beside), "coupled": self.coupled, "experts": list(self.experts)}
+        late["shared_expert"] = self.shared_expert
+        return {name: value for name, value in said.items() if name not in late} | {k: v for k, v in late.items() if v}
 
     def __str__(self) -> str:
         kind = "query/key/value split" if self.split else "heads not split"
@@ -320,10 +363,10 @@ class Graph:
 
 
 def place_of(name: str) -> tuple[int, int | None]:
-    """Layer and head of a node: (-1, None) for inputs, (l, h) for heads, (l, None) for MLPs and what is beside them."""
+    """Layer and head of a node: (-1, None) for inputs, (l, h) for heads, (l, None) for what MLPs and experts write."""
     if found := re.fullmatch(r"a(\d+)\.h(\d+)(?:\.[qkv])?", name):
         return int(found[1]), int(found[2])
-    if found := re.fullmatch(r"[mb](\d+)", name):
+    if found := re.fullmatch(r"[mb](\d+)(?:\.e\d+|\.shared)?", name):
         return int(found[1]), None
     if name in ("embed", "positions"):
         return -1, None
@@ -349,17 +392,8 @@ def room(layers: Sequence[int]) -> Iterator[None]:
 
 
 def check_model(model: Bridge) -> None:
-    """ModelError for what is not a plain sum of writers: a norm after a sub-layer, experts."""
+    """ModelError for what has no graph: no stack of blocks with a norm after it."""
     config = model.cfg
     name = str(getattr(config, "architecture", None) or "this model")
     if not hasattr(model, "blocks") or not hasattr(model, "ln_final"):
         raise ModelError(f"{name} has no stack of blocks with a norm after it, so it has no edge circuits")
-    block = model.blocks[0]
-    after = [part for part in ("ln1_post", "ln2_post") if part in dict(block.named_children())]
-    if after or "ln1" not in dict(block.named_children()):
-        raise ModelError(
-            f"{name} normalises after its sub-layers, so its heads do not simply add up, and edge circuits are not "
-            "exact on it; tracing and editing work"
-        )
-    if int(getattr(config, "num_experts", 0) or 0) > 1:
-        raise ModelError(f"{name} routes through experts, for which edge circuits are not exact yet; tracing works")

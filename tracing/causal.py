@@ -26,9 +26,9 @@ from factscope.model.bridge import Bridge, device
 from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
 from factscope.model.hooks import Patch, patched, record
 from factscope.model.metrics import Metric, Target, metric, probability
+from factscope.model.parts.writes import check_writes
 from factscope.model.prompts import OWN_ANSWER, Prompt, with_answer_ids
 from factscope.model.sites import Site
-from factscope.model.writes import check_writes
 from factscope.progress import Advance
 from factscope.runs.provenance import Run, stopwatch
 from factscope.statistics import standard_error

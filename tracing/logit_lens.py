@@ -21,10 +21,10 @@ from torch import Tensor
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.hooks import record
+from factscope.model.parts.writes import check_writes, component_sites, component_writes
 from factscope.model.prompts import OWN_ANSWER, Prompt, with_answer_ids
 from factscope.model.readout import ROWS, Norm, checked, rank, readout
 from factscope.model.sites import Site
-from factscope.model.writes import check_writes, component_sites, component_writes
 from factscope.runs.provenance import Run, stopwatch
 from tracing.results import LensResult
 
@@ -32,8 +32,7 @@ from tracing.results import LensResult
 def lens(model: Bridge, prompt: Prompt, norm: Norm = "per-state", top: int = 5) -> LensResult:
     """Every layer and position of `prompt`, and every component at its last position.
 
-    Heads are left out where the model normalises after attention (Gemma-2 and -3): they share that norm, so a head has
-    no write of its own.
+    Where the model normalises after attention (Gemma-2, OLMo-2), a head writes its share of what leaves the norm.
     """
     norm = checked(norm)
     check_writes(model)

@@ -45,8 +45,10 @@ def patterns(state: State, heads: dict[str, float]) -> tuple[HeadPattern, ...]:
         assert head is not None
         pair = head // state.graph.group if state.graph.split else head
         q, k, v = state.queries[layer][head], state.keys[layer][pair], state.values[layer][pair]  # [row, pos, d_head]
-        attention = state.kernel.pattern(layer, q[None], k[None])[0, 0].double()
-        written = (v[0] @ state.kernel.layers[layer].out[head]).double().norm(dim=-1)  # [key], for a weight of 1
+        attention = state.kernel.pattern(layer, q[None], k[None], [head])[0, 0].double()
+        given = v[0] @ state.kernel.layers[layer].out[head]
+        # [key], for a weight of 1; a norm's scale is that of the query, and so the same for all keys
+        written = state.share(layer, given, 0, len(given) - 1).double().norm(dim=-1)
         sizes = attention * written
         weighted = sizes / sizes.sum(-1, keepdim=True).clamp_min(1e-12)
         found.append(HeadPattern(name, effect, attention.float().cpu(), weighted.float().cpu()))

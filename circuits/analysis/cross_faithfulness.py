@@ -112,7 +112,7 @@ def entries(before: Circuit, after: Circuit, layers: tuple[int, ...]) -> tuple[E
     graph, one, other = before.graph, before.mask, after.mask
     found = []
     beside = [graph.beside_writer(layer) for layer in layers if layer in graph.beside]
-    for writer in (*(graph.mlp_writer(layer) for layer in layers), *beside):
+    for writer in (*(writer for layer in layers for writer in graph.mlp_writers(layer)), *beside):
         for reader in np.flatnonzero(one[writer] | other[writer]):
             kept = (
                 "both"

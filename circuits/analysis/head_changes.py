@@ -101,7 +101,7 @@ def head_table(
     def roles(which: int) -> tuple[str, ...]:
         return tuple(naming[which].role(head, subject, relation) for head in read[which])
 
-    mlps = torch.stack([state.outputs[graph.mlp_writer(layer)][0, last] for layer in range(graph.n_layers)])
+    mlps = torch.stack([state.outputs[list(graph.mlp_writers(i))][:, 0, last].sum(0) for i in range(graph.n_layers)])
     return HeadTable(
         answers=names,
         names=tuple(heads),

@@ -72,7 +72,7 @@ class Roles:
     chance: dict[str, float]  # mean count with shuffled positions
     chance_high: dict[str, int]  # the greatest of 19 in 20 shuffles
     active_heads: Float[Tensor, " layer"]  # share of a layer's heads that are in the circuit
-    active_mlps: Float[Tensor, " layer"]  # 1 or 0
+    active_mlps: Float[Tensor, " layer"]  # 1 or 0; of experts, the share
     curves: dict[str, Tensor]  # [state] 0 is the embedding; rank, probability, rank at the subject; full and circuit
     settings: dict[str, Any]
     run: Run | None
@@ -238,8 +238,9 @@ def source_writes(state: State, name: str, last: int) -> tuple[Float[Tensor, " k
     assert head is not None
     pair = head // state.graph.group if state.graph.split else head
     q, k, v = state.queries[layer][head], state.keys[layer][pair], state.values[layer][pair]  # [row, pos, d_head]
-    pattern = state.kernel.pattern(layer, q[None], k[None])[0, 0, last]  # [key]
-    return pattern, (pattern[:, None] * v[0]) @ state.kernel.layers[layer].out[head]
+    pattern = state.kernel.pattern(layer, q[None], k[None], [head])[0, 0, last]  # [key]
+    given = (pattern[:, None] * v[0]) @ state.kernel.layers[layer].out[head]
+    return pattern, state.share(layer, given, 0, last)
 
 
 def head_reading(state: State, lens: AnswerReading, name: str, last: int) -> HeadReading:
@@ -256,12 +257,12 @@ def head_reading(state: State, lens: AnswerReading, name: str, last: int) -> Hea
 
 
 def _active(circuit: Circuit, heads: bool) -> Tensor:
-    counts = torch.zeros(circuit.graph.n_layers)
+    graph, counts = circuit.graph, torch.zeros(circuit.graph.n_layers)
     for name in circuit.nodes():
         layer, head = place_of(name)
         if layer >= 0 and (head is not None) == heads and not name.startswith("b"):
-            counts[layer] += 1
-    return counts / (circuit.graph.n_heads if heads else 1)
+            counts[layer] += 1 / (graph.n_heads if heads else len(graph.mlp_writers(layer)))
+    return counts
 
 
 def _curves(state: State, circuit: Circuit, read: Readout) -> dict[str, Tensor]:

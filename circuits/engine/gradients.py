@@ -14,7 +14,7 @@ from torch import Tensor
 
 from circuits.engine import beside
 from circuits.engine.reference import Reference
-from circuits.engine.writes import copies, own_rows, reading, writes
+from circuits.engine.writes import attention_biases, copies, own_rows, reading, writes
 from circuits.graph import Graph
 from factscope.model.hooks import Hook, hooked
 from factscope.model.sites import Site
@@ -106,28 +106,26 @@ def _gradient(
 
         return keep
 
-    def heads(at: int) -> Callable[[Tensor], Tensor | None]:
-        def replace(result: Tensor) -> Tensor | None:
-            if site == "heads" and at == layer:
-                first = graph.head_writer(at)
-                made = between(list(range(first, first + graph.n_heads))).permute(1, 2, 0, 3)
-                return _moved(own_rows(result, graph), made.repeat(repeated, 1, 1, 1))
-            return own_rows(result, graph) if repeated > 1 else None
-
-        return replace
-
     hooks: list[Hook] = [(Site("resid_pre", 0), leaf)]
+    if site == "heads":
+        first = graph.head_writer(layer)
+        together = between(list(range(first, first + graph.n_heads))).sum(0) + attention_biases(model)[layer]
+        added = together.repeat(repeated, 1, 1)
+        hooks.append((Site("attn", layer), lambda out: _moved(out, added)))
     if site == "mlp":
-        made = between([graph.mlp_writer(layer)])[0].repeat(repeated, 1, 1)
+        made = between(list(graph.mlp_writers(layer))).sum(0).repeat(repeated, 1, 1)
         hooks.append((Site("mlp", layer), lambda out: _moved(out, made)))
     hooks += beside.hooks(model, graph, tokens, lambda *_: None, lambda layer, x: keeper(("beside", layer))(x))
     for at in range(graph.n_layers):
         hooks += [(Site(f"{kind}_input", at), keeper((kind, at))) for kind in "qkv"]
-        hooks += [(Site("head_result", at), heads(at)), (Site("mlp_in", at), keeper(("mlp", at)))]
+        hooks.append((Site("mlp_in", at), keeper(("mlp", at))))
+        if repeated > 1:
+            hooks.append((Site("head", at), lambda z: own_rows(z, graph)))
     if dropped is not None:
         hooks += [(Site(kind, dropped), lambda out: out.detach()) for kind in ("attn", "mlp")]
     hooks.append((Site("resid", graph.n_layers - 1), keeper(("logits", graph.n_layers))))
-    with torch.enable_grad(), reading(model), hooked(model, hooks):
+    routing = reference.parts.routing(reference.choices, repeated * len(shares))
+    with torch.enable_grad(), reading(model, routing), hooked(model, hooks):
         logits = model(tokens, use_cache=False)[: n * len(shares), -1]
         loss = reference.objective.losses(logits.unflatten(0, (len(shares), n))).sum()
     keys = list(seen)

@@ -27,6 +27,10 @@ BUSY = 132  # positions that one product should have at least: fewer are slower 
 MOST = 24  # variants in one batch: even at one position each, more do not pay
 
 
+Inputs = Callable[[list[int], dict[int, list[int]], bool], Tensor]
+Heard = dict[str, tuple[list[int], Tensor]]
+
+
 class Fast(State):
     """The current circuit's state, and the losses of many variants of one reader's input."""
 
@@ -84,8 +88,8 @@ class Fast(State):
             if step.kind == "heads":
                 out = self._heads(step, inputs, variants, commit)
             else:
-                run = kernel.mlp if step.kind == "mlp" else kernel.beside
-                out = run(step.layer, inputs(step.readers[step.kind], step.hears, step.last)[0])[None]
+                x = inputs(step.readers[step.kind], step.hears, step.last)[0]
+                out = kernel.beside(step.layer, x)[None] if step.kind == "beside" else self._mlp(step, x, variants)
             out = out.unflatten(1, (variants, n))
             where = slice(t - 1, t) if step.last else slice(None)
             change = out - self.outputs[step.nodes][:, None, :, where]
@@ -104,46 +108,86 @@ class Fast(State):
             self._store(self.inputs, numbers, made, last)
         return self.objective.losses(kernel.logits(final.flatten(0, 1)).unflatten(0, (variants, n)))
 
-    def _heads(
-        self, step: Step, inputs: Callable[[list[int], dict[int, list[int]], bool], Tensor], variants: int, commit: bool
-    ) -> Tensor:
+    def _mlp(self, step: Step, x: Float[Tensor, "variant_row pos d_model"], variants: int) -> Tensor:
+        """What the step's MLP writes, or those of its experts that lead on, [node, variant row, pos, d_model]."""
+        out, first = self.kernel.mlp(step.layer, x, variants), self.graph.mlp_writers(step.layer).start
+        return out if len(out) == len(step.nodes) else out[[node - first for node in step.nodes]]
+
+    def _heads(self, step: Step, inputs: Inputs, variants: int, commit: bool) -> Tensor:
+        """What the step's heads write, [head, variant row, pos, d_model]."""
         graph, kernel, layer = self.graph, self.kernel, step.layer
-        heads = [node - graph.head_writer(layer) for node in step.nodes]
+        nodes = [node - graph.head_writer(layer) for node in step.nodes]
+        where = slice(self.tokens.shape[1] - 1, None) if step.last else slice(None)
+        heard = self._heard(step, inputs, where)
+        heads = self._recomputed(step, nodes, heard)
+        q = self._part("q", layer, heads, heard, variants, where, commit)
         pairs = sorted({self.pair(head) for head in heads})
-        t = self.tokens.shape[1]
-        where = slice(t - 1, t) if step.last else slice(None)
-
-        if "head" in step.readers:  # whole heads: all three are new
-            x = kernel.attention_norm(layer, inputs(step.readers["head"], step.hears, False))
-            shared = [head // graph.group for head in heads]
-            q = kernel.queries(layer, heads, x[:, :, where])
-            k, v = kernel.keys(layer, shared, x), kernel.values(layer, shared, x)
-            if commit:
-                self.queries[layer][heads, :, where] = q
-                self.keys[layer][heads], self.values[layer][heads] = k, v
-            return kernel.attend(layer, heads, q, k, v)
-
-        def from_state(state: Tensor, which: list[int], positions: slice) -> Tensor:
-            kept = state[layer][which][:, None, :, positions]
-            return kept.expand(-1, variants, -1, -1, -1).flatten(1, 2).clone()
-
-        q = from_state(self.queries, heads, where)
-        k, v = (from_state(state, pairs, slice(None)) for state in (self.keys, self.values))
-        for kind, numbers in step.readers.items():
-            short = step.last and kind == "q"
-            x = kernel.attention_norm(layer, inputs(numbers, step.hears, short))
-            which = [graph.readers[number].head for number in numbers]
-            if kind == "q":
-                q[[heads.index(head) for head in which]] = kernel.queries(layer, which, x)
-            elif kind == "k":
-                k[[pairs.index(head) for head in which]] = kernel.keys(layer, which, x)
-            else:
-                v[[pairs.index(head) for head in which]] = kernel.values(layer, which, x)
-        if commit:
-            self.queries[layer][heads, :, where] = q
-            self.keys[layer][pairs], self.values[layer][pairs] = k, v
+        k, v = (self._part(kind, layer, pairs, heard, variants, slice(None), commit) for kind in "kv")
         own = [pairs.index(self.pair(head)) for head in heads]
-        return kernel.attend(layer, heads, q, k[own], v[own])
+        k, v = (part if own == list(range(len(pairs))) else part[own] for part in (k, v))
+        given = kernel.attend(layer, heads, q, k, v)
+        if self.results is None:
+            return given
+        every = self.results[layer][:, None, :, where].repeat(1, variants, 1, 1, 1).flatten(1, 2)
+        every[heads] = given
+        if commit:
+            self.results[layer][:, :, where] = every
+        return kernel.written(layer, every)[nodes]
+
+    def _heard(self, step: Step, inputs: Inputs, where: slice) -> Heard:
+        """For queries, keys and values, which of them hear something new, and their normed inputs."""
+        kernel, layer, readers = self.kernel, step.layer, self.graph.readers
+        if "head" in step.readers:  # whole heads: all three are new
+            numbers = step.readers["head"]
+            x = kernel.attention_norm(layer, inputs(numbers, step.hears, False))
+            heads = [readers[number].head for number in numbers]
+            return {"q": (heads, x[:, :, where]), "k": (heads, x), "v": (heads, x)}
+        found = {}
+        for kind, numbers in step.readers.items():
+            x = kernel.attention_norm(layer, inputs(numbers, step.hears, step.last and kind == "q"))
+            found[kind] = [readers[number].head for number in numbers], x
+        return found
+
+    def _recomputed(self, step: Step, nodes: list[int], heard: Heard) -> list[int]:
+        """The heads whose attention changes; where heads are coupled, those that lead nowhere themselves too."""
+        graph = self.graph
+        if not graph.coupled:
+            return nodes
+        if self.kernel.over_all and not {"q", "k"}.isdisjoint(heard):
+            return list(range(graph.n_heads))
+        first = graph.head_writer(step.layer)
+        changed = [graph.nodes_of(graph.readers[number]) for numbers in step.readers.values() for number in numbers]
+        return sorted({node - first for own in changed for node in own})
+
+    def _part(
+        self, kind: str, layer: int, which: list[int], heard: Heard, variants: int, where: slice, commit: bool
+    ) -> Tensor:
+        """Queries, keys or values of these heads (of these key/value heads), some of them made anew."""
+        state = {"q": self.queries, "k": self.keys, "v": self.values}[kind]
+        new, x = heard.get(kind, ([], None))
+        made = None
+        if x is not None:
+            made = self.kernel.projected(layer, kind, self._native(kind, new), x)
+            if self.kernel.over_all and kind != "v":
+                every = _expanded(self.projected[kind][layer], variants, where)
+                every[new] = made
+                made, new = self.kernel.turned(layer, kind, every), list(range(len(every)))
+                if commit:
+                    self.projected[kind][layer][:, :, where] = every
+            elif kind != "v":
+                made = self.kernel.turned(layer, kind, made)
+            if commit:
+                state[layer][new, :, where] = made
+        if made is not None and new == which:
+            return made
+        found = _expanded(state[layer][which], variants, where)
+        if made is not None:
+            found[[which.index(each) for each in new]] = made
+        return found
+
+    def _native(self, kind: str, which: list[int]) -> list[int]:
+        """The numbers of the projections that these heads, or key/value heads, go through."""
+        return which if kind == "q" or self.graph.split else [head // self.graph.group for head in which]
 
     def _store(self, state: Tensor, numbers: list[int], value: Tensor, last: bool) -> None:
         """Write the one variant of a commit into the state."""
@@ -189,3 +233,8 @@ class Fast(State):
         gap = abs(loss - slow) / max(1.0, abs(slow))
         self.refuse(gap / loose, f"cutting {what} is off by {gap:.2g} of the loss")
         return gap
+
+
+def _expanded(state: Tensor, variants: int, where: slice) -> Float[Tensor, "head variant_row pos d_head"]:
+    """The same for every variant, to be changed in place."""
+    return state[:, None, :, where].expand(-1, variants, -1, -1, -1).flatten(1, 2).clone()

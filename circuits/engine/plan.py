@@ -52,7 +52,8 @@ def plan(graph: Graph, kept: Mask, number: int, n_positions: int) -> Plan:
     seen: list[int] = []
     for layer in range(start.layer, graph.n_layers):
         of_layer = [i for i, reader in enumerate(graph.readers) if reader.layer == layer]
-        mlps = [i for i in of_layer if graph.readers[i].kind in ("mlp", "beside")]
+        mlps = [i for i in of_layer if graph.readers[i].kind in STEPS]
+        moved = {i: graph.moved_by(graph.readers[i]) for i in of_layer}
         hears = {i: np.flatnonzero(kept[:, i] & changed).tolist() for i in of_layer}
         for last in (False, True):
             heads = [
@@ -60,7 +61,7 @@ def plan(graph: Graph, kept: Mask, number: int, n_positions: int) -> Plan:
                 for node in range(graph.head_writer(layer), graph.head_writer(layer, graph.n_heads))
                 if alive[node]
                 and wide_node[node] != last
-                and any(hears[i] or i == number for i in of_layer if graph.feeds[i, node])
+                and any(hears[i] or i == number for i in of_layer if node in moved[i])
             ]
             if heads:
                 steps.append(_head_step(graph, layer, last, heads, number, hears))
@@ -69,11 +70,12 @@ def plan(graph: Graph, kept: Mask, number: int, n_positions: int) -> Plan:
             changed[seen] = True
             hears |= {i: np.flatnonzero(kept[:, i] & changed).tolist() for i in mlps}
         for mlp in mlps:
-            (node,), kind = graph.nodes_of(graph.readers[mlp]), graph.readers[mlp].kind
-            if alive[node] and (mlp == number or hears[mlp]):
-                last = kind == "mlp" and not wide_node[node]  # what is beside it may look at the whole prompt
-                steps.append(Step(STEPS[kind], layer, last, [node], {kind: [mlp]}, {mlp: hears[mlp]}))
-                seen.append(node)
+            kind = graph.readers[mlp].kind
+            nodes = [node for node in graph.nodes_of(graph.readers[mlp]) if alive[node]]
+            if nodes and (mlp == number or hears[mlp]):
+                last = kind == "mlp" and not wide_node[nodes].any()  # what is beside it may look at the whole prompt
+                steps.append(Step(STEPS[kind], layer, last, nodes, {kind: [mlp]}, {mlp: hears[mlp]}))
+                seen += nodes
         changed[seen] = True
     heard = [node for node in seen if kept[node, graph.reader_index["logits"]]]
     widths = [1 if step.last else n_positions for step in steps]
@@ -85,7 +87,8 @@ def _head_step(graph: Graph, layer: int, last: bool, heads: list[int], start: in
     readers: dict[str, list[int]] = {}
     for number, writers in hears.items():
         kind = graph.readers[number].kind
-        if kind not in STEPS and (writers or number == start) and graph.feeds[number, heads].any():
+        there = set(graph.moved_by(graph.readers[number])) & set(heads)
+        if kind not in STEPS and (writers or number == start) and there:
             readers.setdefault(kind, []).append(number)
     return Step("heads", layer, last, heads, readers, hears)
 
@@ -95,7 +98,9 @@ def _positions(graph: Graph, kept: Mask, alive: np.ndarray) -> tuple[np.ndarray,
     reader = np.zeros(len(graph.readers), dtype=bool)
     node = np.zeros(len(graph.writers), dtype=bool)
     for number in range(len(graph.readers) - 1, -1, -1):
-        nodes = list(graph.nodes_of(graph.readers[number]))
+        nodes = list(graph.moved_by(graph.readers[number]))
+        if graph.coupled and nodes:
+            node[nodes] = node[nodes].any()  # a norm that heads share needs all of them where it needs one
         if nodes and alive[nodes].any():
             kind = graph.readers[number].kind
             reader[number] = kind in ("k", "v", "head", "beside") or node[nodes].any()

@@ -4,7 +4,8 @@ One full forward pass with hooks. A reader that hears everything reads the resid
 input of any other is summed anew: what the writers that it hears wrote in this very pass, what the others are ablated
 to, and the biases. So a cut anywhere changes all that is computed above it, norms included. (Adding "ablated minus
 written" to the stream is the same in exact arithmetic, but in float32 the few writers of some 10^3 that a stream has
-leave their rounding behind, and losses are off by 10^-3.)
+leave their rounding behind, and losses are off by 10^-3.) What is not computed again is which experts a token goes to:
+that choice is the full model's (`factscope.model.parts.experts` says why); their weights are.
 
 A graph that is not split gives each query head its own keys and values, while the model shares them within a group. The
 same weights can still do it: the batch is run once for each member of the groups, all with the same residual stream,
@@ -19,12 +20,13 @@ from torch import Tensor
 
 from circuits.ablations import ablated
 from circuits.engine import beside
-from circuits.engine.writes import Mask, attention_biases, check_sum, copies, reading, recorders
+from circuits.engine.writes import Mask, Parts, attention_biases, check_sum, copies, reading, recorders
 from circuits.graph import Graph
 from circuits.task import Objective, Task
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge
 from factscope.model.hooks import hooked
+from factscope.model.parts.experts import choices_of
 from factscope.model.sites import Site
 
 
@@ -38,6 +40,8 @@ class Reference:
         self.replacement = ablated(model, graph, task) if replacement is None else replacement
         self.n_forwards = 0
         self._tokens = task.tokens(model)
+        self.parts = Parts.of(model)
+        self.choices = choices_of(model, self._tokens)  # of experts, in the full model; made again in every circuit
         self._biases = attention_biases(model)
 
     @torch.no_grad()
@@ -76,13 +80,15 @@ class Reference:
             made = readers([graph.reader_index[f"b{layer}"]])
             return x if made is None else made[0]
 
-        hooks = [*recorders(graph, keep), *beside.hooks(self.model, graph, self._tokens, keep, hear)]
+        routing = self.parts.routing(self.choices, n)
+        hooks = recorders(self.parts, graph, routing, keep)
+        hooks += beside.hooks(self.model, graph, self._tokens, keep, hear)
         for layer in range(graph.n_layers):
             hooks += [(Site(f"{kind}_input", layer), self._attention(kind, layer, readers)) for kind in "qkv"]
             hooks.append((Site("mlp_in", layer), _single(graph.reader_index[f"m{layer}"], readers)))
         last = Site("resid", graph.n_layers - 1)
         hooks.append((last, _single(graph.reader_index["logits"], readers)))
-        with reading(self.model), hooked(self.model, hooks):
+        with reading(self.model, routing), hooked(self.model, hooks):
             out: Tensor = self.model(tokens, use_cache=False)
         self.n_forwards += 1
         return finite(out[: len(self._tokens), -1])

@@ -23,6 +23,11 @@ from factscope.model.sites import Site, hook_name
 
 def coefficients(reference: Reference, attention_held: bool) -> Float[Tensor, "reader row pos d_model"]:
     """What each reader's input is multiplied by in place of the loss's gradient; rows add up to the prompts' mean."""
+    if reference.graph.coupled or reference.graph.experts:
+        raise ModelError(
+            "relevance propagation has no rule for heads that share a norm, nor for mixtures of experts, as this model "
+            f"({architecture(reference.model)}) has: choose eap or eap-ig"
+        )
     state = State(reference)
     rules = _Rules.of(state, attention_held)
     graph, found = state.graph, torch.zeros_like(state.inputs)
@@ -83,7 +88,7 @@ class _Rules:
             if gate is not None:
                 inside = inside + block.mlp.gate.original_component(normed) * share * _gain(h, gate)
             out = block.mlp.out.original_component(inside)
-            self._check(out, state.outputs[state.graph.mlp_writer(layer)], f"the MLP of layer {layer}")
+            self._check(out, state.outputs[state.graph.mlp_writers(layer)[0]], f"the MLP of layer {layer}")
             (slope,) = torch.autograd.grad(out, leaf, above)
         return slope
 

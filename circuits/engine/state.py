@@ -34,7 +34,7 @@ class State:
         self.model, self.graph, self.objective = reference.model, reference.graph, reference.objective
         self.tokens = reference.task.tokens(self.model)
         self.rounding = ROUNDING[reference.replacement.dtype]
-        self.kernel = self._known(lambda: Kernel(self.model, self.graph, self.tokens))
+        self.kernel = self._known(lambda: Kernel(self.model, self.graph, self.tokens, reference.choices))
         self.ablated = reference.replacement
         graph, (n, t) = self.graph, self.tokens.shape
         like = self.ablated
@@ -45,6 +45,12 @@ class State:
         self.queries = like.new_zeros(graph.n_layers, graph.n_heads, n, t, d_head)
         self.keys = like.new_zeros(graph.n_layers, pairs, n, t, d_head)
         self.values = like.new_zeros(graph.n_layers, pairs, n, t, d_head)
+        # What shared norms need of the heads that do not change: what they give, and queries and keys before the norm.
+        whole = (graph.n_layers, graph.n_heads, n, t, width)
+        self.results = like.new_zeros(whole) if self.kernel.shares else None
+        self.projected = (
+            {"q": torch.zeros_like(self.queries), "k": torch.zeros_like(self.keys)} if self.kernel.over_all else {}
+        )
         written = writes(self.model, graph, self.tokens)
         self.embedded = written[: graph.n_inputs].clone()
         self.kept = graph.full()
@@ -73,7 +79,7 @@ class State:
             biases = biases + kernel.layers[current].out_bias
             if not graph.parallel:
                 self._build_inputs(mlps, biases)
-            self.outputs[graph.mlp_writer(current)] = kernel.mlp(current, self.inputs[mlps[0]])
+            self.outputs[list(graph.mlp_writers(current))] = kernel.mlp(current, self.inputs[mlps[0]])
             if current in graph.beside:
                 self.outputs[graph.beside_writer(current)] = kernel.beside(current, self.inputs[mlps[1]])
         last = graph.reader_index["logits"]
@@ -99,11 +105,27 @@ class State:
         else:
             parts = (x, x, x)
             shared = [head // graph.group for head in heads]
-        self.queries[layer] = kernel.queries(layer, list(heads), parts[0])
-        self.keys[layer] = kernel.keys(layer, shared, parts[1])
-        self.values[layer] = kernel.values(layer, shared, parts[2])
+        for kind, which, part, state in (
+            ("q", list(heads), parts[0], self.queries),
+            ("k", shared, parts[1], self.keys),
+        ):
+            projected = kernel.projected(layer, kind, which, part)
+            if self.projected:
+                self.projected[kind][layer] = projected
+            state[layer] = kernel.turned(layer, kind, projected)
+        self.values[layer] = kernel.projected(layer, "v", shared, parts[2])
         own = [self.pair(head) for head in heads]
-        return kernel.attend(layer, list(heads), self.queries[layer], self.keys[layer][own], self.values[layer][own])
+        given = kernel.attend(layer, list(heads), self.queries[layer], self.keys[layer][own], self.values[layer][own])
+        if self.results is None:
+            return given
+        self.results[layer] = given
+        return kernel.written(layer, given)
+
+    def share(self, layer: int, parts: Float[Tensor, "*parts d_model"], row: int, pos: int) -> Tensor:
+        """What parts of what the layer's heads give at one position add to the residual stream there."""
+        if self.results is None:
+            return parts
+        return self.kernel.layers[layer].outs.written(parts, self.results[layer][:, row, pos].sum(0))
 
     def pair(self, head: int) -> int:
         """Where a head's keys and values are in the state."""

@@ -1,11 +1,14 @@
-"""What every writer writes, and the hooks and flags by which it is heard.
+"""What every writer writes in a run, at all positions, and the hooks and flags by which it is heard.
+
+What a head writes follows from its values and `factscope.model.parts.writes`, as in the lens.
 
 A graph that is not split gives each query head its own keys and values, while the model shares them within a group: the
 batch is then run once for each member of the groups, and each head's result is taken from the run that read its input.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,12 @@ from circuits.graph import Graph
 from factscope.errors import ModelError
 from factscope.model.bridge import Bridge, architecture
 from factscope.model.hooks import Hook, apart, flags, hooked
+from factscope.model.parts.experts import NO_EXPERTS, Choices, Routing, check_experts, mixtures, repeated
+from factscope.model.parts.writes import HeadsOut, expert_writes, heads_out
 from factscope.model.sites import Site
+from factscope.model.weights import live_weights
 
-FLAGS = {"use_attn_result": True, "use_split_qkv_input": True, "use_hook_mlp_in": True}
+FLAGS = {"use_split_qkv_input": True, "use_hook_mlp_in": True}
 Mask = Bool[np.ndarray, "writer reader *place"]  # place: the role of a token, or a row and position; mostly none
 
 
@@ -29,17 +35,35 @@ def copies(graph: Graph) -> int:
     return 1 if graph.split else graph.group
 
 
-def own_rows(result: Float[Tensor, "copy_row pos head d_model"], graph: Graph) -> Tensor:
-    """Each head's result from the copy that read its own keys and values, given to all copies alike."""
+def own_rows(z: Float[Tensor, "copy_row pos head d_head"], graph: Graph) -> Tensor:
+    """Each head's values from the copy that read its own keys and values, given to all copies alike."""
     n = copies(graph)
     if n == 1:
-        return result
-    by_copy = result.unflatten(0, (n, -1))
+        return z
+    by_copy = z.unflatten(0, (n, -1))
     heads = [by_copy[head % n, :, :, head] for head in range(graph.n_heads)]
     return torch.stack(heads, 2).repeat(n, 1, 1, 1)
 
 
-def recorders(graph: Graph, keep: Callable[[int, Tensor], None]) -> list[Hook]:
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What taking a model apart needs of it, made once for many runs."""
+
+    model: Bridge
+    heads: tuple[HeadsOut, ...]
+    mixtures: dict[int, Any]  # of experts, by layer
+
+    @classmethod
+    def of(cls, model: Bridge) -> "Parts":
+        """The parts of `model`; ModelError where what its heads write cannot be told apart."""
+        return cls(model, tuple(all_heads_out(model)), mixtures(model))
+
+    def routing(self, choices: Choices | None = None, times: int = 1) -> Routing:
+        """For one run, whose experts are chosen as before where there are `choices`; of a batch so many `times`."""
+        return Routing(self.mixtures, repeated(choices, times) if choices else None)
+
+
+def recorders(parts: Parts, graph: Graph, routing: Routing, keep: Callable[[int, Tensor], None]) -> list[Hook]:
     """Hooks that hand every writer's output to `keep(number, [row, pos, d_model])`, in the order of computation.
 
     Nodes beside MLPs are not among them: `engine/beside.py` has theirs.
@@ -54,29 +78,54 @@ def recorders(graph: Graph, keep: Callable[[int, Tensor], None]) -> list[Hook]:
             keep(0, resid)
 
     def heads(layer: int) -> Callable[[Tensor], Tensor | None]:
-        def take(result: Tensor) -> Tensor | None:
-            chosen = own_rows(result, graph)
+        def take(z: Tensor) -> Tensor | None:
+            chosen = own_rows(z, graph)
+            written = parts.heads[layer].writes(chosen)
             for head in range(graph.n_heads):
-                keep(graph.head_writer(layer, head), chosen[:, :, head])
+                keep(graph.head_writer(layer, head), written[:, :, head])
             return chosen if copies(graph) > 1 else None
 
         return take
 
     def mlp(layer: int) -> Callable[[Tensor], None]:
-        return lambda out: keep(graph.mlp_writer(layer), out)
+        writers = graph.mlp_writers(layer)
+
+        def take(out: Tensor) -> None:
+            each = out[None]
+            if layer in routing.mixtures:
+                given, whole = routing.given(layer), routing.whole[layer]
+                each = expert_writes(parts.model, layer, given, whole, out, graph.shared_expert)
+            for number, write in zip(writers, each, strict=True):
+                keep(number, write)
+
+        return take
 
     hooks: list[Hook] = [(Site("resid_pre", 0), inputs)]
     if graph.positions:
         hooks.insert(0, (Site("embed"), lambda out: embedded.append(out)))
     for layer in range(graph.n_layers):
-        hooks += [(Site("head_result", layer), heads(layer)), (Site("mlp", layer), mlp(layer))]
+        hooks += [(Site("head", layer), heads(layer)), (Site("mlp", layer), mlp(layer))]
     return hooks
 
 
+def all_heads_out(model: Bridge) -> list[HeadsOut]:
+    """How each layer's heads reach the residual stream; ModelError where that cannot be told head by head."""
+    weights, found = live_weights(model), []
+    for layer in range(len(model.blocks)):
+        made = heads_out(model, layer, weights)
+        if made is None:
+            raise ModelError(
+                f"the attention of this architecture ({architecture(model)}) does not give what each head writes by a "
+                "matrix of its own, so it has no edge circuits; tracing may work"
+            )
+        found.append(made)
+    return found
+
+
 @contextmanager
-def reading(model: Bridge) -> Any:
-    """The flags under which readers and heads can be hooked; what stands beside MLPs is a node, and apart."""
-    with apart(model), flags(model, **FLAGS):
+def reading(model: Bridge, routing: Routing = NO_EXPERTS) -> Any:
+    """The flags under which readers can be hooked, and the run's routing; what stands beside MLPs is apart, a node."""
+    with apart(model), flags(model, **FLAGS), routing.installed():
         yield
 
 
@@ -84,12 +133,14 @@ def reading(model: Bridge) -> Any:
 def writes(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "writer row pos d_model"]:
     """What every writer writes in a plain run of `tokens`."""
     seen: dict[int, Tensor] = {}
+    parts = Parts.of(model)
+    routing = parts.routing()
 
     def keep(number: int, out: Tensor) -> None:
         seen[number] = out.clone()
 
-    hooks = [*recorders(graph, keep), *beside.hooks(model, graph, tokens, keep)]
-    with reading(model), hooked(model, hooks):
+    hooks = [*recorders(parts, graph, routing, keep), *beside.hooks(model, graph, tokens, keep)]
+    with reading(model, routing), hooked(model, hooks):
         model(tokens.repeat(copies(graph), 1), use_cache=False)
     return torch.stack([seen[number][: len(tokens)] for number in range(len(graph.writers))])
 
@@ -120,7 +171,8 @@ def check_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> No
 @torch.no_grad()
 def _off_the_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> tuple[float, str]:
     """How far the reader that is furthest off is from the sum, as a share of its input's norm, and which it is."""
-    own = attention_biases(model)
+    parts, own = Parts.of(model), attention_biases(model)
+    routing = parts.routing()
     biases = torch.stack([torch.zeros_like(own[0]), *own]).cumsum(0)
     stream: list[Tensor] = []  # after each writer
     found: list[tuple[float, str]] = []
@@ -140,20 +192,19 @@ def _off_the_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) ->
 
         return hear
 
-    hooks: list[Hook] = [*recorders(graph, keep), *beside.hooks(model, graph, tokens, keep)]
+    hooks: list[Hook] = [*recorders(parts, graph, routing, keep), *beside.hooks(model, graph, tokens, keep)]
     for layer in range(graph.n_layers):
         for kind in "qkv":
             hooks.append((Site(f"{kind}_input", layer), compared(f"a{layer}.h0" + (f".{kind}" if graph.split else ""))))
         hooks.append((Site("mlp_in", layer), compared(f"m{layer}")))
     hooks.append((Site("resid", graph.n_layers - 1), compared("logits")))
-    with reading(model), hooked(model, hooks):
+    with reading(model, routing), hooked(model, hooks):
         model(tokens, use_cache=False)
+    check_experts(model, routing)
     return max(found, key=lambda each: each[0] if each[0] == each[0] else float("inf"))
 
 
 def attention_biases(model: Bridge) -> list[Tensor]:
-    """Each layer's attention output bias, which is always on; zero where there is none."""
-    weight = model.unembed.original_component.weight
-    zero = weight.new_zeros(int(model.cfg.d_model))
-    biases: Iterable[Any] = (getattr(block.attn.o.original_component, "bias", None) for block in model.blocks)
-    return [zero if bias is None else bias.detach() for bias in biases]
+    """What each layer's attention adds whatever its heads do, its output bias; zero where there is none."""
+    zero = model.unembed.original_component.weight.new_zeros(int(model.cfg.d_model))
+    return [zero if made.bias is None else made.bias.to(zero) for made in all_heads_out(model)]

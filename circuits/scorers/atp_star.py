@@ -12,7 +12,8 @@ are averaged: 1/(L - 1) times the sum over layers of |effect|, for with its own 
 
 Convention: in the loss's unit. The paper's score is a size; it is given the sign of the estimate without drops, so that
 positive still means that the edge helps. Sizes are of each prompt, and a score over several is the mean of the signed.
-Scope: one backward pass for each layer. Queries and keys must be apart (a split graph), and there must be two layers.
+Scope: one backward pass for each layer. Queries and keys must be apart (a split graph), heads must not share a norm
+(for the QK fix), and there must be two layers.
 """
 
 from collections.abc import Sequence
@@ -49,6 +50,11 @@ class AtPStar(Attribution):
             raise UserError(
                 "AtP* computes attention anew for a changed query and for a changed key, so it needs them apart: leave "
                 "out --no-split-qkv, or give --set qk_fix=false"
+            )
+        if self.qk_fix and graph.coupled:
+            raise UserError(
+                "AtP* computes one head's attention anew, and the heads of this model share a norm, so that none is "
+                "alone: give --set qk_fix=false"
             )
         if self.grad_drop and graph.n_layers < 2:
             raise UserError("AtP* drops one layer after another, and this model has a single one: grad_drop=false")

@@ -56,7 +56,7 @@ def single_cuts(fast: Fast, kept: Mask, tested: Mask, largest_batch: int = 64, s
     scores = torch.zeros(tested.shape, dtype=torch.float64)
     with progress("edges", int(tested.sum()), shown=shown) as advance:
         for number in range(len(graph.readers)):
-            nodes = list(graph.nodes_of(graph.readers[number]))
+            nodes = list(graph.moved_by(graph.readers[number]))
             writers = [writer for writer in range(len(graph.writers)) if tested[writer, number]]
             if not writers or (nodes and not alive[nodes].any()):
                 advance(len(writers))

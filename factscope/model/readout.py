@@ -33,6 +33,7 @@ from factscope.errors import ModelError, PromptError
 from factscope.model.agreement import off_by, tolerance
 from factscope.model.bridge import Bridge, architecture, device, device_of
 from factscope.model.hooks import record
+from factscope.model.parts.norms import NormParts
 from factscope.model.sites import Site
 from factscope.model.source.checkpoint import probe
 
@@ -165,43 +166,11 @@ class Readout:
                 f"the final norm of this model ({architecture(self.model)}) is neither LayerNorm nor RMSNorm, so its "
                 "logits cannot be split into what components add"
             )
-        part = _NormParts.of(self.model)
-        return part.centre(states) / part.scale(final.to(states.device)) * part.gain.to(states.device)
+        return NormParts.of(self.model, self.model.ln_final).held(states, final.to(states.device))
 
     def _unembedding(self, like: Tensor) -> Float[Tensor, "vocab d_model"]:
         weight: Tensor = self.model.unembed.original_component.weight
         return weight.detach().to(like)
-
-
-@dataclass(frozen=True, eq=False)
-class _NormParts:
-    """The final norm taken apart: (x - mean) / scale * gain + bias, the mean only where it centres."""
-
-    centres: bool
-    eps: float
-    gain: Tensor
-    bias: Tensor
-
-    @classmethod
-    def of(cls, model: Bridge) -> "_NormParts":
-        norm = model.ln_final.original_component
-        like = next(model.parameters())
-        weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-        gain = torch.ones(1).to(like) if weight is None else weight.detach()
-        eps = getattr(norm, "eps", getattr(norm, "variance_epsilon", model.cfg.eps))
-        return cls(
-            centres=not model.ln_final.uses_rms_norm,
-            eps=float(eps),
-            gain=1 + gain if model.ln_final.uses_weight_offset else gain,
-            bias=torch.zeros(1).to(like) if bias is None else bias.detach(),
-        )
-
-    def centre(self, states: Tensor) -> Tensor:
-        return states - states.mean(-1, keepdim=True) if self.centres else states
-
-    def scale(self, states: Tensor) -> Tensor:
-        """What the norm divides by: the root mean square, of the centred state where it centres."""
-        return (self.centre(states).square().mean(-1, keepdim=True) + self.eps).sqrt()
 
 
 # ---- the proof ----
@@ -264,7 +233,7 @@ def _factor(model: Bridge) -> float:
 def _splits(model: Bridge, state: Float[Tensor, "pos d_model"]) -> bool:
     """Whether the norm, taken apart, is the model's own norm on these states."""
     try:
-        part = _NormParts.of(model)
+        part = NormParts.of(model, model.ln_final)
         own = model.ln_final.original_component(state.to(device_of(model.ln_final, state)))
         found = part.centre(state) / part.scale(state) * part.gain.to(state) + part.bias.to(state)
     except (AttributeError, TypeError, RuntimeError):

@@ -186,7 +186,7 @@ def test_numbers_of_a_graph_with_a_node_beside_a_layer() -> None:
         "embed", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1", "b1", "a2.h0", "a2.h1", "m2"
     )  # fmt: skip
     assert [graph.writers[graph.head_writer(layer, 1)] for layer in range(3)] == ["a0.h1", "a1.h1", "a2.h1"]
-    assert [graph.writers[graph.mlp_writer(layer)] for layer in range(3)] == ["m0", "m1", "m2"]
+    assert [graph.writers[graph.mlp_writers(layer)[0]] for layer in range(3)] == ["m0", "m1", "m2"]
     hears = graph.allowed[:, graph.reader_index["b1"]]
     assert (hears == graph.allowed[:, graph.reader_index["m1"]]).all()
     assert not graph.allowed[graph.writer_index["b1"], graph.reader_index["m1"]]

@@ -16,9 +16,9 @@ from circuits.graph import Graph
 from circuits.task import Task, largest_group, places_of
 from factscope.errors import ModelError, PromptError, TokenMismatch, UserError
 from factscope.model.hooks import Patch, flags, patched, record
+from factscope.model.parts.writes import component_sites, component_writes
 from factscope.model.prompts import make_prompt
 from factscope.model.sites import Site
-from factscope.model.writes import component_sites, component_writes
 from helpers.circuits import SHAPES, double, task
 
 SPLITS = pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])

@@ -1,5 +1,6 @@
 """Which edges there are, by count and by name, and which models have no exact ones."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -98,5 +99,28 @@ def test_graphs_of_models(tiny: Any) -> None:
     assert Graph.of(tiny("gpt2"), positions=True).writers[1] == "positions"
     with pytest.raises(ModelError, match="position embeddings"):
         Graph.of(tiny("llama"), positions=True)
-    with pytest.raises(ModelError, match="normalises after"):
-        Graph.of(tiny("gemma3"))
+    assert Graph.of(tiny("gemma3")) == Graph(4, 4, 2, coupled=True)
+
+
+def test_a_mixture_of_experts_has_one_reader_and_a_writer_for_each_expert() -> None:
+    graph = Graph(2, 1, 1, experts=(0, 2), shared_expert=True)
+    assert graph.writers == ("embed", "a0.h0", "m0", "a1.h0", "m1.e0", "m1.e1", "m1.shared")
+    assert [place_of(name) for name in graph.writers[-2:]] == [(1, None), (1, None)]
+    reader = graph.readers[graph.reader_index["m1"]]
+    assert [graph.writers[node] for node in graph.nodes_of(reader)] == ["m1.e0", "m1.e1", "m1.shared"]
+    assert graph.below(reader) == 4
+    assert Graph(**json.loads(json.dumps(graph.described()))) == graph
+    with pytest.raises(GraphError, match="cannot have experts in 1"):
+        Graph(2, 1, 1, experts=(2,))
+
+
+def test_a_head_that_shares_a_norm_is_alive_with_its_layer() -> None:
+    """What one head hears changes the scale of all: with only a0.h0 leading on, a0.h1's edges still count."""
+    names = ["a0.h0->logits", "embed->a0.h1.v"]
+    for coupled in (False, True):
+        graph = Graph(2, 2, 2, coupled=coupled)
+        kept = graph.mask(names)
+        assert graph.names(graph.pruned(kept)) == (names[::-1] if coupled else [])
+        assert graph.feeds[graph.reader_index["a0.h1.v"]].nonzero()[0].tolist() == [graph.writer_index["a0.h1"]]
+        moved = [graph.writers[node] for node in graph.moved_by(graph.readers[graph.reader_index["a0.h1.v"]])]
+        assert moved == (["a0.h0", "a0.h1"] if coupled else ["a0.h1"])

@@ -11,6 +11,7 @@ from factscope.model.prompts import make_prompt
 from helpers.models import TOY, configs
 
 SHAPES = ("gpt2", "llama", "neox")
+COUPLED = ("gemma2", "olmo2")  # heads share a norm: after attention, and in OLMo-2 over their queries and keys too
 _MADE: dict[tuple[str, str], Any] = {}
 
 
@@ -27,6 +28,8 @@ def _saved(name: str, folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(TOY)
     config = configs(len(tokenizer))[name]
     setattr(config, "n_layer" if name == "gpt2" else "num_hidden_layers", 2)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:2]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():

@@ -18,6 +18,7 @@ def configs(vocab: int) -> dict[str, Any]:
         GPTNeoXConfig,
         GraniteConfig,
         LlamaConfig,
+        Olmo2Config,
     )
 
     common = {"vocab_size": vocab, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -27,6 +28,7 @@ def configs(vocab: int) -> dict[str, Any]:
             vocab_size=vocab, n_positions=64, n_embd=32, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0
         ),
         "llama": LlamaConfig(**common, intermediate_size=48, num_key_value_heads=2, tie_word_embeddings=True),
+        "olmo2": Olmo2Config(**common, intermediate_size=48, num_key_value_heads=2),
         "neox": GPTNeoXConfig(**common, intermediate_size=64, use_parallel_residual=True),
         "gemma3": Gemma3TextConfig(
             **common,

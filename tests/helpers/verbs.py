@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -172,7 +173,7 @@ def exported(model: Any, plain: Any) -> float:
 
 
 def cut(model: Any, plain: Any) -> float:
-    """Circuits: the model without a head and without an MLP, all of whose edges are cut, by both engines."""
+    """Circuits: the model without what a head and what an MLP write, all of whose edges are cut, by both engines."""
     asked = task(model)
     graph = Graph.of(model)
     reference = Reference(model, graph, asked)
@@ -185,19 +186,98 @@ def cut(model: Any, plain: Any) -> float:
         z[..., width : 2 * width] = 0
         return z
 
-    mlp = module_of(model, plain, model.blocks[1].mlp)
-    cases = {
-        graph.head_writer(1, 1): reading(projection, without_head),
-        graph.mlp_writer(1): changed([(mlp, torch.zeros_like)]),
+    block = model.blocks[1]
+    mlp = module_of(model, plain, block.mlp)
+    normed = module_of(model, plain, block.ln1_post) if hasattr(block, "ln1_post") else None
+    cases: dict[Any, Any] = {
+        graph.head_writer(1, 1): without_share(projection, normed, width)
+        if normed is not None
+        else reading(projection, without_head),
+        tuple(graph.mlp_writers(1)): changed([(mlp, without_all)]),
     }
+    if graph.experts and not hasattr(block, "ln2_post"):
+        cases[graph.writer_index["m1.e1"]] = without_expert(mlp, 1)
     apart = 0.0
-    for writer, hooks in cases.items():
+    same = same_choices(plain, tokens)
+    for writers, hooks in cases.items():
         kept = graph.full()
-        kept[writer] = False
-        with hooks:
+        kept[writers, :] = False
+        with hooks, same():
             own = plain(tokens).logits[:, -1]
         apart = max(apart, _apart(reference.logits(kept), own), abs(fast.rebuild(kept) - reference.loss(kept)))
     return apart
+
+
+def without_all(out: Tensor) -> Tensor:
+    """Nothing, in the place of what an MLP gives."""
+    return torch.zeros_like(out)
+
+
+@contextmanager
+def without_expert(mlp: Any, expert: int) -> Iterator[None]:
+    """A mixture one of whose experts has an empty down-projection."""
+    weights = [weight for name, weight in mlp.experts.named_parameters() if name.startswith("down_proj")]
+    saved = [weight[expert].clone() for weight in weights]
+    try:
+        for weight in weights:
+            weight[expert] = 0
+        yield
+    finally:
+        for weight, before in zip(weights, saved, strict=True):
+            weight[expert] = before
+
+
+def same_choices(plain: Any, tokens: Tensor) -> Any:
+    """A context in which every top-k of the plain model gives the places that it gives in a plain run of `tokens`."""
+    own, made = torch.topk, []
+
+    @contextmanager
+    def every(function: Any) -> Iterator[None]:
+        with mock.patch.object(torch, "topk", function), mock.patch.object(Tensor, "topk", function):
+            yield
+
+    def note(*args: Any, **how: Any) -> Any:
+        found = own(*args, **how)
+        made.append(found[1])
+        return found
+
+    with every(note):
+        plain(tokens)
+
+    def again() -> Any:
+        left = iter(made)
+
+        def repeat(scores: Tensor, *_: Any, **how: Any) -> Any:
+            places = next(left)
+            return torch.return_types.topk((scores.gather(how.get("dim", -1), places), places))
+
+        return every(repeat)
+
+    return again
+
+
+@contextmanager
+def without_share(projection: Any, normed: Any, width: int) -> Iterator[None]:
+    """The second head's share of what leaves the norm after attention is taken away, the norm being left as it is.
+
+    The norm multiplies each dimension by one number, which is what comes out divided by what goes in.
+    """
+    head = slice(width, 2 * width)
+    own: list[Tensor] = []
+
+    def hear(_: Any, given: Any) -> None:
+        own.append(given[0][..., head] @ projection.weight[:, head].T)
+
+    def less(_: Any, given: Any, out: Tensor) -> Tensor:
+        rest: Tensor = out - out / given[0] * own[-1]
+        return rest
+
+    handles = projection.register_forward_pre_hook(hear), normed.register_forward_hook(less)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 VERBS: dict[str, Callable[[Any, Any], float]] = {

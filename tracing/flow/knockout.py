@@ -30,9 +30,9 @@ from factscope.model.bridge import Bridge, architecture, device
 from factscope.model.forward.attention import attention_knockout, check_knockout, knocked_out, visible
 from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
+from factscope.model.parts.writes import check_writes
 from factscope.model.prompts import OWN_ANSWER, Prompt, as_a_whole, with_answer_ids
 from factscope.model.readout import ROWS, readout
-from factscope.model.writes import check_writes
 from factscope.progress import Advance
 from factscope.runs.provenance import Run, stopwatch
 from tracing.causal import window_of

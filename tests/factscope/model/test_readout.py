@@ -75,7 +75,7 @@ def test_a_norm_that_cannot_be_taken_apart_gives_no_direct_effects(tiny: Any, mo
     model = tiny("llama")
     states, logits = states_and_logits(model)
     monkeypatch.setattr(reading, "_PROOFS", {})
-    monkeypatch.setattr(reading._NormParts, "centre", lambda _, states: states - states.mean(-1, keepdim=True))
+    monkeypatch.setattr(reading.NormParts, "centre", lambda _, states: states - states.mean(-1, keepdim=True))
     read = readout(model)
     torch.testing.assert_close(read.logits(states), logits, atol=1e-5, rtol=1e-5)
     with pytest.raises(ModelError, match="neither LayerNorm nor RMSNorm"):

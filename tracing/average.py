@@ -49,13 +49,10 @@ def average(
 
     Raises UserError if no fact could be traced, StoreError if the journal belongs to other work.
     """
-    if "head" in config.sites:
-        raise UserError("averages are of layers by roles; heads have a further axis, so leave --sites head out")
-    work = work_of("average trace", model, facts, asdict(config), sweep)
-
-    piece = partial(_piece, facts=facts, config=config, sweep=sweep, whole=traced is not None)
-    with Journal(journal, work) as log, stopwatch() as seconds:
-        done, skipped = swept(model, facts, sweep, log, piece, shown, traced or (lambda _: None))
+    if sweep.shard is not None:
+        raise UserError(f"shard {sweep.shard} of the facts has no average of its own: merge the shards first")
+    with stopwatch() as seconds:
+        done, skipped = trace_each(model, facts, config, sweep, journal=journal, shown=shown, traced=traced)
     per_fact = torch.tensor([floats(line["effects"]) for line in done])
     names = {fact.id: fact.subject for fact in facts}
     subjects = tuple(names[line["id"]] for line in done)
@@ -79,6 +76,29 @@ def average(
         run=Run.of(model, config.seed).ended(seconds[0]),
         subjects=subjects,
     )
+
+
+def trace_each(
+    model: Bridge,
+    facts: Sequence[Fact],
+    config: Config = Config(),
+    sweep: Sweep = Sweep(),
+    *,
+    journal: str | Path,
+    shown: bool | None = None,
+    traced: Callable[[TraceResult], None] | None = None,
+) -> tuple[list[Line], dict[str, str]]:
+    """Write the journal of an average or of a shard; the lines of facts that are done, and why others are left out.
+
+    Arguments and errors as those of `average`.
+    """
+    if "head" in config.sites:
+        raise UserError("averages are of layers by roles; heads have a further axis, so leave --sites head out")
+    work = work_of("average trace", model, facts, asdict(config), sweep)
+
+    piece = partial(_piece, facts=facts, config=config, sweep=sweep, whole=traced is not None)
+    with Journal(journal, work) as log:
+        return swept(model, facts, sweep, log, piece, shown, traced or (lambda _: None))
 
 
 def by_role(effect: Float[Tensor, "layer pos"], prompt: Prompt) -> Float[Tensor, "layer role"]:

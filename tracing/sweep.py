@@ -20,8 +20,10 @@ from factscope.model.prompts import Prompt
 from factscope.model.weights import fingerprint
 from factscope.progress import progress
 from factscope.runs.journal import Journal
+from factscope.runs.shards import Shard
 from factscope.runs.workers import ALONE, Work, Workers, each
 
+Line = dict[str, Any]
 KNOWN = Known()  # what --known asks for
 
 
@@ -34,6 +36,7 @@ class Sweep:
     start: str = "auto"
     source: str = ""  # what the facts are called
     workers: Workers = ALONE  # who traces them; the numbers do not depend on it
+    shard: Shard | None = None  # only this part of them; None: all
 
     def settings(self) -> dict[str, str]:
         """What a result says of it."""
@@ -45,14 +48,18 @@ def work_of(what: str, model: Bridge, facts: Sequence[Fact], config: dict[str, A
     if not facts:
         raise UserError("there is no fact to trace")
     work = {"what": what, "fingerprint": fingerprint(model), "config": config, "known": sweep.known}
-    return work | {
+    work |= {
         "start": sweep.start,
         "wanted": sweep.wanted,
         "facts": digest([replace(fact, source="") for fact in facts]),
     }
+    return work if sweep.shard is None else work | sweep.shard.said(len(facts))
 
 
-Line = dict[str, Any]
+def enough(work: dict[str, Any], lines: Sequence[Line]) -> bool:
+    """Whether a sweep with this journal ends after these lines: as many facts as wanted are done."""
+    wanted = work.get("wanted")
+    return wanted is not None and sum("skipped" not in line for line in lines) >= wanted
 
 
 def swept(
@@ -68,9 +75,10 @@ def swept(
 
     `work` gives a fact's line, which says "skipped" where the fact is left out, and what `told` is to hear of it, if
     anything. Gives the lines of the facts that are done, and the reasons of those that are left out; UserError where
-    no fact is done.
+    no fact is done, though a shard may be without.
     """
     wanted = sweep.wanted
+    facts = facts if sweep.shard is None else sweep.shard.part(facts)
     n_done = sum("skipped" not in line for line in log.done)
     total, begun = (len(facts), len(log.done)) if wanted is None else (wanted, n_done)
     left = facts[len(log.done) :] if n_done != wanted else ()
@@ -89,7 +97,7 @@ def swept(
                 break
     done = [line for line in log.done if "skipped" not in line]
     skipped = {line["id"]: line["skipped"] for line in log.done if "skipped" in line}
-    if not done:
+    if not done and sweep.shard is None:
         example = next(iter(skipped.items()))
         raise UserError(f"none of the {len(facts)} facts could be traced; the first, {example[0]}: {example[1]}")
     return done, skipped

@@ -26,11 +26,14 @@ from factscope.errors import EditError, UserError
 from factscope.model.bridge import Bridge
 from factscope.model.known import Known
 from factscope.model.prompts import start_token
+from factscope.model.weights import fingerprint
 from factscope.plots.show import shown
 from factscope.progress import progress
 from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
+from factscope.runs.shards import Shard
 from factscope.runs.store import SCHEMA
+from factscope.runs.workers import ALONE, Workers
 from factscope.settings import Settings
 from studies.bench.run import MethodResult, MethodSetting, Setting, run_all
 
@@ -74,7 +77,8 @@ class Options:
     read once all edits are in, where edits stay or there is one edit. snippets: reference texts, for the reference
     score of protocols that speak. editors, allow_trained: of methods that are trained, and whether cases may be edited
     that they were trained on. say: told, before anything is edited, what of the protocol these cases cannot be asked.
-    shown: whether a progress bar is shown; None: on a terminal.
+    shown: whether a progress bar is shown; None: on a terminal. workers: who edits. shard: only this part of the cases,
+    for `bench_shard`.
     """
 
     source: str = ""
@@ -90,6 +94,8 @@ class Options:
     start: str = "auto"
     shown: bool | None = None
     say: Callable[[str], None] = lambda _: None
+    workers: Workers = ALONE
+    shard: Shard | None = None
 
 
 def bench(
@@ -103,23 +109,53 @@ def bench(
     than the model reads, whatever a method raises) and StoreError (a folder that holds other work).
     """
     options = Options(**how)
+    if options.shard is not None:
+        raise UserError(f"shard {options.shard} of the cases has no table of its own: merge the shards first")
+    run = Run.of(model, options.seed)
+    with stopwatch() as seconds:
+        trials = _tried(model, cases, names, protocol, Path(folder), options, run.fingerprint)
+    return _result(model, cases, protocol, trials, options, run.ended(seconds[0]))
+
+
+def bench_shard(
+    model: Bridge, cases: Sequence[Case], names: Sequence[str], protocol: Protocol, folder: str | Path, **how: Any
+) -> None:
+    """Write the journals of a shard of the cases into `folder`; arguments and errors as those of `bench`."""
+    options = Options(**how)
+    if protocol.stays:
+        raise UserError(
+            f"under {protocol.name} each edit builds on those before it, so the cases cannot be dealt out: give each "
+            "part a method of its own with --methods, or leave --shard out"
+        )
+    _tried(model, cases, names, protocol, Path(folder), options, fingerprint(model))
+
+
+def _tried(
+    model: Bridge,
+    cases: Sequence[Case],
+    names: Sequence[str],
+    protocol: Protocol,
+    folder: Path,
+    options: Options,
+    known_as: str,
+) -> list[MethodResult]:
+    """Every method on all cases, or on those of a shard."""
     specs = {spec.name: spec for spec in map(method, names)}
     if idle := set(options.settings) - set(specs):
         raise EditError(f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(specs)}")
     check_askable(model, cases, protocol, options.say)
-    run = Run.of(model, options.seed)
     asked = {case.id: asked_of(model, case, options.start) for case in cases}
-    work = _work(run.fingerprint, digest(cases), protocol, options)
+    setting = Setting(
+        model, cases, asked, protocol, folder, options.yardstick, options.seed, options.start, lambda _: None,
+        options.workers, options.shard,
+    )  # fmt: skip
+    work = _work(known_as, digest(cases), protocol, options)
+    if options.shard is not None:
+        work |= options.shard.said(len(setting.steps), setting.side)
     wanted = _wanted(model, list(specs.values()), cases, options, work)
-    total = len(cases) * len(specs)
-    with stopwatch() as seconds, progress("cases edited", total, shown=options.shown) as advance:
-        trials = run_all(
-            Setting(
-                model, cases, asked, protocol, Path(folder), options.yardstick, options.seed, options.start, advance
-            ),
-            wanted,
-        )
-    return _result(model, cases, protocol, trials, options, run.ended(seconds[0]))
+    total = sum(len(setting.steps[number]) for begin in setting.units for number in setting.unit(begin)) * len(specs)
+    with progress("cases edited", total, shown=options.shown) as advance:
+        return run_all(replace(setting, advance=advance), wanted)
 
 
 def _wanted(

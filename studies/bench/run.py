@@ -1,12 +1,16 @@
 """Methods on their way through the cases of a bench, each with its journal, taken up where it stopped.
 
 A step edits the protocol's number of cases at once and reads them; where edits are taken out again, several steps are
-computed side by side. Every finished step is one line of the method's journal, with what it cost. Where edits stay in,
-each is saved too, so that a resumed run stands on the very weights that it stopped on.
+computed side by side, a unit. Every finished step is one line of the method's journal, with what it cost. Where edits
+stay in, each is saved too, so that a resumed run stands on the very weights that it stopped on.
+
+Several workers (factscope/runs/workers.py) share the units of all methods, or the methods themselves where edits stay
+in; those write their journals and edits themselves, so their machines must have the run folder in common. Shards
+(factscope/runs/shards.py) deal out the units.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,8 @@ from factscope.progress import Advance
 from factscope.runs.journal import Journal
 from factscope.runs.memory import watched
 from factscope.runs.provenance import stopwatch
+from factscope.runs.shards import Shard
+from factscope.runs.workers import ALONE, Workers, each
 from studies.edit import load_edits, moments_for
 
 SIDE_BY_SIDE = 10  # edits of one case each, computed in one batch
@@ -71,6 +77,22 @@ class Setting:
     seed: int
     start: str
     advance: Advance  # told how many cases are done
+    workers: Workers = ALONE
+    shard: Shard | None = None
+
+    @property
+    def units(self) -> list[int]:
+        """The first step of each unit that is done here."""
+        every = list(range(0, len(self.steps), self.side))
+        return every if self.shard is None else self.shard.part(every)
+
+    def unit(self, begin: int) -> range:
+        """The steps of a unit."""
+        return range(begin, min(begin + self.side, len(self.steps)))
+
+    def lent(self, model: Any) -> "Setting":
+        """The same for a worker's own model; for none, as it is sent to one."""
+        return replace(self, model=model, folder=self.folder.absolute(), advance=_silent, workers=ALONE)
 
     @property
     def steps(self) -> list[Sequence[Case]]:
@@ -114,29 +136,160 @@ class MethodSetting:
     notes: tuple[str, ...] = ()  # what its result must say
 
 
+def _silent(_: int) -> None:
+    """What a worker tells of its progress."""
+
+
 def run_all(setting: Setting, wanted: Sequence[MethodSetting]) -> list[MethodResult]:
-    """Every method on all cases.
+    """Every method on all cases, or on those of a shard, which has no result yet.
 
     Where edits are taken out again, the methods take turns at a few steps each, so that the unedited model is read once
     for all of them. Where edits stay, one method after another goes through the whole.
     """
-    steps, side = setting.steps, setting.side
     if setting.protocol.stays:
-        out = []
-        for one in wanted:
-            with CaseRunner(setting, one) as runner:
-                for begin in range(runner.done, len(steps)):
-                    runner.advance_to(begin, runner.clean(begin))
-                out.append(runner.result())
-        return out
+        if not setting.workers.alone:
+            whole = _Whole(setting.lent(None), tuple(wanted))
+            with closing(each(setting.model, whole, range(len(wanted)), setting.workers)) as done:
+                for cases in done:
+                    setting.advance(cases)
+        return [_through(setting, one) for one in wanted]
     with ExitStack() as stack:
         runners = [stack.enter_context(CaseRunner(setting, one)) for one in wanted]
-        for begin in range(0, len(steps), side):
-            waiting = [runner for runner in runners if runner.done < min(begin + side, len(steps))]
-            clean = setting.heard_each(steps[begin : begin + side]) if waiting else []
-            for runner in waiting:
-                runner.advance_to(begin, clean)
-        return [runner.result() for runner in runners]
+        items = [
+            (place, begin)
+            for number, begin in enumerate(setting.units)
+            for place, runner in enumerate(runners)
+            if runner.done < number * setting.side + len(setting.unit(begin))
+        ]
+        units = _Units(setting.lent(None), tuple(wanted), tuple(runner.stats for runner in runners))
+        if setting.workers.alone:  # piece by piece, so that none is lost where the work is stopped
+            found = (units.pieces(setting.model, item) for item in items)
+            _written(setting, runners, items, found)
+        else:
+            with closing(each(setting.model, units, items, setting.workers)) as lists:
+                _written(setting, runners, items, lists)
+        return [] if setting.shard is not None else [runner.result() for runner in runners]
+
+
+def _written(
+    setting: Setting,
+    runners: Sequence["CaseRunner"],
+    items: Sequence[tuple[int, int]],
+    found: Iterable[Iterable[dict[str, Any]]],
+) -> None:
+    """Put the pieces of every unit into their method's journal, but those that it has."""
+    for (place, begin), pieces in zip(items, found, strict=True):
+        runner, first = runners[place], setting.units.index(begin) * setting.side
+        for number, piece in enumerate(pieces, start=first):
+            if number >= runner.done:  # of a unit that was stopped halfway, the edits are computed as they were
+                runner.journal.add(piece)
+                setting.advance(len(piece["cases"]))
+
+
+def _through(setting: Setting, wanted: MethodSetting) -> MethodResult:
+    """A method whose edits stay, on all cases."""
+    with CaseRunner(setting, wanted) as runner:
+        for number in range(runner.done, len(setting.steps)):
+            runner.advance_to(number)
+        return runner.result()
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """What a worker does where edits stay: a whole method, whose journal and edits it writes; gives the cases done."""
+
+    setting: Setting
+    wanted: tuple[MethodSetting, ...]
+
+    def __call__(self, model: Bridge, place: int) -> int:
+        _through(self.setting.lent(model), self.wanted[place])
+        return len(self.setting.cases)
+
+
+@dataclass(frozen=True, eq=False)
+class _Units:
+    """What a worker does where edits are taken out again: one unit of a method, as pieces for its journal."""
+
+    setting: Setting
+    wanted: tuple[MethodSetting, ...]
+    stats: tuple[Any, ...]  # second moments, of each method
+    read: dict[int, list[Outputs]] = field(default_factory=dict)  # the unedited model on the unit read last
+
+    def __call__(self, model: Bridge, item: tuple[int, int]) -> list[dict[str, Any]]:
+        return list(self.pieces(model, item))
+
+    def pieces(self, model: Bridge, item: tuple[int, int]) -> Iterator[dict[str, Any]]:
+        """Each step's piece. Raises EditError with the method's name."""
+        place, begin = item
+        setting = self.setting.lent(model)
+        steps = [setting.steps[number] for number in setting.unit(begin)]
+        if begin not in self.read:
+            self.read.clear()
+            self.read[begin] = setting.heard_each(steps)
+        maker = Maker(setting, self.wanted[place], self.stats[place])
+        with _naming(maker.wanted.spec.name):
+            for piece, _ in maker.made(steps, self.read[begin]):
+                yield piece
+
+
+@contextmanager
+def _naming(method: str) -> Iterator[None]:
+    """An EditError in the block says which method it is of."""
+    try:
+        yield
+    except EditError as trouble:
+        raise EditError(f"{method}: {trouble}") from trouble
+
+
+@dataclass(frozen=True, eq=False)
+class Maker:
+    """One method's edits, and what is read of them."""
+
+    setting: Setting
+    wanted: MethodSetting
+    stats: Any
+
+    def made(self, steps: Sequence[Sequence[Case]], clean: Sequence[Outputs]) -> Iterator[tuple[dict[str, Any], Edit]]:
+        """Each step: what goes into the journal, and its edit, which stays in place if edits stay.
+
+        `clean` is what the unedited model says to each.
+        """
+        setting, model = self.setting, self.setting.model
+        requests = [tuple(one for case in step for one in case.requests) for step in steps]
+        how: dict[str, Any] = {"moments": self.stats, "seed": setting.seed, "start": setting.start, "shown": False}
+        how |= {"editor": self.wanted.editor, "allow_trained": True}  # refused before, where it is not allowed
+        with watched() as memory, stopwatch() as seconds:
+            edits = self._computed(requests, how)
+        for before, step, edit in zip(clean, steps, edits, strict=True):
+            cost = Cost(seconds[0] / len(edits), memory(), stored(edit), len(edits))
+            commit(model, (edit,))
+            try:
+                now = setting.heard(step)
+                alone = not setting.protocol.stays and len(step) == len(setting.cases)
+                elsewhere = general(model, setting.yardstick) if alone else {}
+            finally:
+                if not setting.protocol.stays:
+                    revert(model, (edit,))
+            piece = {"cost": asdict(cost), "cases": [case.id for case in step], "general": elsewhere}
+            yield piece | self.read(step, before, now), edit
+
+    def _computed(self, requests: Sequence[tuple[EditRequest, ...]], how: dict[str, Any]) -> list[Edit]:
+        model, config = self.setting.model, self.wanted.config
+        if len(requests) > 1 and all(len(some) == 1 for some in requests):
+            alone = [one for (one,) in requests]
+            if len({one.key for one in alone}) == len(alone):
+                return computing.compute_each(self.wanted.spec, model, alone, config, **how)
+        return [computing.compute(self.wanted.spec, model, some, config, **how) for some in requests]
+
+    def read(self, cases: Sequence[Case], before: Outputs, now: Outputs) -> dict[str, Any]:
+        """Plain data: the readings before and now of every question of these cases, and their texts."""
+        asked = [one for case in cases for one in self.setting.asked[case.id]]
+        first, then = readings(asked, before, before), readings(asked, now, before)
+        return {
+            "before": [asdict(one) for one in first],
+            "now": [asdict(one) for one in then],
+            "speech": [before.speech, now.speech],
+        }
 
 
 class CaseRunner:
@@ -148,13 +301,13 @@ class CaseRunner:
         self.ahead: dict[int, Outputs] = {}  # the unedited model, by the number of a step's first case
 
     def __enter__(self) -> "CaseRunner":
-        setting, steps = self.setting, self.setting.steps
+        setting, numbers = self.setting, self.numbers
         self.journal = Journal(setting.folder / f"{self.name}.jsonl", self.wanted.work)
         self.journal.__enter__()
-        setting.advance(sum(len(step) for step in steps[: self.done]))
+        setting.advance(sum(len(setting.steps[number]) for number in numbers[: self.done]))
         wanted = self.wanted
         try:
-            if self.done < len(steps):  # of the unedited model, so before any edit is put back
+            if self.done < len(numbers):  # of the unedited model, so before any edit is put back
                 self.stats = moments_for(
                     setting.model,
                     wanted.spec,
@@ -178,56 +331,29 @@ class CaseRunner:
     @property
     def done(self) -> int:
         """How many steps are in the journal."""
-        return min(len(self.journal.done), len(self.setting.steps))
+        return min(len(self.journal.done), len(self.numbers))
 
-    def advance_to(self, begin: int, clean: Sequence[Outputs]) -> None:
-        """Do the steps from `begin` that are computed side by side, and note those that the journal does not have.
+    @property
+    def numbers(self) -> list[int]:
+        """The steps that are done here."""
+        return [number for begin in self.setting.units for number in self.setting.unit(begin)]
 
-        `clean` is what the unedited model says to each. Raises EditError with the method's name.
-        """
-        some = self.setting.steps[begin : begin + self.setting.side]
-        try:
-            for number, (piece, edit) in enumerate(self._made(some, clean), start=begin):
-                if number < self.done:
-                    continue  # the batch was stopped halfway; its edits are computed as they were
-                if self.setting.protocol.stays:
-                    edit.save(self._place(number))
+    def advance_to(self, number: int) -> None:
+        """Do the next step, whose edit stays, and note it. Raises EditError with the method's name."""
+        step = self.setting.steps[number]
+        with _naming(self.name):
+            for piece, edit in self.maker.made([step], self.clean(number)):
+                edit.save(self._place(number))
                 self.journal.add(piece)
-                self.setting.advance(len(some[number - begin]))
-        except EditError as trouble:
-            raise EditError(f"{self.name}: {trouble}") from trouble
+                self.setting.advance(len(step))
+
+    @property
+    def maker(self) -> Maker:
+        """Who makes its edits."""
+        return Maker(self.setting, self.wanted, self.stats)
 
     def _place(self, number: int) -> Path:
         return self.setting.folder / "edits" / self.name / f"{number:05d}"
-
-    def _made(self, steps: Sequence[Sequence[Case]], clean: Sequence[Outputs]) -> Iterator[tuple[dict[str, Any], Edit]]:
-        """Each step: what goes into the journal, and its edit, which stays in place if edits stay."""
-        setting, model = self.setting, self.setting.model
-        requests = [tuple(one for case in step for one in case.requests) for step in steps]
-        how: dict[str, Any] = {"moments": self.stats, "seed": setting.seed, "start": setting.start, "shown": False}
-        how |= {"editor": self.wanted.editor, "allow_trained": True}  # refused before, where it is not allowed
-        with watched() as memory, stopwatch() as seconds:
-            edits = self._computed(requests, how)
-        for before, step, edit in zip(clean, steps, edits, strict=True):
-            cost = Cost(seconds[0] / len(edits), memory(), stored(edit), len(edits))
-            commit(model, (edit,))
-            try:
-                now = setting.heard(step)
-                alone = not setting.protocol.stays and len(step) == len(setting.cases)
-                elsewhere = general(model, setting.yardstick) if alone else {}
-            finally:
-                if not setting.protocol.stays:
-                    revert(model, (edit,))
-            piece = {"cost": asdict(cost), "cases": [case.id for case in step], "general": elsewhere}
-            yield piece | self._read(step, before, now), edit
-
-    def _computed(self, requests: Sequence[tuple[EditRequest, ...]], how: dict[str, Any]) -> list[Edit]:
-        model, config = self.setting.model, self.wanted.config
-        if len(requests) > 1 and all(len(some) == 1 for some in requests):
-            alone = [one for (one,) in requests]
-            if len({one.key for one in alone}) == len(alone):
-                return computing.compute_each(self.wanted.spec, model, alone, config, **how)
-        return [computing.compute(self.wanted.spec, model, some, config, **how) for some in requests]
 
     def clean(self, number: int) -> list[Outputs]:
         """What the unedited model says to one step's questions; read ahead, as taking many edits out takes time."""
@@ -238,16 +364,6 @@ class CaseRunner:
             with unedited(self.setting.model):
                 self.ahead.update(enumerate(self.setting.heard_each(some), start=number))
         return [self.ahead[number]]
-
-    def _read(self, cases: Sequence[Case], before: Outputs, now: Outputs) -> dict[str, Any]:
-        """Plain data: the readings before and now of every question of these cases, and their texts."""
-        asked = [one for case in cases for one in self.setting.asked[case.id]]
-        first, then = readings(asked, before, before), readings(asked, now, before)
-        return {
-            "before": [asdict(one) for one in first],
-            "now": [asdict(one) for one in then],
-            "speech": [before.speech, now.speech],
-        }
 
     def _end(self) -> dict[str, Any]:
         """What is read when all edits are in: every question again where edits stay, and the yardstick."""
@@ -261,7 +377,7 @@ class CaseRunner:
             now = setting.heard(some)
             with unedited(setting.model):
                 before = setting.heard(some)
-            read = self._read(some, before, now)
+            read = self.maker.read(some, before, now)
             end["final"] += read["now"]
             end["speech"] += read["speech"][1]
         end["general"] = general(setting.model, setting.yardstick)

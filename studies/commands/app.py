@@ -207,6 +207,12 @@ def tell_result(result: Any, page: Path, as_json: bool, *lines: str, **more: Any
             tell(f"Next: {step}")
 
 
+def tell_shard(shard: Any, folder: Path) -> None:
+    """That a part of the work is done, and what joins the parts."""
+    whole = folder.name.removesuffix(f"-{shard.number}of{shard.of}")
+    tell(f"Shard {shard} is done, in {folder}; once all are: factscope merge {folder.parent / whole}-*of{shard.of}")
+
+
 def note(sentence: str) -> None:
     """A remark on standard error, so that standard output stays what was asked for."""
     _say(sentence)

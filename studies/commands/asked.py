@@ -17,8 +17,8 @@ def check_prompt_or_facts(options: Any, command: str, from_run: Any = None) -> N
     if options.facts is None and any(misplaced.values()):
         names = ", ".join(name for name, value in misplaced.items() if value)
         raise UserError(f"without --facts there is nothing for {names} to choose among")
-    if options.facts is None and (options.workers > 1 or options.ray is not None):
-        raise UserError("a single prompt is no work for several processes: --workers and --ray belong to --facts")
+    if options.facts is None and (options.workers > 1 or options.ray is not None or options.shard is not None):
+        raise UserError("a single prompt is no work to be shared: --workers, --ray and --shard belong to --facts")
     own = {"--subject": options.subject, "--answer": options.answer}
     own |= {"--foil": options.foil} if hasattr(options, "foil") else {}
     if options.prompt is None and any(own.values()):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from factscope.runs.folders import new_folder, settled_folder
 from factscope.settings import configured
-from studies.commands.app import JOURNAL, listed, load, note, tell_result
+from studies.commands.app import JOURNAL, listed, load, note, tell_result, tell_shard
 from studies.commands.asked import check_prompt, check_prompt_or_facts
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
@@ -15,14 +15,14 @@ from studies.commands.options import (
     ModelOptions,
     PromptOptions,
     RunOptions,
-    WorkersOptions,
+    ShardOptions,
     key,
     option,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowOptions(PromptOptions, KnownFactsOptions, ModelOptions, WorkersOptions, RunOptions):
+class FlowOptions(PromptOptions, KnownFactsOptions, ModelOptions, ShardOptions, RunOptions):
     """What is knocked out; None: as the flow's own config has it."""
 
     window: Annotated[
@@ -94,7 +94,7 @@ def _one(options: FlowOptions, config: Any) -> None:
 def _many(options: FlowOptions, config: Any) -> None:
     from factscope.data.load import load_facts
     from studies.saved import save_with_page
-    from tracing.flow.average import average_flow
+    from tracing.flow.average import average_flow, follow_each
     from tracing.sweep import Sweep
 
     source, limit, known, crew = str(options.facts), options.limit, options.known, options.crew()
@@ -106,10 +106,15 @@ def _many(options: FlowOptions, config: Any) -> None:
         extra=options.extra,
     )
     name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
-    with run_folder("trace flow", options, settled_folder("flow", name, key(options))) as folder:
+    shard, own = options.part(settled_folder("flow", name, key(options)))
+    with run_folder("trace flow", options, own) as folder:
         model = load(options)
-        sweep = Sweep(known, limit if known else None, options.start, name, crew)
+        sweep = Sweep(known, limit if known else None, options.start, name, crew, shard)
         try:
+            if shard is not None:
+                follow_each(model, chosen, config, sweep, journal=folder / JOURNAL)
+                tell_shard(shard, folder)
+                return
             result = average_flow(model, chosen, config, sweep, journal=folder / JOURNAL)
         except KeyboardInterrupt:
             note(f"Stopped; the facts done so far are in {folder}, and the same command goes on from there.")

@@ -28,13 +28,12 @@ if TYPE_CHECKING:
     from editing.method import MethodSpec
     from editing.restraint import RestraintSpec
     from editing.trained.editor import Trained
+    from factscope.runs.shards import Shard
     from factscope.runs.workers import Workers
 
 MODEL, FACTS, OUTPUT, DETAILS = "Model", "Facts", "Output", "Details"  # panels of a help page, after the common ones
 PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)
-ASIDE = frozenset(
-    {"out", "light", "as_json", "device", "runs", "workers", "ray"}
-)  # fields that do not change the result
+ASIDE = frozenset({"out", "light", "as_json", "device", "runs", "workers", "ray", "shard"})  # no result changes by them
 LISTS = frozenset({"sites", "methods", "layer", "by", "tasks", "others"})  # texts that name several things, with commas
 LEAST = {"limit": 1, "batch": 1, "samples": 1, "workers": 1, "window": 1, "edges": 1, "every": 1, "tokens": 1,
          "seed": 0, "threshold": 0, "certify": 0, "nulls": 0, "value_nulls": 0, "again": 0,
@@ -271,6 +270,24 @@ class WorkersOptions(Options):
         found = Workers(self.workers, self.ray)
         check_there(found)
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(WorkersOptions):
+    """Long work that is dealt out among the jobs of an array."""
+
+    shard: Annotated[
+        str | None, option("Only this part of the work, as 2/4; factscope merge joins all.", panel=DETAILS)
+    ] = None
+
+    def part(self, folder: Path) -> tuple["Shard | None", Path]:
+        """The shard that was asked for, and its own folder beside that of the whole; None and `folder` without."""
+        if self.shard is None:
+            return None, folder
+        from factscope.runs.shards import Shard
+
+        found = Shard.read(self.shard)
+        return found, folder.with_name(f"{folder.name}-{found.number}of{found.of}")
 
 
 @dataclass(frozen=True, kw_only=True)

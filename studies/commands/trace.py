@@ -9,7 +9,7 @@ from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder
 from factscope.settings import configured, owned
 from studies.commands import cache
-from studies.commands.app import JOURNAL, listed, load, note, run_app, tell_result
+from studies.commands.app import JOURNAL, listed, load, note, run_app, tell_result, tell_shard
 from studies.commands.asked import check_prompt, check_prompt_or_facts
 from studies.commands.command import OwnForm, command, group, run_folder
 from studies.commands.flow import flow
@@ -21,7 +21,7 @@ from studies.commands.options import (
     OneOf,
     PromptOptions,
     RunOptions,
-    WorkersOptions,
+    ShardOptions,
     changed,
     key,
     option,
@@ -43,7 +43,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceOptions(PromptOptions, KnownFactsOptions, ModelOptions, WorkersOptions, RunOptions):
+class TraceOptions(PromptOptions, KnownFactsOptions, ModelOptions, ShardOptions, RunOptions):
     """What is traced, and how; None: as the trace's own Config has it."""
 
     foil: Annotated[str | None, option("A wrong answer to compare with.")] = None
@@ -162,7 +162,7 @@ def _one(options: TraceOptions, config: Any, neuron_config: Any) -> None:
 def _many(options: TraceOptions, config: Any) -> None:
     from factscope.data.load import load_facts
     from studies.saved import save_with_page
-    from tracing.average import average
+    from tracing.average import average, trace_each
     from tracing.sweep import Sweep
 
     source, limit, known, crew = str(options.facts), options.limit, options.known, options.crew()
@@ -176,16 +176,16 @@ def _many(options: TraceOptions, config: Any) -> None:
     )
     # The same command finds the same folder, and so takes up where it was stopped.
     name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
-    with run_folder("trace", options, settled_folder("trace", name, key(options))) as folder:
+    shard, own = options.part(settled_folder("trace", name, key(options)))
+    with run_folder("trace", options, own) as folder:
         model = load(options)
         try:
-            result = average(
-                model,
-                chosen,
-                config,
-                Sweep(known, limit if known else None, options.start, name, crew),
-                journal=folder / JOURNAL,
-            )
+            sweep = Sweep(known, limit if known else None, options.start, name, crew, shard)
+            if shard is not None:
+                trace_each(model, chosen, config, sweep, journal=folder / JOURNAL)
+                tell_shard(shard, folder)
+                return
+            result = average(model, chosen, config, sweep, journal=folder / JOURNAL)
         except KeyboardInterrupt:
             note(f"Stopped; the facts done so far are in {folder}, and the same command goes on from there.")
             raise

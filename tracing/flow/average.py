@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from factscope.data.fact import Fact
-from factscope.errors import PromptError
+from factscope.errors import PromptError, UserError
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import prompt_of
 from factscope.runs.journal import Journal
@@ -43,11 +43,10 @@ def average_flow(
     Raises UserError if no fact could be followed, StoreError if the journal belongs to other work.
     """
     window = config.layers(model.cfg.n_layers)
-    work = work_of("average flow", model, facts, asdict(config), sweep)
-
-    piece = partial(_piece, facts=facts, config=config, sweep=sweep)
-    with Journal(journal, work) as log, stopwatch() as seconds:
-        done, skipped = swept(model, facts, sweep, log, piece, shown)
+    if sweep.shard is not None:
+        raise UserError(f"shard {sweep.shard} of the facts has no average of its own: merge the shards first")
+    with stopwatch() as seconds:
+        done, skipped = follow_each(model, facts, config, sweep, journal=journal, shown=shown)
     names = {fact.id: fact.subject for fact in facts}
     subjects = tuple(names[line["id"]] for line in done)
     grids = {name: torch.tensor([floats(line[name]) for line in done]) for name in _GRIDS}
@@ -73,6 +72,26 @@ def average_flow(
         extracts=grids["extracts"],
         run=Run.of(model, config.seed).ended(seconds[0]),
     )
+
+
+def follow_each(
+    model: Bridge,
+    facts: Sequence[Fact],
+    config: FlowConfig = FlowConfig(),
+    sweep: Sweep = Sweep(),
+    *,
+    journal: str | Path,
+    shown: bool | None = None,
+) -> tuple[list[Line], dict[str, str]]:
+    """Write the journal of an average or of a shard; the lines of facts that are done, and why others are left out.
+
+    Arguments and errors as those of `average_flow`.
+    """
+    work = work_of("average flow", model, facts, asdict(config), sweep)
+
+    piece = partial(_piece, facts=facts, config=config, sweep=sweep)
+    with Journal(journal, work) as log:
+        return swept(model, facts, sweep, log, piece, shown)
 
 
 _GRIDS = ("change", "log_change", "null", "attributes", "attributes_null", "extracts")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
 from factscope.settings import by_owner
-from studies.commands.app import listed, load, note, tell
+from studies.commands.app import listed, load, note, tell, tell_shard
 from studies.commands.command import command, run_folder
 from studies.commands.edit.compare import compared, show, tell_compared
 from studies.commands.options import (
@@ -22,6 +22,7 @@ from studies.commands.options import (
     OneOf,
     RunOptions,
     Runs,
+    ShardOptions,
     Was,
     argument,
     key,
@@ -31,7 +32,7 @@ from studies.commands.options import methods as method_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, RunOptions):
+class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, RunOptions):
     """Which methods, on which cases, under which protocol."""
 
     suite: Annotated[
@@ -110,7 +111,8 @@ def bench(options: BenchOptions) -> None:
     """Run methods on a suite's cases under a protocol; one table, resumable, every question kept."""
     _check(options)
     how, cases = _cases(options)
-    own = settled_folder("bench", Path(options.suite).stem, key(options), options.runs)
+    shard, own = options.part(settled_folder("bench", Path(options.suite).stem, key(options), options.runs))
+    crew = options.crew()
     with run_folder("edit bench", options, own) as folder:
         from factscope.plots.page import write_page
         from factscope.runs import store
@@ -118,7 +120,10 @@ def bench(options: BenchOptions) -> None:
         from studies.bench import page as bench_view
 
         other = bench_compare.load(options.beside) if options.beside is not None else None
-        result = _result(options, how, cases, folder, other)
+        result = _result(options, how, cases, folder, other, workers=crew, shard=shard)
+        if shard is not None:
+            tell_shard(shard, folder)
+            return
         store.save(result, folder)
         bench_view.write_tables(result, folder)
         page = write_page(bench_view.page(result), folder / "page.html", light=options.light)
@@ -166,8 +171,8 @@ def _cases(options: BenchOptions) -> tuple[Any, Any]:
     return how, cases
 
 
-def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: Any) -> Any:
-    """The bench itself, after everything that refuses it."""
+def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: Any, **who: Any) -> Any:
+    """The bench itself, or of a shard nothing but its journals, after everything that refuses it."""
     from editing.evaluation.reference_texts import Snippets
     from editing.sequence import yardstick as measuring
     from factscope.model.prompts import start_token
@@ -191,16 +196,17 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
         how_general = measuring.Config(options.unrelated, text=options.text, seed=seed, start=start)
         yardstick = measuring.yardstick(model, edited, how_general)
     try:
-        result = grid.bench(
+        run: Any = grid.bench if options.shard is None else grid.bench_shard
+        result = run(
             model, cases, options.chosen, how, folder, source=Path(options.suite).name, known=options.known,
             settings=by_owner(options.settings), moments=options.moments, tokens=options.tokens, snippets=references,
             seed=seed, start=start, yardstick=yardstick, editors=editors, allow_trained=options.allow_trained,
-            say=lambda words: note(f"Note: {words}."),
+            say=lambda words: note(f"Note: {words}."), **who,
         )  # fmt: skip
     except KeyboardInterrupt:
         note(f"Stopped; what is done is in {folder}, and the same command goes on from there.")
         raise
-    if options.general and not any(trial.general for trial in result.trials):
+    if options.general and options.shard is None and not any(trial.general for trial in result.trials):
         note("Note: nothing general is measured where every edit is taken out again; choose another protocol.")
     return result
 

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from editing.evaluation.protocol import protocol
 from editing.layer_trials import try_layers
-from factscope.data.load import load_facts
+from factscope.data.load import load_cases, load_facts
 from factscope.errors import ModelError, UserError
 from factscope.runs import workers
 from factscope.runs.workers import ALONE, Workers, each
 from helpers.models import TOY
 from helpers.rays import local_ray
+from studies.bench.bench import bench
 from tracing.average import average
 from tracing.causal import Config
 from tracing.flow.average import average_flow
@@ -83,6 +85,19 @@ def test_averages_and_layers_are_the_same_with_two_workers(toy: Any, tmp_path: P
     assert (tmp_path / "one-flow").read_bytes() == (tmp_path / "two-flow").read_bytes()
     one, two = (try_layers(toy, facts[:2], [0, 1], "ft_m", shown=False, workers=crew) for crew in (ALONE, TWO))
     assert one.trials == two.trials
+
+
+def test_a_bench_is_the_same_with_two_workers(toy: Any, tmp_path: Path) -> None:
+    cases, how = load_cases(TOY / "toy_town.json", limit=2), {"moments": "identity", "shown": False}
+    for rules, names in (("easyedit", ("ft_m", "ice")), ("sequential", ("ft_m",))):
+        settings = {"ft_m": {"layer": "0", "steps": "2"}}
+        one, two = (
+            bench(toy, cases, names, protocol(rules, words=0), tmp_path / f"{rules}{crew.count}", workers=crew,
+                  settings=settings, **how)
+            for crew in (ALONE, TWO)
+        )  # fmt: skip
+        assert [trial.rows for trial in one.trials] == [trial.rows for trial in two.trials]
+        assert one.scores == two.scores
 
 
 def test_a_mistake_comes_in_its_turn(toy: Any) -> None:

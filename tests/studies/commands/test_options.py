@@ -53,7 +53,14 @@ def test_options_that_come_to_nothing_leave_those_of_the_run(run_command: Any, t
 
 def test_the_key_is_of_what_decides_the_result() -> None:
     options = TraceOptions(prompt=PROMPT)
-    free: dict[str, Any] = {"light": True, "as_json": True, "device": "cpu", "workers": 2, "ray": "auto"}
+    free: dict[str, Any] = {
+        "light": True,
+        "as_json": True,
+        "device": "cpu",
+        "workers": 2,
+        "ray": "auto",
+        "shard": "1/2",
+    }
     aside = dataclasses.replace(options, out=Path("x"), **free)
     assert key(aside) == key(options)
     for field in fields(TraceOptions):

@@ -159,7 +159,7 @@ STAND_INS = {
 # What makes a line quick on the toy, where it does not say so itself.
 QUICK = {
     "trace flow": {"--set": "nulls=1"},
-    "trace patchscope": {"--words": "2"},
+    "trace patchscope": {"--words": "2", "--target": "[Oda] lives in"},
     "circuit find": {},
     "circuit diff": {
         "--samples": "1", "--nulls": "1", "--value-nulls": "0", "--again": "0", "--neighbours": "0", "--edges": "60",

@@ -36,6 +36,7 @@ _PLACES = {
     "average_flow": "tracing.flow.average:average_flow",
     "neurons": "tracing.neurons:neurons",
     "patchscope": "tracing.states.patchscope:patchscope",
+    "linear_relation": "tracing.states.linear_relation:linear_relation",
     "TraceConfig": "tracing.causal:Config",
     "NeuronConfig": "tracing.neurons:Config",
     "Sweep": "tracing.sweep:Sweep",
@@ -48,6 +49,8 @@ _PLACES = {
     "NeuronResult": "tracing.results:NeuronResult",
     "PatchscopeConfig": "tracing.states.patchscope:PatchscopeConfig",
     "PatchscopeResult": "tracing.states.results:PatchscopeResult",
+    "RelationConfig": "tracing.states.linear_relation:RelationConfig",
+    "RelationResult": "tracing.states.results:RelationResult",
     # what computes it?
     "find_circuit": "studies.face:find_circuit",
     "evaluate_circuit": "studies.face:evaluate_circuit",

@@ -59,8 +59,9 @@ from tracing.logit_lens import lens
 from tracing.neurons import Config as NeuronConfig
 from tracing.neurons import neurons
 from tracing.results import AverageResult, LensResult, NeuronResult, TraceResult
+from tracing.states.linear_relation import RelationConfig, linear_relation
 from tracing.states.patchscope import PatchscopeConfig, patchscope
-from tracing.states.results import PatchscopeResult
+from tracing.states.results import PatchscopeResult, RelationResult
 from tracing.sweep import Sweep
 
 __version__: str
@@ -95,6 +96,8 @@ __all__ = [
     "PathEffects",
     "Prompt",
     "RelP",
+    "RelationConfig",
+    "RelationResult",
     "ScorerErrors",
     "SequenceConfig",
     "SequenceResult",
@@ -130,6 +133,7 @@ __all__ = [
     "info",
     "known",
     "lens",
+    "linear_relation",
     "load",
     "load_cases",
     "load_facts",

@@ -19,6 +19,7 @@ KINDS = {  # by the class of a part
     "NeuronResult": ("dai2022knowledge",),
     "PatchscopeResult": ("ghandeharioun2024patchscopes",),
     "PathEffects": ("wang2023interpretability",),
+    "RelationResult": ("hernandez2024linearity",),
     "Roles": ("yao2024circuits",),
     "LayerStudy": ("hase2023localization",),
     "EditReport": ("meng2022locating", "yao2023editing", "yang2025mirage"),

@@ -33,6 +33,7 @@ KINDS = {
     "PatchscopeResult": "tracing.states.results",
     "PathEffects": "circuits.analysis.paths",
     "Profile": "circuits.analysis.layers",
+    "RelationResult": "tracing.states.results",
     "ScorerErrors": "circuits.analysis.scorer_errors",
     "SequenceResult": "editing.sequence.result",
     "TaskReport": "editing.evaluation.lm_eval",

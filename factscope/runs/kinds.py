@@ -20,6 +20,7 @@ _WORDS = {
     "PatchscopeResult": "what a state says in another prompt",
     "PathEffects": "direct path patching",
     "Profile": "several circuits averaged by layer",
+    "RelationResult": "a relation as a linear map",
     "ScorerErrors": "scorers of edges beside exact cuts",
     "SequenceResult": "a sequence of edits",
     "TaskReport": "a report of lm-eval",

@@ -28,6 +28,7 @@ from studies.commands.options import (
 )
 from studies.commands.show import ShowOptions, show_command
 from studies.commands.states.patchscope import patchscope
+from studies.commands.states.relation import relation
 
 EXAMPLES = (
     'trace "The Eiffel Tower is located in the city of"',
@@ -193,7 +194,9 @@ def _many(options: TraceOptions, config: Any) -> None:
     tell_result(result, page, options.as_json, folder=str(folder))
 
 
-app = group("trace", "Find where a model recalls a fact.", (trace, flow, patchscope, show), *EXAMPLES, cls=OwnForm)
+app = group(
+    "trace", "Find where a model recalls a fact.", (trace, flow, patchscope, relation, show), *EXAMPLES, cls=OwnForm
+)
 app.add_typer(cache.app, name="cache")
 
 

@@ -52,12 +52,15 @@ class CleanRun:
     tokens: Int[Tensor, "1 pos"]
     states: Float[Tensor, "state pos d_model"]
     kept: tuple[KeysValues, ...]  # one for each block
-    logits: Float[Tensor, "pos vocab"]
+    logits: Float[Tensor, "asked vocab"]  # at all positions, or at the last alone
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Bridge, tokens: Sequence[int]) -> "CleanRun":
-        """Run the row block by block; ModelError where this does not give the model's own logits."""
+    def of(cls, model: Bridge, tokens: Sequence[int], check: bool = True) -> "CleanRun":
+        """Run the row block by block; ModelError where this does not give the model's own logits.
+
+        `check=False` is for the further rows of one piece of work; `logits` are then those of the last position alone.
+        """
         check_parts(model)
         row = torch.tensor([list(tokens)], device=device(model))
         with ending(torch.tensor([row.shape[1] - 1]), 0, row):
@@ -67,6 +70,8 @@ class CleanRun:
                 resid, keys_values = frame.recording_block(layer, resid)
                 states.append(resid[0].to(states[0].device))
                 kept.append(keys_values)
+            if not check:
+                return cls(frame, row, torch.stack(states), tuple(kept), finite(frame.logits(resid[0, -1:])))
             own = finite(model(row, use_cache=False)[0])
         if not agree(frame.logits(resid[0]), own):
             raise ModelError(

@@ -45,3 +45,34 @@ def test_a_mistake_of_a_patchscope_is_one_sentence(run_command: Any, arguments: 
     assert words in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_a_relation_is_a_map(run_command: Any) -> None:
+    facts = ("--facts", TOY / "toy_town.json", "--examples", "2", "--layer", "0", "--limit", "4")
+    ended = run_command(
+        "trace", "relation", *facts, "--set", "choice=3", "--set", "demonstrations=false", *ON_TOY, "--out", "run"
+    )
+    assert ended.exit_code == 0, ended.stderr
+    lines = ended.stdout.strip().splitlines()
+    assert lines[0].startswith(
+        "toy_town: a map from the subject's state after layer 0 says the model's own first token"
+    )
+    page = Path("run/page.html").read_bytes()
+    assert run_command("trace", "show", "run").exit_code == 0
+    assert Path("run/page.html").read_bytes() == page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "give --facts"),
+        (("--facts", TOY / "toy_town.json", "--layer", "3"), "choose among 0 to 2"),
+        (("--facts", TOY / "toy_town.json", "--examples", "0"), "examples must be 1 or more"),
+        (("--facts", TOY / "toy_town.json", "--limit", "1"), "limit must be 2 or more"),
+    ],
+)
+def test_a_mistake_of_a_relation_is_one_sentence(run_command: Any, arguments: tuple[str, ...], words: str) -> None:
+    ended = run_command("trace", "relation", *arguments, *ON_TOY)
+    assert ended.exit_code == 2
+    assert words in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1

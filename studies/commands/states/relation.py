@@ -1,0 +1,58 @@
+"""`trace relation`: a relation as a linear map from the subject's state to the answer's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from factscope.errors import UserError
+from factscope.runs.folders import new_folder
+from factscope.settings import configured
+from studies.commands.app import load, tell_result
+from studies.commands.command import command, run_folder
+from studies.commands.options import DETAILS, FactsOptions, ModelOptions, RunOptions, numbers, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationOptions(FactsOptions, ModelOptions, RunOptions):
+    """Which relation, and how its map is found; None: as the map's own config has it."""
+
+    layer: Annotated[
+        str | None,
+        option("Layer, or layers 4,5,6, after which the subject is read  [dim](default: all)[/dim]"),
+    ] = None
+    examples: Annotated[int | None, option("Facts whose Jacobians are averaged  [dim](default: 5)[/dim]")] = None
+    settings: Annotated[
+        tuple[str, ...],
+        option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS),
+    ] = ()
+
+
+@command(
+    "trace relation",
+    RelationOptions,
+    "trace relation --facts country_capital",
+    "trace relation --facts country_language --layer 5,10,15 --examples 3",
+)
+def relation(options: RelationOptions) -> None:
+    """Is a relation a linear map from the subject's state to the answer's? Its faithfulness and causality, held out."""
+    if options.facts is None:
+        raise UserError("give --facts; see trace relation --help")
+    from factscope.data.load import load_facts
+    from tracing.states.linear_relation import RelationConfig
+
+    given: dict[str, Any] = {"examples": options.examples, "seed": options.seed, "limit": options.limit}
+    given |= {"layers": None if options.layer is None else tuple(numbers(options.layer))}
+    config = configured(RelationConfig, options.settings, flags=given)
+    from factscope.progress import progress
+    from studies.saved import save_with_page
+    from tracing.states.linear_relation import linear_relation, pieces_of
+
+    source = str(options.facts)
+    facts = load_facts(source, relation=options.relation, extra=options.extra)
+    name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
+    with run_folder("trace relation", options, new_folder("relation", name), fresh=True) as folder:
+        model = load(options)
+        with progress("examples and facts", pieces_of(config, facts)) as advance:
+            result = linear_relation(model, facts, config, start=options.start, advance=advance)
+        page = save_with_page(result, folder, options.light)
+    tell_result(result, page, options.as_json, folder=str(folder))

@@ -100,6 +100,7 @@ class Edit(Result):
         said += [list(self.contexts), list(self.restraints), [delta.weight for delta in self.deltas]]
         said += [self.preface] if self.preface else []
         said += [[one.layer, one.floor, one.most, one.texts] for one in (self.scope,) if one]
+        said += [list(self.scope.subjects)] if self.scope is not None and self.scope.subjects else []
         said += [[one.kind, one.layer, one.numbers, one.words, sorted(one.tensors)] for one in self.bypasses]
         hashed.update(json.dumps(said, sort_keys=True, default=str).encode())
         parts = [part for delta in self.deltas for part in (delta.left, delta.right, delta.keep)]

@@ -11,12 +11,13 @@ nearness is above `floor` are put before the question, the nearest last. Where n
 the model's own, bit for bit.
 
 With a `metric` W that was trained, nearness(x, k) = exp(-|W'(x - mean) - key|^2) instead, SERAC's, which is 1 for the
-stored prompt, too.
+stored prompt, too. With `subjects`, an entry is near to questions alone in which its subject stands, as whole words.
 
 The decision is taken once for each question, from its prompt alone, by the model as it runs, without any text before
 it. The entries of several edits in place are one memory, in which the order of edits has no part.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -44,6 +45,7 @@ class Scope:
     floor: float  # nearness above which an entry is put before a question
     most: int = 1  # entries that are put before one question
     metric: Float[Tensor, "d_model width"] | None = None  # of a trained scope, whose keys are [entry width]
+    subjects: tuple[str, ...] = ()  # one an entry; (): a question need not name it
 
     def nearness(self, states: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt entry"]:
         """Of every prompt to every entry; 1 for an entry's own prompt."""
@@ -53,9 +55,15 @@ class Scope:
         distance = ((apart @ self.metric)[:, None] - self.keys).square().sum(-1)
         return (-distance).exp()
 
-    def chosen(self, states: Float[Tensor, "prompt d_model"]) -> list[list[int]]:
-        """The entries that are put before each prompt, the nearest last; of two that are as near, the later one."""
+    def chosen(self, states: Float[Tensor, "prompt d_model"], questions: Sequence[str] = ()) -> list[list[int]]:
+        """The entries that are put before each prompt, the nearest last; of two that are as near, the later one.
+
+        `questions` are the prompts' texts, where subjects are asked for.
+        """
         near = self.nearness(states)
+        if self.subjects:
+            named = torch.tensor([[names(text, subject) for subject in self.subjects] for text in questions])
+            near = near.masked_fill(~named.to(near.device), -torch.inf)
         order = near.argsort(dim=-1, stable=True)[:, -self.most :].tolist()
         return [
             [entry for entry in some if float(row[entry]) > self.floor] for row, some in zip(near, order, strict=True)
@@ -68,11 +76,16 @@ class Scope:
     def one_with(self, other: "Scope") -> bool:
         """Whether the entries of both can be one memory."""
         same = (self.layer, self.floor, self.most) == (other.layer, other.floor, other.most)
-        if not same or not torch.equal(self.mean, other.mean):
+        if not same or bool(self.subjects) != bool(other.subjects) or not torch.equal(self.mean, other.mean):
             return False
         if self.metric is None or other.metric is None:
             return self.metric is other.metric
         return torch.equal(self.metric, other.metric)
+
+
+def names(question: str, subject: str) -> bool:
+    """Whether the subject stands in the question as whole words, in upper or lower case."""
+    return re.search(rf"(?<!\w){re.escape(subject.casefold())}(?!\w)", question.casefold()) is not None
 
 
 def pooled(scopes: Sequence[Scope]) -> list[Scope]:
@@ -81,8 +94,9 @@ def pooled(scopes: Sequence[Scope]) -> list[Scope]:
     for scope in scopes:
         for number, other in enumerate(found):
             if other.one_with(scope):
-                texts = other.texts + scope.texts
-                found[number] = replace(other, keys=torch.cat([other.keys, scope.keys]), texts=texts)
+                texts, subjects = other.texts + scope.texts, other.subjects + scope.subjects
+                keys = torch.cat([other.keys, scope.keys])
+                found[number] = replace(other, keys=keys, texts=texts, subjects=subjects)
                 break
         else:
             found.append(scope)
@@ -108,8 +122,9 @@ def chooser(always: str, scopes: Sequence[Scope], start: str) -> Callable[[Bridg
 
     def choose(model: Bridge, prompts: Sequence[Sequence[int]]) -> list[str]:
         texts = [always] * len(prompts)
+        said = [model.tokenizer.decode(list(prompt)) for prompt in prompts]
         for memory in memories:
-            found = memory.chosen(states(model, prompts, Site("resid_pre", memory.layer), start))
+            found = memory.chosen(states(model, prompts, Site("resid_pre", memory.layer), start), said)
             texts = [text + "".join(memory.texts[i] for i in some) for text, some in zip(texts, found, strict=True)]
         return texts
 

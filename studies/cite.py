@@ -54,6 +54,7 @@ METHODS = {
     "memoe": ("wang2024memoe",),
     "simie": ("guo2025towards",),  # a merge of edits, whose methods its name says too
     "mend": ("mitchell2022fast",),
+    "ke": ("decao2021editing",),
     "malmen": ("tan2024massive", "mitchell2022fast"),
     "serac": ("mitchell2022memory",),
     "t_patcher": ("huang2023patcher",),

@@ -24,7 +24,7 @@ def page(editor: Trained) -> Page:
     """The page of an editor."""
     sections = (
         Section("What it does", (headline(editor), scores_table(editor)), meaning(editor)),
-        Section("How it learnt", (*curves(editor), *checks(editor))),
+        Section("How it learnt", (*curves(editor), *checks(editor), *trade_off(editor))),
         Section("What was run", (card(editor),)),
     )
     return Page(f"Editor {editor.name}", sections, f"{editor.method} for {editor.model}")
@@ -140,6 +140,17 @@ def checks(editor: Trained) -> tuple[Curves, ...]:
     series = tuple(Series(name, np.array([values[step] for step in steps])) for name, values in found.items())
     note = f"The editor of step {editor.best} was kept: its loss on these facts is the smallest."
     return (Curves("Validation facts", np.array(steps), series, "step", (), "share", "", note=note),)
+
+
+def trade_off(editor: Trained) -> tuple[Curves, ...]:
+    """Of a gate: what opens rightly and wrongly, floor by floor, for facts of relations that it was not trained on."""
+    if "trade-off" not in editor.tensors:
+        return ()
+    floors, right, wrong = editor.tensors["trade-off"].double().numpy().T
+    names = "other wordings, rightly", "prompts that must stay, wrongly"
+    series = tuple(Series(name, some) for name, some in zip(names, (right, wrong), strict=True))
+    note = f"Relations of training, left out in turn. The floor is {float(editor.tensors['floor']):.3g}."
+    return (Curves("Share that opens", floors, series, "floor", (), "share", "", note=note),)
 
 
 def card(editor: Trained) -> Card:

@@ -5,13 +5,13 @@ tokens of some training edits and over its standard deviation, coordinate by coo
 mean and deviation. A token without a gradient has no part in either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from editing.trained.examples import Asker
+from editing.trained.examples import After, Asker
 from editing.trained.facts import examples
 from editing.trained.learning import Parts
 from editing.trained.tail import Slopes
@@ -19,6 +19,7 @@ from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName
 
 TINY = 1e-7  # added to a standard deviation, as the authors of MEND do
+STARTS: tuple[float, ...] = tuple(10.0 ** (-half / 2) for half in range(10))  # 1 down to 3e-5
 TOGETHER = 16  # edits whose gradients are taken in one pass
 
 
@@ -61,3 +62,15 @@ def statistics(network: dict[WeightName, str], found: Sequence[Slopes]) -> Parts
 def standardised(state: Parts, shape: str, z: Float[Tensor, "*token z"]) -> Float[Tensor, "*token z"]:
     """Less the mean, over the standard deviation."""
     return (z - state[f"{shape}.mean"].to(z)) / (state[f"{shape}.std"].to(z) + TINY)
+
+
+@torch.no_grad()
+def quiet(size: Float[Tensor, ""], leak: float, after: Callable[[], After]) -> None:
+    """Fill in the largest of ten sizes of a step whose edits, untrained, leak less than `leak` nats; else the smallest.
+
+    What the first step's size is decides all of the early training, and the right one differs between models.
+    """
+    for start in STARTS:
+        size.fill_(start)
+        if float(after().moved.mean()) < leak:
+            return

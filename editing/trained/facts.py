@@ -49,6 +49,7 @@ class Example:
     target: str
     other: str
     keep: tuple[str, ...]  # near, hard, far
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,17 @@ def split(facts: Sequence[TrainingFact], seed: int) -> Split:
     return Split(trained, asked, new)
 
 
-def examples(facts: Sequence[TrainingFact], count: int, seed: str) -> list[Example]:
-    """So many examples, drawn from the seed; no fact twice while there are others."""
-    draw = random.Random(seed)
-    chosen = draw.sample(list(facts), min(count, len(facts)))
+def examples(
+    facts: Sequence[TrainingFact], count: int, seed: str, edited: Sequence[TrainingFact] | None = None
+) -> list[Example]:
+    """So many examples, drawn from the seed; no fact twice while there are others.
+
+    What is edited is of `edited`, where that is given, and what must stay of all `facts`.
+    """
+    draw, pool = random.Random(seed), list(facts if edited is None else edited)
+    chosen = draw.sample(pool, min(count, len(pool)))
     while 0 < len(chosen) < count:
-        chosen.append(draw.choice(list(facts)))
+        chosen.append(draw.choice(pool))
     return [_example(facts, fact, draw) for fact in chosen]
 
 
@@ -129,4 +135,5 @@ def _example(facts: Sequence[TrainingFact], fact: TrainingFact, draw: random.Ran
     hard = [one for one in facts if one.relation != fact.relation and one.subject.casefold() == own]
     far = [one for one in facts if one.relation != fact.relation and one.subject.casefold() != own]
     keep = (draw.choice(some).wordings for some in (near or far, hard or near or far, far or near) if some)
-    return Example(prompt, draw.choice(fact.wrong), other, tuple(draw.choice(wordings) for wordings in keep))
+    wrong = draw.choice(fact.wrong)
+    return Example(prompt, wrong, other, tuple(draw.choice(wordings) for wordings in keep), fact.subject)

@@ -64,6 +64,10 @@ class Learner(ABC):
     def losses(self, parts: Parts, batch: Sequence[Example]) -> dict[str, Tensor]:
         """The parts of the loss, as one number each; "loss" is what is made smaller. Nats."""
 
+    def projected(self, parts: Parts) -> Parts:
+        """The parts after a step, brought back to where they are allowed to be; anywhere, unless a method says so."""
+        return parts
+
     @abstractmethod
     def answers(self, parts: Parts, batch: Sequence[Example]) -> dict[str, list[float]]:
         """By metric, one number for each question of these examples; "loss" is the mean over the examples."""
@@ -144,6 +148,7 @@ def _stretch(learner: Learner, facts: Split, how: Schedule, now: Learnt, end: in
             name: (part.detach() - learner.rates[name] * adams[name].direction(slope * scale)).detach()
             for (name, part), slope in zip(leaves.items(), slopes, strict=True)
         }
+        parts = learner.projected(parts)
         for name, value in losses.items():
             curve[name].append(value.detach().cpu())
         advance(1)

@@ -47,6 +47,7 @@ class Slopes:
     read: dict[WeightName, Float[Tensor, "*token d_in"]]
     slope: dict[WeightName, Float[Tensor, "*token d_out"]]
     losses: Float[Tensor, " row"]  # nats per token
+    said: tuple[int, ...] = ()  # the token that the model itself says behind each prompt
 
 
 class Tail:
@@ -116,13 +117,17 @@ class Tail:
         sites = [Site(kind, name.layer) for name in names for kind in SITES[name.part]]
         try:
             with torch.enable_grad(), record(self.model, list(dict.fromkeys(sites)), grad=True) as seen:
-                losses = answer_losses(self.logp(rows, asked(pairs), resid), pairs)
+                logp = self.logp(rows, asked(pairs), resid)
+                losses = answer_losses(logp, pairs)
                 writes = [seen[Site(SITES[name.part][1], name.layer)] for name in names]
                 found = torch.autograd.grad(losses.sum(), writes)
         except HookNeverFired as silent:
             raise EditError(f"this model ({architecture(self.model)}) cannot be edited so: {silent}") from silent
         read = {name: seen[Site(SITES[name.part][0], name.layer)].detach().float() for name in names}
-        return Slopes(read, {n: d.float() for n, d in zip(names, found, strict=True)}, losses.detach())
+        ends = torch.tensor([len(pair.answer) for pair in pairs]).cumsum(0)
+        said = logp.detach().argmax(-1).cpu()[torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]])]
+        slope = {name: d.float() for name, d in zip(names, found, strict=True)}
+        return Slopes(read, slope, losses.detach(), tuple(said.tolist()))
 
     @contextmanager
     def changed(self, changes: dict[WeightName, Thin], owner: Int[Tensor, " row"]) -> Iterator[None]:

@@ -128,6 +128,8 @@ PAPERS = {
               "Zero-Shot Relation Extraction via Reading Comprehension", 2017, "1706.04115"),
         Paper("mitchell2022fast", "Mitchell, Eric and Lin, Charles and Bosselut, Antoine and Finn, Chelsea and "
               "Manning, Christopher D.", "Fast Model Editing at Scale", 2022, "2110.11309"),
+        Paper("decao2021editing", "De Cao, Nicola and Aziz, Wilker and Titov, Ivan",
+              "Editing Factual Knowledge in Language Models", 2021, "2104.08164"),
         Paper("mitchell2022memory", "Mitchell, Eric and Lin, Charles and Bosselut, Antoine and Manning, Christopher D. "
               "and Finn, Chelsea", "Memory-Based Model Editing at Scale", 2022, "2206.06520"),
         Paper("huang2023patcher", "Huang, Zeyu and Shen, Yikang and Zhang, Xiaofeng and Zhou, Jie and Rong, Wenge and "

@@ -38,7 +38,7 @@ from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import BARE, target_prompts
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.trained.examples import Asker, TrainingInputs
-from editing.trained.factors import gradients, shape_of, standardised, statistics
+from editing.trained.factors import gradients, quiet, shape_of, standardised, statistics
 from editing.trained.facts import Example, examples
 from editing.trained.learning import Learner, Parts
 from editing.trained.tail import Slopes, Tail, Thin, asked, matrices
@@ -47,7 +47,6 @@ from factscope.model.bridge import Bridge, device
 from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, live_weights
 
-STARTS: tuple[float, ...] = tuple(10.0 ** (-exponent / 2) for exponent in range(2, 12))  # of eta: 0.1 down to 3e-6
 Wanted = tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]  # K and R
 
 
@@ -161,16 +160,8 @@ class Editor(Learner):
         self.rates = dict.fromkeys(self.parts, config.learning_rate)
         self.rates |= dict.fromkeys(("eta", "log_ridge"), config.own_rate)
         if not config.eta:
-            self.state["start"].fill_(self._quiet(examples(asker.facts.trained, config.batch, f"eta {seed}")))
-
-    @torch.no_grad()
-    def _quiet(self, batch: Sequence[Example]) -> float:
-        """The largest start of eta whose untrained edit leaks less than `leak`; the smallest where all leak more."""
-        for eta in STARTS:
-            self.state["start"].fill_(eta)
-            if float(self.asker.after(batch, self.changes(self.parts, batch)).moved.mean()) < self.config.leak:
-                return eta
-        return STARTS[-1]
+            batch = examples(asker.facts.trained, config.batch, f"eta {seed}")
+            quiet(self.state["start"], config.leak, lambda: asker.after(batch, self.changes(self.parts, batch)))
 
     def changes(self, parts: Parts, batch: Sequence[Example]) -> dict[WeightName, Thin]:
         """One change for all examples, in thin factors."""

@@ -6,15 +6,21 @@ phi is trained on other facts to be near for two wordings of a fact and apart fo
 cross-entropy of s, of (another wording, prompt) against (a prompt that must stay, prompt), balanced. Open, the
 counterfactual model answers; closed, the model as it is, bit for bit.
 
-Three choices. phi is W' times the model's own state, the mean over the prompt's tokens at the input of one layer,
-standardised over training prompts: no second encoder. The counterfactual model is the model itself, told the fact
-before the question as ICE tells it (the authors' `freeze_cntr`); nothing else is trained. The switch is hard, in the
-scores of training as in use, and the decision is taken from the prompt alone, once.
+Four choices. phi is W' times the model's own state, the mean over the prompt's tokens at the input of one layer,
+standardised over training prompts: no second encoder. With `scope="subject"` an entry is asked about by questions alone
+in which its subject stands, and s has only to tell the subject's relations apart; with "states" s decides alone, as
+theirs. `floor` is not theirs, 0.5: on relations that a gate was not trained on all distances are larger, and it stays
+shut. So the relations of training are left out in turn, `folds` times, and the floor is the one that parts other
+wordings of the left-out facts best from prompts that must stay (share rightly open less share wrongly open, Youden's
+J). The counterfactual model is the model itself, told the fact before the question as ICE tells it (the authors'
+`freeze_cntr`); nothing else is trained. The switch is hard, in the scores of training as in use, and the decision is
+taken from the prompt alone, once.
 
 Convention: s is 1 for the stored prompt. Scope: every model; what it learns is the gate, and its scores are the gate's.
-When not to use it: as ICE; and where `retrieval`, which is trained on nothing, opens as well.
+When not to use it: as ICE; and with "subject", for questions that call the subject by another name.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,10 +31,10 @@ from torch import Tensor
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.in_context.ice import ended
 from editing.requests import BARE, target_prompts
-from editing.scope import Scope, states
+from editing.scope import Scope, names, states
 from editing.trained.examples import TrainingInputs
-from editing.trained.facts import Example
-from editing.trained.learning import Learner, Parts
+from editing.trained.facts import Example, Split, examples
+from editing.trained.learning import Learner, Parts, Schedule, learn
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import tokenized
@@ -53,7 +59,9 @@ class Config:
 
     reads: int = 2  # the layer whose input is read; set by for_model: a fifteenth of the way up, as `retrieval`
     width: int = 64  # of phi
-    floor: float = 0.5  # theirs
+    scope: str = "subject"  # the question names the entry's subject, and s; or "states": s alone, as theirs
+    floor: float = 0.0  # theirs is 0.5; 0: chosen on relations that were left out
+    folds: int = 4  # how often relations are left out to choose the floor
     opening: str = "Imagine that"  # ICE's
     learning_rate: float = 2e-3
     steps: int = 300
@@ -76,48 +84,108 @@ class Gate(Learner):
         number = {text: i for i, text in enumerate(texts)}
         own = found[[number[text] for fact in inputs.facts.trained for text in fact.wordings]].double()
         mean, std = own.mean(0).float(), own.std(0, correction=0).float() + TINY
-        self.state = {"mean": mean, "std": std}
         self.seen = {text: (found[i] - mean) / std for text, i in number.items()}
         draw = torch.Generator().manual_seed(inputs.seed)
         size = found.shape[1]
         self.parts = {"W": 0.1 * torch.randn(size, config.width, generator=draw) / size**0.5}
         self.rates = {"W": config.learning_rate}
-        self.floor = config.floor
+        self.by_subject = config.scope == "subject"
+        self.state = {"mean": mean, "std": std, "floor": torch.tensor(config.floor or 0.5)}
 
     def _distances(self, parts: Parts, texts: Sequence[str], entries: Sequence[str]) -> Float[Tensor, " pair"]:
         apart = torch.stack([self.seen[a] - self.seen[b] for a, b in zip(texts, entries, strict=True)])
         return (apart @ parts["W"]).square().sum(-1)
 
-    def _pairs(self, parts: Parts, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    def pairs(self, parts: Parts, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """Squared distances of another wording [example], and of what must stay [example prompt]."""
         near = self._distances(parts, [one.other for one in batch], [one.prompt for one in batch])
         kept = [(text, one.prompt) for one in batch for text in one.keep]
         far = self._distances(parts, [text for text, _ in kept], [entry for _, entry in kept])
         return near, far.view(len(batch), -1)
 
+    def named(self, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Which of the same questions name the subject; all of them, where that is not asked."""
+        asked = [[one.other, *one.keep] for one in batch]
+        found = torch.tensor(
+            [[not self.by_subject or names(text, one.subject) for text in texts] for one, texts in zip(batch, asked,
+             strict=True)]
+        )  # fmt: skip
+        return found[:, 0], found[:, 1:]
+
     def losses(self, parts: Parts, batch: Sequence[Example]) -> dict[str, Tensor]:
         """-log s where it should open, -log(1 - s) where not, each a mean."""
-        near, far = self._pairs(parts, batch)
+        near, far = self.pairs(parts, batch)
         opening = near.mean()
         closing = -torch.log(-torch.expm1(-far.clamp_min(LEAST))).mean()
         return {"loss": opening + closing, "open": opening, "closed": closing}
 
     def answers(self, parts: Parts, batch: Sequence[Example]) -> dict[str, list[float]]:
         """Whether the gate opens for another wording, and stays closed for the rest."""
-        near, far = self._pairs(parts, batch)
-        met = ((-near).exp() > self.floor).float().tolist()
-        shut = ((-far).exp() <= self.floor).float().T.tolist()
+        floor = float(self.state["floor"])
+        opened = [
+            ((-d).exp() > floor) & named for d, named in zip(self.pairs(parts, batch), self.named(batch), strict=True)
+        ]
+        met, shut = opened[0].float().tolist(), (~opened[1]).float().T.tolist()
         loss = float(self.losses(parts, batch)["loss"])
         return {"open for another wording": met} | dict(zip(CLOSED, shut, strict=True)) | {"loss": [loss] * len(batch)}
 
 
 def train(inputs: TrainingInputs, config: Config) -> Gate:
-    """The gate at its start."""
-    if config.width < 1 or config.batch < 1 or config.steps < 0 or config.every < 1:
-        raise EditError("width, batch and every must be at least 1, and steps not below 0")
+    """The gate at its start, with its floor."""
+    if config.width < 1 or config.batch < 1 or config.steps < 0 or config.every < 1 or config.folds < 2:
+        raise EditError("width, batch and every must be at least 1, folds at least 2, and steps not below 0")
     if not 0 <= config.reads < inputs.model.cfg.n_layers:
         raise EditError(f"reads is {config.reads}, and this model has layers 0 to {inputs.model.cfg.n_layers - 1}")
-    return Gate(inputs, config)
+    if config.scope not in ("subject", "states") or not 0 <= config.floor < 1:
+        raise EditError(
+            f"scope is subject or states, and floor at least 0 and below 1: not {config.scope!r}, {config.floor:g}"
+        )
+    gate = Gate(inputs, config)
+    if not config.floor:
+        floor, trade = best_floor(*left_out(gate, inputs.facts, config, inputs.seed))
+        gate.state |= {"floor": torch.tensor(floor), "trade-off": trade}
+    return gate
+
+
+# ---- the floor ----
+
+
+def left_out(gate: Gate, facts: Split, config: Config, seed: int) -> tuple[Tensor, Tensor]:
+    """s of other wordings, and of prompts that s alone must shut out, of relations that the gate was not trained on."""
+    relations = sorted({fact.relation for fact in facts.trained})
+    random.Random(f"folds {seed}").shuffle(relations)
+    right: list[Tensor] = []
+    wrong: list[Tensor] = []
+    for fold in (set(relations[i :: config.folds]) for i in range(min(config.folds, len(relations)))):
+        own = tuple(fact for fact in facts.trained if fact.relation not in fold)
+        asked = {"validation": tuple(fact for fact in facts.asked["validation"] if fact.relation not in fold)}
+        learnt = learn(gate, Split(own, asked, ()), Schedule.of(config, seed), None, {}, shown=False)
+        edited = tuple(fact for fact in facts.trained if fact.relation in fold)
+        some = examples(facts.trained, len(edited), f"floor {seed}", edited)
+        near, far = ((-d).exp() for d in gate.pairs(learnt.best or learnt.parts, some))
+        right.append(near)
+        wrong.append(far[gate.named(some)[1]])
+    return torch.cat(right), torch.cat(wrong)
+
+
+def best_floor(
+    right: Float[Tensor, " open"], wrong: Float[Tensor, " closed"]
+) -> tuple[float, Float[Tensor, "floor 3"]]:
+    """The floor of the largest share of `right` above it less that of `wrong`, of equals the highest.
+
+    Beside it, for up to a hundred floors, the floor and both shares.
+    """
+    every = torch.cat([right, wrong]).double().sort().values
+    floors = (torch.cat([every.new_zeros(1), every[:-1]]) + every) / 2  # between neighbours, from below the smallest
+    shares = torch.stack([(some.double()[None] > floors[:, None]).double().mean(-1) for some in (right, wrong)])
+    shares = shares.nan_to_num(0.0)
+    gain = shares[0] - shares[1]
+    best = int((gain >= gain.max() - 1e-12).nonzero()[-1])
+    some = torch.linspace(0, len(floors) - 1, min(100, len(floors))).long()
+    return float(floors[best]), torch.stack([floors, *shares], -1)[some].float()
+
+
+# ---- editing ----
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
@@ -143,7 +211,9 @@ def _output(inputs: MethodInputs, config: Config, metric: Tensor, which: slice) 
     own = [target_prompts(inputs.model, request, BARE, inputs.start)[0].tokens for request in requests]
     keys = (states(inputs.model, own, Site("resid_pre", config.reads), inputs.start) - mean) @ metric
     texts = tuple(f"{config.opening} {ended(str(request))}\n" for request in requests)
-    scope = Scope(config.reads, mean.clone(), keys, texts, config.floor, 1, metric.clone())
+    subjects = tuple(request.subject for request in requests) if config.scope == "subject" else ()
+    floor = float(inputs.editor.tensors["floor"])
+    scope = Scope(config.reads, mean.clone(), keys, texts, floor, 1, metric.clone(), subjects)
     return MethodOutput((), preface="".join(texts), scope=scope)
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from editing.compute import compute, compute_each
-from editing.methods.trained.malmen import STARTS, Config, Network, aggregated, at_answers
+from editing.methods.trained.malmen import Config, Network, aggregated, at_answers
 from editing.requests import target_prompts
 from editing.solve.closed_form import KeyMetric, solve
+from editing.trained.factors import STARTS
 from editing.trained.tail import Slopes, Tail, answer_losses, asked, matrices
 from factscope.data.request import EditRequest
 from factscope.errors import EditError

@@ -8,9 +8,10 @@ import torch
 
 from editing.compute import compute
 from editing.edit import Edit, applied
-from editing.methods.trained.serac import Gate
+from editing.methods.trained import serac
+from editing.methods.trained.serac import Gate, best_floor
 from editing.requests import target_prompts
-from editing.scope import Scope
+from editing.scope import Scope, names, pooled
 from editing.trained.editor import Trained
 from editing.trained.examples import TrainingInputs
 from editing.trained.facts import Example, split, training_facts
@@ -64,6 +65,60 @@ def test_its_loss_is_the_cross_entropy_of_s_by_hand(toy):
     s = [torch.exp(-(phi[text] - phi[texts[0]]).square().sum()) for text in texts[1:]]
     wanted = -torch.log(s[0]) - torch.stack([torch.log(1 - one) for one in s[1:]]).mean()
     torch.testing.assert_close(gate.losses(gate.parts, batch)["loss"].double(), wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_the_floor_parts_right_from_wrong_best_and_of_equals_is_the_highest():
+    right, wrong = torch.tensor([0.9, 0.8, 0.35, 0.3]), torch.tensor([0.5, 0.1, 0.2, 0.15])
+    floor, trade = best_floor(right, wrong)
+    assert floor == pytest.approx(0.25)  # all of the right above it and a quarter of the wrong: 0.75; above 0.5: 0.5
+    for at, opened, leaked in trade.tolist():
+        assert opened == pytest.approx(float((right > at).float().mean()))
+        assert leaked == pytest.approx(float((wrong > at).float().mean()))
+    apart, _ = best_floor(torch.tensor([0.6, 0.8]), torch.tensor([0.1, 0.4]))
+    assert apart == pytest.approx(0.5)
+    alone, _ = best_floor(right, torch.zeros(0))
+    assert 0 < alone < 0.3
+
+
+def test_a_subject_gate_is_shut_before_questions_that_do_not_name_the_subject(toy, editor, edit):
+    assert edit.scope is not None
+    assert edit.scope.subjects == ("Nora Fell",)
+    assert edit.scope.floor == float(editor.tensors["floor"])
+    assert [names(text, "Nora Fell") for text in ("Is NORA FELL in?", "Nora Fellow is", "Nora lives in")] == [
+        True, False, False,
+    ]  # fmt: skip
+    own = torch.zeros(2, 3)
+    always = Scope(0, torch.zeros(3), own, ("a", "b"), -1.0, 2, torch.eye(3), ("Nora Fell", "Tam Orr"))
+    asked = ["Nora Fell lives in", "Where is Tam Orr?", "Tam Orr and Nora Fell", "Who?"]
+    assert [sorted(some) for some in always.chosen(torch.zeros(4, 3), asked)] == [[0], [1], [0, 1], []]
+    assert not always.one_with(replace(always, subjects=()))
+    (both,) = pooled([always, replace(always, texts=("c", "d"), subjects=("Ada", "Bo"))])
+    assert both.subjects == ("Nora Fell", "Tam Orr", "Ada", "Bo")
+    wide = replace(edit, scope=replace(edit.scope, floor=0.0), digest="")  # the states would open for anything
+    other = prompt(toy, EditRequest("Tam Orr lives in", "Tam Orr", "Vey"))
+    (plain,) = logits_at(toy, [other], [[len(other) - 1]])
+    with applied(toy, [wide]):
+        assert torch.equal(logits_at(toy, [other], [[len(other) - 1]])[0], plain)
+    assert replace(edit, scope=replace(edit.scope, subjects=()), digest="").digest != edit.digest
+
+
+def test_the_floor_is_chosen_by_relations_that_a_gate_did_not_train_on(toy, monkeypatch):
+    config = config_of(toy, "serac", 2)
+    facts = split(training_facts(known()), 0)
+    gate, met = Gate(TrainingInputs(toy, facts, 0, "auto"), config), []
+    real = serac.learn
+
+    def seen(learner: Any, some: Any, *how: Any, **more: Any) -> Any:
+        met.append({fact.relation for fact in (*some.trained, *some.asked["validation"])})
+        return real(learner, some, *how, **more)
+
+    monkeypatch.setattr(serac, "learn", seen)
+    right, wrong = serac.left_out(gate, facts, config, 0)
+    every = {fact.relation for fact in facts.trained}
+    assert len(right) == len(facts.trained)
+    assert len(wrong) <= 3 * len(right)
+    assert set.union(*(every - some for some in met)) == every  # each is left out
+    assert sum(len(every - some) for some in met) == len(every)  # once
 
 
 def test_a_trained_metric_measures_distances_and_ties_go_to_the_later_entry():

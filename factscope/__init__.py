@@ -56,6 +56,7 @@ _PLACES = {
     "evaluate_circuit": "studies.face:evaluate_circuit",
     "roles": "circuits.analysis.head_roles:roles",
     "scorer_errors": "circuits.analysis.scorer_errors:scorer_errors",
+    "locating": "studies.locating:locating",
     "path_patch": "circuits.analysis.paths:path_patch",
     "diff_circuits": "circuits.analysis.diff:diff",
     "about_prompt": "studies.circuit:about_prompt",
@@ -71,6 +72,7 @@ _PLACES = {
     "Graph": "circuits.graph:Graph",
     "Circuit": "circuits.circuit:Circuit",
     "ScorerErrors": "circuits.analysis.scorer_errors:ScorerErrors",
+    "LocatingStudy": "studies.locating:LocatingStudy",
     "PathEffects": "circuits.analysis.paths:PathEffects",
     "CircuitStudy": "studies.circuit:CircuitStudy",
     # what if it were otherwise?

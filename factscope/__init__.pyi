@@ -49,6 +49,7 @@ from studies.cite import cite
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.face import diff, edit, evaluate_circuit, find_circuit, generate, moments, request, sequence, trace
+from studies.locating import LocatingStudy, locating
 from studies.saved import load, save, write_page
 from tracing.average import average
 from tracing.causal import Config as TraceConfig
@@ -87,6 +88,7 @@ __all__ = [
     "FlowResult",
     "Graph",
     "LensResult",
+    "LocatingStudy",
     "Moments",
     "MomentsConfig",
     "NeuronConfig",
@@ -138,6 +140,7 @@ __all__ = [
     "load_cases",
     "load_facts",
     "load_model",
+    "locating",
     "markdown",
     "moments",
     "neurons",

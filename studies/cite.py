@@ -21,6 +21,7 @@ KINDS = {  # by the class of a part
     "PathEffects": ("wang2023interpretability",),
     "RelationResult": ("hernandez2024linearity",),
     "Roles": ("yao2024circuits",),
+    "LocatingStudy": ("zhang2024comprehensive", "meng2022locating", "dai2022knowledge", "syed2023attribution"),
     "LayerStudy": ("hase2023localization",),
     "EditReport": ("meng2022locating", "yao2023editing", "yang2025mirage"),
     "TaskReport": ("gao2023framework",),

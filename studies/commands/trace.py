@@ -13,6 +13,7 @@ from studies.commands.app import JOURNAL, listed, load, note, run_app, tell_resu
 from studies.commands.asked import check_prompt, check_prompt_or_facts
 from studies.commands.command import OwnForm, command, group, run_folder
 from studies.commands.flow import flow
+from studies.commands.locating import locating
 from studies.commands.options import (
     DETAILS,
     METRICS,
@@ -195,7 +196,11 @@ def _many(options: TraceOptions, config: Any) -> None:
 
 
 app = group(
-    "trace", "Find where a model recalls a fact.", (trace, flow, patchscope, relation, show), *EXAMPLES, cls=OwnForm
+    "trace",
+    "Find where a model recalls a fact.",
+    (trace, flow, patchscope, relation, locating, show),
+    *EXAMPLES,
+    cls=OwnForm,
 )
 app.add_typer(cache.app, name="cache")
 

@@ -53,6 +53,9 @@ METHODS = {
     "kn": ("dai2022knowledge",),
     "grace": ("hartvigsen2023grace",),
     "memoe": ("wang2024memoe",),
+    "memoir": ("wang2025memoir",),
+    "wise": ("wang2024wise",),
+    "calinet": ("dong2022calibrating",),
     "simie": ("guo2025towards",),  # a merge of edits, whose methods its name says too
     "mend": ("mitchell2022fast",),
     "ke": ("decao2021editing",),

@@ -1,4 +1,4 @@
-"""What stands beside the weights, drawn: what its gate met, the balls of a codebook, the load of experts.
+"""What stands beside the weights, drawn: what its gate met, balls of a codebook, shared rows, the load of experts.
 
 Numbers in, specs out.
 """
@@ -10,6 +10,7 @@ import numpy as np
 
 from editing.bypass import KINDS, Bypass, Met, join
 from editing.bypasses.codebook import balls
+from editing.bypasses.side import shards
 from editing.edit import Edit
 from factscope.plots.figures.slides import Points, Scatter
 from factscope.plots.specs import Heatmap, Spec, Table
@@ -31,7 +32,9 @@ def beside(edits: Sequence[Edit]) -> tuple[Spec, ...]:
     )  # fmt: skip
     if not rows:
         return ()
-    drawn = [codebook(part) for part in parts if part.kind == "codebook" and len(part.words) > 1]
+    drawn: list[Spec] = [codebook(part) for part in parts if part.kind == "codebook" and len(part.words) > 1]
+    drawn += [overlaps(part) for part in parts if part.kind == "residual" and len(part.words) > 1]
+    drawn += [spread(part) for part in parts if part.kind == "side"]
     routed = [edit for edit in edits if edit.met and edit.bypasses[0].kind == "experts"]
     whole = Table("What stands beside the weights", ("layer", "what", "tensors"), rows)
     return (whole, *opened(edits), *drawn, *experts(routed))
@@ -70,6 +73,43 @@ def codebook(part: Bypass) -> Scatter:
         "keys", np.asarray(places[:, 0]), np.asarray(places[:, 1]), labels, radii=tuple(radii.tolist()[:MOST])
     )
     return Scatter("Balls of the codebook", (points,), "first component", "second component", "", False, note)
+
+
+def overlaps(part: Bypass) -> Heatmap:
+    """Which facts of a residual memory share rows."""
+    masks = part.tensors["masks"][:ROWS].double()
+    shared = (masks @ masks.T).numpy() / part.numbers["active"]
+    names = tuple(f"{number + 1} {word}" for number, word in enumerate(part.words[:ROWS]))
+    chance = part.numbers["active"] / masks.shape[1]
+    note = (
+        f"Share of the rows of one fact that are the other's too; random masks share {chance:.2f}. A prompt reads the "
+        "rows of the fact that it overlaps most, where that reaches the fact's floor: "
+        + ", ".join(f"{floor:.2f}" for floor in part.tensors["floor"][:ROWS].tolist())
+        + "."
+    )
+    if len(part.words) > ROWS:
+        note += f" The first {ROWS} of {len(part.words)} facts."
+    return Heatmap(
+        "Rows that facts share", shared, names, names, "fact", "fact", "overlap", limits=(0.0, 1.0), palette="green",
+        note=note,
+    )  # fmt: skip
+
+
+def spread(part: Bypass) -> Table:
+    """The shards of a side memory that speak: how much of the matrix each changes, and from where on it answers."""
+    changes, threshold = shards(part)
+    rows = tuple(
+        (number + 1, float((change != 0).double().mean()), float(change.norm()), float(above))
+        for number, (change, above) in enumerate(zip(changes[:ROWS], threshold, strict=False))
+    )
+    note = (
+        "A shard answers a prompt for which it and the projection write further apart than its threshold, on average "
+        "over the prompt's tokens; of several the furthest."
+    )
+    if part.numbers["merge"]:
+        note += f" It is {len(part.tensors['changes'])} shards, merged."
+    columns = ("shard", "share of entries that changed", "norm of the change", "answers above a distance of")
+    return Table("Shards of the side memory", columns, rows, note)
 
 
 def experts(edits: Sequence[Edit]) -> tuple[Spec, ...]:

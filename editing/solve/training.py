@@ -70,6 +70,10 @@ class Change(ABC):
     def deltas(self, group: int) -> tuple[Delta, ...]:
         """One group's change, as it stands."""
 
+    def sites(self, weight: WeightName) -> tuple[str, str]:
+        """The kinds of sites between which it stands: what `added` is given, and what its result is added to."""
+        return PROJECTIONS[weight.part]
+
     def meets(self, _: "Rows", __: Int[Tensor, " fact"], /) -> None:
         """Said before each step: the rows that `added` will be given are those of these facts."""
         return
@@ -210,7 +214,7 @@ class Rows:
 
         sites: list[tuple[Site, Callable[[Tensor], Tensor | None]]] = []
         for weight in change.weights:
-            source, target = (Site(kind, weight.layer) for kind in PROJECTIONS[weight.part])
+            source, target = (Site(kind, weight.layer) for kind in change.sites(weight))
             sites += [(source, reading(weight)), (target, adding(weight))]
         change.meets(self, some)
         with hooked(self.frame.model, sites):

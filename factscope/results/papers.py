@@ -107,6 +107,17 @@ PAPERS = {
               "Aging with {GRACE}: Lifelong Model Editing with Discrete Key-Value Adaptors", 2023, "2211.11031"),
         Paper("wang2024memoe", "Wang, Renzhi and Li, Piji",
               "{MEMoE}: Enhancing Model Editing with Mixture of Experts Adaptors", 2024, "2405.19086"),
+        Paper("wang2024wise", "Wang, Peng and Li, Zexi and Zhang, Ningyu and Xu, Ziwen and Yao, Yunzhi and Jiang, Yong "
+              "and Xie, Pengjun and Huang, Fei and Chen, Huajun",
+              "{WISE}: Rethinking the Knowledge Memory for Lifelong Model Editing of Large Language Models", 2024,
+              "2405.14768"),
+        Paper("wang2025memoir", "Wang, Ke and Qin, Yiming and Dimitriadis, Nikolaos and Favero, Alessandro and "
+              "Frossard, Pascal",
+              "{MEMOIR}: Lifelong Model Editing with Minimal Overwrite and Informed Retention for {LLM}s", 2025,
+              "2506.07899"),
+        Paper("dong2022calibrating", "Dong, Qingxiu and Dai, Damai and Song, Yifan and Xu, Jingjing and Sui, Zhifang "
+              "and Li, Lei",
+              "Calibrating Factual Knowledge in Pretrained Language Models", 2022, "2210.03329"),
         Paper("cohen2024evaluating", "Cohen, Roi and Biran, Eden and Yoran, Ori and Globerson, Amir and Geva, Mor",
               "Evaluating the Ripple Effects of Knowledge Editing in Language Models", 2024, "2307.12976"),
         Paper("zheng2023edit", "Zheng, Ce and Li, Lei and Dong, Qingxiu and others",

@@ -35,6 +35,8 @@ from factscope.plots.figures.slides import Scatter
 from factscope.plots.render import figure
 
 BESIDE = [name for name in method_names() if method(name).beside]
+OPEN = ("calinet",)  # whose slots are asked at every token: there is no gate that could close
+ALIKE = ("t_patcher", "memoir", *OPEN)  # which may also speak where a prompt ends, or looks as a whole, like the fact's
 FACTS = (("[Oda Voss] lives in", "Vey"), ("[Mira Drey] speaks", "Norrish"))
 
 
@@ -82,9 +84,9 @@ def test_a_closed_gate_is_bitwise_the_model_even_beside_an_open_one(toy: Any, ed
     with edit.applied(toy):
         after = last(toy, rows)
     shut = closed(toy, edit, rows)
-    assert 3 in shut
+    assert 3 in shut or name in OPEN
     assert 0 not in shut
-    assert shut == [1, 2, 3] or name == "t_patcher"  # whose neurons may fire where a prompt ends alike
+    assert shut == [1, 2, 3] or name in ALIKE
     assert not torch.equal(after[0], before[0])
     assert all(torch.equal(before[number], after[number]) for number in shut)
 
@@ -211,7 +213,8 @@ def test_a_null_has_the_gate_and_not_the_memory(toy: Any, edits: Any, name: str)
     assert all(torch.equal(values[number], before[number]) for number in closed(toy, edit, rows))
     shut = closed(toy, scrambled(edit, 0), rows)
     assert all(torch.equal(directions[number], before[number]) for number in shut)
-    assert shut == [0, 1, 2, 3] or name == "t_patcher"  # a random gate meets no prompt; a half-space, every other
+    # a random gate meets no prompt; a half-space every other, and a matrix of the same size is as far from the old one
+    assert shut == [0, 1, 2, 3] or name in ("t_patcher", "wise", *OPEN)
 
 
 def test_a_part_that_does_not_fit_the_model_is_refused(toy: Any, edits: Any) -> None:

@@ -50,8 +50,8 @@ class Config:
     8 known shipped facts in one edit are all learned at layer 25, in 27 steps. A prompt of the same wording about
     another subject overlaps by up to .79, so floors are high: a quarter of three paraphrases a fact opens the gate,
     6 of 16 give the target, and 14 of 16 neighbours stay. At layers 20 and 15 the overlap is .88 and .87, and one
-    paraphrase in 24 opens. With a tenth of the entries active 6 facts are not learned in 50 steps; at a rate of .001 all
-    are, in 50.
+    paraphrase in 24 opens. With a tenth of the entries active 6 facts are not learned in 50 steps; at a rate of .001
+    all are, in 50.
     """
 
     layer: int = 25  # set by for_model: five sixths of the way up, as their 27 of 32

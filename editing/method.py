@@ -7,7 +7,8 @@ rooms of `editing/methods` and the entry-point group `factscope.methods`, and im
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -16,6 +17,7 @@ from editing.bypass import Bypass
 from editing.requests import RequestPrompts
 from editing.scope import Scope
 from editing.solve.anchor import anchored, written
+from editing.solve.closed_form import KeyMetric
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
 from editing.trained.editor import Trained
@@ -29,6 +31,8 @@ from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName
 from factscope.runs import store
 from factscope.settings import Settings, configured
 
+T = TypeVar("T")
+_FROM_MOMENTS: WeakKeyDictionary[Moments, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 CHUNK = 32  # requests whose values are found in one batch: more gains nothing on a CPU and costs memory
 
 
@@ -187,6 +191,20 @@ class MethodInputs:
     def moment(self, layer: int) -> torch.Tensor | None:
         """C of one layer; None stands for the identity."""
         return None if self.moments is None else self.moments.of(layer)
+
+    def once(self, name: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What follows from the second moments alone: computed once for all edits with these moments."""
+        if self.moments is None:
+            return make()
+        known = _FROM_MOMENTS.setdefault(self.moments, {})
+        if name not in known:
+            known[name] = make()
+        found: T = known[name]
+        return found
+
+    def metric(self, layer: int) -> KeyMetric:
+        """C of one layer, factored."""
+        return self.once(("metric", layer), lambda: KeyMetric(self.moment(layer)))
 
     def values(self, config: Any) -> Values:
         """What must be written for each request: at the place where the method writes, in the last of its layers.

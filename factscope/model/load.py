@@ -25,6 +25,7 @@ from factscope.model.source import own
 from factscope.model.source.adapter import Adapter, merge, parted, read_adapter
 from factscope.model.source.checkpoint import check_config, check_finite, check_tensors, own_logits
 from factscope.model.source.registry import DEFAULT, REGISTRY, Entry, Wheel
+from factscope.model.source.room import check_room
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
@@ -201,6 +202,8 @@ def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, adapter
     safe = {"trust_remote_code": False, "use_safetensors": True}
     with _explaining(spec):
         check_config(spec, AutoConfig.from_pretrained(place, trust_remote_code=False))
+        if device is not None:
+            check_room(spec, place, dtype, device)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         hugging, loading = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype, attn_implementation="eager", output_loading_info=True, **safe, **spread

@@ -3,6 +3,8 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -60,21 +62,56 @@ def live_weights(model: Bridge) -> dict[str, Tensor]:
     `W_K` and `W_V` are the native [kv_head, d_model, d_head] views, `b_K` and `b_V` those [kv_head, d_head]. A fused
     query-key-value weight, which TransformerLens splits into copies that it then runs, appears as those.
     """
-    alive = {parameter.untyped_storage().data_ptr() for parameter in _running_parameters(model)}
-    weights = {
-        name: tensor for name, tensor in model.tl_named_parameters() if tensor.untyped_storage().data_ptr() in alive
-    }
+    running = dict(_running(model))
+    layout = tuple((name, tuple(tensor.shape), tensor.stride()) for name, tensor in running.items())
+    known = _VIEWS.get(model)
+    if known is None or known[0] != layout:
+        known = _VIEWS[model] = (layout, _views(model, running))
+    return {name: view.of(running[view.parameter].detach()) for name, view in known[1].items()}
+
+
+@dataclass(frozen=True)
+class _View:
+    """How a weight lies in the storage of a parameter.
+
+    TransformerLens's list is asked for it once for each model: whenever it is made, it repeats the keys and values of
+    grouped queries in all layers, gigabytes in a large model.
+    """
+
+    parameter: str
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def of(self, parameter: Tensor) -> Tensor:
+        return parameter.as_strided(self.shape, self.stride, self.offset)
+
+
+_VIEWS: WeakKeyDictionary[Any, tuple[Any, dict[str, _View]]] = WeakKeyDictionary()
+
+
+def _views(model: Bridge, running: dict[str, Tensor]) -> dict[str, _View]:
+    """Where each weight lies that `live_weights` names."""
+    owner = {tensor.untyped_storage().data_ptr(): name for name, tensor in running.items()}
+    found = {}
+    for name, tensor in model.tl_named_parameters():
+        parameter = owner.get(tensor.untyped_storage().data_ptr())
+        if parameter is not None:
+            found[name] = _View(parameter, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
     for layer, block in enumerate(model.blocks):
         for letter in "kv":
             name = str(WeightName(layer, f"attn.W_{letter.upper()}"))
             part = getattr(getattr(block, "attn", None), letter, None)
             matrix, bias = (getattr(getattr(part, "original_component", None), of, None) for of in ("weight", "bias"))
-            if name not in weights and isinstance(matrix, torch.nn.Parameter):
+            if name not in found and isinstance(matrix, torch.nn.Parameter):
                 heads = matrix.shape[0] // model.cfg.d_head
-                weights[name] = matrix.data.view(heads, model.cfg.d_head, -1).transpose(1, 2)
+                native = {name: matrix.data.view(heads, model.cfg.d_head, -1).transpose(1, 2)}
                 if isinstance(bias, torch.nn.Parameter):
-                    weights[name.replace("W_", "b_")] = bias.data.view(heads, model.cfg.d_head)
-    return weights
+                    native[name.replace("W_", "b_")] = bias.data.view(heads, model.cfg.d_head)
+                for own, view in native.items():
+                    parameter = owner[view.untyped_storage().data_ptr()]
+                    found[own] = _View(parameter, int(view.storage_offset()), tuple(view.shape), view.stride())
+    return found
 
 
 def as_matrix(name: str, weight: Tensor) -> Tensor:
@@ -103,14 +140,47 @@ def fingerprint(model: Bridge) -> str:
     """SHA-256 over every running weight's name, shape, type and bytes and what stands beside them: 64 hex digits.
 
     Two models agree in it exactly if they compute with the same numbers; an edit changes it and undoing the edit
-    brings it back.
+    brings it back. Weights are hashed once, and again when their sums have changed (`_sums`).
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_running(model).items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
-    digest.update(standing(model).encode())
-    return digest.hexdigest()
+    running = sorted(_running(model).items())
+    state = "".join([standing(model), *(f"{name} {_kind(tensor)} {_sums(tensor)}" for name, tensor in running)])
+    known = _FINGERPRINTS.setdefault(model, {})
+    if state not in known:
+        digest = hashlib.sha256()
+        for name, tensor in running:
+            digest.update(f"{name} {_kind(tensor)}".encode())
+            digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+        digest.update(standing(model).encode())
+        while len(known) >= STATES:
+            del known[next(iter(known))]
+        known[state] = digest.hexdigest()
+    return known[state]
+
+
+STATES = 8  # of one model's weights, whose fingerprints are remembered
+_FINGERPRINTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype}"
+
+
+def _sums(tensor: Tensor) -> str:
+    """A digest of the sums of a weight's bits along its rows and along its columns, as whole numbers modulo 2^64.
+
+    Read at the speed of the memory, several times faster than SHA-256 and on a GPU without a copy; any one number that
+    changes, and any two that change places, change a sum.
+    """
+    flat = tensor.detach().contiguous().reshape(-1)
+    rows = flat.reshape(tensor.shape[0], -1) if tensor.ndim > 1 else flat[None]
+    size, offset = rows.shape[1] * rows.element_size(), rows.storage_offset() * rows.element_size()
+    word = next(kind for kind in WORDS if size % kind.itemsize == 0 and offset % kind.itemsize == 0)
+    bits = rows.view(word)
+    sums = torch.cat([bits.sum(0, dtype=torch.int64), bits.sum(1, dtype=torch.int64)]).cpu()
+    return hashlib.sha256(sums.numpy().data).hexdigest()
+
+
+WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 def _running(model: Bridge) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from editing import method as methods
 from editing.edit import Edit, in_place
 from editing.requests import RequestPrompts, target_prompts
 from editing.solve import training
+from editing.solve.closed_form import KeyMetric
 from editing.solve.training import every_token
 from editing.solve.values import Descent, find_keys, find_values, read_subjects
 from factscope.data.fact import Fact, Neighbour
@@ -292,3 +293,20 @@ def test_an_edit_says_that_the_identity_stood_in_for_second_moments(tiny, name):
             name, model, facts, settings(name), moments=text_moments(model, [0, 1]), contexts=CONTEXTS, shown=False
         )
         assert computing.IDENTITY not in full.notes
+
+
+def test_what_follows_from_moments_alone_is_computed_once(tiny, monkeypatch):
+    model, made = tiny("gpt2"), []
+    found, real = text_moments(model, [0, 1]), KeyMetric.__init__
+
+    def counted(self, matrix):
+        made.append(matrix)
+        real(self, matrix)
+
+    monkeypatch.setattr(KeyMetric, "__init__", counted)
+    inputs = methods.MethodInputs(methods.method("memit"), model, (), ("{}",), found, "auto", 0, None, False)
+    assert inputs.metric(0) is replace(inputs, requests=()).metric(0)
+    assert inputs.metric(1) is not inputs.metric(0)
+    assert len(made) == 2
+    bare = replace(inputs, moments=None)
+    assert bare.metric(0) is not bare.metric(0)

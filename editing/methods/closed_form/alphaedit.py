@@ -53,7 +53,10 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     kept: list[str] = []
 
     def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
-        null = null_space(inputs.moment(layer), config.null_share)  # [d_in, kept]
+        share = config.null_share
+        null = inputs.once(
+            ("null space", layer, share), lambda: null_space(inputs.moment(layer), share)
+        )  # [d_in, kept]
         kept.append(f"layer {layer}: {null.shape[1]} of {null.shape[0]} directions kept")
         inside = keys.halves().double() @ null @ null.T
         ridge = config.ridge * float((inside**2).sum(1).mean())

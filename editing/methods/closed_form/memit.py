@@ -50,7 +50,7 @@ def ridged(inputs: MethodInputs, ridge: float) -> Rule:
     """What a layer writes: ridge regression in the measure of ordinary keys."""
 
     def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
-        metric = KeyMetric(inputs.moment(layer))
+        metric = inputs.metric(layer)
         mean = keys.halves().double()
         return solve(mean, lacking, metric, ridge=ridge * leverage(mean, metric))
 

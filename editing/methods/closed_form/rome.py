@@ -45,7 +45,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
 def in_turn(inputs: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
     """ROME, or with `averaged` R-ROME, which uses the averaged key everywhere."""
-    name, metric = weight_name(config.layer), KeyMetric(inputs.moment(config.layer))
+    name, metric = weight_name(config.layer), inputs.metric(config.layer)
     deltas, reports, curves, notes = [], [], [], list[str]()
     with borrowed(inputs.model, [name]) as weights:
         weight = weights[name]

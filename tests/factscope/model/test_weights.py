@@ -1,13 +1,15 @@
-"""A weight seen as the matrix that it multiplies with."""
+"""Weights: seen as the matrices that they multiply with, reached without copies, and told apart by every byte."""
 
+import hashlib
 from typing import Any
 
 import pytest
 import torch
 
+from factscope.model import weights as weights_module
 from factscope.model.hooks import record
 from factscope.model.sites import Site
-from factscope.model.weights import PROJECTIONS, WeightName, as_matrix, from_matrix, live_weights
+from factscope.model.weights import PROJECTIONS, WeightName, as_matrix, fingerprint, from_matrix, live_weights
 
 TOKENS = torch.tensor([[0, 5, 9, 12, 40, 7]])
 
@@ -38,3 +40,59 @@ def test_a_matrix_becomes_the_weight_again(tiny: Any, kind: str) -> None:
         assert torch.equal(from_matrix(name, matrix, weight), weight)
         if any(name.endswith(part) for part in PROJECTIONS):
             assert matrix.ndim == 2
+
+
+def _hashed(model: Any) -> str:
+    """The fingerprint as it is defined, of every byte."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights_module._running(model).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_fingerprint_is_of_every_byte_however_weights_are_written(tiny: Any, kind: str) -> None:
+    model = tiny(kind)
+    parameter = model.blocks[1].mlp.out.original_component.weight
+    clean, before = parameter.detach().clone(), fingerprint(model)
+    assert before == _hashed(model)
+    one, other = clean[1, 2].clone(), clean[3, 4].clone()
+
+    def swap_rows(weight: Any) -> None:
+        weight[[0, 1]] = weight[[1, 0]].clone()
+
+    def swap_numbers(weight: Any) -> None:  # the sum of all is as it was
+        weight[1, 2], weight[3, 4] = other, one
+
+    def least(weight: Any) -> None:
+        weight[-1, -1] = torch.nextafter(weight[-1, -1], torch.tensor(torch.inf))
+
+    for change in (swap_rows, swap_numbers, least):
+        change(parameter.data)  # which torch does not count as a write
+        assert fingerprint(model) == _hashed(model) != before
+        parameter.data.copy_(clean)
+        assert fingerprint(model) == before
+
+
+def test_weights_are_hashed_once_and_keys_and_values_repeated_once(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, first = tiny("llama"), live_weights(tiny("llama"))
+    before = fingerprint(model)
+    monkeypatch.setattr(type(model), "tl_named_parameters", lambda _: pytest.fail("the whole list is made again"))
+    monkeypatch.setattr(torch.Tensor, "numpy", _of_sums(torch.Tensor.numpy))
+    assert fingerprint(model) == before
+    again = live_weights(model)
+    assert list(again) == list(first)
+    for name, weight in first.items():
+        assert torch.equal(again[name], weight)
+        assert again[name].data_ptr() == weight.data_ptr()
+
+
+def _of_sums(real: Any) -> Any:
+    """Tensor.numpy, which the fingerprint asks for bytes with, for whole numbers alone: sums, and no weights."""
+
+    def numpy(tensor: Any) -> Any:
+        assert tensor.dtype == torch.int64, "a whole weight is hashed"
+        return real(tensor)
+
+    return numpy

@@ -33,9 +33,10 @@ from editing.evaluation.read import Row
 from editing.scope import Scope, chooser, joined
 from factscope.data.request import EditRequest, saved_request
 from factscope.errors import EditError, StoreError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, device
 from factscope.model.forward.prefix import Preface, put_before
 from factscope.model.hooks import stand, standing
+from factscope.model.source.room import free
 from factscope.model.weights import WeightName, as_matrix, fingerprint, from_matrix, live_weights
 from factscope.plots.show import shown
 from factscope.results.result import Result
@@ -362,6 +363,7 @@ def in_float32(model: Bridge) -> Iterator[None]:
     if dtype.itemsize >= 4:
         yield
         return
+    _check_room(model, dtype)
     warnings.warn(f"the model is in {str(dtype)[6:]}; the edit is computed in float32", stacklevel=3)
     configured = model.cfg.dtype
     _to(model, torch.float32)  # exact: every half-precision number is a float32 number
@@ -370,6 +372,18 @@ def in_float32(model: Bridge) -> Iterator[None]:
     finally:
         _to(model, dtype)
         model.cfg.dtype = configured
+
+
+def _check_room(model: Bridge, dtype: torch.dtype) -> None:
+    """EditError where the model would not fit in float32, which is told before any work."""
+    place, room = str(device(model)), free(str(device(model)))
+    more = sum(parameter.numel() for parameter in model.parameters()) * (4 - dtype.itemsize)
+    if room is not None and more > room:
+        raise EditError(
+            f"an edit is computed in float32, for which this model needs {more / 1e9:.3g} GB more on {place}, and "
+            f"{room / 1e9:.3g} are free: edit it with --device cpu on a machine with more memory; the edit's folder "
+            "works wherever the model does"
+        )
 
 
 def _to(model: Bridge, dtype: torch.dtype) -> None:

@@ -55,26 +55,7 @@ def edit_studies(
 
     Raises EditError if edits are in place or were made for another model, NoGap and the errors of the searches.
     """
-    if not edits:
-        raise EditError("there is no edit to study")
-    if in_place(model):
-        raise EditError("take the edits that are in place out first; a study puts its own in and takes them out")
-    for edit in edits:
-        if edit.preface:
-            raise EditError(
-                f"an in-context edit ({edit.name}) changes nothing in the model, so there is nothing to see inside: "
-                "leave it out"
-            )
-        if read_prompts(edit.bypasses):
-            raise EditError(
-                f"the gate of edit {edit.name} by {edit.method} looks at whole prompts, and a trace runs parts of "
-                "them: leave it out, or find circuits alone while it is in place"
-            )
-        if edit.base != fingerprint(model):
-            raise EditError(
-                f"edit {edit.name} was made for {edit.model} with fingerprint {edit.base[:12]}, and this model has "
-                f"{fingerprint(model)[:12]}: load the model it was made for"
-            )
+    _check(model, edits)
     request = asked or edits[0].requests[0]
     ask = Experiment.of(model, request, config, edits[0].start_token)
     work = {
@@ -100,6 +81,30 @@ def edit_studies(
         return [
             _study(ask, parts, edit, before, again, calm, f"{edit.name} " if len(edits) > 1 else "") for edit in edits
         ]
+
+
+def _check(model: Bridge, edits: Sequence[Edit]) -> None:
+    """EditError for edits that cannot be seen inside, or not on this model as it is."""
+    if not edits:
+        raise EditError("there is no edit to study")
+    if in_place(model):
+        raise EditError("take the edits that are in place out first; a study puts its own in and takes them out")
+    for edit in edits:
+        if edit.preface:
+            raise EditError(
+                f"an in-context edit ({edit.name}) changes nothing in the model, so there is nothing to see inside: "
+                "leave it out"
+            )
+        if read_prompts(edit.bypasses):
+            raise EditError(
+                f"the gate of edit {edit.name} by {edit.method} looks at whole prompts, and a trace runs parts of "
+                "them: leave it out, or find circuits alone while it is in place"
+            )
+        if edit.base != fingerprint(model):
+            raise EditError(
+                f"edit {edit.name} was made for {edit.model} with fingerprint {edit.base[:12]}, and this model has "
+                f"{fingerprint(model)[:12]}: load the model it was made for"
+            )
 
 
 def _study(

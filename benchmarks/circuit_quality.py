@@ -7,6 +7,7 @@ empty circuit. One Markdown row for each relation and ablation.
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 
@@ -52,7 +53,8 @@ def main() -> None:
             if len(work.task.prompts) < asked.examples:
                 print(f"| {relation} | {ablation} | only {len(work.task.prompts)} known facts of one length |")
                 continue
-            reference = Reference(model, graph, work.task)
+            engine = partial(Reference, model, graph)
+            reference = engine(work.task)
             full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
             scores = EAPIG().score(reference)
             notes: list[str] = []
@@ -63,13 +65,13 @@ def main() -> None:
             cells, n_held, n_all, full_all, random = [], 0, 0, 0.0, ""
             for size in sizes:
                 kept = graph.pruned(select.greedy(graph, scores, round(size * graph.n_edges)))
-                own = hits(model, graph, kept, [work.task], chance if size == sizes[-1] else ())
-                held = hits(model, graph, kept, others, chance if size == sizes[-1] else ())
+                own = hits(engine, kept, [work.task], chance if size == sizes[-1] else ())
+                held = hits(engine, kept, others, chance if size == sizes[-1] else ())
                 share = faithfulness(reference.loss(kept), full, empty)
-                whole = hits(model, graph, kept, every)
+                whole = hits(engine, kept, every)
                 cells.append(f"{own.circuit:.2f}, {held.circuit:.2f}, {whole.circuit:.2f} ({share:.2f})")
                 n_held, n_all, full_all, random = held.n, whole.n, whole.full, f"{own.random:.2f}, {held.random:.2f}"
-            nothing = [hits(model, graph, graph.empty(), tasks).circuit for tasks in ([work.task], others)]
+            nothing = [hits(engine, graph.empty(), tasks).circuit for tasks in ([work.task], others)]
             count = f"{len(work.task.prompts)}, {n_held}, {n_all} ({full_all:.2f})"
             row = [relation, ablation, count, *cells, random, f"{nothing[0]:.2f}, {nothing[1]:.2f}"]
             print(f"| {' | '.join(row)} |", flush=True)

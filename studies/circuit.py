@@ -119,7 +119,7 @@ def about_prompt(
     Raises UserError for a fact that the model does not know, and PromptError and TokenMismatch as prompts do.
     """
     prompt = make_prompt(model, text, subject=subject, answer=answer, start=options.start)
-    prompt, notes = _answered(model, prompt, foil, options)
+    prompt, notes = answered(model, prompt, foil, options)
     if options.known is not None:
         check_known(model, prompt, options.known)
     relation = relation_of(prompt)
@@ -159,7 +159,7 @@ def _with_relation(
         pool = tuple(each for each in pool if each.answer_ids[0] != prompt.answer_ids[0])
     aligned = alike(prompt, pool)
     usable = aligned if options.known is None else options.known.prompts(model, aligned)
-    examples = (prompt, *_varied(prompt, usable, options.facts - 1))
+    examples = (prompt, *varied(prompt, usable, options.facts - 1))
     if options.metric.startswith("logit"):
         examples = tuple(each for each in examples if each.foil_ids)  # other subjects come without a wrong answer
     reference = corresponding(prompt, kin, ENOUGH)[:OTHERS]
@@ -194,7 +194,7 @@ def _with_relation(
     return Task(examples, options.metric, ablation, tuple(corrupt), reference), held_out, tuple(told)
 
 
-def _varied(prompt: Prompt, prompts: Sequence[Prompt], most: int) -> tuple[Prompt, ...]:
+def varied(prompt: Prompt, prompts: Sequence[Prompt], most: int) -> tuple[Prompt, ...]:
     """At most so many of the prompts, first those whose answers differ."""
     seen = {prompt.answer_ids[0]}
     first: list[Prompt] = []
@@ -205,7 +205,7 @@ def _varied(prompt: Prompt, prompts: Sequence[Prompt], most: int) -> tuple[Promp
     return tuple([*first, *rest][: max(0, most)])
 
 
-def _answered(model: Bridge, prompt: Prompt, foil: str | None, options: TaskOptions) -> tuple[Prompt, list[str]]:
+def answered(model: Bridge, prompt: Prompt, foil: str | None, options: TaskOptions) -> tuple[Prompt, list[str]]:
     """The prompt with its answer, the fact's or the model's own, and a wrong one where given; and what was guessed."""
     notes = []
     fact = find_fact(prompt.text)
@@ -260,7 +260,7 @@ def about_facts(
     if len({fact.relation for fact in facts}) > 1:
         names = ", ".join(sorted({fact.relation for fact in facts}))
         raise UserError(f"a circuit is found for one relation; choose one with --relation: {names}")
-    prompts, notes = _prompts_of(model, facts, options.start)
+    prompts, notes = prompts_of(model, facts, options.start)
     usable = tuple(prompts) if options.known is None else options.known.prompts(model, prompts)
     if not usable:
         raise UserError(f"the model knows none of the {len(facts)} facts ({options.known}: no answer is that likely)")
@@ -357,7 +357,7 @@ def other_prompts(
     if source is None:
         prompts: Sequence[Prompt] = reference_prompts(model, first)
     else:
-        prompts, _ = _prompts_of(model, load_facts(source, relation=relation, extra=extra), first.start_token or "none")
+        prompts, _ = prompts_of(model, load_facts(source, relation=relation, extra=extra), first.start_token or "none")
     others = [prompt for prompt in prompts if prompt.text not in own]
     taken = len(prompts) - len(others)
     if source is not None and taken and not others:
@@ -371,7 +371,7 @@ def other_prompts(
     return tuple(others)
 
 
-def _prompts_of(model: Bridge, facts: Sequence[Fact], start: str) -> tuple[list[Prompt], list[str]]:
+def prompts_of(model: Bridge, facts: Sequence[Fact], start: str) -> tuple[list[Prompt], list[str]]:
     """The facts' prompts, and what was left out."""
     prompts, notes = [], []
     for fact in facts:

@@ -20,6 +20,7 @@ KINDS = {  # by the class of a part
     "PatchscopeResult": ("ghandeharioun2024patchscopes",),
     "PathEffects": ("wang2023interpretability",),
     "RelationResult": ("hernandez2024linearity",),
+    "RoleCircuit": ("haklay2025position",),
     "Roles": ("yao2024circuits",),
     "LocatingStudy": ("zhang2024comprehensive", "meng2022locating", "dai2022knowledge", "syed2023attribution"),
     "LayerStudy": ("hase2023localization",),

@@ -35,6 +35,7 @@ KINDS = {
     "PathEffects": "circuits.analysis.paths",
     "Profile": "circuits.analysis.layers",
     "RelationResult": "tracing.states.results",
+    "RoleCircuit": "circuits.by_role.circuit",
     "ScorerErrors": "circuits.analysis.scorer_errors",
     "SequenceResult": "editing.sequence.result",
     "TaskReport": "editing.evaluation.lm_eval",

@@ -14,9 +14,9 @@ Held-out prompts count twice: those whose answers the model knows, and all of th
 model itself does not (Yao et al. 2024, Table 1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -167,7 +167,11 @@ def _evaluation(
         return faithfulness(reference.loss(mask), loss["full"], loss["empty"])
 
     kept_out = known_and_all(model, task, held_out, known, notes)
-    held = [hits(model, graph, kept, tasks, same_degree) if tasks else None for tasks in kept_out]
+
+    def engine(each: Task) -> Reference:
+        return reference if each is task else Reference(model, graph, each)
+
+    held = [hits(engine, kept, tasks, same_degree) if tasks else None for tasks in kept_out]
     if few != task:
         notes.append(
             f"growth, knock-outs, single cuts and other ablations are measured on the first {len(few.prompts)} of "
@@ -180,7 +184,7 @@ def _evaluation(
         losses=loss,
         faithfulness=faithfulness(loss["circuit"], loss["full"], loss["empty"]),
         kl=_kl(full, own),
-        found=hits(model, graph, kept, [task], same_degree),
+        found=hits(engine, kept, [task], same_degree),
         held_out=held[0],
         held_out_all=merged(*held),
         random_size=RandomBaseline.of([part(mask) for mask in same_size]),
@@ -238,17 +242,33 @@ def _cut_alone(fast: Fast, kept: Mask) -> Float[Tensor, " edge"]:
     return torch.stack([cut[writer, reader].abs() for reader, writer in np.argwhere(kept.T).tolist()])
 
 
-def hits(model: Bridge, graph: Graph, kept: Mask, tasks: Sequence[Task], random: Sequence[Mask] = ()) -> Hits:
-    """Hit@10 over all prompts of the tasks."""
+@runtime_checkable
+class Ranked(Protocol):
+    """What Hit@10 asks of whatever runs a circuit on a task."""
+
+    def ranks(self, kept: Mask) -> tuple[int, ...]:
+        """Rank of each prompt's answer, 1 for the most probable, with only the kept edges."""
+
+    def clean_ranks(self) -> tuple[int, ...]:
+        """The same in the full model."""
+
+
+def hits(engine: Callable[[Task], Ranked], kept: Mask, tasks: Sequence[Task], random: Sequence[Mask] = ()) -> Hits:
+    """Hit@10 over all prompts of the tasks.
+
+    Args:
+        engine: what runs circuits on a task.
+        random: circuits whose mean stands beside.
+    """
     ranks_full: list[int] = []
     ranks: list[int] = []
     chance: list[int] = []
     for task in tasks:
-        reference = Reference(model, graph, task)
-        ranks_full += reference.objective.ranks(reference.objective.clean)
-        ranks += reference.objective.ranks(reference.logits(kept))
+        on = engine(task)
+        ranks_full += on.clean_ranks()
+        ranks += on.ranks(kept)
         for mask in random:
-            chance += reference.objective.ranks(reference.logits(mask))
+            chance += on.ranks(mask)
     prompts = tuple(prompt.text for task in tasks for prompt in task.prompts)
     shares = (_share(ranks_full), _share(ranks), _share(chance))
     return Hits(len(ranks), *shares, tuple(ranks_full), tuple(ranks), prompts)

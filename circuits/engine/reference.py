@@ -97,6 +97,14 @@ class Reference:
         """The task's loss with only the kept edges."""
         return float(self.objective.losses(self.logits(kept)[None])[0])
 
+    def ranks(self, kept: Mask) -> tuple[int, ...]:
+        """Rank of each prompt's answer, 1 for the most probable, with only the kept edges."""
+        return self.objective.ranks(self.logits(kept))
+
+    def clean_ranks(self) -> tuple[int, ...]:
+        """Rank of each prompt's answer in the full model."""
+        return self.objective.ranks(self.objective.clean)
+
     def _attention(
         self, kind: str, layer: int, readers: Callable[[list[int]], Tensor | None]
     ) -> Callable[[Tensor], Tensor | None]:

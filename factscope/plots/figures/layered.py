@@ -3,7 +3,8 @@
 Rows go upward, in the order of computation. Within a row nodes are ordered by the weighted mean place of what they are
 joined to (Sugiyama, Tagawa and Toda 1981, "Methods for visual understanding of hierarchical system structures"), and
 set as close to it as their widths allow (pool adjacent violators: least squares under an order). A row that is too wide
-is broken into several lines. Of all orders that the sweeps try, the one with the fewest crossings is kept.
+is broken into several lines. Where nodes belong to columns, each column is a strip of its own, and what is said of a
+row holds of its part in a strip. Of all orders that the sweeps try, the one with the fewest crossings is kept.
 
 A line is straight where nothing is in its way. Where it would run under another node, it goes through the nearest gap
 of that node's row, straight up, in a lane of its own: short lines inside, long ones around them. No line ever touches
@@ -23,6 +24,8 @@ GAP = 16.0  # between nodes of a row, at least
 WIDEST = 1060.0  # of a row of nodes; a wider one is broken
 MARGIN = 14.0  # on either side
 SWEEPS = 12
+NARROWEST = 96.0  # of a column: its name stands above it
+HEADING = 26.0  # above the rows, for the names of columns
 CLEAR = 6.0  # between a line and a node that it passes
 LANE = 5.0  # between lines that pass a node on one side
 
@@ -60,14 +63,63 @@ class Layout:
     boxes: tuple[Box, ...]
     lines: tuple[Line, ...]
     rows: tuple[tuple[float, float], ...]  # (the row's number, the y of its first line)
+    strips: tuple[tuple[float, float], ...] = ()  # (left, right) of each column, where there are columns
 
     def with_lines(self, links: Sequence[tuple[int, int]]) -> "Layout":
         """The same nodes with the lines of these links."""
         return replace(self, lines=_lines(self.boxes, links))
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Which nodes stand in which row and strip, and how wide everything is; a network without columns is one strip."""
+
+    parts: dict[tuple[float, int], list[int]]  # the nodes of each row and column, in their order from left to right
+    widths: np.ndarray  # of the nodes
+    strips: tuple[tuple[float, float], ...]  # left and right of each column
+
+    @classmethod
+    def of(cls, rows: Sequence[float], widths: np.ndarray, columns: Sequence[int]) -> "Grid":
+        """The nodes in the order in which they are given."""
+        parts: dict[tuple[float, int], list[int]] = {}
+        for node, place in sorted(enumerate(zip(rows, columns, strict=True)), key=lambda pair: (pair[1], pair[0])):
+            parts.setdefault(place, []).append(node)
+        return cls(parts, widths, _strips(parts, widths, max(columns, default=0) + 1))
+
+    def lines(self, place: tuple[float, int]) -> list[list[int]]:
+        """A part's nodes in as many lines as its strip needs."""
+        left, right = self.strips[place[1]]
+        return broken(self.parts[place], self.widths, right - left)
+
+
+def _strips(parts: dict[tuple[float, int], list[int]], widths: np.ndarray, n: int) -> tuple[tuple[float, float], ...]:
+    """Columns as wide as their widest row, narrowed alike where together they are too wide; one alone has it all."""
+    if n == 1:
+        return ((-WIDEST / 2, WIDEST / 2),)
+    wanted = [
+        max((float(sum(widths[nodes] + GAP)) for (_, column), nodes in parts.items() if column == own), default=0.0)
+        for own in range(n)
+    ]
+    least = [
+        max((float(widths[node]) + GAP for (_, column), nodes in parts.items() if column == own for node in nodes),
+            default=0.0)
+        for own in range(n)
+    ]  # fmt: skip
+    least = [max(each, NARROWEST) for each in least]
+    over = [max(0.0, want - low) for want, low in zip(wanted, least, strict=True)]
+    room = max(0.0, WIDEST - sum(least))
+    share = min(1.0, room / sum(over)) if sum(over) else 0.0
+    sides = np.concatenate([[0.0], np.cumsum([low + share * more for low, more in zip(least, over, strict=True)])])
+    sides -= sides[-1] / 2
+    return tuple(zip(sides[:-1].tolist(), sides[1:].tolist(), strict=True))
+
+
 def layered(
-    rows: Sequence[float], widths: Sequence[float], links: Sequence[tuple[int, int]], weights: Sequence[float]
+    rows: Sequence[float],
+    widths: Sequence[float],
+    links: Sequence[tuple[int, int]],
+    weights: Sequence[float],
+    columns: Sequence[int] | None = None,
 ) -> Layout:
     """Place nodes by row (larger is higher) and draw a line for each link, from a lower row to a higher one.
 
@@ -76,46 +128,50 @@ def layered(
         widths: of each node, in pixels.
         links: source and target by their places in `rows`.
         weights: of each link; heavy ones pull harder.
+        columns: the column of each node, from the left; None: there are no columns.
 
     Raises ValueError for a link that does not go up.
     """
     for source, target in links:
         if not rows[source] < rows[target]:
             raise ValueError(f"a line must go up, but one goes from row {rows[source]} to row {rows[target]}")
-    order = {row: [node for node, own in enumerate(rows) if own == row] for row in sorted(set(rows))}
-    x, order = _ordered(order, np.asarray(widths, dtype=float), links, np.asarray(weights, dtype=float))
-    y, tops, height = _heights(order, widths)
+    grid = Grid.of(rows, np.asarray(widths, dtype=float), columns if columns is not None else [0] * len(rows))
+    x = _ordered(grid, links, np.asarray(weights, dtype=float))
+    y, tops, height = _heights(grid, HEADING if columns is not None else 0.0)
     boxes = tuple(Box(round(float(x[n]), 1), y[n], float(widths[n])) for n in range(len(rows)))
-    boxes = _widened(boxes, links)
+    if columns is None:
+        boxes = _widened(boxes, links)
     lines = _lines(boxes, links)
+    strips = grid.strips if columns is not None else ()
     at = [side for box in boxes for side in (box.left, box.right)] + [point[0] for line in lines for point in line]
+    at += [side for strip in strips for side in strip]
     low, high = (min(at), max(at)) if at else (0.0, 0.0)
-    return Layout(low - MARGIN, high - low + 2 * MARGIN, height, boxes, lines, tuple(tops.items()))
+    return Layout(low - MARGIN, high - low + 2 * MARGIN, height, boxes, lines, tuple(tops.items()), strips)
 
 
-def _ordered(
-    order: dict[float, list[int]], widths: np.ndarray, links: Sequence[tuple[int, int]], weights: np.ndarray
-) -> tuple[np.ndarray, dict[float, list[int]]]:
-    """The best order of each row that the sweeps find, and the x of each node in it."""
-    x = np.zeros(len(widths))
-    for nodes in order.values():
-        _set_row(nodes, x, widths, np.zeros(len(widths)))
+def _ordered(grid: Grid, links: Sequence[tuple[int, int]], weights: np.ndarray) -> np.ndarray:
+    """The x of each node in the best order of each row that the sweeps find; `grid` is left in that order."""
+    x = np.zeros(len(grid.widths))
+    for place in grid.parts:
+        _set_row(grid, place, x, np.zeros(len(grid.widths)))
     ends = np.array(links, dtype=int).reshape(-1, 2)
-    rank = np.zeros(len(widths))
-    for number, nodes in enumerate(order.values()):
-        rank[nodes] = number
-    best = (_crossings(x, rank, ends), x.copy(), {row: list(nodes) for row, nodes in order.items()})
+    rank = np.zeros(len(grid.widths))
+    numbers = {row: number for number, row in enumerate(sorted({row for row, _ in grid.parts}))}
+    for (row, _), nodes in grid.parts.items():
+        rank[nodes] = numbers[row]
+    best = (_crossings(x, rank, ends), x.copy(), {place: list(nodes) for place, nodes in grid.parts.items()})
     for sweep in range(SWEEPS):
         below, above = (sweep % 3 != 1), (sweep % 3 != 0)  # what is below, what is above, both
-        for row in sorted(order, reverse=sweep % 3 == 1):
+        for row in sorted(numbers, reverse=sweep % 3 == 1):
             wanted = _barycentres(x, ends, weights, below, above)
-            order[row] = sorted(order[row], key=lambda node: (wanted[node], node))
-            _set_row(order[row], x, widths, wanted)
+            for place in [each for each in grid.parts if each[0] == row]:
+                grid.parts[place].sort(key=lambda node: (wanted[node], node))
+                _set_row(grid, place, x, wanted)
         crossed = _crossings(x, rank, ends)
         if crossed < best[0]:
-            best = (crossed, x.copy(), {row: list(nodes) for row, nodes in order.items()})
-    _, x, order = best
-    return x, order
+            best = (crossed, x.copy(), {place: list(nodes) for place, nodes in grid.parts.items()})
+    grid.parts.update(best[2])
+    return best[1]
 
 
 def _barycentres(x: np.ndarray, ends: np.ndarray, weights: np.ndarray, below: bool, above: bool) -> np.ndarray:
@@ -128,19 +184,21 @@ def _barycentres(x: np.ndarray, ends: np.ndarray, weights: np.ndarray, below: bo
     return np.where(mass > 0, total / np.where(mass > 0, mass, 1.0), x)
 
 
-def broken(nodes: Sequence[int], widths: Sequence[float] | np.ndarray) -> list[list[int]]:
+def broken(nodes: Sequence[int], widths: np.ndarray, widest: float = WIDEST) -> list[list[int]]:
     """A row's nodes in as many lines as its width needs; neighbours go to different lines, so that x is kept."""
     wide = sum(float(widths[node]) + GAP for node in nodes)
-    parts = max(1, int(np.ceil(wide / WIDEST)))
+    parts = max(1, int(np.ceil((wide - 1e-6) / widest)))
     return [list(nodes[part::parts]) for part in range(parts)]
 
 
-def _set_row(nodes: Sequence[int], x: np.ndarray, widths: np.ndarray, wanted: np.ndarray) -> None:
-    """Set the nodes of a row in this order, as close to where they want to be as their widths allow."""
-    for line in broken(nodes, widths):
-        size = widths[line]
+def _set_row(grid: Grid, place: tuple[float, int], x: np.ndarray, wanted: np.ndarray) -> None:
+    """Set the nodes of a row in their order, as close to where they want to be as their widths and strip allow."""
+    left, right = grid.strips[place[1]]
+    edge = GAP / 2 if len(grid.strips) > 1 else 0.0
+    for line in grid.lines(place):
+        size = grid.widths[line]
         offsets = np.concatenate([[0.0], np.cumsum((size[1:] + size[:-1]) / 2 + GAP)])
-        first, last = size[0] / 2 - WIDEST / 2, WIDEST / 2 - size[-1] / 2 - offsets[-1]  # inside the picture
+        first, last = left + edge + size[0] / 2, right - edge - size[-1] / 2 - offsets[-1]
         x[line] = np.clip(_isotonic(wanted[line] - offsets), first, max(first, last)) + offsets
 
 
@@ -169,19 +227,18 @@ def _crossings(x: np.ndarray, rank: np.ndarray, ends: np.ndarray) -> int:
     return int((swapped & (bottom < top)).sum()) // 2
 
 
-def _heights(
-    order: dict[float, list[int]], widths: Sequence[float]
-) -> tuple[dict[int, float], dict[float, float], float]:
-    """The y of each node, the y of each row, and the height of all; the highest row is at the top."""
+def _heights(grid: Grid, heading: float) -> tuple[dict[int, float], dict[float, float], float]:
+    """The y of each node, the y of each row, and the height of all; the highest row is at the top, below a heading."""
     y: dict[int, float] = {}
     tops: dict[float, float] = {}
-    at = MARGIN + HIGH / 2
-    for row in sorted(order, reverse=True):
+    at = MARGIN + HIGH / 2 + heading
+    for row in sorted({row for row, _ in grid.parts}, reverse=True):
         tops[row] = at
-        for line in broken(order[row], widths):
-            y |= dict.fromkeys(line, at)
-            at += HIGH + ROOM
-    return y, tops, at - ROOM - HIGH / 2 + MARGIN if order else 2 * MARGIN
+        lines = [grid.lines(place) for place in grid.parts if place[0] == row]
+        for part in lines:
+            y |= {node: at + number * (HIGH + ROOM) for number, line in enumerate(part) for node in line}
+        at += (HIGH + ROOM) * max(len(part) for part in lines)
+    return y, tops, at - ROOM - HIGH / 2 + MARGIN if tops else 2 * MARGIN
 
 
 # ---- lines ----

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from factscope.plots.escape import html_text, script_json
 from factscope.plots.figures.layered import Layout, layered
-from factscope.plots.figures.network_svg import KEYS, SHAPES, drawing, key, node_width
+from factscope.plots.figures.network_svg import KEYS, SHAPES, Names, drawing, key, node_width
 from factscope.plots.figures.strongest import strongest
 from factscope.plots.fragments import fragment
 from factscope.plots.specs import Palette, Spec
@@ -29,12 +29,22 @@ Fate = Literal["plain", "kept", "gained", "lost", "moved", "crossed"]
 
 @dataclass(frozen=True)
 class NodeMark:
-    """One node: its name, its row (larger is higher), its kind by colour and shape, and what is said of it."""
+    """One node: its name, its row (larger is higher), its kind by colour and shape, and what is said of it.
+
+    Where the network has columns, `column` is the node's, from the left, and `label` what is written on it.
+    """
 
     name: str
     row: float
     palette: Palette
     hover: str = ""
+    column: int = 0
+    label: str = ""
+
+    @property
+    def written(self) -> str:
+        """What stands on the node."""
+        return self.label or self.name
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,8 @@ class View:
 class Network(Spec):
     """Nodes in the order of computation, and one or more sets of arrows; the first is shown first.
 
-    `kinds` names the colours of nodes, `rows` the rows; neighbouring rows of one name are one band.
+    `kinds` names the colours of nodes, `rows` the rows; neighbouring rows of one name are one band. `columns` names
+    the columns, from the left, where nodes have them.
     """
 
     title: str
@@ -74,6 +85,7 @@ class Network(Spec):
     unit: str = ""
     note: str = ""
     signs: tuple[str, str] = ("helps the answer", "holds it back")  # what a value above zero does, and one below
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -142,7 +154,7 @@ def _stage(spec: Network, drawn: tuple[tuple[int, ...], ...]) -> Stage:
     links = [[(place[edge.source], place[edge.target]) for edge in some] for some in edges]
     widths = [
         node_width(
-            spec.nodes[node].name,
+            spec.nodes[node].written,
             spec.nodes[node].palette,
             max(sum(link[end] == own for link in some) for some in links for end in (0, 1)),
         )
@@ -150,7 +162,9 @@ def _stage(spec: Network, drawn: tuple[tuple[int, ...], ...]) -> Stage:
     ]
     rows = [spec.nodes[node].row for node in present]
     weights = [[abs(edge.value) ** 0.5 for edge in some] for some in edges]
-    joined = layered(rows, widths, [link for some in links for link in some], [w for some in weights for w in some])
+    every, heavy = [link for some in links for link in some], [w for some in weights for w in some]
+    columns = [spec.nodes[node].column for node in present] if spec.columns else None
+    joined = layered(rows, widths, every, heavy, columns)
     layouts = tuple(joined.with_lines(some) for some in links) if len(links) > 1 else (joined,)
     return Stage(drawn, tuple(present), layouts)
 
@@ -199,7 +213,8 @@ def _svg(spec: Network, stage: Stage, view: int, standing_alone: bool = False) -
     edges = [spec.views[view].edges[place] for place in stage.drawn[view]]
     most = max((abs(edge.value) for edge in spec.views[view].edges), default=1.0) or 1.0
     marks = [(node, spec.nodes[node]) for node in stage.nodes]
-    return drawing(spec.title, stage.layouts[view], marks, edges, most, spec.unit, spec.rows, standing_alone)
+    names = Names(spec.rows, spec.columns)
+    return drawing(spec.title, stage.layouts[view], marks, edges, most, spec.unit, names, standing_alone)
 
 
 def _counted(spec: Network, stage: Stage, view: int) -> str:

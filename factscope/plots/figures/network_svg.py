@@ -6,13 +6,14 @@ picture that stands alone carries it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
 from math import hypot
 from typing import Any
 
 from factscope.plots.escape import html_text, visible
-from factscope.plots.figures.layered import HIGH, ROOM, Box, Layout, Line
+from factscope.plots.figures.layered import HEADING, HIGH, ROOM, Box, Layout, Line
 from factscope.plots.specs import Palette
 
 LETTER, PADDING, PORT = 7.3, 16.0, 8.0  # pixels: of a letter's width, beside a name, between lines at a node
@@ -33,6 +34,14 @@ KEYS = {  # what the legend says of each fate
 }
 
 
+@dataclass(frozen=True)
+class Names:
+    """What rows and columns are called."""
+
+    rows: Sequence[tuple[float, str]]
+    columns: Sequence[str] = ()
+
+
 def node_width(name: str, palette: Palette, lines: int) -> float:
     """Wide enough for its name, and for as many lines as begin or end there, within limits."""
     most = WIDEST_NODE[SHAPES[palette]]
@@ -46,7 +55,7 @@ def drawing(
     edges: Sequence[Any],
     most: float,
     unit: str,
-    rows: Sequence[tuple[float, str]],
+    named: Names,
     standing_alone: bool = False,
 ) -> str:
     """The picture as an SVG element.
@@ -57,7 +66,7 @@ def drawing(
         most: the value that has the widest line.
         standing_alone: as a document with colours of its own, for an image.
     """
-    bands, gutter = _bands(layout, dict(rows))
+    bands, gutter = _bands(layout, dict(named.rows))
     names = {number: mark.name for number, mark in nodes}
     busy = {end for edge in edges for end in (edge.source, edge.target)}
     drawn = sorted(zip(edges, layout.lines, strict=True), key=lambda pair: abs(pair[0].value))  # large ones on top
@@ -69,6 +78,7 @@ def drawing(
     return (
         f'<svg{space} class="net" role="group" aria-label="{html_text(title)}" width="{width:.0f}" '
         f'height="{high:.0f}" viewBox="{layout.left - gutter:.0f} 0 {width:.0f} {high:.0f}">{own}{bands}'
+        f"{_columns(layout, named.columns)}"
         f'<g class="edges">{lines}</g><g class="nodes">{marks}</g></svg>'
     )
 
@@ -110,12 +120,23 @@ def _bands(layout: Layout, names: dict[float, str]) -> tuple[str, int]:
     return "".join(parts), GUTTER
 
 
+def _columns(layout: Layout, names: Sequence[str]) -> str:
+    """The columns' names above their strips, and a line between each two."""
+    parts = []
+    for number, (left, right) in enumerate(layout.strips):
+        if number:
+            parts.append(f'<path class="strip" d="M{left:.1f} 4V{layout.height - 4:.1f}"/>')
+        name = html_text(visible(names[number]))
+        parts.append(f'<text class="column" x="{(left + right) / 2:.1f}" y="{HEADING / 2 + 5:.1f}">{name}</text>')
+    return "".join(parts)
+
+
 def _node(number: int, mark: Any, box: Box, busy: bool) -> str:
     shape = SHAPES[mark.palette]
     return (
         f'<g class="node {shape}{"" if busy else " idle"}" data-node="{number}" tabindex="0" role="button">'
         f"<title>{html_text(mark.name)}</title>{_shape(shape, box, HIGH)}"
-        f'<text x="{box.x:.1f}" y="{box.y + 4:.1f}">{html_text(visible(mark.name))}</text></g>'
+        f'<text x="{box.x:.1f}" y="{box.y + 4:.1f}">{html_text(visible(mark.written))}</text></g>'
     )
 
 

@@ -1,6 +1,6 @@
 """`circuit find`: the circuit of one prompt, or of several facts of a relation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +66,9 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
     confident: Annotated[
         bool, option("Choose by the lower bound of a score over the facts.", "--confident", panel=DETAILS)
     ] = False
+    by_role: Annotated[bool, option("Edges at token roles: facts of any length share one circuit.", "--by-role")] = (
+        False
+    )
     split_positions: Annotated[bool, option("Position embeddings apart.", "--split-positions", panel=DETAILS)] = False
     engine: Annotated[
         str | None,
@@ -95,6 +98,7 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
     'circuit find "[Steve Jobs] founded the company called" --others "Bill Gates,Jeff Bezos,Jack Ma"',
     'circuit find "The capital of France is" --method acdc --threshold 0.05 --no-split-qkv',
     "circuit find --facts country_capital --limit 8 --method eap-ig --edges 3000",
+    'circuit find "The Eiffel Tower is located in the city of" --by-role',
 )
 def find(options: FindOptions) -> None:
     """Find the circuit of one prompt, or of several facts of a relation."""
@@ -104,29 +108,59 @@ def find(options: FindOptions) -> None:
     # The same search finds the same folder, and so takes up where it was stopped.
     own = settled_folder("circuit", words, key(options)) if options.method == "acdc" else new_folder("circuit", words)
     with run_folder("circuit find", options, own) as folder:
-        from factscope.runs import store
-        from studies import circuit as recipe
-        from studies.saved import save_with_page
+        from studies.circuit import KNOWN, TaskOptions
 
-        ablation = options.ablation or "auto"
-        known = None if options.unknown else recipe.KNOWN
-        others = listed(options.others) or ()
-        how = recipe.TaskOptions(
-            options.metric, ablation, options.start, known, options.evaluate, options.extra, others
+        ablation, others = options.ablation or "auto", listed(options.others) or ()
+        known = None if options.unknown else KNOWN
+        how = TaskOptions(options.metric, ablation, options.start, known, options.evaluate, options.extra, others)
+        found, page = (_by_role if options.by_role else _plain)(options, how, folder)
+    tell_result(found, page, options.as_json, folder=str(folder))
+
+
+def _plain(options: FindOptions, how: Any, folder: Path) -> tuple[Any, Path]:
+    """The circuit whose edges are kept at every position, and its page."""
+    from factscope.runs import store
+    from studies.circuit import circuit_study
+    from studies.saved import save_with_page
+
+    method, like = _method(options), study_of(options.like).circuit if options.like is not None else None
+    model = load(options)
+    work = _inputs(model, options, how, method)
+    tell_notes(work.notes)
+    study = circuit_study(
+        model, work, method, evaluate=options.evaluate, like=like, seed=options.seed,
+        split=options.split_qkv, positions=options.split_positions,
+        journal=folder / JOURNAL if options.method == "acdc" else None, shown=None,
+        told=lambda found: store.save(found, folder),
+    )  # fmt: skip
+    tell_notes(study.circuit.notes[len(work.notes) :])
+    return study, save_with_page(study, folder, options.light)
+
+
+def _by_role(options: FindOptions, how: Any, folder: Path) -> tuple[Any, Path]:
+    """The circuit by token roles, and its page; saved before it is drawn."""
+    from studies import by_role
+    from studies.saved import save_with_page
+
+    method, model = _method(options), load(options)
+    if options.prompt is None:
+        inputs = by_role.by_role_facts(
+            model, str(options.facts), options.relation, options.limit, options=how, seed=options.seed
         )
-        method, like = _method(options), study_of(options.like).circuit if options.like is not None else None
-        model = load(options)
-        work = _inputs(model, options, how, method)
-        tell_notes(work.notes)
-        study = recipe.circuit_study(
-            model, work, method, evaluate=options.evaluate, like=like, seed=options.seed,
-            split=options.split_qkv, positions=options.split_positions,
-            journal=folder / JOURNAL if options.method == "acdc" else None, shown=None,
-            told=lambda found: store.save(found, folder),
-        )  # fmt: skip
-        tell_notes(study.circuit.notes[len(work.notes) :])
-        page = save_with_page(study, folder, options.light)
-    tell_result(study, page, options.as_json, folder=str(folder))
+    else:
+        inputs = by_role.by_role_prompt(
+            model,
+            options.prompt,
+            subject=options.subject,
+            answer=options.answer,
+            options=replace(how, facts=by_role.FACTS),
+        )
+    tell_notes(inputs.notes)
+    found = by_role.circuit_by_role(
+        model, inputs, method, evaluate=options.evaluate, seed=options.seed, split=options.split_qkv
+    )
+    tell_notes(found.notes[len(inputs.notes) :])
+    return found, save_with_page(found, folder, options.light)
 
 
 def check(options: FindOptions) -> None:
@@ -141,6 +175,23 @@ def check(options: FindOptions) -> None:
         raise UserError("acdc searches one prompt, cut to zero or to --swap, so --others would change nothing")
     if options.method != "acdc" and options.like is not None:
         raise UserError("--like takes over the decisions of ACDC; a scorer makes none")
+    if options.by_role:
+        _check_by_role(options)
+
+
+def _check_by_role(options: FindOptions) -> None:
+    """UserError for options that a search by token roles does not know."""
+    if options.method not in ("eap", "eap_ig"):
+        raise UserError(f"--by-role scores edges by gradients, which {options.method} does not; choose eap or eap-ig")
+    for flag, given in (
+        ("--swap", options.swap),
+        ("--foil", options.foil),
+        ("--split-positions", options.split_positions),
+    ):
+        if given:
+            raise UserError(f"--by-role joins facts of one wording and any length, and has no use for {flag}")
+    if options.metric.startswith("logit"):
+        raise UserError("--by-role asks about other subjects, and a logit difference needs a wrong answer for each")
 
 
 def _method(options: FindOptions) -> Any:

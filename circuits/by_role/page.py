@@ -1,0 +1,252 @@
+"""What a circuit by roles looks like: its nodes in columns by the role of the token, and which roles carry what."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from circuits.analysis.faithfulness import Hits
+from circuits.by_role.circuit import RoleCircuit
+from circuits.by_role.graph import carries
+from circuits.graph import place_of
+from circuits.pages.wiring import NODE_KINDS, into, palette_of, row_names, row_of
+from factscope.plots.figures.network import EdgeMark, Network, NodeMark, View
+from factscope.plots.specs import Card, Headline, Number, Page, Section, Spec, Table, Text
+
+MOST_ROWS = 400  # of a table of edges; the export has all
+
+
+def page(circuit: RoleCircuit) -> Page:
+    """The page of one circuit by roles."""
+    prompts = circuit.prompts
+    more = f" and {len(prompts) - 1} more prompts" if len(prompts) > 1 else ""
+    told = (Text("\n\n".join(f"{note[0].upper()}{note[1:]}." for note in circuit.notes)),) if circuit.notes else ()
+    drawn: tuple[Spec, ...] = (headline(circuit), *told, network(circuit), role_table(circuit))
+    sections = (
+        Section("The circuit", drawn, _reading(circuit)),
+        Section("Edges", (edge_table(circuit),)),
+        Section("How it was found", (card(circuit),)),
+    )
+    answer = f"answer{prompts[0].answer}" if len(prompts) == 1 else f"answers of {len(prompts)} prompts"
+    return Page(f"Circuit by token roles: {prompts[0].text}{more}", sections, subtitle=f"{circuit.method} · {answer}")
+
+
+def _reading(circuit: RoleCircuit) -> str:
+    return (
+        "Layers go upward, the sentence from left to right: a column is the role of a token. A line within a column is "
+        "read and written at these tokens; a line into another column is a head that attends there, and carries by its "
+        "key or value what stands at the earlier token. Wider lines matter more; choose a node to see its paths alone. "
+        f"An edge's effect is the {circuit.convention}."
+    )
+
+
+def words(circuit: RoleCircuit) -> list[str]:
+    """The one sentence to remember, and how well the circuit does."""
+    lengths = sorted({len(prompt.tokens) for prompt in circuit.prompts})
+    long = f"{lengths[0]} to {lengths[-1]} tokens" if len(lengths) > 1 else f"{lengths[0]} tokens"
+    one = "prompt" if len(circuit.prompts) == 1 else "prompts"
+    share = circuit.n_edges / circuit.graph.n_edges
+    said = [
+        f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges at roles ({share:.2%}) over "
+        f"{len(circuit.prompts)} {one} of {long}: faithfulness {circuit.faithfulness:.2f}; loss "
+        f"{circuit.loss_circuit:.3g} {circuit.unit}, of the full model {circuit.loss_full:.3g}, of no edge "
+        f"{circuit.loss_empty:.3g}."
+    ]
+    if circuit.evaluation is not None:
+        tested = circuit.evaluation
+        parts = [
+            f"Random circuits of the same degrees have a faithfulness of {tested.random_degree.mean:.2f}; the same "
+            f"edges at every role ({tested.everywhere_edges:,}) {tested.everywhere_faithfulness:.2f}",
+            f"the answer among the first ten for {_share(tested.found, 'prompts that it was found on')}",
+        ]
+        if tested.held_out is not None:
+            parts.append(f"held out, for {_share(tested.held_out, 'prompts that the model knows')}")
+        said.append("; ".join(parts) + ".")
+    return said
+
+
+def _share(hits: Hits, of: str) -> str:
+    return f"{hits.circuit:.0%} of {hits.n} {of} (full model {hits.full:.0%}, random circuits {hits.random:.0%})"
+
+
+def summary(circuit: RoleCircuit) -> dict[str, Any]:
+    """The numbers that a program would ask for first."""
+    steady, tested = circuit.stability, circuit.evaluation
+    return {
+        "model": circuit.run.model if circuit.run else None,
+        "method": circuit.method,
+        "settings": circuit.settings,
+        "prompts": len(circuit.prompts),
+        "roles": list(circuit.graph.roles),
+        "edges": circuit.n_edges,
+        "edges_in_graph": circuit.graph.n_edges,
+        "edges_by_role": {role: count for role, count, _ in by_role(circuit)},
+        "unit": circuit.unit,
+        "loss": {"full": circuit.loss_full, "circuit": circuit.loss_circuit, "empty": circuit.loss_empty},
+        "faithfulness": circuit.faithfulness,
+        "rank": {"full": circuit.rank_full, "circuit": circuit.rank_circuit},
+        "stability": {k: v for k, v in vars(steady).items() if k != "inclusion"} if steady else None,
+        "evaluation": tested
+        and {
+            "hit10_found": vars(tested.found),
+            "hit10_held_out": vars(tested.held_out) if tested.held_out else None,
+            "hit10_held_out_all": vars(tested.held_out_all) if tested.held_out_all else None,
+            "random_same_degree": vars(tested.random_degree),
+            "same_edges_at_every_role": {
+                "edges": tested.everywhere_edges,
+                "faithfulness": tested.everywhere_faithfulness,
+            },
+        },
+        "seconds": circuit.run.seconds if circuit.run else None,
+    }
+
+
+def records(circuit: RoleCircuit) -> list[dict[str, Any]]:
+    """A row a kept edge: its score by the circuit's convention."""
+    graph = circuit.graph
+    return [
+        {"writer": graph.plain.writers[writer], "reader": graph.plain.reader_names[reader], "role": graph.roles[role],
+         "score": float(circuit.scores[writer, reader, role]), "unit": circuit.unit}
+        for writer, reader, role in np.argwhere(circuit.mask).tolist()
+    ]  # fmt: skip
+
+
+def headline(circuit: RoleCircuit) -> Headline:
+    """Size, faithfulness and, if evaluated, what it is held against."""
+    numbers = [
+        Number(f"{circuit.n_edges:,}", f"of {circuit.graph.n_edges:,} edges at roles"),
+        Number(f"{circuit.faithfulness:.0%}", "faithfulness"),
+    ]
+    if circuit.evaluation is not None:
+        tested = circuit.evaluation
+        numbers += [
+            Number(f"{tested.everywhere_faithfulness:.0%}", "faithfulness of the same edges at every role"),
+            Number(f"{round(tested.random_degree.mean, 2) + 0.0:.0%}", "of random circuits, same degrees"),
+        ]
+        if tested.held_out is not None:
+            held = tested.held_out
+            numbers.append(Number(f"{held.circuit:.0%}", f"Hit@10 on {held.n} held-out facts, {held.full:.0%} whole"))
+    return Headline(" ".join(words(circuit)), tuple(numbers))
+
+
+def by_role(circuit: RoleCircuit) -> list[tuple[str, int, float]]:
+    """Of each role: its kept edges, and the sum of their effects' sizes."""
+    kept, sizes = circuit.mask, circuit.scores.abs().numpy()
+    return [
+        (role, int(kept[:, :, at].sum()), float(sizes[:, :, at][kept[:, :, at]].sum()))
+        for at, role in enumerate(circuit.graph.roles)
+    ]
+
+
+def role_table(circuit: RoleCircuit) -> Table:
+    """How many edges each role has, and what they weigh; and in how many prompts there is such a token."""
+    found = by_role(circuit)
+    total = sum(size for _, _, size in found) or 1.0
+    present = [sum(at in circuit.graph.places(prompt) for prompt in circuit.prompts) for at in range(len(found))]
+    rows = tuple(
+        (role, count, f"{size / total:.0%}", f"{there} of {len(circuit.prompts)}")
+        for (role, count, size), there in zip(found, present, strict=True)
+    )
+    return Table("Which tokens carry it", ("role", "edges", "share of the effects", "in prompts"), rows)
+
+
+def edge_table(circuit: RoleCircuit) -> Table:
+    """The kept edges, the largest first."""
+    graph, steady = circuit.graph, circuit.stability
+    places = sorted(np.argwhere(circuit.mask).tolist(), key=lambda place: -abs(float(circuit.scores[tuple(place)])))
+    rows = tuple(
+        (
+            graph.plain.writers[place[0]],
+            graph.plain.reader_names[place[1]],
+            graph.roles[place[2]],
+            float(circuit.scores[tuple(place)]),
+            *((float(steady.inclusion[tuple(place)]),) if steady else ()),
+        )
+        for place in places[:MOST_ROWS]
+    )
+    left = len(places) - len(rows)
+    return Table(
+        f"{len(places):,} edges at roles",
+        ("writer", "reader", "read at", f"effect ({circuit.unit})", *(("in resamples",) if steady else ())),
+        rows,
+        note=f"{circuit.convention}." + (f" The {left:,} smallest are left out here." if left else ""),
+        folded=True,
+    )
+
+
+def network(circuit: RoleCircuit) -> Network:
+    """The kept edges between nodes at roles; a key or value is a line to the head at every later role that it has."""
+    graph, plain = circuit.graph, circuit.graph.plain
+    kept = graph.pruned(circuit.mask)
+    alive, _ = graph.alive(kept)
+    lines: dict[tuple[tuple[int, int], tuple[int, int]], tuple[float, list[str]]] = {}
+    logits = len(plain.writers)
+    for writer, number, role in np.argwhere(kept).tolist():
+        reader, score = plain.readers[number], float(circuit.scores[writer, number, role])
+        nodes = plain.nodes_of(reader) or (logits,)
+        at = range(role, len(graph.roles)) if carries(reader) else (role,)
+        for node, to in ((node, to) for node in nodes for to in at):
+            if node != logits and not alive[node, to]:
+                continue
+            best, names = lines.get(((writer, role), (node, to)), (0.0, []))
+            line = ((writer, role), (node, to))
+            lines[line] = (score if abs(score) > abs(best) else best, [*names, reader.name])
+    ends = sorted({end for pair in lines for end in pair})
+    place = {end: number for number, end in enumerate(ends)}
+    marks = tuple(_mark(circuit, node, role) for node, role in ends)
+    edges = tuple(
+        EdgeMark(place[source], place[target], score, _crossing(graph.roles, source, target, names))
+        for (source, target), (score, names) in sorted(lines.items(), key=lambda item: -abs(item[1][0]))
+    )
+    used = sorted({mark.column for mark in marks})  # a column where nothing stands would be empty
+    columns = tuple(graph.roles[at] for at in used)
+    marks = tuple(replace(mark, column=used.index(mark.column)) for mark in marks)
+    return Network(
+        "The circuit's wiring, by token",
+        marks,
+        (View("the circuit", edges),),
+        kinds=NODE_KINDS,
+        rows=row_names(plain),
+        columns=columns,
+        value_title="effect",
+        unit=circuit.unit,
+        note="A full line helps the answer, a dashed one that ends in a bar holds it back. The strongest paths come "
+        f"first, a path being as strong as its weakest line; {len(edges):,} lines between {len(marks)} nodes in all. A "
+        "key or value is a line to its head at every later token that matters.",
+    )
+
+
+def _mark(circuit: RoleCircuit, node: int, role: int) -> NodeMark:
+    plain, named = circuit.graph.plain, circuit.graph.roles[role]
+    name = "logits" if node == len(plain.writers) else plain.writers[node]
+    where = "logits" if name == "logits" else f"layer {place_of(name)[0]}" if place_of(name)[0] >= 0 else "inputs"
+    return NodeMark(
+        f"{name} @ {named}", row_of(plain, name), palette_of(name), f"{where}, {named}", column=role, label=name
+    )
+
+
+def _crossing(roles: tuple[str, ...], source: tuple[int, int], target: tuple[int, int], names: list[str]) -> str:
+    said = into(" ".join(names))
+    return said if source[1] == target[1] else f"{said}, read at the {roles[source[1]]}".lstrip(", ")
+
+
+def card(circuit: RoleCircuit) -> Card:
+    """Method, prompts and provenance."""
+    run = circuit.run
+    items = [
+        ("method", circuit.method),
+        ("settings", ", ".join(f"{key} {value}" for key, value in circuit.settings.items())),
+        ("graph", str(circuit.graph)),
+        ("prompts", "; ".join(f"{prompt.subject} ({len(prompt.tokens)} tokens)" for prompt in circuit.prompts)),
+        ("metric", f"{circuit.metric} ({circuit.unit})"),
+        ("ablation", f"{circuit.ablation}, by token role"),
+        ("score", circuit.convention),
+    ]
+    if circuit.stability is not None:
+        items.append(("stability", f"Jaccard {circuit.stability.jaccard:.2f} of two circuits of resampled prompts"))
+    if run is not None:
+        items += [
+            ("model", f"{run.model} ({run.fingerprint[:12]}), {run.dtype} on {run.device}, {run.threads} threads"),
+            ("time", f"{run.seconds:.1f} s, {run.peak_memory:.2f} GB at most, started {run.started}"),
+        ]
+    return Card("Provenance", tuple(items), command=run.command if run else "")

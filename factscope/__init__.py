@@ -61,6 +61,9 @@ _PLACES = {
     "diff_circuits": "circuits.analysis.diff:diff",
     "about_prompt": "studies.circuit:about_prompt",
     "about_facts": "studies.circuit:about_facts",
+    "by_role_prompt": "studies.by_role:by_role_prompt",
+    "by_role_facts": "studies.by_role:by_role_facts",
+    "find_circuit_by_role": "studies.by_role:circuit_by_role",
     "ACDC": "circuits.search.acdc:ACDC",
     "AtPStar": "circuits.scorers.atp_star:AtPStar",
     "EAP": "circuits.scorers.eap:EAP",
@@ -75,6 +78,7 @@ _PLACES = {
     "LocatingStudy": "studies.locating:LocatingStudy",
     "PathEffects": "circuits.analysis.paths:PathEffects",
     "CircuitStudy": "studies.circuit:CircuitStudy",
+    "RoleCircuit": "circuits.by_role.circuit:RoleCircuit",
     # what if it were otherwise?
     "request": "studies.face:request",
     "moments": "studies.face:moments",

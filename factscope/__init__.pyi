@@ -4,6 +4,7 @@ from circuits.analysis.diff import diff as diff_circuits
 from circuits.analysis.head_roles import roles
 from circuits.analysis.paths import PathEffects, path_patch
 from circuits.analysis.scorer_errors import ScorerErrors, scorer_errors
+from circuits.by_role.circuit import RoleCircuit
 from circuits.circuit import Circuit
 from circuits.graph import Graph
 from circuits.scorers.atp_star import AtPStar
@@ -44,6 +45,8 @@ from factscope.plots.specs import Table
 from factscope.runs.store import header
 from studies.bench.bench import Bench, bench
 from studies.bench.page import markdown
+from studies.by_role import by_role_facts, by_role_prompt
+from studies.by_role import circuit_by_role as find_circuit_by_role
 from studies.circuit import CircuitStudy, TaskOptions, about_facts, about_prompt
 from studies.cite import cite
 from studies.edit_effects.model_state import Config as DiffConfig
@@ -100,6 +103,7 @@ __all__ = [
     "RelP",
     "RelationConfig",
     "RelationResult",
+    "RoleCircuit",
     "ScorerErrors",
     "SequenceConfig",
     "SequenceResult",
@@ -119,6 +123,8 @@ __all__ = [
     "average",
     "average_flow",
     "bench",
+    "by_role_facts",
+    "by_role_prompt",
     "cite",
     "diff",
     "diff_circuits",
@@ -128,6 +134,7 @@ __all__ = [
     "export",
     "export_adapter",
     "find_circuit",
+    "find_circuit_by_role",
     "fingerprint",
     "flow",
     "generate",

@@ -25,7 +25,11 @@ from helpers.circuits import double, task
 EDGES = 20
 
 
-@pytest.mark.parametrize("method", [EAP(edges=EDGES), EAPIG(edges=EDGES, steps=2)], ids=["eap", "eap_ig"])
+@pytest.mark.parametrize(
+    "method",
+    [EAP(edges=EDGES), EAPIG(edges=EDGES, steps=2), EAP(edges=EDGES, by_mean=True)],
+    ids=["eap", "eap_ig", "eap-by-mean"],
+)
 def test_bootstrap_circuits_are_those_of_the_resampled_prompts(tmp_path: Path, method: Scorer) -> None:
     """Each draw, found anew by running the model on the drawn prompts, gives the edges that its kept scores gave."""
     model = double("llama", tmp_path)
@@ -34,7 +38,11 @@ def test_bootstrap_circuits_are_those_of_the_resampled_prompts(tmp_path: Path, m
     examples = method.examples(Reference(model, graph, own))
     assert examples is not None
     kept = find(model, own, method).mask
-    found = stability(examples, kept, lambda e: graph.pruned(select.greedy(graph, e.mean(0), EDGES)), draws=5, seed=3)
+
+    def chosen(some: torch.Tensor) -> np.ndarray:
+        return graph.pruned(select.greedy(graph, some.mean(0) if method.by_mean else some.abs().mean(0), EDGES))
+
+    found = stability(examples, kept, chosen, draws=5, seed=3)
     assert found is not None
     again = []
     for drawn in resamples(4, 5, seed=3):
@@ -46,6 +54,23 @@ def test_bootstrap_circuits_are_those_of_the_resampled_prompts(tmp_path: Path, m
     assert found.jaccard == pytest.approx(np.mean(pairs))
     assert found.to_circuit == pytest.approx(np.mean([len(a & sets[5]) / len(a | sets[5]) for a in sets[:5]]))
     assert 0 < found.jaccard < 1  # the prompts differ enough for the draws to matter
+
+
+def test_an_edge_that_helps_one_fact_and_hurts_another_counts_for_both() -> None:
+    """Three edges into the logits of a graph of one layer, scored on two facts by hand."""
+    graph = Graph(1, 1, 1)
+    names = ("embed->logits", "a0.h0->logits", "m0->logits")
+    examples = torch.zeros(2, *graph.allowed.shape, dtype=torch.float64)
+    for name, each in zip(names, ((3.0, -3.0), (1.0, 1.0), (0.5, 0.5)), strict=True):
+        examples[:, *graph.edge(name)] = torch.tensor(each, dtype=torch.float64)
+
+    def first(scorer: EAP) -> str:
+        (name,) = graph.names(scorer._selected(graph, examples, 1))
+        return name
+
+    assert first(EAP(edges=1)) == "embed->logits"
+    for of_the_mean in (EAP(edges=1, by_mean=True), EAP(edges=1, signed=True), EAP(edges=1, confident=True)):
+        assert first(of_the_mean) == "a0.h0->logits"
 
 
 def test_an_examples_scores_are_those_of_its_prompt_alone(tmp_path: Path) -> None:

@@ -114,6 +114,35 @@ def test_a_sentence_and_other_subjects_are_all_it_takes(run_command: Any, tmp_pa
     assert json.loads(sized.stdout)["loss"] == said["loss"]
 
 
+def test_edges_at_token_roles_join_facts_of_all_lengths(run_command: Any, tmp_path: Path) -> None:
+    facts = ("--facts", TOY / "toy_town.json", *FACT, "--by-role", "--limit", 4, "--set", "steps=2")
+    done = run_command("circuit", "find", *facts, "--edges", 60, "--out", tmp_path / "a", "--json")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["prompts"] == 4
+    assert said["edges"] == sum(said["edges_by_role"].values())
+    assert "by token role" in done.stderr
+    shown = run_command("circuit", "show", tmp_path / "a")
+    assert "edges at roles" in shown.stdout
+    for flags, said in (
+        (("--method", "acdc"), "choose eap or eap-ig"),
+        (("--split-positions",), "has no use for --split-positions"),
+        (("--metric", "logit_difference"), "needs a wrong answer for each"),
+    ):
+        done = run_command("circuit", "find", *facts, *flags, "--out", tmp_path / "b")
+        assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+
+
+def test_one_prompt_and_others_of_its_wording_are_a_circuit_by_roles(run_command: Any, tmp_path: Path) -> None:
+    others = ("--others", "Oda Drey,Mira Drey,Ilse Senn,Pello Hallin,Ilse Voss,Oda Tavi")
+    done = run_command(
+        "circuit", "[Oda Voss] lives in", *others, *FACT, "--by-role", "--set", "steps=2", "--out", tmp_path / "a"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "this fact and" in done.stderr
+    assert "Random circuits of the same degrees" in done.stdout
+
+
 def test_a_circuit_is_kept_before_it_is_evaluated(
     run_command: Any, tmp_path: Path, prompt: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

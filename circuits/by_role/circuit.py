@@ -111,7 +111,7 @@ def find_by_role(
     Raises UserError for a method that scores no edge by a gradient, EmptyCircuit if nothing is left, and the errors of
     tasks, graphs and engines.
     """
-    scorer = _scorer(method)
+    scorer = scorer_by_gradient(method)
     run = Run.of(model, seed)
     tasks = inputs.tasks()
     graph = RoleGraph.of(Graph.of(model, split=split), [*inputs.prompts, *held_out])
@@ -148,11 +148,14 @@ def find_by_role(
     return replace(found, run=run.ended(elapsed[0]))
 
 
-def _scorer(method: Method) -> Attribution:
+def scorer_by_gradient(method: Method) -> Attribution:
+    """The method, if it scores edges by a gradient, whose positions can be told apart; UserError if it does not."""
     if isinstance(method, Attribution):
         return method
     what = "scores no edge by a gradient" if isinstance(method, Scorer) else "makes no scores"
-    raise UserError(f"{method.name.replace('_', '-')} {what}, and a circuit by roles needs them: choose eap or eap-ig")
+    raise UserError(
+        f"{method.name.replace('_', '-')} {what}, and a circuit by roles needs them: choose eap, eap-ig or relp"
+    )
 
 
 def _evaluated(

@@ -208,7 +208,7 @@ def test_faithfulness_grows_to_one_and_only_one_metric_and_ablation_go_together(
     with pytest.raises(UserError, match="one metric and ablated in one way"):
         RoleReference(model, grown.graph, mixed)
     for refused in ("acdc", "exact"):
-        with pytest.raises(UserError, match="choose eap or eap-ig"):
+        with pytest.raises(UserError, match="choose eap, eap-ig or relp"):
             find_by_role(model, inputs, method(refused), evaluate=False)
 
 

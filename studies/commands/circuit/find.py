@@ -139,10 +139,12 @@ def _plain(options: FindOptions, how: Any, folder: Path) -> tuple[Any, Path]:
 
 def _by_role(options: FindOptions, how: Any, folder: Path) -> tuple[Any, Path]:
     """The circuit by token roles, and its page; saved before it is drawn."""
+    from circuits.by_role.circuit import scorer_by_gradient
     from studies import by_role
     from studies.saved import save_with_page
 
-    method, model = _method(options), load(options)
+    method = scorer_by_gradient(_method(options))
+    model = load(options)
     if options.prompt is None:
         inputs = by_role.by_role_facts(
             model, str(options.facts), options.relation, options.limit, options=how, seed=options.seed
@@ -181,8 +183,6 @@ def check(options: FindOptions) -> None:
 
 def _check_by_role(options: FindOptions) -> None:
     """UserError for options that a search by token roles does not know."""
-    if options.method not in ("eap", "eap_ig"):
-        raise UserError(f"--by-role scores edges by gradients, which {options.method} does not; choose eap or eap-ig")
     for flag, given in (
         ("--swap", options.swap),
         ("--foil", options.foil),

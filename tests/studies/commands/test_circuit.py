@@ -125,7 +125,7 @@ def test_edges_at_token_roles_join_facts_of_all_lengths(run_command: Any, tmp_pa
     shown = run_command("circuit", "show", tmp_path / "a")
     assert "edges at roles" in shown.stdout
     for flags, said in (
-        (("--method", "acdc"), "choose eap or eap-ig"),
+        (("--method", "acdc"), "choose eap, eap-ig or relp"),
         (("--split-positions",), "has no use for --split-positions"),
         (("--metric", "logit_difference"), "needs a wrong answer for each"),
     ):

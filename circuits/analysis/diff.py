@@ -8,6 +8,10 @@ effects are compared too, over every edge that was measured in both, kept or not
 changed by more than `level`, and an edge that was gained or lost without moving has only crossed the threshold. What
 `level` should be is a question for nulls (`studies/edit_effects/study.py`): the largest change that they made to any
 edge.
+
+Where both were found on several facts, the bootstrap of each (`circuits/stability.py`) says how much of the
+difference the choice of facts alone would give: an edge's change is *settled* if nearly all resampled circuits of the
+one side keep it and nearly none of the other's, and the Jaccard index between the two is held against those within each.
 """
 
 from dataclasses import dataclass
@@ -28,6 +32,7 @@ from factscope.results.result import Result
 from factscope.runs.journal import differing
 
 MOST = 400  # moves that are kept by name; the counts and sums are over all
+SETTLED = 0.95  # of the resampled circuits that keep an edge on one side, and that drop it on the other
 COUNTED = ("selected", "after pruning", "tested", "cut without a test", "decided by the plain engine", *INTEGRAL)
 
 
@@ -78,6 +83,9 @@ class CircuitDiff(Result):
     change_by_layer: Float[Tensor, " layer"] | None = None  # sum of |change| by the reader's layer
     change_by_writer: Float[Tensor, " writer"] | None = None  # the same by the writer
     apart: tuple[str, ...] = ()  # in what the two were found differently
+    inclusion: tuple[tuple[float, float], ...] = ()  # of each gained, then each lost edge: share of resampled circuits
+    settled: tuple[str, ...] = ()  # gained or lost, whichever facts are drawn
+    jaccard_within: tuple[float, float] | None = None  # of two resampled circuits, before and after
     names: tuple[str, str] = ("before", "after")
     roles: tuple[dict[str, int], dict[str, int]] | None = None  # how many heads have each role, where it was asked
 
@@ -124,8 +132,25 @@ def diff(before: Circuit, after: Circuit, draws: int = 20, seed: int = 0, level:
         moved_scores=float(np.corrcoef(first, second)[0, 1]) if steady else float("nan"),
         level=level,
         apart=tuple(differences(before, after)),
+        **_resampled(before, after),
         **(_moves(before, after, level) if comparable else {}),
     )
+
+
+def _resampled(before: Circuit, after: Circuit) -> dict[str, Any]:
+    """How often resampled circuits have the edges that changed; nothing where one of the two was found on one fact."""
+    one, other = before.stability, after.stability
+    if one is None or other is None:
+        return {}
+    graph, kept, now = before.graph, before.mask, after.mask
+    changed = [*graph.names(now & ~kept), *graph.names(kept & ~now)]
+    shares = tuple(
+        (float(one.inclusion[graph.edge(name)]), float(other.inclusion[graph.edge(name)])) for name in changed
+    )
+    settled = tuple(
+        name for name, pair in zip(changed, shares, strict=True) if max(pair) >= SETTLED and min(pair) <= 1 - SETTLED
+    )
+    return {"inclusion": shares, "settled": settled, "jaccard_within": (one.jaccard, other.jaccard)}
 
 
 def changes(before: Circuit, after: Circuit) -> Float[Tensor, "writer reader"]:

@@ -52,6 +52,7 @@ class RoleCircuit(Result):
     """The result of a search over edges at token roles."""
 
     graph: RoleGraph
+    asked: str  # the first prompt that the circuit was asked for
     prompts: tuple[Prompt, ...]  # by length, the shortest first
     metric: str
     ablation: str
@@ -125,6 +126,7 @@ def find_by_role(
         logits = reference.logits(choice.kept)
         found = RoleCircuit(
             graph=graph,
+            asked=inputs.prompts[0].text,
             prompts=reference.prompts,
             metric=tasks[0].metric,
             ablation=tasks[0].ablation,

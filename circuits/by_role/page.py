@@ -28,7 +28,7 @@ def page(circuit: RoleCircuit) -> Page:
         Section("How it was found", (card(circuit),)),
     )
     answer = f"answer{prompts[0].answer}" if len(prompts) == 1 else f"answers of {len(prompts)} prompts"
-    return Page(f"Circuit by token roles: {prompts[0].text}{more}", sections, subtitle=f"{circuit.method} · {answer}")
+    return Page(f"Circuit by token roles: {circuit.asked}{more}", sections, subtitle=f"{circuit.method} · {answer}")
 
 
 def _reading(circuit: RoleCircuit) -> str:

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from circuits import select
+from circuits.analysis.diff import SETTLED, diff
 from circuits.circuit import Circuit
 from circuits.engine.reference import Reference
 from circuits.find import find
 from circuits.graph import Graph
 from circuits.method import Scorer
+from circuits.pages import diff as diff_pages
 from circuits.pages.circuit import edge_table, summary
 from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG
@@ -21,6 +23,7 @@ from circuits.stability import jaccard, lower_bound, resamples, stability
 from factscope.errors import UserError
 from factscope.runs import store
 from helpers.circuits import double, task
+from helpers.results import check_result
 
 EDGES = 20
 
@@ -145,3 +148,24 @@ def test_edges_can_be_chosen_by_their_lower_bound(tmp_path: Path) -> None:
 def test_jaccard_indices_of_sets() -> None:
     sets = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]], dtype=np.float32)
     assert np.allclose(jaccard(sets, sets), np.array([[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 1]]))
+
+
+def test_a_comparison_says_which_changes_other_facts_would_give(tmp_path: Path) -> None:
+    model = double("llama", tmp_path)
+    one = find(model, task(model, ablation="counterfactual", rows=4), EAP(edges=EDGES))
+    other = find(model, task(model, ablation="mean", rows=4), EAP(edges=EDGES))
+    found = diff(one, other)
+    assert one.stability is not None
+    assert other.stability is not None
+    changed = (*found.gained, *found.lost)
+    assert len(found.inclusion) == len(changed) > 0
+    for name, shares in zip(changed, found.inclusion, strict=True):
+        at = one.graph.edge(name)
+        assert shares == (float(one.stability.inclusion[at]), float(other.stability.inclusion[at]))
+        assert (name in found.settled) == (max(shares) >= SETTLED and min(shares) <= 1 - SETTLED)
+    assert found.jaccard_within == (one.stability.jaccard, other.stability.jaccard)
+    assert any("resampled facts" in line for line in diff_pages.words(found))
+    check_result(found, tmp_path / "result")
+    alone = diff(one, find(model, task(model, ablation="mean"), EAP(edges=EDGES)))
+    assert alone.inclusion == alone.settled == ()  # one fact leaves nothing to draw
+    assert alone.jaccard_within is None

@@ -11,7 +11,7 @@ edge.
 
 Where both were found on several facts, the bootstrap of each (`circuits/stability.py`) says how much of the
 difference the choice of facts alone would give: an edge's change is *settled* if nearly all resampled circuits of the
-one side keep it and nearly none of the other's, and the Jaccard index between the two is held against those within each.
+one side keep it and nearly none of the other's; the Jaccard index between the two stands beside those within each.
 """
 
 from dataclasses import dataclass

@@ -115,8 +115,8 @@ def test_a_sentence_and_other_subjects_are_all_it_takes(run_command: Any, tmp_pa
 
 
 def test_edges_at_token_roles_join_facts_of_all_lengths(run_command: Any, tmp_path: Path) -> None:
-    facts = ("--facts", TOY / "toy_town.json", *FACT, "--by-role", "--limit", 4, "--set", "steps=2")
-    done = run_command("circuit", "find", *facts, "--edges", 60, "--out", tmp_path / "a", "--json")
+    facts = ("--facts", TOY / "toy_town.json", *FACT, "--by-role", "--limit", 4)
+    done = run_command("circuit", "find", *facts, "--edges", 60, "--set", "steps=2", "--out", tmp_path / "a", "--json")
     assert done.exit_code == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["prompts"] == 4

@@ -3,7 +3,8 @@
 For every shipped relation of which the model knows enough facts of one length: EAP-IG on eight of them (five steps,
 native keys and values), grown greedily from the logits to a few sizes; Hit@10 on these eight, on all other known facts
 of the relation, and on all others whether known or not, beside random circuits of the largest of those sizes and the
-empty circuit. One Markdown row for each relation and ablation.
+empty circuit. One Markdown row for each relation, ablation and way to compare edges: by the mean size of each fact's score, or
+by the size of their mean (`--by`).
 """
 
 import argparse
@@ -29,6 +30,7 @@ def main() -> None:
     reader.add_argument("--model", default="smollm2")
     reader.add_argument("--relations", default=",".join(relations()))
     reader.add_argument("--ablations", default="mean,counterfactual")
+    reader.add_argument("--by", default="each,mean")
     reader.add_argument("--metric", default="nll")
     reader.add_argument("--examples", type=int, default=8)
     reader.add_argument("--sizes", default="0.01,0.02,0.05,0.1")
@@ -36,13 +38,13 @@ def main() -> None:
     sizes = [float(size) for size in asked.sizes.split(",")]
     model = load(asked.model)
     graph = Graph.of(model)
-    columns = [f"{size:.0%} found, held out, all (faithfulness)" for size in sizes]
+    columns = [f"{size:.1%} found, held out, all (faithfulness)" for size in sizes]
     print(
-        "| relation | ablation | n found, held out, all (the model's own) | "
+        "| relation | ablation | by | n found, held out, all (the model's own) | "
         + " | ".join(columns)
         + " | random | empty |"
     )
-    print("|" + " --- |" * (5 + len(sizes)))
+    print("|" + " --- |" * (6 + len(sizes)))
     for relation in asked.relations.split(","):
         for ablation in asked.ablations.split(","):
             try:
@@ -56,25 +58,32 @@ def main() -> None:
             engine = partial(Reference, model, graph)
             reference = engine(work.task)
             full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
-            scores = EAPIG().score(reference)
+            examples = EAPIG().examples(reference)
             notes: list[str] = []
             others, rest = known_and_all(model, work.task, work.held_out, KNOWN, notes)
             generator = np.random.default_rng(0)
             chance = [random_circuit(graph, round(sizes[-1] * graph.n_edges), generator) for _ in range(3)]
             every = [*others, *rest]
-            cells, n_held, n_all, full_all, random = [], 0, 0, 0.0, ""
-            for size in sizes:
-                kept = graph.pruned(select.greedy(graph, scores, round(size * graph.n_edges)))
-                own = hits(engine, kept, [work.task], chance if size == sizes[-1] else ())
-                held = hits(engine, kept, others, chance if size == sizes[-1] else ())
-                share = faithfulness(reference.loss(kept), full, empty)
-                whole = hits(engine, kept, every)
-                cells.append(f"{own.circuit:.2f}, {held.circuit:.2f}, {whole.circuit:.2f} ({share:.2f})")
-                n_held, n_all, full_all, random = held.n, whole.n, whole.full, f"{own.random:.2f}, {held.random:.2f}"
-            nothing = [hits(engine, graph.empty(), tasks).circuit for tasks in ([work.task], others)]
-            count = f"{len(work.task.prompts)}, {n_held}, {n_all} ({full_all:.2f})"
-            row = [relation, ablation, count, *cells, random, f"{nothing[0]:.2f}, {nothing[1]:.2f}"]
-            print(f"| {' | '.join(row)} |", flush=True)
+            for by in asked.by.split(","):
+                scores = examples.abs().mean(0) if by == "each" else examples.mean(0)
+                cells, n_held, n_all, full_all, random = [], 0, 0, 0.0, ""
+                for size in sizes:
+                    kept = graph.pruned(select.greedy(graph, scores, round(size * graph.n_edges)))
+                    own = hits(engine, kept, [work.task], chance if size == sizes[-1] else ())
+                    held = hits(engine, kept, others, chance if size == sizes[-1] else ())
+                    share = faithfulness(reference.loss(kept), full, empty)
+                    whole = hits(engine, kept, every)
+                    cells.append(f"{own.circuit:.2f}, {held.circuit:.2f}, {whole.circuit:.2f} ({share:.2f})")
+                    n_held, n_all, full_all, random = (
+                        held.n,
+                        whole.n,
+                        whole.full,
+                        f"{own.random:.2f}, {held.random:.2f}",
+                    )
+                nothing = [hits(engine, graph.empty(), tasks).circuit for tasks in ([work.task], others)]
+                count = f"{len(work.task.prompts)}, {n_held}, {n_all} ({full_all:.2f})"
+                row = [relation, ablation, by, count, *cells, random, f"{nothing[0]:.2f}, {nothing[1]:.2f}"]
+                print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 For every shipped relation of which the model knows enough facts of one length: EAP-IG on eight of them (five steps,
 native keys and values), grown greedily from the logits to a few sizes; Hit@10 on these eight, on all other known facts
 of the relation, and on all others whether known or not, beside random circuits of the largest of those sizes and the
-empty circuit. One Markdown row for each relation, ablation and way to compare edges: by the mean size of each fact's score, or
-by the size of their mean (`--by`).
+empty circuit. One Markdown row for each relation, ablation and way to compare edges (`--by`): by the mean size of each fact's
+score, or by the size of their mean.
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from torch import Tensor
 
 from circuits import select
 from circuits.analysis.faithfulness import KNOWN, hits, known_and_all, random_circuit
@@ -18,6 +20,7 @@ from circuits.circuit import faithfulness
 from circuits.engine.reference import Reference
 from circuits.graph import Graph
 from circuits.scorers.eap_ig import EAPIG
+from circuits.task import Task
 from factscope.data.shipped import relations
 from factscope.errors import UserError
 from factscope.model.load import load
@@ -57,33 +60,37 @@ def main() -> None:
                 continue
             engine = partial(Reference, model, graph)
             reference = engine(work.task)
-            full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
             examples = EAPIG().examples(reference)
-            notes: list[str] = []
-            others, rest = known_and_all(model, work.task, work.held_out, KNOWN, notes)
-            generator = np.random.default_rng(0)
-            chance = [random_circuit(graph, round(sizes[-1] * graph.n_edges), generator) for _ in range(3)]
-            every = [*others, *rest]
+            others, rest = known_and_all(model, work.task, work.held_out, KNOWN, [])
             for by in asked.by.split(","):
                 scores = examples.abs().mean(0) if by == "each" else examples.mean(0)
-                cells, n_held, n_all, full_all, random = [], 0, 0, 0.0, ""
-                for size in sizes:
-                    kept = graph.pruned(select.greedy(graph, scores, round(size * graph.n_edges)))
-                    own = hits(engine, kept, [work.task], chance if size == sizes[-1] else ())
-                    held = hits(engine, kept, others, chance if size == sizes[-1] else ())
-                    share = faithfulness(reference.loss(kept), full, empty)
-                    whole = hits(engine, kept, every)
-                    cells.append(f"{own.circuit:.2f}, {held.circuit:.2f}, {whole.circuit:.2f} ({share:.2f})")
-                    n_held, n_all, full_all, random = (
-                        held.n,
-                        whole.n,
-                        whole.full,
-                        f"{own.random:.2f}, {held.random:.2f}",
-                    )
-                nothing = [hits(engine, graph.empty(), tasks).circuit for tasks in ([work.task], others)]
-                count = f"{len(work.task.prompts)}, {n_held}, {n_all} ({full_all:.2f})"
-                row = [relation, ablation, by, count, *cells, random, f"{nothing[0]:.2f}, {nothing[1]:.2f}"]
-                print(f"| {' | '.join(row)} |", flush=True)
+                row = measured(engine, work.task, (others, [*others, *rest]), scores, sizes)
+                print(f"| {relation} | {ablation} | {by} | {' | '.join(row)} |", flush=True)
+
+
+def measured(
+    engine: Callable[[Task], Reference],
+    task: Task,
+    held_out: tuple[list[Task], list[Task]],
+    scores: Tensor,
+    sizes: list[float],
+) -> list[str]:
+    """How many prompts there are, then Hit@10 and faithfulness at each size, of random circuits and of the empty one."""
+    reference = engine(task)
+    graph, (others, every) = reference.graph, held_out
+    full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
+    generator = np.random.default_rng(0)
+    chance = [random_circuit(graph, round(sizes[-1] * graph.n_edges), generator) for _ in range(3)]
+    cells = []
+    for size in sizes:
+        kept = graph.pruned(select.greedy(graph, scores, round(size * graph.n_edges)))
+        own, held, whole = (hits(engine, kept, tasks) for tasks in ([task], others, every))
+        share = faithfulness(reference.loss(kept), full, empty)
+        cells.append(f"{own.circuit:.2f}, {held.circuit:.2f}, {whole.circuit:.2f} ({share:.2f})")
+    nothing = [hits(engine, graph.empty(), tasks, chance) for tasks in ([task], others)]
+    count = f"{own.n}, {held.n}, {whole.n} ({whole.full:.2f})"
+    random, none = (", ".join(f"{getattr(each, of):.2f}" for each in nothing) for of in ("random", "circuit"))
+    return [count, *cells, random, none]
 
 
 if __name__ == "__main__":

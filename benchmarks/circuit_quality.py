@@ -3,8 +3,8 @@
 For every shipped relation of which the model knows enough facts of one length: EAP-IG on eight of them (five steps,
 native keys and values), grown greedily from the logits to a few sizes; Hit@10 on these eight, on all other known facts
 of the relation, and on all others whether known or not, beside random circuits of the largest of those sizes and the
-empty circuit. One Markdown row for each relation, ablation and way to compare edges (`--by`): by the mean size of each fact's
-score, or by the size of their mean.
+empty circuit. One Markdown row for each relation, ablation and way to compare edges (`--by`): by the mean size of each
+fact's score, or by the size of their mean.
 """
 
 import argparse
@@ -59,8 +59,7 @@ def main() -> None:
                 print(f"| {relation} | {ablation} | only {len(work.task.prompts)} known facts of one length |")
                 continue
             engine = partial(Reference, model, graph)
-            reference = engine(work.task)
-            examples = EAPIG().examples(reference)
+            examples = EAPIG().examples(engine(work.task))
             others, rest = known_and_all(model, work.task, work.held_out, KNOWN, [])
             for by in asked.by.split(","):
                 scores = examples.abs().mean(0) if by == "each" else examples.mean(0)
@@ -75,7 +74,7 @@ def measured(
     scores: Tensor,
     sizes: list[float],
 ) -> list[str]:
-    """How many prompts there are, then Hit@10 and faithfulness at each size, of random circuits and of the empty one."""
+    """How many prompts there are; Hit@10 and faithfulness at each size, of random circuits and of the empty one."""
     reference = engine(task)
     graph, (others, every) = reference.graph, held_out
     full, empty = reference.loss(graph.full()), reference.loss(graph.empty())

@@ -49,7 +49,7 @@ FACTS = 6  # of one relation, that a circuit is found on: more take longer, and 
 OTHERS = 20  # other subjects that are averaged over
 HELD_OUT = 16  # prompts
 ENOUGH = 5  # subjects of equal length, for the mean to be over these alone
-ESTIMATED = 100  # edges on which the scores of a circuit are compared with exact cuts
+ESTIMATED = 50  # edges on which the scores of a circuit are compared with exact cuts, for its first two prompts
 QUICK = {"closely": 2, "n_random": 3}  # of an evaluation: prompts for what takes many runs, and random circuits
 
 
@@ -319,7 +319,7 @@ def circuit_study(
     if not evaluate:
         return study
     if isinstance(method, Attribution):
-        study = replace(study, errors=errors_of(model, circuit, ESTIMATED, seed))
+        study = replace(study, errors=errors_of(model, circuit, ESTIMATED, seed=seed))
     return evaluated(model, study, inputs.held_out, seed, quick=True)
 
 

@@ -16,7 +16,7 @@ Scope: the graph's own edges, all prompts of the task together.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -130,17 +130,22 @@ def scorer_errors(
     )
 
 
-def errors_of(model: Bridge, circuit: Circuit, edges: int, seed: int = 0) -> ScorerErrors:
-    """The same for the scores that a circuit was chosen by, on the model and the task that it was found for."""
+def errors_of(model: Bridge, circuit: Circuit, edges: int, prompts: int = 2, seed: int = 0) -> ScorerErrors:
+    """The same for the scores that a circuit was chosen by, on the first `prompts` that it was found for.
+
+    UserError for a circuit that does not hold each prompt's own scores.
+    """
+    if circuit.examples is None:
+        raise UserError(f"a circuit by {circuit.method} holds no scores of single prompts to compare with cuts")
     direction: Direction = "denoising" if circuit.settings.get("direction") == "denoising" else "noising"
-    drawn = draw(circuit.graph, edges, seed)
-    run = Run.of(model, seed)
+    whole, drawn, run = circuit.task, draw(circuit.graph, edges, seed), Run.of(model, seed)
+    task = replace(whole, prompts=whole.prompts[:prompts], corrupt=whole.corrupt[:prompts])
     with stopwatch() as seconds:
-        exact = _cut(Reference(model, circuit.graph, circuit.task), drawn, direction, False)
-    picked = circuit.scores[tuple(drawn.T)][None].double()
+        exact = _cut(Reference(model, circuit.graph, task), drawn, direction, False)
+    picked = circuit.examples[:prompts].double().mean(0)[tuple(drawn.T)][None]
     return ScorerErrors(
         graph=circuit.graph,
-        task=circuit.task,
+        task=task,
         direction=direction,
         edges=tuple(circuit.graph.edge_name(writer, reader) for writer, reader in drawn.tolist()),
         exact=exact.float(),

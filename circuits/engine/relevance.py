@@ -23,10 +23,10 @@ from factscope.model.sites import Site, hook_name
 
 def coefficients(reference: Reference, attention_held: bool) -> Float[Tensor, "reader row pos d_model"]:
     """What each reader's input is multiplied by in place of the loss's gradient; rows add up to the prompts' mean."""
-    if reference.graph.coupled or reference.graph.experts:
+    if reference.graph.coupled or reference.graph.experts or reference.graph.beside:
         raise ModelError(
-            "relevance propagation has no rule for heads that share a norm, nor for mixtures of experts, as this model "
-            f"({architecture(reference.model)}) has: choose eap or eap-ig"
+            "relevance propagation has no rule for heads that share a norm, for mixtures of experts, nor for what an "
+            f"edit lets stand beside an MLP, as this model ({architecture(reference.model)}) has: choose eap or eap-ig"
         )
     state = State(reference)
     rules = _Rules.of(state, attention_held)

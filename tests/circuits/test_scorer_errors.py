@@ -71,8 +71,8 @@ def test_a_circuits_own_scores_are_compared_on_its_own_task(tmp_path: Path) -> N
     circuit = find(model, one, EAP(edges=60))
     ours, apart = errors_of(model, circuit, 40), scorer_errors(model, one, {"eap": EAP()}, edges=40)
     assert torch.equal(ours.exact, apart.exact)
-    assert torch.equal(ours.scores, apart.scores)
-    assert ours.agreements[0].rank_correlation == apart.agreements[0].rank_correlation
+    torch.testing.assert_close(ours.scores, apart.scores)  # a circuit keeps its scores in float32
+    assert ours.agreements[0].rank_correlation.value == pytest.approx(apart.agreements[0].rank_correlation.value)
 
 
 def test_the_order_is_spearmans() -> None:

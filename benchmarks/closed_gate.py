@@ -1,10 +1,11 @@
 """What a closed gate costs: forward passes with an edit beside the weights in place, over passes without, in one run.
 
-    python benchmarks/closed_gate.py [--methods grace,memoe] [--facts 8] [--repeats 15] [--model smollm2]
+    python benchmarks/closed_gate.py [--methods grace,memoe] [--facts 8] [--repeats 15] [--counts] [--model smollm2]
 
 Prompts are shipped facts about other subjects, of one length, so that no gate opens; whether none did is checked by the
 logits, which are the unedited model's to the last bit. Passes with and without the edit take turns; the ratio is of
-medians.
+medians. With `--counts` no time is taken: floating-point operations of matrix products and calls of torch's operators
+are counted in one pass with and one without, so that other work on the machine says nothing.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import statistics
 import time
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from editing.compute import compute
 from editing.edit import applied
@@ -29,12 +32,33 @@ def passes(model, tokens):
     return time.perf_counter() - start, logits
 
 
+class Calls(TorchDispatchMode):
+    """Counts the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += 1
+        return function(*args, **(kwargs or {}))
+
+
+def counted(model, tokens):
+    with FlopCounterMode(display=False) as products:
+        logits = model(tokens, use_cache=False)
+    with Calls() as calls:
+        model(tokens, use_cache=False)
+    return products.get_total_flops(), calls.number, logits
+
+
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", default=",".join(name for name in method_names() if method(name).beside))
     parser.add_argument("--facts", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--counts", action="store_true")
     parser.add_argument("--model", default="smollm2")
     args = parser.parse_args()
     model = models.load(args.model, device="cpu")
@@ -50,6 +74,18 @@ def main():
         settings = {"steps": 2} if hasattr(spec.Config(), "steps") else {}
         with torch.enable_grad():
             edit = compute(name, model, asked, spec.config_for(model, settings), shown=False)
+        if args.counts:
+            products, calls, before = counted(model, tokens)
+            with applied(model, [edit]):
+                more, further, after = counted(model, tokens)
+            same = torch.equal(before, after)
+            found[name] = {"products": more / products - 1, "calls": further - calls, "of": calls, "same": same}
+            print(
+                f"{name}: {100 * found[name]['products']:+.3f} % of the operations of products, {further - calls} "
+                f"calls beside {calls}; logits {'the same' if same else 'NOT the same'}",
+                flush=True,
+            )
+            continue
         without, beside, same = [], [], True
         for _ in range(args.repeats):
             seconds, before = passes(model, tokens)

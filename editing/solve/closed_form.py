@@ -15,6 +15,7 @@ formed. By the push-through identity the same left is (lambda A + K'K)^-1 K' whe
 smaller one once there are more facts than key dimensions. Everything is in float64, by Cholesky: no inverse.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -73,18 +74,57 @@ class Solution:
 
 
 class KeyMetric:
-    """The symmetric positive definite A of the closed form, factored once; `None` is the identity."""
+    """The symmetric positive definite A of the closed form, factored once; `None` is the identity.
+
+    A multiple of it, and it with a few keys held besides, need no factor of their own: `times` and `holding`.
+    """
 
     def __init__(self, matrix: Float[Tensor, "d_in d_in"] | None) -> None:
         self.matrix = None if matrix is None else matrix.double()
         self.jitter = 0.0
         self.factor: Tensor | None = None
+        self.scale = 1.0
+        self.held: Tensor | None = None  # keys
+        self._spread = self._inner = torch.empty(0)
         if self.matrix is not None:
             self.factor, self.jitter = cholesky(self.matrix)
 
+    def times(self, scale: float) -> "KeyMetric":
+        """scale A."""
+        if self.held is not None:
+            return KeyMetric(scale * self.dense(self.held.shape[1]))
+        other = copy(self)
+        other.scale = self.scale * scale
+        return other
+
+    def holding(self, keys: Float[Tensor, "fact d_in"]) -> "KeyMetric":
+        """A + K'K, by Woodbury's identity while there are fewer keys than dimensions; else factored anew."""
+        held = keys.double() if self.held is None else torch.cat([self.held, keys.double()])
+        if len(held) >= held.shape[1]:
+            return KeyMetric(guarded(self._plain(held.shape[1]), held))
+        other = copy(self)
+        other.held, other._spread = held, self._bare(held.T)
+        other._inner, _ = cholesky(torch.eye(len(held), dtype=held.dtype, device=held.device) + held @ other._spread)
+        return other
+
     def solve(self, columns: Float[Tensor, "d_in n"]) -> Float[Tensor, "d_in n"]:
         """A^-1 columns."""
-        return columns if self.factor is None else torch.cholesky_solve(columns, self.factor)
+        bare = self._bare(columns)
+        if self.held is None:
+            return bare
+        return bare - self._spread @ torch.cholesky_solve(self.held @ bare, self._inner)
+
+    def dense(self, width: int) -> Float[Tensor, "d_in d_in"]:
+        """A itself."""
+        plain = self._plain(width)
+        return plain if self.held is None else guarded(plain, self.held)
+
+    def _plain(self, width: int) -> Tensor:
+        return self.scale * matrix_of(self.matrix, width)
+
+    def _bare(self, columns: Tensor) -> Tensor:
+        solved = columns if self.factor is None else torch.cholesky_solve(columns, self.factor)
+        return solved if self.scale == 1.0 else solved / self.scale
 
 
 def matrix_of(moment: Float[Tensor, "d_in d_in"] | None, width: int) -> Float[Tensor, "d_in d_in"]:
@@ -173,7 +213,7 @@ def _by_dimensions(keys: Tensor, metric: KeyMetric, ridge: float) -> tuple[Tenso
     """(ridge A + K'K)^-1 K': a system as large as the key, the same for any number of facts."""
     if not ridge > 0:
         raise EditError("the d-by-d form needs a ridge above zero")
-    factor, _ = cholesky(guarded(ridge * matrix_of(metric.matrix, keys.shape[1]).to(keys.device), keys))
+    factor, _ = cholesky(guarded(ridge * metric.dense(keys.shape[1]).to(keys.device), keys))
     return torch.cholesky_solve(keys.T, factor), float("nan")
 
 

@@ -6,7 +6,7 @@ interrupt; what comes out is the factors.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,14 +15,30 @@ from editing.delta import Delta
 from editing.edit import Report, borrowed
 from editing.requests import BARE, RequestPrompts
 from editing.solve.closed_form import Solution
-from editing.solve.values import Keys, Values, find_keys, read_subjects
+from editing.solve.values import Descent, Keys, Values, find_keys, read_subjects
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, architecture
+from factscope.model.bridge import Bridge, architecture, info
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName, as_matrix, live_weights
 from factscope.progress import progress
 
 Rule = Callable[[int, Keys, Float[Tensor, "fact d_model"]], Solution]  # layer, keys, this layer's share of the residual
+
+
+@dataclass(frozen=True)
+class SpreadConfig:
+    """What all methods that spread values over layers are told. Contexts are MEMIT's authors', the rest is ours."""
+
+    layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model; the values are found at the last
+    ridge: float = 0.1  # what a fact alone leaves of its gap in each layer is ridge / (1 + ridge)
+    contexts: int = 5  # sampled ones beside the bare prompt
+    context_length: int = 10  # tokens
+    descent: Descent = field(default_factory=Descent)
+
+    @classmethod
+    def for_model(cls, model: Bridge) -> "SpreadConfig":
+        """With the layers that the registry recommends for this model."""
+        return cls(layers=info(model).edit_layers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -188,9 +188,9 @@ class _Group:
         return any(bool(active[fact]) for fact, _ in self.source)
 
     def without(self, active: Tensor) -> "_Group":
-        """The group without the rows of finished facts, once they are enough to be worth the copy."""
+        """The group without the rows of finished facts; a copy costs far less than running them once more."""
         keep = [row for row, (fact, _) in enumerate(self.source) if bool(active[fact])]
-        if len(keep) > 0.8 * len(self.source):
+        if len(keep) == len(self.source):
             return self
         wanted = [row for row, one in enumerate(self.suffix.rows) for _ in one.wanted]
         chosen, essence = set(keep), _essence_rows(self.suffix.rows, self.targets)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.methods.closed_form.alphaedit import null_space
-from editing.solve.closed_form import FAINT, KeyMetric, cholesky, solve
+from editing.solve.closed_form import FAINT, KeyMetric, cholesky, guarded, matrix_of, solve
 from factscope.errors import EditError
 
 TIGHT = 1e-10  # float64, well-conditioned systems of at most forty unknowns
@@ -129,6 +129,26 @@ def test_alphaedit_stays_in_its_null_space_and_is_ridge_regression_there(layer):
         project @ layer["K"].T @ layer["R"],
     )
     torch.testing.assert_close(dense, papers, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("moment", ["C", None])
+@pytest.mark.parametrize("count", [1, 5, 30])
+def test_keys_are_held_without_a_factor_of_their_own_as_with_one(layer, moment, count):
+    """Woodbury against the factor of the whole sum, in one go and in two; 30 keys are more than the dimensions."""
+    past = torch.randn(count, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    plain = KeyMetric(None if moment is None else layer[moment])
+    whole = KeyMetric(guarded(2.5 * matrix_of(plain.matrix, 12), past))
+    thin = plain.times(2.5).holding(past)
+    split = plain.times(5.0).times(0.5).holding(past[:1]).holding(past[1:])
+    for one in (thin, split):
+        torch.testing.assert_close(one.dense(12), whole.matrix)
+        torch.testing.assert_close(one.solve(layer["K"].T), whole.solve(layer["K"].T), atol=1e-10, rtol=1e-8)
+        torch.testing.assert_close(
+            one.times(3.0).solve(layer["K"].T), whole.solve(layer["K"].T) / 3, atol=1e-10, rtol=1e-8
+        )
+        for form in ("keys", "dimensions"):
+            ours, theirs = (solve(layer["K"], layer["R"], m, ridge=0.7, form=form).dense() for m in (one, whole))
+            torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-8)
 
 
 def test_past_keys_are_protected(layer):

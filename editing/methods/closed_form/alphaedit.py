@@ -13,7 +13,7 @@ that are in place already are protected too: A = I + P K_p' K_p P / lambda, thei
 When not to use it: with moments from too little text, where small eigenvalues are noise.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,29 +21,18 @@ import torch
 from editing.edit import in_place
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import RequestPrompts
-from editing.solve.closed_form import KeyMetric, Solution, guarded, matrix_of, solve
-from editing.solve.layers import spread
-from editing.solve.values import Descent, Keys, find_keys
+from editing.solve.closed_form import KeyMetric, Solution, solve
+from editing.solve.layers import SpreadConfig, spread
+from editing.solve.values import Keys, find_keys
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, info
 from factscope.model.weights import MLP_OUT, WeightName
 
 
 @dataclass(frozen=True)
-class Config:
-    """Defaults of the authors' code, but for the layers, `null_share` and `ridge`, which are free of units here."""
+class Config(SpreadConfig):
+    """`ridge` is lambda over the mean squared length of the projected keys; as `null_share` it is free of units."""
 
-    layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model
-    null_share: float = 0.2
-    ridge: float = 0.1  # lambda over the mean squared length of the projected keys
-    contexts: int = 5
-    context_length: int = 10
-    descent: Descent = field(default_factory=Descent)
-
-    @classmethod
-    def for_model(cls, model: Bridge) -> "Config":
-        """With the layers that the registry recommends for this model."""
-        return cls(layers=info(model).edit_layers)
+    null_share: float = 0.2  # of an ordinary key's squared length, which the directions that are kept carry together
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
@@ -64,7 +53,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
         if earlier is None:
             return solve(inside, lacking, KeyMetric(None), ridge=ridge)
         held = earlier @ null @ null.T / ridge**0.5
-        return solve(inside, lacking, KeyMetric(guarded(matrix_of(None, len(null)), held)), ridge=ridge)
+        return solve(inside, lacking, KeyMetric(None).holding(held), ridge=ridge)
 
     values = inputs.values(config)
     written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)

@@ -14,7 +14,7 @@ from typing import Any
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.closed_form.memit import leverage
-from editing.solve.closed_form import KeyMetric, Solution, matrix_of, solve
+from editing.solve.closed_form import Solution, solve
 from editing.solve.layers import spread
 from editing.solve.values import Descent, Keys
 from factscope.model.bridge import Bridge, info
@@ -41,10 +41,9 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
     def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
         mean = keys.halves().double()
-        moment = inputs.moment(layer)
-        weight = leverage(mean, KeyMetric(moment))
-        metric = KeyMetric(weight * matrix_of(moment, mean.shape[1]))
-        return solve(mean, lacking, metric, ridge=config.epsilon if len(mean) > 1 else 0.0)
+        metric = inputs.metric(layer)
+        weighted = metric.times(leverage(mean, metric))
+        return solve(mean, lacking, weighted, ridge=config.epsilon if len(mean) > 1 else 0.0)
 
     values = inputs.values(config)
     written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)

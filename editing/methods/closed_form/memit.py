@@ -12,30 +12,18 @@ the mean leverage of the keys at hand, so it means the same for every model and 
 When not to use it: where one fact must be met exactly; it never is (see the report's residual), by design.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
-from editing.solve.layers import Rule, spread
-from editing.solve.values import Descent, Keys
-from factscope.model.bridge import Bridge, info
+from editing.solve.layers import Rule, SpreadConfig, spread
+from editing.solve.values import Keys
 
 
 @dataclass(frozen=True)
-class Config:
-    """Layers and `ridge` are this project's, the descent is described at `Descent`; contexts are the authors'."""
-
-    layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model
-    ridge: float = 0.1  # lambda over the mean leverage: a fact alone closes 1 / (1 + ridge) of its gap in each layer
-    contexts: int = 5
-    context_length: int = 10
-    descent: Descent = field(default_factory=Descent)
-
-    @classmethod
-    def for_model(cls, model: Bridge) -> "Config":
-        """With the layers that the registry recommends for this model."""
-        return cls(layers=info(model).edit_layers)
+class Config(SpreadConfig):
+    """`ridge` is lambda over the mean leverage; the rest is told at `SpreadConfig`, the descent at `Descent`."""
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:

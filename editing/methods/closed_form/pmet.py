@@ -20,25 +20,15 @@ from typing import Any
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.closed_form.memit import ridged
 from editing.solve.closed_form import Solution
-from editing.solve.layers import spread
+from editing.solve.layers import SpreadConfig, spread
 from editing.solve.values import Descent, Keys
-from factscope.model.bridge import Bridge, info
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(SpreadConfig):
     """MEMIT's here, not swept, but for the authors' divergence, which weighs as much as the target."""
 
-    layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model
-    ridge: float = 0.1  # lambda over the mean leverage
-    contexts: int = 5
-    context_length: int = 10
     descent: Descent = field(default_factory=lambda: Descent(kl_factor=1.0))
-
-    @classmethod
-    def for_model(cls, model: Bridge) -> "Config":
-        """With the layers that the registry recommends for this model."""
-        return cls(layers=info(model).edit_layers)
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:

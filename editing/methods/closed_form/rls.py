@@ -21,7 +21,7 @@ When not to use it: for one edit it is MEMIT; the more edits are held, the less 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,27 +31,16 @@ from torch import Tensor
 from editing.edit import Edit, in_place, remembered
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.closed_form.memit import leverage
-from editing.solve.closed_form import KeyMetric, Solution, guarded, matrix_of, solve
-from editing.solve.layers import spread, weight_name
-from editing.solve.values import Descent, Keys
-from factscope.model.bridge import Bridge, info
+from editing.solve.closed_form import KeyMetric, Solution, solve
+from editing.solve.layers import SpreadConfig, spread, weight_name
+from editing.solve.values import Keys
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(SpreadConfig):
     """MEMIT's here, not swept over long sequences; the authors' mu^2 w is 15,000 or 20,000, in units of their C."""
 
-    layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model
-    ridge: float = 0.1  # w over the mean leverage of the first edit's keys
     identity: float = 0.0  # n over the mean of C's diagonal; RLSEdit: 0, ENCORE: above
-    contexts: int = 5
-    context_length: int = 10
-    descent: Descent = field(default_factory=Descent)
-
-    @classmethod
-    def for_model(cls, model: Bridge) -> "Config":
-        """With the layers that the registry recommends for this model."""
-        return cls(layers=info(model).edit_layers)
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
@@ -62,9 +51,8 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
         own, name = keys.halves().float().cpu(), _memory(layer)
         memory[name] = own
         first = next((edit.memory[name] for edit in here if name in edit.memory), own)
-        metric = measure(inputs.moment(layer), first.double(), config)
-        past = remembered(here, name)
-        return solve(own.double(), lacking, KeyMetric(metric if past is None else guarded(metric, past)), ridge=1.0)
+        metric, past = measure(inputs.metric(layer), first.double(), config), remembered(here, name)
+        return solve(own.double(), lacking, metric if past is None else metric.holding(past), ridge=1.0)
 
     values = inputs.values(config)
     written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
@@ -72,13 +60,15 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     return MethodOutput(written.deltas, written.reports, values.losses, notes, memory=memory)
 
 
-def measure(
-    moment: Float[Tensor, "d_in d_in"] | None, first: Float[Tensor, "fact d_in"], config: Config
-) -> Float[Tensor, "d_in d_in"]:
-    """w (C + n I), with w from the keys of the sequence's first edit."""
-    usual = matrix_of(moment, first.shape[1])
-    spared = usual + config.identity * usual.diagonal().mean() * torch.eye(len(usual), dtype=usual.dtype)
-    return config.ridge * leverage(first, KeyMetric(moment)) * spared
+def measure(ordinary: KeyMetric, first: Float[Tensor, "fact d_in"], config: Config) -> KeyMetric:
+    """w (C + n I), with w from the keys of the sequence's first edit; `ordinary` is C."""
+    weight = config.ridge * leverage(first, ordinary)
+    if not config.identity:
+        return ordinary.times(weight)
+    usual = ordinary.dense(first.shape[1])
+    return KeyMetric(
+        usual + config.identity * usual.diagonal().mean() * torch.eye(len(usual), dtype=usual.dtype)
+    ).times(weight)
 
 
 def _notes(here: Sequence[Edit], inputs: MethodInputs, config: Config) -> tuple[str, ...]:

@@ -103,10 +103,10 @@ def test_the_measure_says_how_much_a_lone_fact_closes(moment):
     """w = ridge times leverage, so the first fact closes 1 / (1 + ridge) of its gap, whatever the scale of C."""
     key, lacking = drawn(1, 12), drawn(1, 4, seed=1)
     for scale in (1.0, 1e4):
-        metric = KeyMetric(rls.measure(scale * moment, key, rls.Config(ridge=0.25)))
+        metric = rls.measure(KeyMetric(scale * moment), key, rls.Config(ridge=0.25))
         torch.testing.assert_close(key @ solve(key, lacking, metric, ridge=1.0).dense(), lacking / 1.25)
-    spared = rls.measure(moment, key, rls.Config(ridge=0.25, identity=0.5))
-    plain = rls.measure(moment, key, rls.Config(ridge=0.25))
+    spared = rls.measure(KeyMetric(moment), key, rls.Config(ridge=0.25, identity=0.5)).dense(12)
+    plain = rls.measure(KeyMetric(moment), key, rls.Config(ridge=0.25)).dense(12)
     share = (spared - plain).diagonal() / plain.diagonal().mean()
     torch.testing.assert_close(share, torch.full((12,), 0.5).double())
     torch.testing.assert_close(matrix_of(None, 3), torch.eye(3).double())
@@ -152,7 +152,10 @@ def test_the_next_edit_is_solved_in_the_measure_that_holds_the_keys_in_place(tin
         second = edit(model, FACTS[1:], config)
     keys = first.memory["keys of blocks.1.mlp.W_out"].double()
     own = second.memory["keys of blocks.1.mlp.W_out"].double()
-    matrix, dense = rls.measure(MOMENTS[model].of(1), keys, config), second.deltas[0].dense()
+    matrix, dense = (
+        rls.measure(KeyMetric(MOMENTS[model].of(1)), keys, config).dense(keys.shape[1]),
+        second.deltas[0].dense(),
+    )
     lacking = second.deltas[0].right.double()
     direct = torch.linalg.solve(matrix + keys.T @ keys + own.T @ own, own.T @ lacking)
     torch.testing.assert_close(dense, direct, atol=1e-6, rtol=1e-4)

@@ -14,10 +14,11 @@ import torch
 
 from editing import methods
 from editing.bypass import Bypass
+from editing.edit import Report
 from editing.requests import RequestPrompts
 from editing.scope import Scope
 from editing.solve.anchor import anchored, written
-from editing.solve.closed_form import KeyMetric
+from editing.solve.closed_form import KeyMetric, Solution, usual_output
 from editing.solve.moments import Moments
 from editing.solve.values import OnStep, Place, Values, check_layer, find_values, joined
 from editing.trained.editor import Trained
@@ -182,6 +183,7 @@ class MethodInputs:
     ready: Values | None = None  # values that were found before, in a batch with other facts'
     length: float | None = None  # that values are brought to, where the descent has anchors
     editor: Trained | None = None  # of a method that is trained
+    usual: dict[int, float] = field(default_factory=dict)  # usual output by layer; `replace` hands the same on
 
     @property
     def prompts(self) -> RequestPrompts:
@@ -205,6 +207,12 @@ class MethodInputs:
     def metric(self, layer: int) -> KeyMetric:
         """C of one layer, factored."""
         return self.once(("metric", layer), lambda: KeyMetric(self.moment(layer)))
+
+    def report(self, solution: Solution, layer: int, before: torch.Tensor) -> Report:
+        """What a solution does at a layer; `before` is its weight as it is now, the same for edits side by side."""
+        if layer not in self.usual:
+            self.usual[layer] = usual_output(before, self.moment(layer))
+        return solution.report(str(WeightName(layer, MLP_OUT)), before, self.moment(layer), self.usual[layer])
 
     def values(self, config: Any) -> Values:
         """What must be written for each request: at the place where the method writes, in the last of its layers.

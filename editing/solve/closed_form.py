@@ -54,12 +54,17 @@ class Solution:
             return Delta(weight, self.dense().float().cpu())
         return Delta(weight, self.right.float().cpu(), self.left.float().cpu())
 
-    def report(self, weight: str, matrix: Float[Tensor, "d_in d_out"], moment: Tensor | None) -> Report:
-        """With the size of the change relative to `matrix`, and, in the measure of ordinary keys, its disturbance."""
+    def report(
+        self, weight: str, matrix: Float[Tensor, "d_in d_out"], moment: Tensor | None, usual: float | None = None
+    ) -> Report:
+        """With the size of the change relative to `matrix`, and, in the measure of ordinary keys, its disturbance.
+
+        `usual` is `usual_output` of the two, where it is known: the one large product here.
+        """
         matrix = matrix.double()
         within = self.left.T @ (self.left if moment is None else moment @ self.left)  # [fact, fact]
         disturbed = float((within * (self.right @ self.right.T)).sum())
-        usual = float((matrix * (matrix if moment is None else moment @ matrix)).sum())
+        usual = usual_output(matrix, moment) if usual is None else usual
         size = float(((self.left.T @ self.left) * (self.right @ self.right.T)).sum())
         return Report(
             weight,
@@ -71,6 +76,12 @@ class Solution:
             norm=(max(size, 0.0) ** 0.5) / float(matrix.norm()) if float(matrix.norm()) else float("nan"),
             note=self.note,
         )
+
+
+def usual_output(matrix: Float[Tensor, "d_in d_out"], moment: Float[Tensor, "d_in d_in"] | None) -> float:
+    """tr(W' C W): mean squared length of what the weight writes for ordinary keys; float64."""
+    matrix = matrix.double()
+    return float((matrix * (matrix if moment is None else moment @ matrix)).sum())
 
 
 class KeyMetric:

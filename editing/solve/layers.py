@@ -15,7 +15,7 @@ from editing.delta import Delta
 from editing.edit import Report, borrowed
 from editing.requests import BARE, RequestPrompts
 from editing.solve.closed_form import Solution
-from editing.solve.values import Descent, Keys, Values, find_keys, read_subjects
+from editing.solve.values import Descent, Keys, Values, read_subjects
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, architecture, info
 from factscope.model.sites import Site
@@ -87,25 +87,28 @@ def spread(
     layers: Sequence[int],
     values: Values,
     rule: Rule,
-    moment: Callable[[int], Tensor | None],
+    report: Callable[[Solution, int, Tensor], Report],
     *,
     kind: str = "resid",
     shown: bool | None = None,
 ) -> LayerUpdates:
-    """Write `values`, found at the last layer's site of this kind: each layer in turn, its share of what lacks."""
+    """Write `values`, found at the last layer's site of this kind: each layer in turn, its share of what lacks.
+
+    `report` says what a solution does at a layer, given its weight before (`MethodInputs.report`).
+    """
     deltas, reports = [], []
     top, bare = Site(kind, layers[-1]), replace(prompts, contexts=BARE)
     names = [weight_name(layer) for layer in layers]
     with borrowed(model, names) as weights, progress("layers", len(layers), shown=shown) as advance:
         for number, layer in enumerate(layers):
-            keys = find_keys(model, prompts, layer)
-            now = read_subjects(model, bare, [top])[top][:, 0]
-            lacking = (values.target - now) / (len(layers) - number)
-            solution = rule(layer, keys, lacking)
+            read = Site("mlp_hidden", layer)
+            seen = read_subjects(model, prompts, (read, top))  # one pass for both: the first context is the bare prompt
+            lacking = (values.target - seen[top][:, 0]) / (len(layers) - number)
+            solution = rule(layer, Keys(seen[read]), lacking)
             weight = weights[names[number]]
             before = weight.detach().double().cpu()
             delta = solution.delta(names[number])
-            reports.append(solution.report(names[number], before, moment(layer)))
+            reports.append(report(solution, layer, before))
             weight.copy_((before + delta.dense()).to(weight))
             deltas.append(delta)
             advance(1)

@@ -56,7 +56,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
         return solve(inside, lacking, KeyMetric(None).holding(held), ridge=ridge)
 
     values = inputs.values(config)
-    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
+    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.report, shown=inputs.shown)
     return MethodOutput(written.deltas, written.reports, values.losses, (*kept, *values.said(inputs.requests)))
 
 

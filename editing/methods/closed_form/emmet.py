@@ -46,7 +46,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
         return solve(mean, lacking, weighted, ridge=config.epsilon if len(mean) > 1 else 0.0)
 
     values = inputs.values(config)
-    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
+    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.report, shown=inputs.shown)
     return MethodOutput(written.deltas, written.reports, values.losses, values.said(inputs.requests))
 
 

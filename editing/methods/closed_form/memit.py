@@ -30,7 +30,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer."""
 
     values, rule = inputs.values(config), ridged(inputs, config.ridge)
-    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, shown=inputs.shown)
+    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.report, shown=inputs.shown)
     return MethodOutput(written.deltas, written.reports, values.losses, values.said(inputs.requests))
 
 

@@ -41,7 +41,7 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
     values = inputs.values(config)
     written = spread(
-        inputs.model, inputs.prompts, config.layers, values, rule, inputs.moment, kind="mlp_write", shown=inputs.shown
+        inputs.model, inputs.prompts, config.layers, values, rule, inputs.report, kind="mlp_write", shown=inputs.shown
     )
     return MethodOutput(written.deltas, written.reports, values.losses, values.said(inputs.requests))
 

@@ -85,7 +85,21 @@ class Scope:
 
 def names(question: str, subject: str) -> bool:
     """Whether the subject stands in the question as whole words, in upper or lower case."""
-    return re.search(rf"(?<!\w){re.escape(subject.casefold())}(?!\w)", question.casefold()) is not None
+    return bool(_found(question, subject))
+
+
+def name_ends(model: Bridge, prompt: Sequence[int], subject: str) -> int | None:
+    """The position of the token in which the subject ends where it last stands in the prompt; None without it."""
+    decode = model.tokenizer.decode
+    found = _found(decode(list(prompt)), subject)
+    if not found:
+        return None
+    end = found[-1].end()
+    return next(i for i in range(len(prompt)) if len(decode(list(prompt[: i + 1])).casefold()) >= end)
+
+
+def _found(question: str, subject: str) -> list[re.Match[str]]:
+    return list(re.finditer(rf"(?<!\w){re.escape(subject.casefold())}(?!\w)", question.casefold()))
 
 
 def pooled(scopes: Sequence[Scope]) -> list[Scope]:

@@ -60,6 +60,7 @@ METHODS = {
     "simie": ("guo2025towards",),  # a merge of edits, whose methods its name says too
     "mend": ("mitchell2022fast",),
     "ke": ("decao2021editing",),
+    "remedi": ("hernandez2023inspecting",),
     "malmen": ("tan2024massive", "mitchell2022fast"),
     "serac": ("mitchell2022memory",),
     "t_patcher": ("huang2023patcher",),

@@ -7,6 +7,7 @@ last token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -82,8 +83,11 @@ class Asker:
         """What must stay, example by example."""
         return [self._rows[text] for one in batch for text in one.keep]
 
-    def _read(self, batch: Sequence[Example], changes: Changes, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the pairs' answers and behind the prompts that must stay, after each change."""
+    def _read(self, batch: Sequence[Example], changes: Any, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the pairs' answers and behind the prompts that must stay, after each change.
+
+        Another kind of change than one of matrices is put in by a class of its own.
+        """
         kept, each = self.kept(batch), len(batch[0].keep)
         own = torch.arange(len(batch))
         owner = torch.cat([own.repeat(len(pairs) // len(batch)), own.repeat_interleave(each)])
@@ -94,7 +98,7 @@ class Asker:
             logp = self.tail.logp(rows, places, resid)
         return logp[: -len(kept)], logp[-len(kept) :]
 
-    def after(self, batch: Sequence[Example], changes: Changes) -> After:
+    def after(self, batch: Sequence[Example], changes: Any) -> After:
         """The losses after each example's change."""
         pairs = self.others(batch)
         said, stayed = self._read(batch, changes, pairs)
@@ -102,7 +106,7 @@ class Asker:
         moved = (before.exp() * (before - stayed)).sum(-1)
         return After(answer_losses(said, pairs), moved.view(len(batch), -1))
 
-    def answers(self, batch: Sequence[Example], changes: Changes) -> dict[str, list[float]]:
+    def answers(self, batch: Sequence[Example], changes: Any) -> dict[str, list[float]]:
         """Whether each question is answered as it should be, anew or as before; and the KL of what should stay."""
         pairs = [*self.edits(batch), *self.others(batch)]
         said, stayed = self._read(batch, changes, pairs)

@@ -94,6 +94,11 @@ class Tail:
         parts = [(found[row][: len(row)] if row in found else self._entering[row]).to(at) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
+    @torch.no_grad()
+    def states(self, rows: Sequence[Row], site: Site) -> Float[Tensor, "row pos d_model"]:
+        """What passes at a site, right-padded; nothing of it is kept."""
+        return self._run(rows, [site])[site]
+
     def logp(
         self, rows: Sequence[Row], at: Sequence[tuple[int, int]], resid: Float[Tensor, "row pos d_model"]
     ) -> Float[Tensor, "asked vocab"]:

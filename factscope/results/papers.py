@@ -145,6 +145,8 @@ PAPERS = {
               "Manning, Christopher D.", "Fast Model Editing at Scale", 2022, "2110.11309"),
         Paper("decao2021editing", "De Cao, Nicola and Aziz, Wilker and Titov, Ivan",
               "Editing Factual Knowledge in Language Models", 2021, "2104.08164"),
+        Paper("hernandez2023inspecting", "Hernandez, Evan and Li, Belinda Z. and Andreas, Jacob",
+              "Inspecting and Editing Knowledge Representations in Language Models", 2023, "2304.00740"),
         Paper("mitchell2022memory", "Mitchell, Eric and Lin, Charles and Bosselut, Antoine and Manning, Christopher D. "
               "and Finn, Chelsea", "Memory-Based Model Editing at Scale", 2022, "2206.06520"),
         Paper("huang2023patcher", "Huang, Zeyu and Shen, Yikang and Zhang, Xiaofeng and Zhou, Jie and Rong, Wenge and "

@@ -23,6 +23,8 @@ from editing.pages import edit as edit_page
 from editing.pages.beside import beside
 from editing.requests import request, target_prompts
 from editing.restraint import restrained
+from editing.trained.train import train_editor
+from factscope.data.load import load_facts
 from factscope.errors import EditError
 from factscope.model.forward.batched import logits_at, padded
 from factscope.model.forward.ends import ending, ends_of
@@ -33,6 +35,7 @@ from factscope.model.sites import Site
 from factscope.model.weights import fingerprint
 from factscope.plots.figures.slides import Scatter
 from factscope.plots.render import figure
+from helpers.models import TOY
 
 BESIDE = [name for name in method_names() if method(name).beside]
 OPEN = ("calinet",)  # whose slots are asked at every token: there is no gate that could close
@@ -44,7 +47,18 @@ FACTS = (("[Oda Voss] lives in", "Vey"), ("[Mira Drey] speaks", "Norrish"))
 def edits(toy: Any) -> dict[str, list[Edit]]:
     """One edit of each fact by every method of the kind."""
     asked = [request(toy, text, target) for text, target in FACTS]
-    return {name: compute_each(name, toy, asked, shown=False) for name in BESIDE}
+    return {name: compute_each(name, toy, asked, shown=False, **trained(toy, name)) for name in BESIDE}
+
+
+def trained(model: Any, name: str) -> dict[str, Any]:
+    """Of a method that is trained: an editor that learnt the toy's facts, for a few seconds."""
+    if method(name).train is None:
+        return {}
+    facts = [one for relation in ("town", "trade", "tongue") for one in load_facts(TOY / f"toy_{relation}.json")]
+    quick = {"layer": 0, "learning_rate": 2e-2, "keep_weight": 0.1, "steps": 60, "every": 60}
+    config = method(name).config_for(model, quick)
+    editor = train_editor(model, name, facts, config, shown=False)
+    return {"editor": editor, "config": config, "allow_trained": True}
 
 
 def rows_of(model: Any, edit: Edit) -> list[tuple[int, ...]]:
@@ -118,7 +132,8 @@ def test_what_is_generated_is_what_is_scored_and_the_model_run_directly_says_the
                 assert said.argmax == tuple(text)
                 assert int(toy(torch.tensor([row]))[0, -1].argmax()) == text[0]
             answer = target_prompts(toy, edit.requests[0], ("{}",), "auto")[0].answer_ids
-            assert tuple(generate(toy, [rows[0]], len(answer))[0]) == tuple(answer)
+            if not edit.editor:  # whether a trained editor's edit takes is a matter of its training
+                assert tuple(generate(toy, [rows[0]], len(answer))[0]) == tuple(answer)
 
 
 @pytest.mark.parametrize("name", BESIDE)

@@ -33,12 +33,13 @@ def config_of(model: Any, name: str, steps: int = 0) -> Any:
     small = {
         "rank": 4,
         "standard": 16,
-        "steps": steps,
+        "steps": steps or 2 * (name == "remedi"),  # which begins as no edit at all
         "every": 2,
         "batch": 2,
         "layers": (0, 1),
         "width": 4,
         "reads": 0,
+        "layer": 0,
     }
     return replace(config, **{key: value for key, value in small.items() if hasattr(config, key)})
 

@@ -49,14 +49,15 @@ CLOSED = ("closed for a neighbour", "closed for a hard neighbour", "closed for o
 class Config:
     """Rate and steps are scaled guesses (the authors train DistilBERT at 1e-5); layer and width were swept.
 
-    On the default model, 180 shipped facts trained and 180 of other subjects asked, in two wordings, by states alone at a
-    floor of 0.5: the share of other wordings that find their fact, of prompts about another subject of the relation that
-    find it, of the same subject's other relations that do. Layers 0, 2, 5, 10, 15 at width 64: (.86, .004, 0), (.83, 0,
-    0), (.74, 0, 0), (.63, 0, 0), (.53, 0, 0); layer 2 at width 256: (.79, 0, 0). `retrieval`, untrained, on the same
-    facts: (.89, .003, .50). Trained on all shipped facts, the loss on validation facts is smallest after 100 of 300 steps.
-    It then opens, at 0.5, for .06 of the other wordings of facts whose relations it never met. The floor that is chosen
-    opens for .59 of these by states alone, and by states of trained relations for half of the neighbours, too; with the
-    subject's name, where the floor may be lower still (0.07), for .82, of no neighbour, and of .17 of the hard ones.
+    On the default model, 180 shipped facts trained and 180 of other subjects asked, in two wordings, by states alone
+    at a floor of 0.5: the share of other wordings that find their fact, of prompts about another subject of the
+    relation that find it, of the same subject's other relations that do. Layers 0, 2, 5, 10, 15 at width 64: (.86,
+    .004, 0), (.83, 0, 0), (.74, 0, 0), (.63, 0, 0), (.53, 0, 0); layer 2 at width 256: (.79, 0, 0). `retrieval`,
+    untrained, on the same facts: (.89, .003, .50). Trained on all shipped facts, the loss on validation facts is
+    smallest after 100 of 300 steps. It then opens, at 0.5, for .06 of the other wordings of facts whose relations it
+    never met. The floor that is chosen opens for .59 of these by states alone, and by states of trained relations for
+    half of the neighbours, too; with the subject's name, where the floor may be lower still (0.07), for .82, of no
+    neighbour, and of .17 of the hard ones.
     """
 
     reads: int = 2  # the layer whose input is read; set by for_model: a fifteenth of the way up, as `retrieval`

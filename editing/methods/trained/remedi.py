@@ -1,0 +1,175 @@
+"""REMEDI: a linear map turns a statement into a vector, which is added where the entity's name ends (2023).
+
+    h = mean state after block l over the tokens of the new answer, in "prompt answer", read by the model itself
+    d = h W + b                                                 W [d_model d_model], learnt on other facts
+    state after block l, at the last token of the entity  :=  state + alpha d
+
+Whatever is asked about the entity is then answered as if the statement held of it (Hernandez, Li and Andreas, arXiv
+2304.00740, section 3). It is learnt so that another wording gives the new answer, and prompts that name the entity and
+ask something else stay: NLL + `keep_weight` times KL(unedited || edited).
+
+Convention: d is added; W = 0 is the model itself, where the training begins. Differences, each a choice: the loss has
+no term against the old answer, which training facts need not say, and none for the entity's essence; the KL is behind
+prompts that must stay, theirs at the positions between the entity and the prompt's end; what the map reads is the
+answer's tokens. The shift is added to what the MLP of layer l writes, in training as in use: the stream takes it as it
+is, unless a norm follows the MLP (Gemma 3), which the shift then passes, too.
+
+Scope: every layer but the last. Prompts that name the entity: all
+others are bitwise as they were. When not to use it: for questions that call the entity by another name, or name none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from editing.bypass import Bypass
+from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.requests import BARE, target_prompts
+from editing.scope import name_ends
+from editing.trained.examples import Asker, TrainingInputs
+from editing.trained.facts import Example
+from editing.trained.learning import Learner, Parts
+from editing.trained.tail import Tail, asked
+from factscope.errors import EditError
+from factscope.model.bridge import Bridge, device
+from factscope.model.forward.scoring import Pair
+from factscope.model.hooks import hooked
+from factscope.model.sites import Site
+
+
+@dataclass(frozen=True)
+class Config:
+    """The authors' map and rate; layer, weight and steps are scaled guesses. Theirs: layers 0 and 1, KL weight 10.
+
+    A pilot on the default model found layer 12 better than 5 (.82 and .72 of other wordings after eight minutes).
+    """
+
+    layer: int = 12  # set by for_model: two fifths of the way up
+    alpha: float = 1.0
+    keep_weight: float = 1.0
+    learning_rate: float = 1e-3
+    steps: int = 600
+    batch: int = 16
+    every: int = 100  # steps between two scores on validation facts
+
+    @classmethod
+    def for_model(cls, model: Bridge) -> "Config":
+        """The same height."""
+        return cls(layer=max(0, min(int(model.cfg.n_layers) * 2 // 5, int(model.cfg.n_layers) - 2)))
+
+
+def statements(tail: Tail, pairs: Sequence[Pair]) -> Float[Tensor, "pair d_model"]:
+    """h: the mean state over each answer's tokens, behind its prompt, after the first block of the tail."""
+    rows = [(*pair.prompt, *pair.answer) for pair in pairs]
+    states = tail.states(rows, Site("resid", tail.first))
+    return torch.stack(
+        [one[len(pair.prompt) : len(row)].mean(0) for one, pair, row in zip(states, pairs, rows, strict=True)]
+    ).float()
+
+
+class Shifted(Asker):
+    """Examples whose change is a vector [example d_model] at the end of the entity's name."""
+
+    def _read(self, batch: Sequence[Example], changes: Tensor, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+        """As `Asker._read`."""
+        kept, each = self.kept(batch), len(batch[0].keep)
+        own = torch.arange(len(batch))
+        owner = torch.cat([own.repeat(len(pairs) // len(batch)), own.repeat_interleave(each)]).tolist()
+        rows = [*(pair.row for pair in pairs), *kept]
+        prompts = [*(pair.prompt for pair in pairs), *kept]
+        ends = [name_ends(self.model, one, batch[i].subject) for one, i in zip(prompts, owner, strict=True)]
+        here = [(row, end, i) for row, (end, i) in enumerate(zip(ends, owner, strict=True)) if end is not None]
+        resid = self.tail.entering(rows)
+        row, pos, which = torch.tensor(here, device=resid.device).T
+        places = [*asked(pairs), *((len(pairs) + i, len(one) - 1) for i, one in enumerate(kept))]
+        shift = lambda y: y.index_put((row, pos), changes[which].to(y), accumulate=True)  # noqa: E731
+        with hooked(self.model, [(Site("mlp_write", self.tail.first), shift)]):
+            logp = self.tail.logp(rows, places, resid)
+        return logp[: -len(kept)], logp[-len(kept) :]
+
+
+class Editor(Learner):
+    """REMEDI while it learns."""
+
+    def __init__(self, asker: Shifted, config: Config) -> None:
+        self.asker, self.config = asker, config
+        width, at = int(asker.model.cfg.d_model), device(asker.model)
+        self.parts = {"W": torch.zeros(width, width, device=at), "b": torch.zeros(width, device=at)}
+        self.rates = dict.fromkeys(self.parts, config.learning_rate)
+        self.state = {}
+
+    def changes(self, parts: Parts, batch: Sequence[Example]) -> Float[Tensor, "example d_model"]:
+        """The vector of each example."""
+        return self.config.alpha * (statements(self.asker.tail, self.asker.edits(batch)) @ parts["W"] + parts["b"])
+
+    def _weighed(self, batch: Sequence[Example], changes: Tensor) -> dict[str, Tensor]:
+        after = self.asker.after(batch, changes)
+        edit, keep = after.other.mean(), after.moved.mean()
+        return {"loss": edit + self.config.keep_weight * keep, "edit": edit, "keep": keep}
+
+    def losses(self, parts: Parts, batch: Sequence[Example]) -> dict[str, Tensor]:
+        """NLL + keep_weight KL, means over the examples."""
+        return self._weighed(batch, self.changes(parts, batch))
+
+    def answers(self, parts: Parts, batch: Sequence[Example]) -> dict[str, list[float]]:
+        """As `Asker.answers`, with the loss."""
+        changes = self.changes(parts, batch)
+        loss = float(self._weighed(batch, changes)["loss"])
+        return self.asker.answers(batch, changes) | {"loss": [loss] * len(batch)}
+
+
+def check(model: Bridge, layers: Sequence[int]) -> None:
+    """EditError for a layer that the model lacks, and for the last, above which nothing reads the shift."""
+    most = int(model.cfg.n_layers) - 2
+    for layer in layers:
+        if not 0 <= layer <= most:
+            raise EditError(f"a shift stands in layers 0 to {most} of this model, not in {layer}")
+
+
+def train(inputs: TrainingInputs, config: Config) -> Editor:
+    """The editor at its start."""
+    if config.batch < 1 or config.steps < 0 or config.every < 1:
+        raise EditError("batch and every must be at least 1, and steps not below 0")
+    return Editor(Shifted(inputs, config.layer), config)
+
+
+def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
+    """One vector for each fact, all beside one layer."""
+    return _output(inputs, config, _vectors(inputs, config), slice(None))
+
+
+def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
+    """A vector for every fact alone."""
+    vectors = _vectors(inputs, config)
+    return [_output(inputs, config, vectors, slice(i, i + 1)) for i in range(len(inputs.requests))]
+
+
+@torch.no_grad()
+def _vectors(inputs: MethodInputs, config: Config) -> Float[Tensor, "fact d_model"]:
+    model, editor = inputs.model, inputs.editor
+    assert editor is not None  # editing/compute.py has seen to it
+    prompts = [target_prompts(model, request, BARE, inputs.start)[0] for request in inputs.requests]
+    pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
+    tail = Tail(model, config.layer, [(*pair.prompt, *pair.answer) for pair in pairs])
+    return config.alpha * (statements(tail, pairs).cpu() @ editor.tensors["W"] + editor.tensors["b"])
+
+
+def _output(inputs: MethodInputs, config: Config, vectors: Tensor, which: slice) -> MethodOutput:
+    words = tuple(request.subject for request in inputs.requests[which])
+    return MethodOutput((), bypasses=(Bypass("shift", config.layer, {"values": vectors[which].clone()}, {}, words),))
+
+
+METHOD = MethodSpec(
+    "remedi",
+    "a linear map trained on other facts turns a statement into a vector, added where the entity's name ends",
+    Config,
+    compute,
+    compute_each,
+    place="beside",
+    train=train,
+    check_layers=check,
+    reads_prompts=True,
+)

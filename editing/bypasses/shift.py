@@ -57,7 +57,7 @@ def load(part: Bypass, model: Bridge) -> Load:
 
     def shares(_: Tensor, now: Ends) -> Tensor:
         out = torch.zeros(len(now.last), len(part.words))
-        for number, _, entry in places(model, part.words, now):
+        for number, _pos, entry in places(model, part.words, now):
             out[number, entry] = 1 / (1 + int(now.last[number]))
         return out
 

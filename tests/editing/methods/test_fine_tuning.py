@@ -30,7 +30,7 @@ FACTS = requests_of(
 )
 OUT = WeightName(1, MLP_OUT)
 LORA = lora.Config(layers=(0, 1), rank=3, steps=8, stop=0.0)
-ADALORA = adalora.Config(layers=(0, 1), rank=3, start_rank=3, steps=8, stop=0.0, orthogonality=0.0)
+ADALORA = adalora.Config(layers=(0, 1), alpha=32.0, rank=3, start_rank=3, steps=8, stop=0.0, orthogonality=0.0)
 
 
 def made(model: Any, name: str, config: Any, facts: Sequence[Any] = FACTS, **how: Any) -> Edit:

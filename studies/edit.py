@@ -8,7 +8,7 @@ from typing import Any
 from editing import compute as computing
 from editing.edit import Edit, applied, base_of, commit, in_place, revert
 from editing.evaluation.evaluate import EditReport, evaluate, questions
-from editing.evaluation.protocol import ORDERS
+from editing.evaluation.protocol import ORDERS, Protocol, protocol_of
 from editing.evaluation.read import Asked
 from editing.method import MethodConfig, MethodSpec
 from editing.pages import edit as pages
@@ -153,6 +153,15 @@ def told(model: Bridge, edit: Edit) -> Edit:
     asked = Asked.of(model, questions(model, map(Case.of, edit.requests), start), ORDERS["single"], start)
     with edit.applied(model):
         return replace(edit, rows=tuple(asked.rows(asked.read(model))))
+
+
+def usual_protocol(
+    edits: Sequence[Edit], order: str | None = None, *, probes: bool, said: bool = True, facts: Any = None
+) -> Protocol:
+    """How edits are scored where nothing else is asked for, as `evaluate` has it, with probes or without free texts."""
+    usual = "together" if facts is not None else "sequence" if any(edit.below for edit in edits) else "single"
+    found = protocol_of(order or usual)
+    return replace(found, probes=probes, words=found.words if said else 0)
 
 
 def score(model: Bridge, edits: Sequence[Edit], **how: Any) -> EditScores:

@@ -18,6 +18,7 @@ from editing.evaluation.read import Asked, Reading, Row, TokenizedQuestion, aske
 from editing.evaluation.table import Score, found, table
 from factscope.data.case import Case
 from factscope.data.fact import Fact
+from factscope.data.probes import probed
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
@@ -109,9 +110,10 @@ def evaluate(
             f"other facts are asked of all edits together, not of each in {how.name!r}: leave the order out"
         )
     groups = [requests_of(facts)] if facts is not None else [edit.requests for edit in edits]
-    own = [questions(model, map(Case.of, group), start) for group in groups]
+    case_of = (lambda request: probed(Case.of(request))) if how.probes else Case.of
+    own = [questions(model, map(case_of, group), start, how.frame) for group in groups]
     asked = Asked.of(model, [one for some in own for one in some], how, start)
-    others = Asked.of(model, questions(model, map(Case.unrelated, unrelated), start), how, start)
+    others = Asked.of(model, questions(model, map(Case.unrelated, unrelated), start, how.frame), how, start)
     spans = list(pairwise(accumulate(map(len, own), initial=0)))
     rows: list[Row] = []
     with progress("edits evaluated", len(edits), shown=shown) as advance:
@@ -148,6 +150,8 @@ def _in_sequence(
         revert(model, in_place(model))
 
 
-def questions(model: Bridge, cases: Iterator[Case] | Sequence[Case], start: str) -> list[TokenizedQuestion]:
+def questions(
+    model: Bridge, cases: Iterator[Case] | Sequence[Case], start: str, frame: str = "bare"
+) -> list[TokenizedQuestion]:
     """Every question of every case, tokenised. Raises PromptError for an answer that has no tokens."""
-    return [one for case in cases for one in asked_of(model, case, start)]
+    return [one for case in cases for one in asked_of(model, case, start, frame)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from editing.evaluation.protocol import SCORERS
+from editing.evaluation.protocol import SCORERS, WRITTEN
 from editing.evaluation.read import Reading, Row
 from factscope.statistics import ngram_entropy
 
@@ -61,14 +61,16 @@ def mark(one: Reading, scorer: str) -> float | None:
     """What one reading is worth under a scorer; None if the scorer does not apply to it."""
     if scorer == "likelihood":
         return None if one.nll_other is None else float(one.nll < one.nll_other)
-    if scorer == "generation":
-        return None if one.hit is None else float(one.hit)
+    if scorer in WRITTEN:
+        found = one.hit if scorer == "generation" else one.stated
+        return None if found is None else float(found)
     return float(one.exact) if scorer == "strict" else one.right
 
 
 def given(one: Reading, scorer: str) -> bool:
     """Whether the answer itself is given: found in what was written, or else every token of it the argmax."""
-    return one.exact if scorer != "generation" or one.hit is None else one.hit
+    written = {"generation": one.hit, "said": one.stated}.get(scorer)
+    return one.exact if written is None else written
 
 
 def full(one: Reading, scorer: str) -> bool:
@@ -106,7 +108,7 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 GIVEN = tuple(scorer for scorer in SCORERS if scorer != "likelihood")  # comparing two answers gives none
 TOKENS = ("token accuracy",)
-READ = tuple(scorer for scorer in SCORERS if scorer != "generation")  # whose reliability is read with teacher forcing
+READ = tuple(scorer for scorer in SCORERS if scorer not in WRITTEN)  # whose reliability is read with teacher forcing
 
 
 def metric(
@@ -199,8 +201,50 @@ def reliability_in_tokens(record: Record) -> float | None:
 
 @metric("said", "share", "ours; Yang et al. 2025 on what teacher forcing hides", READ)
 def said(record: Record) -> float | None:
-    """The edit's own prompts, continued freely up to the end of the text, give the new answer in the first line."""
-    return mean([float(one.hit) for _, one in record.of("rewrite") if one.hit is not None])
+    """The edit's own prompts, continued freely up to where the text stops by itself, give the new answer."""
+    return _stated(record, "rewrite")
+
+
+def _stated(record: Record, kind: str) -> float | None:
+    found = [one.hit if one.stated is None else one.stated for _, one in record.of(kind)]
+    return mean([float(value) for value in found if value is not None])
+
+
+@metric("said, nothing else", "share", "ours: normalised exact match, as SQuAD's")
+def said_exactly(record: Record) -> float | None:
+    """The same continuation is the new answer and nothing else."""
+    return mean([float(one.stated_only) for _, one in record.of("rewrite") if one.stated_only is not None])
+
+
+@metric("said, paraphrases", "share", "ours; Yang et al. 2025", READ)
+def said_of_paraphrases(record: Record) -> float | None:
+    """The same for paraphrases."""
+    return _stated(record, "paraphrase")
+
+
+@metric("said, frames", "share", "ours; Yang et al. 2025")
+def said_in_frames(record: Record) -> float | None:
+    """The same where the edit's prompt is a question, or stands after an unrelated sentence."""
+    return _stated(record, "frame")
+
+
+@metric("frames", "share", "ours", READ)
+def frames(record: Record) -> float | None:
+    """In these frames the new answer is given, each token after the true ones before it."""
+    return record.given("frame")
+
+
+@metric("negation", "share", "ours, after arXiv 2510.00625")
+def negation(record: Record) -> float | None:
+    """Behind the negated prompt the new answer is not likelier than the old one."""
+    preferred = _preferred(record, "negation")
+    return None if preferred is None else 1.0 - preferred
+
+
+@metric("verification", "share", "ours")
+def verification(record: Record) -> float | None:
+    """Asked whether the new and the old statement are true, the right one of yes and no is the likelier."""
+    return _preferred(record, "verification")
 
 
 @metric("generality", "share", "Yao et al. 2023, with the whole answer")
@@ -309,7 +353,7 @@ def _over_labels(record: Record, kind: str, values: Callable[[str], list[float]]
 
 
 def _unmoved(row: Row, one: Reading, scorer: str) -> bool:
-    if scorer == "generation" and one.said is not None:
+    if scorer in WRITTEN and one.said is not None:
         return one.said == row.before.said
     return one.same == 1.0
 

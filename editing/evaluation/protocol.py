@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from editing.evaluation.said import FRAMES
 from factscope.errors import EditError
 
 SCORERS = {
@@ -16,6 +17,7 @@ SCORERS = {
     "token accuracy": "share of the target's tokens that are the argmax after the true ones before them",
     "strict": "every token of the target is the argmax: greedy generation begins with it, token for token",
     "generation": "a greedy continuation, up to its first line break, holds an accepted spelling as whole words",
+    "said": "a greedy continuation, up to where it stops by itself, holds an accepted spelling as whole words",
 }
 
 
@@ -31,6 +33,8 @@ class Protocol:
     words: int = 0  # tokens of a greedy continuation; 0: none, unless the scorer needs it
     speech: int = 0  # tokens of the texts whose n-gram entropy is taken, top-5 sampling; 0: none
     prompt_counts: bool = True  # in the n-gram entropy, as in ROME's code
+    frame: str = "bare"  # one of said.FRAMES, around every prompt
+    probes: bool = False  # whether edits are also asked in other frames, negated, and as yes or no
     comparable: str = ""
 
     @property
@@ -53,6 +57,7 @@ class Protocol:
             ("edits", self.edits),
             ("scorer", f"{self.scorer}: {SCORERS[self.scorer]}"),
             ("target", self.target),
+            *((("frame", f"{self.frame}: {FRAMES[self.frame]!r}"),) * (self.frame != "bare")),
             *(
                 (("n-gram entropy", f"of texts {'with' if self.prompt_counts else 'without'} their prompts"),)
                 * bool(self.speech)
@@ -60,6 +65,7 @@ class Protocol:
         )
 
 
+WRITTEN = ("said", "generation")  # scorers that read what was written
 WORDS = {"size": "batch", "prompt_counts": "prompt counts"}  # a part by the name of its option
 OWN = "results of the same settings only"
 PROTOCOLS = {
@@ -114,6 +120,7 @@ PROTOCOLS = {
             "per token: sequential editing judged on the final model, so the final readings, not the immediate ones",
         ),
         Protocol("strict", "strict"),
+        Protocol("wild", "said", words=50, probes=True),
         Protocol(
             "generation",
             "generation",
@@ -199,8 +206,10 @@ def protocol(name: str, **changes: Any) -> Protocol:
     for what in ("words", "speech"):
         if getattr(chosen, what) < 0:
             raise EditError(f"a text of {getattr(chosen, what)} tokens cannot be written; give {what} as 0 or more")
-    if chosen.scorer == "generation" and not chosen.words:
-        chosen = replace(chosen, words=PROTOCOLS["generation"].words)
+    if chosen.frame not in FRAMES:
+        raise EditError(f"there is no frame {chosen.frame!r}; choose one of {', '.join(FRAMES)}")
+    if chosen.scorer in WRITTEN and not chosen.words:
+        chosen = replace(chosen, words=PROTOCOLS["wild" if chosen.scorer == "said" else "generation"].words)
     if set(wanted) - without_effect(chosen):
         said = ", ".join(f"{WORDS.get(key, key)} {value}" for key, value in wanted.items())
         chosen = replace(chosen, name=f"{name} with {said}", comparable="")
@@ -209,7 +218,7 @@ def protocol(name: str, **changes: Any) -> Protocol:
 
 def without_effect(one: Protocol) -> set[str]:
     """What changes no number but its own: to write as well as to be read."""
-    return {"speech"} if one.scorer == "generation" else {"speech", "words"}
+    return {"speech", "probes"} if one.scorer in WRITTEN else {"speech", "probes", "words"}
 
 
 def differences(one: Protocol, other: Protocol) -> Sequence[str]:

@@ -12,17 +12,21 @@ from typing import Any
 
 import torch
 
-from editing.evaluation.protocol import Protocol
+from editing.evaluation.protocol import WRITTEN, Protocol
+from editing.evaluation.said import FRAMES, states, states_only
 from editing.evaluation.schema_2 import row_of_schema_2
 from factscope.data.case import Case, Question
 from factscope.data.fact import same_text, whole_words
-from factscope.errors import EditError
+from factscope.errors import EditError, PromptError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.generate import generate, sample, until_end
 from factscope.model.forward.prefix import prefaced
 from factscope.model.forward.scoring import AnswerScore, Pair, score
 from factscope.model.prompts import tokenized
 
+ASKED_ALREADY = ("frame", "verification")  # questions in frames of their own
+PROBES = (*ASKED_ALREADY, "negation")
+CONTINUED = ("rewrite", "paraphrase", "frame")
 AT_ONCE = 128  # questions read together: their whole distributions are in memory until they are done
 
 
@@ -41,6 +45,8 @@ class Reading:
     top: str | None = None  # the greedy next token; None: not kept up to schema 2
     next_same: bool | None = None  # whether the unedited model gives that token too
     top_p: float | None = None  # probability of the greedy next token; None in reports that did not keep it
+    stated: bool | None = None  # whether `said`, up to where it stops by itself, holds every answer; None: not kept
+    stated_only: bool | None = None  # whether it is the answer and nothing else, normalised
 
 
 @dataclass(frozen=True)
@@ -101,15 +107,25 @@ class Outputs:
         return Outputs(self.said[which], self.tops[which], self.texts[which], ())
 
 
-def asked_of(model: Bridge, case: Case, start: str) -> list[TokenizedQuestion]:
-    """Every question of a case. Raises PromptError for an answer that has no tokens."""
+def asked_of(model: Bridge, case: Case, start: str, frame: str = "bare") -> list[TokenizedQuestion]:
+    """Every question of a case, in a frame; probes that are longer than the model reads are left out.
+
+    Raises PromptError for an answer that has no tokens.
+    """
     out = []
     for number, trial in enumerate(case.trials):
         asked = [(trial.kind, question) for question in trial.questions]
         asked += [("condition", question) for question in trial.conditions]
-        for kind, question in asked:
+        for kind, bare in asked:
+            around = "bare" if kind in ASKED_ALREADY else frame
+            question = replace(bare, prompt=FRAMES[around].replace("{}", bare.prompt))
             words = [question.target] if question.other is None else [question.target, question.other]
-            pairs = tuple(Pair(*tokenized(model, question.prompt, word, start)) for word in words)
+            try:
+                pairs = tuple(Pair(*tokenized(model, question.prompt, word, start)) for word in words)
+            except PromptError:
+                if kind in PROBES:  # longer than its edit's prompt, and than this model reads
+                    continue
+                raise
             row = Row(
                 case.id, number, kind, trial.label, trial.need, question.prompt, question.target, question.other, BLANK,
                 subject=case.about,
@@ -172,8 +188,8 @@ def listen(
         said.append(tuple(flat[at : at + len(one.pairs)]))
         at += len(one.pairs)
     texts: list[str | None] = [None] * len(asked)
-    # What is continued: every question where generation is the scorer, else the edits' own prompts.
-    chosen = [i for i, one in enumerate(asked) if protocol.scorer == "generation" or one.row.kind == "rewrite"]
+    # What is continued: every question where the scorer reads what is written, else what asks for the new answer.
+    chosen = [i for i, one in enumerate(asked) if protocol.scorer in WRITTEN or one.row.kind in CONTINUED]
     if protocol.words:
         more = generate(model, [asked[i].pairs[0].prompt for i in chosen], protocol.words)
         for i, ids in zip(chosen, more, strict=True):
@@ -213,6 +229,8 @@ def readings(asked: Sequence[TokenizedQuestion], now: Outputs, clean: Outputs) -
                 top_p=float(new.logp.max().exp()),
                 said=text,
                 hit=None if text is None else holds(text, one.question),
+                stated=None if text is None else states(text, one.question.answers),
+                stated_only=None if text is None else states_only(text, one.question.answers),
             )
         )
     return out

@@ -30,7 +30,7 @@ def told(rows: Sequence[Row]) -> list[str]:
     """The lines that a terminal shows of one fact: answers with their probabilities, the text, the scores as counts."""
     edited = one_fact(rows)
     assert edited is not None  # the caller has asked
-    lines = [*in_lines(answer_table(rows)), *_written(edited), _counts(rows, edited)]
+    lines = [*in_lines(answer_table(rows)), *_written(edited), _counts(rows, edited), _probes(rows)]
     return [line for line in lines if line]
 
 
@@ -76,8 +76,9 @@ def _counts(rows: Sequence[Row], edited: Row) -> str:
     now = _now(edited)
     assert now is not None
     parts = [f"“{edited.target}” is {'the whole answer' if now.exact else 'not the answer'} now"]
-    if now.hit is not None and now.hit != now.exact:
-        parts[0] += f", and is {'' if now.hit else 'not '}in what is written"
+    given = now.hit if now.stated is None else now.stated
+    if given is not None and given != now.exact:
+        parts[0] += f", and is {'' if given else 'not '}in what is written"
     if now.nll_other is not None:
         more, both = ("more" if now.nll < now.nll_other else "not more"), (exp(-now.nll), exp(-now.nll_other))
         parts.append(f"it is {more} probable than “{edited.other}” ({both[0]:.3g} to {both[1]:.3g})")
@@ -92,6 +93,24 @@ def _counts(rows: Sequence[Row], edited: Row) -> str:
     if missing:
         parts.append(f"no {' or '.join(missing)} to ask of this fact")
     return f"Scores of one fact: {'; '.join(parts)}"
+
+
+def _probes(rows: Sequence[Row]) -> str:
+    """What is said in other frames, negated, and as yes or no, as counts; empty where nothing of it was asked."""
+    now = {kind: [one for row in rows if row.kind == kind and (one := _now(row)) is not None]
+           for kind in ("frame", "negation", "verification")}  # fmt: skip
+    parts = []
+    if frames := now["frame"]:
+        parts.append(f"in other frames {sum(bool(one.stated) for one in frames)} of {len(frames)} are answered with it")
+    if negated := [one for one in now["negation"] if one.nll_other is not None]:
+        kept = all(one.nll >= (one.nll_other or 0.0) for one in negated)
+        parts.append(
+            f"negated, the new answer is {'not ' if kept else ''}the likelier" + ("" if kept else " all the same")
+        )
+    if asked := [one for one in now["verification"] if one.nll_other is not None]:
+        right = sum(one.nll < (one.nll_other or 0.0) for one in asked)
+        parts.append(f"yes or no, of the new and the old statement: {right} of {len(asked)} right")
+    return f"Asked otherwise: {'; '.join(parts)}" if parts else ""
 
 
 def in_json(rows: Sequence[Row]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ FIGURE_FORMATS = ("svg", "pdf", "png")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 RESTRAINTS = tuple(places(restraints, "factscope.restraints", "RESTRAINT"))
 PROTOCOLS = ("counterfact", "easyedit", "memit", "zsre-memit", "batch-30", "sequential", "sequential-batch", "strict",
-             "generation")  # fmt: skip
+             "wild", "generation")  # fmt: skip
 
 
 @dataclass(frozen=True)

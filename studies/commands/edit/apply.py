@@ -71,7 +71,8 @@ def apply(options: ApplyOptions) -> None:
                 batch=options.batch, on_step=on_step, on_piece=on_piece, folder=folder / "values", shown=False,
             )  # fmt: skip
         everything = [*below, *edits]
-        scores = recipe.score(model, everything, start=options.start, seed=options.seed)
+        how = recipe.usual_protocol(everything, probes=options.prompt is not None)
+        scores = recipe.score(model, everything, protocol=how, start=options.start, seed=options.seed)
         _remarks(edits, scores.report)
         page = recipe.save(folder, edits, scores, options.light)
         shutil.rmtree(folder / "values", ignore_errors=True)  # they were kept to go on from, and it is done

@@ -30,6 +30,8 @@ from studies.commands.options import (
 )
 from studies.commands.options import methods as method_names
 
+SAME = ("scorer", "target", "words", "speech", "prompt_counts", "frame", "probes")  # names of a protocol's parts
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, RunOptions):
@@ -54,7 +56,14 @@ class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, R
     settings: Annotated[tuple[str, ...], option("A setting of one method.", "--set", metavar="METHOD.KEY=VALUE")] = ()
     scorer: Annotated[
         str | None,
-        option("Instead of the protocol's: likelihood, token accuracy, strict or generation.", panel=DETAILS),
+        option("Instead of the protocol's: likelihood, token accuracy, strict, said or generation.", panel=DETAILS),
+    ] = None
+    frame: Annotated[
+        str | None, option("What stands around every prompt.", panel=DETAILS, of=OneOf("frame", ("bare", "qa")))
+    ] = None
+    probes: Annotated[
+        bool | None,
+        option("Ask in other frames, negated, and as yes or no, too.", "--probes/--no-probes", panel=DETAILS),
     ] = None
     batch: Annotated[int | None, option("Cases of one edit, instead of the protocol's.", panel=DETAILS)] = None
     target: Annotated[
@@ -156,7 +165,7 @@ def _cases(options: BenchOptions) -> tuple[Any, Any]:
     from factscope.data.load import load_cases
 
     parts = {"size": options.batch}
-    parts |= {name: getattr(options, name) for name in ("scorer", "target", "words", "speech", "prompt_counts")}
+    parts |= {name: getattr(options, name) for name in SAME}
     how = protocol(options.protocol or "counterfact", **parts)
     limit = None if options.known or options.skip_conflicts else options.limit
     on_bad = "skip" if options.skip_bad else "refuse"

@@ -36,6 +36,8 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
     ] = None
     facts: Annotated[str | None, option("Ask these facts instead of the edits' own.", panel=FACTS)] = None
     limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
+    probes: Annotated[bool, option("Ask in other frames, negated, and as yes or no, too.", "--probes")] = False
+    said: Annotated[bool, option("Continue the prompts freely, beside teacher forcing.", "--said/--no-said")] = True
     unrelated: Annotated[str | None, option("Facts whose prompts must not change at all.", panel=FACTS)] = None
     extra: Extra = "refuse"
     start: Annotated[str | None, option("What begins the text  [dim](default: as the edit)[/dim]", panel=MODEL)] = None
@@ -46,6 +48,7 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
     EvaluateOptions,
     "edit evaluate runs/20261121-140000-edit-rome --facts landmark_city --limit 20",
     "edit evaluate runs/one runs/other --order sequence",
+    "edit evaluate runs/one --probes",
 )
 def evaluate(options: EvaluateOptions) -> None:
     """Score saved edits again: in another order, on other facts."""
@@ -61,8 +64,9 @@ def evaluate(options: EvaluateOptions) -> None:
         model = model_of(edits, options)
         asked = load_facts(options.facts, limit=options.limit, extra=options.extra) if options.facts else None
         others = load_facts(options.unrelated, limit=100, extra=options.extra) if options.unrelated else ()
+        how = recipe.usual_protocol(edits, options.order, probes=options.probes, said=options.said, facts=asked)
         scores = recipe.score(
-            model, edits, protocol=options.order, start=options.start,
+            model, edits, protocol=how, start=options.start,
             facts=asked, unrelated=others, seed=options.seed,
         )  # fmt: skip
         store.save(scores, folder / "report")

@@ -151,8 +151,8 @@ def test_the_unedited_model_agrees_with_itself(tiny):
 # ---- metrics, by hand
 
 
-def reading(nll=1.0, other=None, right=0.0, same=1.0, kl=0.0, said=None, hit=None):
-    return Reading(nll, right, right == 1.0, same, kl, other, said, hit)
+def reading(nll=1.0, other=None, right=0.0, same=1.0, kl=0.0, said=None, hit=None, stated=None):
+    return Reading(nll, right, right == 1.0, same, kl, other, said, hit, stated=stated)
 
 
 def row(kind, after, before=None, label="", case="a", trial=0, need="all", target="new", other="old"):
@@ -217,11 +217,13 @@ def test_the_three_localities_differ():
 
 
 def test_a_scorer_changes_what_counts():
-    rows = [row("rewrite", reading(nll=3, other=4, right=0.5, said="x", hit=True))]
-    worth = [value("reliability", rows, scorer) for scorer in ("likelihood", "token accuracy", "strict", "generation")]
-    assert worth == [0, 0, 0, 1]  # half an answer is none
+    rows = [row("rewrite", reading(nll=3, other=4, right=0.5, said="x", hit=True, stated=False))]
+    scorers = ("likelihood", "token accuracy", "strict", "generation", "said")
+    assert scorers == tuple(SCORERS)
+    worth = [value("reliability", rows, scorer) for scorer in scorers]
+    assert worth == [0, 0, 0, 1, 0]  # half an answer is none
     assert value("reliability, tokens", rows) == 0.5  # and has a name of its own
-    assert [mark(rows[0].after, scorer) for scorer in SCORERS] == [1, 0.5, 0, 1]
+    assert [mark(rows[0].after, scorer) for scorer in SCORERS] == [1, 0.5, 0, 1, 0]
 
 
 def test_multi_hop_needs_one_question_and_instance_wise_every_step():

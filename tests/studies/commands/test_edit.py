@@ -58,7 +58,9 @@ def test_one_fact_is_told_to_a_program_with_its_answers(edit, toy):
     out = edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here", "--json")
     assert out.exit_code == 0, out.stderr
     body = json.loads(out.stdout)
-    assert (body["prompt"], body["target"], body["questions"]) == ("Oda Voss lives in", "Vey", [])
+    assert (body["prompt"], body["target"]) == ("Oda Voss lives in", "Vey")
+    assert {"as a question", "after a sentence", "negation"} <= {one["kind"] for one in body["questions"]}
+    assert all("Oda Voss lives in" in one["prompt"] for one in body["questions"])
     assert (body["before"]["next_token"], body["after"]["next_token"]) == (" Brask", " Vey")
     ids = [*start_ids(toy, "auto"), *toy.tokenizer("Oda Voss lives in", add_special_tokens=False)["input_ids"]]
     for when, edits in (("before", []), ("after", [Edit.load("here")])):

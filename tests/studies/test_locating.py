@@ -1,5 +1,6 @@
 """Whether locating finds the fact: methods whose answer is known by construction, and the toy from end to end."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -100,3 +101,15 @@ def test_what_cannot_be_compared(toy: Any) -> None:
     asked, others = prompts_of(toy, both, 2, None)
     assert len(asked) == 2 * 2 * 2
     assert all(one.prompt in others[one.relation, one.wording] for one in asked)
+
+
+def test_the_command(run_command: Any, tmp_path: Any) -> None:
+    town, tongue = (str(TOY / f"toy_{name}.json") for name in ("town", "tongue"))
+    asked = ("trace", "locating", "--model", TOY, "--by", "circuit", "--limit", 2, "--out", tmp_path / "run")
+    done = run_command(*asked, "--facts", f"{town},{tongue}", "--json")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert [each["place"] for each in said["located"]] == ["heads and MLPs", "edges"]
+    assert (tmp_path / "run" / "page.html").exists()
+    done = run_command(*asked, "--facts", town)
+    assert (done.exit_code, "name two or more" in done.stderr) == (2, True)

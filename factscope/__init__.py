@@ -36,6 +36,8 @@ _PLACES = {
     "average_flow": "tracing.flow.average:average_flow",
     "neurons": "tracing.neurons:neurons",
     "patchscope": "tracing.states.patchscope:patchscope",
+    "jacobian_lens": "tracing.states.jacobian_lens:jacobian_lens",
+    "lenses": "tracing.states.lenses:lenses",
     "linear_relation": "tracing.states.linear_relation:linear_relation",
     "TraceConfig": "tracing.causal:Config",
     "NeuronConfig": "tracing.neurons:Config",
@@ -49,6 +51,9 @@ _PLACES = {
     "NeuronResult": "tracing.results:NeuronResult",
     "PatchscopeConfig": "tracing.states.patchscope:PatchscopeConfig",
     "PatchscopeResult": "tracing.states.results:PatchscopeResult",
+    "JacobianConfig": "tracing.states.jacobian_lens:JacobianConfig",
+    "JacobianLens": "tracing.states.jacobian_lens:JacobianLens",
+    "LensesResult": "tracing.states.results:LensesResult",
     "RelationConfig": "tracing.states.linear_relation:RelationConfig",
     "RelationResult": "tracing.states.results:RelationResult",
     # what computes it?

@@ -63,9 +63,11 @@ from tracing.logit_lens import lens
 from tracing.neurons import Config as NeuronConfig
 from tracing.neurons import neurons
 from tracing.results import AverageResult, LensResult, NeuronResult, TraceResult
+from tracing.states.jacobian_lens import JacobianConfig, JacobianLens, jacobian_lens
+from tracing.states.lenses import lenses
 from tracing.states.linear_relation import RelationConfig, linear_relation
 from tracing.states.patchscope import PatchscopeConfig, patchscope
-from tracing.states.results import PatchscopeResult, RelationResult
+from tracing.states.results import LensesResult, PatchscopeResult, RelationResult
 from tracing.sweep import Sweep
 
 __version__: str
@@ -90,7 +92,10 @@ __all__ = [
     "FlowConfig",
     "FlowResult",
     "Graph",
+    "JacobianConfig",
+    "JacobianLens",
     "LensResult",
+    "LensesResult",
     "LocatingStudy",
     "Moments",
     "MomentsConfig",
@@ -140,8 +145,10 @@ __all__ = [
     "generate",
     "header",
     "info",
+    "jacobian_lens",
     "known",
     "lens",
+    "lenses",
     "linear_relation",
     "load",
     "load_cases",

@@ -14,6 +14,7 @@ KINDS = {  # by the class of a part
     "TraceResult": ("meng2022locating",),
     "AverageResult": ("meng2022locating",),
     "LensResult": ("nostalgebraist2020logit",),
+    "LensesResult": ("nostalgebraist2020logit", "gurnee2026verbalizable"),
     "FlowResult": ("geva2023dissecting",),
     "FlowAverage": ("geva2023dissecting",),
     "NeuronResult": ("dai2022knowledge",),

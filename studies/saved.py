@@ -28,6 +28,7 @@ KINDS = {
     "LayerChoice": "editing.layer_trials",
     "LayerStudy": "studies.layers",
     "LensResult": "tracing.results",
+    "LensesResult": "tracing.states.results",
     "LocatingStudy": "studies.locating",
     "Moments": "editing.solve.moments",
     "NeuronResult": "tracing.results",

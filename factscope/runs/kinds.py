@@ -15,6 +15,7 @@ _WORDS = {
     "LayerChoice": "a trial of layers",
     "LayerStudy": "a trial of layers",
     "LensResult": "a logit lens",
+    "LensesResult": "lenses side by side",
     "LocatingStudy": "whether locating finds the fact",
     "Moments": "second moments",
     "NeuronResult": "the neurons of a fact",

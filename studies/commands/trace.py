@@ -28,6 +28,7 @@ from studies.commands.options import (
     option,
 )
 from studies.commands.show import ShowOptions, show_command
+from studies.commands.states.lens import lens
 from studies.commands.states.patchscope import patchscope
 from studies.commands.states.relation import relation
 
@@ -198,7 +199,7 @@ def _many(options: TraceOptions, config: Any) -> None:
 app = group(
     "trace",
     "Find where a model recalls a fact.",
-    (trace, flow, patchscope, relation, locating, show),
+    (trace, flow, patchscope, relation, lens, locating, show),
     *EXAMPLES,
     cls=OwnForm,
 )

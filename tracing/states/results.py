@@ -105,3 +105,21 @@ class RelationResult(Result):
     def predict(self, subject: Float[Tensor, "*fact d_model"]) -> Float[Tensor, "*fact out"]:
         """The final states that the map gives of subjects' states after the layer that is told: beta W s + b."""
         return float(self.decoded.beta[self.decoded.layer]) * (subject @ self.weight.T) + self.bias
+
+
+@shown("tracing.pages.lenses")
+@dataclass(frozen=True, eq=False)
+class LensesResult(Result):
+    """What each state would say by several lenses; states and ranks are counted as in the logit lens."""
+
+    prompt: Prompt
+    readers: tuple[str, ...]
+    settings: dict[str, str | int]  # of the fit
+    log_probability: Float[Tensor, "reader state pos"]  # of the answer's first token, nats
+    rank: Int[Tensor, "reader state pos"]
+    kl: Float[Tensor, "reader state pos"]  # KL(the model's own prediction || the lens), nats
+    same: Bool[Tensor, "reader state pos"]  # the lens's first token is the model's own
+    top: tuple[tuple[tuple[str, ...], ...], ...]  # [reader][state][pos]
+    top_probability: Float[Tensor, "reader state pos"]
+    held_out: Float[Tensor, "reader state"]  # mean KL on texts that the fit did not see, nats
+    run: Run

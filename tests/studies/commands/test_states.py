@@ -1,4 +1,4 @@
-"""`trace patchscope` as a person uses it: lines and a page, and one sentence for every mistake."""
+"""`trace patchscope`, `trace relation` and `trace lens` as a person uses them: lines, a page, and clear mistakes."""
 
 import json
 from pathlib import Path
@@ -73,6 +73,34 @@ def test_a_relation_is_a_map(run_command: Any) -> None:
 )
 def test_a_mistake_of_a_relation_is_one_sentence(run_command: Any, arguments: tuple[str, ...], words: str) -> None:
     ended = run_command("trace", "relation", *arguments, *ON_TOY)
+    assert ended.exit_code == 2
+    assert words in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_two_lenses_read_a_prompt(run_command: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "kept"))
+    few = ("--texts", "1", "--set", "held_out=1", "--set", "length=8", "--answer", FACT.answer)
+    ended = run_command("trace", "lens", MARKED, *few, *ON_TOY, "--out", "run")
+    assert ended.exit_code == 0, ended.stderr
+    lines = ended.stdout.strip().splitlines()
+    assert lines[0].startswith(f"logit lens: {FACT.answer} is first from ")
+    assert lines[1].startswith(f"Jacobian lens: {FACT.answer} is first from ")
+    page = Path("run/page.html").read_bytes()
+    assert run_command("trace", "show", "run").exit_code == 0
+    assert Path("run/page.html").read_bytes() == page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "give a PROMPT"),
+        ((MARKED, "--texts", "0"), "texts must be 1 or more"),
+        ((MARKED, "--set", "length=100"), "longer than the model reads"),
+    ],
+)
+def test_a_mistake_of_a_lens_is_one_sentence(run_command: Any, arguments: tuple[str, ...], words: str) -> None:
+    ended = run_command("trace", "lens", *arguments, *ON_TOY)
     assert ended.exit_code == 2
     assert words in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1

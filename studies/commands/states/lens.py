@@ -1,0 +1,53 @@
+"""`trace lens`: the logit lens and the Jacobian lens of one prompt, side by side."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from factscope.errors import UserError
+from factscope.runs.folders import new_folder
+from factscope.settings import configured
+from studies.commands.app import load, note, tell_result
+from studies.commands.asked import check_prompt
+from studies.commands.command import command, run_folder
+from studies.commands.options import DETAILS, ModelOptions, PromptOptions, RunOptions, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensOptions(PromptOptions, ModelOptions, RunOptions):
+    """Which prompt is read, and of how many texts the lens is made; None: as the lens's own config has it."""
+
+    texts: Annotated[int | None, option("Texts whose Jacobians are averaged  [dim](default: 4)[/dim]")] = None
+    settings: Annotated[
+        tuple[str, ...],
+        option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS),
+    ] = ()
+
+
+@command("trace lens", LensOptions, 'trace lens "The Eiffel Tower is located in the city of"')
+def lens(options: LensOptions) -> None:
+    """Read every state by the logit lens and by the Jacobian lens, which is fitted once for a model and kept."""
+    if options.prompt is None:
+        raise UserError("give a PROMPT; see trace lens --help")
+    text = options.prompt
+    check_prompt(text, options.subject)
+    from tracing.states.jacobian_lens import JacobianConfig
+
+    given: dict[str, Any] = {"texts": options.texts, "seed": options.seed, "start": options.start}
+    config = configured(JacobianConfig, options.settings, flags=given)
+    from factscope.model.prompts import OWN_ANSWER, make_prompt
+    from studies.saved import save_with_page
+    from tracing.states.jacobian_lens import jacobian_lens
+    from tracing.states.lenses import lenses
+
+    with run_folder("trace lens", options, new_folder("lens", text), fresh=True) as folder:
+        model = load(options)
+        prompt = make_prompt(model, text, subject=options.subject, answer=options.answer, start=options.start)
+        for remark in prompt.notes:
+            note(f"Note: {remark}.")
+        if prompt.subject_from.startswith("guess"):
+            note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
+        result = lenses(model, prompt, jacobian_lens(model, config))
+        page = save_with_page(result, folder, options.light)
+    if result.prompt.answer_from == OWN_ANSWER:
+        note(f"Note: the answer is taken to be the model's own, {result.prompt.answer!r}; --answer says otherwise.")
+    tell_result(result, page, options.as_json, folder=str(folder))

@@ -183,9 +183,12 @@ def listen(
 ) -> Outputs:
     """Read every question, and continue the prompts of `speak` (case, prompt), on the model as it is."""
     flat = score(model, [pair for one in asked for pair in one.pairs])
-    said, at = [], 0
+    said: list[tuple[AnswerScore, ...]] = []
+    at = 0
     for one in asked:
-        said.append(tuple(flat[at : at + len(one.pairs)]))
+        first, *others = flat[at : at + len(one.pairs)]
+        # Half a megabyte each in a large vocabulary, and the one beside another answer is not used.
+        said.append((first, *(replace(other, logp=other.logp.new_empty(0)) for other in others)))
         at += len(one.pairs)
     texts: list[str | None] = [None] * len(asked)
     # What is continued: every question where the scorer reads what is written, else what asks for the new answer.

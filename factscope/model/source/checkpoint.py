@@ -57,12 +57,18 @@ def check_tensors(spec: str, loading: Mapping[str, Any]) -> None:
 
 def check_finite(spec: str, network: Any) -> None:
     """ModelError for weights that are NaN or infinite."""
-    bad = [name for name, parameter in network.named_parameters() if not torch.isfinite(parameter).all()]
+    bad = [name for name, parameter in network.named_parameters() if not _finite(parameter)]
     if bad:
         raise ModelError(
             f"{spec} has weights that are not finite (NaN or infinite), in {_first(bad)}: the file is damaged, or its "
             "numbers overflow this dtype"
         )
+
+
+def _finite(weight: Tensor) -> bool:
+    """Whether all numbers are: a sum that is a number has only such, and takes a fraction of the time to be sure."""
+    total = weight.detach().sum(dtype=torch.promote_types(weight.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(torch.isfinite(weight).all())
 
 
 def _first(names: Sequence[str]) -> str:

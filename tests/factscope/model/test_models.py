@@ -13,6 +13,7 @@ from factscope.cache import kept
 from factscope.errors import ModelError, StoreError
 from factscope.model.bridge import info
 from factscope.model.load import load
+from factscope.model.source import checkpoint
 from factscope.model.source import download as fetch
 from factscope.model.source.registry import REGISTRY, Wheel
 from factscope.model.weights import fingerprint, live_weights
@@ -256,3 +257,11 @@ def test_a_model_that_the_library_runs_otherwise_is_refused(folder: Path, monkey
     monkeypatch.setattr(LlamaArchitectureAdapter, "prepare_model", halved)
     with pytest.raises(ModelError, match=r"does not run .* as transformers does"):
         load(str(folder), device="cpu")
+
+
+def test_weights_are_finite_though_their_sum_is_not() -> None:
+    large = torch.full((4,), 3e38)
+    assert not large.sum().isfinite()
+    for numbers, finite in (((3e38, 3e38), True), ((1.0, torch.inf), False), ((torch.inf, -torch.inf), False)):
+        assert checkpoint._finite(torch.tensor(numbers)) is finite
+    assert not checkpoint._finite(torch.tensor([1.0, torch.nan]).bfloat16())

@@ -408,3 +408,22 @@ def test_the_page_tells_the_story_and_its_buttons_change_the_wiring(study: EditS
         above |= {edge.source for edge in changed if edge.target in above}
     lit = sum(edge.source in above and edge.target in above for edge in changed)
     assert f'data-path="{lit}"' in opened.dom
+
+
+def test_an_edit_beside_the_weights_is_a_node_of_every_graph_and_others_are_refused(toy: Any, fact: Fact) -> None:
+    beside = computing.compute("t_patcher", toy, [fact], shown=False)
+    (found,) = edit_studies(toy, [beside], replace(SMALL, nulls=0, value_nulls=1))
+    (layer,) = beside.layers
+    graphs = {side.circuit.graph for side in (found.before, found.after, *found.nulls)}
+    assert {graph.beside for graph in graphs} == {(layer,)}
+    assert f"b{layer}" in found.diff.nodes_gained
+    assert any(entry.edge.startswith(f"b{layer}->") for entry in found.entries)
+    shown = page(found)
+    assert "The edited weights" not in [section.heading for section in shown.sections]
+    whole, text = (
+        computing.compute(name, toy, [fact], settings, shown=False)
+        for name, settings in (("memoe", methods.method("memoe").config_for(toy, {"steps": 2})), ("ice", None))
+    )
+    for edit, said in ((whole, "looks at whole prompts, and a trace runs parts"), (text, "nothing to see inside")):
+        with pytest.raises(EditError, match=said):
+            edit_studies(toy, [edit], SMALL)

@@ -1,7 +1,8 @@
 """A progress bar with time left, on standard error, gone when the work is done and silent where nobody looks.
 
 At a terminal it is a bar. In a notebook it is one line of the cell's output, which needs no widgets, appears where the
-work takes longer than a moment, and is empty at the end.
+work takes longer than a moment, and is empty at the end. In a pipe or a file (a cluster's log) no bar is drawn: a line
+each minute says how far the work is, and work that is done sooner says nothing.
 """
 
 import sys
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Advance = Callable[[int], None]
 MOMENT, EVERY = 1.0, 0.5  # seconds before a notebook's line appears, and between two of its states
+BEAT = 60.0  # seconds between two lines where nobody looks at a bar
 CELLS = 24  # characters of its bar
 
 
@@ -22,7 +24,8 @@ CELLS = 24  # characters of its bar
 def progress(title: str, total: int, done: int = 0, shown: bool | None = None) -> Iterator[Advance]:
     """Yields `advance(n)`, to be called when n more of `total` pieces are done.
 
-    Shown in a notebook and when standard error is a terminal, or as `shown` says; a bar never reaches a pipe or a file.
+    Shown in a notebook and when standard error is a terminal, or as `shown` says; a bar never reaches a pipe or a file,
+    which get a line a minute unless `shown` is False.
     """
     display = _notebook()
     if display is not None and shown is not False:
@@ -30,6 +33,9 @@ def progress(title: str, total: int, done: int = 0, shown: bool | None = None) -
             yield advance
         return
     visible = sys.stderr.isatty() if shown is None else shown
+    if shown is None and not visible:
+        yield _in_lines(title, total, done)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -41,6 +47,23 @@ def progress(title: str, total: int, done: int = 0, shown: bool | None = None) -
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not visible) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda n: bar.advance(task, n)
+
+
+def _in_lines(title: str, total: int, done: int) -> Advance:
+    """A line on standard error where more than `BEAT` seconds went by since the last."""
+    began = told = time.monotonic()
+    reached = done
+
+    def advance(more: int) -> None:
+        nonlocal reached, told
+        reached += more
+        now = time.monotonic()
+        if now - told >= BEAT and reached < total:
+            told = now
+            left = _clock((now - began) * (total - reached) / (reached - done)) if reached > done else "?"
+            print(f"{title}: {reached} of {total}, {_clock(now - began)}, {left} left", file=sys.stderr, flush=True)
+
+    return advance
 
 
 def _notebook() -> Callable[..., Any] | None:

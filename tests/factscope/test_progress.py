@@ -62,3 +62,19 @@ def test_the_time_left_is_that_of_the_pieces_done_now() -> None:
     assert in_words("x", 60, 100, 50, 20.0).endswith("60 of 100, 0:20, 1:20 left")
     assert in_words("x", 50, 100, 50, 20.0).endswith("? left")
     assert in_words("x", 0, 0, 0, 1.0).count("█") == progress_module.CELLS
+
+
+def test_in_a_pipe_a_line_a_minute_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And short work, and work that is not to be shown, says nothing."""
+    clock = iter((0.0, 30.0, 70.0, 80.0, 200.0))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
+    with progress("facts", 10, 2) as advance:
+        for _ in range(4):
+            advance(2)
+    assert capsys.readouterr().err == "facts: 6 of 10, 1:10, 1:10 left\n"  # the last piece has no line: all is done
+    monkeypatch.undo()
+    with progress("facts", 10, shown=False) as advance:
+        advance(5)
+    assert capsys.readouterr().err == ""

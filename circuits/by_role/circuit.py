@@ -46,7 +46,7 @@ class RoleEvaluation:
     everywhere_faithfulness: float
 
 
-@shown("circuits.by_role.page")
+@shown("circuits.pages.by_role")
 @dataclass(frozen=True, eq=False)
 class RoleCircuit(Result):
     """The result of a search over edges at token roles."""

@@ -13,12 +13,12 @@ from circuits.ablations import ablated
 from circuits.by_role.circuit import find_by_role, random_degrees
 from circuits.by_role.engine import Lengths, RoleReference
 from circuits.by_role.graph import TOKEN_ROLES, RoleGraph, token_roles
-from circuits.pages.by_role import network
 from circuits.engine.reference import Reference
 from circuits.engine.writes import writes
 from circuits.find import find
 from circuits.graph import Graph
 from circuits.method import method
+from circuits.pages.by_role import network
 from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG
 from factscope.errors import GraphError, UserError

@@ -179,12 +179,16 @@ def _with_relation(
     left = [other for other in pool if other not in examples]
     held_out = tuple(left[:: -(-len(left) // HELD_OUT)]) if options.held_out and left else ()
     names = ", ".join(each.subject for each in examples[1:])
-    told = [
-        f"the circuit is found for this fact and {len(examples) - 1} more of {others.origin}: {names}"
-        if names
-        else f"the circuit is found for this fact alone: of {others.origin} no other subject that the model knows "
-        f"aligns with {prompt.subject!r} token for token"
-    ]
+    told = []
+    if names:
+        told.append(f"the circuit is found for this fact and {len(examples) - 1} more of {others.origin}: {names}")
+    elif options.facts > 1:
+        told.append(
+            f"the circuit is found for this fact alone: of {others.origin} no other subject that the model knows "
+            f"aligns with {prompt.subject!r} token for token"
+        )
+    if ablation == "counterfactual":
+        told.append("exchanged with: " + ", ".join(each.subject for each in corrupt))
     if ablation == "mean":
         told.append(f"a cut edge carries its mean over {len(reference)} other subjects")
     if any(len(other.tokens) != len(prompt.tokens) for other in (*reference, *corrupt)):

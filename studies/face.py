@@ -162,10 +162,12 @@ def request(
 ) -> EditRequest:
     """What to edit: after `text`, with its subject in [brackets], the model shall say `target`.
 
-    A shipped fact brings its paraphrases and neighbours along. Raises EditError and PromptError for what cannot work.
+    A prompt's answer is the old one. A shipped fact brings its paraphrases and neighbours along. Raises EditError and
+    PromptError for what cannot work.
     """
     if isinstance(text, Prompt):
-        return request(model, text.text, target, subject=subject or text.subject, start=text.start_token or "none")
+        own, begin = subject or text.subject, text.start_token or "none"
+        return asking.request(model, text.text, target, subject=own, answer=text.answer, start=begin)
     return asking.request(model, text, target, subject=subject, start=start)
 
 

@@ -30,6 +30,7 @@ _WORDS = {
     "TraceResult": "a trace",
     "TraceStudy": "a trace",
     "Trained": "a trained editor",
+    "WeightMaps": "what edits change in the weights",
 }
 
 

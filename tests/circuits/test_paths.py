@@ -13,7 +13,7 @@ from circuits.graph import Graph
 from circuits.pages.paths import page, records, words
 from circuits.task import Objective
 from factscope.errors import UserError
-from factscope.model.hooks import hooked
+from factscope.model.hooks import flags, hooked
 from factscope.model.sites import Site
 from factscope.plots.page import page_html
 from factscope.runs import store
@@ -69,7 +69,7 @@ def test_to_all_receivers_at_once_it_is_activation_patching(tmp_path: Path, name
             site = Site("mlp", int(name[1:]))
         elif name[0] == "a":
             site, hook = Site("head_result", int(name[1])), of_head
-        with torch.no_grad(), reading(model), hooked(model, [(site, hook)]):
+        with torch.no_grad(), reading(model), flags(model, use_attn_result=True), hooked(model, [(site, hook)]):
             return float(objective.losses(model(one.tokens(model), use_cache=False)[None, :, -1])[0])
 
     for name, effect in zip(found.senders, found.together.tolist(), strict=True):
@@ -84,7 +84,7 @@ def test_what_is_saved_and_drawn(tmp_path: Path) -> None:
         again = store.load(store.save(found, tmp_path / receivers[0].replace("*", "all")), PathEffects)
         assert store.same(again, found)
         html = page_html(page(again))
-        assert "Direct effect on" in html
+        assert ("Direct effect on logits" if receivers == ["logits"] else "Who tells whom") in html
         rows = records(found)
         assert len(rows) == int(found.effect.isfinite().sum())
         assert abs(rows[0]["effect"]) == float(found.effect[found.effect.isfinite()].abs().max())

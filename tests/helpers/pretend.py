@@ -20,6 +20,7 @@ CPU = torch.device("cpu")
 COPIES = {Tensor.copy_, Tensor.to, Tensor.cpu, Tensor.type_as, Tensor.__getitem__, torch.index_select}
 GRADIENT = torch._C.TensorBase.__dict__["grad"].__get__
 PROPERTIES = {"__get__", "__set__"}
+PACKING = {"_pack_padded_sequence", "_pad_packed_sequence", "lstm"}  # rows of any device with lengths on the CPU
 # PyTorch mixes a number of the CPU with larger tensors of another device in arithmetic, not where tensors are joined.
 JOINS = {torch.cat, torch.stack, torch.index_add, Tensor.index_add, Tensor.index_add_, Tensor.scatter_add_}
 
@@ -41,12 +42,14 @@ class Pretend(Tensor):
         kwargs = kwargs or {}
         if func is Tensor.numpy or func is Tensor.__array__:
             raise TypeError("can't convert a tensor of a device to numpy; use .cpu() first")
-        if func not in COPIES and getattr(func, "__name__", "") not in PROPERTIES:
+        if func not in COPIES and getattr(func, "__name__", "") not in PROPERTIES | PACKING:
             refuse_mixed(func, args, kwargs)
         args, kwargs, place = _on_cpu(func, args, kwargs)
         found = super().__torch_function__(func, types, args, kwargs)
         if func == GRADIENT and isinstance(found, Tensor):
             return moved(found, PRETENDED)
+        if getattr(func, "__name__", "") == "_pack_padded_sequence":
+            return moved(found[0], PRETENDED), moved(found[1], CPU)
         return moved(found, place) if place is not None else found
 
 

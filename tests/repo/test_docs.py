@@ -253,6 +253,7 @@ def test_exit_codes_are_as_documented(run_command: Any) -> None:
     assert run_command("trace", "x", "--model", TOY, "--nonsense").exit_code == 2
 
 
+MORE = "fs.moments(model, config=fs.MomentsConfig(tokens=2048, prior=0.0))"  # a usual edit of the toy hears no subject
 OTHERS = ("Oda Drey", "Mira Drey", "Ilse Senn", "Pello Hallin", "Ilse Voss", "Oda Tavi", "Oda Hallin", "Pello Senn")
 
 
@@ -265,6 +266,8 @@ def ten_calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
     for ours, toys in (
         ("smollm2", str(TOY)), ("[The Eiffel Tower] is located in the city of", "[Oda Voss] lives in"),
         ("Paris", "Brask"), ("Rome", "Vey"), ("country_capital", str(TOY / "toy_town.json")), ("limit=10", "limit=2"),
+        ("PatchscopeConfig(", "PatchscopeConfig('Mira [Oda] lives in', "),  # one that fits
+        ('request, "rome")', f'request, "rome", moments={MORE})'),
         ("find_circuit(model, prompt)", f"find_circuit(model, prompt, others={OTHERS})"), ("samples=4", "samples=1"),
     ):  # fmt: skip
         assert ours in code

@@ -74,6 +74,12 @@ def doubts(result: TraceResult) -> list[str]:
     return found
 
 
+def _shares_mean_something(result: TraceResult) -> bool:
+    """Whether what was lost is large enough to be divided by: beyond its error, and not a trifle of a probability."""
+    gap, clean = result.total_effect, abs(float(result.clean.mean()))
+    return not (gap < 2 * result.total_effect_error or (result.metric == "probability" and gap < 0.05 * clean))
+
+
 def _cell_in_words(result: TraceResult, grid: Grid, index: tuple[int, ...], effect: float, error: float) -> str:
     layer, position = index[0], index[-1]
     if grid.kind in WINDOWED:
@@ -83,7 +89,7 @@ def _cell_in_words(result: TraceResult, grid: Grid, index: tuple[int, ...], effe
         what = f"head a{layer}.h{index[1]}"
     else:
         what = f"{KINDS[grid.kind]} of layer {layer}"
-    share = f", {effect / result.total_effect:.0%} of what was lost"
+    share = f", {effect / result.total_effect:.0%} of what was lost" if _shares_mean_something(result) else ""
     sure = "" if math.isnan(error) else f" ± {error:.2g}"
     role = result.prompt.roles()[position]
     place = f"{result.prompt.labels[position]!r} ({role})"

@@ -75,7 +75,21 @@ def computed(model: Any, name: str) -> Edit:
 
 
 PEFTS_OWN = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-LOW_RANK = ("rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "rls", "ultraedit", "lora", "adalora", "mend")
+LOW_RANK = (
+    "rome",
+    "r_rome",
+    "memit",
+    "emmet",
+    "alphaedit",
+    "pmet",
+    "rls",
+    "ultraedit",
+    "lora",
+    "adalora",
+    "mend",
+    "ke",
+    "malmen",
+)
 
 
 @PEFTS_OWN
@@ -86,7 +100,7 @@ def test_every_method_of_low_rank_is_an_adapter_that_peft_loads(tiny: Any, tmp_p
     model = tiny("llama")
     edits = {name: computed(model, name) for name in LOW_RANK}
     others = {name for name in method_names() if not method(name).in_context and not method(name).beside}
-    assert others - set(LOW_RANK) == {"ft_m", "ft_l", "ft_bf", "crispedit", "kn"}  # whole matrices; kn has its own test
+    assert others - set(LOW_RANK) == {"ft_m", "ft_l", "ft_bf", "crispedit", "kn"}  # whole matrices and rows
     for name, edit in edits.items():
         folder = export_adapter(model, [edit], tmp_path / name)
         with edit.applied(model):

@@ -10,6 +10,7 @@ import pytest
 
 import factscope as fs
 from editing.evaluation.lm_eval import evaluate_tasks
+from factscope.runs.workers import Workers
 from helpers.models import TOY
 from studies.circuit import TaskOptions
 from studies.commands.circuit.diff import diff
@@ -196,6 +197,7 @@ def test_what_is_not_said_means_the_same_in_python_and_at_a_terminal(command: An
     for call in calls:
         usual = {name: each.default for name, each in inspect.signature(call).parameters.items()}
         usual = {name: getattr(value, "name", value) for name, value in usual.items()}  # a circuit method by its name
+        usual |= {name: value.count for name, value in usual.items() if isinstance(value, Workers)}
         both = {name for name in said.keys() & usual.keys() if said[name] not in (None, ()) and name != "moments"}
         both -= {name for name in both if dataclasses.MISSING is said[name] or usual[name] is inspect.Parameter.empty}
         assert both, call

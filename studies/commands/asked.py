@@ -46,7 +46,9 @@ def request_from(
     prompt = make_prompt(model, text, subject=subject, start=start)
     request = request_at(model, prompt, target, answer)
     if answer is None and request.fact is None and request.old is not None:
-        note(f"Note: the old answer is taken to be the model's own next word, {request.old!r}; --answer says otherwise.")
+        note(
+            f"Note: the old answer is taken to be the model's own next word, {request.old!r}; --answer says otherwise."
+        )
     if prompt.subject_from.startswith("guess"):
         how = f"{prompt.subject!r} ({prompt.subject_from})"
         note(f"Note: {whose} subject is taken to be {how}; [brackets] say otherwise.")

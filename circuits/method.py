@@ -86,8 +86,8 @@ class Scorer:
     `edges` are chosen by growing from the logits (`greedy`) or by score alone (`top`). Edges on no path go. An edge's
     size is the mean size of the examples' scores: an edge that helps one fact and hurts another counts for both. With
     `by_mean` it is the size of their mean, in which such effects cancel, as EAP-IG's authors have it; `signed` and
-    `confident` are of the mean too, the latter of its lower bound. On the default model circuits by size of each are
-    two to three times as small at equal faithfulness (docs/circuits.md).
+    `confident` are of the mean too, the latter of its lower bound. The default model's
+    circuit for the Eiffel Tower has a quarter of the edges so, at equal faithfulness (docs/circuits.md).
     """
 
     name: ClassVar[str]

@@ -36,6 +36,7 @@ KINDS = {
     "PathEffects": "circuits.analysis.paths",
     "Profile": "circuits.analysis.layers",
     "RelationResult": "tracing.states.results",
+    "RelationTable": "studies.tables.relations",
     "RoleCircuit": "circuits.by_role.circuit",
     "ScorerErrors": "circuits.analysis.scorer_errors",
     "SequenceResult": "editing.sequence.result",

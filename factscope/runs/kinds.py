@@ -23,6 +23,7 @@ _WORDS = {
     "PathEffects": "direct path patching",
     "Profile": "several circuits averaged by layer",
     "RelationResult": "a relation as a linear map",
+    "RelationTable": "circuits of many relations",
     "RoleCircuit": "a circuit by token roles",
     "ScorerErrors": "scorers of edges beside exact cuts",
     "SequenceResult": "a sequence of edits",

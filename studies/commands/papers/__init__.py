@@ -1,0 +1,1 @@
+"""Commands whose results are the tables of papers."""

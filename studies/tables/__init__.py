@@ -1,0 +1,1 @@
+"""Tables of papers, each over many facts, taken up where they were stopped."""

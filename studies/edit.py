@@ -156,12 +156,18 @@ def told(model: Bridge, edit: Edit) -> Edit:
 
 
 def usual_protocol(
-    edits: Sequence[Edit], order: str | None = None, *, probes: bool, said: bool = True, facts: Any = None
+    edits: Sequence[Edit],
+    order: str | None = None,
+    *,
+    probes: bool,
+    said: bool = True,
+    variations: bool = False,
+    facts: Any = None,
 ) -> Protocol:
-    """How edits are scored where nothing else is asked for, as `evaluate` has it, with probes or without free texts."""
+    """How edits are scored where nothing else is asked for, as `evaluate` has it; also with more questions."""
     usual = "together" if facts is not None else "sequence" if any(edit.below for edit in edits) else "single"
     found = protocol_of(order or usual)
-    return replace(found, probes=probes, words=found.words if said else 0)
+    return replace(found, probes=probes, variations=variations, words=found.words if said else 0)
 
 
 def score(model: Bridge, edits: Sequence[Edit], **how: Any) -> EditScores:

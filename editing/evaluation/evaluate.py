@@ -18,7 +18,6 @@ from editing.evaluation.read import Asked, Reading, Row, TokenizedQuestion, aske
 from editing.evaluation.table import Score, found, table
 from factscope.data.case import Case
 from factscope.data.fact import Fact
-from factscope.data.probes import probed
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
@@ -110,8 +109,7 @@ def evaluate(
             f"other facts are asked of all edits together, not of each in {how.name!r}: leave the order out"
         )
     groups = [requests_of(facts)] if facts is not None else [edit.requests for edit in edits]
-    case_of = (lambda request: probed(Case.of(request))) if how.probes else Case.of
-    own = [questions(model, map(case_of, group), start, how.frame) for group in groups]
+    own = [questions(model, (how.case(Case.of(one)) for one in group), start, how.frame) for group in groups]
     asked = Asked.of(model, [one for some in own for one in some], how, start)
     others = Asked.of(model, questions(model, map(Case.unrelated, unrelated), start, how.frame), how, start)
     spans = list(pairwise(accumulate(map(len, own), initial=0)))

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from editing.evaluation.said import FRAMES
+from factscope.data.case import Case
+from factscope.data.probes import probed
+from factscope.data.variations import varied
 from factscope.errors import EditError
 
 SCORERS = {
@@ -35,7 +38,13 @@ class Protocol:
     prompt_counts: bool = True  # in the n-gram entropy, as in ROME's code
     frame: str = "bare"  # one of said.FRAMES, around every prompt
     probes: bool = False  # whether edits are also asked in other frames, negated, and as yes or no
+    variations: bool = False  # whether edits are also asked in hard wordings (factscope/data/variations.py)
     comparable: str = ""
+
+    def case(self, bare: Case) -> Case:
+        """A case with all that this protocol asks of it: its probes and hard wordings, too."""
+        asked = probed(bare) if self.probes else bare
+        return varied(asked) if self.variations else asked
 
     @property
     def order(self) -> str:
@@ -218,7 +227,7 @@ def protocol(name: str, **changes: Any) -> Protocol:
 
 def without_effect(one: Protocol) -> set[str]:
     """What changes no number but its own: to write as well as to be read."""
-    return {"speech", "probes"} if one.scorer in WRITTEN else {"speech", "probes", "words"}
+    return {"speech", "probes", "variations"} | (set() if one.scorer in WRITTEN else {"words"})
 
 
 def differences(one: Protocol, other: Protocol) -> Sequence[str]:

@@ -25,7 +25,7 @@ from factscope.model.forward.scoring import AnswerScore, Pair, score
 from factscope.model.prompts import tokenized
 
 ASKED_ALREADY = ("frame", "verification")  # questions in frames of their own
-PROBES = (*ASKED_ALREADY, "negation")
+PROBES = (*ASKED_ALREADY, "negation", "variation")
 CONTINUED = ("rewrite", "paraphrase", "frame")
 AT_ONCE = 128  # questions read together: their whole distributions are in memory until they are done
 
@@ -47,6 +47,7 @@ class Reading:
     top_p: float | None = None  # probability of the greedy next token; None in reports that did not keep it
     stated: bool | None = None  # whether `said`, up to where it stops by itself, holds every answer; None: not kept
     stated_only: bool | None = None  # whether it is the answer and nothing else, normalised
+    exact_other: bool | None = None  # whether all tokens of the other answer are the argmax; None: none, or not kept
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,7 @@ def readings(asked: Sequence[TokenizedQuestion], now: Outputs, clean: Outputs) -
                 same=sum(agree) / len(agree),
                 kl=float((old.logp.exp() * (old.logp - new.logp)).sum().clamp_min(0)),
                 nll_other=said[1].nll if len(said) > 1 else None,
+                exact_other=said[1].exact if len(said) > 1 else None,
                 top=top,
                 next_same=agree[0],
                 top_p=float(new.logp.max().exp()),

@@ -13,6 +13,7 @@ from editing.evaluation.table import TIMES, Score, plain
 from editing.pages.scores import Column, in_lines, interval, rounded
 from editing.pages.scores import score_table as table_of
 from editing.pages.told import answer_table, in_json, one_fact, told
+from editing.pages.wordings import wording_words, wordings
 from editing.spectrum import Spectrum
 from factscope.plots.specs import Cell, Headline, Number, Page, Section, Table
 from factscope.statistics import INTERVALS
@@ -28,6 +29,7 @@ def report_sections(report: EditReport, spectra: Sequence[Spectrum] = ()) -> tup
     """What changed, every question, and the singular values of the weights where they are known."""
     return (
         Section("What changed", (headline(report), *_answers(report), score_table(report))),
+        *wordings(report.rows),
         Section("Every question", (row_table(report), *written_table(report))),
         *((Section("The edited weights", (spectrum_table(spectra),)),) if spectra else ()),
     )
@@ -44,9 +46,9 @@ def _answers(report: EditReport) -> tuple[Table, ...]:
 def words(report: EditReport) -> list[str]:
     """One fact told answer by answer; of more, the table of scores as lines of equal columns."""
     if one_fact(report.rows) is not None:
-        return told(report.rows)
+        return [*told(report.rows), *wording_words(report.rows)]
     table = score_table(report)
-    return [*in_lines(table), *table.note.splitlines()]
+    return [*in_lines(table), *table.note.splitlines(), *wording_words(report.rows)]
 
 
 def summary(report: EditReport) -> dict[str, Any]:

@@ -20,6 +20,7 @@ KINDS = {
     "frame": "the edit's own prompt as a question, or after an unrelated sentence, with the new answer",
     "negation": "the edit's own prompt negated, behind which the new answer is wrong",
     "verification": "whether the new statement is true, and whether the old one is: yes or no",
+    "variation": "the edit's own prompt in a hard wording, with the new answer",
     "unrelated": "a fact that nobody edited, asked only whether it changed",
     "portability": "what follows from the edit",
     "hop": "one step of a chain of facts, as it is after the edits",

@@ -22,7 +22,6 @@ from editing.sequence.yardstick import Yardstick
 from editing.solve.corpus import content_of
 from editing.trained.editor import Trained
 from factscope.data.case import Case
-from factscope.data.probes import probed
 from factscope.errors import EditError, UserError
 from factscope.model.bridge import Bridge
 from factscope.model.known import Known
@@ -145,7 +144,7 @@ def _tried(
     if idle := set(options.settings) - set(specs):
         raise EditError(f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(specs)}")
     check_askable(model, cases, protocol, options.say)
-    cases = tuple(map(probed, cases)) if protocol.probes else cases
+    cases = tuple(map(protocol.case, cases))
     asked = {case.id: asked_of(model, case, options.start, protocol.frame) for case in cases}
     setting = Setting(
         model, cases, asked, protocol, folder, options.yardstick, options.seed, options.start, lambda _: None,

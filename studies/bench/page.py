@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -15,6 +15,7 @@ from editing.evaluation.metrics import METRICS, label
 from editing.evaluation.table import S_ABOUT, Score, plain
 from editing.pages.scores import Column, in_lines, ordered, rounded, value, value_with_interval
 from editing.pages.scores import score_table as table_of
+from editing.pages.wordings import wording_words, wordings
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.model.known import Known
 from factscope.plots.figures.intervals import Group, Intervals
@@ -129,6 +130,7 @@ def facts_of(bench: Bench) -> tuple[tuple[str, str], ...]:
         ("start token", bench.start_token),
         ("second moments", bench.moments),
         *((trial.method, note) for trial in bench.trials for note in trial.notes),
+        *((trial.method, said) for trial in bench.trials for said in wording_words(trial.rows)),
         *((("left out", f"{bench.left_out} questions of these cases that cannot be asked"),) * bool(bench.left_out)),
     )
 
@@ -186,6 +188,8 @@ def page(bench: Bench) -> Page:
             sections.append(Section("How edits failed", (table, example_table(bench)), FAILED))
         else:
             sections.append(Section("What else changed", (table,)))
+    for trial in bench.trials:
+        sections += [replace(one, heading=f"{one.heading}: {trial.method}") for one in wordings(trial.rows)]
     cards = [Card("Protocol", facts_of(bench))]
     cards += [Card(trial.method, tuple((k, str(v)) for k, v in trial.config.items())) for trial in bench.trials]
     if bench.run is not None:

@@ -30,7 +30,16 @@ from studies.commands.options import (
 )
 from studies.commands.options import methods as method_names
 
-SAME = ("scorer", "target", "words", "speech", "prompt_counts", "frame", "probes")  # names of a protocol's parts
+SAME = (
+    "scorer",
+    "target",
+    "words",
+    "speech",
+    "prompt_counts",
+    "frame",
+    "probes",
+    "variations",
+)  # names of a protocol's parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,10 @@ class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, R
     probes: Annotated[
         bool | None,
         option("Ask in other frames, negated, and as yes or no, too.", "--probes/--no-probes", panel=DETAILS),
+    ] = None
+    variations: Annotated[
+        bool | None,
+        option("Ask after a long text, under doubt, with typos, in other languages, too.", "--vary/--no-vary"),
     ] = None
     batch: Annotated[int | None, option("Cases of one edit, instead of the protocol's.", panel=DETAILS)] = None
     target: Annotated[

@@ -37,6 +37,9 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
     facts: Annotated[str | None, option("Ask these facts instead of the edits' own.", panel=FACTS)] = None
     limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
     probes: Annotated[bool, option("Ask in other frames, negated, and as yes or no, too.", "--probes")] = False
+    vary: Annotated[
+        bool, option("Ask after a long text, under doubt, with typos, in other languages, too.", "--vary")
+    ] = False
     said: Annotated[bool, option("Continue the prompts freely, beside teacher forcing.", "--said/--no-said")] = True
     unrelated: Annotated[str | None, option("Facts whose prompts must not change at all.", panel=FACTS)] = None
     extra: Extra = "refuse"
@@ -48,7 +51,7 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
     EvaluateOptions,
     "edit evaluate runs/20261121-140000-edit-rome --facts landmark_city --limit 20",
     "edit evaluate runs/one runs/other --order sequence",
-    "edit evaluate runs/one --probes",
+    "edit evaluate runs/one --probes --vary",
 )
 def evaluate(options: EvaluateOptions) -> None:
     """Score saved edits again: in another order, on other facts."""
@@ -64,7 +67,9 @@ def evaluate(options: EvaluateOptions) -> None:
         model = model_of(edits, options)
         asked = load_facts(options.facts, limit=options.limit, extra=options.extra) if options.facts else None
         others = load_facts(options.unrelated, limit=100, extra=options.extra) if options.unrelated else ()
-        how = recipe.usual_protocol(edits, options.order, probes=options.probes, said=options.said, facts=asked)
+        how = recipe.usual_protocol(
+            edits, options.order, probes=options.probes, said=options.said, variations=options.vary, facts=asked
+        )
         scores = recipe.score(
             model, edits, protocol=how, start=options.start,
             facts=asked, unrelated=others, seed=options.seed,

@@ -25,6 +25,7 @@ KINDS = {
     "EditStudy": "studies.edit_effects.result",
     "FlowAverage": "tracing.flow.results",
     "FlowResult": "tracing.flow.results",
+    "HopStudy": "studies.tables.multi_hop",
     "LayerChoice": "editing.layer_trials",
     "LayerStudy": "studies.layers",
     "LensResult": "tracing.results",

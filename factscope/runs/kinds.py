@@ -12,6 +12,7 @@ _WORDS = {
     "EditStudy": "what an edit changed inside",
     "FlowAverage": "the flow of information of many facts",
     "FlowResult": "the flow of information to an answer",
+    "HopStudy": "who answers the second hop after an edit",
     "LayerChoice": "a trial of layers",
     "LayerStudy": "a trial of layers",
     "LensResult": "a logit lens",

@@ -17,6 +17,7 @@ from studies.commands.edit.saved.undo import undo
 from studies.commands.edit.saved.weights import weights
 from studies.commands.edit.sequence import sequence
 from studies.commands.edit.train import train
+from studies.commands.papers.hops import hops
 from studies.commands.show import show_command
 
 app = group(
@@ -31,6 +32,7 @@ app = group(
         bench,
         compare,
         harness,
+        hops,
         list_,
         merge,
         show_command("edit"),

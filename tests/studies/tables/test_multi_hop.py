@@ -1,0 +1,160 @@
+"""Who answers the second hop: answers that are told apart by hand, chains from both sources, the toy edited."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from editing.method import method
+from factscope.data.load import load_facts
+from factscope.data.request import EditRequest
+from factscope.data.shipped import relations
+from factscope.errors import FactError, UserError
+from factscope.runs.provenance import Run
+from helpers.models import TOY
+from helpers.records import MQUAKE
+from helpers.results import check_result
+from studies.edit import MethodRun
+from studies.pages.multi_hop import words
+from studies.tables import multi_hop as recipe
+from studies.tables.multi_hop import Chain, Heard, HopOptions, HopRow, HopStudy, multi_hop, shares, shipped_chains
+
+NO_REQUEST: tuple[EditRequest, ...] = ()
+
+
+def _chain(name: str, new: str, old: str, edited: str, **more: Any) -> Chain:
+    return Chain(name, more.pop("requests", NO_REQUEST), **{"question": "q", "bare": ""} | more,
+                 new=(new,), old=(old,), edited=(edited,))  # fmt: skip
+
+
+def test_the_first_of_the_three_counts() -> None:
+    chain = Chain("x", (), "q", "", ("yen", "Japanese yen"), ("euro",), ("Japan",))
+    assert chain.kind_of(" the yen of Japan") == "new"
+    assert chain.kind_of(" Japan, and the yen") == "edited"
+    assert chain.kind_of(" not the EURO but yen") == "old"
+    assert chain.kind_of(" dollar. Then the yen") == "other"  # behind the stop
+    assert chain.kind_of(" Japanese") == "other"  # whole words
+    assert chain.distinct
+    assert not Chain("x", (), "q", "", ("Asia",), ("asia",), ("China",)).distinct
+    assert not Chain("x", (), "q", "", ("Kuwait",), ("Riyadh",), ("kuwait",)).distinct
+
+
+def test_shipped_chains_follow_from_two_relations() -> None:
+    ours, chains = relations(), shipped_chains(("landmark_country",))
+    assert len(chains) > 100
+    assert len({chain.id for chain in chains}) == len(chains)
+    for chain in chains:
+        (request,) = chain.requests
+        second = {entry.subject: entry.answer for entry in ours[chain.id.rsplit("/", 1)[1]].entries}
+        assert (second[str(request.old)], second[request.target]) == (chain.old[0], chain.new[0])
+        assert chain.edited == (request.target,)
+        assert request.subject.removeprefix("The ") in chain.question
+        assert request.subject.removeprefix("The ") not in chain.bare
+    assert "The capital of the country where the Eiffel Tower stands is" in {chain.question for chain in chains}
+    assert [chain.id for chain in shipped_chains(("landmark_country",), seed=1)] != [chain.id for chain in chains]
+    assert Counter(chain.id for chain in shipped_chains(("landmark_country",), seed=1)) == Counter(
+        chain.id for chain in chains
+    )
+    with pytest.raises(UserError, match="'country_capital' cannot be the first hop"):
+        shipped_chains(("country_capital",))
+
+
+def test_chains_of_mquake(tmp_path: Path) -> None:
+    file = tmp_path / "mquake.json"
+    last = json.loads(json.dumps(MQUAKE)) | {"case_id": 5, "new_answer": "norway"}  # the last answer is the edited one
+    file.write_text(json.dumps([MQUAKE, last]))
+    (chain,) = recipe.mquake_chains(file)
+    assert chain.id == "mquake/4"
+    assert (chain.new, chain.old, chain.edited) == (("Oslo", "Kristiania"), ("Lisbon", "Lisboa"), ("Norway",))
+    assert chain.question == "Where is the capital of Ann Bo's country?"
+    assert chain.bare == "Where is the capital of country?"
+    file.write_text(json.dumps([last]))
+    with pytest.raises(FactError, match="every chain's last answer is itself edited"):
+        recipe.mquake_chains(file)
+    with pytest.raises(FactError, match="chains are read from MQuAKE's files"):
+        recipe.mquake_chains(TOY / "toy_town.json")
+
+
+def test_shares_by_hand(toy: Any) -> None:
+    """Three chains of two subjects: new, edited, new; the second hop alone gives the first its answer, too."""
+
+    def row(number: int, subject: str, said: str, bare: str | None) -> HopRow:
+        none, heard = Heard("old", "old", "x"), Heard(said, "new", "x")
+        alone = None if bare is None else Heard(bare, "old", "x")
+        return HopRow(
+            str(number), subject, "q", "b" if bare else "", "n", "o", "e", number < 2, none, heard, alone, alone
+        )
+
+    rows = (row(0, "a", "new", "new"), row(1, "a", "edited", "other"), row(2, "b", "new", None))
+    found = shares(rows, "after")
+    assert {kind: share.count for kind, share in found.items()} == {"new": 2, "old": 0, "edited": 1, "other": 0}
+    assert found["new"].value == pytest.approx(2 / 3)
+    assert found["new"].low < 2 / 3 < found["new"].high
+    assert shares(rows, "bare_after")["other"].n == 2
+    assert shares(rows[2:], "bare_after") == {}
+    said = "\n".join(words(HopStudy("s", "m", rows, 3, 1, {}, Run.of(toy, 0))))
+    assert "in 2 (67%" in said
+    assert "The edit itself took in 2 of 3; of these, new 1, old 0, edited 1, other 0." in said
+    assert "2 answers: new 1, old 0, edited 0, other 1; in 1 the answer to the whole chain is the same" in said
+    assert "1 further chain was asked and not edited" in said
+
+
+@pytest.fixture(scope="module")
+def facts() -> Any:
+    return load_facts(TOY / "toy_town.json")
+
+
+def test_an_edited_toy_is_counted_and_the_work_taken_up(toy: Any, facts: Any, tmp_path: Path) -> None:
+    """Chains whose question is the edit's own prompt, so that what is said after the edit is known."""
+    fact, other = facts[0], next(one for one in facts if one.answer not in (facts[0].answer, facts[0].foil))
+    asked = {"requests": (EditRequest.of(fact),), "question": fact.prompt, "bare": other.prompt}
+    foil = str(fact.foil)
+    chains = [
+        _chain("new", foil, fact.answer, "nothing", **asked),
+        _chain("edited", "nothing", fact.answer, foil, **asked),
+        _chain("unknown", foil, "nobody", "nothing", **asked),  # the unedited model does not say it
+        _chain("alike", "x", "X", "y", **asked),
+    ]
+    spec = method("ft_m")
+    calls: list[Any] = []
+    run = MethodRun(spec, spec.config_for(toy, ["steps=60"]))
+
+    def edit(model: Any, requests: Any) -> Any:
+        calls.append(requests)
+        return run.compute(model, requests, shown=False)
+
+    how = HopOptions(edit, "ft_m")
+    study = multi_hop(toy, chains, how, folder=tmp_path, source="the toy", told=False)
+    assert [(row.id, row.before.said, row.after.said, row.after.preferred) for row in study.rows] == [
+        ("new", "old", "new", "new"),
+        ("edited", "old", "edited", "edited"),
+    ]
+    assert [row.took for row in study.rows] == [False, True]  # of the first the edited object is another word
+    assert {row.bare_before.said for row in study.rows if row.bare_before} == {"other"}
+    assert (study.chains, study.unknown, len(calls)) == (3, 1, 2)
+    assert multi_hop(toy, chains, how, folder=tmp_path, source="the toy", told=False).rows == study.rows
+    assert len(calls) == 2  # all was in the journal
+    check_result(study, tmp_path / "kept")
+    with pytest.raises(UserError, match="the unedited model answers the second hop of none of the 1 chain"):
+        multi_hop(toy, chains[2:], how, folder=tmp_path / "other", told=False)
+    with pytest.raises(UserError, match="none of the 1 chains of factscope has three different answers"):
+        multi_hop(toy, chains[3:], how, folder=tmp_path / "other", told=False)
+
+
+def test_the_command(run_command: Any, tmp_path: Path, facts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fact = facts[0]
+    chain = _chain(
+        "one", str(fact.foil), fact.answer, "nothing", requests=(EditRequest.of(fact),), question=fact.prompt
+    )
+    monkeypatch.setattr(recipe, "shipped_chains", lambda *_: (chain,))
+    asked = ("edit", "hops", "--model", TOY, "--method", "ft-m", "--set", "steps=60", "--limit", 1, "--json")
+    done = run_command(*asked)
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["chains"], said["answers"]["after"]["new"], said["answers"]["bare_after"]) == (1, 1, {})
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps([MQUAKE]))
+    done = run_command(*asked, file, "--relations", "book_author")
+    assert (done.exit_code, "a file of MQuAKE brings its own" in done.stderr) == (2, True)

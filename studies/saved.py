@@ -39,6 +39,7 @@ KINDS = {
     "RelationResult": "tracing.states.results",
     "RelationTable": "studies.tables.relations",
     "RoleCircuit": "circuits.by_role.circuit",
+    "RoundTrip": "studies.round_trip",
     "ScorerErrors": "circuits.analysis.scorer_errors",
     "SequenceResult": "editing.sequence.result",
     "TaskReport": "editing.evaluation.lm_eval",

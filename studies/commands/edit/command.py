@@ -4,6 +4,7 @@ from studies.commands.app import run_app
 from studies.commands.command import group
 from studies.commands.edit import facts
 from studies.commands.edit.apply import apply
+from studies.commands.edit.back import back
 from studies.commands.edit.bench import bench
 from studies.commands.edit.compare import compare
 from studies.commands.edit.evaluate import evaluate
@@ -29,6 +30,7 @@ app = group(
         layers,
         weights,
         sequence,
+        back,
         bench,
         compare,
         harness,

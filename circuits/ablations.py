@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.engine.optimal import OptimalConfig, at_positions
+from circuits.engine.optimal import optimal as optimal_constants
 from circuits.engine.writes import writes
 from circuits.graph import Graph
 from circuits.task import ALIASES, AUTO, Task, places_of, rows
@@ -25,6 +27,7 @@ from factscope.model.prompts import Prompt
 
 Ablation = Callable[[Any, Graph, Task], Tensor]
 _ABLATIONS: dict[str, Ablation] = {}
+OPTIMAL = OptimalConfig()  # how optimal constants are learned
 
 
 def ablation(function: Ablation) -> Ablation:
@@ -123,6 +126,13 @@ def mean_overall(model: Bridge, graph: Graph, task: Task) -> Tensor:
         for one, every, number in zip(first, total, count, strict=True)
     ]
     return torch.stack(means, 1)
+
+
+@ablation
+def optimal(model: Bridge, graph: Graph, task: Task) -> Tensor:
+    """The constant that moves the model's prediction least, learned on the reference prompts (Li & Janson 2024)."""
+    found = optimal_constants(model, graph, _reference(task), OPTIMAL)
+    return at_positions(found.values, task.n_positions)[:, None]
 
 
 @ablation

@@ -10,7 +10,7 @@ from typing import Any
 
 from circuits.engine.writes import Mask
 from circuits.graph import Graph
-from circuits.task import Task
+from circuits.task import REFERRING, Task
 from factscope.runs.journal import Journal
 
 
@@ -79,7 +79,7 @@ def key_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     The corrupt and the reference prompts count only under the ablations that read them.
     """
     unread = {"threshold"}
-    if not str(now["ablation"]).startswith("mean"):
+    if now["ablation"] not in REFERRING:
         unread.add("reference")
     if now["ablation"] != "counterfactual":
         unread.add("corrupt")

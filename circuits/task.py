@@ -26,6 +26,7 @@ from factscope.model.readout import rank
 
 ALIASES = {"nll": "log_probability", "match_nll": "log_probability", "logit_diff": "logit_difference"}
 AUTO = "auto"
+REFERRING = ("mean", "mean_overall", "optimal")  # ablations that are made of reference prompts
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Task:
     metric: str = "log_probability"
     ablation: str = AUTO  # AUTO: what suits the method, as `circuits.ablations.settled` decides
     corrupt: tuple[Prompt, ...] = ()  # one a prompt: the counterfactual ablation runs them
-    reference: tuple[Prompt, ...] = ()  # the mean ablation averages over them
+    reference: tuple[Prompt, ...] = ()  # other subjects: the ablations of `REFERRING` read them
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", ALIASES.get(self.metric, self.metric))

@@ -16,7 +16,7 @@ from factscope.data.load import load_facts
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt, make_prompt
-from studies.circuit import DEFAULT, HELD_OUT, OTHERS, TaskOptions, answered, check_known, prompts_of, varied
+from studies.circuit import DEFAULT, HELD_OUT, OTHERS, TaskOptions, answered, carried, check_known, prompts_of, varied
 from studies.other_subjects import other_subjects
 
 FACTS = 10  # that a circuit by roles is found on: lengths need not agree, so there are more than of the plain search
@@ -111,8 +111,6 @@ def _inputs(
     if ablation == AUTO:
         ablation = "mean" if len(reference) >= LEAST else "zero"
     told = list(notes)
-    if ablation.startswith("mean"):
-        told.append(f"a cut edge carries its mean over {len(reference)} other subjects, by token role")
     corrupt: tuple[Prompt, ...] = ()
     if ablation == "counterfactual":
         twins = [twin(each, (*kin, *examples)) for each in examples]
@@ -123,6 +121,9 @@ def _inputs(
             )
         corrupt = tuple(each for each in twins if each is not None)
     held_out = tuple(left[:: -(-len(left) // HELD_OUT)]) if options.held_out and left else ()
+    if ablation == "optimal":  # what constants are learned on cannot test them
+        reference = tuple(each for each in kin if each not in held_out)[:OTHERS]
+    told += [f"{each}, by token role" for each in carried(ablation, reference)]
     return RoleInputs(Lengths(tuple(examples), options.metric, ablation, corrupt, reference), held_out, tuple(told))
 
 

@@ -21,7 +21,7 @@ from circuits.method import Method
 from circuits.scorers.eap import Attribution
 from circuits.scorers.eap_ig import EAPIG
 from circuits.search.acdc import ACDC
-from circuits.task import AUTO, Task, alike, corresponding, largest_group, rows, same_wording, twin
+from circuits.task import AUTO, REFERRING, Task, alike, corresponding, largest_group, rows, same_wording, twin
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
 from factscope.data.shipped import find_fact
@@ -138,7 +138,9 @@ def _alone(
 ) -> tuple[Task, tuple[Prompt, ...], tuple[str, ...]]:
     """The task of one prompt, the prompts that are held out, and notes."""
     ablation = options.ablation
-    reference = reference_prompts(model, prompt) if options.held_out or ablation.startswith("mean") else ()
+    reference = held_out = reference_prompts(model, prompt) if options.held_out or ablation in REFERRING else ()
+    if ablation == "optimal" and options.held_out:  # what constants are learned on cannot test them
+        reference, held_out = reference[::2], reference[1::2]
     corrupt: tuple[Prompt, ...] = ()
     if swap or wants_twins(ablation, method.prefers):
         try:
@@ -147,7 +149,7 @@ def _alone(
             if swap or ablation != AUTO:
                 raise
     task, told = settled(Task((prompt,), options.metric, ablation, corrupt, reference), method.prefers)
-    return task, reference, told
+    return task, held_out, told
 
 
 def _with_relation(
@@ -178,6 +180,9 @@ def _with_relation(
             )
     left = [other for other in pool if other not in examples]
     held_out = tuple(left[:: -(-len(left) // HELD_OUT)]) if options.held_out and left else ()
+    if ablation == "optimal":
+        unseen = tuple(other for other in kin if other not in held_out)
+        reference = corresponding(prompt, unseen, ENOUGH)[:OTHERS]
     names = ", ".join(each.subject for each in examples[1:])
     told = []
     if names:
@@ -189,13 +194,18 @@ def _with_relation(
         )
     if ablation == "counterfactual":
         told.append("exchanged with: " + ", ".join(each.subject for each in corrupt))
-    if ablation == "mean":
-        told.append(f"a cut edge carries its mean over {len(reference)} other subjects")
+    told += carried(ablation, reference)
     if any(len(other.tokens) != len(prompt.tokens) for other in (*reference, *corrupt)):
         told.append("subjects of other lengths are matched by token role: first with first, last with last")
     if others.guessed:
         told.append(f"the answers for {others.origin} are the model's own")
     return Task(examples, options.metric, ablation, tuple(corrupt), reference), held_out, tuple(told)
+
+
+def carried(ablation: str, reference: Sequence[Prompt]) -> list[str]:
+    """What a cut edge carries, in words, where it is made of other subjects."""
+    what = "the constant that is learned on" if ablation == "optimal" else "its mean over"
+    return [f"a cut edge carries {what} {len(reference)} other subjects"] if ablation in REFERRING else []
 
 
 def varied(prompt: Prompt, prompts: Sequence[Prompt], most: int) -> tuple[Prompt, ...]:
@@ -285,6 +295,10 @@ def about_facts(
             if options.ablation != AUTO:
                 raise
     reference = tuple(alike(found[0], usable))
+    if options.ablation == "optimal":  # what constants are learned on cannot test them
+        others = [each for each in reference if each not in found]
+        reference = (*found, *others[::2])
+        held_out = tuple(each for each in held_out if each not in reference)
     task, told = settled(Task(found, options.metric, options.ablation, corrupt, reference), method.prefers)
     answers = tuple(sorted({fact.answer for fact in facts}))
     return CircuitInputs(task, held_out, answers, (*notes, *told), options.known)

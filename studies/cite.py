@@ -37,6 +37,7 @@ CIRCUITS = {
     "exact": (),  # ours: nothing but the definition of an edge's effect
     "imported": (),
 }
+ABLATIONS = {"optimal": ("li2024optimal",)}
 METHODS = {
     "rome": ("meng2022locating",),
     "r_rome": ("gupta2024rebuilding", "meng2022locating"),
@@ -119,6 +120,9 @@ def _named(part: Any) -> Iterator[Used]:
     held = settings.get("restrain") if isinstance(settings, Mapping) else None
     for words in (*getattr(part, "restraints", ()), *((held,) if held else ())):
         yield RESTRAINTS, str(words).split()[0]
+    ablation = getattr(part, "ablation", "")
+    if isinstance(ablation, str) and ablation in ABLATIONS:
+        yield ABLATIONS, ablation
     suite = getattr(part, "suite", "")
     yield from ((SUITES, name) for name in SUITES if isinstance(suite, str) and suite.startswith(name))
 

@@ -31,7 +31,7 @@ from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
 from circuits.graph import Graph
 from circuits.scorers.exact import single_cuts
-from circuits.task import Task, alike, corresponding, same_wording, twin
+from circuits.task import REFERRING, Task, alike, corresponding, same_wording, twin
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge
 from factscope.model.known import Known
@@ -379,7 +379,9 @@ def _by_ablation(model: Bridge, graph: Graph, task: Task, kept: Mask) -> dict[st
     for name in ablation_names():
         if name == "counterfactual" and not task.corrupt:
             continue
-        if name.startswith("mean") and len(task.reference) < 2:
+        if name == "optimal" != task.ablation:  # its constants have to be learned first, which takes a minute
+            continue
+        if name in REFERRING and len(task.reference) < 2:
             continue
         if name == "mean" and not all(_matched(task.prompts[0], other) for other in task.reference):
             continue

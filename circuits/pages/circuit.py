@@ -14,6 +14,7 @@ from circuits.pages.roles import attention_specs, role_specs
 from circuits.pages.scorer_errors import sentence
 from circuits.pages.wiring import matrix, network
 from circuits.stability import Stability
+from circuits.task import REFERRING
 from factscope.plots.specs import (
     Card,
     Headline,
@@ -202,7 +203,7 @@ def _ablation(circuit: Circuit) -> str:
     if task.ablation == "counterfactual":
         others = [f"{other.subject} for {own.subject}" for own, other in zip(task.prompts, task.corrupt, strict=True)]
         return f"counterfactual: {', '.join(others)}"
-    of = f", over {len(task.reference)} reference prompts" if task.ablation.startswith("mean") else ""
+    of = f", over {len(task.reference)} reference prompts" if task.ablation in REFERRING else ""
     return task.ablation + of
 
 

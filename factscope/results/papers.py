@@ -50,6 +50,8 @@ PAPERS = {
         Paper("gurnee2026verbalizable", "Gurnee, Wes and others",
               "Verbalizable Representations Form a Global Workspace in Language Models", 2026,
               where="Transformer Circuits Thread", url="https://transformer-circuits.pub/2026/workspace/index.html"),
+        Paper("li2024optimal", "Li, Maximilian and Janson, Lucas", "Optimal ablation for interpretability", 2024,
+              "2409.09951", "Advances in Neural Information Processing Systems"),
         Paper("hernandez2024linearity",
               "Hernandez, Evan and Sharma, Arnab Sen and Haklay, Tal and Meng, Kevin and others",
               "Linearity of Relation Decoding in Transformer Language Models", 2024, "2308.09124"),

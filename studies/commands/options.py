@@ -44,7 +44,7 @@ LEAST = {"limit": 1, "held_out": 1, "random": 1,
 CONFIG = "config.yaml"  # in a run folder: the options that made it
 
 CIRCUIT_METHODS = ("acdc", "atp_star", "eap", "eap_ig", "exact", "relp")
-ABLATIONS = ("zero", "mean", "mean_overall", "counterfactual")
+ABLATIONS = ("zero", "mean", "mean_overall", "optimal", "counterfactual")
 METRICS = ("probability", "log_probability", "logit_difference", "kl")
 DIRECTIONS = ("noising", "denoising")
 CIRCUIT_METRICS = ("nll", "logit_difference", "kl", "probability")

@@ -24,7 +24,7 @@ from circuits.find import find
 from circuits.graph import Graph
 from circuits.method import SHARE, Method, method, method_class
 from circuits.search.acdc import ACDC
-from circuits.task import AUTO, Task
+from circuits.task import AUTO, REFERRING, Task
 from factscope.data.fact import Relation
 from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
@@ -266,7 +266,7 @@ class Experiment:
         ablation = self.config.ablation or AUTO
         if ablation == "counterfactual" and twin is None:  # a neighbour without one; a note says so
             ablation = "zero"
-        reference = reference_prompts(self.model, prompt) if ablation.startswith("mean") else ()
+        reference = reference_prompts(self.model, prompt) if ablation in REFERRING else ()
         opened = Task((prompt,), self.config.metric, ablation, () if twin is None else (twin,), reference)
         return settled(opened, method_class(self.config.circuit).prefers)[0]
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from circuits import ablations
 from circuits.ablations import ablated, ablation_names
 from circuits.engine.incremental import Fast
+from circuits.engine.optimal import OptimalConfig
 from circuits.engine.reference import Reference
 from circuits.engine.writes import writes
 from circuits.graph import Graph
@@ -20,6 +22,15 @@ from factscope.model.parts.writes import component_sites, component_writes
 from factscope.model.prompts import make_prompt
 from factscope.model.sites import Site
 from helpers.circuits import SHAPES, double, task
+
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Optimal constants are learned in two steps, and kept apart."""
+    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ablations, "OPTIMAL", OptimalConfig(steps=2, rows=2, draws=1, every=2))
+
 
 SPLITS = pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
 

@@ -24,7 +24,6 @@ from factscope.model.sites import Site
 from helpers.circuits import SHAPES, double, task
 
 
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Optimal constants are learned in two steps, and kept apart."""

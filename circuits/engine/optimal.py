@@ -129,9 +129,9 @@ def learned(
     groups = _groups(model, prompts)
     means, sizes = _means(model, graph, [tokens for tokens, _ in groups])
     judges = [
-        Batch(*(each.repeat(config.draws, *[1] * (each.dim() - 1)) for each in group), cut)
-        for group in groups
-        for cut in [_sets(graph, len(group[0]) * config.draws, config, generator).to(means.device)]
+        Batch(tokens.repeat(config.draws, 1), clean.repeat(config.draws, 1), cut.to(tokens.device))
+        for tokens, clean in groups
+        for cut in [_sets(graph, len(tokens) * config.draws, config, generator)]
     ]
 
     def worth(values: Tensor) -> float:

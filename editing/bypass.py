@@ -5,8 +5,8 @@ in `editing/bypasses/KIND.py`: how the bypasses of several edits are joined into
 reads what the down-projection or the whole MLP reads, x, and rewrites what the down-projection writes, y. A gate
 decides once for each row, at the prompt's last token and from what stands there and before it
 (`factscope.model.forward.ends`), or at each position from what stands there, so that what is scored and what is
-generated are answers of one and the same model. Where no gate opens, y is handed on untouched: the model is bitwise the
-one without the edit.
+generated are answers of one and the same model. It may stand in an earlier layer than what it opens. Where no gate
+opens, y is handed on untouched: the model is bitwise the one without the edit.
 
 A gate that looks at the whole prompt acts on positions before those that it was decided by. It cannot be asked by what
 runs parts of a model, or positions from the middle of a prompt on, and says so.
@@ -37,6 +37,7 @@ Write = Callable[[Tensor, Tensor, Ends], Tensor | None]  # x, y, where prompts e
 Load = Callable[
     [Tensor, Ends], Tensor
 ]  # x, where prompts end -> share of each prompt that each unit answers [row unit]
+Decide = Callable[[Tensor, Ends], Tensor]  # what the gate's layer reads, where prompts end -> what each row will hear
 ABOUT = 3  # paraphrases of a fact, and neighbours, whose meeting with a gate is noted
 
 
@@ -64,6 +65,12 @@ class BypassKind:
     load: Callable[[Bypass, Bridge], Load]  # its units are balls, experts, neurons
     reads: Literal["mlp_hidden", "mlp_read"] = "mlp_hidden"  # the site of x
     prompts: bool = False  # whether its gate looks at the whole prompt, whose tokens `Ends` then holds
+    gate_layer: Callable[[Bypass], int] | None = None  # whose x the gate reads; None: that of the bypass itself
+    decide: Callable[[Bypass], Decide] | None = None  # asked there once for each row, where it is another layer
+
+    def heard(self, part: Bypass) -> Site:
+        """The site at which the gate reads: `load` is asked with what passes there."""
+        return Site(self.reads, part.layer if self.gate_layer is None else self.gate_layer(part))
 
 
 @dataclass(frozen=True)
@@ -138,8 +145,8 @@ def meetings(model: Bridge, part: Bypass, requests: Sequence[EditRequest], start
         asked.append((number, "edit", request.prompt))
         asked += [(number, "paraphrase", text) for text in request.paraphrases[:ABOUT]]
         asked += [(number, "neighbour", one.prompt) for one in request.neighbours[:ABOUT]]
-    load, found, site = KINDS.get(part.kind).load(part, model), [], Site(KINDS.get(part.kind).reads, part.layer)
-    above = {"stop_at_layer": part.layer + 1} if part.layer + 1 < model.cfg.n_layers else {}
+    load, found, site = KINDS.get(part.kind).load(part, model), [], KINDS.get(part.kind).heard(part)
+    above = {"stop_at_layer": site.layer + 1} if site.layer + 1 < model.cfg.n_layers else {}
     for some in (asked[i : i + 64] for i in range(0, len(asked), 64)):
         rows = [tokenized(model, text, start=start)[0] for _, _, text in some]
         ids = padded(rows).to(device(model))
@@ -153,9 +160,17 @@ def _hooks(part: Bypass, kind: BypassKind, model: Bridge) -> list[tuple[Site, Ca
     write = kind.writer(part, model)
     met: list[Tensor] = []
     read: list[Tensor] = []
+    decided: list[Tensor] = []
+    decide = kind.decide(part) if kind.decide is not None else None
 
     def meeting(tokens: Tensor) -> None:
         met[:] = [tokens]
+        decided.clear()
+
+    def deciding(x: Tensor) -> None:
+        assert decide is not None  # only kinds whose gate stands below have this hook
+        now = ends_of(x.shape[0], x.shape[1])
+        decided[:] = [now.once(part, lambda: decide(x, now))]
 
     def reading(x: Tensor) -> None:
         read[:] = [x]
@@ -172,7 +187,10 @@ def _hooks(part: Bypass, kind: BypassKind, model: Bridge) -> list[tuple[Site, Ca
                     "prompt: take the edit out"
                 )
             now.tokens = tokens
+        if decided:
+            now.decided[id(part)] = decided.pop()
         return write(x, y, now)
 
     pair = [(Site(kind.reads, part.layer), reading), (Site("mlp_write", part.layer), writing)]
-    return [(Site("tokens"), meeting), *pair] if kind.prompts else pair
+    below = [] if kind.heard(part).layer == part.layer else [(kind.heard(part), deciding)]
+    return [(Site("tokens"), meeting), *below, *pair] if kind.prompts else [*below, *pair]

@@ -279,10 +279,10 @@ def unedited(model: Bridge) -> Iterator[None]:
 
 
 @contextmanager
-def set_aside(model: Bridge, kind: str, layer: int) -> Iterator[None]:
-    """The block runs without what edits in place do by this kind of bypass beside this layer; all else stands."""
+def set_aside(model: Bridge, kind: str, *layers: int) -> Iterator[None]:
+    """The block runs without what edits in place do by this kind of bypass beside these layers; all else stands."""
     parts = [part for edit in in_place(model) for part in edit.bypasses]
-    others = join([part for part in parts if (part.kind, part.layer) != (kind, layer)])
+    others = join([part for part in parts if part.kind != kind or part.layer not in layers])
     digest, whole = standing(model), join(parts)
     stand(model, f"{digest} without {kind}", functions(others, model), read_prompts(others))
     try:

@@ -58,6 +58,7 @@ METHODS = {
     "memoe": ("wang2024memoe",),
     "memoir": ("wang2025memoir",),
     "wise": ("wang2024wise",),
+    "melo": ("yu2024melo", "hu2021lora"),
     "calinet": ("dong2022calibrating",),
     "simie": ("guo2025towards",),  # a merge of edits, whose methods its name says too
     "mend": ("mitchell2022fast",),

@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from editing.bypass import Bypass, BypassKind, Load, Write, scrambled_rows
@@ -47,26 +48,26 @@ def balls(part: Bypass) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     radii: list[float] = []
     written: list[Tensor] = []
     for number, target in enumerate(part.words):
-        near, apart = -1, float("inf")
+        near, far = -1, float("inf")
         if own:
             distances = (keys[own].double() - keys[number].double()).norm(dim=-1)
             near = int(distances.argmin())
-            apart = float(distances[near])
-        if apart > float(reach[number]) + (radii[near] if own else 0.0):
+            far = float(distances[near])
+        if far > float(reach[number]) + (radii[near] if own else 0.0):
             own.append(number)
             radii.append(float(reach[number]))
             written.append(values[number])
         elif part.words[own[near]] == target:
             written[near] = values[number]
-            radii[near] = max(radii[near], apart)
-        elif apart <= 2 * GAP:
+            radii[near] = max(radii[near], far)
+        elif far <= 2 * GAP:
             raise EditError(
                 f"one key is asked for two targets, {part.words[own[near]]!r} and {target!r}: take one of the edits out"
             )
         else:
-            radii[near] = apart / 2 - GAP
+            radii[near] = far / 2 - GAP
             own.append(number)
-            radii.append(apart / 2)
+            radii.append(far / 2)
             written.append(values[number])
     return torch.tensor(radii), torch.stack(written), tuple(own)
 
@@ -77,10 +78,14 @@ def writer(part: Bypass, _: Bridge) -> Write:
     return partial(_write, part.tensors["keys"][list(own)], radii, values)
 
 
+def apart(query: Float[Tensor, "row d_in"], keys: Float[Tensor, "entry d_in"]) -> Float[Tensor, "row entry"]:
+    """Euclidean distances, each by its differences: the faster way through products loses small ones in float32."""
+    return torch.cdist(query.float(), keys.to(query.device), compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def nearest(keys: Tensor, radii: Tensor, query: Tensor) -> Tensor:
     """The ball that each query [row d_in] falls into, [row]; -1 for none."""
-    apart = torch.cdist(query.float(), keys.to(query.device), compute_mode="donot_use_mm_for_euclid_dist")
-    distance, place = apart.min(-1)
+    distance, place = apart(query, keys).min(-1)
     return torch.where(distance <= radii.to(query.device)[place], place, -1)
 
 

@@ -1,14 +1,17 @@
-"""What stands beside the weights, drawn: what its gate met, balls of a codebook, shared rows, the load of experts.
+"""What stands beside the weights, drawn: what its gate met, balls of a codebook, clusters of an index, shared rows, the
+load of experts.
 
 Numbers in, specs out.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from editing.bypass import KINDS, Bypass, Met, join
+from editing.bypasses.blocks import index
 from editing.bypasses.codebook import balls
 from editing.bypasses.side import shards
 from editing.edit import Edit
@@ -33,6 +36,7 @@ def beside(edits: Sequence[Edit]) -> tuple[Spec, ...]:
     if not rows:
         return ()
     drawn: list[Spec] = [codebook(part) for part in parts if part.kind == "codebook" and len(part.words) > 1]
+    drawn += [clusters(part) for part in parts if part.kind == "blocks" and len(part.words) > 1]
     drawn += [overlaps(part) for part in parts if part.kind == "residual" and len(part.words) > 1]
     drawn += [spread(part) for part in parts if part.kind == "side"]
     routed = [edit for edit in edits if edit.met and edit.bypasses[0].kind == "experts"]
@@ -58,21 +62,56 @@ def opened(edits: Sequence[Edit]) -> tuple[Table, ...]:
 def codebook(part: Bypass) -> Scatter:
     """The balls of a codebook on the two principal components of their keys."""
     radii, _, own = balls(part)
-    keys = part.tensors["keys"][list(own)].double().numpy()
-    plane, shares = principal_plane(keys)
-    places = ((keys - keys.mean(0)) @ plane)[:MOST]
-    labels = tuple(part.words[number] for number in own[:MOST])
+    labels = tuple(part.words[number] for number in own)
+    what = f"Each ball is the neighbourhood of one key, in which its value is written; layer {part.layer}."
+    keys = Round("keys", part.tensors["keys"][list(own)].double().numpy(), labels, tuple(radii.tolist()))
+    return plane("Balls of the codebook", what, keys)
+
+
+def clusters(part: Bypass) -> Scatter:
+    """The clusters of an index, and the points that they are made of."""
+    found = index(part)
+    which = part.tensors["which"].long().tolist()
+    told = tuple(f"{part.words[point]}, block {which[point]}" for point in found.points.tolist())
+    what = (
+        f"A prompt that falls into a ball is answered with the block of the ball's nearest point; the gate stands in "
+        f"layer {part.numbers['gate']:g}, the blocks in layer {part.layer}."
+    )
+    if found.forgotten:
+        what += f" {found.forgotten} of {len(part.words)} points were cut off by another target and are forgotten."
+    centres = Round("centres", found.centres.double().numpy(), found.targets, tuple(found.radii.tolist()))
+    points = Round("points", part.tensors["keys"][found.points].double().numpy(), told)
+    return plane("Clusters of the index", what, centres, points)
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """Places in many dimensions, with a ball around each or none."""
+
+    name: str
+    places: np.ndarray  # [place d]
+    labels: tuple[str, ...]
+    radii: tuple[float, ...] = ()
+
+
+def plane(title: str, what: str, *groups: Round) -> Scatter:
+    """Groups of places on the two principal components of all of them."""
+    every = np.concatenate([group.places for group in groups])
+    axes, shares = principal_plane(every)
     note = (
-        f"Each ball is the neighbourhood of one key, in which its value is written; layer {part.layer}. The components "
-        f"carry {shares[0]:.0%} and {shares[1]:.0%} of the keys' variance, so balls that overlap here may be far apart "
-        f"in the {keys.shape[1]} dimensions of the keys."
+        f"{what} The components carry {shares[0]:.0%} and {shares[1]:.0%} of the keys' variance, so balls that overlap "
+        f"here may be far apart in the {every.shape[1]} dimensions of the keys."
     )
-    if len(own) > MOST:
-        note += f" The first {MOST} of {len(own)}."
-    points = Points(
-        "keys", np.asarray(places[:, 0]), np.asarray(places[:, 1]), labels, radii=tuple(radii.tolist()[:MOST])
-    )
-    return Scatter("Balls of the codebook", (points,), "first component", "second component", "", False, note)
+    if (most := max(len(group.labels) for group in groups)) > MOST:
+        note += f" The first {MOST} of {most}."
+    drawn = []
+    for group in groups:
+        flat = ((group.places - every.mean(0)) @ axes)[:MOST]
+        radii = group.radii[:MOST]
+        drawn.append(
+            Points(group.name, np.asarray(flat[:, 0]), np.asarray(flat[:, 1]), group.labels[:MOST], radii=radii)
+        )
+    return Scatter(title, tuple(drawn), "first component", "second component", "", False, note)
 
 
 def overlaps(part: Bypass) -> Heatmap:

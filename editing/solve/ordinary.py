@@ -9,6 +9,7 @@ from torch import Tensor
 
 from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
+from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
@@ -64,3 +65,42 @@ class Ordinary:
         """Which prompts (or with `each`, states) are about another subject than the request."""
         other = torch.tensor([subject != request.subject for subject in self.subjects])
         return other.repeat_interleave(torch.tensor([len(state) for state in self.states])) if each else other
+
+
+APIECE = 4  # prompts of each shipped relation that say how far apart keys are
+CLEAR = 0.9  # of the way to the nearest of these that is about another subject, a ball may reach
+
+
+def reaches(
+    model: Bridge,
+    site: Site,
+    start: str,
+    reach: float,
+    keys: Float[Tensor, "fact d"],
+    requests: Sequence[EditRequest],
+) -> tuple[Float[Tensor, " fact"], str]:
+    """How far a ball around each key may reach, and how that was found.
+
+    `reach` times the median distance between such keys of shipped prompts, at each prompt's last token, and less where
+    one of these prompts, about another subject, would fall into the ball. Raises EditError where a key is another
+    prompt's, too.
+    """
+    ordinary = Ordinary.of(model, site, start, APIECE)
+    others = ordinary.ends()
+    usual = reach * float(torch.pdist(others.double()).median())
+    distances = torch.cdist(keys.double(), others.double())
+    for number, request in enumerate(requests):
+        distances[number, ~ordinary.others(request)] = torch.inf
+    clear = CLEAR * distances.min(1).values
+    for request, room in zip(requests, clear.tolist(), strict=True):
+        if room < 1e-3 * usual:
+            raise EditError(
+                f"the key of {request.prompt!r} in layer {site.layer} is that of a prompt about another subject, so "
+                "the gate would open there too: choose another layer"
+            )
+    cut = int((clear < usual).sum())
+    note = f"a new ball's radius is {usual:.3g}, {reach:g} of the median distance between keys of {len(others)} "
+    note += "shipped prompts"
+    if cut:
+        note += f"; smaller for {cut} of {len(keys)} facts, whose ball one of these would fall into"
+    return clear.clamp(max=usual).float(), note

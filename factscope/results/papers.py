@@ -124,6 +124,8 @@ PAPERS = {
               "Frossard, Pascal",
               "{MEMOIR}: Lifelong Model Editing with Minimal Overwrite and Informed Retention for {LLM}s", 2025,
               "2506.07899"),
+        Paper("yu2024melo", "Yu, Lang and Chen, Qin and Zhou, Jie and He, Liang",
+              "{MELO}: Enhancing Model Editing with Neuron-Indexed Dynamic {LoRA}", 2024, "2312.11795"),
         Paper("dong2022calibrating", "Dong, Qingxiu and Dai, Damai and Song, Yifan and Xu, Jingjing and Sui, Zhifang "
               "and Li, Lei",
               "Calibrating Factual Knowledge in Pretrained Language Models", 2022, "2210.03329"),

@@ -80,7 +80,7 @@ def closed(model: Any, edit: Edit, rows: list[tuple[int, ...]]) -> list[int]:
     """The rows at which nothing of the edit speaks."""
     (part,) = edit.bypasses
     kind, ids = KINDS.get(part.kind), padded(rows)
-    site = Site(kind.reads, part.layer)
+    site = kind.heard(part)
     with ending(torch.tensor([len(row) - 1 for row in rows]), tokens=ids) as now, record(model, [site]) as seen:
         model(ids)
     spoken = kind.load(part, model)(seen[site], now)

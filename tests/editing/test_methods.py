@@ -52,7 +52,9 @@ def settings(name, layers=(0, 1)):
     if spec.in_context:
         smaller = {"demonstrations": 0, "reads": 0}  # what the tiny models have room for
         return replace(config, **{key: value for key, value in smaller.items() if hasattr(config, key)})
-    config = spec.at_layers(config, layers[-1:] if name == "emmet" or spec.layer_setting == "layer" else layers)
+    config = spec.at_layers(
+        config, layers[-1:] if name in ("emmet", "melo") or spec.layer_setting == "layer" else layers
+    )
     if hasattr(config, "descent"):
         return replace(config, descent=SHORT)
     return replace(config, steps=6) if hasattr(config, "steps") else config

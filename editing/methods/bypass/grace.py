@@ -26,7 +26,7 @@ from editing.bypass import Bypass
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
 from editing.solve.adam import Adam
-from editing.solve.ordinary import Ordinary, read
+from editing.solve.ordinary import reaches, read
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded
@@ -35,9 +35,6 @@ from factscope.model.forward.partial import Frame
 from factscope.model.forward.subject import check_written
 from factscope.model.hooks import hooked
 from factscope.model.sites import Site
-
-APIECE = 4  # prompts of each shipped relation that say how far apart keys are
-CLEAR = 0.9  # of the way to the nearest of these that is about another subject, a ball may reach
 
 
 @dataclass(frozen=True)
@@ -97,32 +94,10 @@ def _learned(inputs: MethodInputs, config: Config) -> _Learned:
     if not (config.reach > 0 and config.learning_rate > 0 and config.steps > 0):
         raise EditError("reach, learning_rate and steps must be larger than 0: a ball of no width holds no question")
     rows = _Rows.of(inputs, config.layer)
-    reach, note = _reaches(inputs, config, rows.keys)
+    site = Site("mlp_hidden", config.layer)
+    reach, note = reaches(inputs.model, site, inputs.start, config.reach, rows.keys, inputs.requests)
     values, curve = _train(inputs, config, rows)
     return _Learned(rows.keys, values, curve, reach, note)
-
-
-def _reaches(inputs: MethodInputs, config: Config, keys: Tensor) -> tuple[Tensor, str]:
-    """The radius of each new ball [fact], and how it was found; EditError where a key is another prompt's, too."""
-    ordinary = Ordinary.of(inputs.model, Site("mlp_hidden", config.layer), inputs.start, APIECE)
-    others = ordinary.ends()
-    usual = config.reach * float(torch.pdist(others.double()).median())
-    distances = torch.cdist(keys.double(), others.double())
-    for number, request in enumerate(inputs.requests):
-        distances[number, ~ordinary.others(request)] = torch.inf
-    clear = CLEAR * distances.min(1).values
-    for request, room in zip(inputs.requests, clear.tolist(), strict=True):
-        if room < 1e-3 * usual:
-            raise EditError(
-                f"the key of {request.prompt!r} in layer {config.layer} is that of a prompt about another subject, so "
-                "the gate would open there too: choose another layer"
-            )
-    cut = int((clear < usual).sum())
-    note = f"a new ball's radius is {usual:.3g}, {config.reach:g} of the median distance between keys of {len(others)} "
-    note += "shipped prompts"
-    if cut:
-        note += f"; smaller for {cut} of {len(keys)} facts, whose ball one of these would fall into"
-    return clear.clamp(max=usual).float(), note
 
 
 def _train(inputs: MethodInputs, config: Config, rows: "_Rows") -> tuple[Tensor, Tensor]:

@@ -94,22 +94,8 @@ def evaluate_tasks(
         for some in ((), edits):
             with applied(model, some):
                 plain = plain_model(model)
-            try:
-                found.append(
-                    lm_eval.simple_evaluate(
-                        model=HFLM(pretrained=plain, tokenizer=model.tokenizer),
-                        tasks=list(tasks),
-                        task_manager=manager,
-                        limit=limit,
-                        num_fewshot=shots,
-                        log_samples=False,
-                        numpy_random_seed=seed,
-                        torch_random_seed=seed,
-                        fewshot_random_seed=seed,
-                    )
-                )
-            except OSError as trouble:
-                raise EditError(f"lm-eval cannot read the data of {', '.join(tasks)} ({_first(trouble)})") from trouble
+            harnessed = HFLM(pretrained=plain, tokenizer=model.tokenizer)
+            found.append(_said(lm_eval, harnessed, tasks, manager, limit, shots, seed))
     before, after = found
     counts = {name: count["effective"] for name, count in after.get("n-samples", {}).items()}
     return TaskReport(
@@ -123,6 +109,40 @@ def evaluate_tasks(
         harness=metadata.version("lm-eval"),
         run=run.ended(seconds[0]),
     )
+
+
+def check_tasks(tasks: Sequence[str], include: Path | None = None) -> Any:
+    """The harness's list of tasks. Raises EditError: it is not installed, or one of these tasks is not in it."""
+    _harness()
+    with _hushed():
+        return _manager(tasks, include)
+
+
+def task_numbers(
+    model: Bridge, tasks: Sequence[str], manager: Any, *, limit: int | None = None, seed: int = SEED
+) -> dict[str, float]:
+    """The harness's numbers of the model as it stands, by "task, metric"; `manager` is what `check_tasks` gave.
+
+    Raises EditError for data that cannot be read. What stands beside the weights is not seen.
+    """
+    lm_eval, HFLM = _harness()  # noqa: N806
+    with _hushed(), _same_draws():
+        harnessed = HFLM(pretrained=plain_model(model), tokenizer=model.tokenizer)
+        now = _said(lm_eval, harnessed, tasks, manager, limit, None, seed)
+    return {f"{one.task}, {one.metric}": one.after for one in _scores(now, now)}
+
+
+def _said(
+    lm_eval: Any, harnessed: Any, tasks: Sequence[str], manager: Any, limit: int | None, shots: int | None, seed: int
+) -> Any:
+    """What the harness says of one model; EditError for data that cannot be read."""
+    try:
+        return lm_eval.simple_evaluate(
+            model=harnessed, tasks=list(tasks), task_manager=manager, limit=limit, num_fewshot=shots,
+            log_samples=False, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
+        )  # fmt: skip
+    except OSError as trouble:
+        raise EditError(f"lm-eval cannot read the data of {', '.join(tasks)} ({_first(trouble)})") from trouble
 
 
 def _first(trouble: Exception) -> str:

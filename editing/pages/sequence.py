@@ -11,6 +11,7 @@ from editing.evaluation.metrics import label
 from editing.evaluation.table import plain
 from editing.pages.scores import Column, interval
 from editing.pages.scores import score_table as table_of
+from editing.pages.sequence_beside import beside_sections, beside_words
 from editing.sequence.result import Checkpoint, SequenceResult
 from editing.sequence.rules import QUANTITIES, WARN
 from factscope.model.known import Known
@@ -54,6 +55,7 @@ def page(result: SequenceResult) -> Page:
     sections = [
         Section("What happened", (headline(result), score_table(result)), PROTOCOL),
         Section("Over the number of edits", score_curves(result), SHARES),
+        *beside_sections(result),
         Section("What is forgotten", (forgetting(result),), FORGETTING),
         Section("The edited weights", weight_specs(result)),
         Section("The edited values", (values_picture(result),), VALUES),
@@ -93,7 +95,7 @@ def words(result: SequenceResult) -> list[str]:
     said.append(moved[0].upper() + moved[1:])
     if result.stopped:
         said.append(f"Stopped: {result.stopped}")
-    return [*_lines(result.checkpoints), *said, *result.notes]
+    return [*_lines(result.checkpoints), *said, *beside_words(result), *result.notes]
 
 
 def _lines(points: Sequence[Checkpoint]) -> list[str]:
@@ -102,7 +104,8 @@ def _lines(points: Sequence[Checkpoint]) -> list[str]:
     lines = [f"{'facts':>6}" + "".join(f"{name + (' ×' if name in ratios else ''):>15}" for name in names)]
     for point in points:
         cells = [f"{point.quantities[name]:>15.4g}" if name in point.quantities else f"{'':>15}" for name in names]
-        lines.append(f"{point.facts:>6}" + "".join(cells) + ("  restrained" if point.restrained else ""))
+        how = f"  restrained{f', {point.restraint}' if point.restraint else ''}" if point.restrained else ""
+        lines.append(f"{point.facts:>6}" + "".join(cells) + how)
     return lines
 
 
@@ -195,7 +198,7 @@ def _restrained_at_end(result: SequenceResult) -> bool:
 
 def _line(result: SequenceResult) -> tuple[Checkpoint, ...]:
     """The checkpoints that follow one another: without the one after a restraint at the end."""
-    return result.checkpoints[:-1] if _restrained_at_end(result) else result.checkpoints
+    return result.checkpoints[:-1] if _restrained_at_end(result) else result.line
 
 
 def score_curves(result: SequenceResult) -> tuple[Spec, ...]:
@@ -293,7 +296,10 @@ def weight_specs(result: SequenceResult) -> tuple[Spec, ...]:
     slides = tuple(
         Slides(
             f"All singular values of {name}",
-            tuple(f"{point.facts}{' restrained' * point.restrained}" for point in result.checkpoints),
+            tuple(
+                f"{point.facts}{f' restrained {point.restraint}'.rstrip() * point.restrained}"
+                for point in result.checkpoints
+            ),
             tuple(_spectrum_curves(result.checkpoints[0], point, name) for point in result.checkpoints),
             "facts edited:",
             "From the largest to the smallest; the slider chooses the checkpoint.",

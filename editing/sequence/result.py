@@ -15,6 +15,8 @@ from factscope.plots.show import shown
 from factscope.results.result import Result
 from factscope.runs.provenance import Run
 
+MOMENTS = ("end", "checkpoint", "beside")  # when a restraint is applied
+
 
 @dataclass(frozen=True)
 class Config:
@@ -23,7 +25,7 @@ class Config:
     batch: int = 1  # facts of one edit
     every: int = 10  # facts between two checkpoints; with batches, the first edit that reaches it
     restrain: str | None = None  # a file of editing/restraint
-    restrain_at: str = "end"  # or "checkpoint"
+    restrain_at: str = "end"  # or "checkpoint"; or "beside": a restrained copy at every checkpoint, read and put aside
     stop_when: tuple[str, ...] = ()  # rules of editing/sequence/yardstick.py, looked at at every checkpoint
     seed: int = 0
     start: str = "auto"
@@ -32,8 +34,11 @@ class Config:
         for name, value in (("batch", self.batch), ("every", self.every)):
             if value < 1:
                 raise EditError(f"{name} must be at least 1, not {value}")
-        if self.restrain_at not in ("end", "checkpoint"):
-            raise EditError(f"a restraint is applied at the end or at every checkpoint, not at {self.restrain_at!r}")
+        if self.restrain_at not in MOMENTS:
+            raise EditError(
+                f"a restraint is applied at the end, at every checkpoint, or to a copy beside each, not at "
+                f"{self.restrain_at!r}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,10 @@ class Checkpoint:
     weights: str  # fingerprint of the model
     seconds: float  # of these readings
     extra: dict[str, Any] = field(default_factory=dict)  # what the caller's hook gave
+    restraint: str = ""  # with which settings it was restrained
+    keys: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # by weight: movement of ordinary keys, its bound
 
     def score(self, metric: str, when: str = "final") -> Score | None:
         """A line of the table; None if it was not measured."""
@@ -97,5 +106,24 @@ class SequenceResult(Result):
 
     @property
     def last(self) -> Checkpoint:
-        """The model as it was left."""
-        return self.checkpoints[-1]
+        """The model as it was left; restrained copies that were read beside it do not count."""
+        return self.line[-1]
+
+    @property
+    def beside(self) -> bool:
+        """Whether restrained copies were read beside the sequence."""
+        return self.settings.get("restrain_at") == "beside"
+
+    @property
+    def line(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints without restrained copies beside them."""
+        return tuple(one for one in self.checkpoints if not (self.beside and one.restrained))
+
+    @property
+    def copies(self) -> dict[str, tuple[Checkpoint, ...]]:
+        """The restrained copies beside the sequence, by their restraint's settings."""
+        found: dict[str, list[Checkpoint]] = {}
+        for one in self.checkpoints:
+            if self.beside and one.restrained:
+                found.setdefault(one.restraint, []).append(one)
+        return {name: tuple(some) for name, some in found.items()}

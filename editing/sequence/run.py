@@ -8,7 +8,8 @@ A restraint is applied at the end, as PRUNE was published (Ma et al. 2024): the 
 restrained form after the last checkpoint, and everything is read once more. Or at every checkpoint: the sum of all
 edits so far, always taken from the weights before any edit, is replaced by its restrained form, the edits that follow
 are computed on the restrained model, and the next checkpoint restrains the sum of both. What is old is then restrained
-again each time, which the authors have not tested.
+again each time, which the authors have not tested. Or beside: at every checkpoint a restrained copy of the sum is read
+and put aside, as the curves of PRUNE's Fig. 3 and 4, with as many settings of the restraint as are swept.
 
 Every piece of work (an edit, a checkpoint) is journalled when it is done, edits are saved whole, and what is in place
 is computed from the saved ones: a sequence that was killed goes on at the next piece, to bitwise the same weights.
@@ -55,6 +56,7 @@ class Options:
     config, moments: of the method.
     editor, allow_trained: of a method that is trained, and whether facts may be edited that its editor was trained on.
     restraint_config: of the restraint that the sequence's settings name.
+    sweep: further configurations of it, each read at every checkpoint; only beside.
     contexts: the templates of all edits; otherwise sampled once, from the unedited model.
     on_checkpoint: called as on_checkpoint(model, checkpoint) with the edits in place. What it gives (numbers, texts,
         lists and dictionaries of them) is kept as the checkpoint's `extra`; it is not called again for one that is in
@@ -65,6 +67,7 @@ class Options:
 
     config: MethodConfig | None = None
     restraint_config: Any = None
+    sweep: Sequence[Any] = ()
     moments: Moments | None = None
     editor: Trained | None = None
     allow_trained: bool = False
@@ -82,7 +85,7 @@ class Work:
     method: MethodSpec
     config: MethodConfig
     settings: Config
-    restraint_config: Any
+    restraints: tuple[Any, ...]  # configurations of the restraint; none without one
     rules: tuple[Rule, ...]
     yardstick: Yardstick
     moments: Moments | None
@@ -97,7 +100,8 @@ class Work:
 
     def identity(self, fingerprint: str, watched: bool) -> dict[str, Any]:
         """What the journal is known by: work that differs in any of this is other work."""
-        own = {} if self.editor is None else {"editor": self.editor.digest}
+        own: dict[str, Any] = {} if self.editor is None else {"editor": self.editor.digest}
+        own |= {"sweep": [asdict(one) for one in self.restraints[1:]]} if self.restraints[1:] else {}
         return own | {
             "what": "edit sequence",
             "schema": SCHEMA,
@@ -107,7 +111,7 @@ class Work:
             "settings": asdict(self.settings),
             "moments": self.moments_name,
             "contexts": self.contexts,
-            "restraint": asdict(self.restraint_config) if self.restraint_config else None,
+            "restraint": asdict(self.restraints[0]) if self.restraints else None,
             "yardstick": self.yardstick.digest,
             "looked at": watched,
             "facts": digest(self.requests),
@@ -161,7 +165,12 @@ def _settled(
     """Refuse what can be refused before hours of work, and settle what was left open."""
     config = options.config or method.config_for(model, editor=options.editor)
     aside = options.restraint_config or (restraint(settings.restrain).Config() if settings.restrain else None)
-    rules = _checked(model, requests, method, settings, yardstick, config, aside)
+    if options.sweep and (settings.restrain is None or settings.restrain_at != "beside"):
+        raise EditError(
+            "several settings of a restraint are read beside the sequence: restrain beside, or sweep nothing"
+        )
+    asides = (aside, *options.sweep) if aside is not None else ()
+    rules = _checked(model, requests, method, settings, yardstick, config, asides)
     how = computing.Options(start=settings.start, editor=options.editor, allow_trained=options.allow_trained)
     notes = computing.check_editor(method, how, requests, fingerprint(model) if options.editor else "")
     computing.check_config(method, model, config, options.editor)
@@ -169,7 +178,7 @@ def _settled(
     if contexts is None:
         contexts = computing.draw_contexts(model, method, config, settings.seed, settings.start)
     given = options.moments, tuple(contexts), options.editor, notes
-    return Work(requests, method, config, settings, aside, rules, yardstick, *given)
+    return Work(requests, method, config, settings, asides, rules, yardstick, *given)
 
 
 def _carry_out(work: Work, state: State, log: Journal, options: Options) -> str:
@@ -178,8 +187,9 @@ def _carry_out(work: Work, state: State, log: Journal, options: Options) -> str:
     taken = {piece["step"]: piece for piece in log.done}
     begun = sum(piece.get("count", 0) for piece in log.done)
     with progress("facts edited in sequence", len(work.requests), begun, options.shown) as advance:
-        for number, step in enumerate(_plan(len(work.requests), work.settings)):
-            if stopped and not (step.restrain and work.settings.restrain_at == "end"):
+        for number, step in enumerate(_plan(len(work.requests), work.settings, len(work.restraints))):
+            at_end = step.restrain and work.settings.restrain_at == "end"
+            if stopped and not at_end and not (step.beside and step.facts == state.done):
                 continue
             piece = taken.get(number)
             if piece is None:
@@ -189,7 +199,7 @@ def _carry_out(work: Work, state: State, log: Journal, options: Options) -> str:
             else:
                 state.take_up(step, piece)
             stopped = piece.get("stopped") or stopped
-            for text in state.checkpoints[-1].warnings if not step.edit else ():
+            for text in state.checkpoints[-1].warnings if not step.edit and not step.beside else ():
                 if number not in taken and text not in told:
                     options.say(f"after {state.done} facts the model begins to break: {text}")
                 told.add(text)
@@ -201,11 +211,11 @@ def _done(work: Work, state: State, step: Step, hook: Hook | None) -> dict[str, 
     state.put_in_place()
     if step.edit:
         return state.compute(step, lambda requests: work.compute(state.model, requests))
-    return state.measure(step, work.restraint_config, work.rules, hook)
+    return state.measure(step, work.restraints[step.which] if step.restrain else None, work.rules, hook)
 
 
 def _result(work: Work, state: State, stopped: str, run: Run) -> SequenceResult:
-    aside = asdict(work.restraint_config) if work.restraint_config else None
+    aside = asdict(work.restraints[0]) if work.restraints else None
     return SequenceResult(
         method=work.method.name,
         config=asdict(work.config),
@@ -244,7 +254,7 @@ def _checked(
     settings: Config,
     yardstick: Yardstick,
     config: MethodConfig,
-    restraint_config: Any,
+    asides: Sequence[Any],
 ) -> tuple[Rule, ...]:
     """Refuse what can be refused before hours of work; the rules to stop by."""
     check(requests)
@@ -263,17 +273,21 @@ def _checked(
     method.check(model, config)
     if settings.restrain:
         weights = {name: as_matrix(name, weight) for name, weight in live_weights(model).items()}
-        restraint(settings.restrain).check({n: weights[n] for n in map(str, method.weights(config))}, restraint_config)
+        for aside in asides:
+            restraint(settings.restrain).check({n: weights[n] for n in map(str, method.weights(config))}, aside)
     return rules
 
 
-def _plan(count: int, settings: Config) -> list[Step]:
+def _plan(count: int, settings: Config, copies: int = 1) -> list[Step]:
     steps, often = [Step(0)], settings.restrain is not None and settings.restrain_at == "checkpoint"
+    beside = range(copies if settings.restrain and settings.restrain_at == "beside" else 0)
     for begin in range(0, count, settings.batch):
         end = min(begin + settings.batch, count)
         steps.append(Step(end, True, begin))
         if end == count or end // settings.every > begin // settings.every:
-            steps.append(Step(end, restrain=often, last=end == count))
-    if settings.restrain and not often:
+            last = end == count
+            steps.append(Step(end, restrain=often, last=last))
+            steps += [Step(end, restrain=True, last=last, beside=True, which=which) for which in beside]
+    if settings.restrain and not often and not beside:
         steps.append(Step(count, restrain=True, last=True))
     return steps

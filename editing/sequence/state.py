@@ -20,6 +20,7 @@ from editing.evaluation.read import Asked, Reading, Row
 from editing.evaluation.table import table
 from editing.requests import RequestPrompts
 from editing.restraint import restrained
+from editing.sequence.keys import key_movement, ordinary_keys
 from editing.sequence.result import Checkpoint, Config
 from editing.sequence.rules import QUANTITIES, WARN, Rule
 from editing.sequence.yardstick import Yardstick
@@ -48,6 +49,8 @@ class Step:
     begin: int = 0
     restrain: bool = False
     last: bool = False
+    beside: bool = False  # the restrained form is read and put aside again
+    which: int = 0  # of the restraint's configurations
 
 
 class State:
@@ -82,6 +85,8 @@ class State:
         self.written: list[list[float]] = []
         self.values: dict[str, Tensor] = {}
         self.checkpoints: list[Checkpoint] = []
+        self.keys = ordinary_keys(model, yardstick.facts, self.names, settings.start)
+        self.ended = False  # a rule was met
 
     # ---- new pieces ----
 
@@ -101,16 +106,15 @@ class State:
     def measure(self, step: Step, restraint_config: Any, rules: Sequence[Rule], hook: Hook | None) -> dict[str, Any]:
         """Restrain if it is time, then read everything and ask whether to stop."""
         piece: dict[str, Any] = {}
+        stack = self.stack
         if step.restrain:
-            revert(self.model, self.stack)
-            held = restrained(self.model, self.stack, str(self.settings.restrain), restraint_config)
-            held.save(self._place(step))
-            commit(self.model, (held,))
-            self.stack, piece["digest"] = [held], held.digest
+            piece["restraint"] = ", ".join(f"{name} {value}" for name, value in asdict(restraint_config).items())
+            piece["digest"] = self._restrain(step, restraint_config)
         with stopwatch() as seconds:
             sums = {delta.weight: delta for delta in merged(self.stack).deltas} if self.stack else {}
             spectra = [spectrum(n, self.done, self.matrices[n], sums.get(n)) for n in self.names]
             piece |= {
+                "keys": {n: key_movement(self.matrices[n], sums.get(n), keys) for n, keys in self.keys.items()},
                 "readings": [asdict(one) for one in self._read(0, self.done)],
                 "unrelated": [asdict(one) for one in self.yardstick.read(self.model)],
                 "perplexity": self.yardstick.perplexity(self.model),
@@ -120,16 +124,29 @@ class State:
             }
         piece["seconds"] = seconds[0]
         made = self._checkpoint(step, piece)
-        broken = next((rule for rule in rules if rule.broken(made.quantities)), None)
+        broken = None if step.beside else next((rule for rule in rules if rule.broken(made.quantities)), None)
         if broken is not None and not step.last:
             number = made.quantities[broken.quantity]
             piece["stopped"] = f"{broken} was met after {self.done} facts, with {broken.quantity} {number:.4g}"
-        if step.last or "stopped" in piece:
+        if (step.last or "stopped" in piece or (step.beside and self.ended)) and not step.which:
             piece["values"] = {"restrained" if step.restrain else "end": self._written(0, self.done).tolist()}
         if hook is not None:
             piece["extra"] = hook(self.model, made) or {}
+        if step.beside:
+            revert(self.model, self.stack)
+            commit(self.model, stack)
+            self.stack = stack
         self._add_checkpoint(step, piece)
         return piece
+
+    def _restrain(self, step: Step, config: Any) -> str:
+        """Put the restrained form of what is in place in its stead, saved; its digest."""
+        revert(self.model, self.stack)
+        held = restrained(self.model, self.stack, str(self.settings.restrain), config)
+        held.save(self._place(step))
+        commit(self.model, (held,))
+        self.stack = [held]
+        return held.digest
 
     # ---- pieces of earlier runs ----
 
@@ -143,7 +160,7 @@ class State:
         if step.edit and edit is not None:
             self._add_edit(step, piece, edit)
         else:
-            self.stack = [edit] if edit is not None else self.stack
+            self.stack = [edit] if edit is not None and not step.beside else self.stack
             self._add_checkpoint(step, piece)
 
     def put_in_place(self) -> None:
@@ -163,7 +180,8 @@ class State:
         self.written += piece["written"]
 
     def _add_checkpoint(self, step: Step, piece: dict[str, Any]) -> None:
-        self.weights = piece["weights"]
+        self.weights = self.weights if step.beside else piece["weights"]
+        self.ended = self.ended or "stopped" in piece
         self.values |= {name: tensor(value) for name, value in piece.get("values", {}).items()}
         self.checkpoints.append(self._checkpoint(step, piece))
 
@@ -174,8 +192,9 @@ class State:
         return self.asked.rows(self.immediate, self.now)
 
     def _checkpoint(self, step: Step, piece: dict[str, Any]) -> Checkpoint:
-        self.now = [Reading(**one) for one in piece["readings"]]
-        rows = self.rows()
+        now = [Reading(**one) for one in piece["readings"]]
+        self.now = self.now if step.beside else now
+        rows = self.asked.rows(self.immediate, now)
         unrelated = self.yardstick.rows([Reading(**one) for one in piece["unrelated"]])
         scores = table(self.method, [*rows, *unrelated], PROTOCOL)
         spectra = tuple(Spectrum(**one) for one in piece["spectra"])
@@ -199,6 +218,8 @@ class State:
             weights=piece["weights"],
             seconds=piece["seconds"],
             extra=piece.get("extra", {}),
+            restraint=piece.get("restraint", ""),
+            keys={name: (one[0], one[1]) for name, one in piece.get("keys", {}).items()},
         )
 
     def _read(self, begin: int, end: int) -> list[Reading]:
@@ -215,7 +236,7 @@ class State:
 
     def _place(self, step: Step) -> Path:
         kind = "edit" if step.edit else "restrained"
-        return self.folder / f"{kind}-{step.facts:05d}"
+        return self.folder / f"{kind}-{step.facts:05d}{f'-{step.which}' if step.which else ''}"
 
 
 def _quantities(

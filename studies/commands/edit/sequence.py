@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
-from studies.commands.app import load, note, tell_result
+from studies.commands.app import listed, load, note, tell_result
 from studies.commands.command import command, run_folder
 from studies.commands.edit.apply import note_identity
 from studies.commands.options import (
@@ -22,12 +22,16 @@ from studies.commands.options import (
     Was,
     key,
     option,
+    parted,
     shipped,
     starting,
 )
 
 if TYPE_CHECKING:
     from editing.trained.editor import Trained
+
+
+OWN_TASKS = ("repeat", "past_tense", "antonyms", "capitals")  # as editing/evaluation/tasks.py has them; a test compares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +51,25 @@ class SequenceOptions(EditOptions, EditorOptions, KnownFactsOptions, ModelOption
         tuple[str, ...], option("As retention<0.5 or perplexity>2; repeat for several.", metavar="RULE")
     ] = ()
     restrain_at: Annotated[
-        str, option("When to restrain: at every checkpoint, or the end.", of=OneOf("moment", ("end", "checkpoint")))
+        str,
+        option(
+            "When to restrain: at the end, at every checkpoint, or a copy beside each.",
+            of=OneOf("moment", ("end", "checkpoint", "beside")),
+        ),
     ] = "end"
+    sweep: Annotated[
+        tuple[str, ...],
+        option("A further setting of the restraint, beside; as alpha=2, repeated.", metavar="KEY=VALUE"),
+    ] = ()
     look: Annotated[
         bool, option("Trace and circuit of an edited and an unrelated fact at every checkpoint.", "--look")
     ] = False
+    tasks: Annotated[
+        str | None,
+        option(f"Read at every checkpoint: {', '.join(OWN_TASKS)}, or tasks of lm-eval; with commas between."),
+    ] = None
+    task_limit: Annotated[int, option("Questions of each task, at most.", panel=DETAILS)] = 50
+    include: Annotated[Path | None, option("A folder with task files of your own, for lm-eval.", panel=DETAILS)] = None
     unrelated: Annotated[
         str | None,
         option("Facts that must not change, or none  [dim](default: shipped ones)[/dim]", panel=DETAILS),
@@ -67,6 +85,7 @@ class SequenceOptions(EditOptions, EditorOptions, KnownFactsOptions, ModelOption
     SequenceOptions,
     "edit sequence --facts counterfact.json --known --limit 200 --method rome",
     "edit sequence --facts counterfact.json --limit 500 --method memit --batch 10 --every 50 --restrain prune",
+    "edit sequence --facts counterfact.json --method memit --restrain prune --restrain-at beside --sweep alpha=4",
     'edit sequence --facts counterfact.json --limit 200 --stop-when "retention<0.5" --stop-when "perplexity>2"',
 )
 def sequence(options: SequenceOptions) -> None:
@@ -100,11 +119,26 @@ def _check(options: SequenceOptions) -> "Trained | None":
     for rule in options.stop_when:
         Rule.of(rule)
     options.restraint_with_config()
+    if options.sweep and (options.restrain is None or options.restrain_at != "beside"):
+        raise UserError("--sweep reads restrained copies beside the sequence: give --restrain and --restrain-at beside")
+    _swept(options)
+    if options.tasks is not None and not listed(options.tasks):
+        raise UserError("--tasks is empty; name some, as --tasks repeat,past_tense")
+    if options.include is not None and (options.tasks is None or not options.include.is_dir()):
+        raise UserError(f"--include {options.include} is for --tasks of lm-eval, and must be a folder")
     return editor
+
+
+def _swept(options: SequenceOptions) -> tuple[Any, ...]:
+    """The restraint's further configurations, each with one setting more than that of the sequence."""
+    restraint, _ = options.restraint_with_config()
+    own = parted(options.settings, options.restrain)[1]
+    return tuple(restraint.config_for([*own, pair]) for pair in options.sweep) if restraint is not None else ()
 
 
 def _run(model: Any, options: SequenceOptions, editor: "Trained | None", folder: Path) -> Any:
     """All edits, with the yardstick and the watch that were asked for."""
+    from editing.evaluation.tasks import Tasks
     from editing.sequence.result import Config
     from editing.sequence.run import sequence as run
     from editing.sequence.yardstick import Config as YardstickConfig
@@ -118,14 +152,29 @@ def _run(model: Any, options: SequenceOptions, editor: "Trained | None", folder:
     config = spec.config_for(model, pairs, editor)
     held = YardstickConfig(options.unrelated, text=options.text, seed=seed, start=start)
     yardstick = measured_by(model, chosen, held)
-    watch = SequenceWatch.of(model, chosen, yardstick.facts, start, seed) if options.look else None
+    hooks: list[Any] = []
+    if options.tasks is not None:
+        named = listed(options.tasks) or ()
+        hooks.append(Tasks.of(model, named, limit=options.task_limit, include=options.include, seed=seed, start=start))
+    if options.look:
+        hooks.append(SequenceWatch.of(model, chosen, yardstick.facts, start, seed))
     note_identity(spec, options.moments)
     return run(
         model, chosen, spec, how, folder, yardstick, config=config, restraint_config=options.restraint_with_config()[1],
+        sweep=_swept(options),
         moments=moments_for(model, spec, config, options.moments, options.tokens, seed, options.start),
-        say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=watch,
+        say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=_all_of(hooks),
         editor=editor, allow_trained=options.allow_trained,
     )  # fmt: skip
+
+
+def _all_of(hooks: list[Any]) -> Any:
+    """One hook that gives what all of them give; None of none."""
+
+    def hook(*now: Any) -> dict[str, Any]:
+        return {name: value for each in hooks for name, value in each(*now).items()}
+
+    return hook if hooks else None
 
 
 def _chosen(model: Any, options: SequenceOptions) -> Any:

@@ -16,7 +16,9 @@ import torch
 
 from editing import compute as computing
 from editing import method as methods
+from editing.edit import applied
 from editing.evaluation.lm_eval import TaskReport, evaluate_tasks
+from editing.evaluation.tasks import Tasks
 from factscope.data.fact import Fact
 from factscope.errors import EditError
 from factscope.plots.show import in_words, page_of
@@ -69,8 +71,12 @@ def test_a_task_of_ones_own_sees_the_edit_and_no_text(toy, changed, tmp_path):
     found = evaluate_tasks(toy, (changed,), ["towns"], include=tmp_path).score("towns", "acc")
     assert (found.before, found.after, found.larger_is_better) == (0, 1, True)
     assert found.before_error is found.after_error is None  # one question says nothing of its spread
+    tasks = Tasks.of(toy, ["towns"], include=tmp_path)  # as a sequence asks at every checkpoint
+    with applied(toy, (changed,)):
+        assert tasks(toy) == {"task/towns, acc": 1.0}
+    assert tasks(toy) == {"task/towns, acc": 0.0}
     with pytest.raises(EditError, match="knows no task 'villages'; no file in"):
-        evaluate_tasks(toy, (), ["villages"], include=tmp_path)
+        Tasks.of(toy, ["repeat", "villages"], include=tmp_path)  # by the list that `evaluate_tasks` reads, too
     told = computing.compute("ice", toy, [FACT], shown=False)
     with pytest.raises(EditError, match="changes no weight, and lm-eval runs the weights alone"):
         evaluate_tasks(toy, (told,), ["towns"], include=tmp_path)

@@ -68,6 +68,7 @@ from tracing.states.lenses import lenses
 from tracing.states.linear_relation import RelationConfig, linear_relation
 from tracing.states.patchscope import PatchscopeConfig, patchscope
 from tracing.states.results import LensesResult, PatchscopeResult, RelationResult
+from tracing.states.tuned_lens import TunedConfig, TunedLens, tuned_lens
 from tracing.sweep import Sweep
 
 __version__: str
@@ -119,6 +120,8 @@ __all__ = [
     "TraceConfig",
     "TraceResult",
     "Trained",
+    "TunedConfig",
+    "TunedLens",
     "UserError",
     "YardstickConfig",
     "__version__",
@@ -173,6 +176,7 @@ __all__ = [
     "sequence",
     "trace",
     "train_editor",
+    "tuned_lens",
     "weight_maps",
     "write_page",
     "yardstick",

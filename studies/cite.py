@@ -15,6 +15,7 @@ KINDS = {  # by the class of a part
     "AverageResult": ("meng2022locating",),
     "LensResult": ("nostalgebraist2020logit",),
     "LensesResult": ("nostalgebraist2020logit", "gurnee2026verbalizable"),
+    "TunedLens": ("belrose2023eliciting",),
     "FlowResult": ("geva2023dissecting",),
     "FlowAverage": ("geva2023dissecting",),
     "NeuronResult": ("dai2022knowledge",),
@@ -122,6 +123,8 @@ def _named(part: Any) -> Iterator[Used]:
     for words in (*getattr(part, "restraints", ()), *((held,) if held else ())):
         yield RESTRAINTS, str(words).split()[0]
     ablation = getattr(part, "ablation", "")
+    if getattr(part, "tuned_settings", None) is not None:
+        yield KINDS, "TunedLens"
     if isinstance(ablation, str) and ablation in ABLATIONS:
         yield ABLATIONS, ablation
     suite = getattr(part, "suite", "")

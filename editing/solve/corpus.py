@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from editing.contexts import OPENINGS
 from factscope.cache import content, digest
+from factscope.data.shipped import documents
 from factscope.errors import EditError, PromptError
 from factscope.files import write_bytes_atomically
 from factscope.model.bridge import Bridge
@@ -169,7 +169,7 @@ def _without_tail(rows: list[list[int]], model: Bridge, begun: int) -> list[list
 def texts(source: str) -> Iterator[str]:
     """Documents: shipped, of a text file (parted by empty lines), a folder of .txt files, or a data set's "text"."""
     if source == SHIPPED:
-        yield from shipped()
+        yield from documents()
         return
     files = _files(source)
     for file in files:
@@ -190,13 +190,6 @@ def texts(source: str) -> Iterator[str]:
         raise EditError(f"{source} has no column named text") from trouble
     except Exception as trouble:
         raise EditError(f"{source} could not be read from Hugging Face: {str(trouble)[:200]}") from trouble
-
-
-@cache
-def shipped() -> tuple[str, ...]:
-    """The documents of the text that ships with us."""
-    file = resources.files("factscope") / "data" / "text" / "written.json"
-    return tuple(json.loads(file.read_text(encoding="utf-8"))["documents"])
 
 
 @cache
@@ -244,5 +237,5 @@ def content_of(source: str) -> str:
     if source in (SELF, IDENTITY):
         return source
     if source == SHIPPED:
-        return f"{SHIPPED} {digest(shipped())}"
+        return f"{SHIPPED} {digest(documents())}"
     return content(files) if (files := _files(source)) else "@".join(_commit(source))

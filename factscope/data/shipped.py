@@ -1,5 +1,6 @@
-"""The facts that ship with us: twenty relations, found by name or by the prompt that asks for one of them."""
+"""What ships with us: facts, found by relation or by the prompt that asks for one of them, and ordinary text."""
 
+import json
 from functools import cache
 from importlib import resources
 
@@ -10,6 +11,13 @@ from factscope.data.records import shipped_relation
 def relations() -> dict[str, Relation]:
     """The relations that ship with us, by name."""
     return dict(_shipped())
+
+
+@cache
+def documents() -> tuple[str, ...]:
+    """Ordinary text, which SmolLM2-135M wrote by itself."""
+    file = resources.files("factscope") / "data" / "text" / "written.json"
+    return tuple(json.loads(file.read_text(encoding="utf-8"))["documents"])
 
 
 def find_fact(prompt: str) -> Fact | None:

@@ -47,6 +47,8 @@ PAPERS = {
               "Ghandeharioun, Asma and Caciularu, Avi and Pearce, Adam and Dixon, Lucas and Geva, Mor",
               "Patchscopes: A Unifying Framework for Inspecting Hidden Representations of Language Models", 2024,
               "2401.06102"),
+        Paper("belrose2023eliciting", "Belrose, Nora and Furman, Zach and Smith, Logan and others",
+              "Eliciting Latent Predictions from Transformers with the Tuned Lens", 2023, "2303.08112"),
         Paper("gurnee2026verbalizable", "Gurnee, Wes and others",
               "Verbalizable Representations Form a Global Workspace in Language Models", 2026,
               where="Transformer Circuits Thread", url="https://transformer-circuits.pub/2026/workspace/index.html"),

@@ -18,6 +18,7 @@ from editing.solve.values import Descent, find_keys, find_values
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
 from factscope.data.request import requests_of
+from factscope.data.shipped import documents
 from factscope.errors import EditError, FactError, PromptError
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import sample
@@ -338,7 +339,7 @@ def test_by_default_the_shipped_text_is_read_and_then_the_model_writes_on(tiny, 
     model, config = tiny("llama"), corpus.Config(tokens=200, document=20, rows=4)
     assert list(corpus._tokenised(toy, corpus.Config())) == []
     assert corpus.settled(toy, config)[0].source == "self"
-    assert len(corpus.shipped()) > 100
+    assert len(documents()) > 100
     words = ("one two three four five six seven eight nine ten", "ten nine eight seven")
     monkeypatch.setattr(corpus, "shipped", lambda: words * 20)
     monkeypatch.setattr(corpus, "LETTERS", 0)  # the tiny tokenizer has a token for each letter

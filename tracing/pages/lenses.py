@@ -1,8 +1,10 @@
 """What lenses side by side look like: the answer's rank by each, tokens in cells, and who is nearer to the model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from factscope.plots.specs import (
     Card,
@@ -22,20 +24,30 @@ from factscope.plots.specs import (
 from tracing.pages.logit_lens import token_map
 from tracing.states.results import LensesResult
 
-COLOURS: tuple[Palette, ...] = ("blue", "orange")
+COLOURS: tuple[Palette, ...] = ("blue", "orange", "green")
 
 
 def words(result: LensesResult) -> list[str]:
     """From where each lens has the answer first at the last token, and how far each is from the model elsewhere."""
     answer = str(result.prompt.answer).strip()
     found = [f"{reader}: {answer} {_where(result, number)}" for number, reader in enumerate(result.readers)]
-    nearer = _nearer(result)
-    return [
-        *found,
-        f"On held-out texts the {result.readers[1]} is nearer to the model than the {result.readers[0]} in "
-        f"{int(nearer.sum())} of {len(nearer)} states below the last (KL to the model's own prediction "
-        f"{float(result.held_out[1, :-1].mean()):.2f} and {float(result.held_out[0, :-1].mean()):.2f} nats on average)",
+    judged = [
+        _judged(reader, result.held_out[[0, number]], "texts") for number, reader in enumerate(result.readers) if number
     ]
+    if result.held_out_documents is not None:
+        judged.append(_judged(result.readers[-1], result.held_out_documents, "documents"))
+    return [*found, *judged]
+
+
+def _judged(reader: str, kl: Tensor, on: str) -> str:
+    """A lens beside the logit lens, on texts that it has not seen; `kl` is [the two, state]."""
+    below, own = kl[:, :-1].mean(1).tolist()
+    nearer = (kl[1] < kl[0])[:-1]
+    return (
+        f"On held-out {on} the {reader} is nearer to the model than the logit lens in {int(nearer.sum())} of "
+        f"{len(nearer)} states below the last (KL to the model's own prediction {own:.2f} and {below:.2f} nats on "
+        "average)"
+    )
 
 
 def summary(result: LensesResult) -> dict[str, Any]:
@@ -47,6 +59,7 @@ def summary(result: LensesResult) -> dict[str, Any]:
         "answer": result.prompt.answer,
         "first_from": {reader: first(result, number) for number, reader in enumerate(result.readers)},
         "held_out_kl": {reader: result.held_out[number].tolist() for number, reader in enumerate(result.readers)},
+        **({} if result.held_out_documents is None else {"held_out_documents_kl": result.held_out_documents.tolist()}),
         "seconds": result.run.seconds,
     }
 
@@ -81,10 +94,6 @@ def _where(result: LensesResult, reader: int) -> str:
     return f"{told}, and first among the first ten at {state_name(near)}, at the last token"
 
 
-def _nearer(result: LensesResult) -> np.ndarray:
-    return (result.held_out[1, :-1] < result.held_out[0, :-1]).numpy()
-
-
 # ---- the page ----
 
 
@@ -92,18 +101,20 @@ def page(result: LensesResult) -> Page:
     """The page of lenses of one prompt."""
     sections = [
         Section("What was found", (_headline(result),)),
-        Section("The answer, layer by layer", _curves(result), _HOW),
+        Section("The answer, layer by layer", _curves(result), " ".join(_HOW[: len(result.readers)])),
         Section("What each state would say", _maps(result)),
-        Section("Which lens is nearer to the model", (_kl(result), _table(result))),
+        Section("Which lens is nearer to the model", (*_kl(result), _table(result))),
         Section("What was run", (_card(result),)),
     ]
     title = f"Lenses: {result.prompt.text} … {result.prompt.answer}"
-    return Page(title, tuple(sections), f"States of {result.run.model}, read by two lenses")
+    return Page(title, tuple(sections), f"States of {result.run.model}, read by {_COUNT[len(result.readers)]} lenses")
 
 
-_HOW = (
-    "The logit lens reads a state as if the model ended there. The Jacobian lens moves it first as states of that "
-    "layer move the final states on average. At the last layer the two are one."
+_COUNT = {2: "two", 3: "three"}
+_HOW = (  # one sentence for each reader, and at the last layer they are one
+    "At the last layer all lenses are one. The logit lens reads a state as if the model ended there.",
+    "The Jacobian lens moves it first as states of that layer move the final states on average.",
+    "The tuned lens moves it by a map that was trained, layer by layer, to say what the model will say.",
 )
 
 
@@ -119,15 +130,12 @@ def _headline(result: LensesResult) -> Headline:
     )
 
 
-def _over_states(result: LensesResult, title: str, y_title: str, lines: list[np.ndarray], **more: Any) -> Curves:
-    labels = state_labels(result.rank.shape[1])
+def _over_states(result: LensesResult, title: str, y_title: str, lines: dict[str, np.ndarray], **more: Any) -> Curves:
+    labels, colours = state_labels(result.rank.shape[1]), dict(zip(result.readers, COLOURS, strict=False))
     return Curves(
         title,
         np.arange(len(labels)),
-        tuple(
-            Series(reader, line, palette=colour)
-            for reader, line, colour in zip(result.readers, lines, COLOURS, strict=True)
-        ),
+        tuple(Series(reader, line, palette=colours[reader]) for reader, line in lines.items()),
         x_labels=labels,
         y_title=y_title,
         **more,
@@ -141,7 +149,7 @@ def _curves(result: LensesResult) -> tuple[Spec, ...]:
             result,
             f"Rank of {result.prompt.answer!r} at {where}",
             "rank",
-            [ranks[:, pos].numpy() for ranks in result.rank],
+            {reader: ranks[:, pos].numpy() for reader, ranks in zip(result.readers, result.rank, strict=True)},
             log_y=True,
         )
         for where, pos in (("the last token", -1), ("the subject's last token", subject))
@@ -162,13 +170,19 @@ def _maps(result: LensesResult) -> tuple[Spec, ...]:
     )
 
 
-def _kl(result: LensesResult) -> Curves:
-    return _over_states(
-        result,
-        "Distance from the model's own prediction, on held-out texts",
-        "KL(final ‖ lens)",
-        [line.numpy() for line in result.held_out],
-        unit="nats",
+def _kl(result: LensesResult) -> tuple[Curves, ...]:
+    drawn = {"texts": dict(zip(result.readers, result.held_out, strict=True))}
+    if result.held_out_documents is not None:
+        drawn["documents"] = dict(zip((result.readers[0], result.readers[-1]), result.held_out_documents, strict=True))
+    return tuple(
+        _over_states(
+            result,
+            f"Distance from the model's own prediction, on held-out {on}",
+            "KL(final ‖ lens)",
+            {reader: line.numpy() for reader, line in lines.items()},
+            unit="nats",
+        )
+        for on, lines in drawn.items()
     )
 
 
@@ -193,6 +207,11 @@ def _card(result: LensesResult) -> Card:
         ("subject", f"{prompt.subject} (from: {prompt.subject_from})"),
         ("answer", f"{prompt.answer} (from: {prompt.answer_from})"),
         ("start token", prompt.start_token or "none"),
-        ("fit", ", ".join(f"{k}={v}" for k, v in result.settings.items())),
+        ("fit", _said(result.settings)),
+        *([] if result.tuned_settings is None else [("training of the tuned lens", _said(result.tuned_settings))]),
     )
     return Card("Provenance", items + result.run.items(), result.run.command)
+
+
+def _said(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())

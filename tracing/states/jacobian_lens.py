@@ -35,14 +35,13 @@ from factscope.errors import UserError
 from factscope.files import write_bytes_atomically
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import start_ids, token_ids
-from factscope.model.readout import readout
 from factscope.model.weights import fingerprint
 from factscope.progress import progress
 from tracing.states.clean import CleanRun
+from tracing.states.held_out import as_it_is, held_out
 from tracing.states.jacobian import jacobians
 
 VERSION = 1  # of what is kept
-ROWS = 256  # states unembedded at once
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,8 @@ def jacobian_lens(
                 )
                 advance(1)
         matrices = total / config.texts
-        kl = _held_out(model, JacobianLens(matrices, torch.empty(0, 0), config), rows[config.texts :])
+        made = JacobianLens(matrices, torch.empty(0, 0), config)
+        kl = held_out(model, [as_it_is, made.moved], rows[config.texts :], config.skip)
         write_bytes_atomically(done, save({"matrices": matrices.contiguous(), "kl": kl}))
         for part in place.glob("text-*.safetensors"):
             part.unlink()
@@ -144,26 +144,3 @@ def _one(
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(file, save({"jacobian": found.contiguous()}))
     return found
-
-
-@torch.no_grad()
-def _held_out(model: Bridge, lens: JacobianLens, rows: Sequence[Sequence[int]]) -> Float[Tensor, "reader state"]:
-    """Mean KL(final || lens) over the positions of texts that no matrix was made of."""
-    found = []
-    for row in rows:
-        states = CleanRun.of(model, row, check=False).states[:, lens.config.skip :]
-        own = _logs(model, states[-1])
-        moved = torch.stack([lens.moved(state, one) for state, one in enumerate(states)])
-        found.append(torch.stack([divergence(model, each, own).mean(1) for each in (states, moved)]))
-    return torch.stack(found).mean(0)
-
-
-def divergence(
-    model: Bridge, states: Float[Tensor, "state pos d_model"], own: Float[Tensor, "pos vocab"]
-) -> Float[Tensor, "state pos"]:
-    """KL(own || what each state says), in nats."""
-    return torch.stack([(own.exp() * (own - _logs(model, each))).sum(-1) for each in states])
-
-
-def _logs(model: Bridge, states: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos vocab"]:
-    return torch.log_softmax(readout(model).logits(states).float().cpu(), -1)

@@ -123,3 +123,5 @@ class LensesResult(Result):
     top_probability: Float[Tensor, "reader state pos"]
     held_out: Float[Tensor, "reader state"]  # mean KL on texts that the fit did not see, nats
     run: Run
+    tuned_settings: dict[str, str | int | float] | None = None  # of the tuned lens's training
+    held_out_documents: Float[Tensor, "2 state"] | None = None  # on documents: the logit and the tuned lens

@@ -1,4 +1,4 @@
-"""`trace lens`: the logit lens and the Jacobian lens of one prompt, side by side."""
+"""`trace lens`: the logit lens, the Jacobian lens and the tuned lens of one prompt, side by side."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,15 +17,24 @@ class LensOptions(PromptOptions, ModelOptions, RunOptions):
     """Which prompt is read, and of how many texts the lens is made; None: as the lens's own config has it."""
 
     texts: Annotated[int | None, option("Texts whose Jacobians are averaged  [dim](default: 4)[/dim]")] = None
+    tuned: Annotated[
+        bool,
+        option("Beside them the tuned lens, which is trained once for a model: minutes.", "--tuned/--no-tuned"),
+    ] = False
     settings: Annotated[
         tuple[str, ...],
-        option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS),
+        option(
+            "Any other setting of the Jacobian lens; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS
+        ),
     ] = ()
 
 
 @command("trace lens", LensOptions, 'trace lens "The Eiffel Tower is located in the city of"')
 def lens(options: LensOptions) -> None:
-    """Read every state by the logit lens and by the Jacobian lens, which is fitted once for a model and kept."""
+    """Read every state by the logit lens and by the Jacobian lens, which is fitted once for a model and kept.
+
+    With --tuned, by the tuned lens as well.
+    """
     if options.prompt is None:
         raise UserError("give a PROMPT; see trace lens --help")
     text = options.prompt
@@ -38,6 +47,7 @@ def lens(options: LensOptions) -> None:
     from studies.saved import save_with_page
     from tracing.states.jacobian_lens import jacobian_lens
     from tracing.states.lenses import lenses
+    from tracing.states.tuned_lens import TunedConfig, tuned_lens
 
     with run_folder("trace lens", options, new_folder("lens", text), fresh=True) as folder:
         model = load(options)
@@ -46,7 +56,8 @@ def lens(options: LensOptions) -> None:
             note(f"Note: {remark}.")
         if prompt.subject_from.startswith("guess"):
             note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
-        result = lenses(model, prompt, jacobian_lens(model, config))
+        trained = tuned_lens(model, TunedConfig(seed=options.seed, start=options.start)) if options.tuned else None
+        result = lenses(model, prompt, jacobian_lens(model, config), trained)
         page = save_with_page(result, folder, options.light)
     if result.prompt.answer_from == OWN_ANSWER:
         note(f"Note: the answer is taken to be the model's own, {result.prompt.answer!r}; --answer says otherwise.")

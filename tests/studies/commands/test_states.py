@@ -1,6 +1,7 @@
 """`trace patchscope`, `trace relation` and `trace lens` as a person uses them: lines, a page, and clear mistakes."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from factscope.data.load import load_facts
 from helpers.models import TOY
+from tracing.states import tuned_lens
+from tracing.states.tuned_lens import TunedConfig
 
 ON_TOY = ("--model", str(TOY), "--device", "cpu")
 FACT = load_facts(TOY / "toy_town.json")[0]
@@ -78,14 +81,17 @@ def test_a_mistake_of_a_relation_is_one_sentence(run_command: Any, arguments: tu
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
-def test_two_lenses_read_a_prompt(run_command: Any, monkeypatch: Any, tmp_path: Path) -> None:
+def test_lenses_read_a_prompt(run_command: Any, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "kept"))
-    few = ("--texts", "1", "--set", "held_out=1", "--set", "length=8", "--answer", FACT.answer)
+    monkeypatch.setattr(tuned_lens, "TunedConfig", partial(TunedConfig, documents=4, held_out=1, length=8, steps=1))
+    few = ("--texts", "1", "--set", "held_out=1", "--set", "length=8", "--answer", FACT.answer, "--tuned")
     ended = run_command("trace", "lens", MARKED, *few, *ON_TOY, "--out", "run")
     assert ended.exit_code == 0, ended.stderr
     lines = ended.stdout.strip().splitlines()
     assert lines[0].startswith(f"logit lens: {FACT.answer} is first from ")
     assert lines[1].startswith(f"Jacobian lens: {FACT.answer} is first from ")
+    assert lines[2].startswith(f"tuned lens: {FACT.answer} ")
+    assert lines[5].startswith("On held-out documents the tuned lens is nearer to the model than the logit lens in ")
     page = Path("run/page.html").read_bytes()
     assert run_command("trace", "show", "run").exit_code == 0
     assert Path("run/page.html").read_bytes() == page

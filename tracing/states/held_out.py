@@ -24,15 +24,20 @@ def held_out(
     model: Bridge, lenses: Sequence[Moved], rows: Sequence[Sequence[int]], skip: int
 ) -> Float[Tensor, "lens state"]:
     """Mean divergence of each lens at each state, over the positions of the rows of tokens but the first `skip`."""
-    found, count = 0.0, 0
+    sums, count = list[Tensor](), 0
     for row in rows:
         states = CleanRun.of(model, row, check=False).states[:, skip:]
         own = _logs(model, states[-1])
-        found = found + torch.stack(
-            [torch.stack([_divergence(model, lens(n, one), own) for n, one in enumerate(states)]) for lens in lenses]
+        sums.append(
+            torch.stack(
+                [
+                    torch.stack([_divergence(model, lens(n, one), own) for n, one in enumerate(states)])
+                    for lens in lenses
+                ]
+            )
         )
         count += len(own)
-    return torch.as_tensor(found) / count
+    return torch.stack(sums).sum(0) / count
 
 
 def _divergence(model: Bridge, values: Float[Tensor, "pos d_model"], own: Float[Tensor, "pos vocab"]) -> Tensor:

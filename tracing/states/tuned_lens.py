@@ -115,7 +115,8 @@ def tuned_lens(
                 matrix, bias = found["matrix"], found["bias"]
                 kept.insert(0, (matrix, bias))
                 advance(1)
-        made = TunedLens(*(torch.stack(each) for each in zip(*kept, strict=True)), torch.empty(0, 0), config)
+        matrices, biases = (torch.stack(each) for each in zip(*kept, strict=True))
+        made = TunedLens(matrices, biases, torch.empty(0, 0), config)
         kl = held_out(model, [as_it_is, made.moved], rows[config.documents :], config.skip)
         write_bytes_atomically(done, save({"matrices": made.matrices, "biases": made.biases, "kl": kl}))
         for part in place.glob("state-*.safetensors"):

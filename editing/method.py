@@ -69,6 +69,9 @@ class MethodSpec:
     reads_prompts: bool = False  # of a method beside a projection: whether its gate looks at whole prompts
     needs_moments: bool = False  # whether it wants the second moment of ordinary keys
     train: Callable[[TrainingInputs, Any], Learner] | None = None  # its editor before the first step
+    choices: Callable[[Any], tuple[tuple[str, str, str], ...]] | None = (
+        None  # of a configuration: what its paper leaves open, what is chosen, and the setting that says otherwise
+    )
     check_layers: Callable[[Bridge, tuple[int, ...]], None] | None = (
         None  # proves many layers together, where one by one takes too long
     )

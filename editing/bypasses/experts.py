@@ -5,7 +5,7 @@
 
 x is what the down-projection reads, y what it writes; a is the mean embedding of the knowledge anchors that stand in
 the row's prompt, 0 without one (Wang and Li 2024, equations 9 to 12). The gates are not scaled up again after the top
-k.
+k, unless that is asked for.
 
 An edit is in scope where one of its anchors stands in the prompt as whole words, small and capital letters alike; of
 anchors that overlap the longest counts. Of several edits in scope the latest is used, alone. So an edit in place keeps
@@ -37,17 +37,19 @@ class Rule:
     strength: float  # lambda
     always: bool = False  # in scope everywhere
     anchored: bool = True  # whether the router reads the anchor; if not, it reads 0
+    renormalised: bool = False  # whether the gates that are left sum to 1
 
     @classmethod
     def of(cls, row: Tensor) -> "Rule":
         """The row read back."""
-        experts, anchors, top_k, strength, always, anchored = row.tolist()
-        return cls(int(experts), int(anchors), int(top_k), strength, bool(always), bool(anchored))
+        experts, anchors, top_k, strength, *switches = row.tolist()
+        return cls(int(experts), int(anchors), int(top_k), strength, *map(bool, switches))
 
     def row(self) -> Float[Tensor, " setting"]:
         """As numbers."""
         return torch.tensor(
-            [self.experts, self.anchors, self.top_k, self.strength, self.always, self.anchored], dtype=torch.float32
+            [self.experts, self.anchors, self.top_k, self.strength, self.always, self.anchored, self.renormalised],
+            dtype=torch.float32,
         )
 
 
@@ -65,9 +67,13 @@ def scores(
     return unit(x) @ router[..., :width].mT + told
 
 
-def gates(p: Float[Tensor, "row pos expert"], top_k: int) -> Float[Tensor, "row pos expert"]:
-    """The k largest probabilities as they are, the others 0."""
+def gates(
+    p: Float[Tensor, "row pos expert"], top_k: int, renormalised: bool = False
+) -> Float[Tensor, "row pos expert"]:
+    """The k largest probabilities as they are (or over their sum), the others 0."""
     best, which = p.topk(top_k, dim=-1)
+    if renormalised:
+        best = best / best.sum(-1, keepdim=True)
     return torch.zeros_like(p).scatter(-1, which, best)
 
 
@@ -83,7 +89,7 @@ class Mixture:
 
     def gates(self, x: Float[Tensor, "row pos d_in"], anchor: Float[Tensor, "row d_out"]) -> Tensor:
         """G at every position, [row pos expert]."""
-        return gates(scores(x.float(), anchor, self.router).softmax(-1), self.rule.top_k)
+        return gates(scores(x.float(), anchor, self.router).softmax(-1), self.rule.top_k, self.rule.renormalised)
 
     def added(self, x: Float[Tensor, "row pos d_in"], anchor: Float[Tensor, "row d_out"]) -> Tensor:
         """lambda * sum_e G_e (x W_e), [row pos d_out]; an expert is run where its gate is not 0 alone."""
@@ -186,7 +192,10 @@ class Writer:
 
 def join(parts: Sequence[Bypass]) -> Bypass:
     """The experts of all edits, side by side and in order."""
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in SHAPES}
+    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in SHAPES if name != "edits"}
+    rows = [row for part in parts for row in part.tensors["edits"]]
+    longest = max(map(len, rows))  # an edit of before has fewer switches, and those are off
+    tensors["edits"] = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in rows])
     return replace(parts[0], tensors=tensors, words=tuple(word for part in parts for word in part.words))
 
 

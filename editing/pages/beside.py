@@ -10,11 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from editing.bypass import KINDS, Bypass, Met, join
+from editing.bypass import KINDS, Bypass, join
 from editing.bypasses.blocks import index
 from editing.bypasses.codebook import balls
 from editing.bypasses.side import shards
 from editing.edit import Edit
+from editing.evaluation.routing import Routing, consistency, mean_load, routing
 from factscope.plots.figures.slides import Points, Scatter
 from factscope.plots.specs import Heatmap, Spec, Table
 from factscope.statistics import principal_plane
@@ -167,7 +168,27 @@ def experts(edits: Sequence[Edit]) -> tuple[Spec, ...]:
         "Load of the experts", values, tuple(name for name, _ in rows[:ROWS]), columns, "prompts", "expert", "share",
         limits=(0.0, 1.0), palette="green", note=note,
     )  # fmt: skip
-    return (load, _routes(edits))
+    found = [(edit, one) for edit in edits if (one := routing(edit)) is not None]
+    return (load, *((_use(found),) if found else ()), _routes(edits))
+
+
+def _use(found: Sequence[tuple[Edit, Routing]]) -> Table:
+    """Numbers of each edit's router."""
+    rows = tuple(
+        (edit.name[:6], edit.config["experts"], edit.config["top_k"], len(one.by_group), *(
+            round(value, 3) for value in (one.same, one.similar, one.specialisation, one.balance)))
+        for edit, one in found[:ROWS]
+    )  # fmt: skip
+    note = (
+        "Consistency: share of what is asked that goes to the expert which most of it goes to, of a fact with its "
+        "paraphrases (same) and of a relation (similar). Specialisation: how far a relation's load is from that of "
+        "all, 0 alike, 1 apart. Balance: 1 where all experts are used alike."
+    )
+    columns = (
+        "edit", "experts", "top k", "relations", "consistency, same", "consistency, similar", "specialisation",
+        "balance",
+    )  # fmt: skip
+    return Table("How the experts are used", columns, rows, note)
 
 
 def _loads(edit: Edit, several: bool) -> list[tuple[str, tuple[float, ...]]]:
@@ -182,16 +203,6 @@ def _loads(edit: Edit, several: bool) -> list[tuple[str, tuple[float, ...]]]:
         }
     before = f"{edit.name[:6]}: " if several else ""
     return [(before + name, mean_load(some)) for name, some in groups.items() if some]
-
-
-def mean_load(some: Sequence[Met]) -> tuple[float, ...]:
-    """Of several prompts, each counting the same."""
-    return tuple(np.array([one.load for one in some]).mean(0).tolist())
-
-
-def consistency(some: Sequence[Met]) -> float:
-    """Share of what these prompts ask that goes to the expert which most of it goes to (Wang and Li 2024, eq. 13)."""
-    return max(mean_load(some))
 
 
 def _routes(edits: Sequence[Edit]) -> Table:

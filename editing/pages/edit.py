@@ -8,12 +8,14 @@ import numpy as np
 from editing.bypass import KINDS
 from editing.edit import Edit
 from editing.evaluation.evaluate import EditReport
+from editing.method import method, method_names
 from editing.pages.beside import beside
 from editing.pages.report import finite, report_sections
 from editing.pages.told import answer_table, in_json, one_fact, told
 from editing.pages.weights import factors
 from editing.spectrum import Spectrum
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
+from factscope.settings import configured
 
 
 def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum] = ()) -> Page:
@@ -21,7 +23,8 @@ def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum
     requests = [request for edit in edits for request in edit.requests]
     title = f"Edit: {requests[0]}" if len(requests) == 1 else f"{len(requests)} facts edited"
     made = Section(
-        "How it was made", (*beside(edits), *curves(edits), *solver_table(edits), *(card(edit) for edit in edits[:5]))
+        "How it was made",
+        (*beside(edits), *curves(edits), *solver_table(edits), *choices(edits), *(card(edit) for edit in edits[:5])),
     )
     sections = (*report_sections(report, spectra), made)
     return Page(title, sections, f"{edits[0].model}, {', '.join(report.methods)}")
@@ -43,7 +46,7 @@ def page(edit: Edit) -> Page:
     sections = (
         *((Section("What is said", answers),) if answers else ()),
         Section("What it does", (facts, *((shapes,) if shapes.rows else ()), *factors(edit), *beside([edit]))),
-        Section("How it was found", (*curves([edit]), *solver_table([edit]))),
+        Section("How it was found", (*curves([edit]), *solver_table([edit]), *choices([edit]))),
         Section("What was run", (card(edit),)),
     )
     return Page(f"Edit {edit.name}", sections, f"{edit.method} on {edit.model}")
@@ -105,6 +108,20 @@ def curves(edits: Sequence[Edit]) -> tuple[Curves, ...]:
     several = any(len(edit.requests) > 1 for edit in edits)
     note = "Band: the middle 80 % of the facts. A fact that stopped keeps its last loss." if several else ""
     return (Curves("Learning", np.arange(longest), series, "step", (), "loss", "nats", note=note),)
+
+
+def choices(edits: Sequence[Edit]) -> tuple[Table, ...]:
+    """What the papers of these methods leave open, and what these edits chose; a table a configuration."""
+    drawn: dict[str, Table] = {}
+    for edit in edits:
+        known = edit.method in method_names() and method(edit.method).choices
+        if known:
+            spec = method(edit.method)
+            rows = known(configured(spec.Config(), edit.config))
+            note = "The setting that says otherwise; where there is none, there is no other choice to be had."
+            columns = ("not said", "chosen", "setting")
+            drawn.setdefault(str(rows), Table(f"What the paper of {edit.method} leaves open", columns, rows, note))
+    return tuple(drawn.values())
 
 
 def solver_table(edits: Sequence[Edit]) -> tuple[Table, ...]:

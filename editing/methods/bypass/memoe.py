@@ -10,10 +10,12 @@ and Li 2024):
 f_e is the share of tokens whose most likely expert is e, P_e that expert's mean probability (the balance of Switch
 Transformers, 1 where all are used alike). Adam on experts and router, all facts in one batch.
 
-The paper leaves thirteen things open. What is chosen here, and the setting that says otherwise:
+The paper leaves thirteen things open. What is chosen here, and the setting that says otherwise; `choices` says them of
+one configuration, for the edit's page:
 
      1  which W_0                 the down-projection, where every method here writes
      2  gates after the top k     as they are: with k = 1 a gate of 1 would leave the router without a gradient
+                                  (`renormalised=true`: scaled up to a sum of 1, with k above 1)
      3  the noise                 N(0, 1/E^2) while learning, none afterwards (`noise`, in units of 1/E)
      4  which anchors             an edit's subject, found as whole words, of overlapping ones the longest; the mean of
                                   its tokens' embeddings, written as in the middle of a text; several anchors: their
@@ -81,6 +83,7 @@ class Config:
     balance: float = 0.01  # beta, Switch Transformers'
     noise: float = 1.0  # in units of 1/E
     scope: Literal["anchor", "always"] = "anchor"
+    renormalised: bool = False
     anchored: bool = True  # at layer 15, .88 of the paraphrases prefer the target; without anchors .75
     sequence: Literal["own", "continue"] = "own"
 
@@ -105,6 +108,10 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 
 def _check(inputs: MethodInputs, config: Config) -> None:
     check_written(inputs.model, config.layer)
+    if config.renormalised and config.top_k == 1:
+        raise EditError(
+            "with top_k 1 a renormalised gate is always 1, and the router learns nothing: give top_k=2 or more"
+        )
     if not 1 <= config.top_k <= config.experts:
         raise EditError(f"top_k is {config.top_k}, and there are {config.experts} experts: give 1 to {config.experts}")
     if not (config.learning_rate > 0 and config.steps > 0 and config.strength > 0):
@@ -219,7 +226,9 @@ class Experts(Change):
         said = torch.einsum(
             "rpi,reio->rpeo" if rows > 1 else "rpi,eio->rpeo", read, experts if rows > 1 else experts[0]
         )
-        return self.config.strength * torch.einsum("rpe,rpeo->rpo", gates(p, self.config.top_k), said)
+        return self.config.strength * torch.einsum(
+            "rpe,rpeo->rpo", gates(p, self.config.top_k, self.config.renormalised), said
+        )
 
     def noise(self, width: int) -> Float[Tensor, "pos expert"]:
         """Of this step, for every row the same; in blocks of 16, which torch draws alike however many there are."""
@@ -240,12 +249,35 @@ class Experts(Change):
         words = dict.fromkeys((*(self.before.words if self.before else ()), *(request.subject for request in own)))
         config = self.config
         rule = Rule(
-            config.experts, len(words), config.top_k, config.strength, config.scope == "always", config.anchored
-        )
+            config.experts, len(words), config.top_k, config.strength, config.scope == "always", config.anchored,
+            config.renormalised,
+        )  # fmt: skip
         tensors = {name: tensor[group].detach().cpu().clone() for (_, name), tensor in self.parts.items()}
         tensors["anchors"] = torch.stack([anchor(self.model, word) for word in words]).cpu()
         tensors["edits"] = rule.row()[None]
         return Bypass("experts", config.layer, tensors, {}, tuple(words))
+
+
+def choices(config: Config) -> tuple[tuple[str, str, str], ...]:
+    """What the paper leaves open, what this configuration chooses, and the setting that says otherwise."""
+    scope = "rows whose prompt names an anchor" if config.scope == "anchor" else "every row, as the equations say"
+    anchors = "the subject's, as whole words; the mean of its tokens' embeddings"
+    later = "each edit its own experts, the latest in scope speaks"
+    return (
+        ("which W_0", f"the down-projection of layer {config.layer}", "layer"),
+        ("gates after the top k", "scaled up to a sum of 1" if config.renormalised else "as they are", "renormalised"),
+        ("noise", f"N(0, ({config.noise:g}/{config.experts})²) while learning, none afterwards", "noise"),
+        ("anchors", anchors if config.anchored else "none: the router reads the token alone", "anchored"),
+        ("scale of both halves", "each over its root mean square", ""),
+        ("scope", scope, "scope"),
+        ("lambda", f"{config.strength:g}", "strength"),
+        ("how experts begin", f"as 0, the router as N(0, {SPREAD:g}²)", ""),
+        ("optimiser", f"Adam, {config.learning_rate:g}, {config.steps} steps or {config.stop:g} nats", "learning_rate"),
+        ("size of an expert", "a whole matrix", ""),
+        ("contexts", "the bare prompt", ""),
+        ("edit after edit", later if config.sequence == "own" else "goes on from the edit before", "sequence"),
+        ("what is routed", "every token", ""),
+    )
 
 
 METHOD = MethodSpec(
@@ -256,4 +288,5 @@ METHOD = MethodSpec(
     compute_each,
     place="beside",
     reads_prompts=True,
+    choices=choices,
 )

@@ -1,6 +1,6 @@
 """MEMoE: what learns is what speaks, limits of its mixture, and what the paper leaves open is a setting."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,15 @@ import pytest
 import torch
 
 import factscope as fs
-from editing.bypass import Bypass, Met
-from editing.bypasses.experts import mixtures
+from editing.bypass import Bypass, Met, join
+from editing.bypasses.experts import gates, mixtures
 from editing.compute import compute
 from editing.edit import Edit, applied, commit, in_place, revert
+from editing.evaluation.routing import consistency, groups, routing
 from editing.method import MethodInputs, method
 from editing.methods.bypass import memoe
-from editing.pages.beside import beside, consistency
+from editing.pages import edit as edit_page
+from editing.pages.beside import beside
 from editing.requests import request, target_prompts
 from editing.solve.training import Rows, Training
 from factscope.data.load import load_facts
@@ -175,6 +177,9 @@ def test_the_page_says_what_the_gate_met_and_which_expert_answered(toy: Any, bot
     assert isinstance(load, Heatmap)
     assert load.values.sum(1) == pytest.approx(1.0)
     assert {"toy_town", "prompt"} <= set(load.rows)  # one row a relation
+    use = specs["How the experts are used"]
+    assert isinstance(use, Table)
+    assert use.rows[0][1:4] == (4, 1, 2)
     assert isinstance(routes, Table)
     first = next(one for one in edit.met if one.about == "edit")
     assert routes.rows[0][2] == max(range(4), key=lambda number: first.load[number])
@@ -185,6 +190,28 @@ def test_consistency_is_one_for_a_fact_with_itself_and_the_favourites_share_othe
     one, other = Met(0, "edit", "a", (1.0, 0.0)), Met(0, "paraphrase", "b", (0.25, 0.75))
     assert consistency([one, one]) == 1.0
     assert consistency([one, other]) == pytest.approx(0.625)
+
+
+def test_specialised_experts_are_apart_by_group_and_balanced_ones_are_used_alike(both: Edit) -> None:
+    met = (Met(0, "edit", "a", (1.0, 0.0)), Met(0, "paraphrase", "b", (1.0, 0.0)), Met(1, "edit", "c", (0.0, 1.0)))
+    found = routing(replace(both, met=(*met, Met(1, "neighbour", "d", (1.0, 0.0)))), {0: "one", 1: "other"})
+    assert found is not None
+    assert (found.same, found.similar) == (1.0, 1.0)
+    assert found.load == pytest.approx((2 / 3, 1 / 3))
+    assert found.specialisation == pytest.approx((1 / 3 + 2 / 3) / 2)
+    alike = routing(replace(both, met=(replace(met[0], load=(0.5, 0.5)), replace(met[2], load=(0.5, 0.5)))))
+    assert alike is not None
+    assert (alike.specialisation, alike.balance, alike.same) == (0.0, 1.0, 0.5)
+    assert routing(replace(both, met=(Met(0, "edit", "a", (0.0, 0.0)),))) is None
+
+
+def test_groups_are_what_points_the_same_way_however_long() -> None:
+    ways = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    noise = 0.05 * torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    found = groups(ways.repeat_interleave(10, 0) + noise, 3)
+    assert sorted(map(len, map(set, found.view(3, 10).tolist()))) == [1, 1, 1]
+    assert len(set(found.tolist())) == 3
+    assert groups(ways[:2], 5).tolist() in ([0, 1], [1, 0])
 
 
 def test_a_trace_needs_parts_of_prompts_and_says_that_it_cannot_have_them(toy: Any, both: Edit) -> None:
@@ -198,3 +225,26 @@ def test_without_anchors_the_router_reads_the_token_alone(toy: Any) -> None:
     (one,) = mixtures(part)
     assert not one.rule.anchored
     assert not one.told(("oda voss",)).any()
+
+
+def test_what_the_paper_leaves_open_is_said_of_each_edit_on_its_page(both: Edit) -> None:
+    table = next(spec for part in edit_page.page(both).sections for spec in part.specs if "leaves open" in spec.title)
+    assert isinstance(table, Table)
+    assert len(table.rows) == 13
+    assert {row[2] for row in table.rows} - {""} <= {field.name for field in fields(memoe.Config)}
+    assert (
+        next(row[1] for row in table.rows if row[0] == "which W_0") == f"the down-projection of layer {both.layers[0]}"
+    )
+
+
+def test_renormalised_gates_are_those_of_the_best_scaled_up_to_one(toy: Any) -> None:
+    p = torch.tensor([[[0.5, 0.3, 0.2]]])
+    assert gates(p, 2).tolist()[0][0] == pytest.approx([0.5, 0.3, 0.0])
+    assert gates(p, 2, renormalised=True).tolist()[0][0] == pytest.approx([0.625, 0.375, 0.0])
+    with pytest.raises(EditError, match="with top_k 1 a renormalised gate is always 1"):
+        made(toy, asked(toy)[:1], renormalised=True)
+    edit = made(toy, asked(toy)[:1], top_k=2, renormalised=True, steps=6)
+    (part,) = edit.bypasses
+    earlier = replace(part, tensors=part.tensors | {"edits": part.tensors["edits"][:, :6]})  # saved before the switch
+    first, second = mixtures(join([earlier, part])[0])
+    assert (first.rule.renormalised, second.rule.renormalised) == (False, True)

@@ -45,6 +45,7 @@ KINDS = {
     "TaskReport": "editing.evaluation.lm_eval",
     "TraceResult": "tracing.results",
     "TraceStudy": "studies.trace",
+    "Track": "circuits.mib.track",
     "Trained": "editing.trained.editor",
     "WeightMaps": "editing.weights.maps",
 }

@@ -30,6 +30,7 @@ from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
 from circuits.graph import Graph
+from circuits.mib.areas import SIZES, area_from_1, area_under
 from circuits.scorers.exact import single_cuts
 from circuits.task import REFERRING, Task, alike, corresponding, same_wording, twin
 from factscope.errors import UserError
@@ -43,7 +44,6 @@ from factscope.runs.provenance import Run, stopwatch
 KNOWN = Known.top(10)  # as Hit@10
 LIKE = 5  # other prompts of one length at least, for a mean over them to stand for the relation
 HIT_SHARES = ("full", "circuit", "random")
-SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's grid, shares of all edges
 CONVENTIONS = {
     "Hit@10": "answer's first token among the ten most probable, rank counted from 1; held-out prompts have own labels",
     "faithfulness": "(m(C) - m(empty)) / (m(full) - m(empty)), ratio of means over prompts; empty: every edge ablated",
@@ -210,7 +210,7 @@ def _seen_closely(
     full, empty = close.loss(graph.full()), close.loss(graph.empty())
 
     def grown(signed: bool) -> Tensor:
-        masks = (_of_size(graph, circuit.scores, share, signed) for share in SIZES)
+        masks = (of_size(graph, circuit.scores, share, signed) for share in SIZES)
         return torch.tensor([faithfulness(close.loss(mask), full, empty) for mask in masks])
 
     sizes, by_size, by_signed = torch.tensor(SIZES), grown(False), grown(True)
@@ -220,8 +220,8 @@ def _seen_closely(
         "sizes": sizes,
         "faithfulness_by_size": by_size,
         "faithfulness_by_signed_size": by_signed,
-        "cpr": float(torch.trapezoid(by_signed, sizes)),
-        "cmd": float(torch.trapezoid((1 - by_size).abs(), sizes)),
+        "cpr": area_under(by_signed.tolist(), SIZES),
+        "cmd": area_from_1(by_size.tolist(), SIZES),
         "knocked_out": torch.tensor([_knocked_out(close, kept, generator) for _ in range(n_random)]),
         "minimality": minimal.float(),
         "superfluous": float((minimal < least).float().mean()),
@@ -357,7 +357,7 @@ def _kl(full: Tensor, logits: Tensor) -> float:
     return float(torch.cat(each).mean())
 
 
-def _of_size(graph: Graph, scores: Tensor, share: float, signed: bool) -> Mask:
+def of_size(graph: Graph, scores: Tensor, share: float, signed: bool) -> Mask:
     """The largest edges, this share of all, less those on no path."""
     if share >= 1:
         return graph.full()

@@ -31,6 +31,7 @@ _WORDS = {
     "TaskReport": "a report of lm-eval",
     "TraceResult": "a trace",
     "TraceStudy": "a trace",
+    "Track": "methods on the circuit track of MIB",
     "Trained": "a trained editor",
     "WeightMaps": "what edits change in the weights",
 }

@@ -49,6 +49,7 @@ from factscope.statistics import wilson
 
 KINDS = ("new", "old", "edited", "other")
 WORDS = 12  # tokens of a continuation
+AT_ONCE = 64  # chains that the unedited model is asked together
 # The answer of a relation in words about its subject, and the same without the subject: the first hop in a sentence.
 PHRASES = {
     "book_author": ("the author of {}", "the author"),
@@ -202,12 +203,15 @@ def multi_hop(
     with stopwatch() as seconds, Journal(Path(folder) / "journal.jsonl", work) as log:
         done = {str(line["id"]): line for line in log.done}
         edited, unknown = 0, 0
+        answered: dict[str, bool] = {}
         with progress("chains", min(most, len(usable)), shown=told) as advance:
-            for chain in usable:
+            for place, chain in enumerate(usable):
                 if edited == most:
                     break
+                if chain.id not in done and chain.id not in answered:
+                    answered |= _answered(model, usable[place : place + AT_ONCE], options)
                 if chain.id not in done:
-                    done[chain.id] = _line(model, chain, options)
+                    done[chain.id] = _line(model, chain, options) if answered[chain.id] else {"id": chain.id}
                     log.add(done[chain.id])
                 known = "row" in done[chain.id]
                 edited, unknown = edited + known, unknown + (not known)
@@ -223,11 +227,16 @@ def multi_hop(
     return HopStudy(source, options.method, rows, len(usable), unknown, settings, run.ended(seconds[0]))
 
 
+def _answered(model: Bridge, chains: Sequence[Chain], options: HopOptions) -> dict[str, bool]:
+    """Which chains are to be edited: all, or those whose second hop the unedited model answers."""
+    if not options.known:
+        return {chain.id: True for chain in chains}
+    said = _said(model, [chain.question for chain in chains], options.start)
+    return {chain.id: chain.kind_of(text) == "old" for chain, text in zip(chains, said, strict=True)}
+
+
 def _line(model: Bridge, chain: Chain, options: HopOptions) -> dict[str, Any]:
-    """A chain as the journal keeps it; without a row where the unedited model does not answer it."""
-    (before,) = hear(model, chain, (chain.question,), options.start)
-    if options.known and before.said != "old":
-        return {"id": chain.id}
+    """A chain as the journal keeps it."""
     asked = (chain.question, chain.bare) if chain.bare else (chain.question,)
     clean = hear(model, chain, asked, options.start)
     edit = options.edit(model, chain.requests)
@@ -244,7 +253,7 @@ def _line(model: Bridge, chain: Chain, options: HopOptions) -> dict[str, Any]:
         old=chain.old[0],
         edited=chain.edited[0],
         took=hop.said == "edited",
-        before=before,
+        before=clean[0],
         after=after[0],
         bare_before=clean[1] if chain.bare else None,
         bare_after=after[1] if chain.bare else None,
@@ -259,13 +268,8 @@ def _row(line: dict[str, Any]) -> HopRow:
 
 def hear(model: Bridge, chain: Chain, questions: Sequence[str], start: str) -> list[Heard]:
     """What the model, as it is, says to each question of a chain."""
-    texts = [FRAMES["qa"].replace("{}", text) if text.endswith("?") else text for text in questions]
-    prompts = [tokenized(model, text, start=start)[0] for text in texts]
-    said = [
-        model.tokenizer.decode(until_end(model, ids), skip_special_tokens=True)
-        for ids in generate(model, prompts, WORDS)
-    ]
-    kinds = KINDS[:3]
+    said = _said(model, questions, start)
+    texts, kinds = [_framed(text) for text in questions], KINDS[:3]
     pairs = [Pair(*tokenized(model, text, getattr(chain, kind)[0], start)) for text in texts for kind in kinds]
     losses = [one.nll for one in score(model, pairs)]
     found = []
@@ -273,6 +277,18 @@ def hear(model: Bridge, chain: Chain, questions: Sequence[str], start: str) -> l
         own = dict(zip(kinds, losses[3 * place : 3 * place + 3], strict=True))
         found.append(Heard(chain.kind_of(text), min(own, key=lambda kind: own[kind]), text))
     return found
+
+
+def _said(model: Bridge, questions: Sequence[str], start: str) -> list[str]:
+    """A greedy continuation of each question."""
+    prompts = [tokenized(model, _framed(text), start=start)[0] for text in questions]
+    more = generate(model, prompts, WORDS)
+    return [model.tokenizer.decode(until_end(model, ids), skip_special_tokens=True) for ids in more]
+
+
+def _framed(text: str) -> str:
+    """A question with a place for its answer, a sentence as it is."""
+    return FRAMES["qa"].replace("{}", text) if text.endswith("?") else text
 
 
 # ---- where chains come from ----

@@ -11,13 +11,14 @@ from studies.commands.circuit.layers import layers
 from studies.commands.circuit.patch import patch
 from studies.commands.circuit.scorers import scorers
 from studies.commands.command import OfSentence, group
+from studies.commands.papers.mib import mib
 from studies.commands.papers.table import table
 from studies.commands.show import show_command
 
 app = group(
     "circuit",
     "Find the circuit of a fact: the edges between heads and MLPs that produce it, and a test of whether they do.",
-    (find, evaluate, show_command("circuit"), compare, diff, layers, patch, scorers, table, export, import_),
+    (find, evaluate, show_command("circuit"), compare, diff, layers, patch, scorers, table, mib, export, import_),
     'circuit "The Eiffel Tower is located in the city of"',
     'circuit find "The Eiffel Tower is located in the city of" --method acdc --threshold 0.05 --no-split-qkv',
     "circuit find --facts country_capital --limit 8 --method eap-ig --edges 3000",

@@ -20,15 +20,21 @@ s.
 
 *Scope*: one relation under one template. All layers but the last are read, where the subject's state can still move the
 last token's.
+
+Every example and every fact is on disk when it is done, where there is a folder, and stopped work goes on to the same
+result.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from factscope.cache import digest
 from factscope.data.fact import Fact, fill
 from factscope.data.joining import between
 from factscope.errors import PromptError, UserError
@@ -36,7 +42,8 @@ from factscope.model.bridge import Bridge
 from factscope.model.known import answer_ranks
 from factscope.model.prompts import Prompt, make_prompt, prompt_of, with_answer
 from factscope.model.readout import readout
-from factscope.progress import Advance
+from factscope.model.weights import fingerprint
+from factscope.runs.parts import Parts, parts_in
 from factscope.runs.provenance import Run, stopwatch
 from tracing.states.clean import CleanRun, place_of
 from tracing.states.jacobian import jacobians
@@ -83,17 +90,24 @@ def linear_relation(
     config: RelationConfig = RelationConfig(),
     *,
     start: str = "auto",
-    advance: Advance = lambda _: None,
+    folder: str | Path | None = None,
+    shown: bool | None = None,
 ) -> RelationResult:
     """The affine map of the facts' relation at each layer, its faithfulness and its causality on held-out facts.
 
-    `advance` is told of finished examples and facts (`pieces_of` says how many at most).
+    Args:
+        folder: where finished examples and facts are kept; the same work in the same folder goes on from them.
+        shown: the bar that says how far it is, as in `factscope.progress`.
 
-    Raises UserError for facts of several relations or templates, and where too few of them are known.
+    Raises UserError for facts of several relations or templates, and where too few of them are known; StoreError for a
+    folder with other work.
     """
     states = config.states(model.cfg.n_layers)
     _check_one(facts, config)
-    with stopwatch() as seconds, torch.no_grad():
+    work = {"relation": digest([list(facts), config, start]), "fingerprint": fingerprint(model)}
+    place, total = None if folder is None else Path(folder), pieces_of(config, facts)
+    with stopwatch() as seconds, torch.no_grad(), parts_in(place, work, total, shown) as parts:
+        before = sum(parts.seconds.values())
         examples, others = _drawn(model, facts, config, start)
         asked, skipped = _asked(model, examples, others, config, start)
         choice, tested = asked[: config.choice], asked[config.choice :][: config.limit]
@@ -103,10 +117,10 @@ def linear_relation(
                 f"of {facts[0].relation} needs {config.choice} to choose by and 2 to be judged by: give more facts, or "
                 "a smaller choice"
             )
-        maps = Maps.of(model, [_behind(model, examples, one, config, start) for one in examples], states, advance)
+        maps = Maps.of(model, [_behind(model, examples, one, config, start) for one in examples], states, parts)
         held = Held.of(model, [*choice, *tested], states)
         said = _decoded(model, maps, held, len(choice), config)
-        edits = _edited(model, maps, held, (len(choice), said.layer), config, advance)
+        edits = _edited(model, maps, held, (len(choice), said.layer), config, parts)
     names = [prompt.subject for prompt in held.prompts]
     return RelationResult(
         relation=facts[0].relation,
@@ -121,7 +135,7 @@ def linear_relation(
         edited=edits,
         weight=maps.weight[said.layer],
         bias=maps.bias[said.layer],
-        run=Run.of(model, config.seed).ended(seconds[0]),
+        run=Run.of(model, config.seed).ended(before + seconds[0]),
     )
 
 
@@ -198,18 +212,22 @@ class Maps:
     bias: Float[Tensor, "state d_model"]
 
     @classmethod
-    def of(cls, model: Bridge, prompts: Sequence[Prompt], states: Sequence[int], advance: Advance) -> "Maps":
+    def of(cls, model: Bridge, prompts: Sequence[Prompt], states: Sequence[int], parts: Parts) -> "Maps":
         """The mean of the examples' first orders."""
         weight = bias = torch.zeros(())
         for number, prompt in enumerate(prompts):
-            clean = CleanRun.of(model, prompt.tokens, check=not number)
-            place = place_of(prompt, "last subject")
-            jacobian = jacobians(clean, place)[list(states), :, 0]
-            subject, final = clean.states[list(states), place].float().cpu(), clean.states[-1, -1].float().cpu()
-            weight = weight + jacobian / len(prompts)
-            bias = bias + (final - torch.einsum("sod,sd->so", jacobian, subject)) / len(prompts)
-            advance(1)
+            one = parts.get(f"example {number}", cls, partial(cls._at, model, prompt, states, check=not number))
+            weight, bias = weight + one.weight / len(prompts), bias + one.bias / len(prompts)
         return cls(weight, bias)
+
+    @classmethod
+    def _at(cls, model: Bridge, prompt: Prompt, states: Sequence[int], check: bool) -> "Maps":
+        """The first order at one example."""
+        clean = CleanRun.of(model, prompt.tokens, check=check)
+        place = place_of(prompt, "last subject")
+        jacobian = jacobians(clean, place)[list(states), :, 0]
+        subject, final = clean.states[list(states), place].float().cpu(), clean.states[-1, -1].float().cpu()
+        return cls(jacobian, final - torch.einsum("sod,sd->so", jacobian, subject))
 
     def predicted(
         self, subject: Float[Tensor, "fact state d_model"], beta: Float[Tensor, " state"] | float
@@ -300,44 +318,60 @@ def _tokens(model: Bridge, ids: Int[Tensor, " fact"]) -> tuple[str, ...]:
 # ---- causality ----
 
 
+@dataclass(frozen=True, eq=False)
+class _Tops:
+    """The first token after each change of a fact's subject, by the state that was changed."""
+
+    token: Int[Tensor, "change state"]
+
+
 def _edited(
-    model: Bridge, maps: Maps, held: Held, parts: tuple[int, int], config: RelationConfig, advance: Advance
+    model: Bridge, maps: Maps, held: Held, where: tuple[int, int], config: RelationConfig, parts: Parts
 ) -> Edited:
-    """Every held-out fact edited to the answer of the next of its part that has another; `parts`: choice, layer."""
-    n_choice, layer = parts
+    """Every held-out fact edited to the answer of the next of its part that has another; `where`: choice, layer."""
+    n_choice, layer = where
     ranks = [rank for rank in config.ranks if rank <= maps.weight.shape[-1]] or [maps.weight.shape[-1]]
     inverse = [PseudoInverse.of(weight) for weight in maps.weight]
     others = [*_next(held.top[:n_choice], 0), *_next(held.top[n_choice:], n_choice)]
+    states = config.states(model.cfg.n_layers)
     generator = torch.Generator().manual_seed(config.seed + 1)
     chosen, tried, kept = torch.zeros(len(inverse), dtype=torch.long), list[Tensor](), []
-    for number, (prompt, other) in enumerate(zip(held.prompts, others, strict=True)):
+
+    def tops(number: int, values: Float[Tensor, "change state d_model"]) -> _Tops:
+        """What is said of a fact whose subject's state is each of these values."""
+        prompt = held.prompts[number]
+        clean, place = CleanRun.of(model, prompt.tokens, check=False), place_of(prompt, "last subject")
+        read = clean.read(values.flatten(0, 1), list(states) * len(values), place, 0)
+        return _Tops(read.top.reshape(values.shape[:2]))
+
+    for number, other in enumerate(others):
         if number == n_choice:
             chosen = torch.stack(tried).float().mean(0).argmax(0) if tried else chosen  # [state]; ties: the smaller
-        advance(1)
         if other is None:
+            parts.advance(1)
             continue
-        clean, place = CleanRun.of(model, prompt.tokens, check=False), place_of(prompt, "last subject")
-        moved, own, wanted = held.final[other] - held.final[number], held.subject[number], int(held.top[other])
+        moved, own = held.final[other] - held.final[number], held.subject[number]
         steps = torch.stack([torch.stack([one.of_rank(moved, rank) for one in inverse]) for rank in ranks])
+        values = own + steps
+        if number >= n_choice:
+            step = steps[chosen, range(len(inverse))]
+            random = torch.randn(step.shape, generator=generator)
+            random = random * (step.norm(dim=-1) / random.norm(dim=-1))[:, None]
+            values = torch.stack([own + step, own + random, held.subject[other]])
+        said = parts.get(f"fact {number}", _Tops, partial(tops, number, values)).token
         if number < n_choice:
-            values, into = (own + steps).flatten(0, 1), list(config.states(model.cfg.n_layers)) * len(ranks)
-            tried.append((clean.read(values, into, place, wanted).top == wanted).reshape(len(ranks), -1))
-            continue
-        step = steps[chosen, range(len(inverse))]
-        random = torch.randn(step.shape, generator=generator)
-        random = random * (step.norm(dim=-1) / random.norm(dim=-1))[:, None]
-        values = torch.cat([own + step, own + random, held.subject[other]])
-        top = clean.read(values, list(config.states(model.cfg.n_layers)) * 3, place, wanted).top.reshape(3, -1)
-        kept.append((number, other, top))
-    tops = torch.stack([top for _, _, top in kept])  # [fact, way, state]
+            tried.append(said == held.top[other])
+        else:
+            kept.append((number, other, said))
+    all_said = torch.stack([said for _, _, said in kept])  # [fact, way, state]
     wanted_tokens = held.top[[other for _, other, _ in kept]]
-    right = tops == wanted_tokens[:, None, None]
+    right = all_said == wanted_tokens[:, None, None]
     return Edited(
         rank=torch.tensor(ranks)[chosen],
         subjects=tuple(held.prompts[number].subject for number, _, _ in kept),
         targets=tuple(held.prompts[other].subject for _, other, _ in kept),
         wanted=_tokens(model, wanted_tokens),
-        says=_tokens(model, tops[:, 0, layer]),
+        says=_tokens(model, all_said[:, 0, layer]),
         right=right[:, 0],
         random=right[:, 1],
         substituted=right[:, 2],

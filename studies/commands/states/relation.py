@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from factscope.errors import UserError
-from factscope.runs.folders import new_folder
+from factscope.runs.folders import settled_folder
 from factscope.settings import configured
-from studies.commands.app import load, tell_result
+from studies.commands.app import load, note, tell_result
 from studies.commands.command import command, run_folder
-from studies.commands.options import DETAILS, FactsOptions, ModelOptions, RunOptions, numbers, option
+from studies.commands.options import DETAILS, FactsOptions, ModelOptions, RunOptions, key, numbers, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +43,20 @@ def relation(options: RelationOptions) -> None:
     given: dict[str, Any] = {"examples": options.examples, "seed": options.seed, "limit": options.limit}
     given |= {"layers": None if options.layer is None else tuple(numbers(options.layer))}
     config = configured(RelationConfig, options.settings, flags=given)
-    from factscope.progress import progress
+    from factscope.runs.parts import forget
     from studies.saved import save_with_page
-    from tracing.states.linear_relation import linear_relation, pieces_of
+    from tracing.states.linear_relation import linear_relation
 
     source = str(options.facts)
     facts = load_facts(source, relation=options.relation, extra=options.extra)
     name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
-    with run_folder("trace relation", options, new_folder("relation", name), fresh=True) as folder:
+    with run_folder("trace relation", options, settled_folder("relation", name, key(options))) as folder:
         model = load(options)
-        with progress("examples and facts", pieces_of(config, facts)) as advance:
-            result = linear_relation(model, facts, config, start=options.start, advance=advance)
+        try:
+            result = linear_relation(model, facts, config, start=options.start, folder=folder)
+        except KeyboardInterrupt:
+            note(f"Stopped; what is done so far is in {folder}, and the same command goes on from there.")
+            raise
         page = save_with_page(result, folder, options.light)
+        forget(folder)
     tell_result(result, page, options.as_json, folder=str(folder))

@@ -11,15 +11,17 @@ import torch
 
 import factscope as fs
 from factscope.data.load import load_facts
-from factscope.errors import UserError
+from factscope.errors import StoreError, UserError
 from factscope.model.hooks import Patch, patched
 from factscope.model.prompts import make_prompt
 from factscope.model.sites import Site
+from factscope.runs import store
+from factscope.runs.parts import Parts
 from helpers.models import TOY
 from helpers.results import check_result
 from tracing.states.clean import CleanRun
 from tracing.states.jacobian import jacobians
-from tracing.states.linear_relation import Held, Maps, PseudoInverse, RelationConfig, linear_relation, pieces_of
+from tracing.states.linear_relation import Held, Maps, PseudoInverse, RelationConfig, linear_relation
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 QUICK = RelationConfig(examples=2, choice=3, limit=6, nulls=2, ranks=(2, 8, 32))
@@ -83,11 +85,11 @@ def test_in_a_linear_model_the_map_is_the_model(tiny: Any) -> None:
     place = after - 1
     prompts = [replace(one, tokens=(*one.tokens[:place], token, *one.tokens[after:])) for token in range(60, 65)]
     with linear(model):
-        maps = Maps.of(model, prompts[:2], range(4), lambda _: None)
+        maps = Maps.of(model, prompts[:2], range(4), Parts(None, None, lambda _: None))
         held = Held.of(model, prompts[2:], range(4))
         # At the embedding nothing else differs. Above, other tokens have read the subject, and only W is still alike.
         torch.testing.assert_close(maps.predicted(held.subject, 1.0)[:, 0], held.final, atol=1e-5, rtol=1e-4)
-        other = Maps.of(model, prompts[3:4], range(4), lambda _: None)
+        other = Maps.of(model, prompts[3:4], range(4), Parts(None, None, lambda _: None))
         torch.testing.assert_close(other.weight, maps.weight, atol=1e-5, rtol=1e-4)
         clean = CleanRun.of(model, prompts[2].tokens)
         step = PseudoInverse.of(maps.weight[0]).of_rank(held.final[1] - held.final[0], 48)
@@ -110,15 +112,13 @@ def test_one_example_is_predicted_exactly_and_held_out_facts_are_held_out(toy: A
 
 
 def test_the_toys_towns_are_read_and_written_by_a_map(toy: Any, tmp_path: Path) -> None:
-    told: list[int] = []
     facts = load_facts(TOY / "toy_town.json")
     config = RelationConfig(examples=4, demonstrations=False, choice=4, limit=16, nulls=2)
-    found = linear_relation(toy, facts, config, advance=told.append)
+    found = linear_relation(toy, facts, config)
     decoded, edited, layer = found.decoded, found.edited, found.decoded.layer
     assert float(decoded.right[:, layer].float().mean()) > float(decoded.null[:, :, layer].float().mean())
     assert float(edited.right[:, layer].float().mean()) > float(edited.random[:, layer].float().mean())
     assert found.states == (0, 1, 2, 3)
-    assert sum(told) <= pieces_of(config, facts)
     right = [said == answer for said, answer in zip(decoded.says, decoded.answers, strict=True)]
     assert right == decoded.right[:, layer].tolist()
     assert [said == want for said, want in zip(edited.says, edited.wanted, strict=True)] == edited.right[
@@ -127,9 +127,40 @@ def test_the_toys_towns_are_read_and_written_by_a_map(toy: Any, tmp_path: Path) 
     check_result(found, tmp_path)
     assert "hernandez2024linearity" in fs.cite(found)
     assert len(found.to_frame()) == 4
-    again = linear_relation(toy, facts, config)
-    assert torch.equal(again.decoded.null, decoded.null)  # the seed alone decides
-    assert torch.equal(again.weight, found.weight)
+
+
+@pytest.mark.parametrize("after", [1, 3, 6])  # an example, a fact that chooses, a fact that is scored
+def test_a_stopped_map_goes_on_to_the_same_result(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    facts = load_facts(TOY / "toy_town.json")
+    whole = linear_relation(toy, facts, QUICK)
+    done: list[str] = []
+    real = Parts.get
+
+    def stopping(self: Parts, name: str, cls: type, make: Any) -> Any:
+        if len(done) == after:
+            raise KeyboardInterrupt
+        done.append(name)
+        return real(self, name, cls, make)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Parts, "get", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            linear_relation(toy, facts, QUICK, folder=tmp_path)
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("a part that was done is made again")
+
+    def resumed(self: Parts, name: str, cls: type, make: Any) -> Any:
+        return real(self, name, cls, never if name in done else make)
+
+    with monkeypatch.context() as going_on:
+        going_on.setattr(Parts, "get", resumed)
+        again = linear_relation(toy, facts, QUICK, folder=tmp_path)
+    assert store.same(replace(again, run=whole.run), whole)
+    with pytest.raises(StoreError, match="begun with other settings"):
+        linear_relation(toy, facts, replace(QUICK, nulls=1), folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from circuits.scorers.exact import Exact
 from factscope.errors import UserError
 from factscope.model.hooks import hooked
 from factscope.model.sites import Site
-from helpers.circuits import double, task
+from helpers.circuits import double, task, their_edges
 
 
 def test_denoising_gives_one_edge_of_the_corrupt_run_its_clean_value(tmp_path: Path) -> None:
@@ -56,33 +56,14 @@ def test_denoising_gives_one_edge_of_the_corrupt_run_its_clean_value(tmp_path: P
 
 
 def test_eap_that_denoises_is_transformerlenss(tmp_path: Path) -> None:
-    from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
-
     model = double("gpt2", tmp_path)
     one = task(model, "logit_difference", "counterfactual")
-    answer, foil = one.prompts[0].answer_ids[0], one.prompts[0].foil_ids[0]
-    clean, corrupt = (torch.tensor([p.tokens for p in side]) for side in (one.prompts, one.corrupt))
-    embedding = model.embed.original_component.weight.requires_grad_(True)  # theirs starts from the weights
-    try:
-        theirs = attribution_patch(
-            model,
-            clean,
-            corrupt,
-            lambda logits: logits[0, -1, answer] - logits[0, -1, foil],
-            EdgeAttributionConfig("edge"),
-        )
-    finally:
-        embedding.requires_grad_(False)
-        embedding.grad = None
     graph = Graph.of(model)
     ours = EAP(direction="denoising").score(Reference(model, graph, one))
-    of_mlp = {key: value for key, value in theirs.edge_scores.items() if key[1].kind == "mlp_in"}
-    summed = torch.zeros_like(ours)
-    for (writer, reader), value in of_mlp.items():
-        source = {"embed": "embed", "attn_head_out": f"a{writer.layer}.h{writer.head}", "mlp_out": f"m{writer.layer}"}
-        summed[graph.edge(f"{source[writer.kind]}->m{reader.layer}")] += value
+    theirs = their_edges(model, one.prompts, one.corrupt, one.prompts[0])
     mlps = [number for number, reader in enumerate(graph.readers) if reader.kind == "mlp"]
-    torch.testing.assert_close(ours[:, mlps], summed[:, mlps], atol=1e-6, rtol=1e-4)  # a fall of our loss is their rise
+    wanted = theirs[:, mlps].to(ours)
+    torch.testing.assert_close(ours[:, mlps], wanted, atol=1e-6, rtol=1e-4)  # a fall of our loss is their rise
     assert float(ours[:, mlps].abs().max()) > 1e-3
 
 

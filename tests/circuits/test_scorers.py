@@ -20,41 +20,16 @@ from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG, OFFSETS
 from circuits.scorers.exact import Exact
 from factscope.errors import UserError
-from helpers.circuits import SHAPES, double, task
+from helpers.circuits import SHAPES, double, task, their_edges
 
 
 def test_eap_is_transformerlenss_with_the_other_sign(tmp_path: Path) -> None:
-    """Theirs: gradient in the corrupt run, clean minus corrupt, of a metric; ours with the two prompts exchanged."""
-    from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
-
+    """Theirs is the gradient in the corrupt run of a metric; ours is the same with the two prompts exchanged."""
     model = double("gpt2", tmp_path)
     one = task(model, "logit_difference", "counterfactual")
-    answer, foil = one.prompts[0].answer_ids[0], one.prompts[0].foil_ids[0]
-    clean, corrupt = (torch.tensor([p.tokens for p in side]) for side in (one.corrupt, one.prompts))
-    embedding = model.embed.original_component.weight.requires_grad_(True)  # theirs starts from the weights
-    try:
-        theirs = attribution_patch(
-            model,
-            clean,
-            corrupt,
-            lambda logits: logits[0, -1, answer] - logits[0, -1, foil],
-            EdgeAttributionConfig("edge"),
-        )
-    finally:
-        embedding.requires_grad_(False)
-        embedding.grad = None
-    graph = Graph.of(model)
-    ours = EAP().score(Reference(model, graph, one))
-    summed = torch.zeros_like(ours)
-    kinds = {"q_input": ".q", "k_input": ".k", "v_input": ".v"}
-    for (writer, reader), value in theirs.edge_scores.items():
-        source = {"embed": "embed", "attn_head_out": f"a{writer.layer}.h{writer.head}", "mlp_out": f"m{writer.layer}"}
-        if reader.kind in kinds:
-            target = f"a{reader.layer}.h{reader.head}{kinds[reader.kind]}"
-        else:
-            target = {"mlp_in": f"m{reader.layer}", "logits": "logits"}[reader.kind]
-        summed[graph.edge(f"{source[writer.kind]}->{target}")] += value
-    torch.testing.assert_close(ours, -summed, atol=1e-6, rtol=1e-4)  # our loss is minus their metric
+    ours = EAP().score(Reference(model, Graph.of(model), one))
+    theirs = their_edges(model, one.corrupt, one.prompts, one.prompts[0])
+    torch.testing.assert_close(ours, -theirs.to(ours), atol=1e-6, rtol=1e-4)  # our loss is minus their metric
     assert float(ours.abs().max()) > 1e-3
 
 

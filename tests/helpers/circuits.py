@@ -1,13 +1,15 @@
 """Tasks for the circuit tests, on the toy's words."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from circuits.graph import Graph
 from circuits.task import Task
 from factscope.model.load import load
-from factscope.model.prompts import make_prompt
+from factscope.model.prompts import Prompt, make_prompt
 from helpers.models import TOY, configs
 
 SHAPES = ("gpt2", "llama", "neox")
@@ -77,3 +79,37 @@ WIRED = [
     "a0.h1->logits",
     "m1->logits",
 ]
+
+
+def their_edges(model: Any, clean: Sequence[Prompt], corrupt: Sequence[Prompt], asked: Prompt) -> torch.Tensor:
+    """TransformerLens's edge attribution of the logit difference of `asked`, summed over positions, [writer, reader].
+
+    Theirs: the gradient in the corrupt run, times clean minus corrupt.
+    """
+    from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
+
+    answer, foil = asked.answer_ids[0], asked.foil_ids[0]
+    there, here = (torch.tensor([prompt.tokens for prompt in side]) for side in (clean, corrupt))
+    embedding = model.embed.original_component.weight.requires_grad_(True)  # theirs starts from the weights
+    try:
+        theirs = attribution_patch(
+            model,
+            there,
+            here,
+            lambda logits: logits[0, -1, answer] - logits[0, -1, foil],
+            EdgeAttributionConfig("edge"),
+        )
+    finally:
+        embedding.requires_grad_(False)
+        embedding.grad = None
+    graph = Graph.of(model)
+    summed = torch.zeros(len(graph.writers), len(graph.readers))
+    kinds = {"q_input": ".q", "k_input": ".k", "v_input": ".v"}
+    for (writer, reader), value in theirs.edge_scores.items():
+        source = {"embed": "embed", "attn_head_out": f"a{writer.layer}.h{writer.head}", "mlp_out": f"m{writer.layer}"}
+        if reader.kind in kinds:
+            target = f"a{reader.layer}.h{reader.head}{kinds[reader.kind]}"
+        else:
+            target = {"mlp_in": f"m{reader.layer}", "logits": "logits"}[reader.kind]
+        summed[graph.edge(f"{source[writer.kind]}->{target}")] += value
+    return summed

@@ -56,7 +56,7 @@ class TunedConfig:
     skip: int = 1  # positions at the beginning that are left out
     steps: int = 40  # of each layer
     rows: int = 64  # positions in a step
-    rate: float = 3e-4  # of Adam at the beginning
+    rate: float = 1e-3  # of Adam at the beginning
     seed: int = 0
     start: str = "auto"
 

@@ -48,9 +48,16 @@ def completed(cases: tuple[Case, ...]) -> tuple[Case, ...]:
     """The cases with what their format adds when all are known."""
     titles = {each.title: each.complete for each in formats() if each.complete is not None}
     for title, complete in titles.items():
-        if cases and all(case.suite == title for case in cases):
-            return complete(cases)
+        own = [place for place, case in enumerate(cases) if case.suite == title]
+        done = dict(zip(own, complete(tuple(cases[place] for place in own)), strict=True)) if own else {}
+        cases = tuple(done.get(place, case) for place, case in enumerate(cases))
     return cases
+
+
+def case_renamed(case: Case, file: str) -> Case:
+    """The same case and its requests under ids that begin with a file's name."""
+    requests = tuple(replace(one, id=f"{file}/{one.id}") for one in case.requests)
+    return replace(case, id=f"{file}/{case.id}", requests=requests)
 
 
 def open_source(source: str | Path, split: str, template: int, extra: bool) -> list[Pending]:
@@ -178,6 +185,8 @@ def load_facts(
 def load_cases(
     source: str | Path,
     *,
+    also: Sequence[str | Path] = (),
+    seed: int | None = None,
     limit: int | None = None,
     split: str = "train",
     target: str = "new",
@@ -187,7 +196,9 @@ def load_cases(
     """Every case of a file, a folder, a Hugging Face data set or a shipped relation, in order.
 
     Args:
-        source: as in `load_facts`.
+        source: as in `load_facts`. Where two files use one id, the later one's gets its file's name before it.
+        also: further sources, whose cases stand beside them.
+        seed: mix the records of all of them first, with this seed.
         limit: at most so many; records beyond them are not read.
         split: of a Hugging Face data set.
         target: one of `TARGETS`: what the edit shall say.
@@ -213,9 +224,13 @@ def load_cases(
             empty.append(found.id)
         return () if case is None else (case,)
 
-    pending = pending_of(source, split=split, template=0, extra=_keeps(extra))
+    pending = [
+        each for one in (source, *also) for each in pending_of(one, split=split, template=0, extra=_keeps(extra))
+    ]
+    if seed is not None:
+        random.Random(seed).shuffle(pending)
     try:
-        cases = collect(pending, made, lambda case: case.id, limit=limit, on_bad=on_bad)
+        cases = collect(pending, made, lambda case: case.id, limit=limit, on_bad=on_bad, renamed=case_renamed)
         if not cases:
             raise FactError(f"no cases in {source}: every record was left out")
     except FactError:

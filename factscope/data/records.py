@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import PurePath
 from typing import TypeVar
 
 from factscope.data.case import Case
@@ -30,6 +31,11 @@ class Pending:
     title: str
     read: Callable[[], Fact | Case]
 
+    @property
+    def file(self) -> str:
+        """The file it is of, as `where` begins."""
+        return self.where.partition(", ")[0]
+
 
 def collect(
     pending: Sequence[Pending],
@@ -38,8 +44,11 @@ def collect(
     *,
     limit: int | None,
     on_bad: str,
+    renamed: Callable[[T, str], T] | None = None,
 ) -> tuple[T, ...]:
     """Read until there are `limit`; `made` gives what to keep of a record, `name` its id, which must be new.
+
+    With `renamed`, an id that another file used before gets this file's name before it.
 
     Raises FactError as `load_facts` says.
     """
@@ -49,6 +58,7 @@ def collect(
         raise FactError(f"on_bad is {on_bad!r}: choose 'refuse' or 'skip'")
     kept: dict[str, T] = {}
     bad: list[FactError] = []
+    owners: dict[str, str] = {}  # the file of each id
     for each in pending:
         if limit is not None and len(kept) >= limit:
             break
@@ -56,9 +66,12 @@ def collect(
             with located(each.where):
                 fresh: dict[str, T] = {}
                 for item in made(each.read(), each.title):
+                    if renamed is not None and owners.get(name(item), each.file) != each.file:
+                        item = renamed(item, PurePath(each.file).stem)
                     if name(item) in kept or name(item) in fresh:
                         raise FactError(f"the id {name(item)!r} was used before: leave one of the two out")
                     fresh[name(item)] = item
+                    owners[name(item)] = each.file
         except FactError as trouble:
             if on_bad == "refuse":
                 raise

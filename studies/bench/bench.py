@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from editing.evaluation.protocol import Protocol, comparable_with
 from editing.evaluation.read import Speech, asked_of, check_together
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import TIMES, Score, found, table
+from editing.evaluation.tasks import Tasks
 from editing.method import MethodSpec, method
 from editing.requests import known
 from editing.sequence.yardstick import Yardstick
@@ -78,7 +80,8 @@ class Options:
     score of protocols that speak. editors, allow_trained: of methods that are trained, and whether cases may be edited
     that they were trained on. say: told, before anything is edited, what of the protocol these cases cannot be asked.
     shown: whether a progress bar is shown; None: on a terminal. workers: who edits. shard: only this part of the cases,
-    for `bench_shard`.
+    for `bench_shard`. mixed: whether the cases are of several sources. at: numbers of cases after which everything so
+    far is read again, where edits stay; tasks: asked then, too.
     """
 
     source: str = ""
@@ -96,6 +99,9 @@ class Options:
     say: Callable[[str], None] = lambda _: None
     workers: Workers = ALONE
     shard: Shard | None = None
+    mixed: bool = False
+    at: tuple[int, ...] = ()
+    tasks: Tasks | None = None
 
 
 def bench(
@@ -148,8 +154,9 @@ def _tried(
     asked = {case.id: asked_of(model, case, options.start, protocol.frame) for case in cases}
     setting = Setting(
         model, cases, asked, protocol, folder, options.yardstick, options.seed, options.start, lambda _: None,
-        options.workers, options.shard,
+        options.workers, options.shard, options.at, options.tasks,
     )  # fmt: skip
+    check_curve(setting.steps, protocol, options.at)
     work = _work(known_as, digest(cases), protocol, options)
     if options.shard is not None:
         work |= options.shard.said(len(setting.steps), setting.side)
@@ -187,6 +194,7 @@ def _work(fingerprint: str, questions: str, protocol: Protocol, options: Options
         "seed": options.seed,
         "start": options.start,
         "general": None if options.yardstick is None else options.yardstick.digest,
+        **({"at": list(options.at), "tasks": options.tasks.names if options.tasks else ()} if options.at else {}),
     }
 
 
@@ -201,7 +209,7 @@ def _result(
     if options.snippets is not None:
         trials = [replace(trial, speech=likened(trial.speech, cases, options.snippets)) for trial in trials]
     return Bench(
-        suite=cases[0].suite,
+        suite=suite_of(cases, options.mixed),
         source=options.source,
         cases=tuple(case.id for case in cases),
         asked=digest(cases),
@@ -214,6 +222,12 @@ def _result(
         known=options.known,
         run=run,
     )
+
+
+def suite_of(cases: Sequence[Case], mixed: bool) -> str:
+    """The suite's name; a mixture of several sources has one of its own, so that no published number is its like."""
+    names = ", ".join(dict.fromkeys(case.suite for case in cases))
+    return f"a mixture of {names}" if mixed else cases[0].suite
 
 
 def known_cases(model: Bridge, cases: Sequence[Case], most: int, start: str = "auto") -> tuple[Case, ...]:
@@ -262,6 +276,24 @@ def check_askable(model: Bridge, cases: Sequence[Case], protocol: Protocol, say:
         )
     if protocol.speech and not any(case.speak for case in cases):
         say("these cases have no prompts for longer texts, so there is no fluency")
+
+
+def check_curve(steps: Sequence[Sequence[Case]], protocol: Protocol, at: Sequence[int]) -> None:
+    """UserError where a curve over the number of edits is asked for, and there is no such checkpoint."""
+    if not at:
+        return
+    if not protocol.stays:
+        raise UserError(
+            f"under {protocol.name} every edit is taken out again, so there is no checkpoint and no curve: choose "
+            "--protocol sequential or sequential-batch, or leave --at out"
+        )
+    ends = list(accumulate(map(len, steps)))
+    missing = [number for number in at if number not in ends]
+    if missing:
+        raise UserError(
+            f"no edit ends after {missing[0]} cases, so there is no checkpoint: edits end after "
+            f"{', '.join(map(str, ends[:4]))}{' ...' if len(ends) > 4 else ''}, the last after {ends[-1]}"
+        )
 
 
 def check_group(cases: Sequence[Case], protocol: Protocol) -> None:

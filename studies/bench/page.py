@@ -19,7 +19,7 @@ from editing.pages.wordings import wording_words, wordings
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.model.known import Known
 from factscope.plots.figures.intervals import Group, Intervals
-from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table
+from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Table
 from factscope.statistics import INTERVALS
 from studies.bench.bench import Bench
 from studies.bench.run import MethodResult
@@ -104,9 +104,54 @@ def further(bench: Bench) -> list[Table]:
             (name, *(round(trial.general[name], 4) for trial in elsewhere)) for name in names
         )
         out.append(Table("With all edits in", ("what", *(trial.method for trial in elsewhere)), rows))
+    if any(trial.curve for trial in bench.trials):
+        out.append(curve_table(bench))
     if any(trial.failures for trial in bench.trials):
         out.append(failure_table(bench))
     return out
+
+
+CURVED = ("ES", "PS", "NS", "reliability", "edit success, pooled", "portability, pooled", "locality, pooled",
+          "generation entropy")  # fmt: skip
+
+
+def curve_table(bench: Bench) -> Table:
+    """Everything so far, read again after so many cases: a row a method and number."""
+    names = [name for name in CURVED for trial in bench.trials for one in trial.curve[:1]
+             if any(score.metric == name and score.when == "final" for score in one.scores)]  # fmt: skip
+    names = list(dict.fromkeys(names))
+    others = list(dict.fromkeys(name for trial in bench.trials for one in trial.curve for name in one.general))
+    rows: list[tuple[Cell, ...]] = []
+    for trial in bench.trials:
+        for point in trial.curve:
+            now = {one.metric: one for one in point.scores if one.when == "final"}
+            cells = [value_with_interval(now[name]) if name in now else None for name in names]
+            rows.append((trial.method, point.cases, *cells, *(rounded(point.general[name]) for name in others)))
+    return Table(CURVE_TITLE, ("method", "cases", *names, *others), tuple(rows), note=f"In brackets {INTERVALS}.")
+
+
+def curves(bench: Bench) -> tuple[Curves, ...]:
+    """One picture for each score over the number of cases, a line a method (the survey's Fig. 4)."""
+    found = [trial for trial in bench.trials if len(trial.curve) > 1]
+    if not found:
+        return ()
+    x = np.array([point.cases for point in found[0].curve])
+    out = []
+    for name in CURVED:
+        series = []
+        for trial in found:
+            scores = [{one.metric: one for one in point.scores if one.when == "final"} for point in trial.curve]
+            if all(name in one for one in scores):
+                y, low, high = (
+                    np.array([getattr(one[name], side) for one in scores]) for side in ("value", "low", "high")
+                )
+                series.append(Series(trial.method, y, low, high))
+        if series:
+            out.append(Curves(label(name), x, tuple(series), "cases edited", y_title=name))
+    return tuple(out)
+
+
+CURVE_TITLE = "Over the number of edits"
 
 
 def definitions(bench: Bench) -> list[tuple[str, str, str, str]]:
@@ -186,6 +231,8 @@ def page(bench: Bench) -> Page:
     for table in further(bench):
         if table.title == FAILURE_TITLE:
             sections.append(Section("How edits failed", (table, example_table(bench)), FAILED))
+        elif table.title == CURVE_TITLE:
+            sections.insert(1, Section(CURVE_TITLE, (*curves(bench), table)))
         else:
             sections.append(Section("What else changed", (table,)))
     for trial in bench.trials:

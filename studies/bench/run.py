@@ -20,7 +20,8 @@ from editing.edit import Edit, commit, in_place, revert, unedited
 from editing.evaluation.failures import Failure, failures
 from editing.evaluation.protocol import ORDERS, Protocol
 from editing.evaluation.read import Outputs, Reading, Row, Speech, TokenizedQuestion, listen, readings
-from editing.evaluation.table import table
+from editing.evaluation.table import Score, table
+from editing.evaluation.tasks import Tasks
 from editing.method import MethodConfig, MethodSpec
 from editing.sequence.yardstick import Yardstick
 from editing.trained.editor import Trained
@@ -51,6 +52,15 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """One method after so many cases, where edits stay: everything so far read again, and general ability."""
+
+    cases: int
+    scores: tuple[Score, ...]
+    general: dict[str, float]
+
+
+@dataclass(frozen=True)
 class MethodResult:
     """One method on all cases."""
 
@@ -62,6 +72,7 @@ class MethodResult:
     failures: tuple[Failure, ...] = ()
     general: dict[str, float] = field(default_factory=dict)  # of the model with all edits in
     notes: tuple[str, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()  # at the numbers of cases that were asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +90,8 @@ class Setting:
     advance: Advance  # told how many cases are done
     workers: Workers = ALONE
     shard: Shard | None = None
+    at: tuple[int, ...] = ()  # numbers of cases after which all so far are read again, where edits stay
+    tasks: Tasks | None = None  # asked then, too
 
     @property
     def units(self) -> list[int]:
@@ -304,6 +317,9 @@ class CaseRunner:
         setting, numbers = self.setting, self.numbers
         self.journal = Journal(setting.folder / f"{self.name}.jsonl", self.wanted.work)
         self.journal.__enter__()
+        self.looks = Journal(setting.folder / f"{self.name}-curve.jsonl", self.wanted.work) if setting.at else None
+        if self.looks is not None:
+            self.looks.__enter__()
         setting.advance(sum(len(setting.steps[number]) for number in numbers[: self.done]))
         wanted = self.wanted
         try:
@@ -327,6 +343,8 @@ class CaseRunner:
     def __exit__(self, *trouble: Any) -> None:
         revert(self.setting.model, in_place(self.setting.model))
         self.journal.__exit__(*trouble)
+        if self.looks is not None:
+            self.looks.__exit__(*trouble)
 
     @property
     def done(self) -> int:
@@ -340,6 +358,7 @@ class CaseRunner:
 
     def advance_to(self, number: int) -> None:
         """Do the next step, whose edit stays, and note it. Raises EditError with the method's name."""
+        self.look(number)
         step = self.setting.steps[number]
         with _naming(self.name):
             for piece, edit in self.maker.made([step], self.clean(number)):
@@ -371,21 +390,50 @@ class CaseRunner:
         end: dict[str, Any] = {"final": None, "speech": [], "general": {}}
         if not setting.protocol.stays:
             return end
-        end["final"] = []
-        for begin in range(0, len(setting.cases), CASES):
-            some = setting.cases[begin : begin + CASES]
+        end["final"], end["speech"] = self._again(len(setting.cases))
+        end["general"] = general(setting.model, setting.yardstick)
+        return end
+
+    def _again(self, count: int) -> tuple[list[dict[str, Any]], list[str]]:
+        """What the first `count` cases are answered with now, and the texts of theirs."""
+        setting = self.setting
+        final: list[dict[str, Any]] = []
+        speech: list[str] = []
+        for begin in range(0, count, CASES):
+            some = setting.cases[begin : min(begin + CASES, count)]
             now = setting.heard(some)
             with unedited(setting.model):
                 before = setting.heard(some)
             read = self.maker.read(some, before, now)
-            end["final"] += read["now"]
-            end["speech"] += read["speech"][1]
-        end["general"] = general(setting.model, setting.yardstick)
-        return end
+            final += read["now"]
+            speech += read["speech"][1]
+        return final, speech
+
+    def look(self, number: int) -> None:
+        """Before the step of this number, read all so far again if it was asked for and is not in the journal."""
+        count = sum(len(step) for step in self.setting.steps[:number])
+        if self.looks is None or count not in self.setting.at or any(one["cases"] == count for one in self.looks.done):
+            return
+        setting = self.setting
+        elsewhere = general(setting.model, setting.yardstick)
+        if setting.tasks is not None:
+            elsewhere |= setting.tasks(setting.model)
+        self.looks.add({"cases": count, "final": self._again(count)[0], "general": elsewhere})
+
+    def curve(self, rows: Sequence[Row]) -> tuple[CurvePoint, ...]:
+        """The points that were read, from the rows of all cases."""
+        out = []
+        for piece in sorted(self.looks.done if self.looks is not None else (), key=lambda one: one["cases"]):
+            final = [Reading(**one) for one in piece["final"]]
+            some = [replace(row, final=now) for row, now in zip(rows, final, strict=False)]
+            scores = table(self.name, some, self.setting.protocol)
+            out.append(CurvePoint(piece["cases"], scores, piece["general"]))
+        return tuple(out)
 
     def result(self) -> MethodResult:
         """The method on all cases, once every step is done."""
         if len(self.journal.done) == len(self.setting.steps):
+            self.look(len(self.setting.steps))
             self.journal.add(self._end())
         *pieces, end = self.journal.done
         cases, protocol = self.setting.cases, self.setting.protocol
@@ -405,7 +453,7 @@ class CaseRunner:
         costs = tuple(Cost(**piece["cost"]) for piece in pieces)
         elsewhere = end["general"] or pieces[-1]["general"]
         config, notes = asdict(self.wanted.config), self.wanted.notes
-        return MethodResult(self.name, config, rows, speech, costs, failures(rows), elsewhere, notes)
+        return MethodResult(self.name, config, rows, speech, costs, failures(rows), elsewhere, notes, self.curve(rows))
 
 
 def general(model: Bridge, yardstick: Yardstick | None) -> dict[str, float]:

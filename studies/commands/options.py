@@ -51,6 +51,7 @@ CIRCUIT_METRICS = ("nll", "logit_difference", "kl", "probability")
 EXTRA = ("refuse", "keep")
 FIGURE_FORMATS = ("svg", "pdf", "png")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+OWN_TASKS = ("repeat", "past_tense", "antonyms", "capitals")  # as editing/evaluation/tasks.py has them; a test compares
 RESTRAINTS = tuple(places(restraints, "factscope.restraints", "RESTRAINT"))
 PROTOCOLS = ("counterfact", "easyedit", "memit", "zsre-memit", "batch-30", "sequential", "sequential-batch", "strict",
              "wild", "generation")  # fmt: skip

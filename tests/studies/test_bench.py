@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from editing import methods
+from editing import compute, methods
 from editing.edit import in_place
 from editing.evaluation import read as suite
 from editing.evaluation.protocol import comparable_with, protocol
+from editing.evaluation.tasks import Tasks
 from editing.pages.scores import ordered
 from factscope.data.load import load_cases
 from factscope.data.request import EditRequest
@@ -23,7 +24,7 @@ from helpers.models import TOY
 from helpers.results import check_result
 from studies.bench import compare as bench_compare
 from studies.bench import page as bench_view
-from studies.bench.bench import bench
+from studies.bench.bench import bench, suite_of
 from studies.commands import app as common
 
 NULL = '''"""No edit at all."""
@@ -340,3 +341,60 @@ def test_facts_check_counts_what_a_file_holds_and_names_what_is_wrong(edit, tmp_
     out = edit("facts", "check", tmp_path / "cut.json")
     assert out.exit_code == 2
     assert "cut.json, line 1" in out.stderr
+
+
+def test_a_curve_is_the_end_of_shorter_sequences_and_goes_on_where_it_stopped(toy, tmp_path, monkeypatch):
+    """After one case and after three: what a bench of one case, and of three, says at its end."""
+    how = {"settings": {"ft_m": {"layer": "0", "steps": "5"}}, "tasks": Tasks.of(toy, ["repeat"], limit=2)}
+    real = compute.compute
+    calls = []
+
+    def stops(*arguments, **more):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(compute, "compute", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy, tmp_path / "a", "sequential", ("ft_m",), at=(1, 3), **how)
+    monkeypatch.setattr(compute, "compute", real)
+    whole = run(toy, tmp_path / "a", "sequential", ("ft_m",), at=(1, 3), **how)
+    one, three = whole.trials[0].curve
+    assert (one.cases, three.cases) == (1, 3)
+    last = {score.metric: score.value for score in whole.scores if score.when == "final"}
+    assert {score.metric: score.value for score in three.scores if score.when == "final"} == pytest.approx(last)
+    alone = run(toy, tmp_path / "b", "sequential", ("ft_m",), count=1, settings=how["settings"])
+    last = {score.metric: score.value for score in alone.scores if score.when == "final"}
+    assert {score.metric: score.value for score in one.scores if score.when == "final"} == pytest.approx(last, abs=1e-4)
+    assert 0 <= one.general["task/repeat"] <= 1
+    table = bench_view.curve_table(whole)
+    assert [row[1] for row in table.rows] == [1, 3]
+    assert bench_view.CURVE_TITLE in [section.heading for section in bench_view.page(whole).sections]
+    again = store.load(store.save(whole, tmp_path / "saved"), type(whole))
+    assert str(again.trials[0].curve) == str(whole.trials[0].curve)  # an interval that is not known is no number
+    mixed = suite_of(load_cases(TOWN, limit=2), mixed=True)
+    assert comparable_with(protocol("easyedit"), mixed, "none").startswith("results of the same settings only")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--at", "1"], "every edit is taken out again, so there is no checkpoint and no curve"),
+        (["--at", "2", "--protocol", "sequential"], "no edit ends after 2 cases"),
+        (["--at", "0", "--protocol", "sequential"], "write numbers of cases"),
+        (["--tasks", "repeat"], "--tasks are asked at checkpoints, and there is none"),
+        (["--mix", "CONFLICT", "--protocol", "sequential"], "give 'Oda Voss lives in' targets"),
+    ],
+)
+def test_a_curve_without_checkpoints_and_a_mixture_that_contradicts_are_refused(run_command, tmp_path, given, said):
+    record = {"prompt": "Oda Voss lives in", "subject": "Oda Voss", "ground_truth": "Brask"}
+    files = [tmp_path / name for name in ("one.json", "other.json")]
+    for file, target in zip(files, ("Vey", "Corrin"), strict=True):
+        file.write_text(json.dumps([record | {"target_new": target}]))
+    given = [str(files[1]) if word == "CONFLICT" else word for word in given]
+    found = run_command("edit", "bench", files[0], "--methods", "ice", "--model", TOY, *given)
+    assert found.exit_code == 2
+    errors = [line for line in found.stderr.splitlines() if not line.startswith(("Note:", "Protocol:"))]
+    assert len(errors) == 1
+    assert said in errors[0]

@@ -14,6 +14,7 @@ from studies.commands.command import command, run_folder
 from studies.commands.edit.compare import compared, show, tell_compared
 from studies.commands.options import (
     DETAILS,
+    OWN_TASKS,
     PROTOCOLS,
     EditorsOptions,
     Extra,
@@ -57,6 +58,13 @@ class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, R
     protocol: Annotated[
         str | None,
         option("What is measured, and when  [dim](default: the suite's usual)[/dim]", of=OneOf("protocol", PROTOCOLS)),
+    ] = None
+    mix: Annotated[
+        tuple[str, ...], option("A further suite whose cases are mixed in, by the seed; repeat for several.")
+    ] = ()
+    at: Annotated[str | None, option("Read all so far again after so many cases: 10,100; edits must stay.")] = None
+    tasks: Annotated[
+        str | None, option(f"With --at: {', '.join(OWN_TASKS)}, or tasks of lm-eval; with commas between.")
     ] = None
     limit: Annotated[int, option("Cases, from the first on."), Was("--n")] = 100
     known: Annotated[bool, option("Only cases whose facts the model knows.", "--known")] = False
@@ -127,6 +135,7 @@ class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, R
     BenchOptions,
     "edit bench counterfact.json --methods rome,memit,ft-m,ice --protocol counterfact --limit 100",
     "edit bench MQuAKE-CF-3k-v2.json --methods memit,ike --protocol generation --limit 50",
+    "edit bench zsre.json --mix recent.json --methods memit --protocol sequential --at 10,100 --tasks repeat,capitals",
     "edit bench zsre.json --methods memit --protocol zsre-memit --compare runs/bench-zsre-1a2b3c4d",
 )
 def bench(options: BenchOptions) -> None:
@@ -164,6 +173,9 @@ def _check(options: BenchOptions) -> None:
 
     if options.snippets is not None and not options.speech:
         raise UserError("--snippets is for texts that the model writes: give their length with --speech 100")
+    _at(options)
+    if options.tasks is not None and options.at is None:
+        raise UserError("--tasks are asked at checkpoints, and there is none: give --at, as --at 10,100")
     if not options.general and (options.unrelated is not None or options.text != "self"):
         raise UserError("--unrelated and --text are for --general; give that too, or leave them out")
     for name in options.chosen:
@@ -183,8 +195,11 @@ def _cases(options: BenchOptions) -> tuple[Any, Any]:
     limit = None if options.known or options.skip_conflicts else options.limit
     on_bad = "skip" if options.skip_bad else "refuse"
     cases = load_cases(
-        options.suite, limit=limit, split=options.split, target=how.target, on_bad=on_bad, extra=options.extra
-    )
+        options.suite, also=options.mix, seed=options.seed if options.mix else None, limit=limit,
+        split=options.split, target=how.target, on_bad=on_bad, extra=options.extra,
+    )  # fmt: skip
+    if options.mix:
+        _tell_contradictions(cases)
     if options.protocol is None:
         how = protocol(usual(cases[0].suite), **parts)
         note(f"Protocol: {how.name}, the usual one for {cases[0].suite}; choose another with --protocol.")
@@ -193,9 +208,27 @@ def _cases(options: BenchOptions) -> tuple[Any, Any]:
     return how, cases
 
 
+def _tell_contradictions(cases: Any) -> None:
+    """Say which cases of a mixture contradict each other in other words; the same prompt is refused where it stays."""
+    from factscope.data.conflicts import conflicts
+
+    found = [one for one in conflicts(cases) if one.kind != "twice"]
+    if found:
+        note(f"Note: the mixture contradicts itself {len(found)} times, first {found[0]}.")
+
+
+def _at(options: BenchOptions) -> tuple[int, ...]:
+    """After how many cases all are read again; UserError for what is no number above 0."""
+    parts = listed(options.at) or ()
+    if options.at is not None and (not parts or not all(part.isdecimal() and int(part) for part in parts)):
+        raise UserError(f"--at {options.at!r}: write numbers of cases, as 10,100")
+    return tuple(sorted({int(part) for part in parts}))
+
+
 def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: Any, **who: Any) -> Any:
     """The bench itself, or of a shard nothing but its journals, after everything that refuses it."""
     from editing.evaluation.reference_texts import Snippets
+    from editing.evaluation.tasks import Tasks
     from editing.sequence import yardstick as measuring
     from factscope.model.prompts import start_token
     from studies.bench import bench as grid
@@ -212,6 +245,7 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
         begins = start_token(model, start)[0] or "none"
         planned = bench_compare.Planned(how, cases[0].suite, grid.digest(cases), begins)
         refuse(bench_compare.obstacles(planned, other), options.beside)
+    tasks = Tasks.of(model, listed(options.tasks) or (), seed=seed, start=start) if options.tasks else None
     yardstick = None
     if options.general:
         edited = [request for case in cases for request in case.requests]
@@ -220,7 +254,8 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
     try:
         run: Any = grid.bench if options.shard is None else grid.bench_shard
         result = run(
-            model, cases, options.chosen, how, folder, source=Path(options.suite).name, known=options.known,
+            model, cases, options.chosen, how, folder, known=options.known, mixed=bool(options.mix),
+            source=" + ".join(Path(one).name for one in (options.suite, *options.mix)), at=_at(options), tasks=tasks,
             settings=by_owner(options.settings), moments=options.moments, tokens=options.tokens, snippets=references,
             seed=seed, start=start, yardstick=yardstick, editors=editors, allow_trained=options.allow_trained,
             say=lambda words: note(f"Note: {words}."), **who,

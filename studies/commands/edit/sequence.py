@@ -12,6 +12,7 @@ from studies.commands.edit.apply import note_identity
 from studies.commands.options import (
     DETAILS,
     FACTS,
+    OWN_TASKS,
     EditOptions,
     EditorOptions,
     KnownFactsOptions,
@@ -29,9 +30,6 @@ from studies.commands.options import (
 
 if TYPE_CHECKING:
     from editing.trained.editor import Trained
-
-
-OWN_TASKS = ("repeat", "past_tense", "antonyms", "capitals")  # as editing/evaluation/tasks.py has them; a test compares
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from factscope.errors import EditError
 from factscope.model.weights import fingerprint
 from factscope.plots.page import page_html
 from helpers.models import TOY
-from studies.commands.edit.sequence import OWN_TASKS
+from studies.commands.options import OWN_TASKS
 
 LINEAR = restraint("prune").Config(mode="linear")
 LOG = restraint("prune").Config(alpha=20.0)

@@ -1,5 +1,7 @@
 """KnowEdit's five suites."""
 
+import json
+
 import pytest
 
 from factscope.data.load import load_cases, load_facts
@@ -49,3 +51,21 @@ def test_sanitation_deals_the_retained_questions_out(write):
     assert [len(trials(case, "locality")) for case in (first, second)] == [2, 1]
     other = {"K_F": SANITATION["success"], "K_R": SANITATION["locality"]}
     assert load_cases(write(other))[0].more == first.more
+
+
+def test_two_sets_of_one_folder_keep_their_cases_apart_and_are_mixed_by_the_seed(tmp_path):
+    """A folder of sets that all count from 0, and the same by name; a second id in one file is still refused."""
+    other = KNOWEDIT | {"subject": "Sund", "prompt": "The harbour of Sund is"}
+    for name, records in (("recent", [KNOWEDIT]), ("zsre", [other]), ("sent", CONVSENT)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(records))
+    cases = load_cases(tmp_path)
+    assert [case.id for case in cases] == ["knowedit/0", "convsent/0", "convsent/1", "zsre/knowedit/0"]
+    assert [one.id for case in cases for one in case.requests] == [case.id for case in cases]
+    assert trials(cases[1], "locality")[0].questions[0].prompt == cases[2].requests[0].prompt  # as in a set of its own
+    files = [tmp_path / f"{name}.json" for name in ("recent", "sent", "zsre")]
+    named = load_cases(files[0], also=files[1:], seed=1)
+    assert [case.id for case in named] == [case.id for case in load_cases(files[0], also=files[1:], seed=1)]
+    assert {case.requests[0].prompt for case in named} == {case.requests[0].prompt for case in cases}
+    (tmp_path / "zsre.json").write_text(json.dumps([other | {"case_id": 3}, KNOWEDIT | {"case_id": 3}]))
+    with pytest.raises(FactError, match="the id 'knowedit/3' was used before"):
+        load_cases(tmp_path / "zsre.json")

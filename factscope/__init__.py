@@ -133,11 +133,15 @@ __all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:
-    """The thing of that name, imported now."""
+    """The thing of that name, imported now; a call checks what it is given (factscope/arguments.py)."""
     if name not in _PLACES:
         raise AttributeError(f"module 'factscope' has no attribute {name!r}")
     module, _, inside = _PLACES[name].partition(":")
     found = getattr(importlib.import_module(module), inside)
+    if type(found).__name__ == "function":
+        arguments = importlib.import_module("factscope.arguments")
+        bridge = importlib.import_module("factscope.model.bridge")
+        found = arguments.checked(found, f"fs.{name}", {"Bridge": bridge.info})
     globals()[name] = found
     return found
 

@@ -44,3 +44,7 @@ class EditError(UserError):
 
 class SettingError(UserError):
     """A setting that does not exist, is given twice, or cannot have that value; names the settings that there are."""
+
+
+class ArgumentError(UserError, TypeError):
+    """A call of `import factscope` was given something else than it takes; names the argument and what it takes."""

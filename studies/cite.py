@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from factscope.errors import ArgumentError
 from factscope.results.papers import bibtex
 
 KINDS = {  # by the class of a part
@@ -84,7 +85,13 @@ PROGRAMS = ("factscope", "nanda2022transformerlens")
 
 
 def cite(result: Any) -> str:
-    """The BibTeX of everything that a result used, each source once; a comment names what has none here."""
+    """The BibTeX of everything that a result used, each source once; a comment names what has none here.
+
+    Raises ArgumentError for what is no result, nor a list of results.
+    """
+    if not all(is_dataclass(one) and not isinstance(one, type) for one in _each(result)):
+        kind = type(result).__name__
+        raise ArgumentError(f"fs.cite: a value of type {kind} is no result: give what a call of fs returned")
     keys, unknown = list[str](PROGRAMS), dict[str, None]()
     for table, name in _used(result):
         if name in table:
@@ -93,6 +100,10 @@ def cite(result: Any) -> str:
             unknown[name] = None
     missing = "".join(f"% {name}: no source is known here; its own documentation names it\n" for name in unknown)
     return bibtex(keys) + missing
+
+
+def _each(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, list | tuple) else [result]
 
 
 Used = tuple[Mapping[str, tuple[str, ...]], str]

@@ -38,7 +38,7 @@ from factscope.errors import UserError
 from factscope.model.bridge import Bridge, info
 from factscope.model.forward.generate import generate as continued
 from factscope.model.forward.generate import until_end
-from factscope.model.prompts import Prompt, tokenized
+from factscope.model.prompts import Prompt, make_prompt, tokenized
 from factscope.progress import progress
 from studies.circuit import (
     DEFAULT,
@@ -64,9 +64,11 @@ from tracing.results import TraceResult
 
 
 def trace(
-    model: Bridge, prompt: Prompt, config: TraceConfig = TraceConfig(), *, shown: bool | None = None
+    model: Bridge, prompt: str | Prompt, config: TraceConfig = TraceConfig(), *, shown: bool | None = None
 ) -> TraceResult:
     """Trace `prompt` with a progress bar. Without an answer, the model's own next token is traced, as in ROME.
+
+    A text is made a prompt first, as `fs.prompt(model, text)` makes it.
 
     Effects are in the metric's unit, positive where restoring a state helps the answer (Meng et al. 2022, section 2).
     `shown` says whether there is a bar; None: in a notebook and at a terminal.
@@ -74,6 +76,7 @@ def trace(
     Raises NoGap if the corruption does not hurt the answer, and ModelError for a model that cannot be traced exactly.
     """
     info(model)  # what is no bridge is told in one sentence
+    prompt = make_prompt(model, prompt) if isinstance(prompt, str) else prompt
     with progress("tracing", cells_of(model, prompt, config), shown=shown) as advance:
         return traced(model, prompt, config, advance=advance)
 

@@ -11,6 +11,7 @@ from circuits.by_role.graph import carries
 from circuits.graph import place_of
 from circuits.pages.wiring import NODE_KINDS, into, palette_of, row_names, row_of
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark, View
+from factscope.plots.labels import counted
 from factscope.plots.specs import Card, Headline, Number, Page, Section, Spec, Table, Text
 
 MOST_ROWS = 400  # of a table of edges; the export has all
@@ -20,7 +21,8 @@ def page(circuit: RoleCircuit) -> Page:
     """The page of one circuit by roles."""
     prompts = circuit.prompts
     more = f" and {len(prompts) - 1} more prompts" if len(prompts) > 1 else ""
-    told = (Text("\n\n".join(f"{note[0].upper()}{note[1:]}." for note in circuit.notes)),) if circuit.notes else ()
+    below = [*words(circuit)[1:], *(f"{note[0].upper()}{note[1:]}." for note in circuit.notes)]
+    told = (Text("\n\n".join(below)),) if below else ()
     drawn: tuple[Spec, ...] = (headline(circuit), *told, network(circuit), role_table(circuit))
     sections = (
         Section("The circuit", drawn, _reading(circuit)),
@@ -120,13 +122,13 @@ def headline(circuit: RoleCircuit) -> Headline:
     if circuit.evaluation is not None:
         tested = circuit.evaluation
         numbers += [
-            Number(f"{tested.everywhere_faithfulness:.0%}", "faithfulness of the same edges at every role"),
-            Number(f"{round(tested.random_degree.mean, 2) + 0.0:.0%}", "of random circuits, same degrees"),
+            Number(f"{tested.everywhere_faithfulness:.0%}", "the same edges at every role"),
+            Number(f"{round(tested.random_degree.mean, 2) + 0.0:.0%}", "random circuits, same degrees"),
         ]
         if tested.held_out is not None:
             held = tested.held_out
-            numbers.append(Number(f"{held.circuit:.0%}", f"Hit@10 on {held.n} held-out facts, {held.full:.0%} whole"))
-    return Headline(" ".join(words(circuit)), tuple(numbers))
+            numbers.append(Number(f"{held.circuit:.0%}", f"Hit@10, {counted(held.n, 'held-out fact')}"))
+    return Headline(words(circuit)[0], tuple(numbers))
 
 
 def by_role(circuit: RoleCircuit) -> list[tuple[str, int, float]]:

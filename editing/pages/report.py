@@ -153,7 +153,7 @@ TOLD = {
     "ES": "of prompts prefer the new answer",
     "PS": "of paraphrases prefer the new answer",
     "reliability": "of prompts are answered with it",
-    "locality, unchanged": "of neighbours' answers unchanged",
+    "locality, unchanged": "of the tokens of neighbours' answers unchanged",
 }
 
 

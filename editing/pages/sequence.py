@@ -89,7 +89,7 @@ def words(result: SequenceResult) -> list[str]:
     moved += f", condition number {last.quantities['condition']:.2f} times"
     beside = last.score(NEIGHBOURS)
     if beside is not None:
-        said.append(f"Neighbours' answers unchanged in {beside.value:.0%}")
+        said.append(f"Tokens of neighbours' answers unchanged in {beside.value:.0%}")
     if "unchanged" in last.quantities:
         moved = f"unrelated facts' next token unchanged in {last.quantities['unchanged']:.0%}, " + moved
     said.append(moved[0].upper() + moved[1:])
@@ -157,7 +157,7 @@ def headline(result: SequenceResult) -> Headline:
     numbers = [Number(f"{last.quantities['retention']:.0%}", "of all edits hold at the end")]
     beside = last.score(NEIGHBOURS)
     if beside is not None:
-        numbers.append(Number(f"{beside.value:.0%}", "neighbours' answers unchanged"))
+        numbers.append(Number(f"{beside.value:.0%}", "of the tokens of neighbours' answers unchanged"))
     if "unchanged" in last.quantities:
         numbers.append(Number(f"{last.quantities['unchanged']:.0%}", "unrelated facts: next token unchanged"))
     numbers.append(Number(f"× {last.quantities['perplexity']:.3g}", "perplexity of a fixed text"))

@@ -12,6 +12,7 @@ from typing import Any
 from editing.evaluation.read import Reading, Row
 from editing.pages.scores import in_lines
 from factscope.plots.escape import shortened, visible
+from factscope.plots.labels import counted
 from factscope.plots.specs import Table
 
 NEIGHBOURS = 3  # shown, those that moved most
@@ -88,7 +89,9 @@ def _counts(rows: Sequence[Row], edited: Row) -> str:
         parts.append(f"in other words {sum(one.exact for one in other)} of {len(other)}")
     if near:
         same, drift = sum(bool(one.next_same) for one in near), sum(one.kl for one in near) / len(near)
-        parts.append(f"neighbours as before {same} of {len(near)} (KL {drift:.2g} nats)")
+        parts.append(
+            f"the next token of {same} of {counted(len(near), 'neighbour')} is as before (KL {drift:.2g} nats)"
+        )
     missing = [name for name, some in (("paraphrases", other), ("neighbours", near)) if not some]
     if missing:
         parts.append(f"no {' or '.join(missing)} to ask of this fact")
@@ -109,7 +112,8 @@ def _probes(rows: Sequence[Row]) -> str:
         )
     if asked := [one for one in now["verification"] if one.nll_other is not None]:
         right = sum(one.nll < (one.nll_other or 0.0) for one in asked)
-        parts.append(f"yes or no, of the new and the old statement: {right} of {len(asked)} right")
+        which = "new and the old" if len(asked) > 1 else "new"
+        parts.append(f"yes or no, of the {which} statement: {right} of {len(asked)} right")
     return f"Asked otherwise: {'; '.join(parts)}" if parts else ""
 
 

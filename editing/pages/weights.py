@@ -8,10 +8,10 @@ import numpy as np
 
 from editing.edit import Edit
 from editing.weights.maps import READ_AS, MatrixMap, WeightMaps
-from editing.weights.sparsity import TOP, column_energy, concentration, row_energy
+from editing.weights.sparsity import column_energy, concentration, row_energy
 from factscope.model.weights import PROJECTIONS, WeightName
 from factscope.plots.labels import numbers_in_words
-from factscope.plots.specs import Cell, Curves, Heatmap, Page, Section, Series, Table, Text
+from factscope.plots.specs import Card, Cell, Curves, Heatmap, Page, Section, Series, Table, Text
 
 DRAWN = 12  # matrices whose picture a page has
 WITHIN = (1, 10, 50)
@@ -28,10 +28,14 @@ def page(maps: WeightMaps) -> Page:
             "Rows are what a matrix reads, columns what it writes. A down-projection's row is what one hidden neuron "
             "writes, which the survey of editing calls a column of the value layer.",
         ),
-        Section("How sparsely", (_sparsity(maps),)),
+        Section("How sparsely", (_rank(maps), _sparsity(maps))),
     ]
     if maps.ranks:
         sections.append(Section("In words", (*((_hits(maps),) if several else ()), _ranks(maps)), IN_WORDS))
+    if maps.run is not None:
+        edits = ", ".join(dict.fromkeys(one.edit[:12] for one in maps.matrices))
+        card = Card("Provenance", (("edits", edits), *maps.run.items()), maps.run.command)
+        sections.append(Section("What was run", (card,)))
     return Page("Weights under edits", tuple(sections), f"{maps.model}, {', '.join(_methods(maps))}")
 
 
@@ -171,24 +175,41 @@ def _picture(one: MatrixMap, blocks: np.ndarray, top: float) -> Heatmap:
     )
 
 
-def _sparsity(maps: WeightMaps) -> Table:
-    """Numbers of each matrix."""
-    columns = (
-        "edit", "method", "weight", "|dW| / |W|", "rank", "effective rank", "entries changed", "half in",
-        *(f"top {name}" for name in TOP), *(f"top {name.replace('row', 'column')}" for name in TOP),
-    )  # fmt: skip
+def _rank(maps: WeightMaps) -> Table:
+    """How large the change of each matrix is, and of how many dimensions."""
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (one.edit[:6], one.method, one.weight, round(one.norm, 5), one.rank, round(one.effective_rank, 2),
-         round(one.changed, 4), round(one.half, 4),
-         *(round(v, 4) for spread in (one.rows, one.columns) for v in (spread.one, spread.five, spread.percent)))
+        (one.edit[:6], one.method, one.weight, round(100 * one.norm, 3), one.rank, round(one.effective_rank, 2),
+         round(100 * one.changed, 2), round(100 * one.half, 2))
         for one in maps.matrices
     )  # fmt: skip
     note = (
-        "Entries changed: those that are other numbers in the model's own precision. Half in: the fewest entries that "
-        "hold half of ||dW||², as a share (about .1 for entries drawn from a normal distribution). Top: the share of "
-        "||dW||² in the largest rows and columns."
+        "|dW| / |W|: Frobenius norm of the change beside the matrix's. Entries changed: those that are another number "
+        "in the model's own precision; a change of rank 1 moves nearly all of them, each by a little. Half in: the "
+        "fewest entries that hold half of ||dW||² (about 10 % for entries drawn from a normal distribution)."
     )
-    return Table("Rank and sparsity", columns, rows, note)
+    columns = (
+        "edit",
+        "method",
+        "weight",
+        "|dW| / |W|, %",
+        "rank",
+        "effective rank",
+        "entries changed, %",
+        "half in, %",
+    )
+    return Table("Size and rank", columns, rows, note)
+
+
+def _sparsity(maps: WeightMaps) -> Table:
+    """How much of each matrix's change its largest rows and columns hold."""
+    names = (f"{side}, {name}" for side in ("rows", "columns") for name in ("largest 1", "largest 5", "largest 1 %"))
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (one.edit[:6], one.weight,
+         *(round(100 * v, 2) for spread in (one.rows, one.columns) for v in (spread.one, spread.five, spread.percent)))
+        for one in maps.matrices
+    )  # fmt: skip
+    note = "Per cent of ||dW||² in the largest rows (what is read) and columns (what is written)."
+    return Table("Rows and columns", ("edit", "weight", *names), rows, note)
 
 
 def _hits(maps: WeightMaps) -> Table:

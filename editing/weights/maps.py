@@ -37,7 +37,7 @@ from factscope.model.readout import rank, readout
 from factscope.model.weights import MLP_OUT, WeightName, as_matrix, live_weights
 from factscope.plots.show import shown
 from factscope.results.result import Result
-from factscope.runs.provenance import Run
+from factscope.runs.provenance import Run, stopwatch
 
 LINES = 5  # rows, and directions, that are read as words
 BLOCKS = 48  # of a picture, along each side at most
@@ -89,6 +89,7 @@ class WeightMaps(Result):
     matrices: tuple[MatrixMap, ...]
     ranks: tuple[TokenRank, ...]  # none where no matrix writes to the residual stream
     run: Run | None = None
+    requests: tuple[EditRequest, ...] = ()  # of all edits: what the maps are about; none in maps that did not keep them
 
     def hit(self, method: str, answer: str, read_as: str, within: int) -> float:
         """Share of facts and matrices of a method in which the answer is within so many ranks; NaN if none was read."""
@@ -107,17 +108,20 @@ def weight_maps(model: Bridge, edits: Sequence[Edit], seed: int = 0) -> WeightMa
     if in_place(model):
         raise EditError("take the edits that are in place out first: a map compares with the weights before them")
     run, matrices, ranks = Run.of(model, seed), list[MatrixMap](), list[TokenRank]()
-    for edit in edits:
-        names = [delta.weight for delta in edit.deltas]
-        before = {name: _matrix(model, name) for name in names}
-        with edit.applied(model):
-            after = {name: _matrix(model, name) for name in names}
-        for delta in edit.deltas:
-            own = _map(edit, delta, before[delta.weight], after[delta.weight])
-            matrices.append(own)
-            if WeightName.of(delta.weight).part in WRITERS:
-                ranks += _ranks(model, edit, delta, own, before[delta.weight])
-    return WeightMaps(info(model).name, int(model.cfg.n_layers), tuple(matrices), tuple(ranks), run)
+    with stopwatch() as seconds:
+        for edit in edits:
+            names = [delta.weight for delta in edit.deltas]
+            before = {name: _matrix(model, name) for name in names}
+            with edit.applied(model):
+                after = {name: _matrix(model, name) for name in names}
+            for delta in edit.deltas:
+                own = _map(edit, delta, before[delta.weight], after[delta.weight])
+                matrices.append(own)
+                if WeightName.of(delta.weight).part in WRITERS:
+                    ranks += _ranks(model, edit, delta, own, before[delta.weight])
+    asked = tuple(dict.fromkeys(request for edit in edits for request in edit.requests))
+    size, ended = int(model.cfg.n_layers), run.ended(seconds[0])
+    return WeightMaps(info(model).name, size, tuple(matrices), tuple(ranks), ended, asked)
 
 
 def _matrix(model: Bridge, name: str) -> Tensor:

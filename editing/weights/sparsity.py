@@ -13,8 +13,6 @@ from torch import Tensor
 
 from editing.delta import Delta
 
-TOP = ("1 row", "5 rows", "1 % of rows")  # the shares of a `Spread`, in this order
-
 
 @dataclass(frozen=True)
 class Spread:

@@ -2,12 +2,15 @@
 
 An edit that is a shortcut from words to words answers the edited sentence and fails here: editors give the new answer
 behind the negated sentence as well (arXiv 2510.00625). The texts are made of the prompt and the two answers alone, so
-every request has them. A prompt that is a question already is put into frames, and neither negated nor verified.
+every request has them. A prompt that is a question already is put into frames, and neither negated nor verified. Where
+the old answer is a function word, as the model's own next token often is, nobody asks whether the old statement is
+true: "Jobs founded a company called the" is no statement.
 """
 
 from dataclasses import replace
 
 from factscope.data.case import Case, Question, QuestionGroup
+from factscope.data.function_words import FUNCTION_WORDS
 from factscope.data.request import EditRequest
 
 QUESTION = "Question: How does this sentence go on? {}\nAnswer:"
@@ -30,7 +33,8 @@ def probes_of(request: EditRequest) -> tuple[QuestionGroup, ...]:
         return tuple(out)
     inside = prompt[0].lower() + prompt[1:] if prompt.startswith(ARTICLES) else prompt
     out.append(_one("negation", "", Question(NEGATED.format(inside), new, old)))
-    for answer, right, wrong in ((request.target, "yes", "no"), (old, "no", "yes")):
+    statements = [(request.target, "yes", "no"), (old, "no", "yes")]
+    for answer, right, wrong in statements if old.strip().lower() not in FUNCTION_WORDS else statements[:1]:
         asked_of = Question(VERIFIED.format(inside, answer), ((right, right.title()),), wrong)
         out.append(_one("verification", right, asked_of))
     return tuple(out)

@@ -4,7 +4,7 @@ import json
 from functools import cache
 from importlib import resources
 
-from factscope.data.fact import SLOT, Fact, Relation, whole_words
+from factscope.data.fact import SLOT, Fact, Relation
 from factscope.data.records import shipped_relation
 
 
@@ -32,20 +32,6 @@ def find_fact(prompt: str) -> Fact | None:
                     if entry.subject == subject:
                         return relation.fact(entry, wording)
     return None
-
-
-def guess_subject(prompt: str) -> tuple[int, int] | None:
-    """The place of a shipped subject that stands in the prompt as whole words, in characters; a guess, to be printed.
-
-    Names go before common words (so "hot" is not chosen where "France" stands), then the longest, then the first.
-    """
-    found = [
-        (subject == subject.lower(), -len(subject), match.start(), match.end())
-        for subject in shipped_subjects()
-        if subject in prompt
-        for match in whole_words(subject, prompt)
-    ]
-    return min(found)[2:] if found else None
 
 
 @cache

@@ -8,8 +8,6 @@ a word that a hyphen parts, nor in a script that writes none. How the subject an
 value, because a guess must be seen.
 """
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,12 +18,9 @@ from torch import Tensor
 
 from factscope.data.fact import Fact
 from factscope.data.joining import between
-from factscope.data.shipped import find_fact, guess_subject
+from factscope.data.subjects import Span, subject_in
 from factscope.errors import PromptError, TokenMismatch
 from factscope.model.bridge import Bridge, info
-
-Span = tuple[int, int]  # first, and one past the last
-
 
 OWN_ANSWER = "the model's own prediction"  # where an answer comes from that nobody gave
 _BY_FIRST = "it is traced by its first"  # token: in the note of an answer of several
@@ -253,81 +248,6 @@ def about(model: Bridge, prompt: Prompt, subject: str, answer: str | None = None
     if answer is not None:
         other = with_answer(model, other, answer, "fact")
     return other
-
-
-# ---- characters ----
-
-
-def subject_in(text: str, subject: str | None = None) -> tuple[str, Span, str]:
-    """The text without brackets, the subject's characters in it, and how they were found.
-
-    Raises PromptError, before any model is needed, as `make_prompt` does for the text and the subject.
-    """
-    if not text.strip():
-        raise PromptError("the prompt is empty; write the beginning of a sentence whose next word is the answer")
-    marked = re.findall(r"\[([^\[\]]*)\]", text)
-    if subject is not None:
-        inside = [each.strip() for each in marked]
-        if subject in inside:
-            raise PromptError(f"the subject is both in brackets and named, {subject!r}; one of the two is enough")
-        if len(inside) == 1 and "[" not in subject and any(map(str.isalpha, inside[0])):  # "[1]" is a reference
-            raise PromptError(f"the brackets mark the subject {inside[0]!r}, and --subject names {subject!r}; give one")
-        return text, _only_occurrence(text, subject), "flag"
-    if text.count("[") != len(marked) or text.count("]") != len(marked):
-        raise PromptError(f"the brackets in {text!r} do not match; write [subject], or name it with --subject")
-    if len(marked) > 1:
-        raise PromptError(f"{text!r} marks {len(marked)} subjects in brackets; mark one")
-    if marked:
-        begin = text.index(f"[{marked[0]}]")
-        inner = marked[0].strip()
-        pad = len(marked[0]) - len(marked[0].lstrip())
-        plain = text.replace(f"[{marked[0]}]", marked[0], 1)
-        if not inner:
-            raise PromptError(f"the brackets in {text!r} are empty; put them around the subject")
-        return plain, (begin + pad, begin + pad + len(inner)), "brackets"
-    fact = find_fact(text)
-    if fact is not None:
-        lead = len(text) - len(text.lstrip())
-        a, b = fact.subject_span
-        return text, (a + lead, b + lead), "fact"
-    span = guess_subject(text)
-    if span is not None:
-        return text, span, "guess: a subject of the shipped facts"
-    return text, _capitalised(text), "guess: the longest run of capitalised words"
-
-
-def _only_occurrence(text: str, subject: str) -> Span:
-    if not subject.strip():
-        raise PromptError("the subject is empty")
-    places = [match.start() for match in re.finditer(re.escape(subject), text)]
-    whole = [p for p in places if _is_word(text, p, p + len(subject))]
-    places = whole or places
-    if not places:
-        words = text.split()
-        runs = [" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, min(len(words), i + 6) + 1)]
-        close = difflib.get_close_matches(subject, runs, 1, 0.6)
-        hint = f"; did you mean {close[0]!r}?" if close else "; write it as it stands there"
-        raise PromptError(f"the subject {subject!r} is not in the prompt {text!r}{hint}")
-    if len(places) > 1:
-        raise PromptError(
-            f"the subject {subject!r} is in the prompt {len(places)} times; mark the one that is meant with [brackets]"
-        )
-    return places[0], places[0] + len(subject)
-
-
-def _is_word(text: str, begin: int, end: int) -> bool:
-    return not (begin and text[begin - 1].isalnum()) and not (end < len(text) and text[end].isalnum())
-
-
-def _capitalised(text: str) -> Span:
-    """The longest run of capitalised words, a leading article included; else refuse."""
-    runs = [m.span() for m in re.finditer(r"(?:The\s+)?[A-Z][\w'’.-]*(?:\s+(?:of\s+|the\s+)?[A-Z][\w'’.-]*)*", text)]
-    runs = [(a, b - (text[b - 1] in ".,")) for a, b in runs]
-    openers = {"The", "A", "An", "In", "On", "At", "What", "Who", "Where", "When", "Which", "It", "This", "My", "I"}
-    runs = [(a, b) for a, b in runs if text[a:b] not in openers]
-    if not runs:
-        raise PromptError(f"no subject could be guessed in {text!r}; mark it with [brackets] or name it with --subject")
-    return max(runs, key=lambda run: run[1] - run[0])
 
 
 # ---- tokens ----

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from rich.text import Text
 
+from factscope.errors import ArgumentError
 from factscope.plots.specs import Page, Spec
 
 T = TypeVar("T", bound=type)
@@ -82,7 +83,7 @@ def _called(result: Any, name: str) -> Any:
     for cls in type(result).__mro__:
         if cls in _PAGES:
             return getattr(importlib.import_module(_PAGES[cls]), name)(result)
-    raise TypeError(f"a {type(result).__name__} has no page; there are those of {_names()}")
+    raise ArgumentError(f"a value of type {type(result).__name__} has no page; there are those of {_names()}")
 
 
 def _names() -> str:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from factscope.errors import StoreError
+from factscope.errors import ArgumentError, StoreError
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.runs.kinds import named, shown_by
 
@@ -44,9 +44,11 @@ T = TypeVar("T")
 def save(result: Any, folder: str | Path) -> Path:
     """Write `result` into `folder`, made if need be; each file whole or not at all, the JSON last.
 
-    Raises StoreError if the folder cannot be written.
+    Raises StoreError if the folder cannot be written, and ArgumentError for what is no result.
     """
     folder = Path(folder)
+    if not is_dataclass(result) or isinstance(result, type):
+        raise ArgumentError(f"a value of type {type(result).__name__} is no result that can be saved")
     tensors: dict[str, Tensor] = {}
     body = _encode(result, "", tensors)
     packed = safetensors.save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})

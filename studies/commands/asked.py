@@ -30,7 +30,7 @@ def check_prompt_or_facts(options: Any, command: str, from_run: Any = None) -> N
 
 def check_prompt(text: str | None, subject: str | None = None) -> None:
     """PromptError for a prompt whose subject cannot be told: no model is needed to see that."""
-    from factscope.model.prompts import subject_in
+    from factscope.data.subjects import subject_in
 
     if text is not None:
         subject_in(text, subject)

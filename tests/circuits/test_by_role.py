@@ -18,7 +18,7 @@ from circuits.engine.writes import writes
 from circuits.find import find
 from circuits.graph import Graph
 from circuits.method import method
-from circuits.pages.by_role import network
+from circuits.pages.by_role import network, page
 from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG
 from factscope.errors import GraphError, UserError
@@ -26,6 +26,7 @@ from factscope.model.hooks import hooked
 from factscope.model.prompts import Prompt, make_prompt
 from factscope.model.sites import Site
 from factscope.plots.figures.network import stages
+from factscope.plots.specs import Headline, Text
 from helpers.circuits import double, task
 from helpers.results import check_result
 
@@ -170,6 +171,11 @@ def test_a_circuit_of_all_lengths_is_found_saved_and_drawn(tmp_path: Path, name:
     assert circuit.evaluation is not None
     assert sorted(p.text for p in circuit.prompts) == sorted(p.text for p in inputs.prompts)
     check_result(circuit, tmp_path / "result")
+    lead, below = page(circuit).sections[0].specs[:2]
+    assert isinstance(lead, Headline)
+    assert isinstance(below, Text)
+    assert lead.sentence.count(". ") == 0  # one sentence; how it was tested stands below
+    assert "the answer among the first ten" in below.text
     again = circuit.graph.pruned(circuit.mask)
     assert (again == circuit.mask).all()  # every kept edge is on a path
 

@@ -37,7 +37,7 @@ def test_a_fact_is_told_by_its_answers_and_counts() -> None:
     assert sum(line.startswith("neighbour") for line in lines) == 3  # of five
     assert any("The museum is in" in line for line in lines)  # the one that moved most is among them
     assert "in other words 0 of 1" in lines[-1]
-    assert "neighbours as before 4 of 5" in lines[-1]
+    assert "the next token of 4 of 5 neighbours is as before" in lines[-1]
     assert "no paraphrases or neighbours" in told([EDITED])[-1]
     assert ["“Paris. It is”" in line or "“Rome. It is”" in line for line in lines].count(True) == 2
 

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factscope.data.fact import Fact
+from factscope.data.function_words import FUNCTION_WORDS
 from factscope.data.shipped import find_fact, relations
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge, device
@@ -33,16 +34,6 @@ from tracing.flow.results import PARTS, Enrichment, Extraction
 Pool: TypeAlias = Sequence[Fact]
 WORDS = 50  # of the lens, among which attributes are counted
 OTHERS = 30  # subjects of the null, at most
-_FUNCTION = (
-    "about above after again against all also although always among and another any are around because been before "
-    "being below between both but came can could did does doing down during each either else ever every few for from "
-    "further get give goes had has have having her here hers herself him himself his how however into its itself just "
-    "less made make many may might more most much must neither nor not now off once one only onto other others our "
-    "ours out over own per same several shall she should since some still such than that the their theirs them then "
-    "there these they this those though through thus too toward towards under until upon use used using very was were "
-    "what when where whether which while who whom whose why will with within without would yet you your yours"
-)
-FUNCTION_WORDS = frozenset(_FUNCTION.split())
 
 
 def recorded(model: Bridge, prompt: Prompt) -> dict[Site, Float[Tensor, "pos d_model"]]:

@@ -156,8 +156,8 @@ def page(result: PatchscopeResult) -> Page:
     """The page of one patchscope."""
     sections = [
         Section("What was found", (_headline(result), *_notes(result))),
-        Section("What each state makes the target say", (_texts(result),), _how(result)),
-        Section("Where the answer is read from the state", (*_curves(result), *_maps(result)), _MAPS),
+        Section("What the target says", (_texts(result),), _how(result)),
+        Section("Where the answer is read", (*_curves(result), *_maps(result)), _MAPS),
         Section("What was run", (_card(result),)),
     ]
     title = f"Patchscope: {result.prompt.text} … {result.prompt.answer}"
@@ -201,8 +201,15 @@ def _how(result: PatchscopeResult) -> str:
 def _texts(result: PatchscopeResult) -> Table:
     named = naming(result)
     null = _null(result)
+    columns: tuple[str, ...] = (
+        "layer",
+        "continued by",
+        "names the answer",
+        "rank of the answer",
+        "log-probability (nats)",
+    )
     rows: list[tuple[Cell, ...]] = [
-        ("no patch", _one_line(result.unpatched_text), None, result.unpatched_rank, round(result.unpatched, 2), None)
+        ("no patch", _one_line(result.unpatched_text), None, result.unpatched_rank, round(result.unpatched, 2))
     ]
     rows += [
         (
@@ -211,22 +218,13 @@ def _texts(result: PatchscopeResult) -> Table:
             "yes" if state in named else None,
             int(result.rank[state, result.into[state]]),
             round(float(result.chosen[state]), 2),
-            None if null is None else round(float(null[state]), 2),
         )
         for state, label in enumerate(state_labels(len(result.texts)))
     ]
-    return Table(
-        f"{result.target.text}",
-        (
-            "layer",
-            "continued by",
-            "names the answer",
-            "rank of the answer",
-            "log-probability (nats)",
-            "of others' states",
-        ),
-        tuple(rows),
-    )
+    if null is not None:
+        columns += ("of others' states",)
+        rows = [(*row, of) for row, of in zip(rows, (None, *null.round(2).tolist()), strict=True)]
+    return Table(f"{result.target.text}", columns, tuple(rows))
 
 
 def _curves(result: PatchscopeResult) -> tuple[Spec, ...]:
@@ -244,7 +242,7 @@ def _curves(result: PatchscopeResult) -> tuple[Spec, ...]:
         x_labels=labels,
         y_title="log-probability",
         unit="nats",
-        note="The band holds all other subjects.",
+        note="The band holds all other subjects." if len(result.null) > 1 else "",
     )
     return (curve,)
 

@@ -60,6 +60,9 @@ def test_probes_are_made_of_the_prompt_and_its_answers_alone() -> None:
     assert [group.kind for group in probes_of(asked)] == ["frame", "frame"]
     assert probes_of(asked)[0].questions[0].prompt == "Question: Where is The Tower?\nAnswer:"
     assert [group.kind for group in probes_of(replace(request, old=None))] == ["frame", "frame"]
+    guessed = probes_of(replace(request, old="the"))  # "is it true that the Tower is in the?" asks nothing
+    assert [group.kind for group in guessed] == ["frame", "frame", "negation", "verification"]
+    assert "in Rome?" in guessed[-1].questions[0].prompt
 
 
 def row(kind: str, nll: float, other: float | None, **more: Any) -> Row:

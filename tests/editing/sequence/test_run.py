@@ -358,7 +358,7 @@ def test_forgetting_and_moved_values_follow_their_definitions(whole):
     beside = result.last.score("locality, unchanged")
     assert beside is not None
     assert f"{beside.value:.0%}" in [number.value for number in headline(result).numbers]  # the worst is not hidden
-    assert any(f"Neighbours' answers unchanged in {beside.value:.0%}" in line for line in in_words(result))
+    assert any(f"Tokens of neighbours' answers unchanged in {beside.value:.0%}" in line for line in in_words(result))
     column = table.columns.index("restrained")
     assert row[column] == pytest.approx(result.last.quantities["retention"], abs=1e-3)
 

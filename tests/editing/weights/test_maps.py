@@ -167,6 +167,15 @@ def test_maps_are_a_result_and_the_command_compares_methods(toy: Any, run_comman
     check_result(maps, tmp_path / "check")
     assert len(pages.words(maps)) == 2
     assert pages.words(maps)[0].startswith("rome changes W_out of layer 1 by ")
+    drawn: dict[str, Any] = {
+        spec.title: spec for section in pages.page(maps).sections for spec in section.specs if hasattr(spec, "title")
+    }
+    assert drawn["Size and rank"].rows[0][4] == 1
+    assert drawn["Size and rank"].rows[0][6] == pytest.approx(100, abs=0.1)  # per cent of entries
+    assert all(len(drawn[name].columns) <= 8 for name in ("Size and rank", "Rows and columns"))  # 1,440 px hold them
+    assert maps.run is not None
+    assert drawn["Provenance"].items[1:] == maps.run.items()
+    assert maps.requests == FACTS
     curves = pages.factors(edits[0])
     assert len(curves[0].series) == 2
     assert curves[0].series[0].y[-1] == pytest.approx(1.0)

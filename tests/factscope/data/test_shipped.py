@@ -7,7 +7,7 @@ import pytest
 
 from factscope.data.fact import same_text
 from factscope.data.load import load_facts
-from factscope.data.shipped import find_fact, guess_subject, relations, shipped_subjects
+from factscope.data.shipped import find_fact, relations, shipped_subjects
 
 
 def test_every_shipped_relation_is_large_enough_to_choose_from():
@@ -84,23 +84,6 @@ def test_find_fact_knows_every_shipped_prompt_under_every_wording():
 @pytest.mark.parametrize("prompt", ["", "The capital of is", "The capital of Nowhere is", "the capital of France is"])
 def test_find_fact_does_not_guess(prompt):
     assert find_fact(prompt) is None
-
-
-@pytest.mark.parametrize(
-    ("prompt", "subject"),
-    [
-        ("Everyone likes France because", "France"),
-        ("In the shade of the Eiffel Tower stands", "the Eiffel Tower"),
-        ("Eiffel Tower is in", "Eiffel Tower"),
-        ("Is it hot in Spain or in France?", "France"),  # names before words, then the longest
-        ("The Last Supper and The Scream", "The Last Supper"),
-        ("Frances likes hotels and", None),  # whole words only
-        ("", None),
-    ],
-)
-def test_guess_subject_takes_names_first_then_the_longest(prompt, subject):
-    span = guess_subject(prompt)
-    assert (prompt[slice(*span)] if span else None) == subject
 
 
 def test_shipped_subjects_hold_every_subject():

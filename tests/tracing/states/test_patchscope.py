@@ -15,6 +15,7 @@ from factscope.model.prompts import make_prompt, prompt_of
 from factscope.plots.page import page_html
 from helpers.models import TOY
 from helpers.results import check_result
+from tracing.pages.patchscope import page
 from tracing.states.clean import CleanRun
 from tracing.states.patchscope import PatchscopeConfig, patchscope
 
@@ -125,6 +126,12 @@ def test_a_null_is_another_state_of_equal_length(toy: Any) -> None:
     assert found.others == (facts[1].subject,)
     own = CleanRun.of(toy, prompt.tokens).states[:, prompt.subject_span[1] - 1]
     theirs = CleanRun.of(toy, other.tokens).states[:, other.subject_span[1] - 1]
+    two = replace(found, others=("A", "B"), null=found.null.repeat(2, 1))
+    none = replace(found, others=(), null=found.null[:0])
+    for result, band, columns in ((none, False, 5), (found, False, 6), (two, True, 6)):  # of one subject there is none
+        table: Any = page(result).sections[1].specs[0]
+        curve: Any = page(result).sections[2].specs[0]
+        assert ("band holds" in curve.note, len(table.columns)) == (band, columns)
     scaled = theirs[3] * own[3].norm() / theirs[3].norm()
     logits = plain_patched(toy, found.target.tensor(), 3, found.target.subject_span[1] - 1, scaled)
     assert float(found.null[0, 3]) == pytest.approx(float(logits.log_softmax(-1)[prompt.answer_ids[0]]), abs=1e-4)

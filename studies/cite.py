@@ -52,6 +52,8 @@ METHODS = {
     "ft_m": ("zhang2024comprehensive",),
     "ft_l": ("meng2022locating",),
     "ft_bf": ("yang2025right",),
+    "ga": ("jang2023knowledge",),
+    "npo": ("zhang2024negative",),
     "crispedit": ("ikram2026crispedit",),
     "lora": ("hu2021lora",),
     "adalora": ("zhang2023adaptive", "hu2021lora"),

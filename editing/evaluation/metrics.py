@@ -467,7 +467,19 @@ for _label in (
 def erasure(record: Record) -> float | None:
     """The answer that must go is no longer given in full, and what the edit puts in its place is: nonsense fails."""
     replaced = all(given(one, record.scorer) for _, one in record.of("rewrite"))
-    return mean([float(replaced and not full(one, record.scorer)) for _, one in record.of("erasure")])
+    return mean([float(replaced and not full(one, record.scorer)) for _, one in record.of("erasure", "")])
+
+
+@metric("forgotten", "share", "ours, after Jang et al. 2023: whatever is said in its place", GIVEN)
+def forgotten(record: Record) -> float | None:
+    """The answer that must go is no longer given in full; nonsense in its place passes."""
+    return mean([float(not full(one, record.scorer)) for _, one in record.of("erasure", "")])
+
+
+@metric("forgotten, paraphrases", "share", "ours", GIVEN)
+def forgotten_in_paraphrases(record: Record) -> float | None:
+    """The same in other words: an answer that is hidden behind one prompt is not gone."""
+    return mean([float(not full(one, record.scorer)) for _, one in record.of("erasure", "paraphrase")])
 
 
 @metric("tone", "probability", "Mitchell et al. 2022, ConvSent: z_sentiment z_topic")

@@ -37,9 +37,10 @@ def wording_words(rows: Sequence[Row]) -> list[str]:
     gone = {case for some in found.values() for case, back in some if back}
     back = {label: [one for _, one in some] for label, some in found.items()}
     worst = max(back, key=lambda label: (float(np.mean(back[label])), label))
+    whose = "holds on its own prompt" if len(held) == 1 else "hold on their own prompt"
     said = (
-        f"Hard wordings: of {counted(len(held), 'edit')} that hold on their own prompt, {len(gone)} "
-        f"go{'es' * (len(gone) == 1)} back to the old answer in at least one of {len(back)} wordings"
+        f"Hard wordings: of {counted(len(held), 'edit')} that {whose}, {len(gone) or 'none'} "
+        f"go{'es' * (len(gone) < 2)} back to the old answer in any of {len(back)} wordings"
     )
     most = f"; most often in “{worst}”, {sum(back[worst])} of {len(back[worst])}" if gone else ""
     return [f"{said}{most}."]

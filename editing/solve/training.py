@@ -34,6 +34,7 @@ from factscope.model.weights import PROJECTIONS, WeightName
 APART = 16  # facts that learn side by side: each a change, its gradient and Adam's two moments
 
 Wanted = Callable[[int, Sequence[int]], tuple[list[int], list[int]]]  # first position, target -> positions, token ids
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # nats per token, tokens, which facts -> what is brought down
 Parts = dict[tuple[WeightName, str], Tensor]  # what is learned, by weight and name; the first axis is the group
 
 
@@ -52,6 +53,7 @@ class Training:
     wanted: Wanted = every_token
     batch: int | None = None  # facts of a step, in an order that is drawn for each round; None: all of them
     end: bool = False  # whether the token that ends a text is asked for after the target
+    objective: Callable[[], Objective] | None = None  # made anew for each training; None: the nats themselves
 
 
 class Change(ABC):
@@ -114,6 +116,7 @@ class _Run:
     def __init__(self, inputs: MethodInputs, how: Training, change: Change) -> None:
         self.inputs, self.how, self.change = inputs, how, change
         self.rows = Rows(inputs, how, change.weights[0].layer)
+        self.objective = how.objective() if how.objective is not None else None
         self.groups = len(next(iter(change.parts.values())))
         self.adams = {name: Adam() for name in change.parts}
         self.active = torch.ones(self.groups, dtype=torch.bool)
@@ -148,6 +151,9 @@ class _Run:
         leaves = {n: part[on.to(part.device)].requires_grad_() for n, part in before.items()}
         with torch.enable_grad():
             losses, likely = self.rows.losses(self.change, leaves, some)
+            if self.objective is not None:
+                count = torch.tensor([len(self.rows.tokens[fact]) for fact in some.tolist()])
+                losses = self.objective(losses, count.to(losses), some)
             per_group = losses.view(len(on), -1).mean(1)
             whole = per_group + self.change.penalty(leaves)
             slopes = torch.autograd.grad(whole.sum(), list(leaves.values()))

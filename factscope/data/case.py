@@ -33,7 +33,9 @@ KINDS = {
 TARGETS = {
     "new": "the record's new answer; for zsRE `alt`, as in MEND and EasyEdit",
     "true": "the true answer; for zsRE `answers[0]`, as in ROME and MEMIT",
+    "refuse": "a refusal, as in Sanitation: the true answer must go",
 }
+REFUSAL = "I don't know."
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,24 @@ class Case:
         gone = [f"{one.kind} {one.label}: follows from the new answer" for one in self.more if one.kind != "locality"]
         requests, left_out = tuple(map(EditRequest.of_truth, self.facts)), (*self.left_out, *gone)
         return replace(self, requests=requests, more=stays, left_out=left_out, untargeted=())
+
+
+def refusing(case: Case) -> Case:
+    """The same case with a refusal as target, asked whether the true answer is gone, in other words too.
+
+    A case of Sanitation stays as it is. Raises FactError if the record does not say what is true. Questions about what
+    follows from the new answers are left out, and counted.
+    """
+    if any(one.kind == "erasure" for one in case.more):
+        return case
+    truth = case.towards_truth()
+    requests, gone = [], []
+    for fact in case.facts:
+        requests.append(EditRequest(fact.prompt, fact.subject, REFUSAL, fact.answer, fact))
+        known = ((fact.answer, *fact.aliases),)
+        gone.append(QuestionGroup("erasure", "", (Question(fact.prompt, known),)))
+        gone += [QuestionGroup("erasure", "paraphrase", (Question(text, known),)) for text in fact.paraphrases]
+    return replace(truth, requests=tuple(requests), more=(*gone, *truth.more))
 
 
 def groups_of(request: EditRequest) -> tuple[QuestionGroup, ...]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from factscope.data.case import TARGETS, Case
+from factscope.data.case import TARGETS, Case, refusing
 from factscope.data.fact import SHIPPED, Fact, closest
 from factscope.data.formats.reader import formats
 from factscope.data.records import SUFFIXES, Pending, collect, entries_of, open_document, parse
@@ -251,6 +251,8 @@ def load_cases(
 
 def aimed(found: Fact | Case, title: str, target: str) -> Case | None:
     """A record as a case with this target; None where its new answer is empty. FactError if it has no such target."""
+    if target == "refuse":
+        return refusing(found if isinstance(found, Case) else Case(found.id, title, (), untargeted=(found,)))
     if isinstance(found, Case):
         return found.towards_truth() if target == "true" else None if found.untargeted else found
     case = Case(found.id, title, (), speak=(found.prompt,), untargeted=(found,))

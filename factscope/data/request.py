@@ -65,6 +65,14 @@ class EditRequest:
         """Say the fact's true answer, in any of its spellings; what was said before is not known."""
         return cls(fact.prompt, fact.subject, fact.answer, None, fact, aliases=fact.aliases)
 
+    def forgotten(self) -> "EditRequest":
+        """The request whose target is what must go: the old answer; FactError where it is not known."""
+        if self.old is None:
+            raise FactError(f"request {self.id!r} does not say its old answer, so there is nothing to forget")
+        return EditRequest(
+            self.prompt, self.subject, self.old, self.target, None, self.template, self.id, self.relation
+        )
+
     @property
     def key(self) -> tuple[str, str]:
         """Equal for two requests, or a fact and a request, that ask the same: subject and template, case apart."""

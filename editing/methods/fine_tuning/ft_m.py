@@ -15,7 +15,7 @@ When not to use it: it is a baseline. The change has full rank, so the saved edi
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,30 @@ class Config:
         return cls(layer=min(cls.layer, int(model.cfg.n_layers) - 1))
 
 
+class Tuned(Protocol):
+    """What `tune` reads of a configuration."""
+
+    @property
+    def layer(self) -> int:
+        """Of the down-projection."""
+
+    @property
+    def steps(self) -> int:
+        """At most."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's."""
+
+    @property
+    def bound(self) -> float | None:
+        """L-infinity distance that no entry may leave."""
+
+    @property
+    def stop(self) -> float:
+        """The loss below which the training ends, nats."""
+
+
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Fine-tune on every target token at its own position."""
     return tune(inputs, config)[0]
@@ -53,7 +77,7 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     return tune(inputs, config, apart=True)
 
 
-def tune(inputs: MethodInputs, config: Config, apart: bool = False, **how: Any) -> list[MethodOutput]:
+def tune(inputs: MethodInputs, config: Tuned, apart: bool = False, **how: Any) -> list[MethodOutput]:
     """One whole matrix for all facts, or with `apart` one a fact; `how` are further fields of `Training`."""
     training = Training(config.steps, config.learning_rate, config.stop, **how)
     return train(inputs, training, lambda groups: Matrix(inputs.model, config.layer, groups, config.bound), apart)

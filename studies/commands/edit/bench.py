@@ -88,7 +88,7 @@ class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, R
     ] = None
     batch: Annotated[int | None, option("Cases of one edit, instead of the protocol's.", panel=DETAILS)] = None
     target: Annotated[
-        str | None, option("Which answer the edit says.", panel=DETAILS, of=OneOf("target", ("new", "true")))
+        str | None, option("Which answer the edit says.", panel=DETAILS, of=OneOf("target", ("new", "true", "refuse")))
     ] = None
     words: Annotated[
         int | None, option("Tokens of a greedy continuation, for failures and aliases.", panel=DETAILS)

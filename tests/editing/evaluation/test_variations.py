@@ -97,7 +97,7 @@ def test_reversion_is_of_edits_that_hold_and_weighs_families_alike() -> None:
 
 def test_the_page_says_first_in_words_what_went_back() -> None:
     (said,) = wording_words((HELD, *WORDINGS))
-    assert "of 1 edit that hold on their own prompt, 1 goes back" in said
+    assert "of 1 edit that holds on its own prompt, 1 goes back" in said
     assert "“typos, in the subject”, 1 of 1" in said
     cells = {cell[0]: cell[1:] for cell in wording_table((HELD, *WORDINGS)).rows}
     assert cells["typos, around the subject"][:3] == (1, 1, 0.0)

@@ -100,7 +100,8 @@ def test_every_method_of_low_rank_is_an_adapter_that_peft_loads(tiny: Any, tmp_p
     model = tiny("llama")
     edits = {name: computed(model, name) for name in LOW_RANK}
     others = {name for name in method_names() if not method(name).in_context and not method(name).beside}
-    assert others - set(LOW_RANK) == {"ft_m", "ft_l", "ft_bf", "crispedit", "kn"}  # whole matrices and rows
+    full = {"ft_m", "ft_l", "ft_bf", "crispedit", "ga", "npo", "kn"}  # whole matrices, and rows
+    assert others - set(LOW_RANK) == full
     for name, edit in edits.items():
         folder = export_adapter(model, [edit], tmp_path / name)
         with edit.applied(model):

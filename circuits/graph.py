@@ -26,7 +26,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -138,6 +138,15 @@ class Graph:
             experts=tuple(expert_count(mixed[i]) if i in mixed else 0 for i in range(layers)) if mixed else (),
             shared_expert=any(has_shared(mixture) for mixture in mixed.values()),
         )
+
+    def check_is_of(self, model: Bridge) -> None:
+        """GraphError for a graph of another model; a node beside an MLP may stand in any."""
+        own = replace(Graph.of(model, split=self.split, positions=self.positions), beside=self.beside)
+        if own != self:
+            raise GraphError(
+                f"these edges are of another model: they are of {self}, and this model's are of {own}; a circuit is "
+                "run in the model that it was found in"
+            )
 
     # ---- names and numbers ----
 

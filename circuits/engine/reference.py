@@ -34,6 +34,7 @@ class Reference:
     """Evaluates any set of edges, one full forward pass each."""
 
     def __init__(self, model: Bridge, graph: Graph, task: Task, replacement: Tensor | None = None) -> None:
+        graph.check_is_of(model)
         self.model, self.graph, self.task = model, graph, task
         self.objective = Objective.of(model, task)
         check_sum(model, graph, task.tokens(model))

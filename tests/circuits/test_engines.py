@@ -10,6 +10,7 @@ import torch
 
 from circuits import ablations
 from circuits.ablations import ablated, ablation_names
+from circuits.engine import writes as engine_writes
 from circuits.engine.incremental import Fast
 from circuits.engine.optimal import OptimalConfig
 from circuits.engine.reference import Reference
@@ -17,7 +18,7 @@ from circuits.engine.writes import writes
 from circuits.graph import Graph
 from circuits.task import Task, largest_group, places_of
 from factscope.errors import ModelError, PromptError, TokenMismatch, UserError
-from factscope.model.hooks import Patch, flags, patched, record
+from factscope.model.hooks import Patch, flags, hooked, patched, record
 from factscope.model.parts.writes import component_sites, component_writes
 from factscope.model.prompts import make_prompt
 from factscope.model.sites import Site
@@ -178,6 +179,19 @@ def test_logits_that_are_not_numbers_stop_with_a_sentence(tmp_path: Path, bad: f
     finally:
         with torch.no_grad():
             weight[0, 0] = before
+
+
+def test_a_model_whose_heads_do_not_add_up_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = double("gpt2", tmp_path, "float32")
+    graph, one = Graph.of(model), task(model)
+    with (
+        hooked(model, [(Site("attn", 0), lambda out: 1.1 * out)]),
+        pytest.raises(ModelError, match="is not the sum of"),
+    ):
+        Reference(model, graph, one)
+    monkeypatch.setattr(engine_writes, "heads_out", lambda *_: None)
+    with pytest.raises(ModelError, match="a matrix of its own, so it has no edge circuits"):
+        Reference(model, graph, one)
 
 
 @pytest.mark.parametrize("name", ablation_names())

@@ -200,8 +200,12 @@ def test_circuits_are_averaged_by_layer(model: Any, circuit: Circuit, tmp_path: 
 
 
 def test_a_circuit_of_another_model_is_not_evaluated(circuit: Circuit, tmp_path: Path) -> None:
+    other = double("gpt2", tmp_path, "float32")
     with pytest.raises(UserError, match="other weights"):
-        evaluate(double("gpt2", tmp_path, "float32"), circuit)
+        evaluate(other, circuit)
+    for ask in (lambda: evaluate(other, replace(circuit, run=None)), lambda: roles(other, circuit)):
+        with pytest.raises(GraphError, match=r"another model: they are of the graph of \d+ layers .* this model's are"):
+            ask()
 
 
 def test_attribution_by_source_adds_up_to_the_heads_own(model: Any, circuit: Circuit, tmp_path: Path) -> None:

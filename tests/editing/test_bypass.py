@@ -25,12 +25,14 @@ from editing.requests import request, target_prompts
 from editing.restraint import restrained
 from editing.trained.train import train_editor
 from factscope.data.load import load_facts
+from factscope.data.shipped import relations
 from factscope.errors import EditError
 from factscope.model.forward.batched import logits_at, padded
 from factscope.model.forward.ends import ending, ends_of
 from factscope.model.forward.generate import generate
 from factscope.model.forward.scoring import Pair, score, shared
 from factscope.model.hooks import hooks_left, record, stand, standing
+from factscope.model.prompts import tokenized
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint
 from factscope.plots.figures.slides import Scatter
@@ -38,8 +40,15 @@ from factscope.plots.render import figure
 from helpers.models import TOY
 
 BESIDE = [name for name in method_names() if method(name).beside]
-OPEN = ("calinet",)  # whose slots are asked at every token: there is no gate that could close
-ALIKE = ("t_patcher", "memoir", *OPEN)  # which may also speak where a prompt ends, or looks as a whole, like the fact's
+# Exemptions, each by definition. CaliNET has no gate: its slots are asked at every token, and what keeps them quiet is
+# a penalty. T-Patcher's gate is a half-space of states, and MEMOIR's an overlap of prompts' mean activations, whose
+# floors are fitted beside shipped prompts; the toy's own prompts, of four words each, look alike to both. What they owe
+# is that the prompts which they were fitted beside stay closed, as every gate does (the second test).
+OPEN = ("calinet",)
+ALIKE = ("t_patcher", "memoir", *OPEN)
+# Of nulls with a random gate: a half-space holds every other prompt, whichever it is, and WISE's distance is a norm, in
+# which a shard that reads permuted entries is as far from the projection as the one it was made of.
+HALF = ("t_patcher", "wise", *OPEN)
 FACTS = (("[Oda Voss] lives in", "Vey"), ("[Mira Drey] speaks", "Norrish"))
 
 
@@ -106,6 +115,17 @@ def test_a_closed_gate_is_bitwise_the_model_even_beside_an_open_one(toy: Any, ed
 
 
 @pytest.mark.parametrize("name", BESIDE)
+def test_a_gate_stays_closed_at_shipped_prompts_or_says_how_many_open_it(toy: Any, edits: Any, name: str) -> None:
+    """All are about subjects that the toy has never met; those that calibrate gates are among them."""
+    edit = edits[name][0]
+    facts = [one.fact(entry, one.templates[0]) for one in relations().values() for entry in one.entries[:4]]
+    rows = [tuple(tokenized(toy, fact.prompt, start="auto")[0]) for fact in facts]
+    shut = closed(toy, edit, rows)
+    said = " ".join(edit.notes)
+    assert len(shut) == len(rows) or name in OPEN or "open the gate" in said or "still fire a neuron" in said
+
+
+@pytest.mark.parametrize("name", BESIDE)
 def test_a_batch_is_a_loop_and_what_follows_the_prompt_decides_nothing(toy: Any, edits: Any, name: str) -> None:
     edit = edits[name][0]
     rows = rows_of(toy, edit)
@@ -131,9 +151,12 @@ def test_what_is_generated_is_what_is_scored_and_the_model_run_directly_says_the
                 (said,) = score(toy, [Pair(row, tuple(text))])
                 assert said.argmax == tuple(text)
                 assert int(toy(torch.tensor([row]))[0, -1].argmax()) == text[0]
-            answer = target_prompts(toy, edit.requests[0], ("{}",), "auto")[0].answer_ids
-            if not edit.editor:  # whether a trained editor's edit takes is a matter of its training
-                assert tuple(generate(toy, [rows[0]], len(answer))[0]) == tuple(answer)
+            answer = tuple(target_prompts(toy, edit.requests[0], ("{}",), "auto")[0].answer_ids)
+            (after,) = score(toy, [Pair(rows[0], answer)])
+            if not edit.editor:  # whether a trained editor's edit takes is a matter of its training; it helps, always
+                assert tuple(generate(toy, [rows[0]], len(answer))[0]) == answer
+        (before,) = score(toy, [Pair(rows[0], answer)])
+        assert after.nll < before.nll - 0.5
 
 
 @pytest.mark.parametrize("name", BESIDE)
@@ -228,8 +251,7 @@ def test_a_null_has_the_gate_and_not_the_memory(toy: Any, edits: Any, name: str)
     assert all(torch.equal(values[number], before[number]) for number in closed(toy, edit, rows))
     shut = closed(toy, scrambled(edit, 0), rows)
     assert all(torch.equal(directions[number], before[number]) for number in shut)
-    # a random gate meets no prompt; a half-space every other, and a matrix of the same size is as far from the old one
-    assert shut == [0, 1, 2, 3] or name in ("t_patcher", "wise", *OPEN)
+    assert shut == [0, 1, 2, 3] or name in HALF
 
 
 def test_a_part_that_does_not_fit_the_model_is_refused(toy: Any, edits: Any) -> None:

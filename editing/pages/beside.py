@@ -22,6 +22,8 @@ from factscope.statistics import principal_plane
 
 MOST = 300  # balls that are drawn
 ROWS = 30  # facts, and rows of a heat map, that are shown
+SLOTS = 64  # neurons of a heat map
+TOLD = 5  # edits of a stack that have a picture of their own
 About = Literal["edit", "paraphrase", "neighbour"]
 NAMES: dict[About, str] = {"edit": "prompts as edited", "paraphrase": "paraphrases", "neighbour": "neighbours"}
 
@@ -40,9 +42,12 @@ def beside(edits: Sequence[Edit]) -> tuple[Spec, ...]:
     drawn += [clusters(part) for part in parts if part.kind == "blocks" and len(part.words) > 1]
     drawn += [overlaps(part) for part in parts if part.kind == "residual" and len(part.words) > 1]
     drawn += [spread(part) for part in parts if part.kind == "side"]
+    drawn += [shifts(part) for part in parts if part.kind == "shift"]
+    neurons = [edit for edit in edits if edit.bypasses and edit.bypasses[0].kind == "neurons"]
+    drawn += [picture for edit in neurons[:TOLD] for picture in fires(edit)]
     routed = [edit for edit in edits if edit.met and edit.bypasses[0].kind == "experts"]
     whole = Table("What stands beside the weights", ("layer", "what", "tensors"), rows)
-    return (whole, *opened(edits), *drawn, *experts(routed))
+    return (whole, *opened(edits), *probed(edits), *drawn, *experts(routed))
 
 
 def opened(edits: Sequence[Edit]) -> tuple[Table, ...]:
@@ -150,6 +155,60 @@ def spread(part: Bypass) -> Table:
         note += f" It is {len(part.tensors['changes'])} shards, merged."
     columns = ("shard", "share of entries that changed", "norm of the change", "answers above a distance of")
     return Table("Shards of the side memory", columns, rows, note)
+
+
+def shifts(part: Bypass) -> Table:
+    """Whose name is shifted where, and how far."""
+    norms = part.tensors["values"].norm(dim=-1).tolist()
+    rows = tuple((word, round(norm, 3)) for word, norm in zip(part.words, norms, strict=True))[:ROWS]
+    note = f"Length of the vector that is added after block {part.layer} where the name ends."
+    return Table("Shifts", ("name", "length"), rows, note)
+
+
+def fires(edit: Edit) -> tuple[Heatmap, ...]:
+    """At which prompts the neurons beside an MLP fire, and at how many of their tokens; nothing without a neuron."""
+    (part,) = edit.bypasses
+    size = part.tensors["values"].norm(dim=-1).numpy()
+    if not len(size) or not edit.met:
+        return ()
+    rows = [
+        (name, mean_load(own)) for about, name in NAMES.items() if (own := [m for m in edit.met if m.about == about])
+    ]
+    rows += [(f"{one.about}: {one.prompt}", one.load) for one in edit.met[:ROWS]]
+    often = np.array([one.load for one in edit.met]).mean(0)
+    order = np.argsort(-(size * often), kind="stable")[:SLOTS]
+    note = (
+        "Share of a prompt's tokens at which each neuron writes: first the means, then prompt by prompt. Neurons are "
+        "in the order of how often they fire times how far they write. One that fires in every row changes all "
+        "prompts; one that fires in the edited ones alone is a gate."
+    )
+    if len(size) > SLOTS:
+        note += f" The first {SLOTS} of {len(size)} neurons."
+    several = len(set(part.words)) > 1
+    columns = tuple(f"{number} {part.words[number]}" if several else f"{number}" for number in order)
+    drawn = Heatmap(
+        f"What the neurons fire for: edit {edit.name[:6]}", np.array([load for _, load in rows])[:, order],
+        tuple(name for name, _ in rows), columns, "prompts", "neuron", "share of tokens", limits=(0.0, 1.0),
+        palette="green", note=note,
+    )  # fmt: skip
+    return (drawn,)
+
+
+def probed(edits: Sequence[Edit]) -> tuple[Table, ...]:
+    """Which answer the subject's state spoke for before the edit, where the method asks that."""
+    rows = [
+        (request.prompt, request.target, request.old, *(round(value, 3) for value in both),
+         "old" if both[1] > both[0] else "new")
+        for edit in edits if "probe" in edit.memory
+        for request, both in zip(edit.requests, edit.memory["probe"].tolist(), strict=True) if request.old
+    ]  # fmt: skip
+    note = (
+        "Cosine of the vector that a statement becomes with the unedited state where the subject's name ends, both "
+        "less their means over shipped facts. Where the old answer is nearer, the model holds it before it is asked. "
+        f"Of {len(rows)} facts the old answer is nearer in {sum(row[-1] == 'old' for row in rows)}."
+    )
+    columns = ("prompt", "new", "old", "near the new", "near the old", "nearer")
+    return (Table("What the subject's state says before the edit", columns, tuple(rows[:ROWS]), note),) if rows else ()
 
 
 def experts(edits: Sequence[Edit]) -> tuple[Spec, ...]:

@@ -22,10 +22,10 @@ def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum
     """The page of one edit or a stack: what changed, what held, what else moved, and how it was made."""
     requests = [request for edit in edits for request in edit.requests]
     title = f"Edit: {requests[0]}" if len(requests) == 1 else f"{len(requests)} facts edited"
-    made = Section(
-        "How it was made",
-        (*beside(edits), *curves(edits), *solver_table(edits), *choices(edits), *(card(edit) for edit in edits[:5])),
-    )
+    sorts = tuple(dict.fromkeys(map(kind, edits)))
+    said = sorts[0] if len(sorts) == 1 else f"{len(edits)} edits of {len(sorts)} kinds or places; the cards say which."
+    inside = (*beside(edits), *curves(edits), *solver_table(edits), *choices(edits))
+    made = Section("How it was made", (*inside, *(card(edit) for edit in edits[:5])), said)
     sections = (*report_sections(report, spectra), made)
     return Page(title, sections, f"{edits[0].model}, {', '.join(report.methods)}")
 
@@ -45,7 +45,9 @@ def page(edit: Edit) -> Page:
     answers = (answer_table(edit.rows),) if one_fact(edit.rows) is not None else ()
     sections = (
         *((Section("What is said", answers),) if answers else ()),
-        Section("What it does", (facts, *((shapes,) if shapes.rows else ()), *factors(edit), *beside([edit]))),
+        Section(
+            "What it does", (facts, *((shapes,) if shapes.rows else ()), *factors(edit), *beside([edit])), kind(edit)
+        ),
         Section("How it was found", (*curves([edit]), *solver_table([edit]), *choices([edit]))),
         Section("What was run", (card(edit),)),
     )
@@ -66,6 +68,26 @@ def words(edit: Edit) -> list[str]:
     if edit.bypasses:
         return [*said, f"Changes no weight: it stands beside layer {layers}, {', '.join(kinds(edit))}"]
     return [*said, f"Writes to layer{'s' if ', ' in layers else ''} {layers}{size}; second moments: {edit.moments}"]
+
+
+def kind(edit: Edit) -> str:
+    """Which kind of edit it is, in a sentence."""
+    by = f", by the trained editor {edit.editor[:12]}" if edit.editor else ""
+    if edit.preface:
+        return (
+            f"An edit in context{by}: a text before {scope_words(edit)}. No weight is changed, and there is no export."
+        )
+    if edit.bypasses:
+        where = ", ".join(map(str, edit.layers))
+        return (
+            f"An edit beside the weights{by}: {', '.join(kinds(edit))}; at layer {where}. No weight is changed, and "
+            "there is no export."
+        )
+    if edit.deltas and all(delta.low_rank for delta in edit.deltas):
+        ranks = sorted({0 if delta.left is None else delta.left.shape[1] for delta in edit.deltas})
+        rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        return f"An edit in the weights{by}, of rank {rank}: it can be exported whole, or as an adapter."
+    return f"An edit in the weights{by}, of whole matrices or of single entries: it can be exported whole."
 
 
 def kinds(edit: Edit) -> tuple[str, ...]:
@@ -142,6 +164,7 @@ def card(edit: Edit) -> Card:
     items = (
         ("edit", edit.digest),
         ("method", edit.method),
+        ("kind", kind(edit)),
         ("settings", config),
         ("model", edit.model),
         ("fingerprint", edit.base),

@@ -47,7 +47,11 @@ from factscope.model.weights import WeightName
 
 @dataclass(frozen=True)
 class Config:
-    """Rank and steps are the authors'; layers are at the height of GRACE's, and reach is GRACE's."""
+    """Rank and steps are the authors'; layers and reach are GRACE's, and nothing but the size of a block was tried.
+
+    Four known shipped facts of the default model in one edit: all learned, in one block after 31 steps and in four
+    after 15. Either way none of 12 paraphrases opens the gate, nor any of 12 neighbours.
+    """
 
     layers: tuple[int, ...] = (25,)  # set by for_model: five sixths of the way up; theirs the last two of 48
     gate_below: int = 0  # layers between the gate and the lowest block; theirs 1

@@ -14,30 +14,40 @@ prompts that must stay, theirs at the positions between the entity and the promp
 answer's tokens. The shift is added to what the MLP of layer l writes, in training as in use: the stream takes it as it
 is, unless a norm follows the MLP (Gemma 3), which the shift then passes, too.
 
+The same vector asks what the model holds already, the paper's section 5: `beliefs` compares d of the new and of the old
+answer with the unedited state where the subject's name ends, by cosine, both less their means over shipped facts (the
+paper takes a product, which the vectors' lengths decide, too). An edit keeps both numbers for its page.
+
 Scope: every layer but the last. Prompts that name the entity: all
 others are bitwise as they were. When not to use it: for questions that call the entity by another name, or name none.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from editing.bypass import Bypass
+from editing.edit import set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import BARE, target_prompts
 from editing.scope import name_ends
+from editing.trained.editor import Trained
 from editing.trained.examples import Asker, TrainingInputs
 from editing.trained.facts import Example
 from editing.trained.learning import Learner, Parts
 from editing.trained.tail import Tail, asked
+from factscope.data.request import EditRequest
+from factscope.data.shipped import relations
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.scoring import Pair
 from factscope.model.hooks import hooked
 from factscope.model.sites import Site
+
+USUAL = 2  # facts of each shipped relation whose states and vectors are the means of the probe
 
 
 @dataclass(frozen=True)
@@ -138,28 +148,84 @@ def train(inputs: TrainingInputs, config: Config) -> Editor:
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """One vector for each fact, all beside one layer."""
-    return _output(inputs, config, _vectors(inputs, config), slice(None))
+    return _output(inputs, config, *_read(inputs, config), slice(None))
 
 
 def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     """A vector for every fact alone."""
-    vectors = _vectors(inputs, config)
-    return [_output(inputs, config, vectors, slice(i, i + 1)) for i in range(len(inputs.requests))]
+    vectors, held = _read(inputs, config)
+    return [_output(inputs, config, vectors, held, slice(i, i + 1)) for i in range(len(inputs.requests))]
+
+
+def _read(inputs: MethodInputs, config: Config) -> tuple[Tensor, Tensor]:
+    """Each fact's vector [fact d_model], what is held already [fact answer]; without the shifts of edits in place."""
+    model, editor = inputs.model, inputs.editor
+    assert editor is not None  # editing/compute.py has seen to it
+    with set_aside(model, "shift", config.layer):
+        vectors = config.alpha * directions(model, editor, inputs.requests, inputs.start)
+        return vectors, beliefs(model, editor, inputs.requests, inputs.start)
+
+
+def _output(inputs: MethodInputs, config: Config, vectors: Tensor, held: Tensor, which: slice) -> MethodOutput:
+    words = tuple(request.subject for request in inputs.requests[which])
+    part = Bypass("shift", config.layer, {"values": vectors[which].clone()}, {}, words)
+    asked = [both for both, one in zip(held[which].tolist(), inputs.requests[which], strict=True) if one.old]
+    old = sum(both[1] > both[0] for both in asked)
+    note = f"before the edit the subject's state was nearer to the old answer in {old} of {len(asked)} facts"
+    notes = (note,) if asked else ()
+    return MethodOutput((), bypasses=(part,), memory={"probe": held[which].clone()}, notes=notes)
+
+
+# ---- what the model holds already
 
 
 @torch.no_grad()
-def _vectors(inputs: MethodInputs, config: Config) -> Float[Tensor, "fact d_model"]:
-    model, editor = inputs.model, inputs.editor
-    assert editor is not None  # editing/compute.py has seen to it
-    prompts = [target_prompts(model, request, BARE, inputs.start)[0] for request in inputs.requests]
+def directions(
+    model: Bridge, editor: Trained, requests: Sequence[EditRequest], start: str = "auto"
+) -> Float[Tensor, "fact d_model"]:
+    """d of each request's target, behind its prompt; on the CPU."""
+    prompts = [target_prompts(model, request, BARE, start)[0] for request in requests]
     pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
-    tail = Tail(model, config.layer, [(*pair.prompt, *pair.answer) for pair in pairs])
-    return config.alpha * (statements(tail, pairs).cpu() @ editor.tensors["W"] + editor.tensors["b"])
+    tail = Tail(model, int(editor.config["layer"]), [(*pair.prompt, *pair.answer) for pair in pairs])
+    return statements(tail, pairs).cpu() @ editor.tensors["W"] + editor.tensors["b"]
 
 
-def _output(inputs: MethodInputs, config: Config, vectors: Tensor, which: slice) -> MethodOutput:
-    words = tuple(request.subject for request in inputs.requests[which])
-    return MethodOutput((), bypasses=(Bypass("shift", config.layer, {"values": vectors[which].clone()}, {}, words),))
+@torch.no_grad()
+def entities(
+    model: Bridge, editor: Trained, requests: Sequence[EditRequest], start: str = "auto"
+) -> Float[Tensor, "fact d_model"]:
+    """The state after the editor's block where each subject's name ends in its prompt; on the CPU."""
+    rows = [tuple(target_prompts(model, request, BARE, start)[0].tokens) for request in requests]
+    ends = [name_ends(model, row, request.subject) for row, request in zip(rows, requests, strict=True)]
+    layer = int(editor.config["layer"])
+    states = Tail(model, layer, rows).states(rows, Site("resid", layer))
+    at = [end for end in ends if end is not None]  # a request's prompt names its subject
+    return states[torch.arange(len(rows)), at].float().cpu()
+
+
+def beliefs(
+    model: Bridge, editor: Trained, requests: Sequence[EditRequest], start: str = "auto"
+) -> Float[Tensor, "fact answer"]:
+    """Cosine of the subject's state with d of the new answer, and with d of the old one; the model as it runs.
+
+    0 where the old answer is not known. Means are over shipped facts' own answers (Hernandez et al. 2023, section 5).
+    """
+    usual = [
+        EditRequest.of_truth(relation.fact(entry, relation.templates[0]))
+        for relation in relations().values()
+        for entry in relation.entries[:USUAL]
+    ]
+    centre, middle = (ask(model, editor, usual, start).mean(0) for ask in (entities, directions))
+    states = entities(model, editor, requests, start) - centre
+    out = torch.zeros(len(requests), 2)
+    told = {0: [(i, one) for i, one in enumerate(requests)]}
+    told[1] = [(i, replace(one, target=one.old, old=None, aliases=())) for i, one in told[0] if one.old]
+    for side, some in told.items():
+        if some:
+            own = [number for number, _ in some]
+            said = directions(model, editor, [one for _, one in some], start) - middle
+            out[own, side] = torch.nn.functional.cosine_similarity(states[own], said, dim=-1)
+    return out
 
 
 METHOD = MethodSpec(

@@ -15,7 +15,7 @@ from studies.commands import app as common
 from studies.commands.edit.saved.stack import put_on
 
 PROMPT = "[Oda Voss] lives in"
-QUICK = {"grace": {"reach": 0.15}, "melo": {"steps": 30}, "memoe": {"steps": 1}}
+QUICK: dict[str, dict[str, Any]] = {"grace": {"reach": 0.15}, "melo": {"steps": 30}, "memoe": {"steps": 1}}
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_a_method_that_runs_parts_of_prompts_does_not_build_on_a_bypass(toy: Any
 
 
 def test_an_editor_is_of_another_model_and_there_is_none(tiny: Any, refused: Any) -> None:
-    editor_of(tiny("llama"), "mend").save("editor")
+    editor = editor_of(tiny("llama"), "mend")
+    assert editor is not None
+    editor.save("editor")
     asked = ("apply", PROMPT, "--target", "Vey", "--method", "mend", "--out", "x")
     assert "and this model has" in refused(*asked, "--editor", "editor")
     assert "none was given: train one with edit train mend" in refused(*asked)

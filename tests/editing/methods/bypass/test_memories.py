@@ -9,6 +9,7 @@ from editing.compute import compute
 from editing.edit import Edit, applied
 from editing.method import method
 from editing.pages.beside import beside
+from editing.pages.edit import kind
 from editing.requests import request, target_prompts
 from editing.solve.ordinary import Ordinary
 from factscope.errors import EditError
@@ -123,3 +124,9 @@ def test_pages_draw_what_is_inside(both: Any) -> None:
     assert isinstance(table, Table)
     assert table.rows[0][1] == pytest.approx(0.2, abs=0.03)
     assert "What the gate met" in drawn
+    fires = next(spec for title, spec in drawn.items() if title.startswith("What the neurons fire for"))
+    assert isinstance(fires, Heatmap)
+    own = both["calinet"].met[0]
+    assert fires.rows[:2] == ("prompts as edited", f"edit: {own.prompt}")
+    assert fires.values[1].tolist() == pytest.approx([own.load[int(number)] for number in fires.columns])
+    assert all(kind(both[name]).startswith("An edit beside the weights: ") for name in NAMES)

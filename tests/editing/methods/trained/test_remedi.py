@@ -8,19 +8,22 @@ import torch
 
 from editing.compute import compute
 from editing.edit import applied
-from editing.methods.trained.remedi import Editor, Shifted, statements
+from editing.methods.trained.remedi import Editor, Shifted, beliefs, statements
+from editing.pages.beside import beside
 from editing.requests import target_prompts
 from editing.scope import name_ends
 from editing.trained.examples import TrainingInputs
 from editing.trained.facts import examples, split, training_facts
 from editing.trained.tail import Tail
 from factscope.data.request import EditRequest
+from factscope.data.shipped import relations
 from factscope.errors import EditError
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.scoring import Pair, score
 from factscope.model.hooks import record
 from factscope.model.prompts import tokenized
 from factscope.model.sites import Site
+from factscope.plots.specs import Table
 from helpers.editors import FACTS, config_of, editor_of
 
 ASKED = EditRequest("Foo Bar lives in", "Foo Bar", "Rome")
@@ -118,3 +121,41 @@ def test_the_last_layer_is_refused_for_nothing_above_reads_the_shift(tiny):
     last = int(model.cfg.n_layers) - 1
     with pytest.raises(EditError, match=f"a shift stands in layers 0 to {last - 1} of this model, not in {last}"):
         train_editor(model, "remedi", FACTS, replace(config_of(model, "remedi"), layer=last), shown=False)
+
+
+def test_the_probe_is_a_cosine_of_states_and_vectors_less_their_means_whatever_the_vectors_size(tiny):
+    model = tiny("llama")
+    editor = editor_of(model, "remedi")
+    assert editor is not None
+    asked = (replace(ASKED, old="Oslo"), EditRequest("Quux Z sits in", "Quux Z", "Bern"))
+    usual = [EditRequest.of_truth(r.fact(e, r.templates[0])) for r in relations().values() for e in r.entries[:2]]
+
+    def state(one: EditRequest) -> torch.Tensor:
+        (prompt,) = target_prompts(model, one, ("{}",), "auto")
+        (seen,) = resid(model, [tuple(prompt.tokens)])
+        return seen[name_ends(model, prompt.tokens, one.subject)]
+
+    def vector(one: EditRequest) -> torch.Tensor:
+        (prompt,) = target_prompts(model, one, ("{}",), "auto")
+        (seen,) = resid(model, [(*prompt.tokens, *prompt.answer_ids)])
+        return seen[len(prompt.tokens) :].mean(0) @ editor.tensors["W"] + editor.tensors["b"]
+
+    states, vectors = (torch.stack([ask(one) for one in usual]).mean(0) for ask in (state, vector))
+    wanted = [
+        torch.nn.functional.cosine_similarity(state(one) - states, vector(one) - vectors, dim=0)
+        for one in (*asked, replace(asked[0], target="Oslo", old=None))
+    ]
+    found = beliefs(model, editor, asked)
+    torch.testing.assert_close(found, torch.tensor([[wanted[0], wanted[2]], [wanted[1], 0.0]]), atol=1e-4, rtol=1e-4)
+    louder = replace(editor, tensors={name: 3 * part for name, part in editor.tensors.items()})
+    torch.testing.assert_close(beliefs(model, louder, asked), found, atol=1e-4, rtol=1e-4)
+
+    edits = [compute("remedi", model, [one], editor=editor, shown=False) for one in asked]
+    torch.testing.assert_close(torch.cat([edit.memory["probe"] for edit in edits]), found, atol=1e-5, rtol=1e-4)
+    (table,) = [spec for spec in beside(edits) if "subject's state" in spec.title]
+    assert isinstance(table, Table)
+    assert [row[:3] for row in table.rows] == [("Foo Bar lives in", "Rome", "Oslo")]
+    assert table.rows[0][-1] == ("old" if found[0, 1] > found[0, 0] else "new")
+    with edits[0].applied(model):  # another on top reads the model without the first one's shift
+        again = compute("remedi", model, [asked[1]], editor=editor, shown=False)
+    assert torch.equal(again.bypasses[0].tensors["values"], edits[1].bypasses[0].tensors["values"])

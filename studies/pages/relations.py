@@ -241,7 +241,22 @@ def _said_of_heads(table: RelationTable) -> list[str]:
     return [
         f"{counted(len(many), 'head')} {'is' if len(many) == 1 else 'are'} in the circuits of at least "
         f"{max(2, half)} of {rows} relations, where chance would have {shared_by_chance(table, max(2, half)):.1f}"
-        + (f"; in most: {first}." if first else ".")
+        + (f"; in most: {first}." if first else "."),
+        *_said_of_kinds(table),
+    ]
+
+
+def _said_of_kinds(table: RelationTable) -> list[str]:
+    """Whether circuits of one kind of knowledge share more heads than those of two."""
+    kinds = np.array([row.domain for row in table.rows])
+    alike, apart = kinds[:, None] == kinds, kinds[:, None] != kinds
+    np.fill_diagonal(alike, False)
+    if not alike.any() or not apart.any():
+        return []
+    shared = overlap(table)
+    return [
+        f"Two circuits of one kind of knowledge share {np.nanmean(shared[alike]):.2f} of their heads (Jaccard), of two "
+        f"kinds {np.nanmean(shared[apart]):.2f}."
     ]
 
 

@@ -151,7 +151,10 @@ BACKWARDS = tuple(  # the answer is the other's: the full model does the opposit
 HOW = TrackOptions(tasks=("chain", "saturated"), methods=("eap", "random"), train=2, validation=2)
 
 
-def test_the_track_is_taken_up_with_more_methods(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_track_is_taken_up_with_more_methods(
+    toy: Any, made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "planted", lambda kind, *_: made[kind])
     first = track(toy, TrackOptions(tasks=("chain",), methods=("eap",), train=2, validation=2), folder=tmp_path)
     asked: list[str] = []
     whole = recipe.scores_of
@@ -172,7 +175,8 @@ def test_the_track_is_taken_up_with_more_methods(toy: Any, tmp_path: Path, monke
     check_result(found, tmp_path / "kept")
 
 
-def test_the_command_and_its_mistakes(run_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_and_its_mistakes(run_command: Any, made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "planted", lambda kind, *_: made[kind])
     asked = ("circuit", "mib", "--model", TOY, "--train", 2, "--validation", 2)
     done = run_command(*asked, "--tasks", "saturated", "--methods", "eap-ig,random", "--json")
     assert done.exit_code == 0, done.stderr

@@ -143,7 +143,8 @@ def test_an_edited_toy_is_counted_and_the_work_taken_up(toy: Any, facts: Any, tm
         multi_hop(toy, chains[3:], how, folder=tmp_path / "other", told=False)
 
 
-def test_the_command(run_command: Any, tmp_path: Path, facts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(run_command: Any, tmp_path: Path, facts: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.commands.app.loader", lambda *_: lambda: toy)
     fact = facts[0]
     chain = _chain(
         "one", str(fact.foil), fact.answer, "nothing", requests=(EditRequest.of(fact),), question=fact.prompt

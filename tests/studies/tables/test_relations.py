@@ -12,7 +12,7 @@ import torch
 
 from circuits.scorers.eap import EAP
 from factscope.data.fact import Fact
-from factscope.errors import UserError
+from factscope.errors import StoreError, UserError
 from factscope.model.prompts import prompt_of
 from factscope.runs.provenance import Run
 from helpers.models import TOY
@@ -63,8 +63,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def table(toy: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RelationTable:
-    return relation_table(toy, str(folder), (), HOW, folder=tmp_path_factory.mktemp("table"), told=False)
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the table's journal is."""
+    return tmp_path_factory.mktemp("table")
+
+
+@pytest.fixture(scope="module")
+def table(toy: Any, folder: Path, kept: Path) -> RelationTable:
+    """Of two relations first, then of all three."""
+    part = relation_table(toy, str(folder), ("toy_town", "nothing"), HOW, folder=kept, told=False)
+    assert [row.relation for row in part.rows] == ["toy_town"]
+    return relation_table(toy, str(folder), (), HOW, folder=kept, told=False)
 
 
 def test_every_relation_has_a_row_or_a_reason(table: RelationTable, tmp_path: Path) -> None:
@@ -79,11 +88,9 @@ def test_every_relation_has_a_row_or_a_reason(table: RelationTable, tmp_path: Pa
     check_result(table, tmp_path)
 
 
-def test_a_part_of_the_table_is_the_beginning_of_the_whole(
-    toy: Any, folder: Path, table: RelationTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_in_the_journal_is_not_searched_again(
+    toy: Any, folder: Path, table: RelationTable, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part = relation_table(toy, str(folder), ("toy_town",), HOW, folder=tmp_path, told=False)
-    assert [replace(row, seconds=0.0) for row in part.rows] == [replace(table.rows[-1], seconds=0.0)]
     asked: list[str] = []
 
     def counted(*given: Any) -> RelationCircuit:
@@ -91,9 +98,15 @@ def test_a_part_of_the_table_is_the_beginning_of_the_whole(
         raise UserError("none")
 
     monkeypatch.setattr(recipe, "relation_circuit", counted)
-    again = relation_table(toy, str(folder), (), HOW, folder=tmp_path, told=False)
-    assert sorted(asked) == ["nothing", "toy_trade"]  # the town is not searched again
-    assert again.rows == part.rows
+    assert relation_table(toy, str(folder), (), HOW, folder=kept, told=False).rows == table.rows
+    part = relation_table(toy, str(folder), ("toy_town",), HOW, folder=kept, told=False)
+    assert part.rows == (table.rows[-1],)
+    lines = [json.loads(line) for line in (kept / "journal.jsonl").read_text().splitlines()]
+    assert [line.get("row", {}).get("relation") for line in lines[1:]] == ["toy_town", None, "toy_trade"]
+    assert asked == []
+    other = replace(HOW, examples=3)
+    with pytest.raises(StoreError, match="begun with other settings"):
+        relation_table(toy, str(folder), (), other, folder=kept, told=False)
 
 
 def test_hits_are_those_of_the_engines_ranks() -> None:
@@ -151,6 +164,16 @@ def test_shared_heads_beside_chance(toy: Any) -> None:
     assert records(made)[0]["test, all: circuit"] == 1.0
 
 
+def test_kinds_are_compared_by_what_their_circuits_share(toy: Any) -> None:
+    """Within a kind all heads, between the two kinds one of three."""
+    one, other = {"a0.h0": "none", "a0.h1": "none"}, {"a0.h1": "none", "a1.h0": "none"}
+    rows = [_row("a", one), _row("b", one), replace(_row("c", other), domain="bias")]
+    made = RelationTable("x", tuple(rows), {}, 4, 50, {}, Run.of(toy, 0))
+    assert "of one kind of knowledge share 1.00 of their heads (Jaccard), of two kinds 0.33." in "\n".join(words(made))
+    alone = RelationTable("x", tuple(rows[:2]), {}, 4, 50, {}, Run.of(toy, 0))
+    assert "of one kind" not in "\n".join(words(alone))
+
+
 def test_kinds_of_knowledge() -> None:
     def fact(relation: str, source: str) -> Fact:
         return Fact("x", relation, "s", "{} is", "a", source=source)
@@ -177,7 +200,10 @@ def test_mistakes(run_command: Any, folder: Path, toy: Any, tmp_path: Path) -> N
         TableOptions(examples=0)
 
 
-def test_the_command_goes_on_with_further_relations(run_command: Any, folder: Path) -> None:
+def test_the_command_goes_on_with_further_relations(
+    run_command: Any, folder: Path, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studies.commands.app.loader", lambda *_: lambda: toy)
     asked = ("circuit", "table", "--model", TOY, "--facts", folder, "--no-split-qkv", "--method", "eap", "--edges", 40)
     more = ("--limit", 2, "--held-out", 2, "--random", 1, "--json")
     first = run_command(*asked, *more, "--relations", "toy_town")

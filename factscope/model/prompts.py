@@ -55,6 +55,23 @@ class Prompt:
         """Positions of the subject's tokens."""
         return range(*self.subject_span)
 
+    def items(self) -> tuple[tuple[str, str], ...]:
+        """What a page's card says of it, and where its parts are from."""
+        return (
+            ("prompt", self.text),
+            ("subject", f"{self.subject} (from: {self.subject_from})"),
+            ("answer", f"{self.answer} (from: {self.answer_from})"),
+            ("start token", self.start_token or "none"),
+        )
+
+    def remarks(self, more: Sequence[str] = ()) -> list[str]:
+        """Where subject and answer are from, and the notes, with `more`, as sentences."""
+        said = f"The subject is {self.subject!r} ({self.subject_from}); the answer {self.answer!r} is from "
+        return [
+            f"{said}{self.answer_from}.",
+            *(f"{note[0].upper()}{note[1:]}." for note in (*self.notes, *more)),
+        ]
+
     def tensor(self, device: Any = "cpu") -> Int[Tensor, "1 pos"]:
         """The tokens as one row."""
         return torch.tensor([self.tokens], device=device)

@@ -4,7 +4,7 @@ Plain functions, so that `render.py` is about drawing alone. Every string that l
 markup in it is our own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,11 @@ def numbers_in_words(numbers: Sequence[int]) -> str:
         for first, last in runs(tuple(numbers))
     ]
     return ", ".join(listed)
+
+
+def settings_in_words(settings: Mapping[str, Any]) -> str:
+    """Settings as a card lists them: seed=0, rows=64."""
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def _absent(value: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from factscope.plots.labels import counted, numbers_in_words
+from factscope.plots.labels import counted, numbers_in_words, settings_in_words
 from factscope.plots.specs import (
     Card,
     Curves,
@@ -173,9 +173,7 @@ def _headline(result: FlowResult) -> Headline:
 
 def _notes(result: FlowResult) -> tuple[Spec, ...]:
     prompt = result.prompt
-    notes = [f"The subject is {prompt.subject!r} ({prompt.subject_from}); the answer {prompt.answer!r} is from "
-             f"{prompt.answer_from}."]  # fmt: skip
-    notes += [note[0].upper() + note[1:] + "." for note in prompt.notes]
+    notes = prompt.remarks()
     if len(prompt.answer_ids) > 1:
         notes.append(f"The answer is {len(prompt.answer_ids)} tokens; its probability is that of all of them.")
     return (Text("\n\n".join(notes)),)
@@ -335,13 +333,9 @@ def _extraction_words(extraction: Extraction) -> str:
 
 
 def _card(result: FlowResult) -> Card:
-    prompt = result.prompt
     items = (
-        ("prompt", prompt.text),
-        ("subject", f"{prompt.subject} (from: {prompt.subject_from})"),
-        ("answer", f"{prompt.answer} (from: {prompt.answer_from})"),
-        ("start token", prompt.start_token or "none"),
+        *result.prompt.items(),
         ("window", counted(result.window, "layer")),
-        ("settings", ", ".join(f"{k}={v}" for k, v in result.settings.items())),
+        ("settings", settings_in_words(result.settings)),
     )
     return Card("Provenance", items + result.run.items(), result.run.command)

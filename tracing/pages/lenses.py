@@ -1,11 +1,11 @@
 """What lenses side by side look like: the answer's rank by each, tokens in cells, and who is nearer to the model."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from factscope.plots.labels import settings_in_words
 from factscope.plots.specs import (
     Card,
     Cell,
@@ -201,17 +201,11 @@ def _table(result: LensesResult) -> Table:
 
 
 def _card(result: LensesResult) -> Card:
-    prompt = result.prompt
+    tuned = result.tuned_settings
+    trained = [] if tuned is None else [("training of the tuned lens", settings_in_words(tuned))]
     items = (
-        ("prompt", prompt.text),
-        ("subject", f"{prompt.subject} (from: {prompt.subject_from})"),
-        ("answer", f"{prompt.answer} (from: {prompt.answer_from})"),
-        ("start token", prompt.start_token or "none"),
-        ("fit", _said(result.settings)),
-        *([] if result.tuned_settings is None else [("training of the tuned lens", _said(result.tuned_settings))]),
+        *result.prompt.items(),
+        ("fit", settings_in_words(result.settings)),
+        *trained,
     )
     return Card("Provenance", items + result.run.items(), result.run.command)
-
-
-def _said(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in settings.items())

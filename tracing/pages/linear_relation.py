@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from factscope.plots.labels import counted
+from factscope.plots.labels import counted, settings_in_words
 from factscope.plots.specs import (
     Card,
     Curves,
@@ -217,6 +217,6 @@ def _card(result: RelationResult) -> Card:
         ("examples", ", ".join(result.examples)),
         ("facts that chose", ", ".join(result.choice)),
         ("largest singular value", f"{float(torch.linalg.matrix_norm(result.weight, 2)):.3g}"),
-        ("settings", ", ".join(f"{k}={v}" for k, v in result.settings.items())),
+        ("settings", settings_in_words(result.settings)),
     )
     return Card("Provenance", items + result.run.items(), result.run.command)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from factscope.plots.labels import counted
+from factscope.plots.labels import counted, settings_in_words
 from factscope.plots.specs import (
     Card,
     Curves,
@@ -235,6 +235,6 @@ def _card(result: NeuronResult) -> Card:
         ("answer", f"{prompt.answer} (from: {prompt.answer_from})"),
         ("wordings", " / ".join(result.wordings)),
         ("start token", prompt.start_token or "none"),
-        ("settings", ", ".join(f"{name}={value}" for name, value in result.settings.items())),
+        ("settings", settings_in_words(result.settings)),
     )
     return Card("Provenance", items + result.run.items(), result.run.command)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from factscope.data.fact import whole_words
-from factscope.plots.labels import counted, numbers_in_words
+from factscope.plots.labels import counted, numbers_in_words, settings_in_words
 from factscope.plots.specs import (
     Card,
     Cell,
@@ -183,11 +183,7 @@ def _headline(result: PatchscopeResult) -> Headline:
 
 
 def _notes(result: PatchscopeResult) -> tuple[Spec, ...]:
-    prompt = result.prompt
-    notes = [f"The subject is {prompt.subject!r} ({prompt.subject_from}); the answer {prompt.answer!r} is from "
-             f"{prompt.answer_from}."]  # fmt: skip
-    notes += [note[0].upper() + note[1:] + "." for note in (*prompt.notes, *result.notes)]
-    return (Text("\n\n".join(notes)),)
+    return (Text("\n\n".join(result.prompt.remarks(result.notes))),)
 
 
 def _how(result: PatchscopeResult) -> str:
@@ -270,15 +266,11 @@ def _maps(result: PatchscopeResult) -> tuple[Spec, ...]:
 
 
 def _card(result: PatchscopeResult) -> Card:
-    prompt = result.prompt
     items = (
-        ("prompt", prompt.text),
-        ("subject", f"{prompt.subject} (from: {prompt.subject_from})"),
-        ("answer", f"{prompt.answer} (from: {prompt.answer_from})"),
-        ("start token", prompt.start_token or "none"),
+        *result.prompt.items(),
         ("target", result.target.text),
         ("placeholder", result.target.subject),
         ("other subjects", ", ".join(result.others) or "none"),
-        ("settings", ", ".join(f"{k}={v}" for k, v in result.settings.items() if k != "target")),
+        ("settings", settings_in_words({k: v for k, v in result.settings.items() if k != "target"})),
     )
     return Card("Provenance", items + result.run.items(), result.run.command)

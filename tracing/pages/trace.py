@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from factscope.plots.labels import settings_in_words
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Palette, Section, Spec, Table, Text
 from tracing.causal import window_of
 from tracing.pages import logit_lens
@@ -257,9 +258,7 @@ def _headline(result: TraceResult) -> Headline:
 
 def _notes(result: TraceResult) -> tuple[Spec, ...]:
     prompt = result.prompt
-    notes = [f"The subject is {prompt.subject!r} ({prompt.subject_from}); the answer {prompt.answer!r} is from "
-             f"{prompt.answer_from}."]  # fmt: skip
-    notes += [note[0].upper() + note[1:] + "." for note in prompt.notes]
+    notes = prompt.remarks()
     if result.predicted != prompt.answer and not str(prompt.answer).startswith(result.predicted):
         notes.append(f"The model's own most probable next token is {result.predicted!r}.")
     notes += [f"{doubt}." for doubt in doubts(result)]
@@ -303,15 +302,11 @@ def _strongest_table(result: TraceResult) -> Table:
 
 def _card(result: TraceResult) -> Card:
     """Everything needed to run it again."""
-    prompt = result.prompt
     level = "" if result.noise_level is None else f", noise of standard deviation {result.noise_level:.4f}"
     items = (
-        ("prompt", prompt.text),
-        ("subject", f"{prompt.subject} (from: {prompt.subject_from})"),
-        ("answer", f"{prompt.answer} (from: {prompt.answer_from})"),
-        ("start token", prompt.start_token or "none"),
+        *result.prompt.items(),
         ("corruption", f"{result.settings['corruption']}, {len(result.corrupted)} samples{level}"),
         ("metric", f"{result.metric} ({result.unit})"),
-        ("settings", ", ".join(f"{k}={v}" for k, v in result.settings.items())),
+        ("settings", settings_in_words(result.settings)),
     )
     return Card("Provenance", items + result.run.items(), result.run.command)

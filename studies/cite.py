@@ -28,6 +28,8 @@ KINDS = {  # by the class of a part
     "LocatingStudy": ("zhang2024comprehensive", "meng2022locating", "dai2022knowledge", "syed2023attribution"),
     "LayerStudy": ("hase2023localization",),
     "EditReport": ("meng2022locating", "yao2023editing", "yang2025mirage"),
+    "RoundTrip": ("zhang2024comprehensive",),
+    "Survey": ("zhang2024comprehensive",),
     "TaskReport": ("gao2023framework",),
 }
 CIRCUITS = {

@@ -42,6 +42,7 @@ KINDS = {
     "RoundTrip": "studies.round_trip",
     "ScorerErrors": "circuits.analysis.scorer_errors",
     "SequenceResult": "editing.sequence.result",
+    "Survey": "studies.tables.survey",
     "TaskReport": "editing.evaluation.lm_eval",
     "TraceResult": "tracing.results",
     "TraceStudy": "studies.trace",

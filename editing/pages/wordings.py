@@ -67,8 +67,8 @@ def _curve(rows: Sequence[Row]) -> tuple[Curves, ...]:
     back = _back(rows)
     every = {n: [gone for _, gone in back.get(f"long context, {n} sentences", ())] for n in LENGTHS}
     found = {n: some for n, some in every.items() if some}
-    if len(found) < 2:
-        return ()
+    if len(found) < 2 or max(map(len, found.values())) < 2:
+        return ()  # one length is no curve, and one fact no share
     ends = [interval([float(one) for one in some], "share") for some in found.values()]
     low, high = (np.array([each[side] for each in ends]) for side in (0, 1))
     values = np.array([np.mean(some) for some in found.values()])

@@ -4,7 +4,6 @@ from studies.commands.app import run_app
 from studies.commands.command import group
 from studies.commands.edit import facts
 from studies.commands.edit.apply import apply
-from studies.commands.edit.back import back
 from studies.commands.edit.bench import bench
 from studies.commands.edit.compare import compare
 from studies.commands.edit.evaluate import evaluate
@@ -18,7 +17,9 @@ from studies.commands.edit.saved.undo import undo
 from studies.commands.edit.saved.weights import weights
 from studies.commands.edit.sequence import sequence
 from studies.commands.edit.train import train
+from studies.commands.papers.back import back
 from studies.commands.papers.hops import hops
+from studies.commands.papers.survey import survey
 from studies.commands.show import show_command
 
 app = group(
@@ -32,6 +33,7 @@ app = group(
         sequence,
         back,
         bench,
+        survey,
         compare,
         harness,
         hops,

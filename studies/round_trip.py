@@ -9,9 +9,9 @@
 
 In each state everything is read again: both answers and the third one at the prompt, KL(unedited || now) of the next
 token at the prompt, its paraphrases, its neighbours and unrelated facts, the fact read backwards and what follows from
-it (factscope/data/ripples.py), and the distance of the weights from where they were, ||W - W before|| / ||W before||
-over all weights that the method changes (Frobenius). A knowledge graph comes back when a triple is put back; the survey
-(2401.01286, Fig. 10) says that a model does not, and gives no number.
+it (factscope/data/questions/ripples.py), and the weights' distance from where they were, ||W - W before|| / ||W
+before|| over all weights that the method changes (Frobenius). A knowledge graph comes back when a triple is put back;
+the survey (2401.01286, Fig. 10) says that a model does not, and gives no number.
 
 Convention: probabilities are geometric means over an answer's tokens; distances of no weight are not a number (None).
 `distortion` is the Jensen-Shannon divergence, nats, between the shares of several true answers before and now (Li et
@@ -33,8 +33,8 @@ from editing.evaluation.read import Asked, Reading, Row
 from editing.nulls import scrambled
 from factscope.data.case import Case, Question, QuestionGroup
 from factscope.data.fact import Fact, same_text
+from factscope.data.questions.ripples import ECHO, ripples_of
 from factscope.data.request import EditRequest
-from factscope.data.ripples import ECHO, ripples_of
 from factscope.errors import EditError, UserError
 from factscope.model.bridge import Bridge
 from factscope.model.weights import as_matrix, live_weights

@@ -13,7 +13,7 @@ from typing import Literal
 from editing.evaluation.protocol import SCORERS, WRITTEN
 from editing.evaluation.read import Reading, Row
 from editing.evaluation.said import states
-from factscope.data.variations import FAMILIES, family
+from factscope.data.questions.variations import FAMILIES, family
 from factscope.statistics import ngram_entropy
 
 
@@ -249,7 +249,7 @@ def verification(record: Record) -> float | None:
     return _preferred(record, "verification")
 
 
-# ---- hard wordings (factscope/data/variations.py)
+# ---- hard wordings (factscope/data/questions/variations.py)
 
 
 WORDINGS = "ours, after arXiv 2402.05827"

@@ -11,8 +11,8 @@ from typing import Any
 
 from editing.evaluation.said import FRAMES
 from factscope.data.case import Case
-from factscope.data.probes import probed
-from factscope.data.variations import varied
+from factscope.data.questions.probes import probed
+from factscope.data.questions.variations import varied
 from factscope.errors import EditError
 
 SCORERS = {
@@ -38,7 +38,7 @@ class Protocol:
     prompt_counts: bool = True  # in the n-gram entropy, as in ROME's code
     frame: str = "bare"  # one of said.FRAMES, around every prompt
     probes: bool = False  # whether edits are also asked in other frames, negated, and as yes or no
-    variations: bool = False  # whether edits are also asked in hard wordings (factscope/data/variations.py)
+    variations: bool = False  # whether edits are also asked in hard wordings (factscope/data/questions/variations.py)
     comparable: str = ""
 
     def case(self, bare: Case) -> Case:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from editing.evaluation.read import Reading, Row
-from factscope.data.variations import LENGTHS
+from factscope.data.questions.variations import LENGTHS
 from factscope.plots.labels import counted
 from factscope.plots.specs import Cell, Curves, Section, Series, Spec, Table, Text
 from factscope.statistics import INTERVALS, interval

@@ -199,8 +199,7 @@ def load_cases(
         source: as in `load_facts`. Where two files use one id, the later one's gets its file's name before it.
         also: further sources, whose cases stand beside them.
         seed: mix the records of all of them first, with this seed.
-        limit: at most so many; records beyond them are not read.
-        split: of a Hugging Face data set.
+        limit, split: as in `load_facts`.
         target: one of `TARGETS`: what the edit shall say.
         on_bad: "refuse" names the first record that does not work out; "skip" leaves such records out, with a warning.
         extra: as in `load_facts`.
@@ -224,11 +223,7 @@ def load_cases(
             empty.append(found.id)
         return () if case is None else (case,)
 
-    pending = [
-        each for one in (source, *also) for each in pending_of(one, split=split, template=0, extra=_keeps(extra))
-    ]
-    if seed is not None:
-        random.Random(seed).shuffle(pending)
+    pending = _mixed((source, *also), seed, split, extra)
     try:
         cases = collect(pending, made, lambda case: case.id, limit=limit, on_bad=on_bad, renamed=case_renamed)
         if not cases:
@@ -247,6 +242,15 @@ def load_cases(
             stacklevel=2,
         )
     return completed(cases)
+
+
+def _mixed(sources: Sequence[str | Path], seed: int | None, split: str, extra: str) -> list[Pending]:
+    """The records of all sources, one source after another, or mixed by the seed."""
+    keep = _keeps(extra)
+    pending = [each for one in sources for each in pending_of(one, split=split, template=0, extra=keep)]
+    if seed is not None:
+        random.Random(seed).shuffle(pending)
+    return pending
 
 
 def aimed(found: Fact | Case, title: str, target: str) -> Case | None:

@@ -113,8 +113,9 @@ def _paper() -> Table:
 
 
 def _table5(result: Survey) -> Table:
-    rows: list[tuple[Cell, ...]]
-    rows = [("unedited", *result.before.values()), *((m, *values.values()) for m, values in result.after.items())]
+    rows: list[tuple[Cell, ...]] = [("unedited", *result.before.values())]
+    for method, values in result.after.items():
+        rows.append((method, *values.values()))
     note = f"After {counted(result.edits, 'edit')} of {result.sets[0].name}, one after another; before any: unedited."
     return Table("General tasks", ("method", *result.before), tuple(rows), note=note)
 

@@ -10,8 +10,8 @@ import pytest
 import factscope as fs
 from editing.edit import applied
 from editing.method import method
+from factscope.data.questions.ripples import ECHO, ripples_of
 from factscope.data.request import EditRequest
-from factscope.data.ripples import ECHO, ripples_of
 from factscope.errors import UserError
 from factscope.model.prompts import make_prompt
 from factscope.model.readout import rank

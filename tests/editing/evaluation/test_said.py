@@ -12,7 +12,7 @@ from editing.evaluation.protocol import ORDERS, differences, protocol
 from editing.evaluation.read import Reading, Row
 from editing.evaluation.said import normalised, states, states_only, until_stop
 from factscope.data.case import Case
-from factscope.data.probes import probed, probes_of
+from factscope.data.questions.probes import probed, probes_of
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.forward.generate import generate, until_end

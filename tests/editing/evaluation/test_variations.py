@@ -13,9 +13,9 @@ from editing.evaluation.protocol import ORDERS, differences, protocol
 from editing.evaluation.read import Reading, Row
 from editing.pages.wordings import wording_table, wording_words, wordings
 from factscope.data.fact import SLOT
+from factscope.data.questions.variations import FAMILIES, LENGTHS, _texts, family, mistyped, variations_of
 from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
-from factscope.data.variations import FAMILIES, LENGTHS, _texts, family, mistyped, variations_of
 
 REQUEST = EditRequest(
     "The Eiffel Tower is located in the city of", "The Eiffel Tower", "Rome", "Paris", relation="landmark_city"

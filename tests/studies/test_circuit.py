@@ -12,7 +12,8 @@ from factscope.data.records import shipped_relation
 from factscope.errors import UserError
 from factscope.model.known import Known
 from helpers.models import TOY
-from studies.circuit import DEFAULT, FACTS, TaskOptions, about_prompt
+from studies.by_role import by_role_prompt
+from studies.circuit import DEFAULT, FACTS, TaskOptions, about_facts, about_prompt
 from studies.other_subjects import other_subjects
 
 TEXT = "Oda Voss lives in"
@@ -40,6 +41,20 @@ def test_a_fact_brings_its_relation(toy: Any, town: Relation) -> None:
     assert work.held_out
     assert others[0].subject in " ".join(work.notes)
     assert all(str(prompt.answer).strip() == _answer(town, prompt.subject) for prompt in (*others, *work.held_out))
+
+
+@pytest.mark.usefixtures("town")
+def test_what_optimal_constants_are_learned_on_is_not_held_out(toy: Any) -> None:
+    """For a scorer's relation, for ACDC's one prompt, for a file of facts, and by token role."""
+    own = TaskOptions(ablation="optimal")
+    found = [about_prompt(toy, TEXT, options=own), about_prompt(toy, TEXT, method=fs.ACDC(), options=own)]
+    found.append(about_facts(toy, str(TOY / "toy_town.json"), options=own))
+    pairs = [(work.task.reference, work.held_out) for work in found]
+    roles = by_role_prompt(toy, TEXT, options=own)
+    for reference, held_out in [*pairs, (roles.lengths.reference, roles.held_out)]:
+        assert len(reference) >= 3
+        assert held_out
+        assert not {prompt.tokens for prompt in reference} & {prompt.tokens for prompt in held_out}
 
 
 @pytest.mark.usefixtures("town")

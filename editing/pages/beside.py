@@ -174,13 +174,15 @@ def fires(edit: Edit) -> tuple[Heatmap, ...]:
     rows = [
         (name, mean_load(own)) for about, name in NAMES.items() if (own := [m for m in edit.met if m.about == about])
     ]
-    rows += [(f"{one.about}: {one.prompt}", one.load) for one in edit.met[:ROWS]]
+    met = sorted(edit.met, key=lambda one: list(NAMES).index(one.about))[:ROWS]
+    rows += [(f"{one.about[0].upper()}: {one.prompt}", one.load) for one in met]
+    rows.reverse()  # the last row is drawn at the top
     often = np.array([one.load for one in edit.met]).mean(0)
     order = np.argsort(-(size * often), kind="stable")[:SLOTS]
     note = (
-        "Share of a prompt's tokens at which each neuron writes: first the means, then prompt by prompt. Neurons are "
-        "in the order of how often they fire times how far they write. One that fires in every row changes all "
-        "prompts; one that fires in the edited ones alone is a gate."
+        "Share of a prompt's tokens at which each neuron writes: first the means, then prompt by prompt (E: as edited, "
+        "P: paraphrase, N: neighbour). Neurons are in the order of how often they fire times how far they write. One "
+        "that fires in every row changes all prompts; one that fires in the edited ones alone is a gate."
     )
     if len(size) > SLOTS:
         note += f" The first {SLOTS} of {len(size)} neurons."

@@ -11,12 +11,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from editing.delta import Delta
+from editing.method import MethodInputs, MethodOutput
+from editing.requests import BARE, target_prompts
 from editing.trained.examples import After, Asker
 from editing.trained.facts import examples
 from editing.trained.learning import Parts
-from editing.trained.tail import Slopes
+from editing.trained.tail import Slopes, Tail, Thin
+from factscope.model.bridge import Bridge
 from factscope.model.forward.scoring import Pair
-from factscope.model.weights import WeightName
+from factscope.model.weights import WeightName, live_weights
 
 TINY = 1e-7  # added to a standard deviation, as the authors of MEND do
 STARTS: tuple[float, ...] = tuple(10.0 ** (-half / 2) for half in range(10))  # 1 down to 3e-5
@@ -42,6 +46,58 @@ def gradients(asker: Asker, names: tuple[WeightName, ...], count: int, seed: int
 def bearing(x: Float[Tensor, "*token d_in"], d: Float[Tensor, "*token d_out"]) -> Bool[Tensor, "*token"]:
     """Which tokens have a gradient."""
     return (x != 0).any(-1) & (d != 0).any(-1)
+
+
+def asked_gradients(inputs: MethodInputs, names: Sequence[WeightName]) -> tuple[list[Pair], Slopes]:
+    """The factors of each request's own loss, behind its bare prompt; their losses are told to `on_step`."""
+    prompts = [target_prompts(inputs.model, request, BARE, inputs.start)[0] for request in inputs.requests]
+    pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
+    first = min(name.layer for name in names)
+    found = Tail(inputs.model, first, [pair.row for pair in pairs]).slopes(pairs, names)
+    if inputs.on_step is not None:
+        losses = found.losses.cpu()
+        inputs.on_step(0, losses, (-losses).exp())
+    return pairs, found
+
+
+def as_edits(
+    factors: dict[WeightName, Thin], losses: Float[Tensor, " row"], groups: Sequence[slice]
+) -> list[MethodOutput]:
+    """An edit of each group of rows, of those of their tokens that write anything."""
+    return [MethodOutput(_deltas(factors, group), curve=losses.cpu()[None, group]) for group in groups]
+
+
+def _deltas(factors: dict[WeightName, Thin], group: slice) -> tuple[Delta, ...]:
+    made = []
+    for name, (left, right) in factors.items():
+        x, d = left[group].flatten(0, 1), right[group].flatten(0, 1)
+        kept = bearing(x, d)
+        made.append(Delta(str(name), d[kept].cpu().clone(), x[kept].T.contiguous().cpu()))
+    return tuple(made)
+
+
+def last_matrices(model: Bridge, wanted: Sequence[str], layers: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The last so many layers, and those of the wanted matrices of an MLP that the model has as one of its own."""
+    count, weights = int(model.cfg.n_layers), live_weights(model)
+    last = WeightName(count - 1, "mlp.")
+    have = tuple(one for one in wanted if getattr(weights.get(f"{last}{one}"), "ndim", 0) == 2)
+    return tuple(range(max(0, count - layers), count)), have
+
+
+def two_layers(shape: str, z: int, count: int, rank: int, generator: torch.Generator) -> Parts:
+    """The network that `count` matrices of one shape share, as it begins: U = 0, so that nothing is added.
+
+    Of each layer: V [z rank] with Xavier's scale, U [rank z], b [z]; and of each matrix s and o [z].
+    """
+    parts: Parts = {}
+    rank = min(rank, z)
+    for layer in "12":
+        parts[f"{shape}.V{layer}"] = torch.randn(z, rank, generator=generator) * (2 / (z + rank)) ** 0.5
+        parts[f"{shape}.U{layer}"] = torch.zeros(rank, z)
+        parts[f"{shape}.b{layer}"] = torch.zeros(z)
+        parts[f"{shape}.s{layer}"] = torch.ones(count, z)
+        parts[f"{shape}.o{layer}"] = torch.zeros(count, z)
+    return parts
 
 
 def statistics(network: dict[WeightName, str], found: Sequence[Slopes]) -> Parts:

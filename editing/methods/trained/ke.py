@@ -31,14 +31,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.requests import BARE, target_prompts
 from editing.trained.examples import Asker, TrainingInputs
-from editing.trained.factors import quiet
+from editing.trained.factors import as_edits, asked_gradients, last_matrices, quiet
 from editing.trained.facts import Example, examples
 from editing.trained.learning import Learner, Parts
-from editing.trained.tail import Slopes, Tail, Thin, matrices
+from editing.trained.tail import Slopes, Thin, matrices
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.scoring import Pair
@@ -69,11 +67,8 @@ class Config:
     @classmethod
     def for_model(cls, model: Bridge) -> "Config":
         """The last three MLPs, and their matrices."""
-        count = int(model.cfg.n_layers)
-        weights = live_weights(model)
-        last = WeightName(count - 1, "mlp.")
-        have = tuple(one for one in cls.matrices if getattr(weights.get(f"{last}{one}"), "ndim", 0) == 2)
-        return cls(layers=tuple(range(max(0, count - 3), count)), matrices=have)
+        layers, have = last_matrices(model, cls.matrices, 3)
+        return cls(layers=layers, matrices=have)
 
 
 # ---- the network ----
@@ -202,28 +197,13 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 def _edits(inputs: MethodInputs, config: Config, groups: Sequence[slice]) -> list[MethodOutput]:
     model, editor = inputs.model, inputs.editor
     assert editor is not None  # `compute` of editing/compute.py has seen to it
-    prompts = [target_prompts(model, request, BARE, inputs.start)[0] for request in inputs.requests]
-    pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
     names = matrices(model, config.layers, config.matrices)
     here = {name: tensor.to(device(model)) for name, tensor in editor.tensors.items()}
     network = Network(model, names)
-    found = Tail(model, min(config.layers), [pair.row for pair in pairs]).slopes(pairs, names)
+    pairs, found = asked_gradients(inputs, names)
     with torch.no_grad():
         factors = network.factors(here, here["scale"], found, network.read(here, found, pairs))
-    losses = found.losses.cpu()
-    if inputs.on_step is not None:
-        inputs.on_step(0, losses, (-losses).exp())
-    return [MethodOutput(_deltas(factors, group), curve=losses[None, group]) for group in groups]
-
-
-def _deltas(factors: dict[WeightName, Thin], group: slice) -> tuple[Delta, ...]:
-    """The factors of these rows that write anything, as one change a matrix."""
-    made = []
-    for name, (left, right) in factors.items():
-        x, d = left[group].flatten(0, 1), right[group].flatten(0, 1)
-        kept = (d != 0).any(-1)
-        made.append(Delta(str(name), d[kept].cpu().clone(), x[kept].T.contiguous().cpu()))
-    return tuple(made)
+    return as_edits(factors, found.losses, groups)
 
 
 METHOD = MethodSpec(

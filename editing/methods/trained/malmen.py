@@ -35,13 +35,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.requests import BARE, target_prompts
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.trained.examples import Asker, TrainingInputs
-from editing.trained.factors import gradients, quiet, shape_of, standardised, statistics
+from editing.trained.factors import asked_gradients, gradients, quiet, shape_of, standardised, statistics, two_layers
 from editing.trained.facts import Example, examples
 from editing.trained.learning import Learner, Parts
-from editing.trained.tail import Slopes, Tail, Thin, asked, matrices
+from editing.trained.tail import Slopes, Thin, asked, matrices
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.scoring import Pair
@@ -99,13 +98,8 @@ class Network:
         """U = 0: nothing is added to standardised factors."""
         parts: Parts = {}
         for shape, z in widths.items():
-            count, rank = sum(one == shape for one in self.shapes.values()), min(config.rank, z)
-            for layer in "12":
-                parts[f"{shape}.V{layer}"] = torch.randn(z, rank, generator=generator) * (2 / (z + rank)) ** 0.5
-                parts[f"{shape}.U{layer}"] = torch.zeros(rank, z)
-                parts[f"{shape}.b{layer}"] = torch.zeros(z)
-                parts[f"{shape}.s{layer}"] = torch.ones(count, z)
-                parts[f"{shape}.o{layer}"] = torch.zeros(count, z)
+            count = sum(one == shape for one in self.shapes.values())
+            parts |= two_layers(shape, z, count, config.rank, generator)
         parts["eta"] = torch.ones(len(self.shapes))  # of the start's
         parts["log_ridge"] = torch.full((len(self.shapes),), config.log_ridge)
         return parts
@@ -214,15 +208,11 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 def _edits(inputs: MethodInputs, config: Config, groups: Sequence[slice]) -> list[MethodOutput]:
     model, editor = inputs.model, inputs.editor
     assert editor is not None  # `compute` of editing/compute.py has seen to it
-    prompts = [target_prompts(model, request, BARE, inputs.start)[0] for request in inputs.requests]
-    pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
     names, weights = matrices(model, config.layers, ("W_out",)), live_weights(model)
     here = {name: tensor.to(device(model)) for name, tensor in editor.tensors.items()}
     network = Network({name: shape_of(name, weights) for name in names}, here)
-    found = Tail(model, min(config.layers), [pair.row for pair in pairs]).slopes(pairs, names)
+    pairs, found = asked_gradients(inputs, names)
     losses = found.losses.cpu()
-    if inputs.on_step is not None:
-        inputs.on_step(0, losses, (-losses).exp())
     with torch.no_grad():
         wanted = network.wanted(here, at_answers(found, pairs))
     owner = torch.tensor([row for row, _ in asked(pairs)])

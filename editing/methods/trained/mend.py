@@ -29,17 +29,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.requests import BARE, target_prompts
 from editing.trained.examples import Asker, TrainingInputs
-from editing.trained.factors import bearing, gradients, shape_of, standardised, statistics
+from editing.trained.factors import (
+    as_edits,
+    asked_gradients,
+    bearing,
+    gradients,
+    last_matrices,
+    shape_of,
+    standardised,
+    statistics,
+    two_layers,
+)
 from editing.trained.facts import Example
 from editing.trained.learning import Learner, Parts
-from editing.trained.tail import Slopes, Tail, Thin, matrices
+from editing.trained.tail import Slopes, Thin, matrices
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, live_weights
 
 
@@ -69,11 +76,8 @@ class Config:
     @classmethod
     def for_model(cls, model: Bridge) -> "Config":
         """The last three MLPs, and their matrices."""
-        count = int(model.cfg.n_layers)
-        weights = live_weights(model)
-        last = WeightName(count - 1, "mlp.")
-        have = tuple(one for one in cls.matrices if getattr(weights.get(f"{last}{one}"), "ndim", 0) == 2)
-        return cls(layers=tuple(range(max(0, count - 3), count)), matrices=have)
+        layers, have = last_matrices(model, cls.matrices, 3)
+        return cls(layers=layers, matrices=have)
 
 
 # ---- the network ----
@@ -91,13 +95,7 @@ class Network:
         parts: Parts = {}
         for shape, (rows, columns) in widths.items():
             z, count = rows + columns, sum(one == shape for one in self.shapes.values())
-            rank = min(config.rank, z)
-            for layer in "12":
-                parts[f"{shape}.V{layer}"] = torch.randn(z, rank, generator=generator) * (2 / (z + rank)) ** 0.5
-                parts[f"{shape}.U{layer}"] = torch.zeros(rank, z)
-                parts[f"{shape}.b{layer}"] = torch.zeros(z)
-                parts[f"{shape}.s{layer}"] = torch.ones(count, z)
-                parts[f"{shape}.o{layer}"] = torch.zeros(count, z)
+            parts |= two_layers(shape, z, count, config.rank, generator)
         parts["alpha"] = torch.ones(len(self.shapes))  # of `config.alpha`
         return parts
 
@@ -180,31 +178,15 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 def _edits(inputs: MethodInputs, config: Config, share: int) -> list[MethodOutput]:
     model, editor = inputs.model, inputs.editor
     assert editor is not None  # `compute` of editing/compute.py has seen to it
-    prompts = [target_prompts(model, request, BARE, inputs.start)[0] for request in inputs.requests]
-    pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
-    names = matrices(model, config.layers, config.matrices)
-    weights = live_weights(model)
+    names, weights = matrices(model, config.layers, config.matrices), live_weights(model)
     here = {name: tensor.to(device(model)) for name, tensor in editor.tensors.items()}
     network = Network({name: shape_of(name, weights) for name in names}, here)
-    found = Tail(model, min(config.layers), [pair.row for pair in pairs]).slopes(pairs, names)
+    pairs, found = asked_gradients(inputs, names)
     scaled = replace(found, slope={name: d / share for name, d in found.slope.items()})
     with torch.no_grad():
         factors = network.factors(here, scaled, config)
-    if inputs.on_step is not None:
-        inputs.on_step(0, found.losses.cpu(), (-found.losses).exp().cpu())
     groups = [slice(None)] if share > 1 else [slice(i, i + 1) for i in range(len(pairs))]
-    losses = found.losses.cpu()
-    return [MethodOutput(_deltas(factors, group), curve=losses[None, group]) for group in groups]
-
-
-def _deltas(factors: dict[WeightName, Thin], group: slice) -> tuple[Delta, ...]:
-    """The tokens of these rows that have a gradient, as one change a matrix."""
-    made = []
-    for name, (left, right) in factors.items():
-        x, d = left[group].flatten(0, 1), right[group].flatten(0, 1)
-        kept = (x != 0).any(-1)
-        made.append(Delta(str(name), d[kept].cpu().clone(), x[kept].T.contiguous().cpu()))
-    return tuple(made)
+    return as_edits(factors, found.losses, groups)
 
 
 METHOD = MethodSpec(

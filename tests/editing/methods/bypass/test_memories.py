@@ -127,6 +127,8 @@ def test_pages_draw_what_is_inside(both: Any) -> None:
     fires = next(spec for title, spec in drawn.items() if title.startswith("What the neurons fire for"))
     assert isinstance(fires, Heatmap)
     own = both["calinet"].met[0]
-    assert fires.rows[:2] == ("prompts as edited", f"edit: {own.prompt}")
-    assert fires.values[1].tolist() == pytest.approx([own.load[int(number)] for number in fires.columns])
+    assert fires.rows[-1] == "prompts as edited"  # the last row is drawn at the top
+    assert fires.values[fires.rows.index(f"E: {own.prompt}")].tolist() == pytest.approx(
+        [own.load[int(number)] for number in fires.columns]
+    )
     assert all(kind(both[name]).startswith("An edit beside the weights: ") for name in NAMES)

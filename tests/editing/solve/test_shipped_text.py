@@ -1,6 +1,7 @@
 """The text that ships with us can be made anew: the same seed gives the same documents, those of plain sampling."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,20 @@ import torch
 
 from benchmarks import shipped_text
 from editing.contexts import OPENINGS
-from editing.solve.corpus import shipped
+from factscope.data.shipped import documents
 from factscope.model.prompts import start_ids, token_ids
 
 ROWS, LENGTH = 3, 7
 
 
-def sampled(model: Any, first: list[int], seed: int) -> list[str]:
+def sampled(model: Any, first: Sequence[int], seed: int) -> list[str]:
     """The slow way: the whole model reads all tokens again for each next one, and stops where a document ends."""
-    generator, rows = torch.Generator().manual_seed(seed), torch.tensor([first] * ROWS)
+    generator, rows = torch.Generator().manual_seed(seed), torch.tensor([list(first)] * ROWS)
     while rows.shape[1] < LENGTH:
         chances = model.original_model(input_ids=rows, use_cache=False).logits[:, -1].float().softmax(-1)
         rows = torch.cat([rows, torch.multinomial(chances, 1, generator=generator)], 1)
     ends = {model.tokenizer.eos_token_id, *start_ids(model)}
-    begun = len(first) if first == start_ids(model) else 0
+    begun = len(first) if tuple(first) == start_ids(model) else 0
     texts = []
     for row in rows.tolist():
         stop = next((at for at in range(len(first), LENGTH) if row[at] in ends), LENGTH)
@@ -44,7 +45,7 @@ def test_a_small_text_is_made_again_to_the_letter_and_by_plain_sampling(
 
 
 def test_the_file_holds_what_was_written_and_the_shipped_one_is_of_its_form(toy: Any) -> None:
-    there = list(shipped())
+    there = list(documents())
     text = shipped_text.file_of(toy, there)
     assert json.loads(text)["documents"] == there
     file = Path(shipped_text.__file__).parents[1] / "factscope" / "data" / "text" / "written.json"

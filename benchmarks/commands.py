@@ -117,8 +117,8 @@ def run(command: tuple[str, ...], tree: Path, threads: int) -> dict[str, float]:
 
 def bare(threads: int) -> float:
     """Seconds of a process that imports the libraries and loads the default model's weights."""
-    place = "from factscope.model.load import _place; from factscope.model.source.registry import REGISTRY as r"
-    place += "; print(_place('smollm2', r['smollm2']))"
+    place = "from factscope.model.load import place_of; from factscope.model.source.registry import REGISTRY as r"
+    place += "; print(place_of('smollm2', r['smollm2']))"
     here = _environment(HERE, threads)
     weights = subprocess.run([sys.executable, "-c", place], env=here, capture_output=True, text=True, check=True).stdout
     line = f"import time; t = time.perf_counter(){LIMIT}print(time.perf_counter() - t)"

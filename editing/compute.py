@@ -118,7 +118,8 @@ def _edits(
     if how.moments is not None and spec.needs_moments:
         how.moments.check(model, base)
     length = _usual_length(model, spec, config, how.start, base)
-    with without_gradients(model), in_float32(model), stopwatch() as seconds:
+    parts = [str(name) for name in spec.weights(config)] if spec.by_values else None
+    with without_gradients(model), in_float32(model, parts), stopwatch() as seconds:
         given = how.contexts
         templates = tuple(given) if given is not None else _contexts(model, spec, config, how, base)
         key = _values_key(spec, config, requests, templates, (base, below, how.start))

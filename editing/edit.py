@@ -35,6 +35,7 @@ from factscope.data.request import EditRequest, saved_request
 from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.prefix import Preface, put_before
+from factscope.model.forward.widened import most_added, widened
 from factscope.model.hooks import stand, standing
 from factscope.model.source.room import free
 from factscope.model.weights import WeightName, as_matrix, fingerprint, from_matrix, live_weights
@@ -357,14 +358,23 @@ def borrowed(model: Bridge, names: Sequence[str]) -> Iterator[dict[str, Tensor]]
 
 
 @contextmanager
-def in_float32(model: Bridge) -> Iterator[None]:
-    """Compute in float32 on a model held in half precision, with a warning; back bitwise afterwards."""
+def in_float32(model: Bridge, written: Sequence[str] | None = None) -> Iterator[None]:
+    """Compute in float32 on a model held in half precision, with a warning; back bitwise afterwards.
+
+    `written` names the weights that are written into, for work that runs the model's modules and does no more: then
+    no float32 copy of the model is made (factscope/model/forward/widened.py), and the numbers are the same.
+    """
     dtype = next(model.parameters()).dtype
     if dtype.itemsize >= 4:
         yield
         return
-    _check_room(model, dtype)
+    whole = sum(parameter.numel() for parameter in model.parameters()) * (4 - dtype.itemsize)
+    _check_room(model, whole if written is None else most_added(model, written))
     warnings.warn(f"the model is in {str(dtype)[6:]}; the edit is computed in float32", stacklevel=3)
+    if written is not None:
+        with widened(model, written):
+            yield
+        return
     configured = model.cfg.dtype
     _to(model, torch.float32)  # exact: every half-precision number is a float32 number
     try:
@@ -374,10 +384,9 @@ def in_float32(model: Bridge) -> Iterator[None]:
         model.cfg.dtype = configured
 
 
-def _check_room(model: Bridge, dtype: torch.dtype) -> None:
-    """EditError where the model would not fit in float32, which is told before any work."""
+def _check_room(model: Bridge, more: int) -> None:
+    """EditError where so many bytes do not fit beside the model, which is told before any work."""
     place, room = str(device(model)), free(str(device(model)))
-    more = sum(parameter.numel() for parameter in model.parameters()) * (4 - dtype.itemsize)
     if room is not None and more > room:
         raise EditError(
             f"an edit is computed in float32, for which this model needs {more / 1e9:.3g} GB more on {place}, and "

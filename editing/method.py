@@ -92,6 +92,11 @@ class MethodSpec:
         return "hidden" if self.place == "prompt" or self.place == "beside" else self.place
 
     @property
+    def by_values(self) -> bool:
+        """Whether its edits write values that a descent found by a closed form: nothing else reads the weights."""
+        return self.place in ("mlp", "hidden", "parts") and any(one.name == "descent" for one in fields(self.Config))
+
+    @property
     def layer_setting(self) -> str:
         """The setting that says where it writes: "layer", "layers", or "" for an in-context method."""
         own = {field.name for field in fields(self.Config)}

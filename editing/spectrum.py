@@ -14,6 +14,7 @@ from torch import Tensor
 
 from editing.delta import Delta
 from editing.edit import Edit, in_place, merged
+from editing.weights.extremes import extremes
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.weights import as_matrix, live_weights
@@ -45,12 +46,12 @@ def spectra(model: Bridge, edits: Sequence[Edit], each: bool = True) -> tuple[Sp
     out = []
     for name in dict.fromkeys(delta.weight for edit in edits for delta in edit.deltas):
         matrix = as_matrix(name, weights[name].detach()).double().cpu()
-        out.append(spectrum(name, 0, matrix, None)[0])
+        out.append(_spectrum(name, 0, matrix, None, *extremes(matrix)))
         before = None
         for count in steps:
             found = [d for d in merged(edits[:count]).deltas if d.weight == name]
             if found and any(d.weight == name for e in edits[before or 0 : count] for d in e.deltas):
-                out.append(spectrum(name, count, matrix, found[0])[0])
+                out.append(_spectrum(name, count, matrix, found[0], *extremes(matrix + found[0].dense())))
             before = count
     return tuple(out)
 
@@ -61,11 +62,14 @@ def spectrum(
     """One weight under the sum of `count` edits, and all its singular values; `matrix` is before any, in float64."""
     after = matrix if delta is None else matrix + delta.dense()
     values = torch.linalg.svdvals(after)
-    largest, smallest = float(values[0]), float(values[-1])
+    return _spectrum(name, count, matrix, delta, float(values[0]), float(values[-1])), values
+
+
+def _spectrum(name: str, count: int, matrix: Tensor, delta: Delta | None, largest: float, smallest: float) -> Spectrum:
     update = torch.zeros(1, dtype=torch.float64) if delta is None else factored(delta)[1]
     condition = largest / smallest if smallest > 0 else float("inf")
     rank, share = effective_rank(update), float(update.norm() / matrix.norm())
-    return Spectrum(name, count, largest, smallest, condition, float(update[0]), rank, share), values
+    return Spectrum(name, count, largest, smallest, condition, float(update[0]), rank, share)
 
 
 def factored(delta: Delta) -> tuple[Float[Tensor, "d_in rank"], Float[Tensor, " rank"], Float[Tensor, "rank d_out"]]:

@@ -29,6 +29,7 @@ from factscope.model.bridge import Bridge, device
 from factscope.model.hooks import Patch, record
 from factscope.model.prompts import Prompt, swap_subject
 from factscope.model.sites import Site
+from factscope.model.weights import storage_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ def embedding_deviation(model: Bridge) -> float:
 
     A sweep asks for it with every fact: it is kept for a model as long as its embeddings are the same.
     """
-    state = tuple((weight.data_ptr(), weight._version) for weight in model.embed.parameters())
+    state = tuple((storage_of(weight), weight._version) for weight in model.embed.parameters())
     known = _DEVIATION.get(model)
     if known is None or known[0] != state:
         known = _DEVIATION[model] = (state, _embedding_deviation(model))

@@ -23,6 +23,7 @@ from editing.delta import Delta
 from editing.edit import Edit
 from editing.restraint import RestraintSpec
 from editing.spectrum import factored
+from editing.weights.extremes import largest
 from factscope.errors import EditError
 
 
@@ -37,14 +38,14 @@ class Config:
 def check(weights: Mapping[str, Tensor], config: Config) -> None:
     """Raise EditError where these weights, before any edit, and this configuration do not fit."""
     for weight in weights.values():
-        hold(torch.zeros(1), float(torch.linalg.matrix_norm(weight.detach().double(), 2)), config)
+        hold(torch.zeros(1), largest(weight), config)
 
 
 def restrain(edit: Edit, weights: Mapping[str, Tensor], config: Config) -> Edit:
     """The edit with every delta's spectrum held; EditError where the logarithm would amplify."""
     deltas, said = [], []
     for delta in edit.deltas:
-        top = float(torch.linalg.matrix_norm(weights[delta.weight].detach().double(), 2))
+        top = largest(weights[delta.weight])
         left, values, right = factored(delta)
         above = int((values > top).sum())
         if not above:

@@ -48,7 +48,7 @@ class Anchoring:
         said = digest([base, DRIFT, asdict(self)])
 
         def build(folder: Path) -> None:
-            with unedited(model), in_float32(model):
+            with unedited(model), in_float32(model, ()):
                 found = self._lengths(model)
             write_text_atomically(folder / "length.json", json.dumps(float(found.mean())))
 

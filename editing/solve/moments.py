@@ -22,15 +22,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from editing.edit import base_of, in_place
 from editing.solve import corpus
-from editing.solve.closed_form import cholesky
 from editing.solve.corpus import NOTHING, Config, pieces
-from editing.solve.shrinkage import chosen, shrunk
+from editing.solve.sums import Sums
+from editing.weights.extremes import bounds
 from factscope.cache import cache_folder, digest
 from factscope.errors import EditError, StoreError
 from factscope.files import write_bytes_atomically
@@ -44,7 +42,6 @@ from factscope.progress import progress
 from factscope.runs import store
 
 NAMED = "content.sha256"  # in a folder of the user's: what its moments are of
-PROBES = 8  # ordinary keys whose update direction is watched for convergence
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,34 +174,41 @@ def _collect(
 ) -> Moments:
     names, wanted = [str(layer) for layer in layers], config.wanted(model)
     work = place / ("work-" + "-".join(names))
-    sums, state, read = _resume(work, {name: key_width(model, int(name)) for name in names})
-    with progress(f"second moments of {len(layers)} layers, tokens", wanted, state["tokens"], shown) as advance:
-        for rows, after in pieces(model, config, place, state):
-            read = hashlib.sha256(read + json.dumps(rows).encode()).digest()
-            keys = keys_of_text(model, layers, rows)
-            for name, layer in zip(names, layers, strict=True):
-                keys_read = keys[layer][: after["tokens"] - state["tokens"]]
-                if not state["pieces"]:
-                    sums[f"{name}.probes"] = keys_read[:: max(1, len(keys_read) // PROBES)][:PROBES].double().cpu()
-                _add(sums, name, keys_read, state["tokens"], wanted)
-            state = after
-            _keep(work, sums, state, read)
-            advance(len(keys_read))
-    if state["tokens"] < wanted:
+    sums = Sums.taken_up(work, {name: key_width(model, int(name)) for name in names}, NOTHING)
+    done = sums.state["tokens"]
+    with progress(f"second moments of {len(layers)} layers, tokens", wanted, done, shown) as advance:
+        for rows, after in pieces(model, config, place, sums.state):
+            sums.corpus = hashlib.sha256(sums.corpus + json.dumps(rows).encode()).digest()
+            advance(add_piece(sums, model, rows, after, wanted))
+            sums.keep(work)
+    if sums.state["tokens"] < wanted:
         raise EditError(
-            f"the text has only {state['tokens']} tokens to count, and {wanted} are asked for: give more text, or ask "
-            f"for fewer tokens, of {key_width(model)} at least"
+            f"the text has only {sums.state['tokens']} tokens to count, and {wanted} are asked for: give more text, or "
+            f"ask for fewer tokens, of {key_width(model)} at least"
         )
-    found = {name: _estimated(sums, name, wanted, config.prior) for name in names}
-    spectra = {name: torch.linalg.eigvalsh(matrix) for name, (matrix, _, _) in found.items()}
-    conditions = {name: float(s[-1] / s[0].clamp_min(1e-300)) for name, s in spectra.items()}
+    matrices, changes, conditions, priors = {}, {}, {}, {}
+    for name in names:
+        matrix, changes[name], priors[name] = sums.estimated(name, wanted, config.prior)
+        most, least = bounds(matrix)
+        matrices[name], conditions[name] = matrix.float(), most / max(least, 1e-300)
     shutil.rmtree(work, ignore_errors=True)
     return Moments(
-        {name: matrix.float() for name, (matrix, _, _) in found.items()},
-        wanted, state["left_out"], base, info(model).name, read.hex(), config,
-        {name: changes for name, (_, changes, _) in found.items()}, conditions,
-        {name: prior for name, (_, _, prior) in found.items()},
+        matrices, wanted, sums.state["left_out"], base, info(model).name, sums.corpus.hex(), config, changes,
+        conditions, priors,
     )  # fmt: skip
+
+
+def add_piece(sums: Sums, model: Bridge, rows: Sequence[Sequence[int]], after: Mapping[str, int], wanted: int) -> int:
+    """Read these documents and add the keys of their layers, of `wanted` in all; gives how many were counted.
+
+    `after` is the state of the text after them.
+    """
+    keys = keys_of_text(model, [int(name) for name in sums.layers], rows)
+    count = after["tokens"] - sums.state["tokens"]
+    for name in sums.layers:
+        sums.add(name, keys.pop(int(name))[:count], wanted)
+    sums.state = dict(after)
+    return count
 
 
 def keys_of_text(
@@ -231,61 +235,3 @@ def keys_of_text(
         else:
             run_blocks(model, tokens)
     return found
-
-
-def _add(sums: dict[str, Tensor], name: str, found: Float[Tensor, "token d"], before: int, wanted: int) -> None:
-    """Sum k k' of these keys after `before` others; C at exactly a quarter and half of the wanted ones is kept."""
-    begin = 0
-    for part, mark in (("quarter", wanted // 4), ("half", wanted // 2), ("", before + len(found))):
-        some = found[begin : max(mark - before, 0)]
-        sums[f"{name}.sum"] += (some.T @ some).double().cpu()
-        begin += len(some)
-        if part and before < mark <= before + len(found):
-            sums[f"{name}.{part}"] = sums[f"{name}.sum"] / mark
-
-
-def _estimated(
-    sums: dict[str, Tensor], name: str, keys: int, prior: float | None
-) -> tuple[Tensor, tuple[float, ...], float]:
-    """C of a layer, its `changes`, and the prior: the one that is given, or the one that half of the keys ask for."""
-    whole, half = sums[f"{name}.sum"] / keys, sums[f"{name}.half"]
-    first = keys // 2
-    if prior is None:
-        prior = chosen(half, (sums[f"{name}.sum"] - first * half) / (keys - first), first)
-    parts = [shrunk(sums[f"{name}.quarter"], keys // 4, prior), shrunk(half, first, prior), shrunk(whole, keys, prior)]
-    return parts[-1], _changes(parts, sums[f"{name}.probes"].T), prior
-
-
-def _changes(parts: Sequence[Tensor], probes: Float[Tensor, "d probe"]) -> tuple[float, ...]:
-    """||A^-1 k - B^-1 k|| / ||B^-1 k|| from each part A to the next B, each scaled so that k B^-1 k = 1; mean of k."""
-    out, before = [], None
-    for matrix in parts:
-        directions = torch.cholesky_solve(
-            probes, cholesky(matrix + 1e-9 * matrix.diagonal().mean() * torch.eye(len(matrix)))[0]
-        )
-        directions = directions / (probes * directions).sum(0)
-        if before is not None:
-            out.append(float(((directions - before).norm(dim=0) / directions.norm(dim=0)).mean()))
-        before = directions
-    return tuple(out)
-
-
-# ---- resuming ----
-
-
-def _resume(work: Path, widths: Mapping[str, int]) -> tuple[dict[str, Tensor], dict[str, int], bytes]:
-    """Sums, state and the corpus's digest, as they were kept or of nothing."""
-    try:
-        sums = load_file(work / "parts.safetensors")
-        state = {name: int(sums.pop(f"state.{name}")) for name in ("pieces", "tokens", "left_out")}
-        return sums, state, bytes(sums.pop("corpus").tolist())
-    except (OSError, SafetensorError, KeyError, ValueError):  # nothing there, or cut short: begin anew
-        zeros = {f"{name}.sum": torch.zeros(width, width, dtype=torch.float64) for name, width in widths.items()}
-        return zeros, dict(NOTHING), b""
-
-
-def _keep(work: Path, sums: dict[str, Tensor], state: dict[str, int], corpus: bytes) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in sums.items()}
-    tensors |= {f"state.{name}": torch.tensor(value) for name, value in state.items()}
-    tensors["corpus"] = torch.tensor(list(corpus), dtype=torch.uint8)
-    write_bytes_atomically(work / "parts.safetensors", save(tensors))

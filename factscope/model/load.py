@@ -70,7 +70,7 @@ def load(
     spec, beside = _with_adapter(str(spec), adapter)
     dtype = dtype or "float32"
     entry = REGISTRY.get(spec)
-    place = _place(spec, entry)
+    place = place_of(spec, entry)
     if device_map is None and n_devices is None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(device)
@@ -126,7 +126,7 @@ def _with_adapter(spec: str, folder: str | Path | None) -> tuple[str, Adapter | 
     return wheels.get(name, name), adapter
 
 
-def _place(spec: str, entry: Entry | None) -> str:
+def place_of(spec: str, entry: Entry | None) -> str:
     """A local folder or a Hugging Face name to load from."""
     if not spec.strip():
         raise ModelError(f"the name of the model is empty; known names: {', '.join(REGISTRY)}; or give a folder")

@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -70,6 +70,16 @@ def live_weights(model: Bridge) -> dict[str, Tensor]:
     return {name: view.of(running[view.parameter].detach()) for name, view in known[1].items()}
 
 
+def holder_of(model: Bridge, name: str) -> torch.nn.Parameter:
+    """The parameter in which the weight of this name lies; ModelError where the model has none."""
+    running = dict(_running(model))
+    if name not in live_weights(model):
+        raise ModelError(f"this model ({architecture(model)}) has no weight {name}")
+    found = running[_VIEWS[model][1][name].parameter]
+    assert isinstance(found, torch.nn.Parameter)
+    return found
+
+
 @dataclass(frozen=True)
 class _View:
     """How a weight lies in the storage of a parameter.
@@ -92,10 +102,10 @@ _VIEWS: WeakKeyDictionary[Any, tuple[Any, dict[str, _View]]] = WeakKeyDictionary
 
 def _views(model: Bridge, running: dict[str, Tensor]) -> dict[str, _View]:
     """Where each weight lies that `live_weights` names."""
-    owner = {tensor.untyped_storage().data_ptr(): name for name, tensor in running.items()}
+    owner = {storage_of(tensor): name for name, tensor in running.items()}
     found = {}
     for name, tensor in model.tl_named_parameters():
-        parameter = owner.get(tensor.untyped_storage().data_ptr())
+        parameter = owner.get(storage_of(tensor))
         if parameter is not None:
             found[name] = _View(parameter, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
     for layer, block in enumerate(model.blocks):
@@ -109,7 +119,7 @@ def _views(model: Bridge, running: dict[str, Tensor]) -> dict[str, _View]:
                 if isinstance(bias, torch.nn.Parameter):
                     native[name.replace("W_", "b_")] = bias.data.view(heads, model.cfg.d_head)
                 for own, view in native.items():
-                    parameter = owner[view.untyped_storage().data_ptr()]
+                    parameter = owner[storage_of(view)]
                     found[own] = _View(parameter, int(view.storage_offset()), tuple(view.shape), view.stride())
     return found
 
@@ -140,8 +150,11 @@ def fingerprint(model: Bridge) -> str:
     """SHA-256 over every running weight's name, shape, type and bytes and what stands beside them: 64 hex digits.
 
     Two models agree in it exactly if they compute with the same numbers; an edit changes it and undoing the edit
-    brings it back. Weights are hashed once, and again when their sums have changed (`_sums`).
+    brings it back. Weights are hashed once, and again when their sums have changed (`_sums`). A model without numbers
+    (factscope/model/weightless.py) has `NO_NUMBERS`.
     """
+    if model in WEIGHTLESS:
+        return NO_NUMBERS
     running = sorted(_running(model).items())
     state = "".join([standing(model), *(f"{name} {_kind(tensor)} {_sums(tensor)}" for name, tensor in running)])
     known = _FINGERPRINTS.setdefault(model, {})
@@ -157,6 +170,8 @@ def fingerprint(model: Bridge) -> str:
     return known[state]
 
 
+NO_NUMBERS = "0" * 64
+WEIGHTLESS: WeakSet[Any] = WeakSet()  # models without numbers
 STATES = 8  # of one model's weights, whose fingerprints are remembered
 _FINGERPRINTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
 
@@ -186,13 +201,18 @@ WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 def _running(model: Bridge) -> dict[str, Tensor]:
     """Parameters that take part in the forward pass, once each even where tied (embedding and unembedding)."""
     running: dict[str, Tensor] = {}
-    seen: set[tuple[int, tuple[int, ...]]] = set()
+    seen: set[tuple[int, int, tuple[int, ...]]] = set()
     for name, parameter in sorted(model.named_parameters()):
-        key = (parameter.data_ptr(), tuple(parameter.shape))
+        key = (storage_of(parameter), int(parameter.storage_offset()), tuple(parameter.shape))
         if ".qkv." not in name and key not in seen:  # the fused weight is only a source for the split ones that run
             seen.add(key)
             running[name] = parameter
     return running
+
+
+def storage_of(tensor: Tensor) -> int:
+    """What tells the memory of one tensor from another's, where there is no number in it, too."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _running_parameters(model: Bridge) -> list[Tensor]:

@@ -75,13 +75,13 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.weight = weight
+        ctx.save_for_backward(weight)  # who keeps what a graph holds of weights may say how (`widened`)
         return _onednn(rows, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        return _onednn(slope, ctx.weight.t(), None), None, None
+        return _onednn(slope, ctx.saved_tensors[0].t(), None), None, None
 
 
 def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -56,7 +56,7 @@ _NOT = {aten.logical_not, aten.bitwise_not}
 
 
 _MADE = {aten.empty, aten.zeros, aten.ones, aten.full, aten.eye, aten.randn}
-LARGE = 2**14  # numbers of a tensor that is made of nothing; a smaller one is real
+LARGE = 2**10  # numbers of a tensor that is made of nothing; a smaller one is real
 
 
 class StandIns(TorchDispatchMode):

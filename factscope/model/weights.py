@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -150,11 +150,8 @@ def fingerprint(model: Bridge) -> str:
     """SHA-256 over every running weight's name, shape, type and bytes and what stands beside them: 64 hex digits.
 
     Two models agree in it exactly if they compute with the same numbers; an edit changes it and undoing the edit
-    brings it back. Weights are hashed once, and again when their sums have changed (`_sums`). A model without numbers
-    (factscope/model/weightless.py) has `NO_NUMBERS`.
+    brings it back. Weights are hashed once, and again when their sums have changed (`_sums`).
     """
-    if model in WEIGHTLESS:
-        return NO_NUMBERS
     running = sorted(_running(model).items())
     state = "".join([standing(model), *(f"{name} {_kind(tensor)} {_sums(tensor)}" for name, tensor in running)])
     known = _FINGERPRINTS.setdefault(model, {})
@@ -170,8 +167,6 @@ def fingerprint(model: Bridge) -> str:
     return known[state]
 
 
-NO_NUMBERS = "0" * 64
-WEIGHTLESS: WeakSet[Any] = WeakSet()  # models without numbers
 STATES = 8  # of one model's weights, whose fingerprints are remembered
 _FINGERPRINTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
 
@@ -211,7 +206,7 @@ def _running(model: Bridge) -> dict[str, Tensor]:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """What tells the memory of one tensor from another's, where there is no number in it, too."""
+    """What tells the memory of one tensor from another's."""
     return int(tensor.untyped_storage()._cdata)
 
 

@@ -3,7 +3,7 @@
 Every tensor that PyTorch makes passes by here with its storage, which counts until it is freed; views count once. An
 operation is a multiplication or an addition of a matrix product, as papers count them: 2 m n k for a product, and the
 leading term of the textbooks for factorisations; what is done number by number is not counted, since on every machine
-the products outweigh it. It needs no hardware that reports anything, and works for tensors without numbers, too.
+the products outweigh it. It needs no hardware that reports anything.
 
 *Scope*: what libraries hold besides tensors, and the workspace inside one operation, is not seen (`memory.py` measures
 the process as a whole).

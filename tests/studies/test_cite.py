@@ -28,7 +28,7 @@ def test_everything_that_ships_has_its_sources() -> None:
     assert set(places(restraints, "no.such.group", "RESTRAINT")) <= set(citing.RESTRAINTS)
     for folder in (scorers, search):
         assert set(places(folder, "no.such.group", "METHOD")) <= set(citing.CIRCUITS)
-    tables = (citing.KINDS, citing.CIRCUITS, citing.METHODS, citing.RESTRAINTS, citing.SUITES)
+    tables = (citing.KINDS, citing.CIRCUITS, citing.METHODS, citing.RESTRAINTS, citing.SUITES, citing.ABLATIONS)
     named = {key for table in tables for some in table.values() for key in some} | set(citing.PROGRAMS)
     assert named == set(PAPERS)  # and no paper stands there that nobody cites
 

@@ -124,6 +124,8 @@ _PLACES = {
     "cite": "studies.cite:cite",
     "page": "factscope.plots.show:page_of",
     "write_page": "studies.saved:write_page",
+    "log": "factscope.results.trackers:log",
+    "download": "factscope.results.hub:download",
     "pictures": "factscope.plots.show:pictures",
     "Table": "factscope.plots.specs:Table",
     "UserError": "factscope.errors:UserError",

@@ -42,6 +42,8 @@ from factscope.model.weights import fingerprint
 from factscope.plots.show import page_of as page
 from factscope.plots.show import pictures
 from factscope.plots.specs import Table
+from factscope.results.hub import download
+from factscope.results.trackers import log
 from factscope.runs.store import header
 from studies.bench.bench import Bench, bench
 from studies.bench.page import markdown
@@ -136,6 +138,7 @@ __all__ = [
     "cite",
     "diff",
     "diff_circuits",
+    "download",
     "edit",
     "evaluate",
     "evaluate_circuit",
@@ -158,6 +161,7 @@ __all__ = [
     "load_facts",
     "load_model",
     "locating",
+    "log",
     "markdown",
     "moments",
     "neurons",

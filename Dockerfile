@@ -1,0 +1,26 @@
+# Factscope on a CPU, as an ordinary user; models and runs live in the volume that is mounted at /work.
+#
+#     docker build -t factscope .
+#     docker run --rm -v "$PWD/work:/work" --user "$(id -u):$(id -g)" factscope trace "The Eiffel Tower is located in the city of"
+FROM python:3.12-slim
+
+ENV PYTHONUNBUFFERED=1 HOME=/work HF_HOME=/work/.cache/huggingface FACTSCOPE_CACHE=/work/.cache/factscope
+WORKDIR /opt/factscope
+
+# The libraries first, in a layer of their own: it is made again only when what is depended on changes.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY factscope/__init__.py factscope/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt .
+
+COPY factscope factscope
+COPY tracing tracing
+COPY circuits circuits
+COPY editing editing
+COPY studies studies
+RUN pip install --no-deps --force-reinstall . \
+    && useradd --create-home --home-dir /work --uid 1000 factscope
+
+USER factscope
+WORKDIR /work
+CMD ["factscope", "--help"]

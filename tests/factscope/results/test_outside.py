@@ -1,0 +1,120 @@
+"""Results leave this machine as other programs take them: to the Hub and to trackers, through fakes of them."""
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import yaml
+
+import factscope as fs
+from factscope.errors import StoreError, UserError
+from factscope.results import hub
+from factscope.runs import store
+
+
+@pytest.fixture(scope="module")
+def edit(toy: Any) -> fs.Edit:
+    return fs.edit(toy, fs.request(toy, "[Oda Voss] lives in", "Vey"), "ft_m", settings={"steps": 1})
+
+
+def test_an_edit_goes_to_the_hub_and_comes_back(edit: fs.Edit, tmp_path: Path, monkeypatch: Any) -> None:
+    run, there = edit.save(tmp_path / "run"), tmp_path / "hub"
+    (run / "token.txt").write_text("secret")
+    prepared = hub.prepare(run, tmp_path / "dry", "me/vey")
+    assert sorted(file.name for file in prepared.iterdir()) == ["README.md", store.JSON, store.TENSORS]
+    _, front, body = (prepared / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(front)["library_name"] == "factscope"
+    assert "Oda Voss lives in **Vey**" in body
+    assert "fs.load(fs.download('me/vey'))" in body
+    calls = []
+
+    class Api:
+        def create_repo(self, repo: str, **how: Any) -> None:
+            calls.append((repo, how["repo_type"], how["private"]))
+
+        def upload_folder(self, repo_id: str, folder_path: str, **_: Any) -> str:
+            Path(folder_path).rename(there)
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert hub.upload(prepared, "me/vey") == "https://hub/me/vey"
+    assert calls == [("me/vey", "model", True)]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(there))
+    assert store.same(fs.load(fs.download("me/vey")), edit)
+
+
+def test_what_cannot_go_up_is_told_in_one_sentence(edit: fs.Edit, tmp_path: Path, monkeypatch: Any) -> None:
+    run = edit.save(tmp_path / "run")
+    with pytest.raises(UserError, match="'me' is no repository of the Hub: write owner/name"):
+        hub.prepare(run, tmp_path / "dry", "me")
+    with pytest.raises(UserError, match="is there already and not empty"):
+        hub.prepare(run, run, "me/x")
+    with pytest.raises(StoreError, match="is not a run folder"):
+        hub.prepare(tmp_path, tmp_path / "dry", "me/x")
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError("403 no\nright to write")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(create_repo=refused))
+    with pytest.raises(StoreError, match=r"could not be uploaded \(403 no right to write\)"):
+        hub.upload(run, "me/x")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    with pytest.raises(StoreError, match="there is no run of Factscope in me/x"):
+        fs.download("me/x")
+
+
+def test_a_cards_text_from_prompts_is_harmless() -> None:
+    body = {"requests": [{"prompt": "<script>\n# x | [a](b)", "target": "**y**"}], "run": {"command": "``` x"}}
+    text = hub.card({"kind": "Edit", "result": body}, "me/x")
+    assert "<script>" not in text
+    assert "[a](b)" not in text
+    assert text.count("```") == 4
+
+
+def test_trackers_get_a_results_numbers(edit: fs.Edit, toy: Any, monkeypatch: Any) -> None:
+    seen: list[Any] = []
+    report = fs.evaluate(toy, [edit])
+    fs.log(report, lambda *said: seen.append(said), name="one")
+    name, settings, numbers = seen[0]
+    assert (name, settings["kind"]) == ("one", "EditReport")
+    assert numbers
+    assert all(isinstance(value, float) for value in numbers.values())
+
+    @contextmanager
+    def run(**how: Any) -> Any:
+        seen.append(how)
+        yield SimpleNamespace(summary=kept)
+
+    kept: dict[str, float] = {}
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None, init=run))
+    fs.log(report, "wandb", name="one")
+    assert kept == numbers
+    assert seen[-1]["config"] == settings
+    got: dict[str, Any] = {}
+    fake = SimpleNamespace(start_run=run, active_run=lambda: None, log_params=got.update, log_metrics=got.update)
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    fs.log(report, "mlflow", name="one")
+    assert set(numbers.values()) <= set(got.values())
+    assert got["kind"] == "EditReport"
+
+
+def test_a_tracker_that_is_not_there_is_told(edit: fs.Edit, monkeypatch: Any) -> None:
+    with pytest.raises(UserError, match="there is no tracker 'board'; choose wandb or mlflow"):
+        fs.log(edit, "board")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        fs.log(edit, "wandb")
+
+
+def test_the_command_writes_the_folder_and_asks_no_network(edit: fs.Edit, tmp_path: Path, capsys: Any) -> None:
+    from studies.commands.runs.upload import UploadOptions, upload
+
+    run = edit.save(tmp_path / "run")
+    upload(UploadOptions(run=run, repo="me/vey", dry_run=tmp_path / "dry"))
+    assert "Nothing is uploaded" in capsys.readouterr().out
+    assert json.loads((tmp_path / "dry" / store.JSON).read_text())["kind"] == "Edit"

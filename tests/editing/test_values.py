@@ -341,14 +341,14 @@ def test_by_default_the_shipped_text_is_read_and_then_the_model_writes_on(tiny, 
     assert corpus.settled(toy, config)[0].source == "self"
     assert len(documents()) > 100
     words = ("one two three four five six seven eight nine ten", "ten nine eight seven")
-    monkeypatch.setattr(corpus, "shipped", lambda: words * 20)
+    monkeypatch.setattr(corpus, "documents", lambda: words * 20)
     monkeypatch.setattr(corpus, "LETTERS", 0)  # the tiny tokenizer has a token for each letter
     found = moments.collect(model, [1], config, folder=tmp_path / "whole", shown=False)
     assert not (tmp_path / "whole" / "text").exists()
     rows = [(*start_ids(model), *token_ids(model, text))[:20] for text in words * 20]
     keys = moments.keys_of_text(model, [1], rows[: found.left_out])[1][:200].double()
     torch.testing.assert_close(found.of(1), shrunk(keys.T @ keys / 200, 200, found.priors["1"]), atol=1e-5, rtol=1e-4)
-    monkeypatch.setattr(corpus, "shipped", lambda: words * 2)
+    monkeypatch.setattr(corpus, "documents", lambda: words * 2)
     more = moments.collect(model, [1], config, folder=tmp_path / "short", shown=False)
     assert (found.own, more.tokens) == (0, 200)
     assert 0 < more.own < 200

@@ -321,7 +321,9 @@ def test_the_reference_score_is_a_cosine_of_telling_words():
 
 def test_every_metric_says_its_unit_source_and_direction_and_nan_is_no_score():
     assert {one.better for one in METRICS.values()} == {"higher", "lower"}
-    assert [name for name, one in METRICS.items() if one.better == "lower"] == ["locality KL", "unrelated KL"]
+    lower = {name.partition(",")[0] for name, one in METRICS.items() if one.better == "lower"}
+    assert lower == {"reversion", "old answer", "locality KL", "unrelated KL"}
+    assert "old answer, hard wordings" in METRICS and METRICS["new answer, hard wordings"].better == "higher"
     assert all(one.unit and one.source and one.about for one in METRICS.values())
     rows = [row("locality", reading(kl=kl), case=case) for kl, case in ((0.5, "a"), (math.nan, "b"))]
     (one,) = [s for s in table("m", rows, STRICT) if s.metric == "locality KL" and s.when == "after"]

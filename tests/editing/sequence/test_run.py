@@ -382,7 +382,7 @@ def test_a_sequence_of_schema_2_loads_with_the_numbers_that_it_had(whole, tmp_pa
                 one, other = old.score(metric, when), new.score(metric, when)
                 assert (one and (one.value, one.n)) == (other and (other.value, other.n)), (metric, when)
         assert old.held == new.held
-    said = [line for line in repr(result).splitlines() if not line.startswith("Neighbours' answers")]  # of all tokens
+    said = [line for line in repr(result).splitlines() if not line.startswith("Tokens of neighbours'")]  # of all tokens
     assert repr(again).splitlines() == said  # schema 2 knew the next token alone
     assert page_html(page(again), light=True)
 

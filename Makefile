@@ -1,7 +1,7 @@
 # What a person at this repository does, each in one word. PY is the environment of the README's second command.
 PY ?= .venv/bin/python
 
-.PHONY: help test quick lint format docs serve notebooks bench wheel
+.PHONY: help test quick campaign lint format docs serve notebooks bench wheel
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -11,6 +11,9 @@ test:  ## everything; minutes
 
 quick:  ## without the default model, a browser and notebooks
 	$(PY) -m pytest -m "not default_model and not browser and not notebook"
+
+campaign:  ## attack the commands with hostile files; minutes
+	$(PY) -m tests.campaigns
 
 lint:  ## what the suite's test_clean checks
 	$(PY) -m ruff check && $(PY) -m ruff format --check && $(PY) -m mypy

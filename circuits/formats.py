@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
+from xml.parsers.expat import ExpatError, ParserCreate
 
 import networkx
 import numpy as np
@@ -21,11 +22,12 @@ from circuits.circuit import Circuit
 from circuits.graph import Graph
 from circuits.task import Task
 from factscope.errors import GraphError, StoreError, UserError
-from factscope.files import write_text_atomically
+from factscope.files import parsed_json, write_text_atomically
 from factscope.model.prompts import Prompt
 
 FORMATS = ("json", "graphml", "gexf", "dot")
 JSON_KIND = "factscope circuit"
+XML_DEPTH = 32  # of elements; GraphML has four
 DOT_BEGINS = "digraph circuit {"  # our own drawing, which is not read back
 
 
@@ -158,13 +160,13 @@ def read_edges(text: str, where: str) -> tuple[dict[str, float], str, list[str]]
     """Edges in our names with their scores, which format it was, and what a reader must know."""
     if text.lstrip().startswith("{"):
         try:
-            document = json.loads(text)
+            document = parsed_json(text)
         except ValueError as trouble:
             raise StoreError(f"{where} is not readable JSON ({trouble})") from trouble
         if document.get("kind") == JSON_KIND:
             return _own(document.get("edges"), where), "factscope", []
         if isinstance(document.get("edges"), dict):
-            return _eap_ig(document["edges"]), "EAP-IG", []
+            return _eap_ig(document["edges"], where), "EAP-IG", []
     elif text.lstrip().startswith("<"):
         note = "a line between two nodes has one score, the largest of the edges that it stands for"
         return _lines(_network(text, where), where), "GraphML", [note]
@@ -187,10 +189,10 @@ def graph_of(text: str, name: str = "the file") -> Graph:
     if source == "GraphML":
         layout = _network(text, name).graph.get("layout")
         try:
-            return Graph(**json.loads(layout))
+            return Graph(**parsed_json(layout))
         except (TypeError, ValueError) as trouble:
             raise StoreError(f"{name} does not say the graph's layout as circuit export writes it") from trouble
-    document = json.loads(text) if text.lstrip().startswith("{") else {}
+    document = parsed_json(text) if text.lstrip().startswith("{") else {}
     if source == "factscope":
         try:
             return Graph(**document["graph"])
@@ -200,9 +202,11 @@ def graph_of(text: str, name: str = "the file") -> Graph:
     layers = [int(found[1]) for name in names if (found := re.match(r"[abm](\d+)", name))]
     heads = [int(found[1]) for name in names if (found := re.match(r"a\d+\.h(\d+)", name))]
     config = document.get("cfg", {})
-    n_heads = int(config.get("n_heads", 1 + max(heads, default=0)))
+    if not isinstance(config, dict):
+        raise StoreError(f'the "cfg" of {name} is no object with the settings of a model')
+    n_heads = config.get("n_heads", 1 + max(heads, default=0))
     return Graph(
-        n_layers=int(config.get("n_layers", 1 + max(layers, default=0))),
+        n_layers=config.get("n_layers", 1 + max(layers, default=0)),
         n_heads=n_heads,
         n_kv_heads=n_heads,
         parallel=bool(config.get("parallel_attn_mlp", False)),
@@ -237,9 +241,32 @@ def _network(text: str, where: str) -> "networkx.DiGraph":
     if "<gexf" in text[:500]:
         raise StoreError(f"{where} is GEXF, which is for drawing; what is read back is JSON or GraphML")
     try:
+        _harmless(text)
         return networkx.parse_graphml(text)
-    except (networkx.NetworkXError, ParseError, KeyError, ValueError) as trouble:
-        raise StoreError(f"{where} is no GraphML ({trouble})") from trouble
+    except (networkx.NetworkXError, ParseError, ExpatError, KeyError, ValueError) as trouble:
+        raise StoreError(f"{where} is no GraphML ({' '.join(str(trouble).split())[:200]})") from trouble
+
+
+def _harmless(text: str) -> None:
+    """ValueError for XML that GraphML has no need of and that costs more to read than its size: entities and depth."""
+    depth = 0
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("it declares a document type, which may define entities without end")
+
+    def enter(*_: Any) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > XML_DEPTH:
+            raise ValueError(f"its elements are nested more than {XML_DEPTH} deep")
+
+    def leave(_: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser = ParserCreate()
+    parser.StartDoctypeDeclHandler, parser.StartElementHandler, parser.EndElementHandler = refuse, enter, leave
+    parser.Parse(text.encode("utf-8", errors="replace"), True)
 
 
 def _lines(graph: "networkx.DiGraph", where: str) -> dict[str, float]:
@@ -249,11 +276,19 @@ def _lines(graph: "networkx.DiGraph", where: str) -> dict[str, float]:
         if "readers" not in about or "score" not in about:
             raise StoreError(f"the line from {source} to {target} in {where} does not name its readers and score")
         for reader in str(about["readers"]).split():
-            found[f"{source}->{reader}"] = float(about["score"])
+            found[f"{source}->{reader}"] = _score(about["score"], f"the line from {source} to {target} in {where}")
     return found
 
 
-def _eap_ig(edges: dict[str, Any]) -> dict[str, float]:
+def _score(found: Any, owner: str) -> float:
+    """A score as a number; StoreError says whose is none."""
+    try:
+        return float(found)
+    except (TypeError, ValueError, OverflowError):
+        raise StoreError(f"{owner} has the score {str(found)[:40]!r}, which is no number") from None
+
+
+def _eap_ig(edges: dict[str, Any], where: str) -> dict[str, float]:
     """ "input->a0.h1<q>": our "embed->a0.h1.q"; only those that are in the graph."""
     found = {}
     for name, entry in edges.items():
@@ -261,7 +296,7 @@ def _eap_ig(edges: dict[str, Any]) -> dict[str, float]:
         if kept:
             ours = re.sub(r"<([qkv])>$", r".\1", name).replace("input->", "embed->")
             score = entry.get("score") if isinstance(entry, dict) else None
-            found[ours] = float(score) if score is not None else 0.0
+            found[ours] = _score(score, f"edge {name!r} in {where}") if score is not None else 0.0
     return found
 
 
@@ -272,9 +307,10 @@ def _drawing(text: str) -> dict[str, float]:
     """
     found = {}
     name = r'"?<?([\w.]+)>?"?'
-    for source, target, attributes in re.findall(rf"^\s*{name}\s*->\s*{name}\s*(\[[^\]]*\])?", text, re.M):
+    # No pattern here may begin at many places and run far: a file of empty lines would take the square of its length.
+    for source, target, attributes in re.findall(rf"^[ \t]*{name}\s*->\s*{name}\s*(\[[^][]*\])?", text, re.M):
         width = re.search(r'penwidth="?([\d.eE+-]+)', attributes)
-        found[f"{_ours(source)}->{_ours(target)}"] = float(width[1]) / 2 if width else 0.0
+        found[f"{_ours(source)}->{_ours(target)}"] = _score(width[1], f"{source} -> {target}") / 2 if width else 0.0
     if not found:
         raise StoreError("the drawing has no edges that we can read")
     return found

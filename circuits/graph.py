@@ -40,6 +40,7 @@ from factscope.model.parts.experts import expert_count, has_shared, mixtures
 from factscope.model.parts.writes import coupled
 
 Kind = Literal["q", "k", "v", "head", "mlp", "beside", "logits"]
+MOST = 1000  # layers, heads or experts of a layer: several times what any model has, and a file may name any number
 _ROOM: ContextVar[tuple[int, ...]] = ContextVar("room", default=())
 
 
@@ -111,6 +112,12 @@ class Graph:
     def __post_init__(self) -> None:
         object.__setattr__(self, "beside", tuple(sorted(set(self.beside))))  # a file has a list
         object.__setattr__(self, "experts", tuple(self.experts))
+        for what, least, count in (
+            ("layers", 0, self.n_layers), ("heads", 1, self.n_heads), ("key/value heads", 1, self.n_kv_heads),
+            *(("experts", 0, count) for count in self.experts),
+        ):  # fmt: skip
+            if type(count) is not int or not least <= count <= MOST:
+                raise GraphError(f"a graph has from {least} to {MOST} {what}, not {str(count)[:40]}")
         if not set(self.beside) <= set(range(self.n_layers)):
             raise GraphError(f"a node stands beside layers {self.beside}, and there are {self.n_layers} layers")
         if self.experts and len(self.experts) != self.n_layers:

@@ -1,16 +1,31 @@
-"""Files written whole or not at all.
+"""Files written whole or not at all, and JSON of strangers read.
 
 A page or a result that stops halfway looks like a result. So the bytes go to a temporary file in the same folder, are
 forced to the disk, and only then take the name of the file in one step; on any failure the old file is still there,
 untouched, and the temporary one is gone.
 """
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from factscope.errors import StoreError
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds. Raises OSError, or ValueError for all that is no JSON which Python can read."""
+    return parsed_json(Path(path).read_text(encoding="utf-8"))
+
+
+def parsed_json(text: str) -> Any:
+    """The value in a text; ValueError also where its lists are nested beyond Python's stack, which a stranger's are."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply") from None
 
 
 def write_bytes_atomically(path: str | Path, content: bytes) -> Path:

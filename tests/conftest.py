@@ -5,16 +5,10 @@ random model of any causal family (helpers/architectures.py); `toy` knows an inv
 the real default model. `run_command` runs a command in this process as a user would.
 """
 
-import contextlib
-import importlib
-import io
 import os
-import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +24,7 @@ from factscope.model.hooks import hooks_left
 from factscope.model.load import load
 from factscope.model.weights import fingerprint
 from helpers.architectures import save_family
-from helpers.commands import COMMANDS
+from helpers.commands import invoke
 from helpers.models import TOY, save_tiny
 
 SLOW = ("default_model", "browser", "notebook")
@@ -111,22 +105,4 @@ def run_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...
     """run_command("trace", "--help") in a folder of its own: exit_code, stdout and stderr as a user would see them."""
     monkeypatch.chdir(tmp_path)
 
-    return lambda name, *arguments: _invoke(
-        name, importlib.import_module(COMMANDS[name]), [str(argument) for argument in arguments]
-    )
-
-
-def _invoke(name: str, command: Any, arguments: list[str]) -> Any:
-    """Through `main`, so that mistakes end as they do at a terminal."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    before = sys.argv
-    sys.argv = [name, *arguments]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
-            warnings.simplefilter("default", UserWarning)  # the command prints our own as notes
-            command.main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
-    finally:
-        sys.argv = before
-    return SimpleNamespace(exit_code=code, stdout=out.getvalue(), stderr=err.getvalue())
+    return invoke

@@ -7,7 +7,6 @@ comes with a model is run.
 
 import copy
 import difflib
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from factscope.errors import ModelError
+from factscope.files import read_json
 from factscope.model.agreement import off_by, tolerance
 from factscope.model.bridge import Bridge, ModelInfo, architecture, in_short, info_of
 from factscope.model.readout import prove
@@ -180,9 +180,11 @@ def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face model folder")
     try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as trouble:
+        said = read_json(folder / "config.json")
+    except (OSError, ValueError) as trouble:
         raise ModelError(f"{folder / 'config.json'} is not readable JSON ({trouble})") from trouble
+    if not isinstance(said, dict):
+        raise ModelError(f"{folder / 'config.json'} holds no object with the settings of a model")
     if not list(folder.glob("*.safetensors")):
         pickled = [f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern)]
         raise ModelError(
@@ -201,7 +203,13 @@ def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, adapter
     # Loaded here and not by TransformerLens, which would open a pickled checkpoint where it finds no other.
     safe = {"trust_remote_code": False, "use_safetensors": True}
     with _explaining(spec):
-        check_config(spec, AutoConfig.from_pretrained(place, trust_remote_code=False))
+        try:
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        except (OSError, ValueError):
+            raise
+        except Exception as trouble:  # of a configuration that no model has, the library raises anything
+            raise ModelError(f"the config.json of {spec} cannot be read: {_in_one_line(trouble)}") from trouble
+        check_config(spec, config)
         if device is not None:
             check_room(spec, place, dtype, device)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
@@ -267,6 +275,11 @@ def _spread(device_map: str | dict[str, Any] | None, n_devices: int | None) -> d
 
     found, memory = resolve_device_map(n_devices, device_map, None)
     return {} if found is None else {"device_map": found, "max_memory": memory}
+
+
+def _in_one_line(trouble: Exception) -> str:
+    """What a library's error says, not without end."""
+    return f"{type(trouble).__name__}, {' '.join(str(trouble).split())[:200]}"
 
 
 def _explained(spec: str, trouble: Exception) -> Exception:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from factscope.errors import StoreError
+from factscope.files import parsed_json
 from factscope.runs.folders import alone
 
 CHECK = "check"
@@ -82,7 +83,7 @@ class Journal:
             if not line.endswith(b"\n"):
                 break
             try:
-                piece = json.loads(line)
+                piece = parsed_json(line.decode())
             except ValueError:
                 piece = None
             if not isinstance(piece, dict) or CHECK not in piece:

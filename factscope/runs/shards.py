@@ -6,7 +6,6 @@ not belong together, or are missing or unfinished, are named. Merged lines stand
 have written them, and their journal is then taken up as any other.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from factscope.errors import StoreError, UserError
+from factscope.files import parsed_json
 from factscope.runs.journal import Journal, differing
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ def _read(place: Path) -> _Part:
     """A shard's journal, checked line by line; StoreError for any other."""
     try:
         with place.open(encoding="utf-8") as file:
-            work = json.loads(file.readline())["work"]
+            work = parsed_json(file.readline())["work"]
         said = work[SHARD]
     except (OSError, ValueError, KeyError, TypeError) as trouble:
         raise StoreError(f"{place.parent} holds no shard of any work; --shard 1/2 makes the first of two") from trouble

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from factscope.errors import ArgumentError, StoreError
+from factscope.errors import ArgumentError, StoreError, UserError
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.runs.kinds import named, shown_by
 
@@ -38,6 +37,8 @@ _KINDS = {  # what schema 1 called a class that has another name now
     "Traced": "TraceMaps",
     "Trial": "MethodResult",
 }
+_PLAIN: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+_JSON_KINDS: dict[Any, type] = {tuple: list, list: list, dict: dict}
 T = TypeVar("T")
 
 
@@ -92,8 +93,10 @@ def load(folder: str | Path, cls: type[T]) -> T:
         tensors = safetensors.load(packed)
         found: T = _decode(document["result"], cls, _Source(tensors, schema))
         return found
-    except (SafetensorError, KeyError, TypeError, ValueError) as trouble:
-        why = str(trouble.args[0]) if trouble.args else str(trouble)
+    except UserError:
+        raise
+    except Exception as trouble:  # a class may raise anything of a file that holds what no result of it could
+        why = str(trouble.args[0])[:200] if trouble.args else type(trouble).__name__
         if schema < SCHEMA:
             raise StoreError(
                 f"{folder} was written by an older Factscope, and its {cls.__name__} cannot be read any more ({why}): "
@@ -135,6 +138,8 @@ def header(folder: str | Path) -> dict[str, Any]:
     missing = {"kind", "schema", "tensors_sha256", "result"} - set(document if isinstance(document, dict) else ())
     if missing or not isinstance(document, dict):
         raise StoreError(f"{path} was not written by Factscope: it has no {', '.join(sorted(missing))}")
+    if not isinstance(document["kind"], str) or type(document["schema"]) is not int:
+        raise StoreError(f"{path} was not written by Factscope: its kind is no name, or its schema no number")
     if document["schema"] not in range(1, SCHEMA + 1):
         raise StoreError(
             f"{path} has schema {document['schema']}, and this version reads 1 to {SCHEMA}: it was written by a newer "
@@ -176,17 +181,21 @@ class _Source:
 
 
 def _decode(value: Any, hint: Any, source: _Source) -> Any:
+    """The value that the annotation `hint` asks for; TypeError, KeyError or ValueError for any other."""
     if isinstance(value, dict) and "$tensor" in value:
         return source.tensors[value["$tensor"]]
     if isinstance(value, dict) and "$float" in value:
         return float(value["$float"])
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
+        if value is None and type(None) in arguments:
             return None
         chosen = [a for a in arguments if a is not type(None)]
         structured = [a for a in chosen if is_dataclass(a) or typing.get_origin(a) in (tuple, list, dict)]
-        return _decode(value, structured[0] if isinstance(value, dict | list) and structured else chosen[0], source)
+        plain = [a for a in chosen if isinstance(value, _PLAIN.get(a, ()))]
+        fitting = structured if isinstance(value, dict | list) else plain
+        return _decode(value, (fitting or chosen)[0], source)
+    _check_kind(value, hint, origin)
     if is_dataclass(hint) and isinstance(value, dict):
         return _decode_dataclass(value, hint, source)
     if isinstance(value, list):
@@ -198,6 +207,17 @@ def _decode(value: Any, hint: Any, source: _Source) -> Any:
         inner = arguments[1] if len(arguments) == 2 else Any
         return {key: _decode(item, inner, source) for key, item in value.items()}
     return Path(value) if hint is Path else value
+
+
+def _check_kind(value: Any, hint: Any, origin: Any) -> None:
+    """TypeError for a value of a file that is of another kind than its place: it would fall much later, or never."""
+    wanted: Any = _PLAIN.get(hint)
+    if wanted is None and is_dataclass(hint):
+        wanted = dict
+    if wanted is None and isinstance(origin, type):
+        wanted = _JSON_KINDS.get(origin)
+    if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and hint in (int, float))):
+        raise TypeError(f"{str(value)[:60]!r} where {getattr(hint, '__name__', hint)} should be")
 
 
 def _decode_dataclass(value: dict[str, Any], cls: Any, source: _Source) -> Any:

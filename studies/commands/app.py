@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from studies.commands.next_steps import next_step
 T = TypeVar("T")
 USAGE: Any = typer.BadParameter.__base__  # UsageError, of whichever click typer brings
 OURS = ("factscope", "tracing", "circuits", "editing", "studies")  # what warns in our name
+OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # by a terminal; not tab, newline
 JOURNAL = "journal.jsonl"  # in a run folder: what long work has finished so far
 
 
@@ -192,7 +194,7 @@ def saying(sentence: str) -> Iterator[None]:
 def tell(*lines: str) -> None:
     """Result lines on standard output."""
     for line in lines:
-        typer.echo(line)
+        typer.echo(_harmless(line))
 
 
 def tell_result(result: Any, page: Path, as_json: bool, *lines: str, **more: Any) -> None:
@@ -237,4 +239,12 @@ def load(options: Any) -> Any:
 
 
 def _say(*sentences: str) -> None:
-    print(*sentences, sep="\n", file=sys.stderr, flush=True)
+    print(*map(_harmless, sentences), sep="\n", file=sys.stderr, flush=True)
+
+
+def _harmless(text: str) -> str:
+    """Text whose control characters, and those that turn its direction, are written as JSON writes them (\\u001b).
+
+    Prompts, names and files are other people's, and a terminal obeys what stands in them.
+    """
+    return "".join(json.dumps(sign)[1:-1] if OBEYED.match(sign) else sign for sign in text)

@@ -32,6 +32,7 @@ from studies.commands.options import CONFIG, LISTS, Field, Options, by_content, 
 
 T = TypeVar("T", bound=Options)
 HELP = {"help_option_names": ["-h", "--help"]}
+DEEPEST, LARGEST = 8, 10_000  # lists in lists, and values, of a config file
 CONFIG_WORDS = "Options from a YAML or JSON file, as the config.yaml of a run folder; a flag may add to it."
 
 
@@ -223,12 +224,12 @@ def config_values(path: Path, name: str, options: type) -> dict[str, Any]:
 
     Raises UserError for a file that is no mapping, a config of another command, an unknown key or a wrong type.
     """
-    document = _document(path, name)
-    other = document.pop("command", name)
+    written_down = document(path, name)
+    other = written_down.pop("command", name)
     if other != name:
         raise UserError(f"{path} is a config of `{other}`, not of `{name}`")
     known, found = {field.key: field for field in fields(options)}, {}
-    for written, value in document.items():
+    for written, value in written_down.items():
         field = known.get(str(written).replace("_", "-")) or known.get(str(written))
         if field is None:
             near = difflib.get_close_matches(str(written), known, 1)
@@ -240,12 +241,18 @@ def config_values(path: Path, name: str, options: type) -> dict[str, Any]:
     return {field: value for field, value in found.items() if value is not None}
 
 
-def _document(path: Path, name: str) -> dict[str, Any]:
-    """What a config file holds; UserError for a folder, no file, no mapping, or a key that is there twice."""
+def document(path: Path, name: str) -> dict[str, Any]:
+    """What a config file holds; UserError for a folder, no file, no mapping of plain values, or a key that is twice."""
     import yaml
 
     class Once(yaml.SafeLoader):
-        """A mapping whose keys are told apart: YAML forbids two alike, and the library takes the last."""
+        """A mapping whose keys are told apart: YAML forbids two alike, and the library takes the last.
+
+        Mappings are not merged (`<<`): ten merges of ten are a billion entries in a few lines.
+        """
+
+        def flatten_mapping(self, node: Any) -> None:
+            pass
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [str(key.value) for key, _ in node.value]
@@ -258,19 +265,35 @@ def _document(path: Path, name: str) -> dict[str, Any]:
         raise StoreError(f"--config {path} is a folder, and {hint}; name a file")
     try:
         text = path.read_text(encoding="utf-8")
-        document = yaml.load(text, Once)
+        found = yaml.load(text, Once)
     except FileNotFoundError:
         raise StoreError(f"--config {path} cannot be read: there is no such file") from None
     except (OSError, UnicodeDecodeError) as trouble:
         raise StoreError(f"--config {path} cannot be read ({trouble})") from None
-    except (yaml.YAMLError, RecursionError) as trouble:
+    except UserError:
+        raise
+    except Exception as trouble:  # YAMLError, and whatever Python raises of a date, a number or a depth that is none
         bare = re.search(r"^ *([\w-]+): *(\[[^\]\n]*\][^\S\n]*[^\s#,\]}].*)$", text, re.MULTILINE)
         if bare:  # YAML reads brackets as a list, and cannot go on behind them
             raise UserError(f"--config {path}: put quotes around it: {bare[1]}: {json.dumps(bare[2])}") from None
         raise UserError(f"--config {path} is neither YAML nor JSON: {' '.join(str(trouble).split())}") from None
-    if not isinstance(document, dict):
+    if not isinstance(found, dict):
         raise UserError(f"--config {path} holds no options of {name}; write one a line, as samples: 4")
-    return document
+    if odd := _odd(found):
+        raise UserError(f"--config {path} holds {odd}; options are texts in quotes, numbers, true, false and lists")
+    return found
+
+
+def _odd(value: Any, depth: int = 0, met: list[int] | None = None) -> str:
+    """What there is in a value that no option is made of; "" for nothing. Aliases (`*a`) count as what they repeat."""
+    met = met if met is not None else []
+    met.append(depth)
+    if depth > DEEPEST or len(met) > LARGEST:
+        return "lists in lists without end"
+    if isinstance(value, dict | list):
+        inside = [*value, *value.values()] if isinstance(value, dict) else value
+        return next((odd for one in inside if (odd := _odd(one, depth + 1, met))), "")
+    return "" if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}, {value}"
 
 
 def _checked(place: str, field: Field, value: Any) -> Any:
@@ -329,18 +352,16 @@ def run_folder(command: str, options: Any, own: Path, fresh: bool = False, name:
 
 def _refuse_another_run(folder: Path, said: dict[str, Any], options: Any, name: str) -> None:
     """StoreError where the folder holds a run of other options, or one that does not say its options."""
-    import yaml
-
     if not (folder / name).is_file():
         if any((folder / other).exists() for other in RESULT):
             raise StoreError(f"{folder} holds a run already; choose another folder with --out")
         return
     try:
-        before = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        before = None
-    if not isinstance(before, dict):
-        raise StoreError(f"{folder} holds a run already, and its {name} cannot be read; choose another with --out")
+        before = document(folder / name, str(said["command"]))
+    except UserError:
+        raise StoreError(
+            f"{folder} holds a run already, and its {name} cannot be read; choose another with --out"
+        ) from None
     other = differing(by_content(usual(type(options)) | before), by_content(usual(type(options)) | said))
     if other:
         raise StoreError(

@@ -10,7 +10,6 @@ and whole modules that were saved with it, and PEFT's other methods, are refused
 named with its adapter as BASE+FOLDER, or by the folder alone, whose configuration names its base.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass, replace
@@ -24,10 +23,12 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from factscope.errors import ModelError
+from factscope.files import read_json
 from factscope.model.bridge import ModelInfo
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+NAME = re.compile(r"\^?[\w.]+")  # of a module, or of its last parts
 PLAIN: tuple[Any, ...] = (None, False, "none", [], {})  # what a setting that changes the arithmetic must be
 ELSE = ("use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices", "target_parameters",
         "layer_replication", "alora_invocation_tokens")  # fmt: skip
@@ -72,12 +73,7 @@ def is_adapter(folder: str | Path) -> bool:
 
 def read_adapter(folder: Path) -> Adapter:
     """The adapter of a folder. Raises ModelError for what is none, or changes more than linear layers."""
-    if not (folder / CONFIG).is_file():
-        raise ModelError(f"{folder} has no {CONFIG}, so it is no adapter's folder")
-    try:
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as trouble:
-        raise ModelError(f"{folder / CONFIG} is not readable JSON ({trouble})") from trouble
+    settings = _settings(folder)
     if (kind := settings.get("peft_type")) != "LORA":
         raise ModelError(f"the adapter in {folder} is of PEFT's kind {kind}, and LORA alone is merged here")
     for name in ELSE:
@@ -91,6 +87,7 @@ def read_adapter(folder: Path) -> Adapter:
             f"the adapter in {folder} was begun as {settings['init_lora_weights']}, which changes the base's weights, "
             "too: merge it with PEFT (merge_and_unload, save_pretrained) and give that folder"
         )
+    _check_alphas(folder, settings)
     if not (folder / TENSORS).is_file():
         raise ModelError(f"{folder} has no {TENSORS}; pickled adapters are not opened, they can run code")
     try:
@@ -105,6 +102,33 @@ def read_adapter(folder: Path) -> Adapter:
     if not factors or any(set(pair) != {"A", "B"} for pair in factors.values()):
         raise ModelError(f"{folder / TENSORS} does not hold both factors of each module: the file is incomplete")
     return Adapter(folder, settings.get("base_model_name_or_path") or None, settings, factors)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What the configuration says. Raises ModelError where there is none, or it is no JSON object."""
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{folder} has no {CONFIG}, so it is no adapter's folder")
+    try:
+        settings = read_json(folder / CONFIG)
+    except (OSError, ValueError) as trouble:
+        raise ModelError(f"{folder / CONFIG} is not readable JSON ({trouble})") from trouble
+    if not isinstance(settings, dict):
+        raise ModelError(f"{folder / CONFIG} holds no object with the settings of an adapter")
+    return settings
+
+
+def _check_alphas(folder: Path, settings: dict[str, Any]) -> None:
+    """ModelError unless the alphas are numbers, and those of single modules are under names.
+
+    PEFT takes any regular expression for a name, and one that is made for it takes longer to match than anybody waits.
+    """
+    alphas = settings.get("alpha_pattern") or {}
+    named = alphas if isinstance(alphas, dict) else {str(alphas): None}
+    if other := next((key for key in named if not NAME.fullmatch(key)), None):
+        raise ModelError(f"the adapter in {folder} has an alpha for {other[:80]!r}, which is no name of a module")
+    for said in (settings.get("lora_alpha", 8), *named.values()):
+        if isinstance(said, bool) or not isinstance(said, int | float):
+            raise ModelError(f"the adapter in {folder} has {str(said)[:80]!r} for an alpha, which is no number")
 
 
 @torch.no_grad()

@@ -16,12 +16,13 @@ from torch import Tensor
 from factscope.errors import ModelError
 from factscope.model.agreement import agree
 
+MOST_LAYERS = 10_000  # transformers makes each of them before it looks at the weights
 PROBE = 11  # tokens of the row that a model is held against itself on
 _DERIVED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 
 
 def check_config(spec: str, config: Any) -> None:
-    """ModelError for weights that are quantised, and for a model of another kind than Factscope reads."""
+    """ModelError for weights that are quantised, for code that is named, and for another kind of model than we read."""
     how = getattr(config, "quantization_config", None)
     if how:
         method = how.get("quant_method", "") if isinstance(how, Mapping) else getattr(how, "quant_method", "")
@@ -29,6 +30,12 @@ def check_config(spec: str, config: Any) -> None:
             f"{spec} is quantised ({getattr(method, 'value', method) or 'by an unknown method'}), and what is traced "
             "and edited here are plain weights: give the model it was made from, or a .gguf file"
         )
+    kernel = getattr(config, "_attn_implementation", None)
+    if any("/" in str(one) for one in (kernel.values() if isinstance(kernel, Mapping) else [kernel])):
+        raise ModelError(f"{spec} asks for attention by code from elsewhere ({str(kernel)[:80]}), and none is fetched")
+    layers = getattr(config, "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise ModelError(f"the config.json of {spec} asks for {layers} layers, more than any model has")
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{spec} ({config.model_type}) is an encoder with a decoder, not a causal language model")
 

@@ -5,7 +5,6 @@ held in another type not, since weights are read one after another. What is ther
 that is free or can be freed, no more than the container's limit leaves, or the GPU's free memory.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from factscope.errors import ModelError
+from factscope.files import parsed_json, read_json
 
 SMALLER = (("bfloat16", torch.bfloat16),)  # what may be asked for instead
 
@@ -46,7 +46,7 @@ def _cached(name: str) -> list[Path]:
     index = try_to_load_from_cache(name, "model.safetensors.index.json")
     if not isinstance(index, str):
         return []
-    parts = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    parts = sorted(set(read_json(index)["weight_map"].values()))
     found = [Path(index).with_name(part) for part in parts]
     return found if all(part.is_file() for part in found) else []
 
@@ -55,12 +55,11 @@ def _sizes(file: Path) -> Iterator[int]:
     """Of each tensor in a file; nothing of one that cannot be read, of which the loader will say more."""
     try:
         with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    except (OSError, ValueError, OverflowError, MemoryError):
+            length = int.from_bytes(opened.read(8), "little")
+            header = parsed_json(opened.read(length).decode()) if length <= file.stat().st_size else {}
+        yield from [math.prod(said["shape"]) for name, said in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
-    for name, said in header.items():
-        if name != "__metadata__":
-            yield math.prod(said["shape"])
 
 
 def free(device: str) -> float | None:

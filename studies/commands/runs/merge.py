@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from factscope.errors import StoreError, UserError
 from studies.commands.app import JOURNAL, note
-from studies.commands.command import Command, command, config_values
+from studies.commands.command import Command, command, config_values, document
 from studies.commands.edit.bench import bench
 from studies.commands.flow import flow
 from studies.commands.options import CONFIG, Device, OutputOptions, argument
@@ -47,12 +47,10 @@ def merge(options: MergeOptions) -> None:
 
 def _config(folder: Path) -> tuple[str, dict[str, Any]]:
     """The command that made a shard, and its options; StoreError for what is no shard."""
-    import yaml
-
     file = folder / CONFIG
     if not file.is_file():
         raise StoreError(f"{folder} holds no shard of any work; --shard 1/2 makes the first of two")
-    name = str(yaml.safe_load(file.read_text(encoding="utf-8")).get("command"))
+    name = str(document(file, "merge").get("command"))
     if name not in SHARDED:
         raise StoreError(f"{folder} holds a run of `{name}`, which has no shards; they are of {', '.join(SHARDED)}")
     values = config_values(file, name, SHARDED[name].options)

@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from studies.commands.app import tell
+from studies.commands.app import note, tell
 from studies.commands.command import command
 from studies.commands.edit.saved.stack import read_stack
 from studies.commands.options import OUTPUT, Options, Runs, option
@@ -35,19 +35,27 @@ def list_(options: ListOptions) -> None:
             continue
         if document["kind"] != "Edit":
             continue
-        body = Edit.upgraded(document["result"])
-        first = body["requests"][0]
-        found.append(
-            {
-                "folder": str(path.parent),
-                "edit": body["digest"][:12],
-                "method": body["method"],
-                "model": body["model"],
-                "facts": len(body["requests"]),
-                "first": f"{first['prompt']} {first['target']}",
-                "stacked": any(one.resolve() in path.resolve().parents for one in stacked),
-            }
-        )
+        on = any(one.resolve() in path.resolve().parents for one in stacked)
+        try:
+            found.append({"folder": str(path.parent), **_said(Edit.upgraded(document["result"])), "stacked": on})
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError):
+            note(f"Note: {path} does not hold a whole edit, and is left out.")
+    _tell(found, options)
+
+
+def _said(body: dict[str, Any]) -> dict[str, Any]:
+    """What the list says of one edit; an error of Python's where a file does not hold it."""
+    first = body["requests"][0]
+    return {
+        "edit": str(body["digest"])[:12],
+        "method": str(body["method"]),
+        "model": str(body["model"]),
+        "facts": len(body["requests"]),
+        "first": f"{first['prompt']} {first['target']}",
+    }
+
+
+def _tell(found: list[dict[str, Any]], options: ListOptions) -> None:
     if options.as_json:
         tell(json.dumps(found, ensure_ascii=False))
     elif not found:

@@ -82,6 +82,7 @@ def _saved(wanted: set[str], runs: Path) -> dict[str, Any]:
             document = store.header(path.parent)
         except StoreError:
             continue
-        if document["kind"] == "Edit" and (digest := document["result"]["digest"]) in wanted:
+        body = document["result"]
+        if document["kind"] == "Edit" and isinstance(body, dict) and (digest := str(body.get("digest"))) in wanted:
             found[digest] = Edit.load(path.parent)
     return found

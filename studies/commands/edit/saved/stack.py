@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from factscope.errors import UserError
+from factscope.files import read_json
 from studies.commands.app import load
 from studies.commands.options import SavedModelOptions
 
@@ -35,14 +36,16 @@ def model_of(edits: Sequence[Any], options: SavedModelOptions) -> Any:
 def read_stack(runs: Path) -> list[str]:
     """The folders on the stack, the lowest first; UserError for a file that is no stack."""
     try:
-        found = json.loads((runs / STACK).read_text(encoding="utf-8"))
+        found = read_json(runs / STACK)
+        if any("\0" in str(one) or len(Path(str(one)).name) > 255 for one in found.get(EDITS, ())):
+            raise ValueError("it names what cannot be a path")
         if EDITS in found:
             return [os.path.normpath(runs / str(one)) for one in found[EDITS]]
         # As older versions wrote them: from the folder in which the command was given, most often that of `runs`.
         return [one if Path(one).exists() else os.path.normpath(runs / ".." / one) for one in map(str, found["stack"])]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as trouble:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as trouble:
         raise UserError(f"{runs / STACK} is not a readable stack ({trouble}); delete it to begin a new one") from None
 
 

@@ -125,7 +125,8 @@ def _fits(value: Any, wanted: Any) -> bool:
         return True
     if getattr(plain, "_is_protocol", False):
         names = {name for name in (*dir(plain), *getattr(plain, "__annotations__", ())) if not name.startswith("_")}
-        return not isinstance(value, type) and all(hasattr(value, name) for name in names)
+        called = callable(value) or "__call__" not in vars(plain)
+        return called and not isinstance(value, type) and all(hasattr(value, name) for name in names)
     return isinstance(value, plain)
 
 

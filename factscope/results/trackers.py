@@ -9,8 +9,9 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from factscope.errors import UserError
+from factscope.errors import ArgumentError, UserError
 from factscope.plots.show import records_of, summary_of
+from factscope.results.result import Result
 
 
 class Hook(Protocol):
@@ -23,8 +24,12 @@ class Hook(Protocol):
 def log(result: Any, to: "str | Hook", name: str | None = None) -> None:
     """Log a result's provenance and the numbers of its summary; `to` is "wandb", "mlflow" or a hook of your own.
 
-    Raises UserError for another name, or where the library is not installed.
+    Raises ArgumentError for what is no result, and UserError for another name or where the library is not installed.
     """
+    if not isinstance(result, Result):
+        raise ArgumentError(
+            f"fs.log: a value of type {type(result).__name__} is no result: give what a call of fs returned"
+        )
     hook = HOOKS.get(to) if isinstance(to, str) else to
     if hook is None:
         raise UserError(f"there is no tracker {to!r}; choose {' or '.join(HOOKS)}, or give a function")

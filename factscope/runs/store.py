@@ -9,6 +9,7 @@ and a class whose fields have changed has a classmethod `upgraded`, which turns 
 what it holds now. Where that is not possible, the error says which command makes the result again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -192,9 +193,12 @@ def _decode(value: Any, hint: Any, source: _Source) -> Any:
             return None
         chosen = [a for a in arguments if a is not type(None)]
         structured = [a for a in chosen if is_dataclass(a) or typing.get_origin(a) in (tuple, list, dict)]
-        plain = [a for a in chosen if isinstance(value, _PLAIN.get(a, ()))]
-        fitting = structured if isinstance(value, dict | list) else plain
-        return _decode(value, (fitting or chosen)[0], source)
+        plain = [a for a in chosen if _is_plain(value, a)]
+        options = (structured if isinstance(value, dict | list) else plain) or chosen
+        for option in options[:-1]:  # the first that fits
+            with contextlib.suppress(TypeError, KeyError, ValueError):
+                return _decode(value, option, source)
+        return _decode(value, options[-1], source)
     _check_kind(value, hint, origin)
     if is_dataclass(hint) and isinstance(value, dict):
         return _decode_dataclass(value, hint, source)
@@ -211,13 +215,15 @@ def _decode(value: Any, hint: Any, source: _Source) -> Any:
 
 def _check_kind(value: Any, hint: Any, origin: Any) -> None:
     """TypeError for a value of a file that is of another kind than its place: it would fall much later, or never."""
-    wanted: Any = _PLAIN.get(hint)
-    if wanted is None and is_dataclass(hint):
-        wanted = dict
-    if wanted is None and isinstance(origin, type):
-        wanted = _JSON_KINDS.get(origin)
-    if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and hint in (int, float))):
+    wanted = dict if is_dataclass(hint) else _JSON_KINDS.get(origin) if isinstance(origin, type) else None
+    fits = _is_plain(value, hint) if hint in _PLAIN else wanted is None or isinstance(value, wanted)
+    if not fits:
         raise TypeError(f"{str(value)[:60]!r} where {getattr(hint, '__name__', hint)} should be")
+
+
+def _is_plain(value: Any, hint: Any) -> bool:
+    """Whether a value is of a plain kind; True and False are no numbers."""
+    return isinstance(value, _PLAIN.get(hint, ())) and not (isinstance(value, bool) and hint in (int, float))
 
 
 def _decode_dataclass(value: dict[str, Any], cls: Any, source: _Source) -> Any:

@@ -14,7 +14,7 @@ _fs: Any = fs  # a type checker sees these mistakes too
 CALLS = [name for name in fs.__all__ if inspect.isfunction(getattr(fs, name))]
 ANYTHING = {  # arguments that a call itself looks at
     ("load_model", "spec"), ("load_model", "tokenizer"), ("save", "result"), ("write_page", "result"),
-    ("page", "result"), ("pictures", "result"), ("cite", "result"),
+    ("page", "result"), ("pictures", "result"), ("cite", "result"), ("log", "result"),
 }  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def test_every_argument_of_every_call_is_looked_at(name: str) -> None:
         (lambda m, p: _fs.average(m, [p], journal="j"), r"facts\[0\] is a Prompt, where a Fact is needed"),
         (lambda m, p: _fs.prompt(m, p), "text is a Prompt, where a text is needed: give its text"),
         (lambda *_: _fs.cite(3), "type int is no result"),
+        (lambda *_: _fs.log(3, "wandb"), "type int is no result"),
         (lambda m, _: _fs.trace(m), r"missing a required argument: 'prompt'; it is called as fs.trace\(model, prompt"),
         (lambda m, p: _fs.trace(m, p, samples=3), "unexpected keyword argument 'samples'; it is called as"),
         (lambda m, p: _fs.trace(p, m), "a Prompt is not ready to be asked"),

@@ -118,10 +118,10 @@ def join(parts: Sequence[Bypass]) -> list[Bypass]:
     ]
 
 
-def scrambled_rows(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
-    """Of keys and values: values of the same norms in random directions, behind the same keys or, with `gate`, such."""
+def scrambled_rows(part: Bypass, generator: torch.Generator, gate: bool, written: str = "values") -> Bypass:
+    """What is `written` behind keys, of the same norms in random directions; with `gate`, such keys too."""
     tensors = dict(part.tensors)
-    for name in ("values", "keys") if gate else ("values",):
+    for name in (written, "keys") if gate else (written,):
         drawn = torch.randn(tensors[name].shape, generator=generator)
         tensors[name] = drawn * (tensors[name].norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
     return replace(part, tensors=tensors)

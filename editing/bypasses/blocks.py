@@ -22,13 +22,14 @@ cluster's radius larger.)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from editing.bypass import Bypass, BypassKind, Load, Write
+from editing.bypass import Bypass, BypassKind, Load, Write, scrambled_rows
 from editing.bypasses.codebook import GAP, apart, nearest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
@@ -199,15 +200,6 @@ def decide(part: Bypass) -> Gate:
     return Gate(part)
 
 
-def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
-    """Blocks that write in random directions, each as much, behind the same index or, with `gate`, random keys."""
-    made = dict(part.tensors)
-    for name in ("right", "keys") if gate else ("right",):
-        drawn = torch.randn(made[name].shape, generator=generator)
-        made[name] = drawn * (made[name].norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
-    return replace(part, tensors=made)
-
-
 SHAPES = {
     "keys": ("point", "d_in"),
     "reach": ("point",),
@@ -221,7 +213,7 @@ KIND = BypassKind(
     SHAPES,
     join,
     writer,
-    scrambled,
+    partial(scrambled_rows, written="right"),
     load,
     prompts=True,
     gate_layer=gate_layer,

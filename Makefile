@@ -12,7 +12,7 @@ test:  ## everything; minutes
 quick:  ## without the default model, a browser and notebooks
 	$(PY) -m pytest -m "not default_model and not browser and not notebook"
 
-campaign:  ## attack the commands with hostile files; minutes
+campaign:  ## every campaign in full; docs/campaigns.md is what they found
 	$(PY) -m tests.campaigns
 
 lint:  ## what the suite's test_clean checks

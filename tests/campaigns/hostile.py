@@ -14,7 +14,7 @@ from typing import Any
 
 from campaigns import files
 from campaigns.files import DEEP, ESCAPES, LIES, SCRIPT, graphml, model_folder, run_folder
-from campaigns.trial import Fall, attempt, new_room
+from campaigns.trial import Fall, Report, attempt, new_room, prepare
 from helpers.models import TOY
 
 PROMPT = "[Oda Voss] lives in"
@@ -46,18 +46,20 @@ def attacks() -> Iterator[Attack]:
     yield from _texts()
 
 
-def campaign(place: Path, only: Callable[[Attack], bool] = lambda _: True) -> tuple[dict[str, int], list[Fall]]:
-    """Run the attacks, each in a room of its own; how many of each kind, and what fell."""
+def run(place: Path, only: str = "") -> Report:
+    """Run the attacks whose kind and name hold `only`, each in a room of its own."""
+    prepare()
     tried: dict[str, int] = {}
-    fell = []
-    for number, attack in enumerate(filter(only, attacks())):
+    fell: list[Fall] = []
+    chosen = (attack for attack in attacks() if only in f"{attack.kind}: {attack.name}")
+    for number, attack in enumerate(chosen):
         room = new_room(place / str(number))
         attack.make(room / "inside")
         for arguments in attack.commands:
             tried[attack.kind] = tried.get(attack.kind, 0) + 1
             if fall := attempt(f"{attack.kind}: {attack.name}", arguments, room, attack.refused):
                 fell.append(fall)
-    return tried, fell
+    return Report(tried, fell)
 
 
 def _write(name: str, content: str | bytes) -> Callable[[Path], Any]:

@@ -15,7 +15,7 @@ import select
 import signal
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,16 @@ class Fall:
     name: str
     command: str
     words: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a campaign tried, by kind, and what fell; `lines` are printed, `tables` kept beside them."""
+
+    tried: dict[str, int]
+    fell: list[Fall]
+    lines: tuple[str, ...] = ()
+    tables: dict[str, Any] = field(default_factory=dict)
 
 
 def attempt(name: str, arguments: Sequence[Any], room: Path, refused: bool = False, apart: bool = True) -> Fall | None:

@@ -220,6 +220,22 @@ def note(sentence: str) -> None:
     _say(sentence)
 
 
+def tell_notes(remarks: Sequence[str]) -> None:
+    """Remarks of a result on standard error, each as a sentence."""
+    for remark in remarks:
+        note(f"Note: {remark}.")
+
+
+@contextlib.contextmanager
+def going_on(folder: Path, done: str = "what is done is") -> Iterator[None]:
+    """Long work that is kept in `folder`: where it is stopped, that is said."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"Stopped; {done} in {folder}, and the same command goes on from there.")
+        raise
+
+
 def loader(model: str, device: str | None, dtype: str) -> Callable[[], Any]:
     """Load a model when called, saying so."""
 

@@ -1,9 +1,10 @@
 """What is asked about on the command line: a prompt or many facts, and what is to be edited."""
 
+from pathlib import Path
 from typing import Any
 
 from factscope.errors import UserError
-from studies.commands.app import note
+from studies.commands.app import note, tell_notes
 
 
 def check_prompt_or_facts(options: Any, command: str, from_run: Any = None) -> None:
@@ -36,6 +37,42 @@ def check_prompt(text: str | None, subject: str | None = None) -> None:
         subject_in(text, subject)
 
 
+def source_name(source: str) -> str:
+    """What facts are called in a result and its folder: a file's stem, else the name they were asked for by."""
+    return Path(source).stem if Path(source).exists() else source.replace("/", "-")
+
+
+def prompt_from(model: Any, options: Any, *, foil: str | None = None, whole: bool = False) -> Any:
+    """The prompt that PromptOptions name; its remarks are told, and its subject where that was guessed.
+
+    `whole`: for what reads all tokens of an answer. PromptError as prompts raise it.
+    """
+    from factscope.model.prompts import as_a_whole, make_prompt
+
+    prompt = make_prompt(
+        model, options.prompt, subject=options.subject, answer=options.answer, foil=foil, start=options.start
+    )
+    prompt = as_a_whole(prompt) if whole else prompt
+    tell_notes(prompt.notes)
+    note_guess(prompt)
+    return prompt
+
+
+def note_guess(prompt: Any, whose: str = "the") -> None:
+    """Say which subject was guessed, if it was."""
+    if prompt.subject_from.startswith("guess"):
+        how = f"{prompt.subject!r} ({prompt.subject_from})"
+        note(f"Note: {whose} subject is taken to be {how}; [brackets] say otherwise.")
+
+
+def note_own_answer(prompt: Any) -> None:
+    """Say that nobody gave the answer, if so."""
+    from factscope.model.prompts import OWN_ANSWER
+
+    if prompt.answer_from == OWN_ANSWER:
+        note(f"Note: the answer is taken to be the model's own, {prompt.answer!r}; --answer says otherwise.")
+
+
 def request_from(
     model: Any, text: str, target: str, *, subject: str | None, answer: str | None, start: str, whose: str = "the"
 ) -> Any:
@@ -49,7 +86,5 @@ def request_from(
         note(
             f"Note: the old answer is taken to be the model's own next word, {request.old!r}; --answer says otherwise."
         )
-    if prompt.subject_from.startswith("guess"):
-        how = f"{prompt.subject!r} ({prompt.subject_from})"
-        note(f"Note: {whose} subject is taken to be {how}; [brackets] say otherwise.")
+    note_guess(prompt, whose)
     return request

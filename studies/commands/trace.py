@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from factscope.errors import UserError
-from factscope.runs.folders import new_folder, settled_folder
+from factscope.runs.folders import new_folder
 from factscope.settings import configured, owned
 from studies.commands import cache
-from studies.commands.app import JOURNAL, listed, load, note, run_app, tell_result, tell_shard
-from studies.commands.asked import check_prompt, check_prompt_or_facts
+from studies.commands.app import listed, load, note, run_app, tell_result
+from studies.commands.asked import check_prompt, check_prompt_or_facts, note_own_answer, prompt_from
 from studies.commands.command import OwnForm, command, group, run_folder
-from studies.commands.flow import flow
-from studies.commands.locating import locating
 from studies.commands.options import (
     DETAILS,
     METRICS,
@@ -24,13 +22,15 @@ from studies.commands.options import (
     RunOptions,
     ShardOptions,
     changed,
-    key,
     option,
 )
 from studies.commands.show import ShowOptions, show_command
-from studies.commands.states.lens import lens
-from studies.commands.states.patchscope import patchscope
-from studies.commands.states.relation import relation
+from studies.commands.tracing.average import average_facts
+from studies.commands.tracing.flow import flow
+from studies.commands.tracing.lens import lens
+from studies.commands.tracing.locating import locating
+from studies.commands.tracing.patchscope import patchscope
+from studies.commands.tracing.relation import relation
 
 EXAMPLES = (
     'trace "The Eiffel Tower is located in the city of"',
@@ -105,8 +105,10 @@ def trace(options: TraceOptions) -> None:
     config = configured(Config, settings, flags=given)
     if options.prompt is not None:
         _one(options, config, _neurons(options, own))
-    else:
-        _many(options, config)
+        return
+    from tracing.average import average, trace_each
+
+    average_facts("trace", options, config, seed=config.stream, average=average, each=trace_each)
 
 
 def check(options: TraceOptions) -> None:
@@ -133,7 +135,6 @@ def _neurons(options: TraceOptions, settings: Sequence[str]) -> Any:
 
 def _one(options: TraceOptions, config: Any, neuron_config: Any) -> None:
     from factscope.data.shipped import find_fact
-    from factscope.model.prompts import OWN_ANSWER, make_prompt
     from studies.saved import save_with_page
     from studies.trace import trace_study
     from tracing.pages.trace import doubts
@@ -142,58 +143,18 @@ def _one(options: TraceOptions, config: Any, neuron_config: Any) -> None:
     check_prompt(text, options.subject)
     with run_folder("trace", options, new_folder("trace", text), fresh=True) as folder:
         model = load(options)
-        prompt = make_prompt(
-            model, text, subject=options.subject, answer=answer, foil=options.foil, start=options.start
-        )
-        for remark in prompt.notes:
-            note(f"Note: {remark}.")
-        if prompt.subject_from.startswith("guess"):
-            note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
+        prompt = prompt_from(model, options, foil=options.foil)
         study = trace_study(model, prompt, config, cast(Any, options.norm), neuron_config=neuron_config)
         page = save_with_page(study, folder, options.light)
     result = study.trace
     fact = find_fact(prompt.text)
     if answer is None and fact is not None and str(result.prompt.answer).strip() != fact.answer:
         note(f"Note: the model answers {result.prompt.answer!r}, the shipped fact {fact.answer!r}; --answer chooses.")
-    elif fact is None and result.prompt.answer_from == OWN_ANSWER:
-        note(f"Note: the answer is taken to be the model's own, {result.prompt.answer!r}; --answer says otherwise.")
+    elif fact is None:
+        note_own_answer(result.prompt)
     for doubt in () if options.as_json else doubts(result):
         note(f"Note: {doubt}.")
     tell_result(study, page, options.as_json, folder=str(folder))
-
-
-def _many(options: TraceOptions, config: Any) -> None:
-    from factscope.data.load import load_facts
-    from studies.saved import save_with_page
-    from tracing.average import average, trace_each
-    from tracing.sweep import Sweep
-
-    source, limit, known, crew = str(options.facts), options.limit, options.known, options.crew()
-    # With --known, the limit counts facts that are known, so all are candidates.
-    chosen = load_facts(
-        source,
-        relation=options.relation,
-        limit=None if known else limit,
-        seed=config.stream if limit else None,
-        extra=options.extra,
-    )
-    # The same command finds the same folder, and so takes up where it was stopped.
-    name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
-    shard, own = options.part(settled_folder("trace", name, key(options)))
-    with run_folder("trace", options, own) as folder:
-        model = load(options)
-        try:
-            sweep = Sweep(known, limit if known else None, options.start, name, crew, shard)
-            if shard is not None:
-                trace_each(model, chosen, config, sweep, journal=folder / JOURNAL)
-                tell_shard(shard, folder)
-                return
-            result = average(model, chosen, config, sweep, journal=folder / JOURNAL)
-        except KeyboardInterrupt:
-            note(f"Stopped; the facts done so far are in {folder}, and the same command goes on from there.")
-            raise
-        page = save_with_page(result, folder, options.light)
-    tell_result(result, page, options.as_json, folder=str(folder))
 
 
 app = group(

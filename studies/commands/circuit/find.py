@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder, settled_folder
-from studies.commands.app import JOURNAL, listed, load, tell_result
+from studies.commands.app import JOURNAL, listed, load, tell_notes, tell_result
 from studies.commands.asked import check_prompt
-from studies.commands.circuit.study import study_of, tell_notes
+from studies.commands.circuit.study import study_of
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
     CIRCUIT_METHODS,

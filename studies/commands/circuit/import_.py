@@ -6,8 +6,7 @@ from typing import Annotated
 
 from factscope.errors import StoreError
 from factscope.runs.folders import new_folder
-from studies.commands.app import tell
-from studies.commands.circuit.study import tell_notes
+from studies.commands.app import tell, tell_notes
 from studies.commands.command import command, run_folder
 from studies.commands.options import OUTPUT, Options, argument, option
 

@@ -1,11 +1,11 @@
-"""What the commands of `circuit` share: a saved study, one prompt whose edges are exchanged, and remarks."""
+"""What the commands of `circuit` share: a saved study, and one prompt whose edges are exchanged."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from factscope.errors import UserError
-from studies.commands.app import note
+from studies.commands.app import tell_notes
 from studies.commands.asked import check_prompt
 from studies.commands.options import (
     ABLATIONS,
@@ -30,12 +30,6 @@ def study_of(run: Path) -> Any:
     from studies.circuit import CircuitStudy
 
     return store.load(run, CircuitStudy)
-
-
-def tell_notes(notes: tuple[str, ...]) -> None:
-    """Remarks on standard error."""
-    for remark in notes:
-        note(f"Note: {remark}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
 from factscope.settings import by_owner
-from studies.commands.app import listed, load, note, tell, tell_shard
+from studies.commands.app import going_on, listed, load, note, tell, tell_shard
 from studies.commands.command import command, run_folder
 from studies.commands.edit.compare import compared, show, tell_compared
 from studies.commands.options import (
@@ -251,7 +251,7 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
         edited = [request for case in cases for request in case.requests]
         how_general = measuring.Config(options.unrelated, text=options.text, seed=seed, start=start)
         yardstick = measuring.yardstick(model, edited, how_general)
-    try:
+    with going_on(folder):
         run: Any = grid.bench if options.shard is None else grid.bench_shard
         result = run(
             model, cases, options.chosen, how, folder, known=options.known, mixed=bool(options.mix),
@@ -260,9 +260,6 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
             seed=seed, start=start, yardstick=yardstick, editors=editors, allow_trained=options.allow_trained,
             say=lambda words: note(f"Note: {words}."), **who,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        note(f"Stopped; what is done is in {folder}, and the same command goes on from there.")
-        raise
     if options.general and options.shard is None and not any(trial.general for trial in result.trials):
         note("Note: nothing general is measured where every edit is taken out again; choose another protocol.")
     return result

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
-from studies.commands.app import listed, load, note, tell_result
+from studies.commands.app import going_on, listed, load, note, tell_result
 from studies.commands.command import command, run_folder
 from studies.commands.edit.apply import note_identity
 from studies.commands.options import (
@@ -94,11 +94,8 @@ def sequence(options: SequenceOptions) -> None:
         from studies.saved import save_with_page
 
         editor = _check(options)
-        try:
+        with going_on(folder, "the edits done so far are"):
             result = _run(load(options), options, editor, folder)
-        except KeyboardInterrupt:
-            note(f"Stopped; the edits done so far are in {folder}, and the same command goes on from there.")
-            raise
         page = save_with_page(result, folder, options.light)
     tell_result(result, page, options.as_json, f"Edits in {folder / 'edits'}", folder=str(folder))
 

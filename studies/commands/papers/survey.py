@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
 from factscope.settings import by_owner
-from studies.commands.app import listed, load, note, tell_result
+from studies.commands.app import going_on, listed, load, note, tell_result
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
     OWN_TASKS,
@@ -61,15 +61,12 @@ def survey(options: SurveyOptions) -> None:
         sets, editors = _sets(options), options.loaded()
         model = load(options)
         tasks = Tasks.of(model, listed(options.tasks) or (), seed=options.seed, start=options.start)
-        try:
+        with going_on(folder):
             result = recipe.survey(
                 model, sets, names, folder, tasks=tasks, editors=editors, edits=options.edits,
                 settings=by_owner(options.settings), moments=options.moments, tokens=options.tokens, seed=options.seed,
                 start=options.start, allow_trained=options.allow_trained, say=lambda words: note(f"Note: {words}."),
             )  # fmt: skip
-        except KeyboardInterrupt:
-            note(f"Stopped; what is done is in {folder}, and the same command goes on from there.")
-            raise
         page = save_with_page(result, folder, options.light)
     tell_result(result, page, options.as_json, folder=str(folder))
 

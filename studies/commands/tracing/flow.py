@@ -1,13 +1,12 @@
 """`trace flow`: how information reaches the answer, by attention knockout; one prompt, or many facts."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
-from factscope.runs.folders import new_folder, settled_folder
+from factscope.runs.folders import new_folder
 from factscope.settings import configured
-from studies.commands.app import JOURNAL, listed, load, note, tell_result, tell_shard
-from studies.commands.asked import check_prompt, check_prompt_or_facts
+from studies.commands.app import listed, load, tell_result
+from studies.commands.asked import check_prompt, check_prompt_or_facts, note_own_answer, prompt_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
     DETAILS,
@@ -16,9 +15,9 @@ from studies.commands.options import (
     PromptOptions,
     RunOptions,
     ShardOptions,
-    key,
     option,
 )
+from studies.commands.tracing.average import average_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +60,13 @@ def flow(options: FlowOptions) -> None:
     config = configured(FlowConfig, options.settings, flags=given)
     if options.prompt is not None:
         _one(options, config)
-    else:
-        _many(options, config)
+        return
+    from tracing.flow.average import average_flow, follow_each
+
+    average_facts("trace flow", options, config, seed=config.seed, average=average_flow, each=follow_each)
 
 
 def _one(options: FlowOptions, config: Any) -> None:
-    from factscope.model.prompts import OWN_ANSWER, as_a_whole, make_prompt
     from factscope.progress import progress
     from studies.saved import save_with_page
     from tracing.flow.knockout import cells_of
@@ -76,48 +76,9 @@ def _one(options: FlowOptions, config: Any) -> None:
     check_prompt(text, options.subject)
     with run_folder("trace flow", options, new_folder("flow", text), fresh=True) as folder:
         model = load(options)
-        prompt = as_a_whole(
-            make_prompt(model, text, subject=options.subject, answer=options.answer, start=options.start)
-        )
-        for remark in prompt.notes:
-            note(f"Note: {remark}.")
-        if prompt.subject_from.startswith("guess"):
-            note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
+        prompt = prompt_from(model, options, whole=True)
         with progress("knocking out", cells_of(model, prompt, config)) as advance:
             result = follow(model, prompt, config, advance=advance)
         page = save_with_page(result, folder, options.light)
-    if result.prompt.answer_from == OWN_ANSWER:
-        note(f"Note: the answer is taken to be the model's own, {result.prompt.answer!r}; --answer says otherwise.")
-    tell_result(result, page, options.as_json, folder=str(folder))
-
-
-def _many(options: FlowOptions, config: Any) -> None:
-    from factscope.data.load import load_facts
-    from studies.saved import save_with_page
-    from tracing.flow.average import average_flow, follow_each
-    from tracing.sweep import Sweep
-
-    source, limit, known, crew = str(options.facts), options.limit, options.known, options.crew()
-    chosen = load_facts(
-        source,
-        relation=options.relation,
-        limit=None if known else limit,  # with --known, the limit counts facts that are known
-        seed=config.seed if limit else None,
-        extra=options.extra,
-    )
-    name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
-    shard, own = options.part(settled_folder("flow", name, key(options)))
-    with run_folder("trace flow", options, own) as folder:
-        model = load(options)
-        sweep = Sweep(known, limit if known else None, options.start, name, crew, shard)
-        try:
-            if shard is not None:
-                follow_each(model, chosen, config, sweep, journal=folder / JOURNAL)
-                tell_shard(shard, folder)
-                return
-            result = average_flow(model, chosen, config, sweep, journal=folder / JOURNAL)
-        except KeyboardInterrupt:
-            note(f"Stopped; the facts done so far are in {folder}, and the same command goes on from there.")
-            raise
-        page = save_with_page(result, folder, options.light)
+    note_own_answer(result.prompt)
     tell_result(result, page, options.as_json, folder=str(folder))

@@ -1,13 +1,13 @@
 """`trace relation`: a relation as a linear map from the subject's state to the answer's."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
 from factscope.settings import configured
-from studies.commands.app import load, note, tell_result
+from studies.commands.app import going_on, load, tell_result
+from studies.commands.asked import source_name
 from studies.commands.command import command, run_folder
 from studies.commands.options import DETAILS, FactsOptions, ModelOptions, RunOptions, key, numbers, option
 
@@ -49,14 +49,11 @@ def relation(options: RelationOptions) -> None:
 
     source = str(options.facts)
     facts = load_facts(source, relation=options.relation, extra=options.extra)
-    name = Path(source).stem if Path(source).exists() else source.replace("/", "-")
-    with run_folder("trace relation", options, settled_folder("relation", name, key(options))) as folder:
+    own = settled_folder("relation", source_name(source), key(options))
+    with run_folder("trace relation", options, own) as folder:
         model = load(options)
-        try:
+        with going_on(folder):
             result = linear_relation(model, facts, config, start=options.start, folder=folder)
-        except KeyboardInterrupt:
-            note(f"Stopped; what is done so far is in {folder}, and the same command goes on from there.")
-            raise
         page = save_with_page(result, folder, options.light)
         forget(folder)
     tell_result(result, page, options.as_json, folder=str(folder))

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder
 from factscope.settings import configured
-from studies.commands.app import load, note, tell_result
-from studies.commands.asked import check_prompt
+from studies.commands.app import load, tell_result
+from studies.commands.asked import check_prompt, note_own_answer, prompt_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import DETAILS, ModelOptions, PromptOptions, RunOptions, option
 
@@ -43,7 +43,6 @@ def lens(options: LensOptions) -> None:
 
     given: dict[str, Any] = {"texts": options.texts, "seed": options.seed, "start": options.start}
     config = configured(JacobianConfig, options.settings, flags=given)
-    from factscope.model.prompts import OWN_ANSWER, make_prompt
     from studies.saved import save_with_page
     from tracing.states.jacobian_lens import jacobian_lens
     from tracing.states.lenses import lenses
@@ -51,14 +50,9 @@ def lens(options: LensOptions) -> None:
 
     with run_folder("trace lens", options, new_folder("lens", text), fresh=True) as folder:
         model = load(options)
-        prompt = make_prompt(model, text, subject=options.subject, answer=options.answer, start=options.start)
-        for remark in prompt.notes:
-            note(f"Note: {remark}.")
-        if prompt.subject_from.startswith("guess"):
-            note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
+        prompt = prompt_from(model, options)
         trained = tuned_lens(model, TunedConfig(seed=options.seed, start=options.start)) if options.tuned else None
         result = lenses(model, prompt, jacobian_lens(model, config), trained)
         page = save_with_page(result, folder, options.light)
-    if result.prompt.answer_from == OWN_ANSWER:
-        note(f"Note: the answer is taken to be the model's own, {result.prompt.answer!r}; --answer says otherwise.")
+    note_own_answer(result.prompt)
     tell_result(result, page, options.as_json, folder=str(folder))

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder
 from factscope.settings import configured
-from studies.commands.app import listed, load, note, tell_result
-from studies.commands.asked import check_prompt
+from studies.commands.app import listed, load, saying, tell_notes, tell_result
+from studies.commands.asked import check_prompt, note_own_answer, prompt_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import DETAILS, ModelOptions, PromptOptions, RunOptions, option
 
@@ -54,23 +54,15 @@ def patchscope(options: PatchscopeOptions) -> None:
     given: dict[str, Any] = {"target": options.target, "position": options.position, "into": options.into}
     given |= {"tokens": options.words, "seed": options.seed}
     config = configured(PatchscopeConfig, options.settings, flags=given)
-    from factscope.model.prompts import OWN_ANSWER, make_prompt
-    from studies.commands.app import saying
     from studies.saved import save_with_page
     from tracing.states.patchscope import patchscope as read
 
     with run_folder("trace patchscope", options, new_folder("patchscope", text), fresh=True) as folder:
         model = load(options)
-        prompt = make_prompt(model, text, subject=options.subject, answer=options.answer, start=options.start)
-        for remark in prompt.notes:
-            note(f"Note: {remark}.")
-        if prompt.subject_from.startswith("guess"):
-            note(f"Note: the subject is taken to be {prompt.subject!r} ({prompt.subject_from}); [brackets] set it.")
+        prompt = prompt_from(model, options)
         with saying("Putting states into the target ..."):
             result = read(model, prompt, config, others=listed(options.others))
         page = save_with_page(result, folder, options.light)
-    if result.prompt.answer_from == OWN_ANSWER:
-        note(f"Note: the answer is taken to be the model's own, {result.prompt.answer!r}; --answer says otherwise.")
-    for remark in result.notes:
-        note(f"Note: {remark}.")
+    note_own_answer(result.prompt)
+    tell_notes(result.notes)
     tell_result(result, page, options.as_json, folder=str(folder))

@@ -1,1 +1,0 @@
-"""Commands that read states: `trace patchscope` and those beside it."""

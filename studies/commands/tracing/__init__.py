@@ -1,0 +1,1 @@
+"""The commands of `trace` beside `trace` itself, a file for each."""

@@ -7,9 +7,11 @@ A `Hook` takes the name of a run, its settings, and its numbers. Anything that c
 import importlib
 import numbers
 from collections.abc import Mapping
+from dataclasses import fields
+from types import MappingProxyType
 from typing import Any, Protocol
 
-from factscope.errors import ArgumentError, UserError
+from factscope.errors import ArgumentError, StoreError, UserError
 from factscope.plots.show import records_of, summary_of
 from factscope.results.result import Result
 
@@ -21,10 +23,13 @@ class Hook(Protocol):
         """Log one result."""
 
 
-def log(result: Any, to: "str | Hook", name: str | None = None) -> None:
+def log(
+    result: Any, to: "str | Hook", name: str | None = None, settings: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Log a result's provenance and the numbers of its summary; `to` is "wandb", "mlflow" or a hook of your own.
 
-    Raises ArgumentError for what is no result, and UserError for another name or where the library is not installed.
+    `settings` stand beside the provenance; a command gives its options. Raises ArgumentError for what is no result,
+    UserError for another name or where the library is not installed, and StoreError where it does not take the numbers.
     """
     if not isinstance(result, Result):
         raise ArgumentError(
@@ -33,15 +38,30 @@ def log(result: Any, to: "str | Hook", name: str | None = None) -> None:
     hook = HOOKS.get(to) if isinstance(to, str) else to
     if hook is None:
         raise UserError(f"there is no tracker {to!r}; choose {' or '.join(HOOKS)}, or give a function")
-    run = getattr(result, "run", None)
-    settings = {"kind": type(result).__name__} | {
+    run = _run_of(result)
+    told = {"kind": type(result).__name__} | {
         key: getattr(run, key) for key in ("model", "source", "fingerprint", "seed", "command") if hasattr(run, key)
     }
     try:
         said = summary_of(result)
     except AttributeError:  # no command prints this result for programs; its table has the numbers
         said = {"rows": len(records_of(result))}
-    hook(name or type(result).__name__, settings, flat(said))
+    try:
+        hook(name or type(result).__name__, {**settings, **told}, flat(said))
+    except UserError:
+        raise
+    except Exception as trouble:  # the network, the login and the server of a tracker each raise their own
+        if not isinstance(to, str):
+            raise  # the caller's own function, and the caller's own trouble
+        why = " ".join(str(trouble).split())[:200] or type(trouble).__name__
+        raise StoreError(f"{to} did not take the numbers ({why}); the result itself is as it was") from trouble
+
+
+def _run_of(result: Any) -> Any:
+    """The provenance of a result, or of the first of its parts that has one; None where none has."""
+    own = getattr(result, "run", None)
+    inside = (getattr(getattr(result, field.name), "run", None) for field in fields(result))
+    return own if own is not None else next((one for one in inside if one is not None), None)
 
 
 def flat(said: Mapping[str, Any], before: str = "") -> dict[str, float]:

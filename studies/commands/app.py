@@ -197,16 +197,31 @@ def tell(*lines: str) -> None:
         typer.echo(_harmless(line))
 
 
-def tell_result(result: Any, page: Path, as_json: bool, *lines: str, **more: Any) -> None:
-    """What was found and where its page is: in words with `lines`, or as its summary for programs with `more`."""
+def tell_result(result: Any, page: Path, options: Any, *lines: str, **more: Any) -> None:
+    """What was found and where its page is: in words with `lines`, or as its summary for programs with `more`.
+
+    A tracker that the options name gets the numbers last, so that a tracker's trouble hides no result.
+    """
     from factscope.plots.show import in_words, summary_of
 
-    if as_json:
+    if options.as_json:
         tell(json.dumps(more | summary_of(result) | {"page": str(page)}, ensure_ascii=False))
     else:
         tell(in_words(result), *lines, f"Page: {page}")
         if sys.stdout.isatty() and (step := next_step(result, page)) is not None:
             tell(f"Next: {step}")
+    track(result, page, options)
+
+
+def track(result: Any, page: Path, options: Any) -> None:
+    """Log a saved result, under the name of its folder and with the command's options, where --log asks for it."""
+    if options.log is None:
+        return
+    from factscope.results.trackers import log
+    from studies.commands.options import settled
+
+    with contextlib.redirect_stdout(sys.stderr):  # what a library says is no result of ours
+        log(result, options.log, page.absolute().parent.name, settled(options))
 
 
 def tell_shard(shard: Any, folder: Path) -> None:

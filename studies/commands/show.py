@@ -59,7 +59,7 @@ def show_command(group: str) -> Command[ShowOptions]:
         more = {"table": str(options.table)} if options.table is not None else {}
         drawn_files = {"figures": list(map(str, written))} if written else {}
         cited = {"bibtex": sources} if sources else {}
-        tell_result(result, page, options.as_json, **more, **drawn_files, **cited)
+        tell_result(result, page, options, **more, **drawn_files, **cited)
         if not options.as_json:
             tell(*(f"Table: {place}" for place in more.values()), *(f"Figure: {place}" for place in written))
             tell(*sources.splitlines())

@@ -95,7 +95,8 @@ def trace(options: TraceOptions) -> None:
     """
     check(options)
     if options.from_run is not None:
-        show(ShowOptions(run=options.from_run, out=options.out, light=options.light, as_json=options.as_json))
+        how = {each: getattr(options, each) for each in ("out", "light", "as_json", "log")}
+        show(ShowOptions(run=options.from_run, **how))
         return
     from tracing.causal import Config
 
@@ -117,7 +118,7 @@ def check(options: TraceOptions) -> None:
     if options.prompt is None and options.neurons:
         raise UserError("--neurons are those of one fact: give a single PROMPT")
     if options.from_run is not None:
-        idle = ", ".join(changed(options, besides=("out", "light", "as_json", "from_run")))
+        idle = ", ".join(changed(options, besides=("out", "light", "as_json", "log", "from_run")))
         if idle:
             raise UserError(f"--from draws what was saved, so {idle} would change nothing; leave it out")
 
@@ -154,7 +155,7 @@ def _one(options: TraceOptions, config: Any, neuron_config: Any) -> None:
         note_own_answer(result.prompt)
     for doubt in () if options.as_json else doubts(result):
         note(f"Note: {doubt}.")
-    tell_result(study, page, options.as_json, folder=str(folder))
+    tell_result(study, page, options, folder=str(folder))
 
 
 app = group(

@@ -31,4 +31,4 @@ def compare(options: CompareOptions) -> None:
         note(f"Note: the two were found differently, and what they differ in may be that: {'; '.join(found.apart)}.")
     with run_folder("circuit compare", options, new_folder("circuit-compare", options.before.name)) as folder:
         page = save_with_page(found, folder, options.light)
-    tell_result(found, page, options.as_json)
+    tell_result(found, page, options)

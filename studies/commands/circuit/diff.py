@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
-from studies.commands.app import listed, load, note, tell
+from studies.commands.app import listed, load, note, tell, track
 from studies.commands.asked import check_prompt, request_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
@@ -91,6 +91,8 @@ def diff(options: DiffOptions) -> None:
         found = edit_studies(model, edits, config, asked=asked, folder=folder, shown=None)
         pages = save(found, folder, options.light)
     _tell(found, folder, pages, options.as_json)
+    for study, page in zip(found, pages, strict=False):  # the last page is that of all of them
+        track(study, page, options)
 
 
 def check(options: DiffOptions) -> None:

@@ -37,7 +37,7 @@ def evaluate(options: EvaluateOptions) -> None:
         prompts = circuit_study.other_prompts(model, study.circuit, options.facts, options.relation, options.extra)
         study = circuit_study.evaluated(model, study, prompts, options.seed)
         page = save_with_page(study, folder, options.light)
-    tell_result(study, page, options.as_json)
+    tell_result(study, page, options)
 
 
 def with_model_of(study: Any, options: EvaluateOptions) -> EvaluateOptions:

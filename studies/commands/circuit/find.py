@@ -114,7 +114,7 @@ def find(options: FindOptions) -> None:
         known = None if options.unknown else KNOWN
         how = TaskOptions(options.metric, ablation, options.start, known, options.evaluate, options.extra, others)
         found, page = (_by_role if options.by_role else _plain)(options, how, folder)
-    tell_result(found, page, options.as_json, folder=str(folder))
+    tell_result(found, page, options, folder=str(folder))
 
 
 def _plain(options: FindOptions, how: Any, folder: Path) -> tuple[Any, Path]:

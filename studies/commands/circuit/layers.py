@@ -39,4 +39,4 @@ def layers(options: LayersOptions) -> None:
     averaged = profile([run.name for run in runs], found)
     with run_folder("circuit layers", options, new_folder("circuit-layers", runs[0].name)) as folder:
         page = save_with_page(averaged, folder, options.light)
-    tell_result(averaged, page, options.as_json)
+    tell_result(averaged, page, options)

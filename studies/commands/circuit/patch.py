@@ -44,4 +44,4 @@ def patch(options: PatchOptions) -> None:
             together=options.together, split=options.split_qkv, told=None,
         )  # fmt: skip
         page = save_with_page(found, folder, options.light)
-    tell_result(found, page, options.as_json, folder=str(folder))
+    tell_result(found, page, options, folder=str(folder))

@@ -45,4 +45,4 @@ def scorers(options: ScorersOptions) -> None:
             split=options.split_qkv, seed=options.seed, told=None,
         )  # fmt: skip
         page = save_with_page(found, folder, options.light)
-    tell_result(found, page, options.as_json, folder=str(folder))
+    tell_result(found, page, options, folder=str(folder))

@@ -81,7 +81,7 @@ def apply(options: ApplyOptions) -> None:
     names = [edit.name for edit in edits]
     where = f"Edit {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} in {folder}"
     said = {"edits": names, "method": options.method, "facts": len(chosen), "folder": str(folder)}
-    tell_result(scores, page, options.as_json, where, **said)
+    tell_result(scores, page, options, where, **said)
 
 
 def check(options: ApplyOptions) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
 from factscope.settings import by_owner
-from studies.commands.app import going_on, listed, load, note, tell, tell_shard
+from studies.commands.app import going_on, listed, load, note, tell, tell_shard, track
 from studies.commands.command import command, run_folder
 from studies.commands.edit.compare import compared, show, tell_compared
 from studies.commands.options import (
@@ -161,10 +161,11 @@ def bench(options: BenchOptions) -> None:
     if options.as_json:
         body = bench_view.summary(result) | ({"comparison": compared(result, other)} if other is not None else {})
         tell(json.dumps(body | {"folder": str(folder), "page": str(page)}, ensure_ascii=False))
-        return
-    _tell(result, page)
-    if other is not None:
+    else:
+        _tell(result, page)
+    if other is not None and not options.as_json:
         tell_compared(result, other, f"this beside {options.beside}")
+    track(result, page, options)
 
 
 def _check(options: BenchOptions) -> None:

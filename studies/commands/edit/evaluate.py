@@ -76,4 +76,4 @@ def evaluate(options: EvaluateOptions) -> None:
         )  # fmt: skip
         store.save(scores, folder / "report")
         page = write_page(scored(edits, scores.report, scores.spectra), folder / "page.html", light=options.light)
-    tell_result(scores, page, options.as_json, edits=[edit.name for edit in edits], folder=str(folder))
+    tell_result(scores, page, options, edits=[edit.name for edit in edits], folder=str(folder))

@@ -53,4 +53,4 @@ def harness(options: HarnessOptions) -> None:
             seed=options.seed,
         )  # fmt: skip
         page = save_with_page(report, folder, options.light)
-    tell_result(report, page, options.as_json, folder=str(folder))
+    tell_result(report, page, options, folder=str(folder))

@@ -76,7 +76,7 @@ def layers(options: LayersOptions) -> None:
         how = LayerConfig(how_edited, trace_config, options.start, options.seed, crew)
         study = layer_study(model, chosen, layers, ways, how, moments=stats, folder=folder)
         page = save_with_page(study, folder, options.light)
-    tell_result(study, page, options.as_json, folder=str(folder))
+    tell_result(study, page, options, folder=str(folder))
 
 
 def _ways(options: LayersOptions) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def sequence(options: SequenceOptions) -> None:
         with going_on(folder, "the edits done so far are"):
             result = _run(load(options), options, editor, folder)
         page = save_with_page(result, folder, options.light)
-    tell_result(result, page, options.as_json, f"Edits in {folder / 'edits'}", folder=str(folder))
+    tell_result(result, page, options, f"Edits in {folder / 'edits'}", folder=str(folder))
 
 
 def _check(options: SequenceOptions) -> "Trained | None":

@@ -62,4 +62,4 @@ def train(options: TrainOptions) -> None:
         page = save_with_page(editor, folder, options.light)
         shutil.rmtree(folder / "training", ignore_errors=True)  # it was kept to go on from, and it is done
     said = {"editor": editor.name, "method": spec.name, "folder": str(folder)}
-    tell_result(editor, page, options.as_json, f"Editor {editor.name} in {folder}", **said)
+    tell_result(editor, page, options, f"Editor {editor.name} in {folder}", **said)

@@ -25,6 +25,7 @@ DIRECTIONS = ("noising", "denoising")
 CIRCUIT_METRICS = ("nll", "logit_difference", "kl", "probability")
 EXTRA = ("refuse", "keep")
 FIGURE_FORMATS = ("svg", "pdf", "png")
+TRACKERS = ("wandb", "mlflow")  # as factscope/results/trackers.py has them; a test compares
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 OWN_TASKS = ("repeat", "past_tense", "antonyms", "capitals")  # as editing/evaluation/tasks.py has them; a test compares
 RESTRAINTS = tuple(places(restraints, "factscope.restraints", "RESTRAINT"))

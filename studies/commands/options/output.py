@@ -1,18 +1,14 @@
 """Options of where a result goes, and what is printed."""
 
+import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from studies.commands.options.flags import (
-    DETAILS,
-    OUTPUT,
-    option,
-)
+from factscope.errors import UserError
+from studies.commands.options.flags import DETAILS, OUTPUT, TRACKERS, OneOf, option
 from studies.commands.options.values import Options
-
-if TYPE_CHECKING:
-    pass
 
 Runs = Annotated[Path, option("The folder that holds the saved edits and their stack.", panel=OUTPUT)]
 
@@ -28,6 +24,16 @@ class OutputOptions(Options):
         bool, option("A small page, with plotly.js beside it and not inside.", "--light", panel=OUTPUT)
     ] = False
     as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+    log: Annotated[
+        str | None,
+        option("Also log the numbers to this tracker of experiments.", panel=OUTPUT, of=OneOf("tracker", TRACKERS)),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """UserError, before any work, for a tracker whose library is not installed."""
+        super().__post_init__()
+        if self.log and sys.modules.get(self.log) is None and importlib.util.find_spec(self.log) is None:
+            raise UserError(f"--log {self.log} needs its library: pip install {self.log}")
 
 
 @dataclass(frozen=True, kw_only=True)

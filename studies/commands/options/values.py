@@ -27,7 +27,8 @@ from studies.commands.options.flags import (
 if TYPE_CHECKING:
     pass
 
-ASIDE = frozenset({"out", "light", "as_json", "device", "runs", "workers", "ray", "shard"})  # no result changes by them
+# No result changes by them.
+ASIDE = frozenset({"out", "light", "as_json", "log", "device", "runs", "workers", "ray", "shard"})
 LISTS = frozenset(
     {"sites", "methods", "layer", "by", "tasks", "others", "relations"}
 )  # texts that name several things, with commas

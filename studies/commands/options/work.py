@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from studies.commands.options.flags import (
-    DETAILS,
-    option,
-)
+from factscope.errors import UserError
+from studies.commands.options.flags import DETAILS, option
 from studies.commands.options.values import Options
 
 if TYPE_CHECKING:
@@ -44,9 +42,14 @@ class ShardOptions(WorkersOptions):
     ] = None
 
     def part(self, folder: Path) -> tuple["Shard | None", Path]:
-        """The shard that was asked for, and its own folder beside that of the whole; None and `folder` without."""
+        """The shard that was asked for, and its own folder beside that of the whole; None and `folder` without.
+
+        Raises UserError for a shard whose numbers are to be logged: it has none before it is joined with the others.
+        """
         if self.shard is None:
             return None, folder
+        if getattr(self, "log", None) is not None:
+            raise UserError("--log is of a whole result: give it to factscope merge, which joins the shards")
         from factscope.runs.shards import Shard
 
         found = Shard.read(self.shard)

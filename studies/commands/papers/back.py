@@ -72,7 +72,7 @@ def back(options: BackOptions) -> None:
             watch=_watch(model, options) if options.circuits else None,
         )  # fmt: skip
         page = save_with_page(result, folder, options.light)
-    tell_result(result, page, options.as_json, folder=str(folder))
+    tell_result(result, page, options, folder=str(folder))
 
 
 def _check(options: BackOptions) -> None:

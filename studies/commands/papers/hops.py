@@ -82,7 +82,7 @@ def hops(options: HopsOptions) -> None:
         )  # fmt: skip
         study = recipe.multi_hop(model, chains, how, folder=folder, source=source)
         page = save_with_page(study, folder, options.light)
-    tell_result(study, page, options.as_json, folder=str(folder))
+    tell_result(study, page, options, folder=str(folder))
 
 
 def _chains(options: HopsOptions) -> tuple[Any, str]:

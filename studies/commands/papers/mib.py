@@ -58,4 +58,4 @@ def mib(options: MibOptions) -> None:
     with run_folder("circuit mib", options, own) as folder:
         found = recipe.track(load(options), how, folder=folder)
         page = save_with_page(found, folder, options.light)
-    tell_result(found, page, options.as_json, folder=str(folder))
+    tell_result(found, page, options, folder=str(folder))

@@ -68,7 +68,7 @@ def survey(options: SurveyOptions) -> None:
                 start=options.start, allow_trained=options.allow_trained, say=lambda words: note(f"Note: {words}."),
             )  # fmt: skip
         page = save_with_page(result, folder, options.light)
-    tell_result(result, page, options.as_json, folder=str(folder))
+    tell_result(result, page, options, folder=str(folder))
 
 
 def _sets(options: SurveyOptions) -> dict[str, Any]:

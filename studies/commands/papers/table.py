@@ -77,4 +77,4 @@ def table(options: TableOptions) -> None:
     with run_folder("circuit table", options, own) as folder:
         found = recipe.relation_table(load(options), options.facts, named, how, folder=folder)
         page = save_with_page(found, folder, options.light)
-    tell_result(found, page, options.as_json, folder=str(folder))
+    tell_result(found, page, options, folder=str(folder))

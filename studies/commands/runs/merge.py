@@ -42,7 +42,8 @@ def merge(options: MergeOptions) -> None:
         for remark in joined([folder / journal for folder in options.shards], whole / journal, enough):
             note(f"Note: {remark}.")
     asked = SHARDED[name].options(**values)
-    SHARDED[name](replace(asked, out=whole, light=options.light, as_json=options.as_json, device=options.device))
+    how = {each: getattr(options, each) for each in ("light", "as_json", "log", "device")}
+    SHARDED[name](replace(asked, out=whole, **how))
 
 
 def _config(folder: Path) -> tuple[str, dict[str, Any]]:

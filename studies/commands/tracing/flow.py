@@ -81,4 +81,4 @@ def _one(options: FlowOptions, config: Any) -> None:
             result = follow(model, prompt, config, advance=advance)
         page = save_with_page(result, folder, options.light)
     note_own_answer(result.prompt)
-    tell_result(result, page, options.as_json, folder=str(folder))
+    tell_result(result, page, options, folder=str(folder))

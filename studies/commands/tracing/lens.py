@@ -55,4 +55,4 @@ def lens(options: LensOptions) -> None:
         result = lenses(model, prompt, jacobian_lens(model, config), trained)
         page = save_with_page(result, folder, options.light)
     note_own_answer(result.prompt)
-    tell_result(result, page, options.as_json, folder=str(folder))
+    tell_result(result, page, options, folder=str(folder))

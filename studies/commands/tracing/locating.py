@@ -51,4 +51,4 @@ def locating(options: LocatingOptions) -> None:
             samples=options.samples, seed=options.seed, told=None,
         )  # fmt: skip
         page = save_with_page(study, folder, options.light)
-    tell_result(study, page, options.as_json, folder=str(folder))
+    tell_result(study, page, options, folder=str(folder))

@@ -65,4 +65,4 @@ def patchscope(options: PatchscopeOptions) -> None:
         page = save_with_page(result, folder, options.light)
     note_own_answer(result.prompt)
     tell_notes(result.notes)
-    tell_result(result, page, options.as_json, folder=str(folder))
+    tell_result(result, page, options, folder=str(folder))

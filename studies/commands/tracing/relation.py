@@ -56,4 +56,4 @@ def relation(options: RelationOptions) -> None:
             result = linear_relation(model, facts, config, start=options.start, folder=folder)
         page = save_with_page(result, folder, options.light)
         forget(folder)
-    tell_result(result, page, options.as_json, folder=str(folder))
+    tell_result(result, page, options, folder=str(folder))

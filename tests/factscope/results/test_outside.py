@@ -1,6 +1,10 @@
 """Results leave this machine as other programs take them: to the Hub and to trackers, through fakes of them."""
 
+import contextlib
+import importlib
+import inspect
 import json
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +17,11 @@ import yaml
 
 import factscope as fs
 from factscope.errors import StoreError, UserError
-from factscope.results import hub
+from factscope.results import hub, trackers
 from factscope.runs import store
+from helpers.commands import COMMANDS
+from studies.commands.command import Command
+from studies.commands.options import TRACKERS, OutputOptions
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +110,65 @@ def test_trackers_get_a_results_numbers(edit: fs.Edit, toy: Any, monkeypatch: An
     assert got["kind"] == "EditReport"
 
 
-def test_a_tracker_that_is_not_there_is_told(edit: fs.Edit, monkeypatch: Any) -> None:
+def test_a_command_logs_what_it_found_with_its_options(edit: fs.Edit, run_command: Any, monkeypatch: Any) -> None:
+    """A flag and a config file say the same; what a library prints is no result; its trouble comes after the result."""
+    seen: list[Any] = []
+
+    def start(**how: Any) -> Any:
+        print("a line of the library's own")
+        seen.append(how)
+        return contextlib.nullcontext(SimpleNamespace(summary={}))
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None, init=start))
+    edit.save("kept")
+    ended = run_command("edit", "show", "kept", "--log", "WandB", "--json")
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads(ended.stdout)["page"]  # one document and nothing else
+    assert "a line of the library's own" in ended.stderr
+    assert (seen[0]["name"], seen[0]["config"]["kind"]) == ("kept", "Edit")
+    assert seen[0]["config"]["run"] == "kept"
+    Path("c.yaml").write_text("log: wandb\n")
+    assert run_command("edit", "show", "kept", "--config", "c.yaml").exit_code == 0
+    assert seen[1] == seen[0]
+
+    def refused(**_: Any) -> None:
+        raise OSError("no\nlogin")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None, init=refused))
+    ended = run_command("edit", "show", "kept", "--log", "wandb")
+    assert ended.exit_code == 2
+    assert "Page: " in ended.stdout
+    assert ended.stderr == "edit: wandb did not take the numbers (no login); the result itself is as it was\n"
+
+
+def test_every_command_that_takes_a_tracker_reaches_it() -> None:
+    """By what the command's own file calls; and the flag's names are the tracker's."""
+    assert set(TRACKERS) == set(trackers.HOOKS)
+    takers = {one for name in COMMANDS for one in _files(importlib.import_module(COMMANDS[name]).app)}
+    assert len(takers) > 20
+    for file in takers:
+        assert re.search(r"\b(?:tell_result|track|SHARDED\[name\])\(", file.read_text(encoding="utf-8")), file
+
+
+def _files(app: Any) -> set[Path]:
+    """The files of the commands of an app that have the flag."""
+    bodies = (each.callback.__closure__ for each in app.registered_commands)
+    mine = [cell.cell_contents for cells in bodies for cell in cells if isinstance(cell.cell_contents, Command)]
+    files = {Path(str(inspect.getsourcefile(one.body))) for one in mine if issubclass(one.options, OutputOptions)}
+    return files.union(*(_files(group.typer_instance) for group in app.registered_groups))
+
+
+def test_a_tracker_that_is_not_there_is_told(edit: fs.Edit, run_command: Any, monkeypatch: Any) -> None:
     with pytest.raises(UserError, match="there is no tracker 'board'; choose wandb or mlflow"):
         fs.log(edit, "board")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         fs.log(edit, "wandb")
+    ended = run_command("trace", "[Oda Voss] lives in", "--log", "wandb")
+    assert (ended.exit_code, ended.stderr) == (2, "trace: --log wandb needs its library: pip install wandb\n")
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace())
+    ended = run_command("trace", "--facts", "country_capital", "--log", "wandb", "--shard", "1/2")
+    assert (ended.exit_code, "give it to factscope merge" in ended.stderr) == (2, True)
 
 
 def test_the_command_writes_the_folder_and_asks_no_network(edit: fs.Edit, tmp_path: Path, capsys: Any) -> None:

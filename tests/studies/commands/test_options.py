@@ -57,6 +57,7 @@ def test_the_key_is_of_what_decides_the_result() -> None:
     free: dict[str, Any] = {
         "light": True,
         "as_json": True,
+        "log": "wandb",
         "device": "cpu",
         "workers": 2,
         "ray": "auto",

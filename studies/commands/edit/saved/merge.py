@@ -51,7 +51,7 @@ def merge(options: MergeOptions) -> None:
         scores = recipe.score(model, [one], start=one.start_token, seed=options.seed)
         page = recipe.save(folder, [one], scores, options.light)
     said = {"edits": [one.name], "merged": [edit.name for edit in parts], "folder": str(folder)}
-    tell_result(scores, page, options.as_json, f"Edit {one.name}, {len(parts)} merged, in {folder}", **said)
+    tell_result(scores, page, options, f"Edit {one.name}, {len(parts)} merged, in {folder}", **said)
 
 
 def _parts(edits: Sequence[Any], runs: Path) -> list[Any]:

@@ -37,4 +37,4 @@ def weights(options: WeightsOptions) -> None:
 
         maps = weight_maps(model_of(edits, options), edits, options.seed)
         page = save_with_page(maps, folder, options.light)
-    tell_result(maps, page, options.as_json, edits=[edit.name for edit in edits], folder=str(folder))
+    tell_result(maps, page, options, edits=[edit.name for edit in edits], folder=str(folder))

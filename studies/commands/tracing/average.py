@@ -41,4 +41,4 @@ def average_facts(
                 return
             result = average(model, chosen, config, sweep, journal=folder / JOURNAL)
         page = save_with_page(result, folder, options.light)
-    tell_result(result, page, options.as_json, folder=str(folder))
+    tell_result(result, page, options, folder=str(folder))

@@ -73,9 +73,13 @@ class StateRead:
     state: str  # of STATES, or "unedited"
     values: dict[str, tuple[float | None, ...]]
 
+    def known(self, measure: str) -> list[float]:
+        """One number for each fact that has it."""
+        return [value for value in self.values.get(measure, ()) if value is not None]
+
     def mean(self, measure: str) -> float | None:
         """Over the facts that have it; None without any."""
-        known = [value for value in self.values.get(measure, ()) if value is not None]
+        known = self.known(measure)
         return sum(known) / len(known) if known else None
 
 

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+
+from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.labels import counted
 from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table, Text
 from factscope.statistics import INTERVALS, interval
@@ -23,8 +26,13 @@ def words(result: RoundTrip) -> list[str]:
 
 def page(result: RoundTrip) -> Page:
     """The result in words first, then every measure of every state, and the facts."""
-    head = Headline(words(result)[0], tuple(_number(result, method) for method in result.methods[:4]))
-    first = Section("What is left", (head, Text("\n\n".join(words(result))), table(result)), WHAT)
+    head = Headline(_all(result), tuple(_number(result, method) for method in result.methods[:4]))
+    said = Text("\n\n".join(words(result)))
+    pictures = (
+        picture(result, "P(old)", "The old answer", (0.0, 1.0)),
+        picture(result, "KL unrelated", "Unrelated facts, away from the unedited model"),
+    )
+    first = Section("What is left", (head, *(one for one in pictures if one.groups), said, table(result)), WHAT)
     facts = tuple(zip(result.prompts, result.old, result.new, result.second, strict=True))
     how = Section(
         "How it was measured",
@@ -62,13 +70,28 @@ def records(result: RoundTrip) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def picture(result: RoundTrip, measure: str, title: str, limits: tuple[float, float] | None = None) -> Intervals:
+    """One measure in every state, the methods beside each other; without groups if no fact has it."""
+    states = tuple(dict.fromkeys(one.state for one in result.read))
+    read = {(one.method, one.state): one for one in result.read}
+    groups = []
+    for method in result.methods:
+        some = [read[method, state].known(measure) if (method, state) in read else [] for state in states]
+        if any(some):
+            ends = np.array([_ends(known, measure) if known else (np.nan, np.nan) for known in some])
+            means = np.array([np.mean(known) if known else np.nan for known in some])
+            groups.append(Group(method, means, ends[:, 0], ends[:, 1]))
+    note = f"Bars are {INTERVALS}." if len(result.prompts) > 1 else ""
+    return Intervals(title, states, tuple(groups), measure, MEASURES[measure], limits, note)
+
+
 def table(result: RoundTrip) -> Table:
     """A row a method and state; measures that no fact has are left out."""
     shown = [name for name in MEASURES if any(one.mean(name) is not None for one in result.read)]
     rows: list[tuple[Cell, ...]] = []
     for one in result.read:
         if one.state != "unedited" or one.method == result.methods[0]:
-            method = "" if one.state == "unedited" else one.method
+            method = "none" if one.state == "unedited" else one.method
             rows.append((method, one.state, *(_cell(one, name) for name in shown)))
     note = f"Means over {counted(len(result.prompts), 'fact')}"
     note += f"; in brackets {INTERVALS}." if len(result.prompts) > 1 else "."
@@ -76,12 +99,31 @@ def table(result: RoundTrip) -> Table:
 
 
 def _cell(one: StateRead, name: str) -> Cell:
-    known = [value for value in one.values[name] if value is not None]
+    known = one.known(name)
     if not known:
         return None
-    mean = sum(known) / len(known)
-    low, high = interval(known, MEASURES[name] if MEASURES[name] == "share" else "mean")
-    return f"{mean:.3g}" + (f" [{low:.3g}, {high:.3g}]" if len(known) > 1 and low == low else "")
+    mean, (low, high) = _short(sum(known) / len(known)), _ends(known, name)
+    ends = [_short(low), _short(high)] if len(known) > 1 and low == low else [mean]
+    return mean if set(ends) == {mean} else f"{mean} [{', '.join(ends)}]"
+
+
+def _ends(known: list[float], name: str) -> tuple[float, float]:
+    return interval(known, MEASURES[name] if MEASURES[name] == "share" else "mean")
+
+
+def _short(value: float) -> str:
+    """Two digits; what is under a thousandth, of a probability or of nats, says no more than that."""
+    return f"{value:.2g}" if value == 0 or abs(value) >= 0.001 else "<0.001"
+
+
+def _all(result: RoundTrip) -> str:
+    """What came back by all methods together."""
+    homes = [(method, *_home(result, method)) for method in result.methods]
+    said = "; ".join(f"by {method} {home} of {moved}" for method, moved, home in homes)
+    return (
+        f"Edited back, facts that had been edited answer the old again: {said}. The weights are not where they were; "
+        "taken out instead, an edit leaves nothing."
+    )
 
 
 def _number(result: RoundTrip, method: str) -> Number:
@@ -93,12 +135,10 @@ def _number(result: RoundTrip, method: str) -> Number:
 
 def _back(result: RoundTrip, method: str) -> str:
     before, edited, again = (result.state(method, state) for state in ("unedited", "edited", "edited back"))
-    held, came = (one.values["old preferred"] for one in (edited, again))
-    moved = [place for place, value in enumerate(held) if value == 0.0]
-    home = sum(came[place] == 1.0 for place in moved)
+    moved, home = _home(result, method)
     said = (
-        f"{method}: {len(moved)} of {counted(len(held), 'fact')} were edited; edited back, {home} of these answer the "
-        f"old again (P(old) {_p(before.mean('P(old)'))} before, {_p(edited.mean('P(old)'))} edited, "
+        f"{method}: {moved} of {counted(len(result.prompts), 'fact')} were edited; edited back, {home} of these answer "
+        f"the old again (P(old) {_p(before.mean('P(old)'))} before, {_p(edited.mean('P(old)'))} edited, "
         f"{_p(again.mean('P(old)'))} edited back)"
     )
     far, left = edited.mean("distance"), again.mean("distance")
@@ -110,6 +150,13 @@ def _back(result: RoundTrip, method: str) -> str:
                 f", and unrelated facts have moved by {drift:.2g} nats, under a random change as large by {null:.2g}"
             )
     return said + ". Taken out instead, the edit leaves nothing: distance 0."
+
+
+def _home(result: RoundTrip, method: str) -> tuple[int, int]:
+    """How many facts were edited, and how many of those answer the old again once edited back."""
+    held, came = (result.state(method, state).values["old preferred"] for state in ("edited", "edited back"))
+    moved = [place for place, value in enumerate(held) if value == 0.0]
+    return len(moved), sum(came[place] == 1.0 for place in moved)
 
 
 def _against(result: RoundTrip, method: str) -> list[str]:
@@ -124,4 +171,4 @@ def _against(result: RoundTrip, method: str) -> list[str]:
 
 
 def _p(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2g}"
+    return "unknown" if value is None else _short(value)

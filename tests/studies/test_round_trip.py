@@ -16,6 +16,7 @@ from factscope.errors import UserError
 from factscope.model.prompts import make_prompt
 from factscope.model.readout import rank
 from factscope.model.weights import live_weights
+from factscope.plots.figures.intervals import Intervals
 from factscope.runs import store
 from studies.edit import MethodRun
 from studies.pages.round_trip import page, records, summary, words
@@ -137,7 +138,13 @@ def test_it_is_saved_and_drawn_again(trip: tuple[RoundTrip, EditRequest, MethodR
     again = fs.load(tmp_path)
     assert (again.read, again.second) == (made.read, made.second)
     shown = page(again)
-    assert "1 of these" in str(shown.sections[0].specs[0])
+    head, answers, *_ = shown.sections[0].specs
+    assert "by ft_m 1 of 1" in str(head)
+    assert isinstance(answers, Intervals)
+    place = answers.rows.index("edited back")
+    assert [group.name for group in answers.groups] == ["ft_m", "ice"]
+    assert answers.groups[0].values[place] == made.state("ft_m", "edited back").mean("P(old)")
+    assert math.isnan(answers.groups[1].values[answers.rows.index("null")])  # a text has no weights to scramble
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ coarse, and a little too high.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.writes import Mask
+from factscope.statistics import student_quantile
 
 DRAWS = 100  # an inclusion of one half is then known to 0.05
 CONFIDENCE = 0.95  # that the mean over all examples there could be is beyond the bound
@@ -79,11 +79,12 @@ def jaccard(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def lower_bound(examples: Examples) -> Float[Tensor, "writer reader *place"]:
     """Each mean score, moved towards zero to the end of its one-sided interval, and not beyond zero.
 
-    The interval is the normal one of a mean, z standard errors wide; its sign is the mean's. An edge whose examples
-    disagree has nothing left, however large some of its scores are.
+    The interval is Student's of a mean of so many examples; its sign is the mean's. An edge whose examples disagree has
+    nothing left, however large some of its scores are. It is of each edge by itself: of a thousand edges worth nothing,
+    a hundred have a bound beyond zero, fifty on either side.
     """
     mean = examples.mean(0)
     error = examples.std(0) / len(examples) ** 0.5
-    left = mean.abs() - NormalDist().inv_cdf(CONFIDENCE) * error
+    left = mean.abs() - student_quantile(CONFIDENCE, len(examples) - 1) * error
     bound: Tensor = mean.sign() * left.clamp(min=0)
     return bound

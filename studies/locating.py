@@ -43,6 +43,7 @@ from factscope.plots.show import shown
 from factscope.progress import progress
 from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
+from factscope.statistics import ENOUGH, bootstrap_tail, effective_number
 from tracing.causal import Config as TraceConfig
 from tracing.causal import trace
 from tracing.neurons import Config as NeuronConfig
@@ -75,9 +76,14 @@ class Located:
     sizes: tuple[int, ...]  # n
     similarity: Float[Tensor, "kind_or_unrelated size"]  # of KINDS, and of unrelated prompts in the last row
     rsim: Float[Tensor, "kind size"]  # of KINDS
-    low: Float[Tensor, "kind size"]
+    low: Float[Tensor, "kind size"]  # 95 %; NaN with fewer than `ENOUGH` subjects
     high: Float[Tensor, "kind size"]
     above: tuple[float, float, float]  # share of draws in which the fact's Sim, mean over n, is above each other kind's
+
+    @property
+    def sure(self) -> bool:
+        """Whether there are subjects enough for intervals."""
+        return not bool(self.low.isnan().any())
 
     @property
     def found(self) -> str:
@@ -253,7 +259,10 @@ def agreement(
         if (count > 0).sum() > 1:  # one subject alone leaves no unrelated pair
             drawn.append(_similarity(shared, kinds, count[member]))
     mean = np.stack(drawn).mean(2)  # [draw, kind and unrelated]
-    low, high = np.quantile(np.stack([_relative(each) for each in drawn]), (0.025, 0.975), axis=0)
+    low = high = np.full((len(KINDS), len(sizes)), np.nan)
+    if len(names) >= ENOUGH:
+        tail = bootstrap_tail(effective_number([one.subject for one in asked]))
+        low, high = np.quantile(np.stack([_relative(each) for each in drawn]), (tail, 1 - tail), axis=0)
     return Located(
         method=method,
         place=place,

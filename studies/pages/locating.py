@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Palette, Section, Series, Table, Text
+from factscope.statistics import ENOUGH
 from studies.locating import KINDS, Located, LocatingStudy
 
 COLOURS: dict[str, Palette] = {"same fact": "green", "same subject": "purple", "same relation": "orange"}
+FEW = f"No bands: under {ENOUGH} subjects are too few for a bootstrap."
 
 
 def words(study: LocatingStudy) -> list[str]:
@@ -92,7 +94,11 @@ def _sentence(each: Located) -> str:
 
 def _curves(each: Located) -> Curves:
     values, low, high = (found.numpy() for found in (each.rsim, each.low, each.high))
-    series = tuple(Series(kind, values[k], low[k], high[k], COLOURS[kind]) for k, kind in enumerate(KINDS))
+    ends = (low, high) if each.sure else ([None] * len(KINDS),) * 2
+    series = tuple(
+        Series(kind, value, low, high, COLOURS[kind])
+        for kind, value, low, high in zip(KINDS, values, *ends, strict=True)
+    )
     return Curves(
         f"RSim of {each.method}: {each.place}",
         np.arange(len(each.sizes)),
@@ -100,13 +106,14 @@ def _curves(each: Located) -> Curves:
         x_title=f"n, of {each.place}",
         x_labels=tuple(str(n) for n in each.sizes),
         y_title="RSim",
-        note="Bands: 95 % of a bootstrap over subjects.",
+        note="Bands: 95 %, by a bootstrap over subjects." if each.sure else FEW,
     )
 
 
 def _table(study: LocatingStudy) -> Table:
     def cell(each: Located, kind: int) -> str:
-        return f"{each.rsim[kind].mean():.2f} [{each.low[kind].mean():.2f}, {each.high[kind].mean():.2f}]"
+        ends = f" [{each.low[kind].mean():.2f}, {each.high[kind].mean():.2f}]" if each.sure else ""
+        return f"{each.rsim[kind].mean():.2f}{ends}"
 
     rows: list[tuple[Cell, ...]] = []
     for each in study.located:
@@ -114,7 +121,8 @@ def _table(study: LocatingStudy) -> Table:
         unrelated = round(float(each.similarity[-1].mean()), 2)
         rows.append((f"{each.method}, {each.place}", *cells, unrelated, each.found))
     note = (
-        "RSim, mean over n; in brackets the mean ends of its intervals. Unrelated: Sim of another subject and relation."
+        "RSim, mean over n; in brackets the mean ends of its 95 % intervals, of five subjects or more. Unrelated: "
+        "Sim of another subject and relation."
     )
     return Table("What is found", ("located by", *KINDS, "unrelated", "finds"), tuple(rows), note=note)
 

@@ -9,6 +9,8 @@ import torch
 from factscope.statistics import (
     ENOUGH,
     bca,
+    bootstrap_tail,
+    effective_number,
     interval,
     interval_in_words,
     likely_best,
@@ -16,6 +18,7 @@ from factscope.statistics import (
     resampled_means,
     shares_of_best,
     standard_error,
+    student_quantile,
     wilson,
 )
 
@@ -61,6 +64,25 @@ def test_groups_of_unequal_size_weigh_by_their_facts():
     assert low <= 4 / 7 <= high
 
 
+def test_a_large_group_is_most_of_what_is_known():
+    """Fifty facts of one subject and nine of nine others: little more than what the fifty say, and Wilson knows it."""
+    names = ["a"] * 50 + list("bcdefghij")
+    assert effective_number(names) == pytest.approx(59**2 / (50**2 + 9))
+    assert effective_number(["a", "b", "b", "a"]) == 2
+    assert effective_number(()) == 0
+    n = effective_number(names)
+    assert wilson([1.0] * 59, names)[0] == pytest.approx(n / (n + 1.96**2))  # between those of one fact and of two
+    assert wilson([1.0])[0] < wilson([1.0] * 59, names)[0] < wilson([1.0] * 2)[0]
+
+
+def test_students_quantiles_are_the_tables():
+    assert student_quantile(0.975, 1) == pytest.approx(12.706, abs=1e-3)
+    assert student_quantile(0.975, 4) == pytest.approx(2.776, abs=1e-3)
+    assert student_quantile(0.95, 2) == pytest.approx(2.920, abs=1e-3)
+    assert student_quantile(0.05, 30) == pytest.approx(-1.697, abs=1e-3)
+    assert bootstrap_tail(100_000) == pytest.approx(0.025, abs=1e-4)
+
+
 def test_a_bootstrap_moves_and_scales_with_the_values():
     values = np.random.default_rng(0).gamma(1.0, size=12)
     low, high = bca(values[None])
@@ -78,6 +100,11 @@ def test_a_bootstrap_holds_the_true_mean_as_often_as_it_says():
         low, high = bca(rng.exponential(size=(1, 40)))
         held += low <= 1 <= high
     assert 0.90 <= held / 400 <= 0.98  # Efron 1987: near 95 %, a little below for skewed values; 400 draws: 0.011
+
+    few = torch.from_numpy(rng.normal(size=(5, 2000)))
+    _, below, above = percentile_bootstrap(few)
+    # not expanded, 0.82; all five are on one side of the mean in 1 of 16 samples, so 0.9375 is the most there is
+    assert 0.88 < float(((below <= 0) & (above >= 0)).float().mean()) < 0.95
 
 
 def test_a_large_sample_gives_the_normal_interval():

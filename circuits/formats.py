@@ -164,12 +164,12 @@ def read_edges(text: str, where: str) -> tuple[dict[str, float], str, list[str]]
         except ValueError as trouble:
             raise StoreError(f"{where} is not readable JSON ({trouble})") from trouble
         if document.get("kind") == JSON_KIND:
-            return _own(document.get("edges"), where), "factscope", []
+            return read_listed(document.get("edges"), where), "factscope", []
         if isinstance(document.get("edges"), dict):
             return _eap_ig(document["edges"], where), "EAP-IG", []
     elif text.lstrip().startswith("<"):
         note = "a line between two nodes has one score, the largest of the edges that it stands for"
-        return _lines(_network(text, where), where), "GraphML", [note]
+        return _lines(read_graphml(text, where), where), "GraphML", [note]
     elif text.lstrip().startswith(DOT_BEGINS):
         raise StoreError(
             f"{where} is Factscope's own DOT, which is for drawing and has only the drawn edges: what is read back is "
@@ -187,7 +187,7 @@ def graph_of(text: str, name: str = "the file") -> Graph:
     """The smallest graph that the file's edges fit, for a file whose model is not at hand."""
     edges, source, _ = read_edges(text, name)
     if source == "GraphML":
-        layout = _network(text, name).graph.get("layout")
+        layout = read_graphml(text, name).graph.get("layout")
         try:
             return Graph(**parsed_json(layout))
         except (TypeError, ValueError) as trouble:
@@ -220,7 +220,7 @@ def unknown_task(text: str) -> Task:
     return Task((prompt,), ablation="unknown")
 
 
-def _own(edges: Any, where: str) -> dict[str, float]:
+def read_listed(edges: Any, where: str) -> dict[str, float]:
     """Our own list of edges; StoreError names the entry that is none."""
     if not isinstance(edges, list):
         raise StoreError(f'{where} has no list "edges" of a circuit')
@@ -236,7 +236,7 @@ def _own(edges: Any, where: str) -> dict[str, float]:
     return found
 
 
-def _network(text: str, where: str) -> "networkx.DiGraph":
+def read_graphml(text: str, where: str) -> "networkx.DiGraph":
     """A graph from GraphML; StoreError for anything else."""
     if "<gexf" in text[:500]:
         raise StoreError(f"{where} is GEXF, which is for drawing; what is read back is JSON or GraphML")
@@ -276,11 +276,11 @@ def _lines(graph: "networkx.DiGraph", where: str) -> dict[str, float]:
         if "readers" not in about or "score" not in about:
             raise StoreError(f"the line from {source} to {target} in {where} does not name its readers and score")
         for reader in str(about["readers"]).split():
-            found[f"{source}->{reader}"] = _score(about["score"], f"the line from {source} to {target} in {where}")
+            found[f"{source}->{reader}"] = read_score(about["score"], f"the line from {source} to {target} in {where}")
     return found
 
 
-def _score(found: Any, owner: str) -> float:
+def read_score(found: Any, owner: str) -> float:
     """A score as a number; StoreError says whose is none."""
     try:
         return float(found)
@@ -296,7 +296,7 @@ def _eap_ig(edges: dict[str, Any], where: str) -> dict[str, float]:
         if kept:
             ours = re.sub(r"<([qkv])>$", r".\1", name).replace("input->", "embed->")
             score = entry.get("score") if isinstance(entry, dict) else None
-            found[ours] = _score(score, f"edge {name!r} in {where}") if score is not None else 0.0
+            found[ours] = read_score(score, f"edge {name!r} in {where}") if score is not None else 0.0
     return found
 
 
@@ -310,7 +310,7 @@ def _drawing(text: str) -> dict[str, float]:
     # No pattern here may begin at many places and run far: a file of empty lines would take the square of its length.
     for source, target, attributes in re.findall(rf"^[ \t]*{name}\s*->\s*{name}\s*(\[[^][]*\])?", text, re.M):
         width = re.search(r'penwidth="?([\d.eE+-]+)', attributes)
-        found[f"{_ours(source)}->{_ours(target)}"] = _score(width[1], f"{source} -> {target}") / 2 if width else 0.0
+        found[f"{_ours(source)}->{_ours(target)}"] = read_score(width[1], f"{source} -> {target}") / 2 if width else 0.0
     if not found:
         raise StoreError("the drawing has no edges that we can read")
     return found

@@ -51,13 +51,17 @@ def stability(
     n = len(examples)
     if n < 2:
         return None
-    circuits = np.stack([chosen(examples[torch.from_numpy(drawn)]) for drawn in resamples(n, draws, seed)])
-    shared = circuits.reshape(draws, -1).astype(np.float32)
+    found = [np.flatnonzero(chosen(examples[torch.from_numpy(drawn)])) for drawn in resamples(n, draws, seed)]
+    own = np.flatnonzero(kept)
+    some = np.unique(np.concatenate([own, *found]))  # a graph has a hundred times as many edges
+    shared = np.stack([np.isin(some, circuit) for circuit in found]).astype(np.float32)
     between = jaccard(shared, shared)
+    inclusion = np.zeros(kept.size, dtype=np.float32)
+    inclusion[some] = shared.mean(0, dtype=np.float64)
     return Stability(
-        inclusion=torch.from_numpy(circuits.mean(0)).float(),
+        inclusion=torch.from_numpy(inclusion.reshape(kept.shape)),
         jaccard=float((between.sum() - np.trace(between)) / (draws * (draws - 1))),
-        to_circuit=float(jaccard(shared, kept.reshape(1, -1).astype(np.float32)).mean()),
+        to_circuit=float(jaccard(shared, np.isin(some, own)[None].astype(np.float32)).mean()),
         examples=n,
         draws=draws,
         seed=seed,

@@ -32,6 +32,7 @@ from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
 
 KNOWN = Known.top(10)  # as Hit@10
+RANDOM = 3  # circuits of the same degrees
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +60,8 @@ class RoleCircuit(Result):
     method: str
     convention: str  # what a score means, and its sign
     settings: dict[str, Any]
-    kept: Bool[Tensor, "writer reader role"]
-    scores: Float[Tensor, "writer reader role"]  # mean over the prompts, in the loss's unit
+    kept: Bool[Tensor, "writer reader place"]  # places are the graph's: roles, or pairs of them
+    scores: Float[Tensor, "writer reader place"]  # mean over the prompts, in the loss's unit
     unit: str
     loss_full: float  # smaller is better; of the full model, the circuit, and with every edge cut
     loss_circuit: float
@@ -79,7 +80,7 @@ class RoleCircuit(Result):
 
     @property
     def n_edges(self) -> int:
-        """Kept edges at roles."""
+        """Kept edges."""
         return int(self.kept.sum())
 
     @property
@@ -96,8 +97,8 @@ def find_by_role(
     held_out: Sequence[Prompt] = (),
     evaluate: bool = True,
     split: bool = True,
+    pairs: bool = False,
     seed: int = 0,
-    n_random: int = 3,
 ) -> RoleCircuit:
     """Find the circuit of prompts of any length, of one wording, with edges at token roles.
 
@@ -107,7 +108,9 @@ def find_by_role(
         held_out: prompts that the circuit is tested on, of any length.
         evaluate: whether it is tested.
         split: one reader for each query, key and value; else one for each head.
-        n_random: random circuits of the same degrees.
+        pairs: an edge into a key or value for each role that attends to it, too (Haklay et al. 2025). A circuit is then
+            run once for each way of attending, up to once for each role.
+        seed: of the bootstrap, and of the random circuits that it is tested beside.
 
     Raises UserError for a method that scores no edge by a gradient, EmptyCircuit if nothing is left, and the errors of
     tasks, graphs and engines.
@@ -115,11 +118,11 @@ def find_by_role(
     scorer = scorer_by_gradient(method)
     run = Run.of(model, seed)
     tasks = inputs.tasks()
-    graph = RoleGraph.of(Graph.of(model, split=split), [*inputs.prompts, *held_out])
+    graph = RoleGraph.of(Graph.of(model, split=split), [*inputs.prompts, *held_out], pairs=pairs)
     with stopwatch() as elapsed:
         reference = RoleReference(model, graph, tasks)
         examples = reference.example_scores(scorer)
-        choice = scorer.decided(reference, examples.double().mean(0), examples, seed=seed)
+        choice = scorer.decided(reference, examples.mean(0, dtype=torch.float64), examples, seed=seed)
         if not choice.kept.any():
             raise EmptyCircuit(f"nothing is left of {graph}: keep more edges, or choose a lower threshold")
         full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
@@ -146,26 +149,34 @@ def find_by_role(
             stability=choice.stability,
         )
         if evaluate:
-            found = _evaluated(found, reference, held_out, n_random, seed)
+            found = _evaluated(found, reference, held_out, seed)
     return replace(found, run=run.ended(elapsed[0]))
 
 
 def scorer_by_gradient(method: Method) -> Attribution:
     """The method, if it scores edges by a gradient, whose positions can be told apart; UserError if it does not."""
-    if isinstance(method, Attribution):
+    if isinstance(method, Attribution) and type(method).gradient is not Attribution.gradient:
+        if method.direction != "noising":
+            raise UserError(
+                f"a circuit by roles is scored from the clean run, and {method.direction} starts from a corrupt one: "
+                "leave out --set direction"
+            )
         return method
+    if isinstance(method, Attribution):
+        raise UserError(
+            f"{method.name.replace('_', '-')} makes each score of several gradients, and a circuit by roles needs one: "
+            "choose eap, eap-ig or relp"
+        )
     what = "scores no edge by a gradient" if isinstance(method, Scorer) else "makes no scores"
     raise UserError(
         f"{method.name.replace('_', '-')} {what}, and a circuit by roles needs them: choose eap, eap-ig or relp"
     )
 
 
-def _evaluated(
-    circuit: RoleCircuit, reference: RoleReference, held_out: Sequence[Prompt], n_random: int, seed: int
-) -> RoleCircuit:
+def _evaluated(circuit: RoleCircuit, reference: RoleReference, held_out: Sequence[Prompt], seed: int) -> RoleCircuit:
     """The circuit with its test; a note for held-out prompts that could not be asked."""
     graph, kept, generator = circuit.graph, circuit.mask, np.random.default_rng(seed)
-    random = [random_degrees(graph, kept, generator) for _ in range(n_random)]
+    random = [random_degrees(graph, kept, generator) for _ in range(RANDOM)]
     everywhere = graph.everywhere(kept)
 
     def part(mask: np.ndarray) -> float:
@@ -192,7 +203,7 @@ def _evaluated(
 def random_degrees(graph: RoleGraph, kept: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Every input hears as many writers as in `kept`, drawn at random."""
     drawn = graph.empty()
-    for reader, role in np.argwhere(kept.any(0)).tolist():
-        there = np.flatnonzero(graph.allowed[:, reader, role])
-        drawn[generator.choice(there, int(kept[:, reader, role].sum()), replace=False), reader, role] = True
+    for reader, place in np.argwhere(kept.any(0)).tolist():
+        there = np.flatnonzero(graph.allowed[:, reader, place])
+        drawn[generator.choice(there, int(kept[:, reader, place].sum()), replace=False), reader, place] = True
     return drawn

@@ -2,10 +2,14 @@
 
 The plain engine (`circuits/engine/reference.py`) takes masks of positions. Here the prompts of a task are grouped by
 their length, each group has an engine of its own, and a role's edge stands at the tokens that have the role.
+
+Where edges are between pairs of roles, a key or value that hears one thing as the subject reads it and another as the
+last token does is computed for both. The plain engine then runs all rows once for each way of attending; roles that
+hear alike share a run, so that a circuit costs from one to as many passes as there are roles, and scores as many.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,8 +47,9 @@ class RoleReference:
     def logits(self, kept: Mask) -> list[Float[Tensor, "row vocab"]]:
         """Logits at the last position with only the kept edges, for each task."""
         return [
-            engine.logits(self.graph.located(kept, task.prompts))
+            engine.logits(where.kept, where.taken if self.graph.pairs else None)
             for engine, task in zip(self.engines, self.tasks, strict=True)
+            for where in (self.graph.located(kept, task.prompts),)
         ]
 
     def loss(self, kept: Mask) -> float:
@@ -69,29 +74,46 @@ class RoleReference:
         each = (e.objective.ranks(own) for e, own in zip(self.engines, logits, strict=True))
         return tuple(rank for ranks in each for rank in ranks)
 
-    def example_scores(self, scorer: Attribution) -> Float[Tensor, "example writer reader role"]:
+    def example_scores(self, scorer: Attribution) -> Float[Tensor, "example writer reader place"]:
         """Each prompt's own scores of all edges, in the loss's unit: the plain ones, with their positions apart.
 
         Zero where there is no edge or the prompt has no token of the role.
         """
         found = []
-        for engine, task in zip(self.engines, self.tasks, strict=True):
-            clean = clean_writes(engine)
-            gradient = scorer.gradient(engine, clean) * len(task.prompts)  # a row's own, not its share of the mean
-            change = engine.replacement - clean
-            for row, prompt in enumerate(task.prompts):
-                found.append(self._by_role(change[:, row], gradient[:, row], prompt))
+        for engine in self.engines:
+            for part in self._one_by_one(engine) if self.graph.pairs else [engine]:
+                clean, prompts = clean_writes(part), part.task.prompts
+                gradient = scorer.gradient(part, clean) * len(prompts)  # a row's own, not its share of the mean
+                change = part.replacement - clean
+                for row, prompt in enumerate(prompts):
+                    found.append(self._by_place(change[:, row], gradient[..., row, :, :], prompt))
         return torch.stack(found)
 
-    def _by_role(self, change: Tensor, gradient: Tensor, prompt: Prompt) -> Tensor:
-        """One prompt's scores [writer, reader, role], from [writer, pos, d_model] and [reader, pos, d_model]."""
+    def _one_by_one(self, engine: Reference) -> Iterator[Reference]:
+        """An engine for each prompt, with the roles as kinds of attending tokens: their gradients take much memory."""
+        task, replaced = engine.task, engine.replacement
+        for row, prompt in enumerate(task.prompts):
+            alone = replace(task, prompts=(prompt,), corrupt=task.corrupt[row : row + 1])
+            own = replaced[:, row : row + 1] if replaced.shape[1] > 1 else replaced
+            attending = torch.from_numpy(self.graph.roles_in(prompt))[None].to(own.device)
+            yield Reference(self.model, self.graph.plain, alone, own, attending)
+
+    def _by_place(self, change: Tensor, gradient: Tensor, prompt: Prompt) -> Tensor:
+        """One prompt's scores [writer, reader, place], of [writer, pos, d_model] and [reader, (role), pos, d_model]."""
         graph = self.graph
         scores = torch.zeros(graph.allowed.shape)
-        places = graph.places(prompt)
-        for role in np.unique(places).tolist():
-            at = torch.from_numpy(np.flatnonzero(places == role)).to(change.device)
-            here = change[:, at].double().flatten(1) @ gradient[:, at].double().flatten(1).T
-            scores[:, :, role] = here.float().cpu()
+        roles = graph.roles_in(prompt)
+        whole = gradient if not graph.pairs else gradient.sum(1)
+        for number, place in enumerate(graph.places):
+            at = torch.from_numpy(np.flatnonzero(roles == place.role)).to(change.device)
+            if not len(at) or (place.attending is not None and place.attending not in roles):
+                continue
+            moved, back = change[:, at].double().flatten(1), whole[:, at].double().flatten(1)
+            scores[:, :, number] = (moved @ back.T).float().cpu()
+            if place.attending is not None:
+                carried = torch.from_numpy(graph.carrying).to(change.device)
+                back = gradient[carried, place.attending][:, at].double().flatten(1)
+                scores[:, graph.carrying, number] = (moved @ back.T).float().cpu()
         return scores * torch.from_numpy(graph.allowed)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from circuits.engine import beside
 from circuits.engine.reference import Reference
-from circuits.engine.writes import attention_biases, copies, own_rows, reading, writes
-from circuits.graph import Graph
+from circuits.engine.writes import attention_biases, own_rows, reading, writes
+from circuits.graph import Graph, Reader
 from factscope.model.hooks import Hook, hooked
 from factscope.model.sites import Site
 
@@ -50,10 +50,14 @@ def clean_writes(reference: Reference) -> Float[Tensor, "writer row pos d_model"
 
 def mean_gradient(
     reference: Reference, points: Sequence[Point], clean: Float[Tensor, "writer row pos d_model"]
-) -> Float[Tensor, "reader row pos d_model"]:
-    """Gradient of the loss at every reader's input, averaged over the points; rows add up to the mean over prompts."""
+) -> Float[Tensor, "reader *kind row pos d_model"]:
+    """Gradient of the loss at every reader's input, averaged over the points; rows add up to the mean over prompts.
+
+    Where the reference has kinds of attending tokens, there is one gradient for each: a key's or value's is what comes
+    back from the tokens of that kind alone. Over the kinds they sum to the gradient at the input.
+    """
     n = clean.shape[1]
-    chunk = max(1, ROWS // (n * copies(reference.graph)))
+    chunk = max(1, ROWS // (n * reference.copies))
     total: Tensor | None = None
     for site in dict.fromkeys((point.site, point.layer, point.dropped) for point in points):
         shares = [point.share for point in points if (point.site, point.layer, point.dropped) == site]
@@ -82,7 +86,7 @@ def _gradient(
     reference: Reference, clean: Tensor, site: Moved, layer: int, dropped: int | None, shares: list[float]
 ) -> Tensor:
     graph, model = reference.graph, reference.model
-    n, repeated = clean.shape[1], copies(graph)
+    n, repeated = clean.shape[1], reference.copies
     tokens = reference.task.tokens(model).repeat(repeated * len(shares), 1)  # [copy, share, row]
     share = torch.tensor(shares, dtype=clean.dtype, device=clean.device).repeat_interleave(n)[:, None, None]
 
@@ -92,6 +96,7 @@ def _gradient(
         other = reference.replacement[numbers].expand_as(clean[numbers]).repeat(1, len(shares), 1, 1)
         return other + share * (own - other)
 
+    attending = None if reference.attending is None else reference.attending.repeat(len(shares), 1)
     seen: dict[tuple[str, int], Tensor] = {}
 
     def leaf(resid: Tensor) -> Tensor:
@@ -120,7 +125,7 @@ def _gradient(
         hooks += [(Site(f"{kind}_input", at), keeper((kind, at))) for kind in "qkv"]
         hooks.append((Site("mlp_in", at), keeper(("mlp", at))))
         if repeated > 1:
-            hooks.append((Site("head", at), lambda z: own_rows(z, graph)))
+            hooks.append((Site("head", at), lambda z: own_rows(z, graph, attending)))
     if dropped is not None:
         hooks += [(Site(kind, dropped), lambda out: out.detach()) for kind in ("attn", "mlp")]
     hooks.append((Site("resid", graph.n_layers - 1), keeper(("logits", graph.n_layers))))
@@ -136,12 +141,20 @@ def _gradient(
     }
     # From here on the sum over shares; a prompt's rows stay apart.
     by_row = {key: g.unflatten(0, (repeated, len(shares), n)).sum(1) for key, g in by_key.items()}
-    return torch.stack([_of_reader(graph, by_row, number) for number in range(len(graph.readers))])
+    if attending is None:
+        return torch.stack([_of_reader(graph, by_row, number) for number in range(len(graph.readers))])
+    return torch.stack([_by_copy(by_row, reader) for reader in graph.readers])
 
 
 def _moved(out: Tensor, to: Tensor) -> Tensor:
     """The value `to`, through which gradients flow on as if it were `out`."""
     return out + (to - out).detach()
+
+
+def _by_copy(by_row: dict[tuple[str, int], Tensor], reader: Reader) -> Tensor:
+    """One reader's gradient in each copy, [copy, row, pos, d_model]."""
+    own = by_row[(reader.kind, reader.layer)]
+    return own if reader.head < 0 else own[..., reader.head, :]
 
 
 def _of_reader(graph: Graph, by_row: dict[tuple[str, int], Tensor], number: int) -> Tensor:
@@ -151,6 +164,6 @@ def _of_reader(graph: Graph, by_row: dict[tuple[str, int], Tensor], number: int)
         return by_row[(reader.kind, reader.layer)].sum(0)
     if reader.kind != "head":
         return by_row[(reader.kind, reader.layer)][..., reader.head, :].sum(0)
-    own, pair = reader.head % copies(graph), reader.head // graph.group
+    own, pair = reader.head % graph.group, reader.head // graph.group
     total = by_row[("q", reader.layer)][own, :, :, reader.head]
     return total + sum(by_row[(kind, reader.layer)][own, :, :, pair] for kind in "kv")

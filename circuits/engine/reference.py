@@ -9,13 +9,16 @@ that choice is the full model's (`factscope.model.parts.experts` says why); thei
 
 A graph that is not split gives each query head its own keys and values, while the model shares them within a group. The
 same weights can still do it: the batch is run once for each member of the groups, all with the same residual stream,
-and each head's result is taken from the run in which the shared keys and values read that head's input.
+and each head's result is taken from the run in which the shared keys and values read that head's input. Likewise where
+a key or value hears something else as one token reads it than as another does (`circuits/by_role`): one run for each
+kind of attending token, from which what heads write at such tokens is taken.
 """
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.ablations import ablated
@@ -33,9 +36,23 @@ from factscope.model.sites import Site
 class Reference:
     """Evaluates any set of edges, one full forward pass each."""
 
-    def __init__(self, model: Bridge, graph: Graph, task: Task, replacement: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: Bridge,
+        graph: Graph,
+        task: Task,
+        replacement: Tensor | None = None,
+        attending: Int[Tensor, "row pos"] | None = None,
+    ) -> None:
+        """Of a task.
+
+        Args:
+            replacement: what cut edges carry, [writer, row, pos, d_model]; else what the task's ablation gives.
+            attending: a kind, from 0 on, of each token; gradients at keys and values are then apart by the kind of the
+                token that attends. Needs a graph that is split.
+        """
         graph.check_is_of(model)
-        self.model, self.graph, self.task = model, graph, task
+        self.model, self.graph, self.task, self.attending = model, graph, task, attending
         self.objective = Objective.of(model, task)
         check_sum(model, graph, task.tokens(model))
         self.replacement = ablated(model, graph, task) if replacement is None else replacement
@@ -46,21 +63,24 @@ class Reference:
         self._biases = attention_biases(model)
 
     @torch.no_grad()
-    def logits(self, kept: Mask) -> Float[Tensor, "row vocab"]:
+    def logits(self, kept: Mask, taken: Int[np.ndarray, "row pos"] | None = None) -> Float[Tensor, "row vocab"]:
         """Logits at the last position with only the kept edges.
 
         Args:
             kept: [writer, reader], or [writer, reader, row, pos] for edges that are kept at some positions alone.
+            taken: the copy of all rows that each token attends in, where keys and values depend on it; `kept` then has
+                the rows of the first copy, of the second and so on. Needs a graph that is split.
         """
-        graph, n = self.graph, copies(self.graph)
+        graph = self.graph
+        n = copies(graph) if taken is None else kept.shape[2] // len(taken)
         tokens = self._tokens.repeat(n, 1)
         weight = self.replacement
         shape = (len(graph.writers), *tokens.shape, weight.shape[-1])
         written = torch.empty(shape, dtype=weight.dtype, device=weight.device)
         ablated = weight.repeat(1, n, 1, 1) if weight.shape[1] > 1 else weight
         allowed = graph.allowed.reshape(*graph.allowed.shape, *(1 for _ in kept.shape[2:]))
-        cut, heard = (torch.from_numpy(allowed & mask).to(weight) for mask in (~kept, kept))
-        if kept.ndim == 4:
+        cut, heard = (torch.from_numpy(allowed & mask) for mask in (~kept, kept))
+        if kept.ndim == 4 and taken is None:
             cut, heard = (mask.repeat(1, 1, n, 1) for mask in (cut, heard))
         biases = torch.stack([torch.zeros_like(self._biases[0]), *self._biases]).cumsum(0)
 
@@ -73,8 +93,8 @@ class Reference:
             below = graph.below(reader)
             if not cut[:below, numbers].any():
                 return None
-            live = _summed(heard[:below, numbers], written[:below])
-            dead = _summed(cut[:below, numbers], ablated[:below])
+            live = _summed(heard[:below, numbers].to(weight), written[:below])
+            dead = _summed(cut[:below, numbers].to(weight), ablated[:below])
             return live + dead + biases[reader.layer + graph.after_attention(reader)]
 
         def hear(layer: int, x: Tensor) -> Tensor:
@@ -82,7 +102,8 @@ class Reference:
             return x if made is None else made[0]
 
         routing = self.parts.routing(self.choices, n)
-        hooks = recorders(self.parts, graph, routing, keep)
+        attending = None if taken is None else torch.from_numpy(taken).to(weight.device)
+        hooks = recorders(self.parts, graph, routing, keep, attending)
         hooks += beside.hooks(self.model, graph, self._tokens, keep, hear)
         for layer in range(graph.n_layers):
             hooks += [(Site(f"{kind}_input", layer), self._attention(kind, layer, readers)) for kind in "qkv"]
@@ -93,6 +114,11 @@ class Reference:
             out: Tensor = self.model(tokens, use_cache=False)
         self.n_forwards += 1
         return finite(out[: len(self._tokens), -1])
+
+    @property
+    def copies(self) -> int:
+        """How often a pass for gradients runs the batch."""
+        return copies(self.graph) if self.attending is None else int(self.attending.max()) + 1
 
     def loss(self, kept: Mask) -> float:
         """The task's loss with only the kept edges."""

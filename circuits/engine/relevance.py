@@ -21,8 +21,11 @@ from factscope.model.hooks import record
 from factscope.model.sites import Site, hook_name
 
 
-def coefficients(reference: Reference, attention_held: bool) -> Float[Tensor, "reader row pos d_model"]:
-    """What each reader's input is multiplied by in place of the loss's gradient; rows add up to the prompts' mean."""
+def coefficients(reference: Reference, attention_held: bool) -> Float[Tensor, "reader *kind row pos d_model"]:
+    """What each reader's input is multiplied by in place of the loss's gradient; rows add up to the prompts' mean.
+
+    Kinds are those of the tokens that attend, as in `gradients.mean_gradient`.
+    """
     if reference.graph.coupled or reference.graph.experts or reference.graph.beside:
         raise ModelError(
             "relevance propagation has no rule for heads that share a norm, for mixtures of experts, nor for what an "
@@ -30,21 +33,30 @@ def coefficients(reference: Reference, attention_held: bool) -> Float[Tensor, "r
         )
     state = State(reference)
     rules = _Rules.of(state, attention_held)
-    graph, found = state.graph, torch.zeros_like(state.inputs)
-    last = graph.reader_index["logits"]
-    found[last, :, -1] = rules.logits(state.inputs[last][:, -1])
-    above = found[last].clone()  # what all listeners above hand down
+    graph, last = state.graph, state.graph.reader_index["logits"]
+    kinds = reference.copies if reference.attending is not None else 1
+    found = state.inputs.new_zeros(len(graph.readers), kinds, *state.inputs.shape[1:])
+    found[last, 0, :, -1] = rules.logits(state.inputs[last][:, -1])
+    above = found[last].sum(0)  # what all listeners above hand down
     for layer in reversed(range(graph.n_layers)):
         mlp = graph.reader_index[f"m{layer}"]
         heads = [i for i, reader in enumerate(graph.readers) if reader.layer == layer and reader.head >= 0]
-        found[mlp] = rules.mlp(layer, state.inputs[mlp], above)
+        found[mlp, 0] = rules.mlp(layer, state.inputs[mlp], above)
         if not graph.parallel:
-            above = above + found[mlp]
-        found[heads] = rules.heads(layer, state.inputs[heads], above)
-        above = above + found[heads].sum(0)
+            above = above + found[mlp, 0]
+        for kind, own in enumerate(_of_kinds(above, reference.attending)):
+            found[heads, kind] = rules.heads(layer, state.inputs[heads], own)
+        above = above + found[heads].sum((0, 1))
         if graph.parallel:
-            above = above + found[mlp]
-    return found
+            above = above + found[mlp, 0]
+    return found if reference.attending is not None else found[:, 0]
+
+
+def _of_kinds(above: Float[Tensor, "row pos d_model"], attending: Tensor | None) -> list[Tensor]:
+    """What comes back to heads from above, from the tokens of each kind alone."""
+    if attending is None:
+        return [above]
+    return [above * (attending == kind)[..., None] for kind in range(int(attending.max()) + 1)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ What a head writes follows from its values and `factscope.model.parts.writes`, a
 
 A graph that is not split gives each query head its own keys and values, while the model shares them within a group: the
 batch is then run once for each member of the groups, and each head's result is taken from the run that read its input.
+Where keys and values are apart by who attends to them, the batch is run once for each kind of attending token.
 """
 
 from collections.abc import Callable
@@ -35,14 +36,24 @@ def copies(graph: Graph) -> int:
     return 1 if graph.split else graph.group
 
 
-def own_rows(z: Float[Tensor, "copy_row pos head d_head"], graph: Graph) -> Tensor:
-    """Each head's values from the copy that read its own keys and values, given to all copies alike."""
-    n = copies(graph)
+def own_rows(
+    z: Float[Tensor, "copy_row pos head d_head"], graph: Graph, taken: Int[Tensor, "row pos"] | None = None
+) -> Tensor:
+    """Each head's values from the copy that read its own keys and values, given to all copies alike.
+
+    Args:
+        taken: the copy that each token attends in, where the copies' keys and values are those that some tokens read.
+    """
+    n = copies(graph) if taken is None else len(z) // len(taken)
     if n == 1:
         return z
     by_copy = z.unflatten(0, (n, -1))
-    heads = [by_copy[head % n, :, :, head] for head in range(graph.n_heads)]
-    return torch.stack(heads, 2).repeat(n, 1, 1, 1)
+    if taken is not None:
+        own = by_copy.gather(0, taken[None, :, :, None, None].expand(1, *by_copy.shape[1:]))[0]
+    else:
+        own = torch.stack([by_copy[head % n, :, :, head] for head in range(graph.n_heads)], 2)
+    repeated: Tensor = own.repeat(n, 1, 1, 1)
+    return repeated
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +74,16 @@ class Parts:
         return Routing(self.mixtures, repeated(choices, times) if choices else None)
 
 
-def recorders(parts: Parts, graph: Graph, routing: Routing, keep: Callable[[int, Tensor], None]) -> list[Hook]:
+def recorders(
+    parts: Parts,
+    graph: Graph,
+    routing: Routing,
+    keep: Callable[[int, Tensor], None],
+    taken: Int[Tensor, "row pos"] | None = None,
+) -> list[Hook]:
     """Hooks that hand every writer's output to `keep(number, [row, pos, d_model])`, in the order of computation.
 
-    Nodes beside MLPs are not among them: `engine/beside.py` has theirs.
+    `taken` is that of `own_rows`. Nodes beside MLPs are not among them: `engine/beside.py` has theirs.
     """
     embedded: list[Tensor] = []
 
@@ -79,11 +96,11 @@ def recorders(parts: Parts, graph: Graph, routing: Routing, keep: Callable[[int,
 
     def heads(layer: int) -> Callable[[Tensor], Tensor | None]:
         def take(z: Tensor) -> Tensor | None:
-            chosen = own_rows(z, graph)
+            chosen = own_rows(z, graph, taken)
             written = parts.heads[layer].writes(chosen)
             for head in range(graph.n_heads):
                 keep(graph.head_writer(layer, head), written[:, :, head])
-            return chosen if copies(graph) > 1 else None
+            return chosen if chosen is not z else None
 
         return take
 

@@ -4,15 +4,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from circuits.analysis.faithfulness import Hits
 from circuits.by_role.circuit import RoleCircuit
-from circuits.by_role.graph import carries
+from circuits.by_role.formats import to_networkx
 from circuits.graph import place_of
 from circuits.pages.wiring import NODE_KINDS, into, palette_of, row_names, row_of
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark, View
 from factscope.plots.labels import counted
-from factscope.plots.specs import Card, Headline, Number, Page, Section, Spec, Table, Text
+from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Section, Spec, Table, Text
 
 MOST_ROWS = 400  # of a table of edges; the export has all
 
@@ -23,14 +24,19 @@ def page(circuit: RoleCircuit) -> Page:
     more = f" and {len(prompts) - 1} more prompts" if len(prompts) > 1 else ""
     below = [*words(circuit)[1:], *(f"{note[0].upper()}{note[1:]}." for note in circuit.notes)]
     told = (Text("\n\n".join(below)),) if below else ()
-    drawn: tuple[Spec, ...] = (headline(circuit), *told, network(circuit), role_table(circuit))
+    across = (pair_map(circuit),) if circuit.graph.pairs else ()
+    drawn: tuple[Spec, ...] = (headline(circuit), *told, network(circuit), *across, role_table(circuit))
     sections = (
         Section("The circuit", drawn, _reading(circuit)),
         Section("Edges", (edge_table(circuit),)),
         Section("How it was found", (card(circuit),)),
     )
     answer = f"answer{prompts[0].answer}" if len(prompts) == 1 else f"answers of {len(prompts)} prompts"
-    return Page(f"Circuit by token roles: {circuit.asked}{more}", sections, subtitle=f"{circuit.method} · {answer}")
+    return Page(
+        f"Circuit {'between' if circuit.graph.pairs else 'by'} token roles: {circuit.asked}{more}",
+        sections,
+        subtitle=f"{circuit.method} · {answer}",
+    )
 
 
 def _reading(circuit: RoleCircuit) -> str:
@@ -49,7 +55,7 @@ def words(circuit: RoleCircuit) -> list[str]:
     one = "prompt" if len(circuit.prompts) == 1 else "prompts"
     share = circuit.n_edges / circuit.graph.n_edges
     said = [
-        f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges at roles ({share:.2%}) over "
+        f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} {circuit.graph.edges_called} ({share:.2%}) over "
         f"{len(circuit.prompts)} {one} of {long}: faithfulness {circuit.faithfulness:.2f}; loss "
         f"{circuit.loss_circuit:.3g} {circuit.unit}, of the full model {circuit.loss_full:.3g}, of no edge "
         f"{circuit.loss_empty:.3g}."
@@ -83,6 +89,7 @@ def summary(circuit: RoleCircuit) -> dict[str, Any]:
         "edges": circuit.n_edges,
         "edges_in_graph": circuit.graph.n_edges,
         "edges_by_role": {role: count for role, count, _ in by_role(circuit)},
+        **({"edges_by_pair": by_pair(circuit)} if circuit.graph.pairs else {}),
         "unit": circuit.unit,
         "loss": {"full": circuit.loss_full, "circuit": circuit.loss_circuit, "empty": circuit.loss_empty},
         "faithfulness": circuit.faithfulness,
@@ -107,16 +114,26 @@ def records(circuit: RoleCircuit) -> list[dict[str, Any]]:
     """A row a kept edge: its score by the circuit's convention."""
     graph = circuit.graph
     return [
-        {"writer": graph.plain.writers[writer], "reader": graph.plain.reader_names[reader], "role": graph.roles[role],
-         "score": float(circuit.scores[writer, reader, role]), "unit": circuit.unit}
-        for writer, reader, role in np.argwhere(circuit.mask).tolist()
+        {"writer": graph.plain.writers[writer], "reader": graph.plain.reader_names[reader],
+         **_where(circuit, reader, place),
+         "score": float(circuit.scores[writer, reader, place]), "unit": circuit.unit}
+        for writer, reader, place in np.argwhere(circuit.mask).tolist()
     ]  # fmt: skip
+
+
+def _where(circuit: RoleCircuit, reader: int, place: int) -> dict[str, str]:
+    """The role of the token where an edge is read, and of a key or value the role that attends to it."""
+    graph, at = circuit.graph, circuit.graph.places[place]
+    if not graph.pairs:
+        return {"role": graph.roles[at.role]}
+    attending = graph.roles[at.attending] if graph.carrying[reader] and at.attending is not None else ""
+    return {"role": graph.roles[at.role], "attending": attending}
 
 
 def headline(circuit: RoleCircuit) -> Headline:
     """Size, faithfulness and, if evaluated, what it is held against."""
     numbers = [
-        Number(f"{circuit.n_edges:,}", f"of {circuit.graph.n_edges:,} edges at roles"),
+        Number(f"{circuit.n_edges:,}", f"of {circuit.graph.n_edges:,} {circuit.graph.edges_called}"),
         Number(f"{circuit.faithfulness:.0%}", "faithfulness"),
     ]
     if circuit.evaluation is not None:
@@ -133,18 +150,48 @@ def headline(circuit: RoleCircuit) -> Headline:
 
 def by_role(circuit: RoleCircuit) -> list[tuple[str, int, float]]:
     """Of each role: its kept edges, and the sum of their effects' sizes."""
-    kept, sizes = circuit.mask, circuit.scores.abs().numpy()
-    return [
-        (role, int(kept[:, :, at].sum()), float(sizes[:, :, at][kept[:, :, at]].sum()))
-        for at, role in enumerate(circuit.graph.roles)
-    ]
+    standing, kept = circuit.graph.standing, circuit.mask
+    sizes = (circuit.scores.abs().numpy() * kept).sum((0, 1), dtype=float) @ standing
+    counts = kept.sum((0, 1)) @ standing
+    return [(role, int(counts[at]), float(sizes[at])) for at, role in enumerate(circuit.graph.roles)]
+
+
+def by_pair(circuit: RoleCircuit) -> dict[str, int]:
+    """How many kept edges of keys and values there are from each role to each that attends to it; none are left out."""
+    graph, kept = circuit.graph, circuit.mask[:, circuit.graph.carrying].sum((0, 1))
+    number = int(np.flatnonzero(graph.carrying)[0])
+    return {graph.place_name(number, place): int(count) for place, count in enumerate(kept) if count}
+
+
+def pair_map(circuit: RoleCircuit) -> Heatmap:
+    """What keys and values carry from each role to each that attends to it: the sum of their edges' sizes."""
+    graph, kept = circuit.graph, circuit.mask[:, circuit.graph.carrying]
+    sizes = (circuit.scores[:, torch.from_numpy(graph.carrying)].abs().numpy() * kept).sum((0, 1), dtype=float)
+    total = np.full((len(graph.roles), len(graph.roles)), np.nan)
+    count = np.zeros(total.shape, dtype=int)
+    for place, size, edges in zip(graph.places, sizes, kept.sum((0, 1)), strict=True):
+        if place.attending is not None:
+            total[place.role, place.attending], count[place.role, place.attending] = size, int(edges)
+    return Heatmap(
+        "From which token to which",
+        total,
+        rows=graph.roles,
+        columns=graph.roles,
+        row_title="read at",
+        column_title="attended from",
+        value_title="sum of sizes",
+        unit=circuit.unit,
+        hover={"edges": count},
+        note="The kept edges into keys and values, each at the token where it stands and at the token whose attention "
+        "reads it. No token reads what stands behind it.",
+    )
 
 
 def role_table(circuit: RoleCircuit) -> Table:
     """How many edges each role has, and what they weigh; and in how many prompts there is such a token."""
     found = by_role(circuit)
     total = sum(size for _, _, size in found) or 1.0
-    present = [sum(at in circuit.graph.places(prompt) for prompt in circuit.prompts) for at in range(len(found))]
+    present = [sum(at in circuit.graph.roles_in(prompt) for prompt in circuit.prompts) for at in range(len(found))]
     rows = tuple(
         (role, count, f"{size / total:.0%}", f"{there} of {len(circuit.prompts)}")
         for (role, count, size), there in zip(found, present, strict=True)
@@ -160,7 +207,7 @@ def edge_table(circuit: RoleCircuit) -> Table:
         (
             graph.plain.writers[place[0]],
             graph.plain.reader_names[place[1]],
-            graph.roles[place[2]],
+            *_where(circuit, place[1], place[2]).values(),
             float(circuit.scores[tuple(place)]),
             *((float(steady.inclusion[tuple(place)]),) if steady else ()),
         )
@@ -168,8 +215,15 @@ def edge_table(circuit: RoleCircuit) -> Table:
     )
     left = len(places) - len(rows)
     return Table(
-        f"{len(places):,} edges at roles",
-        ("writer", "reader", "read at", f"effect ({circuit.unit})", *(("in resamples",) if steady else ())),
+        f"{len(places):,} {graph.edges_called}",
+        (
+            "writer",
+            "reader",
+            "read at",
+            *(("attended from",) if graph.pairs else ()),
+            f"effect ({circuit.unit})",
+            *(("in resamples",) if steady else ()),
+        ),
         rows,
         note=f"{circuit.convention}." + (f" The {left:,} smallest are left out here." if left else ""),
         folded=True,
@@ -179,26 +233,18 @@ def edge_table(circuit: RoleCircuit) -> Table:
 def network(circuit: RoleCircuit) -> Network:
     """The kept edges between nodes at roles; a key or value is a line to the head at every later role that it has."""
     graph, plain = circuit.graph, circuit.graph.plain
-    kept = graph.pruned(circuit.mask)
-    alive, _ = graph.alive(kept)
-    lines: dict[tuple[tuple[int, int], tuple[int, int]], tuple[float, list[str]]] = {}
-    logits = len(plain.writers)
-    for writer, number, role in np.argwhere(kept).tolist():
-        reader, score = plain.readers[number], float(circuit.scores[writer, number, role])
-        nodes = plain.nodes_of(reader) or (logits,)
-        at = range(role, len(graph.roles)) if carries(reader) else (role,)
-        for node, to in ((node, to) for node in nodes for to in at):
-            if node != logits and not alive[node, to]:
-                continue
-            best, names = lines.get(((writer, role), (node, to)), (0.0, []))
-            line = ((writer, role), (node, to))
-            lines[line] = (score if abs(score) > abs(best) else best, [*names, reader.name])
-    ends = sorted({end for pair in lines for end in pair})
-    place = {end: number for number, end in enumerate(ends)}
-    marks = tuple(_mark(circuit, node, role) for node, role in ends)
+    drawn = to_networkx(circuit)
+    order = {
+        f"{name} @ {role}": (w, r)
+        for w, name in enumerate((*plain.writers, "logits"))
+        for r, role in enumerate(graph.roles)
+    }
+    ends = sorted(drawn, key=lambda name: order[name])
+    place = {name: number for number, name in enumerate(ends)}
+    marks = tuple(_mark(circuit, *order[name]) for name in ends)
     edges = tuple(
-        EdgeMark(place[source], place[target], score, _crossing(graph.roles, source, target, names))
-        for (source, target), (score, names) in sorted(lines.items(), key=lambda item: -abs(item[1][0]))
+        EdgeMark(place[source], place[target], line["score"], _crossing(source, target, line["readers"]))
+        for source, target, line in sorted(drawn.edges(data=True), key=lambda each: -abs(each[2]["score"]))
     )
     used = sorted({mark.column for mark in marks})  # a column where nothing stands would be empty
     columns = tuple(graph.roles[at] for at in used)
@@ -213,8 +259,12 @@ def network(circuit: RoleCircuit) -> Network:
         value_title="effect",
         unit=circuit.unit,
         note="A full line helps the answer, a dashed one that ends in a bar holds it back. The strongest paths come "
-        f"first, a path being as strong as its weakest line; {len(edges):,} lines between {len(marks)} nodes in all. A "
-        "key or value is a line to its head at every later token that matters.",
+        f"first, a path being as strong as its weakest line; {len(edges):,} lines between {len(marks)} nodes in all. "
+        + (
+            "A key or value is a line from the token where it stands to the one that reads it there."
+            if graph.pairs
+            else "A key or value is a line to its head at every later token that matters."
+        ),
     )
 
 
@@ -227,9 +277,9 @@ def _mark(circuit: RoleCircuit, node: int, role: int) -> NodeMark:
     )
 
 
-def _crossing(roles: tuple[str, ...], source: tuple[int, int], target: tuple[int, int], names: list[str]) -> str:
-    said = into(" ".join(names))
-    return said if source[1] == target[1] else f"{said}, read at the {roles[source[1]]}".lstrip(", ")
+def _crossing(source: str, target: str, readers: str) -> str:
+    said, (_, here), (_, there) = into(readers), source.split(" @ "), target.split(" @ ")
+    return said if here == there else f"{said}, read at the {here}".lstrip(", ")
 
 
 def card(circuit: RoleCircuit) -> Card:

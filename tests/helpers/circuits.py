@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from circuits.by_role.engine import Lengths
 from circuits.graph import Graph
 from circuits.task import Task
 from factscope.model.load import load
@@ -48,6 +49,18 @@ def task(model: Any, metric: str = "nll", ablation: str = "zero", rows: int = 1)
     prompts = [make_prompt(model, f"[{name}] lives in", answer="Brask", foil="Vey") for name in people]
     chosen = tuple(prompts[:rows])
     return Task(chosen, metric, ablation, tuple(prompts[-rows:]), tuple(prompts))
+
+
+def wordings(model: Any) -> tuple[Prompt, ...]:
+    """One wording about subjects of several lengths."""
+    people = ("Oda Voss", "Mira Drey", "Ilse Senn", "Pello Hallin", "Oda Mira Drey", "Tomas Oda Voss", "Oda")
+    return tuple(make_prompt(model, f"[{name}] lives in", answer="Brask", foil="Vey") for name in people)
+
+
+def lengths(model: Any, ablation: str = "mean", metric: str = "nll") -> Lengths:
+    """All of them as one task."""
+    prompts = wordings(model)
+    return Lengths(prompts, metric, ablation, (*prompts[1:], prompts[0]), prompts)
 
 
 def hand_wired(folder: Path) -> Any:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from factscope.errors import StoreError
 from studies.commands.app import tell
@@ -26,16 +26,22 @@ class ExportOptions(Options):
 @command("circuit export", ExportOptions, "circuit export runs/one --out circuit.graphml --format graphml")
 def export(options: ExportOptions) -> None:
     """Write a circuit for other programs; no GraphViz is needed."""
-    from circuits.formats import export as write
+    from circuits import formats
+    from circuits.by_role import formats as by_role
+    from circuits.by_role.circuit import RoleCircuit
     from factscope.plots.page import write_page
     from factscope.plots.show import page_of
+    from factscope.runs import store
 
     path = options.out or options.run / f"circuit.{options.form}"
     if path.exists():
         raise StoreError(f"{path} is there already; remove it, or choose another file with --out")
-    study = study_of(options.run)
+    at_roles = store.header(options.run)["kind"] == RoleCircuit.__name__
+    found: Any = store.load(options.run, RoleCircuit) if at_roles else study_of(options.run)
     if options.form == "html":
-        write_page(page_of(study), path, light=options.light)
+        write_page(page_of(found), path, light=options.light)
+    elif at_roles:
+        by_role.export(found, path, options.form)
     else:
-        write(study.circuit, path, options.form)
+        formats.export(found.circuit, path, options.form)
     tell(f"Written: {path}")

@@ -69,6 +69,12 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
     by_role: Annotated[bool, option("Edges at token roles: facts of any length share one circuit.", "--by-role")] = (
         False
     )
+    pairs: Annotated[
+        bool,
+        option(
+            "With --by-role: an edge into a key or value for each role that attends, too.", "--pairs", panel=DETAILS
+        ),
+    ] = False
     split_positions: Annotated[bool, option("Position embeddings apart.", "--split-positions", panel=DETAILS)] = False
     engine: Annotated[
         str | None,
@@ -99,6 +105,7 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
     'circuit find "The capital of France is" --method acdc --threshold 0.05 --no-split-qkv',
     "circuit find --facts country_capital --limit 8 --method eap-ig --edges 3000",
     'circuit find "The Eiffel Tower is located in the city of" --by-role',
+    'circuit find "The Eiffel Tower is located in the city of" --by-role --pairs',
 )
 def find(options: FindOptions) -> None:
     """Find the circuit of one prompt, or of several facts of a relation."""
@@ -159,8 +166,9 @@ def _by_role(options: FindOptions, how: Any, folder: Path) -> tuple[Any, Path]:
         )
     tell_notes(inputs.notes)
     found = by_role.circuit_by_role(
-        model, inputs, method, evaluate=options.evaluate, seed=options.seed, split=options.split_qkv
-    )
+        model, inputs, method, evaluate=options.evaluate, seed=options.seed, split=options.split_qkv,
+        pairs=options.pairs,
+    )  # fmt: skip
     tell_notes(found.notes[len(inputs.notes) :])
     return found, save_with_page(found, folder, options.light)
 
@@ -179,6 +187,8 @@ def check(options: FindOptions) -> None:
         raise UserError("--like takes over the decisions of ACDC; a scorer makes none")
     if options.by_role:
         _check_by_role(options)
+    elif options.pairs:
+        raise UserError("--pairs tells apart which role attends to a key or value, so it goes with --by-role")
 
 
 def _check_by_role(options: FindOptions) -> None:
@@ -190,6 +200,8 @@ def _check_by_role(options: FindOptions) -> None:
     ):
         if given:
             raise UserError(f"--by-role joins facts of one wording and any length, and has no use for {flag}")
+    if options.pairs and not options.split_qkv:
+        raise UserError("--pairs is of keys and values, so it needs them split: leave out --no-split-qkv")
     if options.metric.startswith("logit"):
         raise UserError("--by-role asks about other subjects, and a logit difference needs a wrong answer for each")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from circuits.by_role.formats import read
 from factscope.errors import ModelError
 from factscope.plots.specs import Text
 from factscope.runs import store
@@ -124,13 +125,31 @@ def test_edges_at_token_roles_join_facts_of_all_lengths(run_command: Any, tmp_pa
     assert "by token role" in done.stderr
     shown = run_command("circuit", "show", tmp_path / "a")
     assert "edges at roles" in shown.stdout
+    written = run_command("circuit", "export", tmp_path / "a", "--format", "graphml", "--out", tmp_path / "a.graphml")
+    assert written.exit_code == 0, written.stderr
+    _, kept, _ = read(tmp_path / "a.graphml")
+    assert int(kept.sum()) == json.loads(done.stdout)["edges"]
     for flags, said in (
         (("--method", "acdc"), "choose eap, eap-ig or relp"),
         (("--split-positions",), "has no use for --split-positions"),
+        (("--pairs",), "leave out --no-split-qkv"),
         (("--metric", "logit_difference"), "needs a wrong answer for each"),
     ):
         done = run_command("circuit", "find", *facts, *flags, "--out", tmp_path / "b")
         assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+
+
+def test_edges_between_roles_are_those_of_a_circuit_by_roles(run_command: Any, tmp_path: Path) -> None:
+    facts = ("--facts", TOY / "toy_town.json", "--model", TOY, "--pairs", "--limit", 2, "--no-evaluate")
+    alone = run_command("circuit", "find", *facts, "--out", tmp_path / "a")
+    assert (alone.exit_code, "it goes with --by-role" in alone.stderr) == (2, True), alone.stderr
+    done = run_command(
+        "circuit", "find", *facts, "--by-role", "--edges", 60, "--method", "eap", "--out", tmp_path / "b", "--json"
+    )
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert sum(said["edges_by_pair"].values()) < said["edges"] <= 60
+    assert any(" -> last token" in pair for pair in said["edges_by_pair"])
 
 
 def test_one_prompt_and_others_of_its_wording_are_a_circuit_by_roles(run_command: Any, tmp_path: Path) -> None:

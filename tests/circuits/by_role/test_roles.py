@@ -23,25 +23,12 @@ from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG
 from factscope.errors import GraphError, UserError
 from factscope.model.hooks import hooked
-from factscope.model.prompts import Prompt, make_prompt
+from factscope.model.prompts import make_prompt
 from factscope.model.sites import Site
 from factscope.plots.figures.network import stages
 from factscope.plots.specs import Headline, Text
-from helpers.circuits import double, task
+from helpers.circuits import double, lengths, task, wordings
 from helpers.results import check_result
-
-PEOPLE = ("Oda Voss", "Mira Drey", "Ilse Senn", "Pello Hallin", "Oda Mira Drey", "Tomas Oda Voss", "Oda")
-
-
-def prompts_of(model: Any) -> tuple[Prompt, ...]:
-    """One wording about subjects of several lengths."""
-    return tuple(make_prompt(model, f"[{name}] lives in", answer="Brask", foil="Vey") for name in PEOPLE)
-
-
-def lengths(model: Any, ablation: str = "mean", metric: str = "nll") -> Lengths:
-    """All of them as one task."""
-    prompts = prompts_of(model)
-    return Lengths(prompts, metric, ablation, (*prompts[1:], prompts[0]), prompts)
 
 
 @pytest.mark.parametrize("split", [True, False])
@@ -104,7 +91,7 @@ def test_masks_of_positions_do_what_masks_of_roles_do(tmp_path: Path) -> None:
     graph = RoleGraph.of(Graph.of(model), one.prompts)
     kept = graph.allowed & (np.random.default_rng(0).random(graph.allowed.shape) < 0.7)
     by_role = RoleReference(model, graph, [one])
-    located = graph.located(kept, one.prompts)
+    located = graph.located(kept, one.prompts).kept
     assert located.shape == (*graph.plain.allowed.shape, 2, one.n_positions)
     torch.testing.assert_close(by_role.logits(kept)[0], Reference(model, graph.plain, one).logits(located))
     same = graph.everywhere(kept)
@@ -112,9 +99,10 @@ def test_masks_of_positions_do_what_masks_of_roles_do(tmp_path: Path) -> None:
     torch.testing.assert_close(by_role.logits(same)[0], alike)
 
 
-@pytest.mark.parametrize("split", [True, False])
-def test_what_is_pruned_changes_nothing(tmp_path: Path, split: bool) -> None:
-    model = double("llama", tmp_path)
+@pytest.mark.parametrize(("name", "split"), [("llama", True), ("llama", False), ("gemma2", True)])
+def test_what_is_pruned_changes_nothing(tmp_path: Path, name: str, split: bool) -> None:
+    """Also where heads share a norm, so that one which leads nowhere moves one that does."""
+    model = double(name, tmp_path)
     inputs = lengths(model, "zero")
     graph = RoleGraph.of(Graph.of(model, split=split), inputs.prompts)
     reference = RoleReference(model, graph, inputs.tasks())
@@ -135,7 +123,7 @@ def _heard(graph: RoleGraph, alive: np.ndarray) -> np.ndarray:
     for number, reader in enumerate(graph.plain.readers):
         for role in range(len(graph.roles)):
             later = range(role, len(graph.roles)) if reader.kind in ("k", "v", "head") else (role,)
-            nodes = graph.plain.nodes_of(reader)
+            nodes = graph.plain.moved_by(reader)
             needed[number, role] = any(alive[node, to] for node in nodes for to in later) or (
                 not nodes and role == len(graph.roles) - 1
             )
@@ -220,7 +208,7 @@ def test_faithfulness_grows_to_one_and_only_one_metric_and_ablation_go_together(
 
 def test_random_circuits_have_the_same_degrees(tmp_path: Path) -> None:
     model = double("llama", tmp_path)
-    graph = RoleGraph.of(Graph.of(model), prompts_of(model))
+    graph = RoleGraph.of(Graph.of(model), wordings(model))
     kept = graph.allowed & (np.random.default_rng(1).random(graph.allowed.shape) < 0.2)
     drawn = random_degrees(graph, kept, np.random.default_rng(2))
     assert (drawn.sum(0) == kept.sum(0)).all()
@@ -231,7 +219,7 @@ def test_random_circuits_have_the_same_degrees(tmp_path: Path) -> None:
 def test_roles_of_one_token_each_are_positions(tmp_path: Path) -> None:
     """On a prompt whose tokens all have roles of their own, an edge at a role is an edge at a position."""
     model = double("gpt2", tmp_path)
-    prompt = next(p for p in prompts_of(model) if len(set(token_roles(p))) == len(p.tokens))
+    prompt = next(p for p in wordings(model) if len(set(token_roles(p))) == len(p.tokens))
     one = Lengths((prompt,), "nll", "zero").tasks()
     reference = RoleReference(model, RoleGraph.of(Graph.of(model), [prompt]), one)
     engine = reference.engines[0]

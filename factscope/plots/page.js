@@ -60,6 +60,17 @@
       return { div, figure };
     });
 
+  // Paper is narrower than a window and does not scroll: there a figure is as wide as the sheet or as half of it, and
+  // one that needs more room for its labels is made smaller instead of cut off. Print rules read --on-paper.
+  const SHEET = 680, HALF = 310, NARROW = 360; // CSS pixels: A4 less its margins; a column; what a figure is drawn for
+  const onPaper = ({ div, figure }) => {
+    const whole = div.closest(".drawn").matches(".wide, :only-child");
+    const width = Math.max(whole ? SHEET : NARROW, parseInt(div.style.minWidth) || 0);
+    div.style.setProperty("--on-paper", (whole ? SHEET : HALF) / width);
+    const { data, layout } = themed(figure, "light");
+    return Plotly.react(div, data, { ...layout, width }, figure.config);
+  };
+
   const start = () => {
     const figures = read();
     const draw = (theme) =>
@@ -72,7 +83,7 @@
     const current = () => draw(dark.matches ? "dark" : "light");
     current().then(() => document.body.classList.add("drawn-all"));
     dark.addEventListener("change", current);
-    addEventListener("beforeprint", () => draw("light"));
+    addEventListener("beforeprint", () => figures.forEach(onPaper));
     addEventListener("afterprint", current);
   };
 

@@ -1,7 +1,8 @@
 """Many pages in one start of a browser: what is cut off, and what is too pale to be read.
 
 Each page stands in a frame as wide as a reader's window, is measured there by a script of ours, and says what it found.
-"Printed" is the page under the rules that it has for paper, as wide as a sheet: the rules for print hold for all media.
+"Printed" is the page under the rules that it has for paper, as wide as a sheet: the rules for print hold for all media,
+and the page is told that it is about to be printed.
 """
 
 import json
@@ -33,7 +34,7 @@ const seen = (element) => element.checkVisibility({ checkOpacity: true, checkVis
 const named = (e) => `${e.tagName}.${e.getAttribute("class") || ""}: ${e.textContent.trim().slice(0, 40)}`;
 const measure = () => {
   const wide = document.documentElement;
-  const found = { cut: [], pale: [], texts: 0 };
+  const found = { cut: [...wider], pale: [], texts: 0 };
   if (wide.scrollWidth > wide.clientWidth + 1) {
     const beyond = (e) => e.getBoundingClientRect().right > innerWidth + 1;
     const last = [...document.body.querySelectorAll("*")].filter(beyond).at(-1);
@@ -60,7 +61,14 @@ const measure = () => {
   }
   parent.postMessage({ at: AT, found }, "*");
 };
-setTimeout(measure, 4000);
+const drawn = () => {
+  for (const e of document.querySelectorAll(".plot .main-svg")) {
+    const plot = e.closest(".plot"), room = plot.closest(".drawn").clientWidth;
+    if (e.getBoundingClientRect().width > room + 1) wider.push(`${plot.ariaLabel}: drawn wider than its place`);
+  }
+};
+const wider = [];
+setTimeout(() => { if (PRINTED) { dispatchEvent(new Event("beforeprint")); drawn(); } measure(); }, 4000);
 """
 
 

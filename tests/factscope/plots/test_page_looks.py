@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from factscope.plots.page import write_page
-from factscope.plots.specs import Cell, Page, Section, Table
+from factscope.plots.specs import Cell, Heatmap, Page, Section, Table
 from helpers.browser import needs_chromium
 from helpers.looks import SHEET, looks
 from helpers.plots import DRAWN, filled, kinds
@@ -28,7 +28,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     table = Table("Table", names, (row,) * 3)
     found = {}
     for name, chosen in (("all", kinds()), ("plain", [kind for kind in kinds() if kind not in DRAWN])):
-        specs = (*(filled(kind, "word") for kind in chosen), table)
+        wide = Heatmap("Words", [[0.5] * 40], ("0",), ("word",) * 40, cell_labels=[["word"] * 40])  # type: ignore[arg-type]
+        specs = (*(filled(kind, "word") for kind in chosen), *((wide,) if name == "all" else ()), table)
         parts = (Section("What was found", specs, "A sentence."), Section("Where the answer is read", ()))
         found[name] = write_page(Page("A page", parts), folder / name / "page.html")
     entry = Entry(("runs", "a"), "a trace", ("Oda Voss lives in " * 4,), "toy", "trace x " * 9, "2026-01-01T10:00", 1.5)

@@ -1,9 +1,14 @@
 """Text out of the model itself: sampled with a seed of its own, or greedy.
 
 The text of an in-context edit that is in place stands before every prompt that `generate` is given.
+
+A pass that writes one token for one row reads every weight, as one that writes a token for each of many rows does. So
+prompts of different lengths are written on together, filled up on the left with tokens that nobody attends to; on a
+model where a row would notice (`_notices_padding`), and beside a gate or a memory that looks at prompts, only prompts
+of one length run together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import takewhile
 
@@ -11,13 +16,19 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from factscope.model.agreement import finite
+from factscope.errors import ModelError
+from factscope.model.agreement import agree, finite, require
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import ROWS, THIN
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import all_prefaced
-from factscope.model.hooks import Patch, patched
+from factscope.model.hooks import Patch, patched, standing
+from factscope.model.readout import readout
+from factscope.model.source.checkpoint import probe
+
+LONGER = 4  # times the shortest row of a batch, at most: what fills a row up is computed, too
+PROBE_FILL = 3  # tokens that fill up the shorter row of the trial
 
 
 @torch.no_grad()
@@ -28,18 +39,23 @@ def sample(
     generator: torch.Generator | None,
     top_k: int | None = None,
     patches: Sequence[Patch] = (),
+    filled: Sequence[int] = (),
 ) -> Int[Tensor, "row length"]:
     """`begin` continued to `length` tokens, with a key/value cache; greedy without a generator.
 
-    `patches` are in place while `begin` is read, and its keys and values are kept as the patches made them.
+    `patches` are in place while `begin` is read, and its keys and values are kept as the patches made them. Of each row
+    the first `filled` tokens only fill it up.
     """
     network, tokens, cache = model.original_model, begin.to(device(model)), None
     new = tokens
+    seen: dict[str, Tensor] = {}
     with ending(torch.full((len(begin),), begin.shape[1] - 1), tokens=begin) as now:
         while tokens.shape[1] < length:
             reading = patched(model, patches if cache is None else ())
+            if any(filled):
+                seen = _without(filled, tokens, new.shape[1])
             with reading, thin_products() if new.numel() >= THIN else nullcontext():
-                out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                out = network(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1, **seen)
             now.begun += new.shape[1]
             cache, logits = out.past_key_values, finite(out.logits[:, -1].float())
             if generator is None:
@@ -51,6 +67,13 @@ def sample(
                 new = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(tokens.device)
             tokens = torch.cat([tokens, new], 1)
     return tokens[:, :length]
+
+
+def _without(filled: Sequence[int], tokens: Int[Tensor, "row pos"], new: int) -> dict[str, Tensor]:
+    """What tells a model of plain transformers that the first `filled` tokens of each row are none."""
+    begin = torch.tensor(filled, device=tokens.device)[:, None]
+    at = torch.arange(tokens.shape[1], device=tokens.device) - begin
+    return {"attention_mask": (at >= 0).long(), "position_ids": at[:, -new:].clamp_min(0)}
 
 
 def end_tokens(model: Bridge) -> frozenset[int]:
@@ -68,16 +91,54 @@ def until_end(model: Bridge, ids: Sequence[int]) -> list[int]:
     return list(takewhile(lambda token: token not in ends, ids))
 
 
-@torch.no_grad()
 def generate(model: Bridge, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
-    """Greedy continuations by `more` tokens, past any end of text; prompts of one length run together."""
-    prompts, _ = all_prefaced(model, prompts, [len(prompt) for prompt in prompts])
+    """Greedy continuations by `more` tokens, past any end of text."""
+    prompts, told = all_prefaced(model, prompts, [len(prompt) for prompt in prompts])
     out: list[list[int]] = [[] for _ in prompts]
-    for size in sorted({len(prompt) for prompt in prompts}):
-        rows = [i for i, prompt in enumerate(prompts) if len(prompt) == size]
-        for some in (rows[i : i + ROWS] for i in range(0, len(rows), ROWS)):
-            begin = torch.tensor([list(prompts[i]) for i in some])
-            done = sample(model, begin, size + more, None)[:, size:].tolist()
-            for i, ids in zip(some, done, strict=True):
-                out[i] = ids
+    for rows in _together(model, [len(prompt) for prompt in prompts], told):
+        size = max(len(prompts[i]) for i in rows)
+        filled = [size - len(prompts[i]) for i in rows]
+        begin = torch.tensor([[0] * none + list(prompts[i]) for i, none in zip(rows, filled, strict=True)])
+        done = sample(model, begin, size + more, None, filled=filled)[:, size:].tolist()
+        for i, ids in zip(rows, done, strict=True):
+            out[i] = ids
     return out
+
+
+def _together(model: Bridge, sizes: Sequence[int], told: Sequence[int]) -> Iterator[list[int]]:
+    """Rows that are written on together, by number: of similar length if the model allows it, else of the same."""
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    mixed = len(set(sizes)) > 1 and not any(told) and not standing(model) and not _notices_padding(model)
+    batch: list[int] = []
+    for i in order:
+        fits = sizes[i] <= LONGER * sizes[batch[0]] if batch and mixed else batch and sizes[i] == sizes[batch[0]]
+        if batch and (not fits or len(batch) == ROWS):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _notices_padding(model: Bridge) -> bool:
+    """Whether a row is read otherwise where it is filled up on the left: tried on the model, once."""
+
+    def prove() -> None:
+        tokens, network, fill = probe(readout(model).n_tokens, device(model))[:2], model.original_model, PROBE_FILL
+        rows, cache = tokens.clone(), None
+        rows[1] = torch.cat([tokens[1].new_zeros(fill), tokens[1, :-fill]])
+        for end in (rows.shape[1] - 1, rows.shape[1]):  # the rows but for a token, then that token after them
+            part = rows[:, :end] if cache is None else rows[:, end - 1 : end]
+            seen = _without((0, fill), rows[:, :end], part.shape[1])
+            out = network(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1, **seen)
+            cache = out.past_key_values
+            for row, begin in ((0, 0), (1, fill)):
+                own = network(input_ids=rows[row : row + 1, begin:end], use_cache=False, logits_to_keep=1)
+                if not agree(out.logits[row, -1], own.logits[0, -1]):
+                    raise ModelError("a row beside a longer row has other logits")
+
+    try:
+        require(model, "read beside a longer row", prove)
+    except ModelError:
+        return True
+    return False

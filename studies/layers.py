@@ -6,9 +6,9 @@
               kept edges (EAP-IG, Hanna et al. 2024). Low layers have more readers above them, which favours them
     outcome   the mark of editing every fact alone at that layer, as `editing.layer_trials` defines it
 
-For each pair: Spearman's rank correlation over layers, and a two-sided p by 10,000 seeded permutations of the layers.
-Neighbouring layers resemble each other, in the trace by construction (its windows overlap), so p is too small rather
-than too large. Hase et al. 2023 found that tracing says next to nothing about where to edit; here it is measured.
+For each pair: Spearman's rank correlation over layers, and a two-sided p: the share of the moved and turned layers that
+correlate as much. Neighbouring layers resemble each other, in the trace by construction (its windows overlap), and do
+so after a move. Hase et al. 2023 found that tracing says next to nothing about where to edit; here it is measured.
 """
 
 from collections.abc import Sequence
@@ -168,7 +168,7 @@ def layer_study(
                 measures.append(Measure(way, meaning, "", marks, len(facts), likely=outcome.likely()))
     pairs = [(one, other) for place, one in enumerate(measures) for other in measures[place + 1 :]]
     agreements = tuple(
-        Agreement(one.way, other.way, *spearman(one.values, other.values, seed), len(layers)) for one, other in pairs
+        Agreement(one.way, other.way, *spearman(one.values, other.values), len(layers)) for one, other in pairs
     )
     editors = method.editors if isinstance(method, LayerEditors) else ()
     settings: dict[str, Any] = {"method": method.method.name if isinstance(method, LayerEditors) else method}

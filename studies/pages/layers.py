@@ -8,7 +8,7 @@ import numpy as np
 from editing.pages import layer_trials
 from factscope.plots.labels import counted, numbers_in_words
 from factscope.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
-from factscope.statistics import PERMUTATIONS, ranks
+from factscope.statistics import ranks
 from studies.layers import LayerStudy, Measure
 
 
@@ -54,8 +54,8 @@ def agreement_table(study: LayerStudy) -> Table:
         for one in study.agreements
     )
     note = (
-        f"Spearman's rank correlation over layers; p two-sided, by {PERMUTATIONS} permutations. Neighbouring layers "
-        "resemble each other, so p is too small rather than too large."
+        "Spearman's rank correlation over layers; p two-sided: of all ways to move the one's layers around or to turn "
+        "them around (neighbours stay alike), the share with as large a correlation; of n layers at least 1 / (2 n)."
     )
     return Table("Rank correlation", ("between", "rho", "p", "layers"), rows, note)
 

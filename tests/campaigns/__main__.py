@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the packages, and the tests' own rooms as the tests name them
 
-CAMPAIGNS = {"hostile": "campaigns.hostile"}
+CAMPAIGNS = {"hostile": "campaigns.hostile", "calibration": "campaigns.calibration.campaign"}
 
 
 def main() -> int:

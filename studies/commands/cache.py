@@ -15,7 +15,7 @@ from factscope.cache import cache_folder
 from factscope.errors import StoreError, UserError
 from studies.commands.app import tell
 from studies.commands.command import OwnForm, command, group
-from studies.commands.options import OUTPUT, Options, argument, option, starting
+from studies.commands.options import AsJson, Options, argument, starting
 
 KINDS = ("models", "moments", "contexts")  # what there is to expect; another folder of the cache is shown as well
 
@@ -24,7 +24,7 @@ KINDS = ("models", "moments", "contexts")  # what there is to expect; another fo
 class CacheOptions(Options):
     """How it is told."""
 
-    as_json: Annotated[bool, option("Print it for programs.", "--json", panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @command("cache", CacheOptions, "trace cache", "trace cache --json", "trace cache clear moments", bare=True)

@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -21,7 +20,7 @@ from factscope.cache import cache_folder
 from studies.commands.app import in_the_way, tell
 from studies.commands.cache import in_words, kept
 from studies.commands.command import command
-from studies.commands.options import OUTPUT, Options, option
+from studies.commands.options import AsJson, Options
 
 PACKAGES = (
     "torch",
@@ -50,7 +49,7 @@ class Finding:
 class DoctorOptions(Options):
     """How it is told."""
 
-    as_json: Annotated[bool, option("Print it for programs.", "--json", panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @command("factscope doctor", DoctorOptions, "factscope doctor", "factscope doctor --json", bare=True)

@@ -11,9 +11,9 @@ from studies.commands.app import listed, load, note, tell, track
 from studies.commands.asked import check_prompt, request_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
-    CIRCUIT_METHODS,
     CIRCUIT_METRICS,
     DETAILS,
+    CircuitMethod,
     CircuitOptions,
     EditOptions,
     EditorsOptions,
@@ -21,6 +21,7 @@ from studies.commands.options import (
     OneOf,
     PromptOptions,
     RunOptions,
+    Target,
     key,
     option,
 )
@@ -30,7 +31,7 @@ from studies.commands.options import (
 class DiffOptions(PromptOptions, EditOptions, EditorsOptions, CircuitOptions, ModelOptions, RunOptions):
     """Which edit, what is asked, and how it is looked at."""
 
-    target: Annotated[str | None, option("What the model shall say instead.")] = None
+    target: Target = None
     edit: Annotated[Path | None, option("A saved edit, instead of a new one.")] = None
     methods: Annotated[str | None, option("Several, side by side: rome,ft-m,memit.")] = None
     ask: Annotated[str | None, option("Another prompt to look at than the edited one: a neighbour, a second hop.")] = (
@@ -38,9 +39,7 @@ class DiffOptions(PromptOptions, EditOptions, EditorsOptions, CircuitOptions, Mo
     )
     old: Annotated[str | None, option("Of --ask: the answer before.")] = None
     new: Annotated[str | None, option("Of --ask: the answer that the edit may bring.")] = None
-    circuit_method: Annotated[
-        str, option("How the circuits are found.", of=OneOf("circuit method", CIRCUIT_METHODS))
-    ] = "eap_ig"
+    circuit_method: CircuitMethod = "eap_ig"
     metric: Annotated[
         str | None,
         option("Of the circuit  [dim](default: logit_difference; acdc: kl)[/dim]", of=OneOf("metric", CIRCUIT_METRICS)),

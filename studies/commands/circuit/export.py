@@ -8,7 +8,7 @@ from factscope.errors import StoreError
 from studies.commands.app import tell
 from studies.commands.circuit.study import RunFolder, study_of
 from studies.commands.command import command
-from studies.commands.options import OUTPUT, OneOf, Options, option
+from studies.commands.options import Light, OneOf, Options, option
 
 FORMATS = ("json", "graphml", "gexf", "dot", "html")
 
@@ -20,7 +20,7 @@ class ExportOptions(Options):
     run: RunFolder
     out: Annotated[Path | None, option("The file  [dim](default: circuit.FORMAT in the run)[/dim]")] = None
     form: Annotated[str, option("Of the file.", "--format", of=OneOf("format", FORMATS))] = "json"
-    light: Annotated[bool, option("A small page, with plotly.js beside it.", "--light", panel=OUTPUT)] = False
+    light: Light = False
 
 
 @command("circuit export", ExportOptions, "circuit export runs/one --out circuit.graphml --format graphml")

@@ -11,16 +11,19 @@ from studies.commands.asked import check_prompt
 from studies.commands.circuit.study import study_of
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
-    CIRCUIT_METHODS,
-    CIRCUIT_METRICS,
     DETAILS,
     FACTS,
+    CircuitMethod,
     CircuitOptions,
+    CircuitSettings,
+    EdgeMetric,
     FactsOptions,
+    Foil,
     ModelOptions,
     OneOf,
     PromptOptions,
     RunOptions,
+    Unknown,
     Was,
     key,
     option,
@@ -31,8 +34,8 @@ from studies.commands.options import (
 class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, RunOptions):
     """For what a circuit is found, and how."""
 
-    method: Annotated[str, option("How to find it.", of=OneOf("circuit method", CIRCUIT_METHODS))] = "eap_ig"
-    foil: Annotated[str | None, option("A wrong answer, for the logit difference.")] = None
+    method: CircuitMethod = "eap_ig"
+    foil: Foil = None
     faithful: Annotated[
         float | None,
         option("Of a scorer, as few edges as keep so much of what the model does  [dim](default: 0.6)[/dim]"),
@@ -49,10 +52,8 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
         option("Of --facts, so many known ones of one length; the others are held out.", panel=FACTS),
         Was("--examples"),
     ] = 5
-    unknown: Annotated[
-        bool, option("Go on with a fact whose answer is not in the top 10.", "--unknown", panel=FACTS)
-    ] = False
-    metric: Annotated[str, option("What an edge's cost is measured in.", of=OneOf("metric", CIRCUIT_METRICS))] = "nll"
+    unknown: Unknown = False
+    metric: EdgeMetric = "nll"
     evaluate: Annotated[bool, option("Evaluate and name roles.", "--evaluate/--no-evaluate")] = True
     select: Annotated[
         str | None,
@@ -91,10 +92,7 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
         Path | None,
         option("An ACDC run with another threshold, whose first decisions are taken over.", panel=DETAILS),
     ] = None
-    settings: Annotated[
-        tuple[str, ...],
-        option("Any other setting of the method.", "--set", metavar="KEY=VALUE", panel=DETAILS),
-    ] = ()
+    settings: CircuitSettings = ()
 
 
 @command(

@@ -8,7 +8,7 @@ from factscope.errors import StoreError
 from factscope.runs.folders import new_folder
 from studies.commands.app import tell, tell_notes
 from studies.commands.command import command, run_folder
-from studies.commands.options import OUTPUT, Options, argument, option
+from studies.commands.options import OUTPUT, Light, Options, argument, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class ImportOptions(Options):
     ]
     prompt: Annotated[str | None, option("The prompt that it is a circuit of.")] = None
     out: Annotated[Path | None, option("Where to write.", panel=OUTPUT)] = None
-    light: Annotated[bool, option("A small page, with plotly.js beside it.", "--light", panel=OUTPUT)] = False
+    light: Light = False
 
 
 @command("circuit import", ImportOptions, "circuit import graph.gv")

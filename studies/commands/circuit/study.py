@@ -11,9 +11,12 @@ from studies.commands.options import (
     ABLATIONS,
     CIRCUIT_METRICS,
     DIRECTIONS,
+    Foil,
     ModelOptions,
     OneOf,
     PromptOptions,
+    SplitQkv,
+    Unknown,
     argument,
     option,
 )
@@ -39,17 +42,15 @@ class ExchangeOptions(PromptOptions, ModelOptions):
     swap: Annotated[
         str | None, option("The subject of the corrupt prompt  [dim](default: of the shipped facts)[/dim]")
     ] = None
-    foil: Annotated[str | None, option("A wrong answer, for the logit difference.")] = None
+    foil: Foil = None
     metric: Annotated[str, option("What an effect is measured in.", of=OneOf("metric", CIRCUIT_METRICS))] = "nll"
     ablation: Annotated[str, option("What stands for a cut edge.", of=OneOf("ablation", ABLATIONS))] = "counterfactual"
     direction: Annotated[
         str,
         option("Cuts from the clean run, or clean values into the corrupt run.", of=OneOf("direction", DIRECTIONS)),
     ] = "noising"
-    unknown: Annotated[bool, option("Go on with a fact whose answer is not in the top 10.", "--unknown")] = False
-    split_qkv: Annotated[
-        bool, option("Queries, keys and values apart, or whole heads.", "--split-qkv/--no-split-qkv")
-    ] = True
+    unknown: Unknown = False
+    split_qkv: SplitQkv = True
 
     def asked(self, command: str) -> str:
         """The prompt; UserError where there is none, or no run to begin from. Needs no model."""

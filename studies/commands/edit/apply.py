@@ -20,6 +20,7 @@ from studies.commands.options import (
     PromptOptions,
     RunOptions,
     Runs,
+    Target,
     key,
     option,
 )
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class ApplyOptions(PromptOptions, EditOptions, EditorOptions, KnownFactsOptions, ModelOptions, RunOptions):
     """What is edited, how, and on top of what."""
 
-    target: Annotated[str | None, option("What the model shall say instead.")] = None
+    target: Target = None
     stack: Annotated[bool, option("Edit on top of the stack, and put the edit on it.", "--stack")] = False
     batch: Annotated[int | None, option("Facts of one edit; more become a stack of edits.")] = None
     runs: Runs = Path("runs")

@@ -23,13 +23,14 @@ from studies.commands.options import (
     OneOf,
     RunOptions,
     Runs,
+    SettingsByMethod,
     ShardOptions,
     Was,
     argument,
     key,
     option,
+    several_methods,
 )
-from studies.commands.options import methods as method_names
 
 SAME = (
     "scorer",
@@ -54,7 +55,7 @@ class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, R
             metavar="SUITE",
         ),
     ]
-    methods: Annotated[str, option(f"Of {', '.join(method_names())}; as rome,memit,ice.")]
+    methods: Annotated[str, several_methods("rome,memit,ice")]
     protocol: Annotated[
         str | None,
         option("What is measured, and when  [dim](default: the suite's usual)[/dim]", of=OneOf("protocol", PROTOCOLS)),
@@ -70,7 +71,7 @@ class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, R
     known: Annotated[bool, option("Only cases whose facts the model knows.", "--known")] = False
     general: Annotated[bool, option("Perplexity and unrelated facts, with all edits in.", "--general")] = False
     beside: Annotated[Path | None, option("Set this saved bench beside it.", "--compare")] = None
-    settings: Annotated[tuple[str, ...], option("A setting of one method.", "--set", metavar="METHOD.KEY=VALUE")] = ()
+    settings: SettingsByMethod = ()
     scorer: Annotated[
         str | None,
         option("Instead of the protocol's: likelihood, token accuracy, strict, said or generation.", panel=DETAILS),

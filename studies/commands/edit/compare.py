@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from studies.commands.app import note, tell
 from studies.commands.command import command
-from studies.commands.options import OUTPUT, Options, argument, option
+from studies.commands.options import AsJson, Options, argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class CompareOptions(Options):
 
     this: Annotated[Path, argument("Folder of a saved bench.", metavar="THIS")]
     that: Annotated[Path, argument("Folder of another; its numbers are taken from this one's.", metavar="THAT")]
-    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @command("edit compare", CompareOptions, "edit compare runs/bench-zsre-1a2b3c4d runs/bench-zsre-5e6f7a8b")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from studies.commands.app import note, tell
 from studies.commands.command import command, group
-from studies.commands.options import OUTPUT, Extra, OneOf, Options, argument, option
+from studies.commands.options import AsJson, Extra, OneOf, Options, argument, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class CheckOptions(Options):
     split: Annotated[str, option("Of a Hugging Face data set.")] = "train"
     skip_bad: Annotated[bool, option("Count bad records instead of ending at the first.", "--skip-bad")] = False
     extra: Extra = "refuse"
-    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @command(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from studies.commands.app import load, tell
 from studies.commands.command import command
-from studies.commands.options import DETAILS, OUTPUT, Layer, ModelOptions, argument, numbers, option
+from studies.commands.options import OUTPUT, AsJson, Layer, ModelOptions, Seed, argument, numbers, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,9 @@ class CollectOptions(ModelOptions):
     ] = "shipped"
     layer: Layer = None
     tokens: Annotated[int | None, option("Tokens of text  [dim](default: 8 for each key dimension)[/dim]")] = None
-    seed: Annotated[int, option("Of everything that is drawn.", panel=DETAILS)] = 0
+    seed: Seed = 0
     out: Annotated[Path | None, option("Where to keep them  [dim](default: the cache)[/dim]", panel=OUTPUT)] = None
-    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @command(

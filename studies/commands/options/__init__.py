@@ -5,7 +5,15 @@ fields (`values`), and reads the same fields from a config file.
 """
 
 from studies.commands.options.asked import Extra, FactsOptions, KnownFactsOptions, PromptOptions
-from studies.commands.options.circuits import CircuitOptions
+from studies.commands.options.circuits import (
+    CircuitMethod,
+    CircuitOptions,
+    CircuitSettings,
+    EdgeMetric,
+    Foil,
+    SplitQkv,
+    Unknown,
+)
 from studies.commands.options.edits import (
     AllowTrained,
     EditOptions,
@@ -13,9 +21,12 @@ from studies.commands.options.edits import (
     EditorsOptions,
     Layer,
     MomentsOptions,
+    SettingsByMethod,
+    Target,
     at_layer,
     numbers,
     parted,
+    several_methods,
 )
 from studies.commands.options.flags import (
     ABLATIONS,
@@ -47,7 +58,7 @@ from studies.commands.options.flags import (
     starting,
 )
 from studies.commands.options.model import Device, ModelOptions, SavedModelOptions
-from studies.commands.options.output import OutputOptions, RunOptions, Runs
+from studies.commands.options.output import AsJson, Light, OtherSettings, OutputOptions, RunOptions, Runs, Seed
 from studies.commands.options.values import (
     ASIDE,
     CONFIG,
@@ -89,26 +100,38 @@ __all__ = [
     "SHIPPED",
     "TRACKERS",
     "AllowTrained",
+    "AsJson",
+    "CircuitMethod",
     "CircuitOptions",
+    "CircuitSettings",
     "Device",
+    "EdgeMetric",
     "EditOptions",
     "EditorOptions",
     "EditorsOptions",
     "Extra",
     "FactsOptions",
     "Field",
+    "Foil",
     "KnownFactsOptions",
     "Layer",
+    "Light",
     "ModelOptions",
     "MomentsOptions",
     "OneOf",
     "Options",
+    "OtherSettings",
     "OutputOptions",
     "PromptOptions",
     "RunOptions",
     "Runs",
     "SavedModelOptions",
+    "Seed",
+    "SettingsByMethod",
     "ShardOptions",
+    "SplitQkv",
+    "Target",
+    "Unknown",
     "Was",
     "WorkersOptions",
     "argument",
@@ -123,6 +146,7 @@ __all__ = [
     "option",
     "parted",
     "settled",
+    "several_methods",
     "shipped",
     "starting",
     "usual",

@@ -1,7 +1,7 @@
 """Options of what is asked about: a prompt, or many facts."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from studies.commands.options.flags import (
     EXTRA,
@@ -12,9 +12,6 @@ from studies.commands.options.flags import (
     option,
 )
 from studies.commands.options.values import Options
-
-if TYPE_CHECKING:
-    pass
 
 Extra = Annotated[
     str,

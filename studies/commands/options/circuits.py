@@ -1,17 +1,26 @@
-"""Options of what a circuit is measured by."""
+"""Options of how a circuit is found, and what it is measured by."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from studies.commands.options.flags import (
     ABLATIONS,
+    CIRCUIT_METHODS,
+    CIRCUIT_METRICS,
+    DETAILS,
     OneOf,
     option,
 )
 from studies.commands.options.values import Options
 
-if TYPE_CHECKING:
-    pass
+CircuitMethod = Annotated[str, option("How circuits are found.", of=OneOf("circuit method", CIRCUIT_METHODS))]
+EdgeMetric = Annotated[str, option("What an edge's cost is measured in.", of=OneOf("metric", CIRCUIT_METRICS))]
+CircuitSettings = Annotated[
+    tuple[str, ...], option("Any other setting of the method.", "--set", metavar="KEY=VALUE", panel=DETAILS)
+]
+SplitQkv = Annotated[bool, option("Queries, keys and values apart, or whole heads.", "--split-qkv/--no-split-qkv")]
+Foil = Annotated[str | None, option("A wrong answer, for the logit difference.")]
+Unknown = Annotated[bool, option("Go on with a fact whose answer is not in the top 10.", "--unknown")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +37,4 @@ class CircuitOptions(Options):
             of=OneOf("ablation", ABLATIONS),
         ),
     ] = None
-    split_qkv: Annotated[
-        bool, option("Queries, keys and values apart, or whole heads.", "--split-qkv/--no-split-qkv")
-    ] = True
+    split_qkv: SplitQkv = True

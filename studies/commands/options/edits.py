@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from editing.restraint import RestraintSpec
     from editing.trained.editor import Trained
 
+Target = Annotated[str | None, option("What the model shall say instead.")]
+SettingsByMethod = Annotated[tuple[str, ...], option("A setting of one method.", "--set", metavar="METHOD.KEY=VALUE")]
 Layer = Annotated[str | None, option("Layer, or layers 4,5,6  [dim](default: the model's)[/dim]")]
 
 
@@ -114,6 +116,11 @@ def parted(settings: Sequence[str], restrain: str | None = None) -> tuple[list[s
             f"--set restrain.{restraint[0]} is a setting of a restraint, and none was asked for: add --restrain"
         )
     return method, restraint
+
+
+def several_methods(example: str) -> Any:
+    """How --methods looks."""
+    return option(f"Of {', '.join(methods())}; as {example}.")
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -12,9 +12,6 @@ from editing import methods as method_files
 from editing import restraints
 from factscope.catalogue import places
 from factscope.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 MODEL, FACTS, OUTPUT, DETAILS = "Model", "Facts", "Output", "Details"  # panels of a help page, after the common ones
 PANELS = (None, FACTS, MODEL, OUTPUT, DETAILS)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from studies.commands.options.flags import (
     DTYPES,
@@ -13,9 +13,6 @@ from studies.commands.options.flags import (
     starting,
 )
 from studies.commands.options.values import Options
-
-if TYPE_CHECKING:
-    pass
 
 Device = Annotated[str | None, option("cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]", panel=MODEL)]
 

@@ -1,4 +1,4 @@
-"""Options of where a result goes, and what is printed."""
+"""Options of where a result goes and what is printed; and those that most commands have, the seed and the settings."""
 
 import importlib.util
 import sys
@@ -10,6 +10,12 @@ from factscope.errors import UserError
 from studies.commands.options.flags import DETAILS, OUTPUT, TRACKERS, OneOf, option
 from studies.commands.options.values import Options
 
+AsJson = Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)]
+Light = Annotated[bool, option("A small page, with plotly.js beside it and not inside.", "--light", panel=OUTPUT)]
+Seed = Annotated[int, option("Of everything that is drawn.", panel=DETAILS)]
+OtherSettings = Annotated[
+    tuple[str, ...], option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS)
+]
 Runs = Annotated[Path, option("The folder that holds the saved edits and their stack.", panel=OUTPUT)]
 
 
@@ -20,10 +26,8 @@ class OutputOptions(Options):
     out: Annotated[Path | None, option("Where to write  [dim](default: a new folder in runs/)[/dim]", panel=OUTPUT)] = (
         None
     )
-    light: Annotated[
-        bool, option("A small page, with plotly.js beside it and not inside.", "--light", panel=OUTPUT)
-    ] = False
-    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+    light: Light = False
+    as_json: AsJson = False
     log: Annotated[
         str | None,
         option("Also log the numbers to this tracker of experiments.", panel=OUTPUT, of=OneOf("tracker", TRACKERS)),
@@ -40,4 +44,4 @@ class OutputOptions(Options):
 class RunOptions(OutputOptions):
     """Of work that draws by chance."""
 
-    seed: Annotated[int, option("Of everything that is drawn.", panel=DETAILS)] = 0
+    seed: Seed = 0

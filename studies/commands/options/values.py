@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -23,9 +23,6 @@ from studies.commands.options.flags import (
     Was,
     hyphened,
 )
-
-if TYPE_CHECKING:
-    pass
 
 # No result changes by them.
 ASIDE = frozenset({"out", "light", "as_json", "log", "device", "runs", "workers", "ray", "shard"})

@@ -18,17 +18,19 @@ from studies.commands.options import (
     PromptOptions,
     RunOptions,
     Runs,
+    SettingsByMethod,
+    Target,
     option,
+    several_methods,
 )
-from studies.commands.options import methods as method_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackOptions(PromptOptions, MomentsOptions, EditorsOptions, KnownFactsOptions, ModelOptions, RunOptions):
     """Which facts, by which methods, and what contradicts them."""
 
-    target: Annotated[str | None, option("What the model shall say instead.")] = None
-    methods: Annotated[str, option(f"Of {', '.join(method_names())}; as rome,ft-m.")] = "rome"
+    target: Target = None
+    methods: Annotated[str, several_methods("rome,ft-m")] = "rome"
     third: Annotated[
         str | None, option("A third answer of the same prompt, which contradicts  [dim](facts: another's)[/dim]")
     ] = None
@@ -39,7 +41,7 @@ class BackOptions(PromptOptions, MomentsOptions, EditorsOptions, KnownFactsOptio
     )
     circuits: Annotated[bool, option("How unlike the fact's circuit is in each state (slow).", "--circuits")] = False
     unrelated: Annotated[int, option("Unrelated shipped facts that are read, too.")] = 20
-    settings: Annotated[tuple[str, ...], option("A setting of one method.", "--set", metavar="METHOD.KEY=VALUE")] = ()
+    settings: SettingsByMethod = ()
     runs: Runs = Path("runs")
 
 

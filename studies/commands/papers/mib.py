@@ -6,7 +6,13 @@ from typing import Annotated
 from factscope.runs.folders import settled_folder
 from studies.commands.app import listed, load, tell_result
 from studies.commands.command import command, run_folder
-from studies.commands.options import ModelOptions, RunOptions, key, option
+from studies.commands.options import (
+    ModelOptions,
+    RunOptions,
+    SplitQkv,
+    key,
+    option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +32,7 @@ class MibOptions(ModelOptions, RunOptions):
     ] = "eap,eap-ig,eap-ig-activations,relp,atp-star,random"
     train: Annotated[int, option("Prompts that edges are scored on.")] = 8
     validation: Annotated[int, option("Other prompts, that circuits are run on.")] = 8
-    split_qkv: Annotated[
-        bool, option("Queries, keys and values apart, or whole heads.", "--split-qkv/--no-split-qkv")
-    ] = True
+    split_qkv: SplitQkv = True
 
 
 @command(

@@ -16,11 +16,12 @@ from studies.commands.options import (
     MomentsOptions,
     RunOptions,
     Runs,
+    SettingsByMethod,
     argument,
     key,
     option,
+    several_methods,
 )
-from studies.commands.options import methods as method_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,13 @@ class SurveyOptions(ModelOptions, MomentsOptions, EditorsOptions, RunOptions):
     """Which sets, by which methods, and which general tasks."""
 
     suites: Annotated[tuple[str, ...], argument("Sets: files, folders or data sets.", metavar="SETS")]
-    methods: Annotated[str, option(f"Of {', '.join(method_names())}; as rome,memit,ft-m.")] = "rome,memit,ft-m,ice"
+    methods: Annotated[str, several_methods("rome,memit,ft-m")] = "rome,memit,ft-m,ice"
     limit: Annotated[int, option("Cases of each set, from the first on.")] = 20
     edits: Annotated[int, option("Edits in sequence, after which general tasks are asked.")] = 5
     tasks: Annotated[str, option(f"Of {', '.join(OWN_TASKS)}, or tasks of lm-eval; with commas between.")] = (
         "repeat,past_tense,antonyms,capitals"
     )
-    settings: Annotated[tuple[str, ...], option("A setting of one method.", "--set", metavar="METHOD.KEY=VALUE")] = ()
+    settings: SettingsByMethod = ()
     runs: Runs = Path("runs")
 
 

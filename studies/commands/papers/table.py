@@ -8,14 +8,14 @@ from factscope.runs.folders import settled_folder
 from studies.commands.app import listed, load, tell_result
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
-    CIRCUIT_METHODS,
-    CIRCUIT_METRICS,
     FACTS,
     SHIPPED,
+    CircuitMethod,
     CircuitOptions,
+    CircuitSettings,
+    EdgeMetric,
     Extra,
     ModelOptions,
-    OneOf,
     RunOptions,
     key,
     option,
@@ -37,10 +37,10 @@ class TableOptions(CircuitOptions, ModelOptions, RunOptions):
     ] = 8
     held_out: Annotated[int, option("Of the others, at most so many are asked.", panel=FACTS)] = 40
     extra: Extra = "refuse"
-    method: Annotated[str, option("How circuits are found.", of=OneOf("circuit method", CIRCUIT_METHODS))] = "eap_ig"
-    metric: Annotated[str, option("What an edge's cost is measured in.", of=OneOf("metric", CIRCUIT_METRICS))] = "nll"
+    method: CircuitMethod = "eap_ig"
+    metric: EdgeMetric = "nll"
     random: Annotated[int, option("Random circuits of each kind that stand beside.")] = 3
-    settings: Annotated[tuple[str, ...], option("Any other setting of the method.", "--set", metavar="KEY=VALUE")] = ()
+    settings: CircuitSettings = ()
 
 
 @command(

@@ -9,9 +9,9 @@ from studies.commands.app import listed, load, tell_result
 from studies.commands.asked import check_prompt, check_prompt_or_facts, note_own_answer, prompt_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
-    DETAILS,
     KnownFactsOptions,
     ModelOptions,
+    OtherSettings,
     PromptOptions,
     RunOptions,
     ShardOptions,
@@ -35,10 +35,7 @@ class FlowOptions(PromptOptions, KnownFactsOptions, ModelOptions, ShardOptions, 
         str | None,
         option("Words that are attributes of the subject, a,b,c  [dim](default: of the known facts)[/dim]"),
     ] = None
-    settings: Annotated[
-        tuple[str, ...],
-        option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS),
-    ] = ()
+    settings: OtherSettings = ()
 
 
 @command(

@@ -9,7 +9,13 @@ from factscope.settings import configured
 from studies.commands.app import listed, load, saying, tell_notes, tell_result
 from studies.commands.asked import check_prompt, note_own_answer, prompt_from
 from studies.commands.command import command, run_folder
-from studies.commands.options import DETAILS, ModelOptions, PromptOptions, RunOptions, option
+from studies.commands.options import (
+    ModelOptions,
+    OtherSettings,
+    PromptOptions,
+    RunOptions,
+    option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +36,7 @@ class PatchscopeOptions(PromptOptions, ModelOptions, RunOptions):
     others: Annotated[
         str | None, option("Other subjects to compare with, a,b,c  [dim](default: of the shipped relation)[/dim]")
     ] = None
-    settings: Annotated[
-        tuple[str, ...],
-        option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS),
-    ] = ()
+    settings: OtherSettings = ()
 
 
 @command(

@@ -9,7 +9,15 @@ from factscope.settings import configured
 from studies.commands.app import going_on, load, tell_result
 from studies.commands.asked import source_name
 from studies.commands.command import command, run_folder
-from studies.commands.options import DETAILS, FactsOptions, ModelOptions, RunOptions, key, numbers, option
+from studies.commands.options import (
+    FactsOptions,
+    ModelOptions,
+    OtherSettings,
+    RunOptions,
+    key,
+    numbers,
+    option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +29,7 @@ class RelationOptions(FactsOptions, ModelOptions, RunOptions):
         option("Layer, or layers 4,5,6, after which the subject is read  [dim](default: all)[/dim]"),
     ] = None
     examples: Annotated[int | None, option("Facts whose Jacobians are averaged  [dim](default: 5)[/dim]")] = None
-    settings: Annotated[
-        tuple[str, ...],
-        option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS),
-    ] = ()
+    settings: OtherSettings = ()
 
 
 @command(

@@ -9,7 +9,7 @@ from factscope.errors import UserError
 from studies.commands.app import note, tell
 from studies.commands.command import command
 from studies.commands.edit.saved.stack import model_of, read_stack
-from studies.commands.options import OUTPUT, Runs, SavedModelOptions, argument, option
+from studies.commands.options import AsJson, Runs, SavedModelOptions, argument, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class ExportOptions(SavedModelOptions):
     peft: Annotated[bool, option("Write an adapter that PEFT loads on the unedited model.")] = False
     edit_was: Annotated[tuple[Path, ...], option("A saved edit; an argument today.", "--edit", hidden=True)] = ()
     runs: Runs = Path("runs")
-    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @command(

@@ -3,12 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from studies.commands.app import note, tell
 from studies.commands.command import command
 from studies.commands.edit.saved.stack import read_stack
-from studies.commands.options import OUTPUT, Options, Runs, option
+from studies.commands.options import AsJson, Options, Runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class ListOptions(Options):
     """Of which folder."""
 
     runs: Runs = Path("runs")
-    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @command("edit list", ListOptions, "edit list", "edit list --runs elsewhere --json", bare=True)

@@ -9,7 +9,7 @@ from factscope.errors import UserError
 from studies.commands.app import tell
 from studies.commands.command import command
 from studies.commands.edit.saved.stack import model_of, read_stack, write_stack
-from studies.commands.options import OUTPUT, Runs, SavedModelOptions, argument, option
+from studies.commands.options import AsJson, Runs, SavedModelOptions, argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class UndoOptions(SavedModelOptions):
         Path | None, argument("Folder of an edit on the stack  [dim](default: the last)[/dim]", metavar="EDIT")
     ] = None
     runs: Runs = Path("runs")
-    as_json: Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @command("edit undo", UndoOptions, "edit undo", "edit undo runs/20261121-140000-edit-rome", bare=True)

@@ -1,6 +1,6 @@
 """From requests to a saved, scored, drawn edit: the recipe behind `edit apply` and `edit evaluate`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from editing.edit import Edit, applied, base_of, commit, in_place, revert
 from editing.evaluation.evaluate import EditReport, evaluate, questions
 from editing.evaluation.protocol import ORDERS, Protocol, protocol_of
 from editing.evaluation.read import Asked
-from editing.method import MethodConfig, MethodSpec
+from editing.method import MethodConfig, MethodSpec, method
 from editing.pages import edit as pages
 from editing.requests import check
 from editing.restraint import RestraintSpec, restrained
@@ -22,12 +22,13 @@ from editing.trained.editor import Trained
 from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
-from factscope.errors import StoreError
+from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
 from factscope.results.result import Result
 from factscope.runs import store
+from factscope.settings import Settings
 
 
 @shown("studies.pages.edit")
@@ -63,6 +64,33 @@ class MethodRun:
     def _own(self) -> dict[str, Any]:
         own = {"moments": self.moments, "seed": self.seed, "start": self.start}
         return own | {"editor": self.editor, "allow_trained": self.allow_trained}
+
+
+def method_runs(
+    model: Bridge,
+    names: Sequence[str],
+    asked: Sequence[EditRequest],
+    settings: Mapping[str, Settings],
+    editors: Sequence[Trained],
+    like: computing.Options,
+) -> list[tuple[MethodRun, tuple[str, ...]]]:
+    """Each method as it will be run, but for its second moments, and what its edits say of their editor.
+
+    `settings` are by method; of `like` the seed, the start and whether facts of the training are allowed count. Raises
+    EditError for whatever would refuse the edits of `asked`, before any is computed.
+    """
+    specs, found = list({spec.name: spec for spec in map(method, names)}.values()), []
+    if idle := set(settings) - {spec.name for spec in specs}:
+        raise EditError(
+            f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(s.name for s in specs)}"
+        )
+    base = base_of(model)
+    for spec, editor in zip(specs, computing.editors_of(specs, editors), strict=True):
+        said = computing.check_editor(spec, replace(like, editor=editor), asked, base)
+        config = spec.config_for(model, settings.get(spec.name, ()), editor)
+        computing.check_config(spec, model, config, editor)
+        found.append((MethodRun(spec, config, None, like.seed, like.start, editor, like.allow_trained), said))
+    return found
 
 
 def moments_for(

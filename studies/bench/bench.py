@@ -1,7 +1,7 @@
 """Methods by cases under one protocol, and one table of them all: what `edit bench` runs.
 
 What is read depends on nothing but the cases, the protocol and the seed; only seconds and memory differ from run to
-run. How methods go through the cases, and go on after a stop, is in `studies/bench/run.py`.
+run. How methods go through the cases, and go on after a stop, is in `runner.py` beside this file.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ from editing.evaluation.read import Speech, asked_of, check_together
 from editing.evaluation.reference_texts import Snippets
 from editing.evaluation.table import TIMES, Score, found, table
 from editing.evaluation.tasks import Tasks
-from editing.method import MethodSpec, method
 from editing.requests import known
 from editing.sequence.yardstick import Yardstick
 from editing.solve.corpus import content_of
@@ -37,7 +36,10 @@ from factscope.runs.shards import Shard
 from factscope.runs.store import SCHEMA
 from factscope.runs.workers import ALONE, Workers
 from factscope.settings import Settings
-from studies.bench.run import MethodResult, MethodSetting, Setting, run_all
+from studies.bench.method_result import MethodResult
+from studies.bench.run import run_all
+from studies.bench.setting import MethodSetting, Setting
+from studies.edit import method_runs
 
 KNOWN_AT_ONCE = 64  # cases; no more are asked than are needed
 
@@ -146,9 +148,6 @@ def _tried(
     known_as: str,
 ) -> list[MethodResult]:
     """Every method on all cases, or on those of a shard."""
-    specs = {spec.name: spec for spec in map(method, names)}
-    if idle := set(options.settings) - set(specs):
-        raise EditError(f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(specs)}")
     check_askable(model, cases, protocol, options.say)
     cases = tuple(map(protocol.case, cases))
     asked = {case.id: asked_of(model, case, options.start, protocol.frame) for case in cases}
@@ -160,26 +159,23 @@ def _tried(
     work = _work(known_as, digest(cases), protocol, options)
     if options.shard is not None:
         work |= options.shard.said(len(setting.steps), setting.side)
-    wanted = _wanted(model, list(specs.values()), cases, options, work)
-    total = sum(len(setting.steps[number]) for begin in setting.units for number in setting.unit(begin)) * len(specs)
+    wanted = _wanted(model, names, cases, options, work)
+    total = sum(len(setting.steps[number]) for begin in setting.units for number in setting.unit(begin)) * len(wanted)
     with progress("cases edited", total, shown=options.shown) as advance:
         return run_all(replace(setting, advance=advance), wanted)
 
 
 def _wanted(
-    model: Bridge, specs: Sequence[MethodSpec], cases: Sequence[Case], options: Options, work: dict[str, Any]
+    model: Bridge, names: Sequence[str], cases: Sequence[Case], options: Options, work: dict[str, Any]
 ) -> list[MethodSetting]:
-    """Each method with its configuration and, where it is trained, its editor; EditError as `check_editor`."""
+    """Each method as it is run, with the work that its journal is known by; EditError as `method_runs`."""
     edited = [request for case in cases for request in case.requests]
+    like = computing.Options(seed=options.seed, start=options.start, allow_trained=options.allow_trained)
     found = []
-    for spec, editor in zip(specs, computing.editors_of(specs, options.editors), strict=True):
-        how = computing.Options(start=options.start, editor=editor, allow_trained=options.allow_trained)
-        notes = computing.check_editor(spec, how, edited, work["model"])
-        config = spec.config_for(model, options.settings.get(spec.name, ()), editor)
-        computing.check_config(spec, model, config, editor)
-        own = work | {"method": spec.name, "config": asdict(config)}
-        own |= {"editor": editor.digest} if editor is not None else {}
-        found.append(MethodSetting(spec, config, options.moments, options.tokens, own, editor, notes))
+    for run, said in method_runs(model, names, edited, options.settings, options.editors, like):
+        own = work | {"method": run.spec.name, "config": asdict(run.config)}
+        own |= {"editor": run.editor.digest} if run.editor is not None else {}
+        found.append(MethodSetting(run, options.moments, options.tokens, own, said))
     return found
 
 

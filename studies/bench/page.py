@@ -22,7 +22,7 @@ from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Table
 from factscope.statistics import INTERVALS
 from studies.bench.bench import Bench
-from studies.bench.run import MethodResult
+from studies.bench.method_result import MethodResult
 
 UNEDITED = "unedited"
 TIMES = {"before": UNEDITED, "after": "immediate", "final": "final"}

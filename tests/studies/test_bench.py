@@ -114,11 +114,11 @@ def test_an_interrupted_grid_goes_on_to_the_identical_result(toy, tmp_path, monk
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr("studies.bench.run.readings", stopping)
+    monkeypatch.setattr("studies.bench.step.readings", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(toy, tmp_path / "part", how, names, settings=settings)
     assert not in_place(toy)
-    monkeypatch.setattr("studies.bench.run.readings", real)
+    monkeypatch.setattr("studies.bench.step.readings", real)
     again = run(toy, tmp_path / "part", how, names, settings=settings)
     assert again.scores == whole.scores
     assert [trial.rows for trial in again.trials] == [trial.rows for trial in whole.trials]
@@ -133,7 +133,7 @@ def test_a_resumed_grid_takes_moments_of_the_unedited_model(toy, tmp_path, monke
     journal = tmp_path / "ft_m.jsonl"
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))  # the first of three edits
     seen = []
-    monkeypatch.setattr("studies.bench.run.moments_for", lambda model, *_: seen.append(len(in_place(model))))
+    monkeypatch.setattr("studies.bench.runner.moments_for", lambda model, *_: seen.append(len(in_place(model))))
     run(toy, tmp_path, how, ("ft_m",), settings=settings)
     assert seen == [0]
 
@@ -210,7 +210,7 @@ def test_the_unedited_model_is_read_once_for_all_methods(toy, tmp_path, monkeypa
         calls.append(len(in_place(model)))
         return real(model, *given)
 
-    monkeypatch.setattr("studies.bench.run.listen", counted)
+    monkeypatch.setattr("studies.bench.setting.listen", counted)
     run(toy, tmp_path, names=("null", "ice"), count=3)
     assert calls == [0, 1, 1, 1, 1, 1, 1]  # once for all three cases, then each case under each method's edit
 

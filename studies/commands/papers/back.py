@@ -1,13 +1,13 @@
 """`edit back`: a fact edited and edited back, and contradicted: what is left, beside the exact undo."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder
 from factscope.settings import by_owner
-from studies.commands.app import listed, load, note, tell_result
+from studies.commands.app import listed, load, tell_notes, tell_result
 from studies.commands.asked import check_prompt, request_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
@@ -143,23 +143,16 @@ def _second(model: Any, options: BackOptions, asked: tuple[Any, ...]) -> tuple[A
 
 def _runs(model: Any, options: BackOptions, editors: Any, asked: tuple[Any, ...]) -> list[Any]:
     """Each method with its settings, second moments and editor; refused before anything is edited."""
-    from editing import compute as computing
-    from editing.edit import base_of
-    from editing.method import method
-    from studies.edit import MethodRun, moments_for
+    from editing.compute import Options as EditingOptions
+    from studies.edit import method_runs, moments_for
 
-    specs = [method(name) for name in listed(options.methods) or ()]
-    settings, out = by_owner(options.settings), []
-    if idle := set(settings) - {spec.name for spec in specs}:
-        raise UserError(f"settings are given for {', '.join(sorted(idle))}, which is none of --methods")
-    for spec, editor in zip(specs, computing.editors_of(specs, editors), strict=True):
-        how = computing.Options(start=options.start, editor=editor, allow_trained=options.allow_trained)
-        for said in computing.check_editor(spec, how, asked, base_of(model)):
-            note(f"Note: {spec.name}: {said}.")
-        config = spec.config_for(model, settings.get(spec.name, ()), editor)
-        computing.check_config(spec, model, config, editor)
-        stats = moments_for(model, spec, config, options.moments, options.tokens, options.seed, options.start)
-        out.append(MethodRun(spec, config, stats, options.seed, options.start, editor, options.allow_trained))
+    like = EditingOptions(seed=options.seed, start=options.start, allow_trained=options.allow_trained)
+    found = method_runs(model, listed(options.methods) or (), asked, by_owner(options.settings), editors, like)
+    out = []
+    for run, notes in found:
+        tell_notes([f"{run.spec.name}: {said}" for said in notes])
+        stats = moments_for(model, run.spec, run.config, options.moments, options.tokens, run.seed, run.start)
+        out.append(replace(run, moments=stats))
     return out
 
 

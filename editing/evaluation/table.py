@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from editing.evaluation.metrics import METRICS, ROME, Record
+from editing.evaluation.metrics import METRICS, Record
+from editing.evaluation.metrics.counterfact import ROME
 from editing.evaluation.protocol import Protocol
 from editing.evaluation.read import Row, Speech
 from factscope.statistics import ENOUGH, bca, interval, wilson

@@ -4,7 +4,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from editing.evaluation.metrics import Record, said
+from editing.evaluation.metrics import Record
+from editing.evaluation.metrics.efficacy import said
 from editing.evaluation.read import Reading, Row
 from editing.pages.told import answer_table, in_json, one_fact, told
 from factscope.model.forward.generate import end_tokens, until_end

@@ -8,13 +8,14 @@ from typing import Any
 
 from editing.bypass import meetings
 from editing.contexts import OPENINGS, contexts
-from editing.edit import Edit, base_of, in_float32, in_place
+from editing.edit import Edit, base_of, in_place
 from editing.method import MethodConfig, MethodInputs, MethodOutput, MethodSpec, method
 from editing.requests import check
 from editing.solve.anchor import Anchoring
 from editing.solve.moments import Moments
 from editing.solve.values import DRIFT, Descent, OnStep
 from editing.trained.editor import Trained
+from editing.weights.lent import in_float32
 from factscope.cache import digest, kept
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of

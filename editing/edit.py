@@ -12,12 +12,10 @@ model is bitwise as it was. Or it is a text, its `preface`, that the model reads
 """
 
 import hashlib
-import io
 import json
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,14 +28,12 @@ from editing.bypass import Bypass, Met, functions, join, read_prompts
 from editing.bypass import check as check_bypass
 from editing.delta import Delta
 from editing.evaluation.read import Row
-from editing.scope import Scope, chooser, joined
+from editing.scope import Scope, chooser
 from factscope.data.request import EditRequest, saved_request
 from factscope.errors import EditError, StoreError
-from factscope.model.bridge import Bridge, device
+from factscope.model.bridge import Bridge
 from factscope.model.forward.prefix import Preface, put_before
-from factscope.model.forward.widened import most_added, widened
 from factscope.model.hooks import stand, standing
-from factscope.model.source.room import free
 from factscope.model.weights import WeightName, as_matrix, fingerprint, from_matrix, live_weights
 from factscope.plots.show import shown
 from factscope.results.result import Result
@@ -342,118 +338,3 @@ def _move(ledger: _Ledger, weights: dict[str, Tensor], edits: list[Edit]) -> Non
     still = {delta.weight for edit in edits for delta in edit.deltas}
     for name in touched - still:
         del ledger.saved[name]
-
-
-@contextmanager
-def borrowed(model: Bridge, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """The live tensors of these weights, to write into; restored bitwise when the block ends, however it ends."""
-    weights = live_weights(model)
-    saved = {name: weights[name].detach().clone() for name in names}
-    try:
-        yield {name: weights[name] for name in names}
-    finally:
-        with torch.no_grad():
-            for name, tensor in saved.items():
-                weights[name].copy_(tensor)
-
-
-@contextmanager
-def in_float32(model: Bridge, written: Sequence[str] | None = None) -> Iterator[None]:
-    """Compute in float32 on a model held in half precision, with a warning; back bitwise afterwards.
-
-    `written` names the weights that are written into, for work that runs the model's modules and does no more: then
-    no float32 copy of the model is made (factscope/model/forward/widened.py), and the numbers are the same.
-    """
-    dtype = next(model.parameters()).dtype
-    if dtype.itemsize >= 4:
-        yield
-        return
-    whole = sum(parameter.numel() for parameter in model.parameters()) * (4 - dtype.itemsize)
-    _check_room(model, whole if written is None else most_added(model, written))
-    warnings.warn(f"the model is in {str(dtype)[6:]}; the edit is computed in float32", stacklevel=3)
-    if written is not None:
-        with widened(model, written):
-            yield
-        return
-    configured = model.cfg.dtype
-    _to(model, torch.float32)  # exact: every half-precision number is a float32 number
-    try:
-        yield
-    finally:
-        _to(model, dtype)
-        model.cfg.dtype = configured
-
-
-def _check_room(model: Bridge, more: int) -> None:
-    """EditError where so many bytes do not fit beside the model, which is told before any work."""
-    place, room = str(device(model)), free(str(device(model)))
-    if room is not None and more > room:
-        raise EditError(
-            f"an edit is computed in float32, for which this model needs {more / 1e9:.3g} GB more on {place}, and "
-            f"{room / 1e9:.3g} are free: edit it with --device cpu on a machine with more memory; the edit's folder "
-            "works wherever the model does"
-        )
-
-
-def _to(model: Bridge, dtype: torch.dtype) -> None:
-    with redirect_stdout(io.StringIO()):  # TransformerLens says there what it does, and that is where results go
-        model.to(dtype)
-
-
-# ---- small algebra ----
-
-
-def check_weights(edits: Sequence[Edit], why: str) -> None:
-    """EditError where an edit is not of the weights; `why` says what needs weights, as in "an export holds weights"."""
-    for edit in edits:
-        if edit.preface:
-            raise EditError(f"an in-context edit ({edit.name}) changes no weight, and {why}: leave it out")
-        if edit.bypasses:
-            raise EditError(f"edit {edit.name} by {edit.method} stands beside the weights, and {why}: leave it out")
-
-
-def merged(edits: Sequence[Edit]) -> Edit:
-    """One edit that does what a stack of them does: the factors of each weight side by side."""
-    if not edits:
-        raise EditError("there is no edit to merge")
-    if len({edit.base for edit in edits}) > 1:
-        raise EditError("these edits were made for different models, so they do not stack")
-    if len(edits) == 1:
-        return edits[0]
-    names = list(dict.fromkeys(delta.weight for edit in edits for delta in edit.deltas))
-    deltas = tuple(_sum([d for edit in edits for d in edit.deltas if d.weight == name]) for name in names)
-    kept = dict.fromkeys(name for edit in edits for name in edit.memory)
-    return replace(
-        edits[0],
-        method="+".join(dict.fromkeys(edit.method for edit in edits)),
-        config={edit.name: edit.config for edit in edits},
-        requests=tuple(one for edit in edits for one in edit.requests),
-        former=(),
-        deltas=deltas,
-        below=(),
-        reports=(),
-        rows=(),
-        curve=None,
-        restraints=tuple(name for edit in edits for name in edit.restraints),
-        preface="".join(edit.preface for edit in edits),
-        scope=joined([edit.scope for edit in edits if edit.preface]),
-        memory={name: torch.cat([edit.memory[name] for edit in edits if name in edit.memory]) for name in kept},
-        bypasses=tuple(join([part for edit in edits for part in edit.bypasses])),
-        met=(),
-        notes=(f"a stack of {len(edits)} edits: {', '.join(edit.name for edit in edits)}",),
-        digest="",
-    )
-
-
-def _sum(deltas: Sequence[Delta]) -> Delta:
-    if len(deltas) == 1:
-        return deltas[0]
-    if all(delta.low_rank for delta in deltas):
-        left = torch.cat([delta.left for delta in deltas if delta.left is not None], 1)
-        right = torch.cat([delta.right for delta in deltas])
-        if left.shape[1] < min(left.shape[0], right.shape[1]):
-            return Delta(deltas[0].weight, right, left)
-    total = deltas[0].dense()
-    for delta in deltas[1:]:
-        total = total + delta.dense()
-    return Delta(deltas[0].weight, total.float())

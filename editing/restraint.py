@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from editing import restraints
-from editing.edit import Edit, base_of, check_weights, in_place, merged
+from editing.edit import Edit, base_of, in_place
+from editing.merge.stack import check_weights, merged
 from factscope.catalogue import Catalogue
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.delta import Delta
-from editing.edit import Edit, in_place, merged
+from editing.edit import Edit, in_place
+from editing.merge.stack import merged
 from editing.weights.extremes import extremes
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge

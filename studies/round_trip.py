@@ -26,10 +26,11 @@ from typing import Any
 
 import torch
 
-from editing.edit import Edit, commit, in_place, merged, revert
+from editing.edit import Edit, commit, in_place, revert
 from editing.evaluation.evaluate import questions
 from editing.evaluation.protocol import ORDERS
 from editing.evaluation.read import Asked, Reading, Row
+from editing.merge.stack import merged
 from editing.nulls import scrambled
 from factscope.data.case import Case, Question, QuestionGroup
 from factscope.data.fact import Fact, same_text

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from editing.edit import Edit, applied, check_weights
+from editing.edit import Edit, applied
 from editing.export.folder import plain_model
+from editing.merge.stack import check_weights
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.source import download as fetch

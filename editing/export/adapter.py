@@ -33,9 +33,10 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from editing.delta import Delta
-from editing.edit import Edit, applied, check_weights, in_place, merged
+from editing.edit import Edit, applied, in_place
 from editing.export.folder import card, new_folder, plain_model
 from editing.export.modules import Place, place_of
+from editing.merge.stack import check_weights, merged
 from editing.requests import target_prompts
 from factscope.errors import EditError, StoreError
 from factscope.files import write_text_atomically

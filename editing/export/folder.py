@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from editing.edit import Edit, applied, check_weights, merged
+from editing.edit import Edit, applied
 from editing.export.modules import WRAPPED, place_of, write_fused
+from editing.merge.stack import check_weights, merged
 from factscope.errors import EditError, StoreError
 from factscope.files import write_text_atomically
 from factscope.model.agreement import off_by, tolerance

@@ -1,1 +1,1 @@
-"""Ways to make one edit of many that were computed apart."""
+"""One edit of several: of a stack, or of many that were computed apart."""

@@ -21,9 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.delta import Delta
-from editing.edit import Edit, base_of, check_weights, in_float32, in_place, merged
+from editing.edit import Edit, base_of, in_place
+from editing.merge.stack import check_weights, merged
 from editing.requests import check, target_prompts
 from editing.solve.moments import Moments
+from editing.weights.lent import in_float32
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor, tensor
 
-from editing.edit import Edit, commit, in_place, merged, revert
+from editing.edit import Edit, commit, in_place, revert
 from editing.evaluation.evaluate import questions
 from editing.evaluation.metrics import full
 from editing.evaluation.protocol import ORDERS
 from editing.evaluation.read import Asked, Reading, Row
 from editing.evaluation.table import table
+from editing.merge.stack import merged
 from editing.requests import RequestPrompts
 from editing.restraint import restrained
 from editing.sequence.keys import key_movement, ordinary_keys

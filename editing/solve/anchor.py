@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.edit import in_float32, unedited
+from editing.edit import unedited
 from editing.requests import BARE, RequestPrompts
 from editing.solve.values import DRIFT, Descent, Place, Values, find_values, read_subjects
+from editing.weights.lent import in_float32
 from factscope.cache import digest, kept
 from factscope.data.load import load_facts
 from factscope.data.request import requests_of

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.delta import Delta
-from editing.edit import Report, borrowed
+from editing.edit import Report
 from editing.requests import BARE, RequestPrompts
 from editing.solve.closed_form import Solution
 from editing.solve.values import Descent, Keys, Values, read_subjects
+from editing.weights.lent import borrowed
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, architecture, info
 from factscope.model.sites import Site

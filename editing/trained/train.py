@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from editing.edit import in_float32, in_place
+from editing.edit import in_place
 from editing.method import MethodConfig, MethodSpec, method
 from editing.trained.editor import Trained
 from editing.trained.examples import TrainingInputs
 from editing.trained.facts import split, training_facts
 from editing.trained.learning import Schedule, learn
+from editing.weights.lent import in_float32
 from factscope.cache import digest
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts

@@ -1,1 +1,1 @@
-"""What an edit does to a weight: where its change lies, how sparse it is, and what it says in words."""
+"""Weights lent to a computation, and what an edit does to them: where, how sparsely, what its change says in words."""

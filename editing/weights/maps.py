@@ -26,7 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.delta import Delta
-from editing.edit import Edit, check_weights, in_place
+from editing.edit import Edit, in_place
+from editing.merge.stack import check_weights
 from editing.spectrum import effective_rank, factored
 from editing.weights.sparsity import Spread, column_energy, half, row_energy
 from factscope.data.request import EditRequest

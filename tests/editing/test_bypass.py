@@ -14,8 +14,9 @@ from circuits.task import Task
 from editing.bypass import KINDS, Bypass, check, functions, join
 from editing.bypasses.codebook import GAP, balls, nearest
 from editing.compute import compute, compute_each
-from editing.edit import Edit, applied, commit, in_place, merged, revert
+from editing.edit import Edit, applied, commit, in_place, revert
 from editing.export.folder import export
+from editing.merge.stack import merged
 from editing.method import method, method_names
 from editing.methods.bypass import grace
 from editing.nulls import scrambled

@@ -9,11 +9,13 @@ import torch
 
 from editing import edit as editing_edit
 from editing.delta import Delta, packed, unpacked
-from editing.edit import Edit, applied, commit, in_place, merged, revert
+from editing.edit import Edit, applied, commit, in_place, revert
 from editing.export.folder import export
+from editing.merge.stack import merged
 from editing.restraint import restrained, restraint_names
 from editing.restraints import prune, rect
 from editing.spectrum import effective_rank, factored, spectra
+from editing.weights.lent import in_float32
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
@@ -248,7 +250,7 @@ def test_a_model_in_half_precision_comes_back_bitwise_after_float32(tmp_path, ca
     before = fingerprint(model)
 
     def dtypes():
-        with editing_edit.in_float32(model):
+        with in_float32(model):
             return next(model.parameters()).dtype, model(torch.tensor([[1, 2]])).dtype
 
     with pytest.warns(UserWarning, match="float32"):

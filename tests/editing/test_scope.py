@@ -8,7 +8,8 @@ import torch
 
 import factscope as fs
 from editing.compute import compute, compute_each
-from editing.edit import Edit, applied, commit, merged, revert
+from editing.edit import Edit, applied, commit, revert
+from editing.merge.stack import merged
 from editing.methods.in_context.retrieval import Config, keys_of
 from editing.requests import request, target_prompts
 from editing.scope import Scope, joined, pooled

@@ -15,11 +15,11 @@ what was written first fades; MEMIT solves for all of them together.
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from editing.edit import borrowed
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import weight_name
 from editing.solve.values import Descent, Keys, Values, find_keys
+from editing.weights.lent import borrowed
 from factscope.model.bridge import Bridge, info
 
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from editing import compute as computing
 from editing.delta import Delta, packed
-from editing.edit import Edit, merged
+from editing.edit import Edit
 from editing.export.adapter import CONFIG, TENSORS, export_adapter, laid_over
 from editing.export.folder import export
+from editing.merge.stack import merged
 from editing.method import method, method_names
 from editing.methods.fine_tuning import lora
 from editing.solve.values import Descent

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from editing import compute as computing
-from editing.edit import Edit, merged
+from editing.edit import Edit
+from editing.merge.stack import merged
 from editing.method import MethodInputs, method
 from editing.methods.fine_tuning import adalora, ft_bf, ft_m, lora
 from editing.requests import target_prompts

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from editing import compute as computing
-from editing.edit import borrowed
 from editing.methods.closed_form import memit, rls
 from editing.requests import BARE, RequestPrompts
 from editing.solve.layers import weight_name
 from editing.solve.values import Descent, find_keys, find_values, read_subjects
+from editing.weights.lent import borrowed
 from factscope.data.fact import Fact
 from factscope.data.request import requests_of
 from factscope.model.sites import Site

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from editing.edit import in_float32
+from editing.weights.lent import in_float32
 from factscope.errors import EditError, ModelError
 from factscope.model.load import load
 from factscope.model.source import room
@@ -33,7 +33,7 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch: pytest.Monkey
     with pytest.raises(ModelError, match=r"0.000487 GB in float32, and .* free on cpu; --dtype bfloat16 needs half"):
         load(str(TOY), device="cpu")
     model = load(str(TOY), device="cpu", dtype="bfloat16")
-    monkeypatch.setattr("editing.edit.free", lambda _: 1.0 * count)
+    monkeypatch.setattr("editing.weights.lent.free", lambda _: 1.0 * count)
     with pytest.raises(EditError, match=r"computed in float32, for which this model needs .* GB more on cpu"):
         _as_float32(model)
     assert next(model.parameters()).dtype == torch.bfloat16

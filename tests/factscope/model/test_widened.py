@@ -7,8 +7,8 @@ import torch
 
 from editing import compute as computing
 from editing.compute import compute
-from editing.edit import in_float32
 from editing.method import method
+from editing.weights.lent import in_float32
 from factscope.data.load import load_facts
 from factscope.model.forward.widened import most_added, parts_of, widened
 from factscope.model.load import load

@@ -26,7 +26,7 @@ class WeightsOptions(SavedModelOptions, RunOptions):
 )
 def weights(options: WeightsOptions) -> None:
     """Draw where and how sparsely edits change the weights, and what the change says in words of the vocabulary."""
-    from editing.edit import check_weights
+    from editing.merge.stack import check_weights
     from studies.edit import load_edits
 
     edits = [edit for folder in options.edit for edit in load_edits(folder)]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from editing import compute as computing
-from editing.edit import Edit, applied, merged, revert
+from editing.edit import Edit, applied, revert
+from editing.merge.stack import merged
 from editing.methods.closed_form import alphaedit, memit, rls
 from editing.requests import RequestPrompts
 from editing.restraint import restrained

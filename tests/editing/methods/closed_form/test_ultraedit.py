@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from editing import compute as computing
-from editing.edit import Edit, merged, remembered
+from editing.edit import Edit, remembered
+from editing.merge.stack import merged
 from editing.methods.closed_form import ultraedit
 from editing.methods.closed_form.ultraedit import Config, Statistics
 from editing.requests import target_prompts

@@ -12,29 +12,24 @@ which of the three is the most probable, by mean log-probability of its tokens. 
 hop* ("The currency of the country is the") says what the second hop alone suggests: an answer that stays there was no
 reasoning over the chain (the paper's appendix C.1).
 
-Two sources: chains of two shipped relations, worded by `PHRASES`; and MQuAKE's files, where the chain's first question
-is asked as a question, and without the subject's name for want of the hop's own words.
+Where chains come from is in factscope/data/questions/chains.py.
 
 Convention: shares of chains, with Wilson's 95 % intervals; chains about one subject count as one there.
 Scope: chains whose three answers differ. Of MQuAKE: chains whose last answer was not itself edited.
 """
 
-import json
-import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from editing.edit import Edit
 from editing.evaluation.said import FRAMES, until_stop
-from factscope.data.case import Case
-from factscope.data.fact import SHIPPED, Relation, fill, same_text, whole_words
-from factscope.data.load import load_cases
+from factscope.data.fact import SHIPPED, whole_words
+from factscope.data.questions.chains import Chain
 from factscope.data.request import EditRequest
-from factscope.data.shipped import relations
-from factscope.errors import FactError, UserError
+from factscope.errors import UserError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.generate import generate, until_end
 from factscope.model.forward.scoring import Pair, score
@@ -50,51 +45,6 @@ from factscope.statistics import wilson
 KINDS = ("new", "old", "edited", "other")
 WORDS = 12  # tokens of a continuation
 AT_ONCE = 64  # chains that the unedited model is asked together
-# The answer of a relation in words about its subject, and the same without the subject: the first hop in a sentence.
-PHRASES = {
-    "book_author": ("the author of {}", "the author"),
-    "city_country": ("the country of the city of {}", "the country"),
-    "company_headquarters": ("the city where {} has its headquarters", "the city"),
-    "composition_composer": ("the composer of {}", "the composer"),
-    "landmark_city": ("the city where {} stands", "the city"),
-    "landmark_country": ("the country where {} stands", "the country"),
-    "organization_founder": ("the founder of {}", "the founder"),
-    "painting_painter": ("the painter of {}", "the painter"),
-    "product_maker": ("the company that makes {}", "the company"),
-}
-SECOND = {"city_country": 1}  # of a second hop, which template reads well about a phrase; else the first
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Two hops and more, of which the first is edited."""
-
-    id: str
-    requests: tuple[EditRequest, ...]
-    question: str
-    bare: str  # without the first hop; "" where it cannot be taken out
-    new: tuple[str, ...]  # spellings
-    old: tuple[str, ...]
-    edited: tuple[str, ...]
-
-    @property
-    def distinct(self) -> bool:
-        """Whether no answer is a spelling of another."""
-        return not any(
-            same_text(text, others)
-            for one, others in ((self.new, self.old), (self.new, self.edited), (self.old, self.edited))
-            for text in one
-        )
-
-    def kind_of(self, text: str) -> str:
-        """Which of the three stands first in a continuation: one of KINDS."""
-        said = until_stop(text)
-        places = {}
-        for kind in KINDS[:3]:
-            found = [match.start() for each in getattr(self, kind) for match in whole_words(each, said, re.IGNORECASE)]
-            if found:
-                places[kind] = min(found)
-        return min(places, key=lambda kind: places[kind]) if places else "other"
 
 
 @dataclass(frozen=True)
@@ -232,7 +182,7 @@ def _answered(model: Bridge, chains: Sequence[Chain], options: HopOptions) -> di
     if not options.known:
         return {chain.id: True for chain in chains}
     said = _said(model, [chain.question for chain in chains], options.start)
-    return {chain.id: chain.kind_of(text) == "old" for chain, text in zip(chains, said, strict=True)}
+    return {chain.id: kind_of(chain, text) == "old" for chain, text in zip(chains, said, strict=True)}
 
 
 def _line(model: Bridge, chain: Chain, options: HopOptions) -> dict[str, Any]:
@@ -275,8 +225,19 @@ def hear(model: Bridge, chain: Chain, questions: Sequence[str], start: str) -> l
     found = []
     for place, text in enumerate(said):
         own = dict(zip(kinds, losses[3 * place : 3 * place + 3], strict=True))
-        found.append(Heard(chain.kind_of(text), min(own, key=lambda kind: own[kind]), text))
+        found.append(Heard(kind_of(chain, text), min(own, key=lambda kind: own[kind]), text))
     return found
+
+
+def kind_of(chain: Chain, text: str) -> str:
+    """Which of a chain's three answers stands first in a continuation: one of KINDS."""
+    said = until_stop(text)
+    places = {}
+    for kind in KINDS[:3]:
+        found = [match.start() for each in getattr(chain, kind) for match in whole_words(each, said, re.IGNORECASE)]
+        if found:
+            places[kind] = min(found)
+    return min(places, key=lambda kind: places[kind]) if places else "other"
 
 
 def _said(model: Bridge, questions: Sequence[str], start: str) -> list[str]:
@@ -289,93 +250,3 @@ def _said(model: Bridge, questions: Sequence[str], start: str) -> list[str]:
 def _framed(text: str) -> str:
     """A question with a place for its answer, a sentence as it is."""
     return FRAMES["qa"].replace("{}", text) if text.endswith("?") else text
-
-
-# ---- where chains come from ----
-
-
-def shipped_chains(first: Sequence[str] = (), seed: int = 0) -> tuple[Chain, ...]:
-    """Chains of two shipped relations, shuffled; `first` names the relations of the first hop, by default all.
-
-    Raises UserError for a relation that has no phrase.
-    """
-    if wrong := next((name for name in first if name not in PHRASES), None):
-        raise UserError(f"{wrong!r} cannot be the first hop of a chain; those that can are {', '.join(PHRASES)}")
-    ours = relations()
-    made = [chain for name in (first or PHRASES) for second in ours.values() for chain in _joined(ours[name], second)]
-    random.Random(seed).shuffle(made)
-    return tuple(made)
-
-
-def _joined(first: Relation, second: Relation) -> list[Chain]:
-    """The chains of two relations: the answer of the first is a subject of the second, before the edit and after."""
-    phrase, bare = PHRASES[first.name]
-    entries = {entry.subject: entry for entry in second.entries}
-    template = second.templates[SECOND.get(second.name, 0)]
-    made = []
-    for entry in first.entries:
-        fact = first.fact(entry, first.templates[0])
-        targets = [
-            answer for answer in first.answers if answer in entries and answer not in (fact.answer, *fact.aliases)
-        ]
-        if fact.answer not in entries or not targets:
-            continue
-        draw = random.Random(f"{fact.id}/{second.name}")
-        target = fact.foil if fact.foil in targets else draw.choice(targets)
-        old, new = entries[fact.answer], entries[str(target)]
-        subject = f"the {fact.subject[4:]}" if fact.subject.startswith("The ") else fact.subject
-        made.append(
-            Chain(
-                id=f"{fact.id}/{second.name}",
-                requests=(EditRequest.of(replace(fact, foil=target)),),
-                question=_sentence(template, fill(phrase, subject)),
-                bare=_sentence(template, bare),
-                new=(new.answer, *new.aliases),
-                old=(old.answer, *old.aliases),
-                edited=(str(target),),
-            )
-        )
-    return made
-
-
-def _sentence(template: str, phrase: str) -> str:
-    """A template about a phrase, with a capital in front."""
-    text = fill(template, phrase)
-    return text[0].upper() + text[1:]
-
-
-def mquake_chains(path: str | Path) -> tuple[Chain, ...]:
-    """The chains of an MQuAKE file whose last answer is not itself edited, in the file's order.
-
-    Raises FactError for a file of another format, and where no chain is left.
-    """
-    cases = load_cases(path)
-    if any(case.suite != "MQuAKE" for case in cases):
-        raise FactError(f"{path} holds {cases[0].suite or 'facts'}, and chains are read from MQuAKE's files")
-    try:
-        records = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as trouble:
-        raise FactError(f"{path}: chains are read from one JSON file of MQuAKE ({trouble})") from None
-    olds = {
-        f"mquake/{record.get('case_id', number)}": (record["answer"], *record.get("answer_alias", ()))
-        for number, record in enumerate(records if isinstance(records, list) else [records])
-    }
-    made = [chain for case in cases if (chain := _of_case(case, olds[case.id])) is not None]
-    if not made:
-        raise FactError(f"{path}: every chain's last answer is itself edited, so no hop follows from an edit")
-    return tuple(made)
-
-
-def _of_case(case: Case, old: tuple[str, ...]) -> Chain | None:
-    (question, *_) = next(group.questions for group in case.more if group.kind == "multi-hop")
-    new, edited = question.answers[0], tuple(request.target for request in case.requests)
-    if any(same_text(text, edited) for text in new):
-        return None
-    subject = case.requests[0].subject
-    places = whole_words(subject, question.prompt)
-    bare = ""
-    if len(places) == 1:
-        begin, end = places[0].span()
-        rest = question.prompt[end:].removeprefix("'s")
-        bare = " ".join(f"{question.prompt[:begin]}{rest}".split())
-    return Chain(case.id, case.requests, question.prompt, bare, new, old, edited)

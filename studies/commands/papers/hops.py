@@ -87,12 +87,12 @@ def hops(options: HopsOptions) -> None:
 
 def _chains(options: HopsOptions) -> tuple[Any, str]:
     """The chains, and their source in words; refused before a model is loaded."""
+    from factscope.data.questions.chains import mquake_chains, shipped_chains
     from factscope.errors import UserError
-    from studies.tables import multi_hop as recipe
 
     if options.chains is None:
         names = listed(options.relations) or ()
-        return recipe.shipped_chains(names, options.seed), "chains of shipped relations"
+        return shipped_chains(names, options.seed), "chains of shipped relations"
     if options.relations is not None:
         raise UserError("--relations chooses among shipped chains; a file of MQuAKE brings its own")
-    return recipe.mquake_chains(options.chains), options.chains.name
+    return mquake_chains(options.chains), options.chains.name

@@ -1,7 +1,6 @@
-"""Who answers the second hop: answers that are told apart by hand, chains from both sources, the toy edited."""
+"""Who answers the second hop: answers that are told apart by hand, the toy edited."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,17 @@ import pytest
 
 from editing.method import method
 from factscope.data.load import load_facts
+from factscope.data.questions import chains as sources
+from factscope.data.questions.chains import Chain
 from factscope.data.request import EditRequest
-from factscope.data.shipped import relations
-from factscope.errors import FactError, UserError
+from factscope.errors import UserError
 from factscope.runs.provenance import Run
 from helpers.models import TOY
 from helpers.records import MQUAKE
 from helpers.results import check_result
 from studies.edit import MethodRun
 from studies.pages.multi_hop import words
-from studies.tables import multi_hop as recipe
-from studies.tables.multi_hop import Chain, Heard, HopOptions, HopRow, HopStudy, multi_hop, shares, shipped_chains
+from studies.tables.multi_hop import Heard, HopOptions, HopRow, HopStudy, kind_of, multi_hop, shares
 
 NO_REQUEST: tuple[EditRequest, ...] = ()
 
@@ -31,50 +30,11 @@ def _chain(name: str, new: str, old: str, edited: str, **more: Any) -> Chain:
 
 def test_the_first_of_the_three_counts() -> None:
     chain = Chain("x", (), "q", "", ("yen", "Japanese yen"), ("euro",), ("Japan",))
-    assert chain.kind_of(" the yen of Japan") == "new"
-    assert chain.kind_of(" Japan, and the yen") == "edited"
-    assert chain.kind_of(" not the EURO but yen") == "old"
-    assert chain.kind_of(" dollar. Then the yen") == "other"  # behind the stop
-    assert chain.kind_of(" Japanese") == "other"  # whole words
-    assert chain.distinct
-    assert not Chain("x", (), "q", "", ("Asia",), ("asia",), ("China",)).distinct
-    assert not Chain("x", (), "q", "", ("Kuwait",), ("Riyadh",), ("kuwait",)).distinct
-
-
-def test_shipped_chains_follow_from_two_relations() -> None:
-    ours, chains = relations(), shipped_chains(("landmark_country",))
-    assert len(chains) > 100
-    assert len({chain.id for chain in chains}) == len(chains)
-    for chain in chains:
-        (request,) = chain.requests
-        second = {entry.subject: entry.answer for entry in ours[chain.id.rsplit("/", 1)[1]].entries}
-        assert (second[str(request.old)], second[request.target]) == (chain.old[0], chain.new[0])
-        assert chain.edited == (request.target,)
-        assert request.subject.removeprefix("The ") in chain.question
-        assert request.subject.removeprefix("The ") not in chain.bare
-    assert "The capital of the country where the Eiffel Tower stands is" in {chain.question for chain in chains}
-    assert [chain.id for chain in shipped_chains(("landmark_country",), seed=1)] != [chain.id for chain in chains]
-    assert Counter(chain.id for chain in shipped_chains(("landmark_country",), seed=1)) == Counter(
-        chain.id for chain in chains
-    )
-    with pytest.raises(UserError, match="'country_capital' cannot be the first hop"):
-        shipped_chains(("country_capital",))
-
-
-def test_chains_of_mquake(tmp_path: Path) -> None:
-    file = tmp_path / "mquake.json"
-    last = json.loads(json.dumps(MQUAKE)) | {"case_id": 5, "new_answer": "norway"}  # the last answer is the edited one
-    file.write_text(json.dumps([MQUAKE, last]))
-    (chain,) = recipe.mquake_chains(file)
-    assert chain.id == "mquake/4"
-    assert (chain.new, chain.old, chain.edited) == (("Oslo", "Kristiania"), ("Lisbon", "Lisboa"), ("Norway",))
-    assert chain.question == "Where is the capital of Ann Bo's country?"
-    assert chain.bare == "Where is the capital of country?"
-    file.write_text(json.dumps([last]))
-    with pytest.raises(FactError, match="every chain's last answer is itself edited"):
-        recipe.mquake_chains(file)
-    with pytest.raises(FactError, match="chains are read from MQuAKE's files"):
-        recipe.mquake_chains(TOY / "toy_town.json")
+    assert kind_of(chain, " the yen of Japan") == "new"
+    assert kind_of(chain, " Japan, and the yen") == "edited"
+    assert kind_of(chain, " not the EURO but yen") == "old"
+    assert kind_of(chain, " dollar. Then the yen") == "other"  # behind the stop
+    assert kind_of(chain, " Japanese") == "other"  # whole words
 
 
 def test_shares_by_hand(toy: Any) -> None:
@@ -149,7 +109,7 @@ def test_the_command(run_command: Any, tmp_path: Path, facts: Any, toy: Any, mon
     chain = _chain(
         "one", str(fact.foil), fact.answer, "nothing", requests=(EditRequest.of(fact),), question=fact.prompt
     )
-    monkeypatch.setattr(recipe, "shipped_chains", lambda *_: (chain,))
+    monkeypatch.setattr(sources, "shipped_chains", lambda *_: (chain,))
     asked = ("edit", "hops", "--model", TOY, "--method", "ft-m", "--set", "steps=60", "--limit", 1, "--json")
     done = run_command(*asked)
     assert done.exit_code == 0, done.stderr

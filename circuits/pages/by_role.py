@@ -14,6 +14,7 @@ from circuits.pages.wiring import NODE_KINDS, into, palette_of, row_names, row_o
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark, View
 from factscope.plots.labels import counted
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Section, Spec, Table, Text
+from factscope.results.provenance import provenance
 
 MOST_ROWS = 400  # of a table of edges; the export has all
 
@@ -284,7 +285,6 @@ def _crossing(source: str, target: str, readers: str) -> str:
 
 def card(circuit: RoleCircuit) -> Card:
     """Method, prompts and provenance."""
-    run = circuit.run
     items = [
         ("method", circuit.method),
         ("settings", ", ".join(f"{key} {value}" for key, value in circuit.settings.items())),
@@ -296,9 +296,4 @@ def card(circuit: RoleCircuit) -> Card:
     ]
     if circuit.stability is not None:
         items.append(("stability", f"Jaccard {circuit.stability.jaccard:.2f} of two circuits of resampled prompts"))
-    if run is not None:
-        items += [
-            ("model", f"{run.model} ({run.fingerprint[:12]}), {run.dtype} on {run.device}, {run.threads} threads"),
-            ("time", f"{run.seconds:.1f} s, {run.peak_memory:.2f} GB at most, started {run.started}"),
-        ]
-    return Card("Provenance", tuple(items), command=run.command if run else "")
+    return provenance(circuit.run, *items)

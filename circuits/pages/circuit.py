@@ -25,6 +25,7 @@ from factscope.plots.specs import (
     Table,
     Text,
 )
+from factscope.results.provenance import provenance
 
 MOST_ROWS = 400  # of a table of edges; the export has all
 
@@ -221,7 +222,7 @@ def _completeness(circuit: Circuit) -> list[tuple[str, str]]:
 
 def card(circuit: Circuit, errors: ScorerErrors | None = None) -> Card:
     """Method, task, certificate, how far the scores are from exact cuts, and provenance."""
-    task, run = circuit.task, circuit.run
+    task = circuit.task
     items = [
         ("method", circuit.method),
         ("settings", ", ".join(f"{key} {value}" for key, value in circuit.settings.items() if key not in INTEGRAL)),
@@ -237,10 +238,4 @@ def card(circuit: Circuit, errors: ScorerErrors | None = None) -> Card:
         items.append(("error of the scores", drawn + sentence(errors.agreements[0], errors)))
     if circuit.certificate:
         items.append(("certificate", str(circuit.certificate)))
-    if run is not None:
-        items += [
-            ("model", f"{run.model} ({run.fingerprint[:12]}), {run.dtype} on {run.device}, {run.threads} threads"),
-            ("time", f"{run.seconds:.1f} s, {run.peak_memory:.2f} GB at most, started {run.started}"),
-            ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
-        ]
-    return Card("Provenance", tuple(items), command=run.command if run else "")
+    return provenance(circuit.run, *items)

@@ -8,6 +8,7 @@ from circuits.mib.areas import SIZES
 from circuits.mib.track import Track, TrackRow, rows_of
 from factscope.plots.labels import counted
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table, Text
+from factscope.results.provenance import provenance
 
 
 def words(found: Track) -> list[str]:
@@ -167,4 +168,4 @@ def _card(found: Track) -> Card:
         ("settings", ", ".join(f"{name}={value}" for name, value in found.settings.items())),
         ("seconds", ", ".join(f"{row.task} {_name(row.method)} {row.seconds:.0f}" for row in found.rows)),
     )
-    return Card("Provenance", items + found.run.items(), found.run.command)
+    return provenance(found.run, *items)

@@ -8,6 +8,7 @@ from circuits.analysis.paths import PathEffects
 from circuits.graph import Graph, place_of
 from factscope.plots.labels import counted
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Section, Spec, Table, Text
+from factscope.results.provenance import provenance
 
 MAPS = 6  # receivers that have a map of all layers each
 MATRIX = 40  # senders and receivers of the matrix: the strongest
@@ -177,6 +178,4 @@ def _card(found: PathEffects) -> Card:
         ("loss of the run that is patched", f"{found.loss_from:.4g}"),
         ("loss with every edge exchanged", f"{found.loss_to:.4g}"),
     )
-    if found.run is None:
-        return Card("Provenance", items)
-    return Card("Provenance", items + found.run.items(), found.run.command)
+    return provenance(found.run, *items)

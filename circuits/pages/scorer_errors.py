@@ -7,6 +7,7 @@ import numpy as np
 from circuits.analysis.scorer_errors import TOP, Agreement, Estimate, ScorerErrors
 from factscope.plots.labels import counted
 from factscope.plots.specs import Bars, Card, Curves, Headline, Number, Page, Section, Series, Table
+from factscope.results.provenance import provenance
 
 DRAWN = 40  # edges of the picture: the largest exact effects
 WORST = 100  # rows of the table of edges
@@ -172,6 +173,4 @@ def _card(found: ScorerErrors) -> Card:
         ("graph", str(found.graph)),
         ("exact cuts", f"{len(found.edges)} in {found.seconds:.1f} s"),
     )
-    if found.run is None:
-        return Card("Provenance", items)
-    return Card("Provenance", items + found.run.items(), found.run.command)
+    return provenance(found.run, *items)

@@ -5,6 +5,7 @@ from typing import Any
 
 from editing.evaluation.lm_eval import TaskReport
 from factscope.plots.specs import Card, Cell, Page, Section, Table
+from factscope.results.provenance import provenance
 
 NOTE = (
     "± is lm-eval's standard error of each number alone; both models are asked the same questions, so the difference "
@@ -68,6 +69,6 @@ def page(report: TaskReport) -> Page:
     )
     cards = [Card("Tasks", (*asked, ("lm-eval", report.harness), ("edits", ", ".join(report.edits) or "none")))]
     if report.run is not None:
-        cards.append(Card("Run", report.run.items(), command=report.run.command))
+        cards.append(provenance(report.run))
     sections = (Section("Scores", (Table("lm-eval", columns, rows, NOTE),)), Section("How it was made", tuple(cards)))
     return Page(f"lm-eval: {', '.join(report.tasks)}", sections, report.run.model if report.run is not None else "")

@@ -32,6 +32,7 @@ from factscope.plots.specs import (
     Spec,
     Table,
 )
+from factscope.results.provenance import provenance
 from factscope.statistics import INTERVALS, principal_plane
 
 NEIGHBOURS = "locality, unchanged"  # where an edit leaks first: no headline is without it
@@ -386,6 +387,5 @@ def card(result: SequenceResult) -> Card:
         ("edits", f"{len(result.edits)}; {per_edit}"),
         ("weights at the end", result.last.weights),
         *(("to know", note) for note in result.notes),
-        *(result.run.items() if result.run else ()),
     )
-    return Card("Provenance", items, result.run.command if result.run else "")
+    return provenance(result.run, *items)

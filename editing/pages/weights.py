@@ -11,7 +11,8 @@ from editing.weights.maps import READ_AS, MatrixMap, WeightMaps
 from editing.weights.sparsity import column_energy, concentration, row_energy
 from factscope.model.weights import PROJECTIONS, WeightName
 from factscope.plots.labels import numbers_in_words
-from factscope.plots.specs import Card, Cell, Curves, Heatmap, Page, Section, Series, Table, Text
+from factscope.plots.specs import Cell, Curves, Heatmap, Page, Section, Series, Table, Text
+from factscope.results.provenance import provenance
 
 DRAWN = 12  # matrices whose picture a page has
 WITHIN = (1, 10, 50)
@@ -34,7 +35,7 @@ def page(maps: WeightMaps) -> Page:
         sections.append(Section("In words", (*((_hits(maps),) if several else ()), _ranks(maps)), IN_WORDS))
     if maps.run is not None:
         edits = ", ".join(dict.fromkeys(one.edit[:12] for one in maps.matrices))
-        card = Card("Provenance", (("edits", edits), *maps.run.items()), maps.run.command)
+        card = provenance(maps.run, ("edits", edits))
         sections.append(Section("What was run", (card,)))
     return Page("Weights under edits", tuple(sections), f"{maps.model}, {', '.join(_methods(maps))}")
 

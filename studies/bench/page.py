@@ -20,6 +20,7 @@ from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.model.known import Known
 from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Table
+from factscope.results.provenance import provenance
 from factscope.statistics import INTERVALS
 from studies.bench.bench import Bench
 from studies.bench.method_result import MethodResult
@@ -240,7 +241,7 @@ def page(bench: Bench) -> Page:
     cards = [Card("Protocol", facts_of(bench))]
     cards += [Card(trial.method, tuple((k, str(v)) for k, v in trial.config.items())) for trial in bench.trials]
     if bench.run is not None:
-        cards.append(Card("Run", bench.run.items(), command=bench.run.command))
+        cards.append(provenance(bench.run))
     sections.append(Section("How it was made", tuple(cards)))
     name = bench.run.model if bench.run is not None else ""
     return Page(f"{bench.suite}: {len(bench.trials)} methods", tuple(sections), f"{name}, {len(bench.cases)} cases")

@@ -8,6 +8,7 @@ import numpy as np
 from circuits.analysis.diff import changes, diff
 from circuits.analysis.head_changes import HeadChange, head_changes
 from factscope.plots.specs import Card, Cell, Spec, Table
+from factscope.results.provenance import provenance
 from studies.edit_effects.result import EditStudy, Measure
 
 MOST = 60  # rows of a table of edges or heads
@@ -180,7 +181,6 @@ def null_spectra(study: EditStudy) -> tuple[Spec, ...]:
 
 def card(study: EditStudy) -> Card:
     """Everything needed to do it again."""
-    run = study.run
     items = [
         ("edit", f"{study.edit[:12]} by {study.method}, layers {', '.join(map(str, study.layers))}"),
         ("circuits", f"{study.before.circuit.method}; {settings_words(study.before.circuit.settings)}"),
@@ -188,7 +188,7 @@ def card(study: EditStudy) -> Card:
         ("metric and ablation", f"{study.before.circuit.task.metric}, {study.before.circuit.task.ablation}"),
         ("settings", settings_words(study.config)),
     ]
-    return Card("Provenance", (*items, *(run.items() if run else ())), run.command if run else "")
+    return provenance(study.run, *items)
 
 
 def settings_words(values: dict[str, Any]) -> str:

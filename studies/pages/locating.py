@@ -6,6 +6,7 @@ import numpy as np
 
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Palette, Section, Series, Table, Text
 from factscope.statistics import ENOUGH
+from factscope.results.provenance import provenance
 from studies.locating import KINDS, Located, LocatingStudy
 
 COLOURS: dict[str, Palette] = {"same fact": "green", "same subject": "purple", "same relation": "orange"}
@@ -138,4 +139,4 @@ def _card(study: LocatingStudy) -> Card:
         ("prompts", " / ".join(study.prompts)),
         ("settings", ", ".join(f"{name}={value}" for name, value in study.settings.items())),
     )
-    return Card("Provenance", items + study.run.items(), study.run.command)
+    return provenance(study.run, *items)

@@ -4,6 +4,7 @@ from typing import Any
 
 from factscope.plots.labels import counted
 from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table, Text
+from factscope.results.provenance import provenance
 from studies.tables.multi_hop import KINDS, HopStudy, Share, shares
 
 NAMES = {
@@ -161,4 +162,4 @@ def _card(study: HopStudy) -> Card:
         ("method", study.method),
         ("settings", ", ".join(f"{name}={value}" for name, value in study.settings.items())),
     )
-    return Card("Provenance", items + study.run.items(), study.run.command)
+    return provenance(study.run, *items)

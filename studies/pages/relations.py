@@ -7,7 +7,6 @@ import numpy as np
 
 from factscope.plots.labels import counted
 from factscope.plots.specs import (
-    Card,
     Cell,
     Curves,
     Headline,
@@ -21,6 +20,7 @@ from factscope.plots.specs import (
     Text,
     state_labels,
 )
+from factscope.results.provenance import provenance
 from studies.tables.relations import (
     Hit10,
     RelationCircuit,
@@ -330,4 +330,4 @@ def _measured(table: RelationTable) -> tuple[Spec, ...]:
         ("settings", ", ".join(f"{name}={value}" for name, value in table.settings.items())),
         ("seconds for each relation", ", ".join(f"{row.relation} {row.seconds:.0f}" for row in table.rows)),
     )
-    return (*specs, Card("Provenance", items + table.run.items(), table.run.command))
+    return (*specs, provenance(table.run, *items))

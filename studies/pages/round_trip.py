@@ -6,7 +6,8 @@ import numpy as np
 
 from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.labels import counted
-from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table, Text
+from factscope.plots.specs import Cell, Headline, Number, Page, Section, Table, Text
+from factscope.results.provenance import provenance
 from factscope.statistics import INTERVALS, interval
 from studies.round_trip import MEASURES, RoundTrip, StateRead
 
@@ -38,7 +39,7 @@ def page(result: RoundTrip) -> Page:
         "How it was measured",
         (
             Table("Facts", ("prompt", "old", "new", "the edit that contradicts"), facts),
-            Card("Provenance", (("unrelated facts", str(result.unrelated)), *result.run.items()), result.run.command),
+            provenance(result.run, ("unrelated facts", str(result.unrelated))),
         ),
     )
     title = f"Edited and edited back: {counted(len(result.prompts), 'fact')}"

@@ -6,6 +6,7 @@ from editing.pages.scores import value_with_interval
 from factscope.plots.escape import visible
 from factscope.plots.labels import counted
 from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table, Text
+from factscope.results.provenance import provenance
 from factscope.statistics import INTERVALS
 from studies.tables.survey import POOLED, SetResult, Survey
 
@@ -48,7 +49,7 @@ def page(result: Survey) -> Page:
         Section("Methods by sets (Table 4)", (*scores, _paper()), MAY),
         Section("General tasks (Table 5)", (_table5(result),)),
         Section("One case (Table 7)", tuple(_table7(one) for one in result.sets)),
-        Section("How it was measured", (Card("Provenance", _card(result), result.run.command),)),
+        Section("How it was measured", (_card(result),)),
     ]
     if any(one.trained_on for one in result.sets):
         sections.insert(2, Section("Trained elsewhere (Table 6)", (_table6(result),), CROSS))
@@ -130,5 +131,5 @@ def _table7(one: SetResult) -> Table:
     return Table(f"{one.prompt} → {one.target}", ("method", "writes"), rows, note=f"The first case of {one.name}.")
 
 
-def _card(result: Survey) -> tuple[tuple[str, str], ...]:
-    return (("methods", ", ".join(result.methods)), ("start token", result.start_token), *result.run.items())
+def _card(result: Survey) -> Card:
+    return provenance(result.run, ("methods", ", ".join(result.methods)), ("start token", result.start_token))

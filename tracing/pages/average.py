@@ -7,6 +7,7 @@ import torch
 
 from factscope.plots.labels import counted, numbers_in_words
 from factscope.plots.specs import Card, Curves, Headline, Heatmap, Number, Page, Palette, Section, Series, Spec, Table
+from factscope.results.provenance import provenance
 from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best
 from tracing.pages.trace import PALETTES, from_zero
 from tracing.results import KINDS, AverageResult
@@ -159,4 +160,4 @@ def _role_words(result: AverageResult) -> str:
 
 def _card(result: AverageResult) -> Card:
     settings = tuple((name, str(value)) for name, value in result.settings.items())
-    return Card("Provenance", (("facts", result.source), *settings, *result.run.items()), result.run.command)
+    return provenance(result.run, ("facts", result.source), *settings)

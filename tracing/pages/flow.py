@@ -20,6 +20,7 @@ from factscope.plots.specs import (
     Text,
     state_labels,
 )
+from factscope.results.provenance import provenance
 from factscope.statistics import null_p
 from tracing.causal import window_of
 from tracing.flow.results import PARTS, SOURCES, TARGETS, Enrichment, Extraction, FlowResult
@@ -338,4 +339,4 @@ def _card(result: FlowResult) -> Card:
         ("window", counted(result.window, "layer")),
         ("settings", settings_in_words(result.settings)),
     )
-    return Card("Provenance", items + result.run.items(), result.run.command)
+    return provenance(result.run, *items)

@@ -19,6 +19,7 @@ from factscope.plots.specs import (
     Table,
     state_labels,
 )
+from factscope.results.provenance import provenance
 from factscope.statistics import ENOUGH, interval, interval_in_words, percentile_bootstrap
 from tracing.causal import window_of
 from tracing.flow.results import PARTS, SOURCES, TARGETS, FlowAverage
@@ -252,8 +253,4 @@ def _shares(result: FlowAverage, number: int, part: str) -> Series:
 
 def _card(result: FlowAverage) -> Card:
     settings = tuple((name, str(value)) for name, value in result.settings.items())
-    return Card(
-        "Provenance",
-        (("facts", result.source), ("layers at a time", str(result.window)), *settings, *result.run.items()),
-        result.run.command,
-    )
+    return provenance(result.run, ("facts", result.source), ("layers at a time", str(result.window)), *settings)

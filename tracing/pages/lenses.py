@@ -21,6 +21,7 @@ from factscope.plots.specs import (
     state_labels,
     state_name,
 )
+from factscope.results.provenance import provenance
 from tracing.pages.logit_lens import token_map
 from tracing.states.results import LensesResult
 
@@ -208,4 +209,4 @@ def _card(result: LensesResult) -> Card:
         ("fit", settings_in_words(result.settings)),
         *trained,
     )
-    return Card("Provenance", items + result.run.items(), result.run.command)
+    return provenance(result.run, *items)

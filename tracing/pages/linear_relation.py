@@ -23,6 +23,7 @@ from factscope.plots.specs import (
     state_labels,
     state_name,
 )
+from factscope.results.provenance import provenance
 from factscope.statistics import wilson
 from tracing.states.results import RelationResult
 
@@ -219,4 +220,4 @@ def _card(result: RelationResult) -> Card:
         ("largest singular value", f"{float(torch.linalg.matrix_norm(result.weight, 2)):.3g}"),
         ("settings", settings_in_words(result.settings)),
     )
-    return Card("Provenance", items + result.run.items(), result.run.command)
+    return provenance(result.run, *items)

@@ -19,6 +19,7 @@ from factscope.plots.specs import (
     Table,
     Text,
 )
+from factscope.results.provenance import provenance
 from tracing.neurons import Agreement, agreements
 from tracing.results import NeuronResult, TraceResult
 
@@ -237,4 +238,4 @@ def _card(result: NeuronResult) -> Card:
         ("start token", prompt.start_token or "none"),
         ("settings", settings_in_words(result.settings)),
     )
-    return Card("Provenance", items + result.run.items(), result.run.command)
+    return provenance(result.run, *items)

@@ -23,6 +23,7 @@ from factscope.plots.specs import (
     state_labels,
     state_name,
 )
+from factscope.results.provenance import provenance
 from tracing.states.clean import ROLES
 from tracing.states.results import PatchscopeResult
 
@@ -273,4 +274,4 @@ def _card(result: PatchscopeResult) -> Card:
         ("other subjects", ", ".join(result.others) or "none"),
         ("settings", settings_in_words({k: v for k, v in result.settings.items() if k != "target"})),
     )
-    return Card("Provenance", items + result.run.items(), result.run.command)
+    return provenance(result.run, *items)

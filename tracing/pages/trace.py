@@ -8,6 +8,7 @@ from torch import Tensor
 
 from factscope.plots.labels import settings_in_words
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Palette, Section, Spec, Table, Text
+from factscope.results.provenance import provenance
 from tracing.causal import window_of
 from tracing.pages import logit_lens
 from tracing.results import KINDS, WINDOWED, Grid, LensResult, TraceResult
@@ -309,4 +310,4 @@ def _card(result: TraceResult) -> Card:
         ("metric", f"{result.metric} ({result.unit})"),
         ("settings", settings_in_words(result.settings)),
     )
-    return Card("Provenance", items + result.run.items(), result.run.command)
+    return provenance(result.run, *items)

@@ -37,6 +37,11 @@ INTERVALS = (
 _NORMAL = NormalDist()
 
 
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
+    return sum(values) / len(values) if values else None
+
+
 def interval(values: Sequence[float], unit: str, seed: int = 0, groups: Sequence[str] = ()) -> tuple[float, float]:
     """The 95 % interval of the mean of one number per fact: Wilson where the unit is "share", else BCa."""
     if unit == "share":

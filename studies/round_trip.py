@@ -43,6 +43,7 @@ from factscope.plots.show import shown
 from factscope.progress import progress
 from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
+from factscope.statistics import mean
 from studies.edit import MethodRun
 
 STATES = ("edited", "edited back", "contradicted", "null", "taken out")
@@ -80,8 +81,7 @@ class StateRead:
 
     def mean(self, measure: str) -> float | None:
         """Over the facts that have it; None without any."""
-        known = self.known(measure)
-        return sum(known) / len(known) if known else None
+        return mean(self.known(measure))
 
 
 @shown("studies.pages.round_trip")
@@ -253,16 +253,16 @@ class Reader:
             "distance": None if edits is None else distance(model, edits),
             "P(old)": None if own.nll_other is None else math.exp(-own.nll_other),
             "P(new)": math.exp(-own.nll),
-            "P(third)": _mean(third),
+            "P(third)": mean(third),
             "old preferred": None if own.nll_other is None else float(own.nll_other < own.nll),
             "KL prompt": own.kl,
-            "KL paraphrases": _mean([one.kl for one in some("paraphrase")]),
-            "KL neighbours": _mean([one.kl for one in some("locality")]),
-            "KL unrelated": _mean([one.kl for one in self.far.read(model)]),
-            "reverse": _mean([float(one.exact) for one in some("ripple", "reverse")]),
-            "composite": _mean([float(one.exact) for one in composite]),
-            "composite, old": _mean([float(one.exact_other) for one in composite if one.exact_other is not None]),
-            "edited object for composite": _mean([float(one.exact) for one in some("ripple", ECHO)]),
+            "KL paraphrases": mean([one.kl for one in some("paraphrase")]),
+            "KL neighbours": mean([one.kl for one in some("locality")]),
+            "KL unrelated": mean([one.kl for one in self.far.read(model)]),
+            "reverse": mean([float(one.exact) for one in some("ripple", "reverse")]),
+            "composite": mean([float(one.exact) for one in composite]),
+            "composite, old": mean([float(one.exact_other) for one in composite if one.exact_other is not None]),
+            "edited object for composite": mean([float(one.exact) for one in some("ripple", ECHO)]),
             "distortion": distortion([row for row in rows if row.label == "true"]),
             "circuit": None if unlike is None or edits is None else unlike(),
         }
@@ -301,7 +301,3 @@ def distance(model: Bridge, edits: Sequence[Edit]) -> float | None:
         moved += float(change.square().sum())
         whole += float(before.square().sum())
     return math.sqrt(moved / whole)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -1,6 +1,7 @@
 """What an edit does beyond its own prompts: generality, locality, unrelated facts, portability."""
 
-from editing.evaluation.metrics.metric import GIVEN, TOKENS, Record, mean, metric
+from editing.evaluation.metrics.metric import GIVEN, TOKENS, Record, metric
+from factscope.statistics import mean
 
 
 @metric("generality", "share", "Yao et al. 2023, with the whole answer")

@@ -1,6 +1,7 @@
 """What follows from an edit over several steps: MQuAKE's chains and RippleEdits' tests."""
 
-from editing.evaluation.metrics.metric import GIVEN, Measure, Record, full, mean, metric
+from editing.evaluation.metrics.metric import GIVEN, Measure, Record, full, metric
+from factscope.statistics import mean
 
 
 @metric("edit-wise", "share", "Zhong et al. 2023, MQuAKE", GIVEN)

@@ -2,7 +2,8 @@
 
 import math
 
-from editing.evaluation.metrics.metric import Record, mean, metric
+from editing.evaluation.metrics.metric import Record, metric
+from factscope.statistics import mean
 
 ROME = "Meng et al. 2022"
 

@@ -1,6 +1,7 @@
 """Does the edit hold on its own prompts: with teacher forcing, said freely, in frames, negated, as yes or no?"""
 
-from editing.evaluation.metrics.metric import READ, TOKENS, Record, mean, metric
+from editing.evaluation.metrics.metric import READ, TOKENS, Record, metric
+from factscope.statistics import mean
 
 
 @metric("reliability", "share", "Yao et al. 2023, with the whole answer")

@@ -1,6 +1,7 @@
 """Is the answer that must go gone, and what stands in its place?"""
 
-from editing.evaluation.metrics.metric import GIVEN, Record, full, given, mean, metric
+from editing.evaluation.metrics.metric import GIVEN, Record, full, given, metric
+from factscope.statistics import mean
 
 
 @metric("erasure", "share", "ours, for Sanitation (Ishibashi and Shimodaira 2023)", GIVEN)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from editing.evaluation.protocol import SCORERS, WRITTEN
 from editing.evaluation.read import Reading, Row
+from factscope.statistics import mean
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,6 @@ def full(one: Reading, scorer: str) -> bool:
     """Whether a question is answered in full; where likelihoods have nothing to compare, strictly."""
     value = mark(one, scorer)
     return one.exact if value is None else value == 1.0
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """The mean; None of nothing."""
-    return sum(values) / len(values) if values else None
 
 
 Measure = Callable[[Record], float | None]

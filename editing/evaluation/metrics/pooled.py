@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from editing.evaluation.metrics.beyond import generality
 from editing.evaluation.metrics.efficacy import reliability
-from editing.evaluation.metrics.metric import GIVEN, Record, mean, metric
+from editing.evaluation.metrics.metric import GIVEN, Record, metric
 from editing.evaluation.protocol import WRITTEN
 from editing.evaluation.read import Reading, Row
+from factscope.statistics import mean
 
 
 @metric("edit success, pooled", "share", "Zhang et al. 2024, KnowEdit, Table 4: Edit Succ.", GIVEN)

@@ -2,8 +2,8 @@
 
 import math
 
-from editing.evaluation.metrics.metric import Record, mean, metric
-from factscope.statistics import ngram_entropy
+from editing.evaluation.metrics.metric import Record, metric
+from factscope.statistics import mean, ngram_entropy
 
 
 @metric("tone", "probability", "Mitchell et al. 2022, ConvSent: z_sentiment z_topic")

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from editing.evaluation.metrics.metric import Measure, Record, given, mean, metric
+from editing.evaluation.metrics.metric import Measure, Record, given, metric
 from editing.evaluation.protocol import WRITTEN
 from editing.evaluation.read import Reading, Row
 from editing.evaluation.said import states
 from factscope.data.questions.variations import FAMILIES, family
+from factscope.statistics import mean
 
 WORDINGS = "ours, after arXiv 2402.05827"
 

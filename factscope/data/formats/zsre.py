@@ -1,4 +1,4 @@
-"""zsRE (Levy et al. 2017): questions with a rephrasing and a question about something else, in MEND's form.
+"""zsRE (Levy et al. 2017): questions with a paraphrase and a question about something else, in MEND's form.
 
 `alt` is what an edit should say (Mitchell et al. 2022, EasyEdit). In one record of fifty it is among the true answers:
 such a fact has no foil and can be traced; the request is for `alt` all the same, as there, and does not know what was

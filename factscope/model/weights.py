@@ -208,7 +208,3 @@ def _running(model: Bridge) -> dict[str, Tensor]:
 def storage_of(tensor: Tensor) -> int:
     """What tells the memory of one tensor from another's."""
     return int(tensor.untyped_storage()._cdata)
-
-
-def _running_parameters(model: Bridge) -> list[Tensor]:
-    return list(_running(model).values())

@@ -23,8 +23,6 @@ from factscope.results.provenance import provenance
 from tracing.neurons import Agreement, agreements
 from tracing.results import NeuronResult, TraceResult
 
-_MOST = 20  # strongest neurons in the table, whether chosen or not
-
 
 def page(result: NeuronResult) -> Page:
     """The page of one fact's neurons alone."""

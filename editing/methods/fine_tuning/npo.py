@@ -15,7 +15,6 @@ terms that hold on to other data (NPO+RT) need such data and are not here.
 When not to use it: to say something definite instead; edit to a refusal with an editor then.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -69,11 +68,6 @@ def preference(beta: float) -> Objective:
         return 2 / beta * torch.nn.functional.softplus(beta * ratio)
 
     return loss
-
-
-def at_first(beta: float) -> float:
-    """The loss before any step, nats."""
-    return 2 / beta * math.log(2)
 
 
 METHOD = MethodSpec(

@@ -13,16 +13,8 @@ from editing.requests import target_prompts
 from editing.trained.examples import After, Asker, TrainingInputs
 from editing.trained.facts import examples, split, training_facts
 from editing.trained.tail import Tail, matrices
-from factscope.data.request import EditRequest
-from factscope.model.forward.scoring import Pair
 from factscope.model.weights import fingerprint, live_weights
-from helpers.editors import FACTS, config_of, editor_of
-
-REQUESTS = (
-    EditRequest("Foo Bar lives in", "Foo Bar", "Rome"),
-    EditRequest("The home of Quux is the city", "Quux", "Oslo"),
-    EditRequest("Ze is", "Ze", "York"),
-)
+from helpers.editors import FACTS, REQUESTS, config_of, editor_of, pairs_of
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +22,7 @@ def read(tiny: Any) -> Any:
     """The network of the tiny model with numbers drawn in its last layers, what it reads, and what it makes of it."""
     model = tiny("llama")
     names = matrices(model, (0, 1), ("W_gate", "W_in", "W_out"))
-    prompts = [target_prompts(model, one, ("{}",), "auto")[0] for one in REQUESTS]
-    pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
+    pairs = pairs_of(model)
     found = Tail(model, 0, [pair.row for pair in pairs]).slopes(pairs, names)
     network, draw = Network(model, names), torch.Generator().manual_seed(0)
     parts = network.start(draw)

@@ -7,21 +7,12 @@ import torch
 
 from editing.compute import compute, compute_each
 from editing.methods.trained.malmen import Config, Network, aggregated, at_answers
-from editing.requests import target_prompts
 from editing.solve.closed_form import KeyMetric, solve
 from editing.trained.factors import STARTS
-from editing.trained.tail import Slopes, Tail, answer_losses, asked, matrices
-from factscope.data.request import EditRequest
+from editing.trained.tail import Slopes, Tail, matrices
 from factscope.errors import EditError
-from factscope.model.forward.scoring import Pair, score
 from factscope.model.weights import WeightName, live_weights
-from helpers.editors import config_of, editor_of
-
-REQUESTS = (
-    EditRequest("Foo Bar lives in", "Foo Bar", "Rome"),
-    EditRequest("The home of Quux is the city", "Quux", "Oslo"),
-    EditRequest("Ze is", "Ze", "York"),
-)
+from helpers.editors import REQUESTS, check_side_path, config_of, editor_of, pairs_of
 
 
 def drawn(tokens: int = 5, d_in: int = 7, d_out: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -95,12 +86,6 @@ def test_untrained_it_wants_what_a_gradient_step_would_do_to_the_token_alone():
     assert not torch.allclose(less, network.wanted(parts | {"7x4.s1": -parts["7x4.s1"]}, found)[names[0]][1])
 
 
-def pairs_of(model: Any) -> list[Pair]:
-    """Three edits of different lengths."""
-    prompts = [target_prompts(model, one, ("{}",), "auto")[0] for one in REQUESTS]
-    return [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
-
-
 def test_the_side_path_of_training_is_the_edit_in_the_weights_of_all_facts_at_once(tiny):
     """Factors of training, read beside the weights, are the saved edit's; keys are those of the answers' tokens."""
     model = tiny("llama")
@@ -115,14 +100,7 @@ def test_the_side_path_of_training_is_the_edit_in_the_weights_of_all_facts_at_on
     wanted = Network(dict.fromkeys(names, shape), editor.tensors).wanted(editor.tensors, found)
     ridges = editor.tensors["log_ridge"]
     change = {n: (aggregated(k, r, at)[None], r[None]) for (n, (k, r)), at in zip(wanted.items(), ridges, strict=True)}
-    rows = [pair.row for pair in pairs]
-    resid = tail.entering(rows)
-    with torch.no_grad(), tail.changed(change, torch.zeros(3, dtype=torch.long)):
-        beside = answer_losses(tail.logp(rows, asked(pairs), resid), pairs)
-    with edit.applied(model):
-        within = torch.tensor([one.nll for one in score(model, pairs)])
-    torch.testing.assert_close(beside, within, atol=1e-4, rtol=1e-4)  # float32
-    assert not torch.allclose(within, torch.tensor([one.nll for one in score(model, pairs)]), atol=1e-5)
+    check_side_path(tail, change, edit)
 
 
 def test_many_facts_at_once_are_not_the_sum_of_each(tiny):

@@ -10,25 +10,13 @@ from editing.compute import compute, compute_each
 from editing.methods.trained.mend import Config, Network
 from editing.requests import target_prompts
 from editing.trained.factors import statistics
-from editing.trained.tail import Slopes, Tail, answer_losses, asked, matrices
-from factscope.data.request import EditRequest
+from editing.trained.tail import Slopes, Tail, matrices
 from factscope.errors import EditError
-from factscope.model.forward.scoring import Pair, score
+from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, fingerprint, live_weights
-from helpers.editors import config_of, editor_of
+from helpers.editors import REQUESTS, check_side_path, config_of, editor_of, pairs_of
 
-REQUESTS = (
-    EditRequest("Foo Bar lives in", "Foo Bar", "Rome"),
-    EditRequest("The home of Quux is the city", "Quux", "Oslo"),
-    EditRequest("Ze is", "Ze", "York"),
-)
 PARTS = {"gpt2": ("W_in", "W_out"), "neox": ("W_in", "W_out"), "llama": Config.matrices, "gemma3": Config.matrices}
-
-
-def pairs_of(model: Any) -> list[Pair]:
-    """Three edits of different lengths."""
-    prompts = [target_prompts(model, one, ("{}",), "auto")[0] for one in REQUESTS]
-    return [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
 
 
 @pytest.mark.parametrize("kind", PARTS)
@@ -124,14 +112,7 @@ def test_the_side_path_of_training_is_the_edit_in_the_weights(tiny):
     names = matrices(model, config.layers, config.matrices)
     shapes = {name: "x".join(map(str, live_weights(model)[str(name)].shape)) for name in names}
     factors = Network(shapes, editor.tensors).factors(editor.tensors, tail.slopes([first], names), config)
-    rows = [pair.row for pair in pairs]
-    resid = tail.entering(rows)
-    with torch.no_grad(), tail.changed(factors, torch.zeros(3, dtype=torch.long)):
-        beside = answer_losses(tail.logp(rows, asked(pairs), resid), pairs)
-    with edit.applied(model):
-        within = torch.tensor([one.nll for one in score(model, pairs)])
-    torch.testing.assert_close(beside, within, atol=1e-4, rtol=1e-4)  # float32
-    assert not torch.allclose(within, torch.tensor([one.nll for one in score(model, pairs)]), atol=1e-5)
+    check_side_path(tail, factors, edit)
 
 
 def test_rank_is_at_most_the_tokens_and_no_alpha_is_no_change(tiny):

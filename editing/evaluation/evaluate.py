@@ -1,7 +1,7 @@
 """Did the edit work, does it hold in other words, and what else did it change?
 
 Every question of the edits' facts is read once before and once after (editing/evaluation/read.py), and the scores are
-made from these readings alone (metrics.py, table.py), as they are for a bench.
+made from these readings alone (`metrics`, table.py), as they are for a bench.
 
 How edits share the model is a part of the protocol, its `order`: "single" (each edit alone on the untouched model),
 "together" (all at once), "sequence" (one after another, each read right after it was put in, all again at the end).

@@ -54,8 +54,8 @@ from studies.cite import cite
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.face import diff, edit, evaluate_circuit, find_circuit, generate, moments, request, sequence, trace
-from studies.locating import LocatingStudy, locating
 from studies.saved import load, save, write_page
+from studies.tables.locating import LocatingStudy, locating
 from tracing.average import average
 from tracing.causal import Config as TraceConfig
 from tracing.flow.average import average_flow

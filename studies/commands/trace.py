@@ -24,11 +24,11 @@ from studies.commands.options import (
     changed,
     option,
 )
+from studies.commands.papers.locating import locating
 from studies.commands.show import ShowOptions, show_command
 from studies.commands.tracing.average import average_facts
 from studies.commands.tracing.flow import flow
 from studies.commands.tracing.lens import lens
-from studies.commands.tracing.locating import locating
 from studies.commands.tracing.patchscope import patchscope
 from studies.commands.tracing.relation import relation
 

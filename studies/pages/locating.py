@@ -7,7 +7,7 @@ import numpy as np
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Palette, Section, Series, Table, Text
 from factscope.statistics import ENOUGH
 from factscope.results.provenance import provenance
-from studies.locating import KINDS, Located, LocatingStudy
+from studies.tables.locating import KINDS, Located, LocatingStudy
 
 COLOURS: dict[str, Palette] = {"same fact": "green", "same subject": "purple", "same relation": "orange"}
 FEW = f"No bands: under {ENOUGH} subjects are too few for a bootstrap."

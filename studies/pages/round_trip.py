@@ -9,7 +9,7 @@ from factscope.plots.labels import counted
 from factscope.plots.specs import Cell, Headline, Number, Page, Section, Table, Text
 from factscope.results.provenance import provenance
 from factscope.statistics import INTERVALS, interval
-from studies.round_trip import MEASURES, RoundTrip, StateRead
+from studies.tables.round_trip import MEASURES, RoundTrip, StateRead
 
 WHAT = (
     "Edited: old to new. Edited back: new to old by the same method, on top. Contradicted: instead, a second edit that "

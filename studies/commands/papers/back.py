@@ -59,8 +59,8 @@ def back(options: BackOptions) -> None:
     own = new_folder("back", options.prompt or str(options.facts), options.runs)
     with run_folder("edit back", options, own) as folder:
         from editing.sequence.yardstick import unrelated_facts
-        from studies import round_trip as recipe
         from studies.saved import save_with_page
+        from studies.tables import round_trip as recipe
 
         editors = options.loaded()
         model = load(options)
@@ -125,7 +125,7 @@ def _asked(model: Any, options: BackOptions) -> tuple[Any, ...]:
 
 def _second(model: Any, options: BackOptions, asked: tuple[Any, ...]) -> tuple[Any, ...]:
     """What contradicts each edit."""
-    from studies.round_trip import contradicting
+    from studies.tables.round_trip import contradicting
 
     if options.then is not None:
         other = request_from(

@@ -12,8 +12,8 @@ from factscope.model.prompts import Prompt
 from factscope.plots.page import page_html
 from factscope.runs import store
 from helpers.models import TOY
-from studies.locating import Asked, LocatingStudy, agreement, locating, pair_kinds, prompts_of
 from studies.pages.locating import page, records, words
+from studies.tables.locating import Asked, LocatingStudy, agreement, locating, pair_kinds, prompts_of
 
 SUBJECTS, RELATIONS, PLACES = [f"s{i}" for i in range(6)], ["r0", "r1", "r2"], 40
 

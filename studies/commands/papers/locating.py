@@ -41,8 +41,8 @@ def locating(options: LocatingOptions) -> None:
     with run_folder("trace locating", options, new_folder("locating", options.facts)) as folder:
         from factscope.data.load import load_facts
         from factscope.model.known import Known
-        from studies import locating as recipe
         from studies.saved import save_with_page
+        from studies.tables import locating as recipe
 
         facts = [fact for source in sources for fact in load_facts(source)]
         model = load(options)

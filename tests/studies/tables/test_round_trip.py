@@ -20,7 +20,7 @@ from factscope.plots.figures.intervals import Intervals
 from factscope.runs import store
 from studies.edit import MethodRun
 from studies.pages.round_trip import page, records, summary, words
-from studies.round_trip import (
+from studies.tables.round_trip import (
     MEASURES,
     RoundTrip,
     back,

@@ -24,7 +24,7 @@ from circuits.task import Task
 from factscope.data.shipped import relations
 from factscope.errors import UserError
 from factscope.model.load import load
-from studies.circuit import TaskOptions, about_facts
+from studies.circuit_inputs import TaskOptions, about_facts
 
 
 def main() -> None:

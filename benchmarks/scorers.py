@@ -18,7 +18,7 @@ from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG
 from circuits.scorers.relp import RelP
 from factscope.model.load import load
-from studies.circuit import TaskOptions, about_prompt
+from studies.circuit_inputs import TaskOptions, about_prompt
 
 FACTS = (
     ("The Eiffel Tower is located in the city of", "The Colosseum"),

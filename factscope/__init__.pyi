@@ -49,7 +49,8 @@ from studies.bench.bench import Bench, bench
 from studies.bench.page import markdown
 from studies.by_role import by_role_facts, by_role_prompt
 from studies.by_role import circuit_by_role as find_circuit_by_role
-from studies.circuit import CircuitStudy, TaskOptions, about_facts, about_prompt
+from studies.circuit import CircuitStudy
+from studies.circuit_inputs import TaskOptions, about_facts, about_prompt
 from studies.cite import cite
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy

@@ -12,11 +12,21 @@ from circuits.by_role.circuit import RoleCircuit, find_by_role
 from circuits.by_role.engine import Lengths
 from circuits.method import Method
 from circuits.task import AUTO, same_wording, twin
-from factscope.data.load import load_facts
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt, make_prompt
-from studies.circuit import DEFAULT, HELD_OUT, OTHERS, TaskOptions, answered, carried, check_known, prompts_of, varied
+from studies.circuit_inputs import (
+    DEFAULT,
+    HELD_OUT,
+    OTHERS,
+    TaskOptions,
+    answered,
+    carried,
+    check_known,
+    facts_of,
+    known_of,
+    varied,
+)
 from studies.other_subjects import other_subjects
 
 FACTS = 10  # that a circuit by roles is found on: lengths need not agree, so there are more than of the plain search
@@ -80,14 +90,8 @@ def by_role_facts(
 
     Raises UserError if there are several relations, or if none is known.
     """
-    facts = load_facts(source, relation=relation, seed=seed, extra=options.extra)
-    if len({fact.relation for fact in facts}) > 1:
-        names = ", ".join(sorted({fact.relation for fact in facts}))
-        raise UserError(f"a circuit is found for one relation; choose one with --relation: {names}")
-    prompts, notes = prompts_of(model, facts, options.start)
-    usable = tuple(prompts) if options.known is None else options.known.prompts(model, prompts)
-    if not usable:
-        raise UserError(f"the model knows none of the {len(facts)} facts ({options.known}: no answer is that likely)")
+    facts = facts_of(source, relation, options, seed)
+    prompts, usable, notes = known_of(model, facts, options)
     alike = tuple(prompt for prompt in usable if same_wording(usable[0], prompt))
     if len(alike) < len(usable):
         notes.append(f"{len(usable) - len(alike)} known facts are left out, for their wording is another")

@@ -40,16 +40,8 @@ from factscope.model.forward.generate import generate as continued
 from factscope.model.forward.generate import until_end
 from factscope.model.prompts import Prompt, make_prompt, tokenized
 from factscope.progress import progress
-from studies.circuit import (
-    DEFAULT,
-    CircuitInputs,
-    CircuitStudy,
-    TaskOptions,
-    about_prompt,
-    evaluated,
-    other_prompts,
-    with_notes,
-)
+from studies.circuit import CircuitStudy, evaluated, with_notes
+from studies.circuit_inputs import DEFAULT, CircuitInputs, TaskOptions, about_prompt, other_prompts
 from studies.edit import told
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy

@@ -41,7 +41,7 @@ from factscope.progress import progress
 from factscope.results.result import Result
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
-from studies.circuit import DEFAULT, KNOWN, CircuitInputs, TaskOptions, about_facts
+from studies.circuit_inputs import DEFAULT, KNOWN, CircuitInputs, TaskOptions, about_facts
 from tracing.logit_lens import answers_by_layer
 
 EXAMPLES = 8  # known facts that a circuit is found on

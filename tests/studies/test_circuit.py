@@ -13,7 +13,7 @@ from factscope.errors import UserError
 from factscope.model.known import Known
 from helpers.models import TOY
 from studies.by_role import by_role_prompt
-from studies.circuit import DEFAULT, FACTS, TaskOptions, about_facts, about_prompt
+from studies.circuit_inputs import DEFAULT, FACTS, TaskOptions, about_facts, about_prompt
 from studies.other_subjects import other_subjects
 
 TEXT = "Oda Voss lives in"

@@ -28,14 +28,15 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
 )
 def evaluate(options: EvaluateOptions) -> None:
     """Evaluate a circuit again, on other held-out facts or with another seed."""
-    from studies import circuit as circuit_study
+    from studies.circuit import evaluated
+    from studies.circuit_inputs import other_prompts
     from studies.saved import save_with_page
 
     study = study_of(options.run)
     with run_folder("circuit evaluate", options, options.run, name="evaluate.yaml") as folder:
         model = load(with_model_of(study, options))
-        prompts = circuit_study.other_prompts(model, study.circuit, options.facts, options.relation, options.extra)
-        study = circuit_study.evaluated(model, study, prompts, options.seed)
+        prompts = other_prompts(model, study.circuit, options.facts, options.relation, options.extra)
+        study = evaluated(model, study, prompts, options.seed)
         page = save_with_page(study, folder, options.light)
     tell_result(study, page, options)
 

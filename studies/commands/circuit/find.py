@@ -113,7 +113,7 @@ def find(options: FindOptions) -> None:
     # The same search finds the same folder, and so takes up where it was stopped.
     own = settled_folder("circuit", words, key(options)) if options.method == "acdc" else new_folder("circuit", words)
     with run_folder("circuit find", options, own) as folder:
-        from studies.circuit import KNOWN, TaskOptions
+        from studies.circuit_inputs import KNOWN, TaskOptions
 
         ablation, others = options.ablation or "auto", listed(options.others) or ()
         known = None if options.unknown else KNOWN
@@ -215,7 +215,7 @@ def _method(options: FindOptions) -> Any:
 
 def _inputs(model: Any, options: FindOptions, how: Any, method: Any) -> Any:
     """What the circuit is found for: the prompt, or the facts."""
-    from studies.circuit import about_facts, about_prompt
+    from studies.circuit_inputs import about_facts, about_prompt
 
     if options.prompt is None:
         return about_facts(

@@ -22,7 +22,7 @@ from studies.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from studies.circuit import CircuitInputs
+    from studies.circuit_inputs import CircuitInputs
 
 RunFolder = Annotated[Path, argument("A run folder of `circuit find`.", metavar="RUN")]
 
@@ -64,7 +64,7 @@ class ExchangeOptions(PromptOptions, ModelOptions):
     def inputs(self, model: Any) -> "CircuitInputs":
         """The prompt's task, alone; what was guessed is told."""
         from circuits.scorers.eap import EAP
-        from studies import circuit as recipe
+        from studies import circuit_inputs as recipe
 
         known = None if self.unknown else recipe.KNOWN
         how = recipe.TaskOptions(self.metric, self.ablation, self.start, known, held_out=False, facts=1)

@@ -54,7 +54,7 @@ class TableOptions(CircuitOptions, ModelOptions, RunOptions):
 def table(options: TableOptions) -> None:
     """Find a circuit for every relation and ask it on other facts: Hit@10, layers, and the heads that they share."""
     from circuits.method import method
-    from studies.circuit import TaskOptions
+    from studies.circuit_inputs import TaskOptions
     from studies.saved import save_with_page
     from studies.tables import relations as recipe
 

@@ -12,7 +12,7 @@ import factscope as fs
 from editing.evaluation.lm_eval import evaluate_tasks
 from factscope.runs.workers import Workers
 from helpers.models import TOY
-from studies.circuit import TaskOptions
+from studies.circuit_inputs import TaskOptions
 from studies.commands.circuit.diff import diff
 from studies.commands.circuit.find import find
 from studies.commands.command import config_values

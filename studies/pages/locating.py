@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Palette, Section, Series, Table, Text
-from factscope.statistics import ENOUGH
 from factscope.results.provenance import provenance
+from factscope.statistics import ENOUGH
 from studies.tables.locating import KINDS, Located, LocatingStudy
 
 COLOURS: dict[str, Palette] = {"same fact": "green", "same subject": "purple", "same relation": "orange"}

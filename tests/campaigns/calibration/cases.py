@@ -26,7 +26,7 @@ from editing.layer_trials import LayerChoice, LayerTrial
 from factscope import statistics
 from factscope.statistics import ENOUGH, bca, null_p, percentile_bootstrap, spearman, standard_error, wilson
 from studies.edit_effects.result import Measure
-from studies.locating import agreement
+from studies.tables.locating import agreement
 from tracing.flow.knockouts import Knockout, random_sets
 from tracing.pages.flow import probability
 
@@ -305,7 +305,7 @@ def _rest() -> Iterator[Case]:
                    simulations=4000, level=0.90)  # fmt: skip
     where = "factscope.statistics.standard_error: every +- of a trace"
     yield Case("2.26 standard errors of 10 noise draws", where, "interval", _errors)
-    yield Case("RSim, 8 subjects", "studies.locating.agreement", "interval", _rsim, "approximate", 0.75, 100)
+    yield Case("RSim, 8 subjects", "studies.tables.locating.agreement", "interval", _rsim, "approximate", 0.75, 100)
     where = "circuits.analysis.scorer_errors"
     names = ("rank correlation", "mean error", "top found")
     for place, name in enumerate(names):

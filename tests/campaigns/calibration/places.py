@@ -5,7 +5,7 @@ import torch
 
 from circuits.analysis.head_changes import HeadTable
 from factscope.model.prompts import Prompt
-from studies.locating import Asked
+from studies.tables.locating import Asked
 
 ANY = Prompt("x", (0,), ("x",), None, "x", (0, 1), (0, 1), "flag", None, (), "")  # what is asked plays no part
 

@@ -19,7 +19,7 @@ from editing.pages.wordings import wording_words, wordings
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.model.known import Known
 from factscope.plots.figures.intervals import Group, Intervals
-from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Table
+from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Table, Text
 from factscope.results.provenance import provenance
 from factscope.statistics import INTERVALS
 from studies.bench.bench import Bench
@@ -222,7 +222,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 def page(bench: Bench) -> Page:
     """The picture and the table, every score with its interval, what failed and how, and how it was made."""
     sections = [
-        Section("All methods", (headline(bench), picture(bench), score_table(bench))),
+        Section("All methods", (headline(bench), Text("\n".join(outcomes(bench))), picture(bench), score_table(bench))),
         Section("Every score with its interval", (interval_table(bench),)),
         Section(
             "Definitions",
@@ -292,6 +292,31 @@ def headline(bench: Bench) -> Headline:
             Number(f"{seconds:.0f} s", "for all edits"),
         ),
     )
+
+
+TOLD = (  # what is said of a method: the first metric of each that was read
+    (("reliability", "ES"), "answered anew behind the edited prompt"),
+    (("generality", "PS"), "in other words"),
+    (("locality, unchanged", "NS"), "as before where nothing must change"),
+    (("forgotten",), "without the old answer"),
+    (("forgotten, paraphrases",), "without it in other words"),
+    (("portability, pooled",), "what follows"),
+)
+
+
+def outcomes(bench: Bench) -> list[str]:
+    """A line a method, the surest first: how much was learned, told in other words, and left alone."""
+    when = read_at(bench)[-1]
+    found = {(one.method, one.metric): one for one in bench.scores if one.when == when}
+    lines = []
+    for trial in bench.trials:
+        scores = [
+            (next((found[trial.method, name] for name in names if (trial.method, name) in found), None), what)
+            for names, what in TOLD
+        ]
+        told = [f"{score.value:.0%} {what}" for score, what in scores if score is not None]
+        lines.append((scores[0][0].value if scores[0][0] else 0.0, f"{trial.method}: {', '.join(told)}."))
+    return [line for _, line in sorted(lines, key=lambda one: -one[0])]
 
 
 def picture(bench: Bench) -> Intervals:

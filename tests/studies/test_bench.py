@@ -182,6 +182,18 @@ def test_the_picture_holds_the_scores_that_were_read_last(toy, tmp_path):
 
 
 @pytest.mark.usefixtures("null")
+def test_the_page_says_in_words_what_each_method_did(toy, tmp_path):
+    found = run(toy, tmp_path)
+    (line,) = bench_view.outcomes(found)
+    values = {one.metric: one.value for one in found.scores if one.when == "after"}
+    said = (
+        f"{values['reliability']:.0%} answered anew behind the edited prompt, {values['generality']:.0%} in other words"
+    )
+    assert line.startswith(f"null: {said}")
+    assert "as before where nothing must change" in line
+    assert line in str(bench_view.page(found).sections[0].specs[1])
+
+
 def test_only_numbers_of_one_protocol_are_subtracted(toy, tmp_path):
     one, other = run(toy, tmp_path / "a"), run(toy, tmp_path / "b", "strict")
     assert not bench_compare.obstacles(one, one)

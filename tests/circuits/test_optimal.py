@@ -20,7 +20,8 @@ from factscope.model.prompts import make_prompt
 from factscope.model.sites import Site
 from helpers.circuits import COUPLED, SHAPES, double, task
 
-QUICK = OptimalConfig(steps=20, rows=6, draws=2, every=10)
+QUICK = OptimalConfig(steps=8, rows=4, draws=1, every=4)
+KEPT = OptimalConfig(steps=1, rows=1, draws=1)  # whatever is learned, it is what is kept
 
 
 @pytest.mark.parametrize("name", [*SHAPES, *COUPLED, "qwen2_moe"])
@@ -58,7 +59,7 @@ def test_with_everything_cut_the_optimum_is_the_mean_of_what_is_said(tmp_path: P
             weight.zero_()
             weight[3] = 2 * apart / (last @ apart).std() + 6 * last.mean(0) / last.mean(0).pow(2).sum()
         full = model(rows)[:, -1].detach().softmax(-1)
-        every = replace(QUICK, shares=(1.0, 1.0), steps=60, rate=0.03, rows=8, draws=1)
+        every = replace(QUICK, shares=(1.0, 1.0), steps=60, rate=0.03, rows=8, every=20)
         found = learned(model, graph, prompts, every)
         cut = torch.ones(len(graph.writers), 1, dtype=torch.bool)
         said = ablated_logits(model, graph, rows[:1], cut, found.values).softmax(-1)[0]
@@ -76,14 +77,16 @@ def test_constants_are_never_worse_than_the_means_and_mostly_better(tiny: Any) -
     model = tiny("gpt2")
     graph, one = Graph.of(model), task(model, ablation="optimal", rows=2)
     prompts = (*one.reference, make_prompt(model, "[Oda Drey Voss] lives in", answer="Brask"))  # of two lengths
-    good, wild = (learned(model, graph, prompts, replace(QUICK, rate=rate)) for rate in (0.05, 1e4))
+    good, wild = (
+        learned(model, graph, prompts, replace(QUICK, rate=rate, steps=n)) for rate, n in ((0.1, 8), (1e4, 2))
+    )
     seen = [writes(model, graph, torch.tensor([prompt.tokens]))[:, 0] for prompt in prompts]
     means = torch.stack(
         [torch.stack([x[:, 0] for x in seen], 1).mean(1), torch.cat([x[:, 1:] for x in seen], 1).mean(1)], 1
     )
     torch.testing.assert_close(wild.values, means)
     assert wild.kl == wild.kl_mean == good.kl_mean > good.kl
-    again = learned(model, graph, prompts, replace(QUICK, rate=0.05))
+    again = learned(model, graph, prompts, replace(QUICK, rate=0.1))
     assert torch.equal(again.values, good.values)
 
 
@@ -93,15 +96,15 @@ def test_constants_are_kept_whole_by_what_they_were_learned_from(
     monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path))
     model = tiny("gpt2")
     graph, one = Graph.of(model), task(model, ablation="optimal", rows=2)
-    monkeypatch.setattr(ablations, "OPTIMAL", QUICK)
+    monkeypatch.setattr(ablations, "OPTIMAL", KEPT)
     value = ablated(model, graph, one)
     (file,) = (tmp_path / "ablations").iterdir()
-    kept = optimal(model, graph, one.reference, QUICK)
+    kept = optimal(model, graph, one.reference, KEPT)
     assert torch.equal(value[:, 0, 0], kept.values[:, 0])
     assert torch.equal(value[:, 0, 1:], kept.values[:, 1:].expand(-1, one.n_positions - 1, -1))
     assert list((tmp_path / "ablations").iterdir()) == [file]  # read, and not learned again
-    optimal(model, graph, one.reference, replace(QUICK, seed=1))
-    optimal(model, graph, one.reference[:-1], QUICK)
+    optimal(model, graph, one.reference, replace(KEPT, seed=1))
+    optimal(model, graph, one.reference[:-1], KEPT)
     assert len(list((tmp_path / "ablations").iterdir())) == 3
 
     def stopped(*_: Any, **__: Any) -> Any:
@@ -109,7 +112,7 @@ def test_constants_are_kept_whole_by_what_they_were_learned_from(
 
     monkeypatch.setattr(learning, "_drawn", stopped)
     with pytest.raises(KeyboardInterrupt):
-        optimal(model, graph, one.reference, replace(QUICK, seed=2))
+        optimal(model, graph, one.reference, replace(KEPT, seed=2))
     assert len(list((tmp_path / "ablations").iterdir())) == 3
 
 

@@ -91,6 +91,8 @@ _PLACES = {
     "request": "studies.face:request",
     "moments": "studies.face:moments",
     "edit": "studies.face:edit",
+    "edit_back": "studies.face:edit_back",
+    "survey": "studies.face:survey",
     "train_editor": "editing.trained.train:train_editor",
     "evaluate": "editing.evaluation.evaluate:evaluate",
     "diff": "studies.face:diff",
@@ -115,6 +117,8 @@ _PLACES = {
     "Trained": "editing.trained.editor:Trained",
     "EditReport": "editing.evaluation.evaluate:EditReport",
     "EditStudy": "studies.edit_effects.result:EditStudy",
+    "RoundTrip": "studies.tables.round_trip:RoundTrip",
+    "Survey": "studies.tables.survey:Survey",
     "SequenceResult": "editing.sequence.result:SequenceResult",
     "Bench": "studies.bench.bench:Bench",
     # what is kept and shown

@@ -54,9 +54,23 @@ from studies.circuit_inputs import TaskOptions, about_facts, about_prompt
 from studies.cite import cite
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
-from studies.face import diff, edit, evaluate_circuit, find_circuit, generate, moments, request, sequence, trace
+from studies.face import (
+    diff,
+    edit,
+    edit_back,
+    evaluate_circuit,
+    find_circuit,
+    generate,
+    moments,
+    request,
+    sequence,
+    survey,
+    trace,
+)
 from studies.saved import load, save, write_page
 from studies.tables.locating import LocatingStudy, locating
+from studies.tables.round_trip import RoundTrip
+from studies.tables.survey import Survey
 from tracing.average import average
 from tracing.causal import Config as TraceConfig
 from tracing.flow.average import average_flow
@@ -113,9 +127,11 @@ __all__ = [
     "RelationConfig",
     "RelationResult",
     "RoleCircuit",
+    "RoundTrip",
     "ScorerErrors",
     "SequenceConfig",
     "SequenceResult",
+    "Survey",
     "Sweep",
     "Table",
     "Task",
@@ -141,6 +157,7 @@ __all__ = [
     "diff_circuits",
     "download",
     "edit",
+    "edit_back",
     "evaluate",
     "evaluate_circuit",
     "export",
@@ -179,6 +196,7 @@ __all__ = [
     "save",
     "scorer_errors",
     "sequence",
+    "survey",
     "trace",
     "train_editor",
     "tuned_lens",

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from circuits.circuit import Circuit
@@ -19,6 +20,7 @@ from circuits.task import AUTO, Task
 from editing import compute as computing
 from editing import requests as asking
 from editing.edit import Edit, applied
+from editing.evaluation.tasks import OWN, Tasks
 from editing.method import MethodConfig, MethodSpec, method_names
 from editing.method import method as method_of
 from editing.restraint import restrained, restraint
@@ -32,6 +34,7 @@ from editing.solve import moments as second_moments
 from editing.solve.corpus import Config as MomentsConfig
 from editing.solve.moments import Moments
 from editing.trained.editor import Trained
+from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
 from factscope.errors import UserError
@@ -42,11 +45,14 @@ from factscope.model.prompts import Prompt, make_prompt, tokenized
 from factscope.progress import progress
 from studies.circuit import CircuitStudy, evaluated, with_notes
 from studies.circuit_inputs import DEFAULT, CircuitInputs, TaskOptions, about_prompt, other_prompts
-from studies.edit import told
+from studies.edit import MethodRun, told
 from studies.edit_effects.model_state import Config as DiffConfig
 from studies.edit_effects.result import EditStudy
 from studies.edit_effects.study import edit_studies
 from studies.other_subjects import relation_of
+from studies.tables import survey as tables
+from studies.tables.round_trip import RoundTrip, check_back, round_trip
+from studies.tables.survey import Survey
 from tracing.causal import Config as TraceConfig
 from tracing.causal import cells_of
 from tracing.causal import trace as traced
@@ -200,6 +206,66 @@ def edit(
     if restrain is not None:
         made = restrained(model, [made], restrain, restraint(restrain).config_for(aside))
     return told(model, made)
+
+
+def edit_back(
+    model: Bridge,
+    requests: EditRequest | Sequence[EditRequest],
+    methods: Sequence[str] = ("rome",),
+    *,
+    settings: Mapping[str, Settings] = MappingProxyType({}),
+    moments: MomentsFrom = None,
+    second: Sequence[EditRequest | None] = (),
+    seed: int = 0,
+    start: str = "auto",
+) -> RoundTrip:
+    """Each fact edited and edited back by each method, beside the exact undo and a random change as large.
+
+    Args:
+        settings: of each method, by its name.
+        moments: as of `edit`, for every method that needs them.
+        second: for each request another that contradicts it, or None; by default none has.
+
+    Raises UserError for a request whose old answer is not known, and EditError as `edit` does. The model is left
+    bitwise as it was.
+    """
+    asked = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
+    check_back(asked)
+    runs = []
+    for spec in map(method_of, dict.fromkeys(methods)):
+        config = spec.config_for(model, settings.get(spec.name) or {})
+        used = _moments(model, spec, config, moments, MomentsConfig(seed=seed, start=start))
+        runs.append(MethodRun(spec, config, used, seed, start))
+    if not runs:
+        raise UserError("there is no method to edit by: name one, as rome")
+    return round_trip(model, asked, runs, second=second)
+
+
+def survey(
+    model: Bridge,
+    sets: Mapping[str, Sequence[Case]],
+    methods: Sequence[str],
+    folder: str | Path,
+    *,
+    tasks: Sequence[str] = OWN,
+    editors: Sequence[Trained] = (),
+    edits: int = tables.EDITS,
+    **how: Any,
+) -> Survey:
+    """Methods by sets, general tasks after `edits` edits, and one case: Tables 4 to 7 of Zhang et al. 2024.
+
+    Args:
+        sets: cases by the name of their set, as `load_cases` gives them.
+        folder: where it is journalled; the same call goes on from there.
+        tasks: as "repeat", "past_tense", "antonyms", "capitals", or tasks of lm-eval.
+        editors: of methods that are trained.
+        how: options of `bench`, as `settings`, `moments` and `seed`.
+
+    Raises UserError where there is no set, method or task, or fewer cases than `edits`. The model is left bitwise as it
+    was.
+    """
+    asked = Tasks.of(model, tasks, seed=how.get("seed", 0), start=how.get("start", "auto"))
+    return tables.survey(model, sets, methods, folder, tasks=asked, editors=editors, edits=edits, **how)
 
 
 def generate(

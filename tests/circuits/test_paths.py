@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuits.ablations import ablated
-from circuits.analysis.paths import PathEffects, path_patch
+from circuits.analysis.paths import path_patch
 from circuits.engine.writes import reading
 from circuits.graph import Graph
 from circuits.pages.paths import page, records, words
@@ -16,8 +16,8 @@ from factscope.errors import UserError
 from factscope.model.hooks import flags, hooked
 from factscope.model.sites import Site
 from factscope.plots.page import page_html
-from factscope.runs import store
 from helpers.circuits import double, task
+from helpers.results import check_result
 
 KINDS: tuple[Literal["q", "k", "v"], ...] = ("q", "k", "v")
 
@@ -81,9 +81,8 @@ def test_what_is_saved_and_drawn(tmp_path: Path) -> None:
     model = double("llama", tmp_path)
     for receivers in (["logits"], ["*"]):
         found = path_patch(model, task(model, ablation="counterfactual"), ["*"], receivers)
-        again = store.load(store.save(found, tmp_path / receivers[0].replace("*", "all")), PathEffects)
-        assert store.same(again, found)
-        html = page_html(page(again))
+        check_result(found, tmp_path / receivers[0].replace("*", "all"), "PathEffects")
+        html = page_html(page(found))
         assert ("Direct effect on logits" if receivers == ["logits"] else "Who tells whom") in html
         rows = records(found)
         assert len(rows) == int(found.effect.isfinite().sum())

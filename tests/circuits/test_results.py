@@ -189,7 +189,7 @@ def test_circuits_are_averaged_by_layer(model: Any, circuit: Circuit, tmp_path: 
     product = one.curves["rank, circuit"] * whole.curves["rank, circuit"]
     torch.testing.assert_close(both.curves["rank, circuit"].value, product.sqrt())
     assert store.same(store.load(store.save(both, tmp_path / "run"), Profile), both)
-    check_result(both, tmp_path)
+    check_result(both, tmp_path, "Profile")
     alone = profile(["a"], [one])
     assert alone.active_heads.error.isnan().all()
     assert write_page(layer_pages.page(both), tmp_path / "page.html").exists()

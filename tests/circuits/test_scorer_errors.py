@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.analysis.scorer_errors import ScorerErrors, correlation, draw, errors_of, overlap, scorer_errors
+from circuits.analysis.scorer_errors import correlation, draw, errors_of, overlap, scorer_errors
 from circuits.engine.reference import Reference
 from circuits.find import find
 from circuits.graph import Graph
@@ -17,9 +17,9 @@ from circuits.scorers.eap import EAP
 from circuits.scorers.exact import Exact
 from factscope.errors import UserError
 from factscope.plots.page import page_html
-from factscope.runs import store
 from factscope.statistics import spearman
 from helpers.circuits import double, task
+from helpers.results import check_result
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ def test_an_exact_scorer_has_no_error_and_its_negative_has_the_order_reversed(tm
     assert opposite.sign == 0
     assert 0 < eap.rank_correlation.value < 1
     assert eap.mean_error.value > 1e-4
-    again = store.load(store.save(found, tmp_path / "run"), ScorerErrors)
-    assert store.same(again, found)
-    assert "Rank correlation" in page_html(page(again))
+    check_result(found, tmp_path / "run", "ScorerErrors")
+    assert "Rank correlation" in page_html(page(found))
     assert words(found)[1].startswith("exact:")
     assert len(records(found)) == 3 * 60
 

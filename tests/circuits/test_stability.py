@@ -166,7 +166,7 @@ def test_a_comparison_says_which_changes_other_facts_would_give(tmp_path: Path) 
         assert (name in found.settled) == (max(shares) >= SETTLED and min(shares) <= 1 - SETTLED)
     assert found.jaccard_within == (one.stability.jaccard, other.stability.jaccard)
     assert any("resampled facts" in line for line in diff_pages.words(found))
-    check_result(found, tmp_path / "result")
+    check_result(found, tmp_path / "result", "CircuitDiff")
     alone = diff(one, find(model, task(model, ablation="mean"), EAP(edges=EDGES)))
     assert alone.inclusion == alone.settled == ()  # one fact leaves nothing to draw
     assert alone.jaccard_within is None

@@ -154,7 +154,7 @@ def test_a_result_survives_the_disk_and_its_scores_can_be_computed_from_its_rows
     store.save(found, tmp_path / "saved")
     back = bench_compare.load(tmp_path / "saved")
     assert store.same(found, back)
-    check_result(found, tmp_path / "out")
+    check_result(found, tmp_path / "out", "Bench")
     trial = back.trials[0]
     assert table("null", trial.rows, back.protocol, trial.speech) == found.scores
     bench_view.write_tables(back, tmp_path)

@@ -102,7 +102,7 @@ def test_the_outcome_is_the_mark_and_every_pair_is_compared(study):
 def test_a_study_saves_loads_and_draws(study, tmp_path):
     again = store.load(store.save(study, tmp_path), LayerStudy)
     assert store.same(study, again)
-    check_result(study, tmp_path / "out")
+    check_result(study, tmp_path / "out", "LayerStudy")
     html = page_html(page(again), light=True)
     assert "Rank correlation" in html
     table = layer_table(study)

@@ -45,7 +45,7 @@ def test_an_average_is_the_mean_of_its_traces(toy: Any, tmp_path: Path) -> None:
     single = torch.stack([torch.stack([by_role(t.grid(k).effect, t.prompt) for k in CONFIG.sites]) for t in traces])
     torch.testing.assert_close(result.per_fact, single, equal_nan=True)
     torch.testing.assert_close(result.mean, single.mean(0), equal_nan=True)
-    check_result(result, tmp_path / "out")
+    check_result(result, tmp_path / "out", "AverageResult")
     seen = ~result.mean.isnan()
     assert torch.all((result.low <= result.mean + 1e-6)[seen])
     assert torch.all((result.mean <= result.high + 1e-6)[seen])

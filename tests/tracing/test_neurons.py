@@ -16,6 +16,7 @@ from factscope.model.prompts import make_prompt, tokenized
 from factscope.model.sites import Site
 from factscope.plots.show import page_of
 from helpers.models import TOY
+from helpers.results import check_result
 from studies.trace import TraceStudy, trace_study
 from tracing.causal import Config as TraceConfig
 from tracing.neurons import Config, agreements, neurons
@@ -68,6 +69,8 @@ def test_the_result_is_saved_and_drawn_again(found: NeuronResult, study: TraceSt
         again = fs.load(tmp_path / str(number))
         assert repr(again) == repr(one)
         assert [section.heading for section in page_of(again).sections] == [s.heading for s in page_of(one).sections]
+    check_result(found, tmp_path / "neurons", "NeuronResult")
+    check_result(study, tmp_path / "both", "TraceStudy")
     assert "Knowledge neurons" in [section.heading for section in page_of(study).sections]
     assert torch.equal(fs.load(tmp_path / "0").attribution, found.attribution)
 

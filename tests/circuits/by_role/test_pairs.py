@@ -173,7 +173,7 @@ def test_a_circuit_between_roles_is_found_drawn_written_and_read(tmp_path: Path)
     graph = circuit.graph
     assert circuit.settings["selected"] == 80
     assert (graph.pruned(circuit.mask) == circuit.mask).all()
-    check_result(circuit, tmp_path / "result")
+    check_result(circuit, tmp_path / "result", "RoleCircuit")
     assert set(FORMATS) == {"json", "graphml", "gexf"}
     for form in ("json", "graphml"):
         again, kept, scores = read(export(circuit, tmp_path / f"c.{form}", form))

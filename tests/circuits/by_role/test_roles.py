@@ -158,7 +158,7 @@ def test_a_circuit_of_all_lengths_is_found_saved_and_drawn(tmp_path: Path, name:
     assert circuit.stability is not None
     assert circuit.evaluation is not None
     assert sorted(p.text for p in circuit.prompts) == sorted(p.text for p in inputs.prompts)
-    check_result(circuit, tmp_path / "result")
+    check_result(circuit, tmp_path / "result", "RoleCircuit")
     lead, below = page(circuit).sections[0].specs[:2]
     assert isinstance(lead, Headline)
     assert isinstance(below, Text)

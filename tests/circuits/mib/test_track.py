@@ -172,7 +172,7 @@ def test_the_track_is_taken_up_with_more_methods(
     ]  # fmt: skip
     assert {row.unsigned[-1] for row in found.rows} == {1.0}
     assert "chain: nearest to the model is eap" in words(found)[0]
-    check_result(found, tmp_path / "kept")
+    check_result(found, tmp_path / "kept", "Track")
 
 
 def test_the_command_and_its_mistakes(run_command: Any, made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

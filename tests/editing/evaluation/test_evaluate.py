@@ -316,7 +316,7 @@ def test_layers_are_tried_and_the_best_is_the_one_with_the_highest_mark(toy, tmp
     assert best.mark == pytest.approx(4 / sum(1 / part for part in parts))
     assert "layer" in page_html(layer_trials.page(choice), light=True)
     assert choice.likely() == ()
-    check_result(choice, tmp_path)
+    check_result(choice, tmp_path, "LayerChoice")
     assert "fewer than 5 subjects" in layer_trials.words(choice)[0]
     with pytest.raises(EditError, match="no paraphrase or no neighbour"):
         try_layers(toy, [replace(facts[0], neighbours=())], [0])

@@ -149,7 +149,7 @@ def test_the_command_keeps_what_it_shows(edit, changed, tmp_path):
     assert out.stdout.splitlines()[1].split() == ["towns", "acc", "0.2500", "±", "0.2500", "1.0000", "±", "0.0000"]
     kept = store.load("kept", TaskReport)
     assert in_words(kept) in out.stdout
-    check_result(kept, Path("out"))
+    check_result(kept, Path("out"), "TaskReport")
     scores = page_of(kept).sections[0].specs[0]
     assert isinstance(scores, Table)
     assert scores.rows[0][3:] == (0.25, 0.25, 1.0, 0.0)

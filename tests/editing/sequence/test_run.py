@@ -254,7 +254,7 @@ def test_a_hook_sees_the_edited_model_and_its_words_are_kept(run, tmp_path):
     assert [point.extra["facts"] for point in result.checkpoints] == [0, 2]
     again = store.load(store.save(result, tmp_path), SequenceResult)
     assert store.same(result, again)
-    check_result(result, tmp_path / "out")
+    check_result(result, tmp_path / "out", "SequenceResult")
     with pytest.raises(StoreError, match="looked at: true, not false"):  # half of it would lack what was looked at
         run(tmp_path, Config(every=2), 2)
 

@@ -154,7 +154,7 @@ def test_a_fact_that_an_editor_was_trained_on_is_refused_or_counted(tiny, editor
 
 
 def test_its_page_shows_the_curve_and_what_it_does_for_facts_that_it_never_met(editor, tmp_path):
-    check_result(editor, tmp_path)
+    check_result(editor, tmp_path, "Trained")
     page = pages.page(editor)
     specs = [spec for section in page.sections for spec in section.specs]
     assert [figure(spec) for spec in specs if is_figure(spec)]

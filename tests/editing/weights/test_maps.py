@@ -164,7 +164,7 @@ def test_maps_are_a_result_and_the_command_compares_methods(toy: Any, run_comman
     whole = Delta("blocks.2.mlp.W_out", torch.randn(*shape, generator=generator))
     edits = [edit_of(model, thin), edit_of(model, whole, method="ft_m")]
     maps = weight_maps(model, edits)
-    check_result(maps, tmp_path / "check")
+    check_result(maps, tmp_path / "check", "WeightMaps")
     assert len(pages.words(maps)) == 2
     assert pages.words(maps)[0].startswith("rome changes W_out of layer 1 by ")
     drawn: dict[str, Any] = {

@@ -14,9 +14,13 @@ from factscope.plots.show import shown_kinds
 from factscope.plots.specs import Bars, Heatmap
 from factscope.results import figures, tables
 from factscope.results.result import Result
+from factscope.runs.kinds import named
 from helpers.browser import needs_chromium
 from helpers.results import check_result
+from helpers.shown_commands import ROOT
+from studies.circuit import CircuitStudy
 from studies.commands.options import FIGURE_FORMATS
+from studies.edit import score
 from studies.saved import KINDS
 
 
@@ -43,8 +47,24 @@ def test_traces_lenses_circuits_and_edits_keep_the_contract(
 ) -> None:
     edit = fs.edit(toy, fs.request(toy, "[Oda Voss] lives in", "Vey"), "ft_m", settings={"steps": 1})
     circuit = fs.find_circuit(toy, prompt, fs.EAPIG(edges=50), swap="Oda Drey")
-    for place, result in enumerate([traced, fs.lens(toy, prompt), circuit, edit, fs.evaluate(toy, [edit])]):
-        check_result(result, tmp_path / str(place))
+    check_result(traced, tmp_path / "trace", "TraceResult")
+    check_result(fs.lens(toy, prompt), tmp_path / "lens", "LensResult")
+    check_result(circuit, tmp_path / "circuit", "Circuit")
+    check_result(CircuitStudy(circuit, answers=("Brask",)), tmp_path / "study", "CircuitStudy")
+    check_result(edit, tmp_path / "edit", "Edit")
+    scores = score(toy, [edit])
+    check_result(scores, tmp_path / "scores", "EditScores")
+    check_result(scores.report, tmp_path / "report", "EditReport")
+
+
+def test_every_kind_of_result_has_its_example_in_the_contract() -> None:
+    """Each kind that a folder may hold is given to `check_result` by name, somewhere in the tests."""
+    held = set()
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        held |= set(re.findall(r'^ +check_result\(.*, "(\w+)"\)$', file.read_text(encoding="utf-8"), re.MULTILINE))
+    tables_of_their_own = {"Moments"}  # statistics that methods use; they are saved and drawn, and are no result
+    assert set(KINDS) - held == tables_of_their_own
+    assert [kind for kind in KINDS if kind in named(kind)] == []  # a reader is told a noun, and no name of a class
 
 
 def test_a_row_of_the_table_is_the_number_that_was_measured(toy: Any, prompt: fs.Prompt, traced: Any) -> None:

@@ -10,10 +10,10 @@ from factscope.data.load import load_facts
 from factscope.errors import UserError
 from factscope.model.prompts import Prompt
 from factscope.plots.page import page_html
-from factscope.runs import store
 from helpers.models import TOY
-from studies.pages.locating import page, records, words
-from studies.tables.locating import Asked, LocatingStudy, agreement, locating, pair_kinds, prompts_of
+from helpers.results import check_result
+from studies.pages.locating import page, records
+from studies.tables.locating import Asked, agreement, locating, pair_kinds, prompts_of
 
 SUBJECTS, RELATIONS, PLACES = [f"s{i}" for i in range(6)], ["r0", "r1", "r2"], 40
 
@@ -83,9 +83,8 @@ def test_facts_of_the_toy_are_located_and_compared(toy: Any, tmp_path: Any) -> N
         ("circuit", "edges"),
     }
     assert study.pairs == {"same fact": 6, "same subject": 24, "same relation": 12, "unrelated": 24}
-    again = store.load(store.save(study, tmp_path / "run"), LocatingStudy)
-    assert words(again) == words(study)
-    assert "Does locating find the fact?" in page_html(page(again))
+    check_result(study, tmp_path, "LocatingStudy")
+    assert "Does locating find the fact?" in page_html(page(study))
     assert len(records(study)) == sum(3 * len(each.sizes) for each in study.located)
     edges = study.located[-1]
     assert float(edges.rsim[0].mean()) > 0  # two wordings of a fact share more edges than unrelated prompts do

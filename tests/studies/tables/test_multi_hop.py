@@ -96,7 +96,7 @@ def test_an_edited_toy_is_counted_and_the_work_taken_up(toy: Any, facts: Any, tm
     assert (study.chains, study.unknown, len(calls)) == (3, 1, 2)
     assert multi_hop(toy, chains, how, folder=tmp_path, source="the toy", told=False).rows == study.rows
     assert len(calls) == 2  # all was in the journal
-    check_result(study, tmp_path / "kept")
+    check_result(study, tmp_path / "kept", "HopStudy")
     with pytest.raises(UserError, match="the unedited model answers the second hop of none of the 1 chain"):
         multi_hop(toy, chains[2:], how, folder=tmp_path / "other", told=False)
     with pytest.raises(UserError, match="none of the 1 chains of factscope has three different answers"):

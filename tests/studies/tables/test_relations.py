@@ -85,7 +85,7 @@ def test_every_relation_has_a_row_or_a_reason(table: RelationTable, tmp_path: Pa
         assert row.found.model == 1.0  # known facts, by definition
     said = "\n".join(words(table))
     assert "Without a circuit: nothing (" in said
-    check_result(table, tmp_path)
+    check_result(table, tmp_path, "RelationTable")
 
 
 def test_what_is_in_the_journal_is_not_searched_again(

@@ -17,7 +17,7 @@ from factscope.model.prompts import make_prompt
 from factscope.model.readout import rank
 from factscope.model.weights import live_weights
 from factscope.plots.figures.intervals import Intervals
-from factscope.runs import store
+from helpers.results import check_result
 from studies.edit import MethodRun
 from studies.pages.round_trip import page, records, summary, words
 from studies.tables.round_trip import (
@@ -119,6 +119,19 @@ def test_the_states_are_those_of_the_weights_themselves(
     assert 0 < (again.mean("distortion") or 0) < math.log(2)
 
 
+def test_the_call_of_the_face_is_the_recipe(toy: Any, trip: tuple[RoundTrip, EditRequest, MethodRun]) -> None:
+    """Without what was asked of the recipe beside; and what it refuses, it refuses before any work."""
+    made, asked, _ = trip
+    found = fs.edit_back(toy, asked, ["ft_m"], settings={"ft_m": {"layer": 0, "steps": 8}})
+    for state in ("edited", "edited back", "null", "taken out"):
+        for name in ("P(old)", "P(new)", "distance"):
+            assert found.state("ft_m", state).mean(name) == made.state("ft_m", state).mean(name)
+    with pytest.raises(fs.UserError, match="does not say its old answer"):
+        fs.edit_back(toy, fs.EditRequest("Oda Voss lives in", "Oda Voss", "Vey"))
+    with pytest.raises(fs.UserError, match="no method to edit by"):
+        fs.edit_back(toy, asked, [])
+
+
 def test_a_method_beside_the_weights_has_no_distance(trip: tuple[RoundTrip, EditRequest, MethodRun]) -> None:
     made, *_ = trip
     assert made.state("ice", "edited back").mean("distance") is None
@@ -134,8 +147,8 @@ def test_a_method_beside_the_weights_has_no_distance(trip: tuple[RoundTrip, Edit
 
 def test_it_is_saved_and_drawn_again(trip: tuple[RoundTrip, EditRequest, MethodRun], tmp_path: Any) -> None:
     made, *_ = trip
-    store.save(made, tmp_path)
-    again = fs.load(tmp_path)
+    check_result(made, tmp_path, "RoundTrip")
+    again = fs.load(tmp_path / "saved")
     assert (again.read, again.second) == (made.read, made.second)
     shown = page(again)
     head, answers, *_ = shown.sections[0].specs

@@ -14,6 +14,7 @@ from factscope.errors import UserError
 from factscope.plots.page import page_html
 from factscope.runs import store
 from helpers.models import TOY
+from helpers.results import check_result
 from studies.bench.bench import bench
 from studies.pages.survey import page, records, summary, words
 from studies.tables.survey import POOLED, WORDS, survey
@@ -38,7 +39,8 @@ def test_every_table_is_what_its_bench_says(toy: Any, tmp_path: Path) -> None:
     assert set(made.after["ft_m"]) == {"repeat"}
     assert "trade" in words(made)[1]
     assert "After 2 edits in sequence by ft_m" in words(made)[2]
-    again = store.load(store.save(made, tmp_path / "saved"), type(made))
+    check_result(made, tmp_path, "Survey")
+    again = store.load(tmp_path / "saved", type(made))
     assert (str(again.sets), again.after) == (str(made.sets), made.after)
     html = page_html(page(again))
     assert all(
@@ -49,7 +51,9 @@ def test_every_table_is_what_its_bench_says(toy: Any, tmp_path: Path) -> None:
     assert summary(made)["tasks"]["unedited"] == made.before
     assert isinstance(fs.load(tmp_path / "saved"), type(made))
     with pytest.raises(UserError, match="after 3 edits, and the first set has 2 cases"):
-        survey(toy, {"town": town}, ["ft_m"], tmp_path / "other", tasks=tasks, edits=3, **HOW)
+        fs.survey(toy, {"town": town}, ["ft_m"], tmp_path / "other", tasks=["repeat"], edits=3, **HOW)
+    with pytest.raises(UserError, match="there is nothing to tabulate"):
+        fs.survey(toy, {}, ["ft_m"], tmp_path / "other")
 
 
 def test_two_sets_of_one_name_and_a_strange_method_are_refused(run_command: Callable[..., Any]) -> None:

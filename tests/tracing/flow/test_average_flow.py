@@ -63,7 +63,7 @@ def test_an_average_is_saved_and_drawn_again(toy: Any, tmp_path: Path) -> None:
     assert in_words(again) == in_words(found)
     assert page_of(again).title == "Average flow: towns"
     assert summary_of(again)["facts"] == 2
-    check_result(found, tmp_path / "out")
+    check_result(found, tmp_path / "out", "FlowAverage")
     assert found.low.isnan().all(), "two subjects give no interval"
 
 

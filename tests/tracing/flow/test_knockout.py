@@ -177,7 +177,7 @@ def test_a_result_is_saved_and_drawn_again(toy: Any, tmp_path: Any) -> None:
     assert in_words(again) == in_words(found)
     assert [section.heading for section in page_of(again).sections][1] == "What the answer loses without a source"
     assert len(summary_of(again)["knockouts"]) == len(found.knockouts)
-    check_result(found, tmp_path / "out")
+    check_result(found, tmp_path / "out", "FlowResult")
 
 
 # ---- which attention ----

@@ -54,7 +54,7 @@ def test_at_the_end_it_is_the_logit_lens_and_the_logit_lens_is_the_other_one(toy
     assert torch.all(found.kl > -1e-4)
     assert not torch.allclose(found.log_probability[1, 1], found.log_probability[0, 1])
     assert sum(isinstance(spec, Heatmap) and spec.cell_labels is not None for spec in pictures(found)) == 2
-    check_result(found, tmp_path)
+    check_result(found, tmp_path, "LensesResult")
     assert "gurnee2026verbalizable" in fs.cite(found)
 
 
@@ -120,7 +120,7 @@ def test_a_tuned_lens_begins_as_the_logit_lens_and_then_comes_nearer_to_the_mode
     assert not torch.allclose(other.log_probability[2, :-1], other.log_probability[0, :-1])
     torch.testing.assert_close(same.held_out[2], fitted.kl[0])
     assert sum(isinstance(spec, Heatmap) and spec.cell_labels is not None for spec in pictures(other)) == 3
-    check_result(other, tmp_path)
+    check_result(other, tmp_path, "LensesResult")
     assert "belrose2023eliciting" in fs.cite(other)
     assert "belrose2023eliciting" not in fs.cite(lenses(toy, prompt, fitted))
 

@@ -124,7 +124,7 @@ def test_the_toys_towns_are_read_and_written_by_a_map(toy: Any, tmp_path: Path) 
     assert [said == want for said, want in zip(edited.says, edited.wanted, strict=True)] == edited.right[
         :, layer
     ].tolist()
-    check_result(found, tmp_path)
+    check_result(found, tmp_path, "RelationResult")
     assert "hernandez2024linearity" in fs.cite(found)
     assert len(found.to_frame()) == 4
 

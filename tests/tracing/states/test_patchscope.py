@@ -141,7 +141,7 @@ def test_the_result_goes_out_and_comes_back(toy: Any, tmp_path: Path) -> None:
     fact = load_facts(TOY / "toy_town.json")[0]
     config = PatchscopeConfig(target="[Oda Voss] lives in", tokens=2)
     found = patchscope(toy, prompt_of(toy, fact), config)
-    check_result(found, tmp_path)
+    check_result(found, tmp_path, "PatchscopeResult")
     assert any("no shipped fact" in note for note in found.notes)
     assert any("tokens; the last" in note for note in found.notes)
     assert len(found.to_frame()) == 25

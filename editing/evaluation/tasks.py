@@ -28,7 +28,7 @@ from factscope.model.forward.scoring import Pair, score
 from factscope.model.prompts import start_ids, tokenized
 
 LINES = {"past_tense": "verb_past_tense", "antonyms": "word_antonym", "capitals": "country_capital"}
-OWN = ("repeat", *LINES)
+OWN: tuple[str, ...] = ("repeat", *LINES)
 SHOWN = 4  # lines before the one that is asked
 LENGTH = 8  # tokens of a sequence that is repeated
 

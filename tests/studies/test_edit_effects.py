@@ -246,7 +246,7 @@ def test_a_study_is_saved_and_drawn_again(study: EditStudy, tmp_path: Path) -> N
     back = store.load(tmp_path, EditStudy)
     assert store.same(study, back)
     check_result(study, tmp_path / "out", "EditStudy")
-    check_result(study.diff, tmp_path / "diff")
+    check_result(study.diff, tmp_path / "diff", "CircuitDiff")
     assert in_words(back) == in_words(study)
 
 

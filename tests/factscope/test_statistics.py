@@ -14,6 +14,7 @@ from factscope.statistics import (
     interval,
     interval_in_words,
     likely_best,
+    ngram_entropy,
     percentile_bootstrap,
     resampled_means,
     shares_of_best,
@@ -148,3 +149,12 @@ def test_the_best_of_equals_is_any_of_them_and_a_clear_one_stands_alone():
     assert likely_best(np.array([0.0, 1.0, 0.0])) == (1,)
     assert likely_best(np.array([0.3, 0.05, 0.65])) == (0, 2)
     assert shares_of_best(np.ones((7, 2))).tolist() == [0.5, 0.5]
+
+
+def test_ngram_entropy_of_a_loop_is_zero_and_of_distinct_words_is_the_log_of_their_number():
+    assert math.isnan(ngram_entropy(["two words"]))
+    assert ngram_entropy(["two words", "a a a a"]) == pytest.approx(0)
+    assert ngram_entropy(["a a a a a"]) == pytest.approx(0)
+    words = " ".join(str(i) for i in range(10))
+    expected = torch.tensor([9.0, 8.0, 8.0]).log2().sum() / 3  # 9 bigrams, 8 trigrams twice
+    assert ngram_entropy([words]) == pytest.approx(float(expected))

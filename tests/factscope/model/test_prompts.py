@@ -301,3 +301,9 @@ def test_a_token_that_the_model_was_never_given_is_named(toy: Any, monkeypatch: 
             make_prompt(toy, text, answer=answer, start=start)
     with pytest.raises(PromptError, match="Zwolle"):
         token_ids(toy, "of Zwolle")
+
+
+def test_start_ids_are_the_models_own_unless_none(tiny):
+    model = tiny("llama")
+    assert start_ids(model, "none") == ()
+    assert len(start_ids(model, "auto")) <= 1

@@ -47,3 +47,12 @@ def test_a_model_that_notices_padding_reads_one_length_at_a_time(
     monkeypatch.setattr(written, "sample", watched)
     assert generate(model, PROMPTS, 4) == right
     assert widths == [(2, 4), (1, 5), (1, 7)]
+
+
+def test_greedy_sampling_with_a_cache_is_the_argmax_of_plain_passes(tiny):
+    model = tiny("llama")
+    tokens = torch.tensor([[3, 4], [5, 6]])
+    out = sample(model, tokens, 7, None)
+    for _ in range(5):
+        tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(out, tokens)

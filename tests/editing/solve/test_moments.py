@@ -1,250 +1,20 @@
-"""Values and keys in a batch against one at a time and plain forward passes; moments against their definition."""
+"""Second moments against their definition; collected, kept, extended and taken up; the texts that they are of."""
 
 import itertools
 import json
-import math
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from editing.contexts import contexts
-from editing.requests import RequestPrompts, check, essence_prompt, known, request, target_prompts
-from editing.solve import corpus, moments, values
+from editing.solve import corpus, moments
 from editing.solve.shrinkage import shrunk
-from editing.solve.values import Descent, find_keys, find_values
-from factscope.data.fact import Fact
-from factscope.data.load import load_facts
-from factscope.data.request import requests_of
 from factscope.data.shipped import documents
-from factscope.errors import EditError, FactError, PromptError
-from factscope.model.forward.batched import logits_at
-from factscope.model.forward.generate import sample
-from factscope.model.forward.subject import buckets
-from factscope.model.hooks import Patch, patched, record
+from factscope.errors import EditError
+from factscope.model.hooks import record
 from factscope.model.prompts import start_ids, token_ids
 from factscope.model.sites import Site
-from factscope.model.weights import fingerprint
-from factscope.statistics import ngram_entropy
-from helpers.models import TOY
-
-FACTS = requests_of(
-    (
-        Fact("a", "home", "Foo Bar", "{} lives in", "Rome", "Oslo"),
-        Fact("b", "home", "Quux", "The home of {} is the city", "Rome", "Paris town"),
-        Fact("c", "home", "Ze", "{} is", "Bern", "York"),
-    )
-)
-CONTEXTS = ("{}", "I said. {}")
-PROMPTS = RequestPrompts(FACTS, CONTEXTS)
-KINDS = ("gpt2", "llama", "neox", "gemma3")
-GENTLE = Descent(steps=4, learning_rate=0.05, clamp=100.0)
-
-
-def plain_loss(model, fact, layer, delta, config, place):
-    """The loss as the module's header says it, one prompt and one plain forward pass at a time."""
-    site = Site("mlp_write" if place == "mlp" else "resid", layer)
-    total = 0.0
-    for prompt in target_prompts(model, fact, CONTEXTS, "auto"):
-        tokens = torch.tensor([[*prompt.tokens, *prompt.answer_ids[:-1]]])
-        patch = Patch(site, delta, positions=[prompt.subject_span[1] - 1], add=True)
-        with patched(model, [patch]):
-            logp = model(tokens)[0].log_softmax(-1)
-        first = len(prompt.tokens) - 1
-        total -= sum(float(logp[first + t, token]) for t, token in enumerate(prompt.answer_ids)) / len(
-            prompt.answer_ids
-        )
-    essence = essence_prompt(model, fact, "auto")
-    end = essence.subject_span[1] - 1
-    clean = model(essence.tensor())[0, end].log_softmax(-1)
-    with patched(model, [Patch(site, delta, positions=[end], add=True)]):
-        drifted = model(essence.tensor())[0, end].log_softmax(-1)
-    # as rome/compute_v.py calls it; the second argument is the distribution that the mean is over
-    drift = torch.nn.functional.kl_div(clean, drifted, log_target=True, reduction="sum")
-    return total / len(CONTEXTS) + config.kl_factor * float(drift)
-
-
-@pytest.mark.parametrize("place", ["mlp", "hidden"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_batched_loss_is_the_one_of_plain_forward_passes(tiny, kind, place):
-    model = tiny(kind)
-    delta = torch.randn(len(FACTS), model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
-    groups = values._groups(model, PROMPTS, 1)
-    heavy = replace(GENTLE, kl_factor=10.0)  # at ROME's 1/16 these models drift too little to tell the KL's direction
-    batched, *_ = values._losses(groups, delta, len(CONTEXTS), heavy, place)
-    for number, fact in enumerate(FACTS):
-        expected = plain_loss(model, fact, 1, delta[number], heavy, place)
-        assert float(batched[number]) == pytest.approx(expected, abs=2e-4)  # float32 through four layers
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_gradient_is_the_slope_of_the_loss(tiny, kind):
-    model = tiny(kind)
-    groups = values._groups(model, RequestPrompts(FACTS[:1], CONTEXTS), 1)
-    delta = torch.randn(1, model.cfg.d_model, generator=torch.Generator().manual_seed(0)) * 0.5
-    loss = lambda d: values._losses(groups, d, 2, GENTLE, "mlp")  # noqa: E731
-    _, gradient, *_ = loss(delta)
-    step = 1e-2 * gradient / gradient.norm()
-    slope = (loss(delta + step)[0] - loss(delta - step)[0]) / 2
-    assert float(slope) == pytest.approx(float(gradient.norm() * 1e-2), rel=0.02)
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox"])
-def test_a_batch_gives_what_one_at_a_time_gives(tiny, kind):
-    model = tiny(kind)
-    together = find_values(model, PROMPTS, 1, GENTLE)
-    for number, fact in enumerate(FACTS):
-        alone = find_values(model, RequestPrompts([fact], CONTEXTS), 1, GENTLE)
-        torch.testing.assert_close(together.delta[number], alone.delta[0], atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(together.init[number], alone.init[0], atol=1e-5, rtol=1e-5)
-
-
-def test_the_value_stays_in_its_ball_stops_in_time_and_the_last_step_only_reads(tiny):
-    model = tiny("llama")
-    tight = find_values(model, PROMPTS, 1, replace(GENTLE, clamp=0.1, learning_rate=1.0))
-    assert (tight.delta.norm(dim=1) <= 0.1 * tight.init.norm(dim=1) * (1 + 1e-5)).all()
-    assert tight.steps == (3, 3, 3)
-    assert len(tight.losses) == 4
-    lazy = find_values(model, PROMPTS, 1, replace(GENTLE, stop=100.0))
-    assert not lazy.delta.any()
-    assert lazy.steps == (0, 0, 0)
-
-
-def test_finished_facts_leave_the_batch_and_the_others_go_on_alike(tiny):
-    model = tiny("llama")
-    config = replace(GENTLE, steps=8, learning_rate=0.3)
-    full = find_values(model, PROMPTS, 1, config)
-    stop = float(full.losses[3].min()) + 1e-4  # the best fact stops at step 3 or earlier
-    some = find_values(model, PROMPTS, 1, replace(config, stop=stop))
-    assert min(some.steps) < 7
-    for number in (i for i, n in enumerate(some.steps) if n == 7):
-        torch.testing.assert_close(some.delta[number], full.delta[number], atol=1e-3, rtol=1e-2)
-
-
-def test_patience_ends_what_was_learned_at_so_many_readings_and_nothing_else(toy):
-    """The toy gives its own answers from the start and never a foil, where no step is taken."""
-    towns = load_facts(TOY / "toy_town.json", limit=2)
-    known_one = replace(towns[0], answer=str(towns[0].foil), foil=towns[0].answer)
-    prompts = RequestPrompts(requests_of((known_one, towns[1])))
-    for patience, wanted in ((1, 0), (3, 2), (None, 5)):
-        still = Descent(steps=6, learning_rate=0.0, stop=0.0, patience=patience)
-        assert find_values(toy, prompts, 0, still).steps == (wanted, 5)
-
-
-def test_a_value_that_goes_to_nan_is_told_with_its_step_and_changes_nothing(tiny):
-    model = tiny("llama")
-    before = fingerprint(model)
-    with pytest.raises(EditError, match=r"fact 'a' went to NaN or infinity at step [01]"):
-        find_values(
-            model,
-            RequestPrompts(FACTS[:1], CONTEXTS),
-            1,
-            replace(GENTLE, learning_rate=float("inf"), clamp=float("inf")),
-        )
-    assert fingerprint(model) == before
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_keys_are_what_the_down_projection_reads(tiny, kind):
-    model = tiny(kind)
-    keys = find_keys(model, PROMPTS, 2)
-    assert keys.each.shape == (3, 2, model.cfg.d_mlp)
-    prompt = target_prompts(model, FACTS[0], CONTEXTS, "auto")[1]
-    site = Site("mlp_hidden", 2)
-    with record(model, [site]) as seen:
-        model(prompt.tensor())
-    torch.testing.assert_close(keys.each[0, 1], seen[site][0, prompt.subject_span[1] - 1], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(keys.mean(), keys.each.mean(1))
-
-
-def test_memits_average_gives_the_bare_prompt_half():
-    each = torch.tensor([[[0.0], [2.0], [4.0]]])
-    assert values.Keys(each).halves().item() == pytest.approx(0.5 * 0 + 0.25 * 2 + 0.25 * 4)
-
-
-def test_buckets_hold_every_row_once_and_merge_when_a_pass_costs_more_than_filling_up():
-    lengths = [1] * 10 + [20] * 10 + [2] * 5
-    for overhead in (0, 64, 10_000):
-        groups = buckets(lengths, overhead)
-        assert sorted(row for group in groups for row in group) == list(range(25))
-    assert len(buckets(lengths, 0)) == 3
-    assert len(buckets(lengths, 10_000)) == 1
-
-
-# ---- language ----
-
-
-def test_greedy_sampling_with_a_cache_is_the_argmax_of_plain_passes(tiny):
-    model = tiny("llama")
-    tokens = torch.tensor([[3, 4], [5, 6]])
-    out = sample(model, tokens, 7, None)
-    for _ in range(5):
-        tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], 1)
-    assert torch.equal(out, tokens)
-
-
-def test_contexts_are_repeated_by_their_seed_and_have_one_slot(tiny):
-    model = tiny("gpt2")
-    one, again, other = (contexts(model, 4, 6, seed) for seed in (0, 0, 1))
-    assert one == again != other
-    assert one[0] == "{}"
-    assert all(text.count("{}") == 1 and not set("[]") & set(text) for text in one)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_logits_at_wanted_positions_are_the_models(tiny, kind):
-    model = tiny(kind)
-    rows = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12]]
-    found = logits_at(model, rows, [[1, 4], [1], [0, 2]])
-    for row, places, logits in zip(rows, [[1, 4], [1], [0, 2]], found, strict=True):
-        torch.testing.assert_close(logits, model(torch.tensor([row]))[0, places], atol=1e-4, rtol=1e-4)
-
-
-def test_ngram_entropy_of_a_loop_is_zero_and_of_distinct_words_is_the_log_of_their_number():
-    assert math.isnan(ngram_entropy(["two words"]))
-    assert ngram_entropy(["two words", "a a a a"]) == pytest.approx(0)
-    assert ngram_entropy(["a a a a a"]) == pytest.approx(0)
-    words = " ".join(str(i) for i in range(10))
-    expected = torch.tensor([9.0, 8.0, 8.0]).log2().sum() / 3  # 9 bigrams, 8 trigrams twice
-    assert ngram_entropy([words]) == pytest.approx(float(expected))
-
-
-# ---- requests ----
-
-
-def test_a_request_brings_its_answer_and_refuses_what_cannot_be_edited(toy):
-    asked = request(toy, "[Oda Voss] lives in", "Vey")
-    assert (asked.template, asked.target, asked.old) == ("{} lives in", "Vey", "Brask")
-    with pytest.raises(EditError, match="edited away from"):
-        request(toy, "[Oda Voss] lives in", "Brask")
-    with pytest.raises(EditError, match="empty"):
-        request(toy, "[Oda Voss] lives in", "  ")
-    with pytest.raises(PromptError, match="not in the prompt"):
-        request(toy, "Oda Voss lives in", "Vey", subject="Mira Drey")
-
-
-def test_facts_without_a_target_or_with_two_are_refused_by_name():
-    check(FACTS)
-    with pytest.raises(EditError, match="no fact"):
-        check([])
-    with pytest.raises(FactError, match="'a' has no target"):
-        requests_of([Fact("a", "home", "Foo Bar", "{} lives in", "Rome")])
-    with pytest.raises(EditError, match=r"two targets, 'Oslo' and 'Kyiv' \(facts 'a' and 'z'\)"):
-        check([*FACTS, replace(FACTS[0], id="z", target="Kyiv")])
-    with pytest.raises(EditError, match="the same target twice"):
-        check([*FACTS, replace(FACTS[0], id="z")])
-
-
-def test_known_facts_are_those_whose_answer_comes_first(toy):
-    facts = load_facts("tests/toy/toy_town.json", limit=6)
-    assert known(toy, facts) == facts
-    assert known(toy, facts, 2) == facts[:2]
-    assert known(toy, [replace(facts[0], answer="Vey", foil=None)]) == ()
-
-
-# ---- moments ----
 
 
 def test_moments_are_the_mean_of_outer_products_without_the_first_position(tiny):
@@ -411,12 +181,6 @@ def test_a_data_set_is_the_commit_that_it_was_and_not_its_name(monkeypatch):
     with pytest.raises(EditError, match="which commit of the data set owner/texts@gone to read: no such revision"):
         corpus.content_of("owner/texts@gone")
     corpus._commit.cache_clear()
-
-
-def test_start_ids_are_the_models_own_unless_none(tiny):
-    model = tiny("llama")
-    assert start_ids(model, "none") == ()
-    assert len(start_ids(model, "auto")) <= 1
 
 
 def test_moments_are_kept_under_what_the_text_says_not_under_its_name(tiny, tmp_path, monkeypatch):

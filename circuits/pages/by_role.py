@@ -12,7 +12,7 @@ from circuits.by_role.formats import to_networkx
 from circuits.graph import place_of
 from circuits.pages.wiring import NODE_KINDS, into, palette_of, row_names, row_of
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark, View
-from factscope.plots.labels import counted
+from factscope.plots.labels import counted, settings_in_words
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Section, Spec, Table, Text
 from factscope.results.provenance import provenance
 
@@ -287,7 +287,7 @@ def card(circuit: RoleCircuit) -> Card:
     """Method, prompts and provenance."""
     items = [
         ("method", circuit.method),
-        ("settings", ", ".join(f"{key} {value}" for key, value in circuit.settings.items())),
+        ("settings", settings_in_words(circuit.settings)),
         ("graph", str(circuit.graph)),
         ("prompts", "; ".join(f"{prompt.subject} ({len(prompt.tokens)} tokens)" for prompt in circuit.prompts)),
         ("metric", f"{circuit.metric} ({circuit.unit})"),

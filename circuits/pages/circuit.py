@@ -15,6 +15,7 @@ from circuits.pages.scorer_errors import sentence
 from circuits.pages.wiring import matrix, network
 from circuits.stability import Stability
 from circuits.task import REFERRING
+from factscope.plots.labels import settings_in_words
 from factscope.plots.specs import (
     Card,
     Headline,
@@ -225,7 +226,7 @@ def card(circuit: Circuit, errors: ScorerErrors | None = None) -> Card:
     task = circuit.task
     items = [
         ("method", circuit.method),
-        ("settings", ", ".join(f"{key} {value}" for key, value in circuit.settings.items() if key not in INTEGRAL)),
+        ("settings", settings_in_words({k: v for k, v in circuit.settings.items() if k not in INTEGRAL})),
         *_completeness(circuit),
         ("graph", str(circuit.graph)),
         ("prompts", f"{len(task.prompts)}; start token {task.prompts[0].start_token or 'none'}"),

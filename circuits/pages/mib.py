@@ -6,7 +6,7 @@ import numpy as np
 
 from circuits.mib.areas import SIZES
 from circuits.mib.track import Track, TrackRow, rows_of
-from factscope.plots.labels import counted
+from factscope.plots.labels import counted, settings_in_words
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table, Text
 from factscope.results.provenance import provenance
 
@@ -165,7 +165,7 @@ def _tasks(found: Track) -> Table:
 
 def _card(found: Track) -> Card:
     items = (
-        ("settings", ", ".join(f"{name}={value}" for name, value in found.settings.items())),
+        ("settings", settings_in_words(found.settings)),
         ("seconds", ", ".join(f"{row.task} {_name(row.method)} {row.seconds:.0f}" for row in found.rows)),
     )
     return provenance(found.run, *items)

@@ -14,6 +14,7 @@ from editing.pages.report import finite, report_sections
 from editing.pages.told import answer_table, in_json, one_fact, told
 from editing.pages.weights import factors
 from editing.spectrum import Spectrum
+from factscope.plots.labels import settings_in_words
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 from factscope.settings import configured
 
@@ -160,7 +161,7 @@ def solver_table(edits: Sequence[Edit]) -> tuple[Table, ...]:
 
 def card(edit: Edit) -> Card:
     """What is needed to do it again."""
-    config = ", ".join(f"{key} {value}" for key, value in edit.config.items())
+    config = settings_in_words(edit.config)
     items = (
         ("edit", edit.digest),
         ("method", edit.method),

@@ -17,7 +17,7 @@ from editing.sequence.rules import QUANTITIES, WARN
 from factscope.model.known import Known
 from factscope.model.weights import MLP_OUT, WeightName
 from factscope.plots.figures.slides import Points, Scatter, Slides
-from factscope.plots.labels import counted
+from factscope.plots.labels import counted, settings_in_words
 from factscope.plots.specs import (
     Card,
     Cell,
@@ -378,8 +378,8 @@ def card(result: SequenceResult) -> Card:
     per_edit = f"{np.median(result.seconds):.2f} s per edit in the median, with the reading of its own facts"
     items = (
         ("method", result.method),
-        ("its settings", ", ".join(f"{key} {value}" for key, value in result.config.items())),
-        ("the sequence", ", ".join(f"{key} {value}" for key, value in settings.items())),
+        ("its settings", settings_in_words(result.config)),
+        ("the sequence", settings_in_words(settings)),
         ("second moments", result.moments),
         ("contexts", " | ".join(result.contexts)),
         ("fixed text", result.text),

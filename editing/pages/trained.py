@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from editing.trained.editor import EditorScore, Trained
+from factscope.plots.labels import settings_in_words
 from factscope.plots.specs import Card, Curves, Headline, Number, Page, Section, Series, Table
 from factscope.statistics import wilson
 
@@ -158,7 +159,7 @@ def card(editor: Trained) -> Card:
     run = editor.run
     items = (
         ("editor", editor.digest),
-        ("settings", ", ".join(f"{key} {value}" for key, value in editor.config.items())),
+        ("settings", settings_in_words(editor.config)),
         ("numbers learnt", f"{sum(tensor.numel() for tensor in editor.tensors.values()):,}"),
         ("facts", ", ".join(f"{kind} {count}" for kind, count in editor.counts.items())),
         ("step that was kept", str(editor.best)),

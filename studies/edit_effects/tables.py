@@ -1,12 +1,12 @@
 """The tables of an edit study: edges, heads, neighbours, every change beside its nulls, and how it was made."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from circuits.analysis.diff import changes, diff
 from circuits.analysis.head_changes import HeadChange, head_changes
+from factscope.plots.labels import settings_in_words
 from factscope.plots.specs import Card, Cell, Spec, Table
 from factscope.results.provenance import provenance
 from studies.edit_effects.result import EditStudy, Measure
@@ -183,17 +183,12 @@ def card(study: EditStudy) -> Card:
     """Everything needed to do it again."""
     items = [
         ("edit", f"{study.edit[:12]} by {study.method}, layers {', '.join(map(str, study.layers))}"),
-        ("circuits", f"{study.before.circuit.method}; {settings_words(study.before.circuit.settings)}"),
+        ("circuits", f"{study.before.circuit.method}; {settings_in_words(study.before.circuit.settings)}"),
         ("graph", str(study.before.circuit.graph)),
         ("metric and ablation", f"{study.before.circuit.task.metric}, {study.before.circuit.task.ablation}"),
-        ("settings", settings_words(study.config)),
+        ("settings", settings_in_words(study.config)),
     ]
     return provenance(study.run, *items)
-
-
-def settings_words(values: dict[str, Any]) -> str:
-    """Names and values in one line."""
-    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def seconds(study: EditStudy) -> Table:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from factscope.plots.labels import settings_in_words
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Palette, Section, Series, Table, Text
 from factscope.results.provenance import provenance
 from factscope.statistics import ENOUGH
@@ -137,6 +138,6 @@ def _card(study: LocatingStudy) -> Card:
         ("subjects", ", ".join(study.subjects)),
         ("relations", ", ".join(study.relations)),
         ("prompts", " / ".join(study.prompts)),
-        ("settings", ", ".join(f"{name}={value}" for name, value in study.settings.items())),
+        ("settings", settings_in_words(study.settings)),
     )
     return provenance(study.run, *items)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from factscope.plots.labels import counted
+from factscope.plots.labels import counted, settings_in_words
 from factscope.plots.specs import Card, Cell, Headline, Number, Page, Section, Table, Text
 from factscope.results.provenance import provenance
 from studies.tables.multi_hop import KINDS, HopStudy, Share, shares
@@ -160,6 +160,6 @@ def _card(study: HopStudy) -> Card:
     items = (
         ("chains", f"{study.source}, {study.chains} with three different answers"),
         ("method", study.method),
-        ("settings", ", ".join(f"{name}={value}" for name, value in study.settings.items())),
+        ("settings", settings_in_words(study.settings)),
     )
     return provenance(study.run, *items)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from factscope.plots.labels import counted
+from factscope.plots.labels import counted, settings_in_words
 from factscope.plots.specs import (
     Cell,
     Curves,
@@ -327,7 +327,7 @@ def _measured(table: RelationTable) -> tuple[Spec, ...]:
         specs.append(Table("Notes", ("relation", "note"), notes, folded=True))
     items = (
         ("facts", table.source),
-        ("settings", ", ".join(f"{name}={value}" for name, value in table.settings.items())),
+        ("settings", settings_in_words(table.settings)),
         ("seconds for each relation", ", ".join(f"{row.relation} {row.seconds:.0f}" for row in table.rows)),
     )
     return (*specs, provenance(table.run, *items))

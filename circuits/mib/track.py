@@ -13,7 +13,8 @@ Scope: keys and values as the model has them, where the benchmark gives each que
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from factscope.progress import progress
 from factscope.results.result import Result
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
+from factscope.runs.workers import ALONE, Workers, each
 
 QUICK = ("eap", "eap_ig", "eap_ig_activations", "relp", "atp_star")
 METHODS = (*QUICK, "exact", "acdc", "random")
@@ -126,12 +128,18 @@ class _Setting:
 
 
 def track(
-    model: Bridge, options: TrackOptions = TrackOptions(), *, folder: str | Path, told: bool | None = None
+    model: Bridge,
+    options: TrackOptions = TrackOptions(),
+    *,
+    folder: str | Path,
+    told: bool | None = None,
+    workers: Workers = ALONE,
 ) -> Track:
     """Every method on every task; planted tasks bring their own models.
 
     Args:
         folder: where each finished row is recorded; the same call goes on from there, with other methods or tasks too.
+        workers: who ranks edges; the numbers do not depend on it.
 
     Raises UserError as `TrackOptions`, `task_of` and the methods do, and where a task's full model does no better than
     the empty one.
@@ -147,16 +155,15 @@ def track(
     wanted = [(task, name) for task in options.tasks for name in options.methods]
     with stopwatch() as seconds, Journal(Path(folder) / "journal.jsonl", work) as log:
         done = {(line["row"]["task"], line["row"]["method"]): line for line in log.done}
-        with progress("rankings", len(wanted), sum(one in done for one in wanted), shown=told) as advance:
-            for task in options.tasks:
-                missing = [name for name in options.methods if (task, name) not in done]
-                setting = _setting(model, task, options) if missing else None
-                for name in missing:
-                    assert setting is not None
-                    line = {"row": _row(setting, name, options.seed), "task": vars(setting.task)}
-                    log.add(line)
-                    done[task, name] = line
-                    advance(1)
+        missing = [one for one in wanted if one not in done]
+        with (
+            progress("rankings", len(wanted), len(wanted) - len(missing), shown=told) as advance,
+            closing(each(model, _Ranking(options), missing, workers)) as found,
+        ):
+            for one, line in zip(missing, found, strict=True):
+                log.add(line)
+                done[one] = line
+                advance(1)
     lines = [done[one] for one in wanted]
     tasks = {line["task"]["name"]: line["task"] for line in lines}
     settings: dict[str, Any] = {"train": options.train, "validation": options.validation, "split": options.split}
@@ -170,6 +177,23 @@ def track(
         settings,
         run.ended(seconds[0]),
     )
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The line of a task and a method; the task that was asked for last is at hand for its next method."""
+
+    options: TrackOptions
+    at_hand: dict[str, _Setting] = field(default_factory=dict)
+
+    def __call__(self, model: Bridge, asked: tuple[str, str]) -> dict[str, Any]:
+        """What the journal keeps."""
+        task, name = asked
+        if task not in self.at_hand:
+            self.at_hand.clear()
+            self.at_hand[task] = _setting(model, task, self.options)
+        setting = self.at_hand[task]
+        return {"row": _row(setting, name, self.options.seed), "task": vars(setting.task)}
 
 
 def _setting(model: Bridge, name: str, options: TrackOptions) -> _Setting:

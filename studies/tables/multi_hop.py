@@ -19,8 +19,10 @@ Scope: chains whose three answers differ. Of MQuAKE: chains whose last answer wa
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,14 @@ from factscope.progress import progress
 from factscope.results.result import Result
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
+from factscope.runs.workers import ALONE, Workers, each, staying
 from factscope.statistics import wilson
 
 KINDS = ("new", "old", "edited", "other")
 WORDS = 12  # tokens of a continuation
 AT_ONCE = 64  # chains that the unedited model is asked together
+
+Line = dict[str, Any]  # a chain as the journal keeps it; without a row where its second hop is not answered
 
 
 @dataclass(frozen=True)
@@ -135,11 +140,13 @@ def multi_hop(
     folder: str | Path,
     source: str = SHIPPED,
     told: bool | None = None,
+    workers: Workers = ALONE,
 ) -> HopStudy:
     """Ask every chain, edit its first hop, and ask again.
 
     Args:
         folder: where each finished chain is recorded; the same call goes on from there.
+        workers: who edits; the numbers do not depend on it.
 
     Raises UserError where no chain is left, and what the method raises.
     """
@@ -153,19 +160,19 @@ def multi_hop(
     with stopwatch() as seconds, Journal(Path(folder) / "journal.jsonl", work) as log:
         done = {str(line["id"]): line for line in log.done}
         edited, unknown = 0, 0
-        answered: dict[str, bool] = {}
-        with progress("chains", min(most, len(usable)), shown=told) as advance:
-            for place, chain in enumerate(usable):
-                if edited == most:
-                    break
-                if chain.id not in done and chain.id not in answered:
-                    answered |= _answered(model, usable[place : place + AT_ONCE], options)
-                if chain.id not in done:
-                    done[chain.id] = _line(model, chain, options) if answered[chain.id] else {"id": chain.id}
-                    log.add(done[chain.id])
-                known = "row" in done[chain.id]
+        with (
+            progress("chains", min(most, len(usable)), shown=told) as advance,
+            closing(_lines(model, usable, done, options, workers)) as found,
+        ):
+            for line in found:
+                if line["id"] not in done:
+                    done[line["id"]] = line
+                    log.add(line)
+                known = "row" in line
                 edited, unknown = edited + known, unknown + (not known)
                 advance(int(known))
+                if edited == most:
+                    break
     lines = [done[chain.id] for chain in usable if chain.id in done]
     rows = tuple(_row(line["row"]) for line in lines if "row" in line)[:most]
     if not rows:
@@ -175,6 +182,21 @@ def multi_hop(
         )
     settings = {"limit": most, "known": options.known, "tokens": WORDS}
     return HopStudy(source, options.method, rows, len(usable), unknown, settings, run.ended(seconds[0]))
+
+
+def _lines(
+    model: Bridge, chains: Sequence[Chain], done: Mapping[str, Line], options: HopOptions, workers: Workers
+) -> Generator[Line, None, None]:
+    """The chains' lines in their order: those that are done, and the others, `AT_ONCE` at a time."""
+    with staying(workers):
+        for begin in range(0, len(chains), AT_ONCE):
+            some = chains[begin : begin + AT_ONCE]
+            kept = {chain.id: done[chain.id] for chain in some if chain.id in done}
+            answered = _answered(model, some, options) if len(kept) < len(some) else {}
+            left = [chain for chain in some if chain.id not in kept and answered[chain.id]]
+            with closing(each(model, partial(_line, options=options), left, workers)) as fresh:
+                for chain in some:
+                    yield kept.get(chain.id) or (next(fresh) if answered[chain.id] else {"id": chain.id})
 
 
 def _answered(model: Bridge, chains: Sequence[Chain], options: HopOptions) -> dict[str, bool]:

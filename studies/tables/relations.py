@@ -13,7 +13,9 @@ Scope: a circuit is found on facts of one length; the paper pads facts of any le
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from factscope.progress import progress
 from factscope.results.result import Result
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
+from factscope.runs.workers import ALONE, Workers, each
 from studies.circuit_inputs import DEFAULT, KNOWN, CircuitInputs, TaskOptions, about_facts
 from tracing.logit_lens import answers_by_layer
 
@@ -140,12 +143,14 @@ def relation_table(
     *,
     folder: str | Path,
     told: bool | None = None,
+    workers: Workers = ALONE,
 ) -> RelationTable:
     """Find and ask a circuit for every relation of `source`, or for those named.
 
     Args:
         folder: where each finished relation is recorded; the same call goes on from there, and so does one that names
             other relations. A search that records its decisions does so there, too.
+        workers: who finds the circuits; the numbers do not depend on it.
 
     Raises UserError for a relation that the source lacks, and where no relation has a circuit; ModelError as `Graph`.
     """
@@ -155,13 +160,16 @@ def relation_table(
     with stopwatch() as seconds, Journal(Path(folder) / "journal.jsonl", _work(model, source, options)) as log:
         done = {str(line["key"]): line for line in log.done}
         keys = {name: digest([name, [each.id for each in of]]) for name, of in facts.items()}
-        with progress("relations", len(keys), sum(key in done for key in keys.values()), shown=told) as advance:
-            for name, key in keys.items():
-                if key not in done:
-                    line = _line(model, source, facts[name], options, Path(folder) / "searches")
-                    done[key] = {"key": key, **line}
-                    log.add(done[key])
-                    advance(1)
+        missing = [name for name, key in keys.items() if key not in done]
+        work = partial(_line, source=source, options=options, searches=Path(folder).absolute() / "searches")
+        with (
+            progress("relations", len(keys), len(keys) - len(missing), shown=told) as advance,
+            closing(each(model, work, [facts[name] for name in missing], workers)) as found,
+        ):
+            for name, line in zip(missing, found, strict=True):
+                done[keys[name]] = {"key": keys[name], **line}
+                log.add(done[keys[name]])
+                advance(1)
     lines = {name: done[key] for name, key in keys.items()}
     rows = tuple(RelationCircuit.read(line["row"]) for line in lines.values() if "row" in line)
     left_out = {name: str(line["left out"]) for name, line in lines.items() if "left out" in line}
@@ -197,7 +205,7 @@ def _work(model: Bridge, source: str, options: TableOptions) -> dict[str, Any]:
     return {"table": "relations", "model": fingerprint(model), "source": source, "how": repr(options)}
 
 
-def _line(model: Bridge, source: str, facts: Sequence[Fact], options: TableOptions, searches: Path) -> dict[str, Any]:
+def _line(model: Bridge, facts: Sequence[Fact], source: str, options: TableOptions, searches: Path) -> dict[str, Any]:
     """A relation's row as the journal keeps it, or why there is none."""
     name = facts[0].relation
     try:

@@ -14,6 +14,7 @@ from studies.commands.options import (
     EditorOptions,
     ModelOptions,
     RunOptions,
+    WorkersOptions,
     argument,
     key,
     option,
@@ -21,7 +22,7 @@ from studies.commands.options import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class HopsOptions(EditOptions, EditorOptions, ModelOptions, RunOptions):
+class HopsOptions(EditOptions, EditorOptions, ModelOptions, WorkersOptions, RunOptions):
     """Which chains, and how their first hop is edited."""
 
     chains: Annotated[
@@ -60,6 +61,7 @@ def hops(options: HopsOptions) -> None:
     chains, source = _chains(options)
     # However many chains are asked for, it is the same folder: some now, and more another day.
     own = settled_folder("hops", source, key(replace(options, limit=1)))
+    crew = options.crew()
     with run_folder("edit hops", options, own) as folder:
         model = load(options)
         config = spec.config_for(model, pairs, editor)
@@ -80,7 +82,7 @@ def hops(options: HopsOptions) -> None:
             edit, name, f"{config} {gentle_config} {options.moments} {options.tokens}", options.limit,
             not options.unknown, options.start, options.seed,
         )  # fmt: skip
-        study = recipe.multi_hop(model, chains, how, folder=folder, source=source)
+        study = recipe.multi_hop(model, chains, how, folder=folder, source=source, workers=crew)
         page = save_with_page(study, folder, options.light)
     tell_result(study, page, options, folder=str(folder))
 

@@ -10,13 +10,14 @@ from studies.commands.options import (
     ModelOptions,
     RunOptions,
     SplitQkv,
+    WorkersOptions,
     key,
     option,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class MibOptions(ModelOptions, RunOptions):
+class MibOptions(ModelOptions, WorkersOptions, RunOptions):
     """Which methods on which tasks."""
 
     tasks: Annotated[
@@ -59,7 +60,8 @@ def mib(options: MibOptions) -> None:
     )
     # Whatever is named, it is the same folder: some rows now, and the others another day.
     own = settled_folder("mib", options.model, key(replace(options, tasks="ioi", methods="eap")))
+    crew = options.crew()
     with run_folder("circuit mib", options, own) as folder:
-        found = recipe.track(load(options), how, folder=folder)
+        found = recipe.track(load(options), how, folder=folder, workers=crew)
         page = save_with_page(found, folder, options.light)
     tell_result(found, page, options, folder=str(folder))

@@ -17,6 +17,7 @@ from studies.commands.options import (
     RunOptions,
     Runs,
     SettingsByMethod,
+    WorkersOptions,
     argument,
     key,
     option,
@@ -25,7 +26,7 @@ from studies.commands.options import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurveyOptions(ModelOptions, MomentsOptions, EditorsOptions, RunOptions):
+class SurveyOptions(ModelOptions, MomentsOptions, EditorsOptions, WorkersOptions, RunOptions):
     """Which sets, by which methods, and which general tasks."""
 
     suites: Annotated[tuple[str, ...], argument("Sets: files, folders or data sets.", metavar="SETS")]
@@ -51,6 +52,7 @@ def survey(options: SurveyOptions) -> None:
     if options.edits < 1:
         raise UserError(f"--edits must be at least 1, not {options.edits}")
     own = settled_folder("survey", Path(options.suites[0]).stem, key(options), options.runs)
+    crew = options.crew()
     with run_folder("edit survey", options, own) as folder:
         from editing.evaluation.tasks import Tasks
         from editing.method import method
@@ -67,6 +69,7 @@ def survey(options: SurveyOptions) -> None:
                 model, sets, names, folder, tasks=tasks, editors=editors, edits=options.edits,
                 settings=by_owner(options.settings), moments=options.moments, tokens=options.tokens, seed=options.seed,
                 start=options.start, allow_trained=options.allow_trained, say=lambda words: note(f"Note: {words}."),
+                workers=crew,
             )  # fmt: skip
         page = save_with_page(result, folder, options.light)
     tell_result(result, page, options, folder=str(folder))

@@ -17,13 +17,14 @@ from studies.commands.options import (
     Extra,
     ModelOptions,
     RunOptions,
+    WorkersOptions,
     key,
     option,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(CircuitOptions, ModelOptions, RunOptions):
+class TableOptions(CircuitOptions, ModelOptions, WorkersOptions, RunOptions):
     """Which relations, and how each circuit is found."""
 
     facts: Annotated[
@@ -74,7 +75,8 @@ def table(options: TableOptions) -> None:
     )  # a name that is not there is refused before a model is loaded
     # Whatever relations are named, it is the same folder: a part now, and all of them another day.
     own = settled_folder("circuit-table", options.facts, key(replace(options, relations=None)))
+    crew = options.crew()
     with run_folder("circuit table", options, own) as folder:
-        found = recipe.relation_table(load(options), options.facts, named, how, folder=folder)
+        found = recipe.relation_table(load(options), options.facts, named, how, folder=folder, workers=crew)
         page = save_with_page(found, folder, options.light)
     tell_result(found, page, options, folder=str(folder))

@@ -1,0 +1,69 @@
+"""Workers under any schedule and any deaths, on a pretended Ray: the results of one process, and the same journals."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from circuits.mib.track import TrackOptions, track
+from circuits.scorers.eap import EAP
+from editing.compute import compute
+from editing.methods.fine_tuning.ft_m import Config
+from factscope.data.load import load_facts
+from factscope.data.questions.chains import Chain
+from factscope.data.request import requests_of
+from factscope.runs.workers import ALONE, Workers, each
+from helpers.models import TOY
+from helpers.rays import PretendRay, pretended
+from studies.tables.multi_hop import HopOptions, multi_hop
+from studies.tables.relations import TableOptions, relation_table
+
+
+def logits(model: Any, number: int) -> bytes:
+    """Every bit of what the model says."""
+    with torch.no_grad():
+        return bytes(model(torch.tensor([[number, 1]]), use_cache=False).numpy().tobytes())
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_workers_in_any_order_gives_the_bits_of_one_process(toy: Any, count: int) -> None:
+    items = list(range(9))
+    alone = list(each(toy, logits, items, ALONE))
+    for seed in range(5):
+        ray = PretendRay(seed, deaths=2)
+        with pretended(toy, ray):
+            assert list(each(toy, logits, items, Workers(count, "auto"))) == alone
+        assert ray.deaths == 0
+        assert ray.hired == count + 2  # whoever dies is replaced
+
+
+def edited(model: Any, requests: Any) -> Any:
+    """A quick edit."""
+    return compute("ft_m", model, requests, Config(layer=0, steps=1))
+
+
+def lines(journal: Path) -> str:
+    """A journal without the time that its rows took and the checksums of it."""
+    return re.sub(r'"(seconds": [0-9.e-]+|check": "\w+)', "", journal.read_text())
+
+
+def test_the_tables_of_papers_are_the_same_with_workers(toy: Any, tmp_path: Path) -> None:
+    facts = str(TOY / "toy_town.json")
+    how = TableOptions(method=EAP(edges=20), split=False, examples=2, held_out=2, random=1)
+    planted = TrackOptions(("chain",), ("eap", "random"), train=2, validation=2)
+    chains = [
+        Chain(str(i), requests_of([fact]), f"{fact.subject} lives in", "", ("a",), ("b",), ("c",))
+        for i, fact in enumerate(load_facts(facts, limit=3))
+    ]
+    hops = HopOptions(edited, "ft_m", limit=2, known=False)
+    for name, crew in (("one", ALONE), ("two", Workers(2))):
+        with pretended(toy, PretendRay(seed=3, deaths=2)):
+            relation_table(toy, facts, (), how, folder=tmp_path / name / "table", told=False, workers=crew)
+            track(toy, planted, folder=tmp_path / name / "track", told=False, workers=crew)
+            multi_hop(toy, chains, hops, folder=tmp_path / name / "hops", told=False, workers=crew)
+    for table in ("table", "track", "hops"):
+        one, two = (lines(tmp_path / name / table / "journal.jsonl") for name in ("one", "two"))
+        assert one == two
+        assert one.count("\n") == {"table": 2, "track": 3, "hops": 3}[table]

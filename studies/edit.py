@@ -26,6 +26,7 @@ from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge
 from factscope.plots.page import write_page
 from factscope.plots.show import shown
+from factscope.results.hub import local
 from factscope.results.result import Result
 from factscope.runs import store
 from factscope.settings import Settings
@@ -215,7 +216,11 @@ def save(folder: Path, edits: Sequence[Edit], scores: EditScores, light: bool = 
 
 
 def load_edits(folder: Path) -> list[Edit]:
-    """The edit in `folder`, or the several in its subfolders, in order; StoreError if there is none."""
+    """The edit in `folder`, or the several in its subfolders, in order; StoreError if there is none.
+
+    `hub:owner/name` stands for the folder of an uploaded edit, which is downloaded once.
+    """
+    folder = local(folder)
     parts = sorted(folder.glob("edit-*/" + store.JSON))
     if parts and not (folder / store.JSON).exists():
         return [Edit.load(part.parent) for part in parts]

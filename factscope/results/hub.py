@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from factscope.errors import StoreError, UserError
@@ -18,18 +19,20 @@ from factscope.runs.kinds import named
 
 FILES = frozenset({store.JSON, store.TENSORS, "page.html", "config.yaml"})
 EDITS = frozenset({"Edit", "Trained"})
-FACTS = 50  # named on a card; the others are in the JSON
+FACTS, NUMBERS = 50, 60  # named on a card; the others are in the JSON
+PREFIX = "hub:"  # before owner/name, where a folder is asked for
 
 
-def prepare(run: str | Path, folder: str | Path, repo: str) -> Path:
+def prepare(
+    run: str | Path, folder: str | Path, repo: str, numbers: Mapping[str, float] = MappingProxyType({})
+) -> Path:
     """Write the files of a run, and a card that says what they are, into `folder`, which must be new or empty.
 
-    Raises StoreError for what is no run folder, and UserError for a folder that holds something or a bad name.
+    `numbers` stand on the card, as `factscope.results.trackers.numbers_of` gives them. Raises StoreError for what is no
+    run folder, and UserError for a folder that holds something or a bad name.
     """
     run, folder, header = Path(run), Path(folder), _header(Path(run))
-    owner, _, name = repo.partition("/")
-    if not owner or not name or "/" in name or " " in repo:
-        raise UserError(f"{repo!r} is no repository of the Hub: write owner/name")
+    check_name(repo)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not empty; give a new folder")
     for file in sorted(run.rglob("*")):
@@ -37,8 +40,28 @@ def prepare(run: str | Path, folder: str | Path, repo: str) -> Path:
             place = folder / file.relative_to(run)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
-    write_text_atomically(folder / "README.md", card(header, repo))
+    write_text_atomically(folder / "README.md", card(header, repo, numbers))
     return folder
+
+
+def check_name(repo: str) -> str:
+    """The name of a repository; UserError for what cannot be one."""
+    owner, _, name = repo.partition("/")
+    if not owner or not name or "/" in name or " " in repo:
+        raise UserError(f"{repo!r} is no repository of the Hub: write owner/name")
+    return repo
+
+
+def local(place: str | Path) -> Path:
+    """The folder that is meant: a path as it is, `hub:owner/name` or `hub:owner/name@revision` downloaded first.
+
+    Raises UserError for a bad name, and StoreError where the Hub has no such run or cannot be reached.
+    """
+    text = Path(place).as_posix()
+    if not text.startswith(PREFIX):
+        return Path(place)
+    repo, _, revision = text.removeprefix(PREFIX).partition("@")
+    return download(repo, revision or None)
 
 
 def upload(prepared: str | Path, repo: str, private: bool = True) -> str:
@@ -63,20 +86,29 @@ def upload(prepared: str | Path, repo: str, private: bool = True) -> str:
 
 
 def download(repo: str, revision: str | None = None) -> Path:
-    """The folder of a run that was uploaded, which `fs.load` reads; StoreError where there is none."""
-    from huggingface_hub import snapshot_download
+    """The folder of a run that was uploaded, which `fs.load` reads.
 
+    Raises UserError for a bad name, and StoreError where there is no such run, or the Hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    check_name(repo)
     why = ""
     for kind in ("model", "dataset"):
         try:
             patterns = sorted({*FILES, *(f"*/{name}" for name in FILES)})
             folder = Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=patterns))
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            continue
         except Exception as trouble:  # as above
             why = " ".join(str(trouble).split())[:200]
             continue
         if any(folder.rglob(store.JSON)):
             return folder
-    raise StoreError(f"there is no run of Factscope in {repo} on the Hub{f' ({why})' if why else ''}")
+    if why:
+        raise StoreError(f"{repo} cannot be had from the Hub ({why}); once it was downloaded, no network is needed")
+    raise StoreError(f"there is no run of Factscope in {repo} on the Hub that your login may read")
 
 
 def kind_of(header: Mapping[str, Any]) -> str:
@@ -84,7 +116,7 @@ def kind_of(header: Mapping[str, Any]) -> str:
     return "model" if header["kind"] in EDITS else "dataset"
 
 
-def card(header: Mapping[str, Any], repo: str) -> str:
+def card(header: Mapping[str, Any], repo: str, numbers: Mapping[str, float] = MappingProxyType({})) -> str:
     """What a person who finds the repository must know: model, facts, numbers' origin, and how to load it."""
     body, edit = header["result"], header["kind"] in EDITS
     inside = (one["run"] for one in body.values() if isinstance(one, dict) and one.get("run"))
@@ -107,11 +139,20 @@ def card(header: Mapping[str, Any], repo: str) -> str:
             *("---", *lines, "---", "", f"# {repo.partition('/')[2]}", ""),
             *(f"This is {named(header['kind'])} of Factscope.", warning),
             *(["## Facts", "", *facts, ""] if facts else []),
+            *(["## Numbers", "", *_table(numbers), ""] if numbers else []),
             *("## Provenance", "", "```json", provenance, "```", ""),
             *("## Load", "", "```python", "import factscope as fs", ""),
             *(f"result = fs.load(fs.download({repo!r}))", use, "```", ""),
         ]
     )
+
+
+def _table(numbers: Mapping[str, float]) -> list[str]:
+    """Numbers by name as a table, to four digits; those that were not measured are left out."""
+    told = [(name, value) for name, value in numbers.items() if value == value]
+    rows = [f"| {_plain(name)} | {value:.4g} |" for name, value in told[:NUMBERS]]
+    more = ["", f"And {len(told) - NUMBERS} more, in {store.JSON}."] if len(told) > NUMBERS else []
+    return ["| number | value |", "| --- | --- |", *rows, *more]
 
 
 def _plain(text: Any) -> str:

@@ -43,11 +43,7 @@ def log(
         key: getattr(run, key) for key in ("model", "source", "fingerprint", "seed", "command") if hasattr(run, key)
     }
     try:
-        said = summary_of(result)
-    except AttributeError:  # no command prints this result for programs; its table has the numbers
-        said = {"rows": len(records_of(result))}
-    try:
-        hook(name or type(result).__name__, {**settings, **told}, flat(said))
+        hook(name or type(result).__name__, {**settings, **told}, numbers_of(result))
     except UserError:
         raise
     except Exception as trouble:  # the network, the login and the server of a tracker each raise their own
@@ -64,15 +60,34 @@ def _run_of(result: Any) -> Any:
     return own if own is not None else next((one for one in inside if one is not None), None)
 
 
+def numbers_of(result: Any) -> dict[str, float]:
+    """The numbers of a result's summary by name; of a result without a summary how many rows its table has."""
+    try:
+        return flat(summary_of(result))
+    except AttributeError:  # no command prints this result for programs
+        return {"rows": float(len(records_of(result)))}
+
+
 def flat(said: Mapping[str, Any], before: str = "") -> dict[str, float]:
-    """The numbers in a summary, those inside others named by a path: {"a": {"b": 1}} is {"a/b": 1.0}."""
+    """The numbers in a summary, those inside others named by a path: {"a": {"b": 1}} is {"a/b": 1.0}.
+
+    A list of scores is named by what each is of: [{"metric": "ES", "when": "after", "value": 1}] is {"ES/after": 1.0}.
+    """
     out: dict[str, float] = {}
     for key, value in said.items():
         if isinstance(value, Mapping):
             out |= flat(value, f"{before}{key}/")
+        elif isinstance(value, list):
+            scores = [one for one in value if isinstance(one, Mapping) and {"metric", "value"} <= set(one)]
+            out |= flat({_of(one): one["value"] for one in scores}, f"{before}{key}/")
         elif isinstance(value, numbers.Real) and not isinstance(value, bool):
             out[f"{before}{key}"] = float(value)
     return out
+
+
+def _of(score: Mapping[str, Any]) -> str:
+    """What a score is of."""
+    return "/".join(str(score[name]) for name in ("method", "metric", "when") if score.get(name))
 
 
 def to_wandb(name: str, settings: Mapping[str, Any], numbers: Mapping[str, float]) -> None:

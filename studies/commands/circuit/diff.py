@@ -32,7 +32,7 @@ class DiffOptions(PromptOptions, EditOptions, EditorsOptions, CircuitOptions, Mo
     """Which edit, what is asked, and how it is looked at."""
 
     target: Target = None
-    edit: Annotated[Path | None, option("A saved edit, instead of a new one.")] = None
+    edit: Annotated[Path | None, option("A saved edit, or hub:OWNER/NAME, instead of a new one.")] = None
     methods: Annotated[str | None, option("Several, side by side: rome,ft-m,memit.")] = None
     ask: Annotated[str | None, option("Another prompt to look at than the edited one: a neighbour, a second hop.")] = (
         None
@@ -77,9 +77,9 @@ def diff(options: DiffOptions) -> None:
         from studies.edit_effects.study import edit_studies
 
         gentler, config = options.restraint_with_config()[1], _config(options)
-        editors = _editors(options)
+        editors, kept = _editors(options), _kept(options)
         model = load(options)
-        edits = _edits(model, options, editors, folder, gentler)
+        edits = _restrained(model, options, kept or _made(model, options, editors, folder), gentler)
         asked = _asked(model, options, edits[0].start_token)
         request = asked or edits[0].requests[0]
         if options.neighbours and not request.neighbours:
@@ -133,12 +133,17 @@ def _editors(options: DiffOptions) -> list[Any]:
     return editors
 
 
-def _edits(model: Any, options: DiffOptions, editors: list[Any], folder: Path, gentler: Any) -> list[Any]:
-    """The saved edit, or one by each method; restrained, where that was asked for."""
-    from editing.restraint import restrained
+def _kept(options: DiffOptions) -> list[Any]:
+    """The saved edit that was named, read before a model is loaded; none where an edit is to be made."""
     from studies.edit import load_edits
 
-    edits = load_edits(options.edit) if options.edit is not None else _made(model, options, editors, folder)
+    return [] if options.edit is None else load_edits(options.edit)
+
+
+def _restrained(model: Any, options: DiffOptions, edits: list[Any], gentler: Any) -> list[Any]:
+    """The edits; restrained, where that was asked for."""
+    from editing.restraint import restrained
+
     if options.restrain is None:
         return edits
     return [restrained(model, [edit], options.restrain, gentler) for edit in edits]

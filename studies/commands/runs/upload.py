@@ -29,11 +29,15 @@ class UploadOptions(Options):
 def upload(options: UploadOptions) -> None:
     """Upload a run or an edit to the Hugging Face Hub, as JSON and safetensors with a card; private unless --public."""
     from factscope.results import hub
+    from factscope.results.trackers import numbers_of
+    from studies.saved import saved_run
 
+    hub.check_name(options.repo)
+    numbers = numbers_of(saved_run(options.run)[0])
     if options.dry_run is not None:
-        folder = hub.prepare(options.run, options.dry_run, options.repo)
+        folder = hub.prepare(options.run, options.dry_run, options.repo, numbers)
         tell(f"Nothing is uploaded; {options.repo} would hold what is in {folder}")
         return
     with tempfile.TemporaryDirectory() as place:
-        folder = hub.prepare(options.run, Path(place) / "run", options.repo)
+        folder = hub.prepare(options.run, Path(place) / "run", options.repo, numbers)
         tell(f"Uploaded: {hub.upload(folder, options.repo, private=not options.public)}")

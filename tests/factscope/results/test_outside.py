@@ -22,6 +22,7 @@ from factscope.runs import store
 from helpers.commands import COMMANDS
 from studies.commands.command import Command
 from studies.commands.options import TRACKERS, OutputOptions
+from studies.edit import EditScores, load_edits, score
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,11 @@ def test_an_edit_goes_to_the_hub_and_comes_back(edit: fs.Edit, tmp_path: Path, m
     assert calls == [("me/vey", "model", True)]
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(there))
     assert store.same(fs.load(fs.download("me/vey")), edit)
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **how: asked.append(how) or str(there))
+    assert [store.same(one, edit) for one in load_edits(Path("hub:me/vey@v1"))] == [True]
+    assert asked[0]["revision"] == "v1"
+    assert load_edits(run)[0].digest == edit.digest  # a folder is a folder
 
 
 def test_what_cannot_go_up_is_told_in_one_sentence(edit: fs.Edit, tmp_path: Path, monkeypatch: Any) -> None:
@@ -71,8 +77,37 @@ def test_what_cannot_go_up_is_told_in_one_sentence(edit: fs.Edit, tmp_path: Path
     with pytest.raises(StoreError, match=r"could not be uploaded \(403 no right to write\)"):
         hub.upload(run, "me/x")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
-    with pytest.raises(StoreError, match="there is no run of Factscope in me/x"):
+    with pytest.raises(StoreError, match=r"me/x cannot be had from the Hub \(403 no right to write\)"):
         fs.download("me/x")
+
+
+def test_an_edit_of_the_hub_is_read_before_any_work_and_refused_in_a_sentence(
+    run_command: Any, monkeypatch: Any
+) -> None:
+    """Without a network, without a repository, or by a name that cannot be one: wherever an edit's folder is taken."""
+    monkeypatch.setattr("studies.commands.app.loader", lambda *_: lambda: pytest.fail("a model was loaded"))
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nand nothing in the cache")
+
+    def absent(*_: Any, **__: Any) -> None:
+        answer = SimpleNamespace(headers={}, request=None, status_code=404)
+        raise huggingface_hub.errors.RepositoryNotFoundError("404", response=answer)
+
+    for trouble, words in (
+        (offline, "me/x cannot be had from the Hub (no connection and nothing in the cache)"),
+        (absent, "there is no run of Factscope in me/x on the Hub that your login may read"),
+    ):
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", trouble)
+        for command in (
+            ("circuit", "diff", "--edit", "hub:me/x"), ("edit", "evaluate", "hub:me/x"),
+            ("edit", "weights", "hub:me/x"), ("edit", "export", "hub:me/x", "--out", "new"),
+            ("edit", "harness", "hub:me/x", "--tasks", "a"), ("edit", "merge", "hub:me/x"),
+        ):  # fmt: skip
+            ended = run_command(*command)
+            assert (ended.exit_code, words in ended.stderr) == (2, True), (command, ended.stderr)
+            assert len(ended.stderr.splitlines()) == 1
+    assert "is no repository of the Hub" in run_command("edit", "evaluate", "hub:x").stderr
 
 
 def test_a_cards_text_from_prompts_is_harmless() -> None:
@@ -173,10 +208,19 @@ def test_a_tracker_that_is_not_there_is_told(edit: fs.Edit, run_command: Any, mo
     assert (ended.exit_code, "give it to factscope merge" in ended.stderr) == (2, True)
 
 
-def test_the_command_writes_the_folder_and_asks_no_network(edit: fs.Edit, tmp_path: Path, capsys: Any) -> None:
+def test_the_command_writes_the_folder_and_asks_no_network(
+    edit: fs.Edit, toy: Any, tmp_path: Path, capsys: Any
+) -> None:
     from studies.commands.runs.upload import UploadOptions, upload
 
     run = edit.save(tmp_path / "run")
+    store.save(score(toy, [edit]), run / "report")
     upload(UploadOptions(run=run, repo="me/vey", dry_run=tmp_path / "dry"))
     assert "Nothing is uploaded" in capsys.readouterr().out
     assert json.loads((tmp_path / "dry" / store.JSON).read_text())["kind"] == "Edit"
+    body = (tmp_path / "dry" / "README.md").read_text(encoding="utf-8")
+    scores = store.load(run / "report", EditScores).report
+    told = [one for one in scores.scores if one.when == "after" and one.value == one.value]
+    assert "ES" in {one.metric for one in told}
+    for one in told:
+        assert f"| scores/ft&#95;m/{one.metric.replace('_', '&#95;')}/after | {one.value:.4g} |" in body

@@ -62,4 +62,5 @@ def _tell(found: list[dict[str, Any]], options: ListOptions) -> None:
         tell(f"no saved edit in {options.runs}")
     for one in [] if options.as_json else found:
         mark = "*" if one["stacked"] else " "
-        tell(f"{mark} {one['edit']}  {one['method']:<9} {one['facts']:>5} facts  {one['first'][:60]}  {one['folder']}")
+        facts = f"{one['facts']} fact{'' if one['facts'] == 1 else 's'}"
+        tell(f"{mark} {one['edit']}  {one['method']:<9} {facts:>9}  {one['first'][:60]}  {one['folder']}")

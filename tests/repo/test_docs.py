@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import factscope
 from editing.method import method_names
 from factscope.errors import UserError
 from helpers.models import TOY
@@ -89,6 +90,26 @@ def test_command_lines_are_found_where_they_stand() -> None:
         parse(["trace", "x", "--nonsense"])
     with pytest.raises(Exception, match="not a whole number"):
         parse(["edit", "apply", "x", "--limit", "many"])
+
+
+def test_every_name_of_the_face_is_described_in_the_reference() -> None:
+    """In the pages that the table of the face leads to; and nothing is described that is not there."""
+    pages = (ROOT / "docs" / "api").glob("*.md")
+    told = {name for page in pages for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.M)}
+    for name, place in vars(factscope)["_PLACES"].items():
+        module, _, inside = place.partition(":")
+        assert {module, f"{module}.{inside}"} & told, f"fs.{name} is described nowhere: add ::: {module} to docs/api"
+    assert [name for name in told if not (ROOT / f"{name.replace('.', '/')}.py").is_file() and not _inside(name)] == []
+
+
+def _inside(name: str) -> bool:
+    """Whether it is a package, or something in a module."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        module, _, last = name.rpartition(".")
+        return hasattr(importlib.import_module(module), last)
+    return True
 
 
 def test_a_shown_option_is_an_option_of_some_command() -> None:

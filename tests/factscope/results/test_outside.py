@@ -54,8 +54,13 @@ def test_an_edit_goes_to_the_hub_and_comes_back(edit: fs.Edit, tmp_path: Path, m
     assert calls == [("me/vey", "model", True)]
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(there))
     assert store.same(fs.load(fs.download("me/vey")), edit)
-    asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **how: asked.append(how) or str(there))
+    asked: list[Any] = []
+
+    def found(*_: Any, **how: Any) -> str:
+        asked.append(how)
+        return str(there)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", found)
     assert [store.same(one, edit) for one in load_edits(Path("hub:me/vey@v1"))] == [True]
     assert asked[0]["revision"] == "v1"
     assert load_edits(run)[0].digest == edit.digest  # a folder is a folder
@@ -91,7 +96,7 @@ def test_an_edit_of_the_hub_is_read_before_any_work_and_refused_in_a_sentence(
         raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nand nothing in the cache")
 
     def absent(*_: Any, **__: Any) -> None:
-        answer = SimpleNamespace(headers={}, request=None, status_code=404)
+        answer: Any = SimpleNamespace(headers={}, request=None, status_code=404)
         raise huggingface_hub.errors.RepositoryNotFoundError("404", response=answer)
 
     for trouble, words in (

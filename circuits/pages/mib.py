@@ -33,7 +33,8 @@ def page(found: Track) -> Page:
     """The areas as the benchmark's tables have them, the curves behind them, and the tasks."""
     first = _said_of(found, found.tasks[0].name)
     best = rows_of(found, found.tasks[0].name)[0]
-    numbers = (Number(f"{best.cmd:.2f}", f"CMD of {_name(best.method)}"), Number(f"{best.cpr:.2f}", "its CPR"))
+    named = f"of {_name(best.method)}, {best.task}"
+    numbers = (Number(f"{best.cmd:.2f}", f"CMD {named}"), Number(f"{best.cpr:.2f}", f"CPR {named}"))
     reading = (
         "CMD: area between a circuit's faithfulness and 1, over circuits of ten sizes by size of score; 0 is best. "
         "CPR: area under faithfulness, by signed score; higher is better, and above 1 a circuit does more than the "

@@ -291,12 +291,22 @@ def _add_bracket(result: go.Figure, left: float, right: float, name: str, colour
 
 
 def _y_axis(spec: Curves) -> dict[str, Any]:
-    """Linear, or logarithmic with labels at the powers of ten alone as soon as there are three of them."""
+    """Linear, or logarithmic with labels at the powers of ten alone as soon as there are three of them.
+
+    Over fewer, every label is a whole number: plotly would write 20 as a small 2.
+    """
     if not spec.log_y:
         return {"type": "linear"}
     seen = _positive(spec)
     decades = float(np.log10(seen.max() / seen.min()))
-    return {"type": "log", "dtick": step(decades, most=8)} if decades > 2 else {"type": "log"}
+    if decades > 2:
+        return {"type": "log", "dtick": step(decades, most=8)}
+    powers = 10.0 ** np.arange(np.floor(np.log10(seen.min())), np.log10(seen.max()) + 1)
+    ticks = np.outer(powers, (1, 2, 5) if decades > 0.7 else np.arange(1, 10)).ravel()
+    shown = ticks[(ticks >= seen.min() / 1.001) & (ticks <= seen.max() * 1.001)]
+    if len(shown) < 2:
+        return {"type": "log"}
+    return {"type": "log", "tickvals": shown.tolist(), "ticktext": [f"{tick:.6g}" for tick in shown]}
 
 
 def _on_axis(spec: Curves, array: np.ndarray, otherwise: float) -> np.ndarray:

@@ -70,10 +70,13 @@ def _in_words(result: FlowResult, number: int) -> str:
     layers = window_of(layer, result.window, n_layers)
     chance = probability(result, number)
     sure = "" if chance is None else f", p = {chance:.2g}"
-    return (
-        f"{SOURCES[result.knockouts[number].source]}: {result.change[number, layer]:+.0%} in layers "
-        f"{layers.start} to {layers.stop - 1}{sure}"
-    )
+    change = round(float(result.change[number, layer]), 2) + 0.0  # and no -0%
+    where = "layers" if len(layers) > 1 else "layer"
+    return f"{SOURCES[result.knockouts[number].source]}: {change:+.0%} in {where} {_between(layers)}{sure}"
+
+
+def _between(layers: range) -> str:
+    return f"{layers.start} to {layers.stop - 1}" if len(layers) > 1 else str(layers.start)
 
 
 def probability(result: FlowResult, number: int) -> float | None:
@@ -242,9 +245,9 @@ def table(result: FlowResult) -> Table:
                 one.target,
                 one.source,
                 " ".join(_token(result, key).strip() for key in one.keys),
-                f"{layers.start} to {layers.stop - 1}",
-                round(100 * float(result.change[number, layer]), 1),
-                round(float(result.log_change[number, layer]), 3),
+                _between(layers),
+                round(100 * float(result.change[number, layer]), 1) + 0.0,
+                round(float(result.log_change[number, layer]), 3) + 0.0,
                 round(100 * float(there.mean()), 1) if len(there) else None,
                 len(there),
                 None if chance is None else round(chance, 3),
@@ -292,8 +295,8 @@ def recall_sections(enrichment: Enrichment | None, extraction: Extraction) -> li
         log_y=True,
     )
     return [
-        Section("What the subject's last token holds", tuple(held), _enrichment_words(enrichment)),
-        Section("Where the answer is extracted", (ranks,), _extraction_words(extraction)),
+        Section("What the subject's last token holds", tuple(held), f"{_enrichment_words(enrichment)}."),
+        Section("Where the answer is extracted", (ranks,), f"{_extraction_words(extraction)}."),
     ]
 
 

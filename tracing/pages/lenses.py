@@ -18,6 +18,7 @@ from factscope.plots.specs import (
     Series,
     Spec,
     Table,
+    Text,
     state_labels,
     state_name,
 )
@@ -101,7 +102,7 @@ def _where(result: LensesResult, reader: int) -> str:
 def page(result: LensesResult) -> Page:
     """The page of lenses of one prompt."""
     sections = [
-        Section("What was found", (_headline(result),)),
+        Section("What was found", (_headline(result), Text("\n\n".join(map(_sentence, words(result)[1:]))))),
         Section("The answer, layer by layer", _curves(result), " ".join(_HOW[: len(result.readers)])),
         Section("What each state would say", _maps(result)),
         Section("Which lens is nearer to the model", (*_kl(result), _table(result))),
@@ -119,9 +120,13 @@ _HOW = (  # one sentence for each reader, and at the last layer they are one
 )
 
 
+def _sentence(line: str) -> str:
+    return f"{line[0].upper()}{line[1:]}."
+
+
 def _headline(result: LensesResult) -> Headline:
     return Headline(
-        ". ".join(line[0].upper() + line[1:] for line in words(result)) + ".",
+        _sentence(words(result)[0]),
         tuple(
             Number(
                 state_name(first(result, number)), f"from where on {result.prompt.answer!r} is first by the {reader}"

@@ -135,7 +135,8 @@ def _(spec: Slides, theme: Theme) -> go.Figure:
     }
     if curves:
         result.update_xaxes(range=_range([figure.x for figure in curves], False))
-        result.update_yaxes(range=_range([one.y for figure in curves for one in figure.series], curves[-1].log_y))
+        heights = _range([one.y for figure in curves for one in figure.series], curves[-1].log_y)
+        result.update_yaxes(range=heights, tickmode="auto", tickvals=None, ticktext=None)  # theirs are of one state
     return result.update_layout(sliders=[slider], height=drawn[shown].layout.height + below + 44)
 
 

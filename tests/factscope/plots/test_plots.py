@@ -310,3 +310,13 @@ def test_a_written_file_can_be_read_by_whoever_could_read_any_other(tmp_path):
 def test_specs_know_neither_plotly_nor_torch():
     source = Path(specs.__file__).read_text(encoding="utf-8")
     assert not re.search(r"^\s*(import|from) (plotly|torch)", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "labels"), [((1, 3, 28), "1 2 5 10 20"), ((25, 60, 40), "30 40 50 60"), ((7, 7, 7), "")]
+)
+def test_a_short_logarithmic_axis_is_labelled_by_whole_numbers(ranks: tuple[int, ...], labels: str) -> None:
+    spec = Curves("c", np.arange(3), (Series("s", np.array(ranks, dtype=float)),), log_y=True)
+    axis = render.figure(spec).layout.yaxis
+    assert " ".join(axis.ticktext or ()) == labels
+    assert [f"{value:g}" for value in axis.tickvals or ()] == labels.split()

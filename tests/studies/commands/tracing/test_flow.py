@@ -20,6 +20,9 @@ def test_one_prompt_prints_its_lines_and_is_drawn_again(run_command: Any) -> Non
     lines = ended.stdout.strip().splitlines()
     assert lines[0].startswith(f"{FACT.answer}: probability 0.9")
     assert lines[1].startswith("Without attention of the last token to ")
+    assert " in layer " in lines[1]  # a window of one layer
+    assert "layers" not in lines[1]
+    assert "-0%" not in ended.stdout
     assert lines[-1] == "Page: run/page.html"
     page = Path("run/page.html").read_bytes()
     assert run_command("trace", "show", "run").exit_code == 0

@@ -163,7 +163,7 @@ def check_written(model: Bridge, layer: int) -> None:
         if weight is None or weight.ndim != 2:
             raise ModelError(
                 f"layer {layer} of this model ({architecture(model)}) has no MLP with one down-projection to edit: its "
-                "MLP is of experts, or it has no MLP"
+                "MLP is of experts, its weights are packed by a quantiser, or it has no MLP"
             )
         tokens = probe(readout(model).n_tokens, device(model))
         sites = [Site("mlp_hidden", layer), Site("mlp_write", layer)]

@@ -108,7 +108,8 @@ def check_neurons(model: Bridge, layers: Sequence[int]) -> None:
         if unlike:
             raise ModelError(
                 f"layer {unlike[0]} of this model ({architecture(model)}) has no MLP with one down-projection, so it "
-                "has no neurons to attribute an answer to: its MLP is of experts, or it has no MLP"
+                "has no neurons to attribute an answer to: its MLP is of experts, its weights are packed by a "
+                "quantiser, or it has no MLP"
             )
         measure_shares(model, layers)
         with record(model, [Site(kind, i) for i in layers for kind in kinds]) as seen:

@@ -2,17 +2,20 @@
 
 A page or a result that stops halfway looks like a result. So the bytes go to a temporary file in the same folder, are
 forced to the disk, and only then take the name of the file in one step; on any failure the old file is still there,
-untouched, and the temporary one is gone.
+untouched, and the temporary one is gone. Only a process that is killed leaves it, for the next to sweep up.
 """
 
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from factscope.errors import StoreError
+
+TORN = re.compile(r"\..+\.[0-9a-f]{32}\.part|\.probe-\d+")  # names that no finished file has
 
 
 def read_json(path: str | Path) -> Any:
@@ -21,11 +24,19 @@ def read_json(path: str | Path) -> Any:
 
 
 def parsed_json(text: str) -> Any:
-    """The value in a text; ValueError also where its lists are nested beyond Python's stack, which a stranger's are."""
+    """The value in a text; ValueError also where a stranger's lists are nested beyond Python's stack, or where a text
+    holds half a character (a lone surrogate), which no file, tokenizer or hash takes.
+    """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("its lists or objects are nested too deeply") from None
+    except UnicodeEncodeError as trouble:
+        half = trouble.object[trouble.start : trouble.end]
+        raise ValueError(f"a text in it holds half a character, {json.dumps(half)}") from None
+    return value
 
 
 def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
@@ -53,3 +64,14 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> Path:
 def write_text_atomically(path: str | Path, content: str) -> Path:
     """The same for text, as UTF-8 with the line ends that it has; a lone surrogate becomes a question mark."""
     return write_bytes_atomically(path, content.encode("utf-8", errors="replace"))
+
+
+def sweep(folder: str | Path, name: str | None = None) -> None:
+    """Remove what killed processes left half written in a folder and below it, or of one file in it.
+
+    No other process may be writing there now.
+    """
+    for left in Path(folder).rglob(".*") if name is None else Path(folder).glob(f".{name}.*"):
+        if TORN.fullmatch(left.name):
+            with suppress(OSError):
+                left.unlink(missing_ok=True)

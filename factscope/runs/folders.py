@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from factscope.errors import StoreError, UserError
+from factscope.files import sweep
 
 RESULT = frozenset(
     {"result.json", "result.safetensors", "page.html", "config.yaml"}
@@ -71,7 +72,7 @@ def writable(folder: Path, fresh: bool = False) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # whoever holds the folder may have swept it up
     except OSError as trouble:
         raise StoreError(
             f"cannot write into {folder}: {trouble.strerror}; choose another folder with --out"
@@ -79,6 +80,7 @@ def writable(folder: Path, fresh: bool = False) -> Iterator[Path]:
     before = {name for name in RESULT if (folder / name).exists()}
     try:
         with alone(folder / ".lock", f"{folder} is in use: another process writes into it; choose another with --out"):
+            sweep(folder)
             yield folder
     except BaseException as trouble:
         whole = (folder / "result.json").exists() and "result.json" not in before  # it is written last

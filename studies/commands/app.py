@@ -27,6 +27,7 @@ T = TypeVar("T")
 USAGE: Any = typer.BadParameter.__base__  # UsageError, of whichever click typer brings
 OURS = ("factscope", "tracing", "circuits", "editing", "studies")  # what warns in our name
 OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # by a terminal; not tab, newline
+READABLE = 1200  # characters of a complaint: what it quotes may be a prompt of any length
 JOURNAL = "journal.jsonl"  # in a run folder: what long work has finished so far
 
 
@@ -55,7 +56,7 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
             finally:
                 sys.stdout.flush()
         except UserError as mistake:
-            _say(f"{name}: {mistake}", *getattr(mistake, "__notes__", ()))
+            _say(_readable(f"{name}: {mistake}"), *getattr(mistake, "__notes__", ()))
             sys.exit(2)
         except KeyboardInterrupt as stop:
             _say(f"{name}: stopped", *getattr(stop, "__notes__", ()))
@@ -271,6 +272,13 @@ def load(options: Any) -> Any:
 
 def _say(*sentences: str) -> None:
     print(*map(_harmless, sentences), sep="\n", file=sys.stderr, flush=True)
+
+
+def _readable(sentence: str) -> str:
+    """A complaint without the middle of what it quotes at length: what to do about it stands at the end."""
+    if len(sentence) <= READABLE:
+        return sentence
+    return f"{sentence[: READABLE // 2]} [...] {sentence[-READABLE // 2 :]}"
 
 
 def _harmless(text: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -26,6 +27,7 @@ from helpers.models import TOY
 CANARY = "canary"
 SECONDS = 60  # that a command may take on a tiny model; the machine may be busy
 GIGABYTES = 6  # of address space that it may take beyond what the process has: threads and maps count
+NAN = re.compile(r"\bnan\b", re.IGNORECASE)
 WHOLE = (store.JSON, store.TENSORS)
 
 
@@ -48,21 +50,28 @@ class Report:
     tables: dict[str, Any] = field(default_factory=dict)
 
 
-def attempt(name: str, arguments: Sequence[Any], room: Path, refused: bool = False, apart: bool = True) -> Fall | None:
-    """Run a command in `room`/inside; what fell, or None. `refused`: it must not succeed.
+def attempt(
+    name: str,
+    arguments: Sequence[Any],
+    room: Path,
+    refused: bool = False,
+    apart: bool = True,
+    answers: bool = False,
+) -> Fall | None:
+    """Run a command in `room`/inside; what fell, or None. `refused`: it must not succeed. `answers`: NaN is none.
 
     `apart`: in a process of its own, so that what cannot be interrupted can be ended, and what it does to this process
     is seen by nobody.
     """
     before, inside = outside(room), room / "inside"
-    words = _apart(arguments, inside, refused) if apart else _words(arguments, inside, refused)
+    words = (_apart if apart else _words)(arguments, inside, refused, answers)
     words = words or after(inside)
     if not words and outside(room) != before:
         words = f"wrote outside: {sorted(map(str, set(outside(room)) ^ set(before)))[:3]}"
     return Fall(name, " ".join(map(str, arguments))[:300], words) if words else None
 
 
-def _apart(arguments: Sequence[Any], inside: Path, refused: bool) -> str:
+def _apart(arguments: Sequence[Any], inside: Path, refused: bool, answers: bool) -> str:
     """The same in a child that is killed when its time is up."""
     report, answer = os.pipe()
     if not (child := os.fork()):
@@ -71,7 +80,7 @@ def _apart(arguments: Sequence[Any], inside: Path, refused: bool) -> str:
             sizes = Path("/proc/self/statm").read_text().split()
             most = int(sizes[0]) * os.sysconf("SC_PAGE_SIZE") + GIGABYTES * 2**30
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
-            words = _words(arguments, inside, refused)
+            words = _words(arguments, inside, refused, answers)
         finally:
             os.write(answer, words.encode("utf-8", "replace")[:4000])
             os._exit(0)
@@ -88,11 +97,16 @@ def _apart(arguments: Sequence[Any], inside: Path, refused: bool) -> str:
         os.close(report)
 
 
-def _words(arguments: Sequence[Any], inside: Path, refused: bool) -> str:
+def _words(arguments: Sequence[Any], inside: Path, refused: bool, answers: bool) -> str:
     """Run the command and judge it; "" for nothing to say."""
     try:
         with contextlib.chdir(inside):
-            return judged(invoke(*arguments), str(arguments[0]), refused)
+            ended = invoke(*arguments)
+        words = judged(ended, str(arguments[0]), refused)
+        if words or not answers or ended.exit_code or NAN.search(" ".join(map(str, arguments))):
+            return words
+        told = NAN.search(ended.stdout)
+        return f"NaN in an answer: {ended.stdout[max(0, told.start() - 60) : told.end() + 20]!r}" if told else ""
     except BaseException as trouble:  # of a command, KeyboardInterrupt and pyo3's panics too
         frame = traceback.extract_tb(trouble.__traceback__)[-1]
         ours = [one for one in traceback.extract_tb(trouble.__traceback__) if _is_ours(one.filename)]
@@ -128,7 +142,7 @@ def after(inside: Path) -> str:
         found.unlink()
         return "code ran: the canary was written"
     for folder in {file.parent for name in (*WHOLE, "page.html") for file in (inside / "runs").rglob(name)}:
-        missing = [name for name in WHOLE if not (folder / name).is_file()]
+        missing = [name for name in WHOLE if not any((at / name).is_file() for at in (folder, folder / "report"))]
         if missing:
             return f"half a run: {folder.name} has no {' and no '.join(missing)}"
     left = [file.name for file in inside.rglob("*") if file.suffix in (".part", ".lock") or ".probe-" in file.name]
@@ -165,7 +179,7 @@ def prepare() -> None:
     toy, usual = load(str(TOY), device="cpu"), app.loader
 
     def loader(model: str, device: str | None, dtype: str) -> Any:
-        return (lambda: toy) if (model, dtype) == (str(TOY), "float32") else usual(model, device, dtype)
+        return (lambda: toy) if (model, dtype) == (str(TOY), "float32") and device in (None, "cpu") else usual(model, device, dtype)
 
     app.loader = loader
     for command in COMMANDS:

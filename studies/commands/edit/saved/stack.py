@@ -59,10 +59,12 @@ def write_stack(runs: Path, stack: Sequence[str]) -> None:
 
 def put_on(runs: Path, folder: Path, below: Sequence[str]) -> None:
     """Put a saved edit on top of the stack; UserError if that is not `below` any more, which it was computed on."""
+    from factscope.files import sweep
     from factscope.runs.folders import alone
 
     runs.mkdir(parents=True, exist_ok=True)
     with alone(runs / f"{STACK}.lock", f"another command is changing {runs / STACK}; give the command again"):
+        sweep(runs, STACK)
         if read_stack(runs) != list(below):
             raise UserError(
                 f"{runs / STACK} changed while the edit was made, which therefore is not on top of it: the edit is in "

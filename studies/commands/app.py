@@ -62,6 +62,9 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
             _say(f"{name}: stopped", *getattr(stop, "__notes__", ()))
             sys.exit(130)
         except OSError as trouble:
+            if trouble.errno == errno.ENAMETOOLONG:  # a prompt where a file was meant, say
+                _say(_readable(f"{name}: {trouble.filename!r} is too long to be the name of a file or folder"))
+                sys.exit(2)
             if trouble.errno != errno.ENOSPC or trouble.filename is not None:
                 raise
             _say(f"{name}: the output cannot be written ({trouble.strerror})", *getattr(trouble, "__notes__", ()))

@@ -16,7 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the packages, and the tests' own rooms as the tests name them
 
-CAMPAIGNS = {"hostile": "campaigns.hostile", "calibration": "campaigns.calibration.campaign"}
+CAMPAIGNS = {
+    "hostile": "campaigns.hostile",
+    "calibration": "campaigns.calibration.campaign",
+    "kills": "campaigns.kills.campaign",
+    "fuzz": "campaigns.fuzz.campaign",
+}
 
 
 def main() -> int:
@@ -24,11 +29,14 @@ def main() -> int:
     asked = argparse.ArgumentParser(prog="python -m tests.campaigns")
     asked.add_argument("campaign", nargs="*", default=[*CAMPAIGNS], help=f"of {', '.join(CAMPAIGNS)}; all of them")
     asked.add_argument("--only", default="", help="what has this in its kind and name")
+    asked.add_argument("--count", help="kills, or random inputs")
+    asked.add_argument("--seed", help="of what is drawn")
     asked.add_argument("--out", type=Path, help="a folder for the reports, one JSON file each")
     options = asked.parse_args()
     if unknown := [name for name in options.campaign if name not in CAMPAIGNS]:
         asked.error(f"there is no campaign {unknown[0]!r}; choose from {', '.join(CAMPAIGNS)}")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ |= {f"CAMPAIGN_{n}": v for n, v in (("COUNT", options.count), ("SEED", options.seed)) if v is not None}
     fallen = [_ran(name, options.only, options.out) for name in options.campaign]
     return 1 if any(fallen) else 0
 

@@ -50,6 +50,11 @@ class Report:
     tables: dict[str, Any] = field(default_factory=dict)
 
 
+def asked(count: int, seed: int) -> tuple[int, int]:
+    """How many trials and from which seed: as the environment says, else these."""
+    return int(os.environ.get("CAMPAIGN_COUNT", count)), int(os.environ.get("CAMPAIGN_SEED", seed))
+
+
 def attempt(
     name: str,
     arguments: Sequence[Any],
@@ -179,7 +184,11 @@ def prepare() -> None:
     toy, usual = load(str(TOY), device="cpu"), app.loader
 
     def loader(model: str, device: str | None, dtype: str) -> Any:
-        return (lambda: toy) if (model, dtype) == (str(TOY), "float32") and device in (None, "cpu") else usual(model, device, dtype)
+        return (
+            (lambda: toy)
+            if (model, dtype) == (str(TOY), "float32") and device in (None, "cpu")
+            else usual(model, device, dtype)
+        )
 
     app.loader = loader
     for command in COMMANDS:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypothesis.errors import NoSuchExample
 from campaigns.fuzz.inputs import Input, Seeds, clear, kinds
 from campaigns.trial import Fall, attempt, new_room
 
+said = partial(print, flush=True)
 QUIET: dict[str, Any] = {
     "database": None,
     "deadline": None,
@@ -57,7 +59,7 @@ def sown(place: Path) -> Seeds:
 
 
 def campaign(
-    place: Path, count: int, seed: int, only: str = "", shrink: bool = True, say: Callable[[str], Any] = print
+    place: Path, count: int, seed: int, only: str = "", shrink: bool = True, say: Callable[[str], Any] = said
 ) -> tuple[dict[str, int], list[Fall]]:
     """`count` inputs; how many of each kind were tried, and what fell: one for each way of falling, with its number."""
     ways = {kind: way for kind, way in kinds(sown(place / "seeds")).items() if kind.startswith(only)}
@@ -108,9 +110,7 @@ def shrunk(inputs: st.SearchStrategy[Input], way: str, room: Path, seed: int) ->
         return False
 
     try:
-        hypothesis.find(
-            inputs, falls, random=random.Random(seed), settings=settings(max_examples=SHRINKS, **QUIET)
-        )
+        hypothesis.find(inputs, falls, random=random.Random(seed), settings=settings(max_examples=SHRINKS, **QUIET))
     except NoSuchExample:
         return None
     return last[-1] if last else None

@@ -76,8 +76,6 @@ class Seeds:
 def kinds(seeds: Seeds) -> dict[str, tuple[int, st.SearchStrategy[Input]]]:
     """Every kind of input with its share of a hundred."""
     return {
-        "prompt": (14, _prompts()),
-        "flag": (24, commands.lines(commands.tree()).map(lambda line: Input("flag", line, seeds.files))),
         "config": (12, _configs()),
         "facts": (16, _facts()),
         "edit": (10, _saved(seeds, "edit", (("edit", "show"), ("edit", "weights"), ("edit", "evaluate")))),
@@ -86,6 +84,8 @@ def kinds(seeds: Seeds) -> dict[str, tuple[int, st.SearchStrategy[Input]]]:
         "gguf": (5, grammar.gguf().map(lambda data: Input("gguf", ("trace", PROMPT, *QUICK, "--model", "m.gguf"),
                                                           {"m.gguf": data}))),
         "safetensors": (5, _weights()),
+        "flag": (24, commands.lines(commands.tree()).map(lambda line: Input("flag", line, seeds.files))),
+        "prompt": (14, _prompts()),
     }  # fmt: skip
 
 

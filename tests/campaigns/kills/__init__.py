@@ -1,1 +1,1 @@
-"""Kills, full disks, foreign clocks and torn journals: long work that is stopped anywhere goes on to the same result."""
+"""Kills, full disks, foreign clocks, torn journals: long work that is stopped goes on to the same result."""

@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,10 @@ def started(arguments: Sequence[Any], inside: Path, trouble: Trouble | None = No
     """Fork a child that runs the command in `inside`."""
     report, answer = os.pipe()
     sys.stdout.flush()
-    if pid := os.fork():
+    with warnings.catch_warnings():  # a thread that waits for the test runner is none of ours
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid:
         os.close(answer)
         return Child(pid, report)
     try:

@@ -10,8 +10,9 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from campaigns.kills.works import WORKS, Work
 from campaigns.trial import Fall, judged, new_room
 from helpers.commands import invoke
 
+said = partial(print, flush=True)
 KINDS = ("moment", "event", "torn")
 MOST = 3  # times that one work is killed
 
@@ -35,12 +37,10 @@ class Whole:
     found: dict[str, Any]
 
 
-def warm(works: Sequence[Work], place: Path) -> None:
-    """Do the works in this process, so that their children have all modules; where a work makes threads, not."""
-    for number, work in enumerate(works):
-        if work.warm:
-            with contextlib.chdir(new(place / str(number), work) / "inside"):
-                invoke(*work.arguments)
+def warm(place: Path) -> None:
+    """Do the first work in this process, so that children find the modules which every work needs."""
+    with contextlib.chdir(new(place, WORKS[0]) / "inside"):
+        invoke(*WORKS[0].arguments)
 
 
 def whole(work: Work, place: Path) -> Whole:
@@ -49,32 +49,34 @@ def whole(work: Work, place: Path) -> Whole:
     began = time.monotonic()
     said = heard(started(work.arguments, room / "inside", Events().watch))
     seconds = time.monotonic() - began
-    assert said["ended"] is not None and said["ended"].exit_code == 0, f"{work.name}: {said['ended']}"
+    assert said["ended"] is not None, work.name
+    assert said["ended"].exit_code == 0, f"{work.name}: {said['ended']}"
     return Whole(work, seconds, said["events"], found_in(room))
 
 
-def campaign(
-    place: Path, count: int, seed: int, works: Sequence[Work] = WORKS, say: Callable[[str], Any] = print
-) -> tuple[dict[str, int], list[Fall]]:
-    """`count` kills, dealt to the works by their shares; how many each had, by work and kind, and what fell."""
-    draw, tried, fell = random.Random(seed), dict[str, int](), list[Fall]()
-    draw.shuffle(turns := [number for number, work in enumerate(works) for _ in range(work.share)])
-    warm(works, place / "warm")
-    wholes = [whole(work, place / "whole" / str(number)) for number, work in enumerate(works)]
-    number = 0
+def campaign(place: Path, count: int, seed: int, works: Sequence[Work] = WORKS) -> tuple[dict[str, int], list[Fall]]:
+    """Do every work in peace, then kill; how many kills each had, by work and kind, and what fell."""
+    warm(place / "warm")
+    return killed([whole(work, place / "whole" / str(number)) for number, work in enumerate(works)], place, count, seed)
+
+
+def killed(wholes: Sequence[Whole], place: Path, count: int, seed: int) -> tuple[dict[str, int], list[Fall]]:
+    """`count` kills, dealt to the works by their shares."""
+    draw, tried, fell, number = random.Random(seed), dict[str, int](), list[Fall](), 0
+    draw.shuffle(turns := [one for one in wholes for _ in range(one.work.share)])
     while (done := sum(tried.values())) < count:
-        one = wholes[turns[number % len(turns)]]
+        one = turns[number % len(turns)]
         room = new(place / str(number), one.work)
         for kind in _kills(one, room, draw, count - done):
             name = f"{one.work.name}: {kind}"
             tried[name] = tried.get(name, 0) + 1
         if words := _resumed(one, room):
-            say(f"{one.work.name}: {words}")
             fell.append(Fall(f"{one.work.name} (seed {seed}, room {number})", _line(one.work), words))
+            said(f"{fell[-1].name}: {words}")
         else:
             shutil.rmtree(room)
         number += 1
-        say(f"{sum(tried.values())} kills")
+        said(f"{sum(tried.values())} kills")
     return tried, fell
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 CLOCK = ("started", "seconds", "peak_memory", "memory", "check")  # `check` of a journal's line covers its seconds
-NUMBER = re.compile(rb"\d{4}-\d\d-\d\dT[\d:]+|\d+(?:\.\d+)?(?:e-?\d+)?")  # of pages: they are drawn from results, times among them
+NUMBER = re.compile(
+    rb"\d{4}-\d\d-\d\dT[\d:]+|\d+(?:\.\d+)?(?:e-?\d+)?"
+)  # of pages: they are drawn from results, times among them
 
 
 def work_in(inside: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What befalls long work besides a kill: a full disk, a disk that cannot be written, a twin, another time, a torn journal.
+"""What befalls long work besides a kill: a full or read-only disk, a twin, another time, a torn journal.
 
 The disk is a small tmpfs where this user may mount one, else a limit on the size of files; the time is shifted in the
 child and in the dates of its files, since the machine's own clock belongs to others too.

@@ -1,4 +1,4 @@
-"""The long work that is killed: one command for each kind of journal, on the toy, small enough to be done a hundred times."""
+"""The long work that is killed: a command for each kind of journal, on the toy, small enough for a hundred kills."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,6 @@ class Work:
     arguments: tuple[Any, ...]
     files: tuple[Path, ...] = ()
     share: int = 1  # how often it is killed, beside the others
-    warm: bool = True  # it makes no threads, and may be done in the process that forks
     processes: bool = False  # it starts others, whose files are not watched
 
     def put(self, inside: Path) -> None:
@@ -69,5 +68,5 @@ WORKS = (
     ),
     Work("edit apply --stack", ("edit", "apply", "[Oda Voss] lives in", "--target", "Vey", "--method", "ft-m", *STEPS,
                                 "--stack", *ON), share=2),
-    Work("two workers of Ray", (*SWEEP, "--limit", "4", "--workers", "2"), warm=False, processes=True),
+    Work("two workers of Ray", (*SWEEP, "--limit", "4", "--workers", "2"), processes=True),
 )  # fmt: skip

@@ -210,3 +210,10 @@ def test_an_argument_that_could_not_be_decoded_is_one_sentence(run_command: Any)
     ended = run_command("trace", "Caf\udce9 is in")
     assert ended.exit_code == 2
     assert "PYTHONUTF8=1" in ended.stderr
+
+
+def test_a_mistake_that_quotes_ten_thousand_characters_is_still_a_sentence(run_command: Any) -> None:
+    ended = run_command("trace", "show", f"x{'into' * 2500}y")
+    assert ended.exit_code == 2
+    assert len(ended.stderr) < 1300
+    assert " [...] " in ended.stderr

@@ -5,7 +5,7 @@ import pytest
 from campaigns.fuzz import fuzz
 from studies.commands import app
 
-EACH = 5
+EACH = 3
 SEED = 18
 
 

@@ -22,7 +22,9 @@ def test_what_a_killed_process_left_is_swept_up_and_nothing_else(tmp_path):
 
 
 def test_half_a_character_is_no_text():
-    assert parsed_json('"\\ud83d\\ude00 \\\\ud800"') == "\U0001f600 \\ud800"  # a pair is one; escaped letters are letters
+    assert (
+        parsed_json('"\\ud83d\\ude00 \\\\ud800"') == "\U0001f600 \\ud800"
+    )  # a pair is one; escaped letters are letters
     for text in ('"\\ud800"', '{"a": ["\\uDC00 x"]}', '{"\\udfff": 1}'):
         with pytest.raises(ValueError, match="half a character"):
             parsed_json(text)

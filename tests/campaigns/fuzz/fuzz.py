@@ -11,7 +11,7 @@ from contextlib import chdir
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, settings
@@ -21,6 +21,7 @@ from hypothesis.errors import NoSuchExample
 from campaigns.fuzz.inputs import Input, Seeds, clear, kinds
 from campaigns.trial import Fall, attempt, new_room
 
+T = TypeVar("T")
 said = partial(print, flush=True)
 QUIET: dict[str, Any] = {
     "database": None,
@@ -31,14 +32,14 @@ QUIET: dict[str, Any] = {
 SHRINKS = 60  # inputs that are tried to make a fall smaller
 
 
-def drawn(inputs: st.SearchStrategy[Input], count: int, seed: int) -> list[Input]:
+def drawn(inputs: st.SearchStrategy[T], count: int, seed: int) -> list[T]:
     """So many inputs of a kind, the same ones for the same seed."""
-    found: list[Input] = []
+    found: list[T] = []
 
     @hypothesis.seed(seed)
     @settings(max_examples=count, phases=(Phase.generate,), **QUIET)
     @hypothesis.given(inputs)
-    def draw(one: Input) -> None:
+    def draw(one: T) -> None:
         found.append(one)
 
     draw()

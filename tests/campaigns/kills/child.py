@@ -123,7 +123,7 @@ class Events:
         """From now on, for good: only in a child."""
         self.sizes: dict[int, int] = {}
         self.own, self.fsync = os.getpid(), os.fsync
-        os.fsync = self._forced
+        os.fsync = self._forced  # type: ignore[assignment]
         sys.addaudithook(self._heard)
 
     def _heard(self, event: str, arguments: Any) -> None:

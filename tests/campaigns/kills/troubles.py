@@ -133,7 +133,7 @@ def _shifted(seconds: float) -> None:
         def now(cls, tz: Any = None) -> Any:
             return datetime.datetime.fromtimestamp(usual() + seconds, tz)
 
-    folders.datetime = provenance.datetime = Shifted  # type: ignore[attr-defined]
+    folders.datetime = provenance.datetime = Shifted  # type: ignore[misc]
 
 
 def torn_journal(one: Whole, place: Path, draw: random.Random) -> str:

@@ -115,9 +115,7 @@ def find_by_role(
     Raises UserError for a method that scores no edge by a gradient, EmptyCircuit if nothing is left, and the errors of
     tasks, graphs and engines.
     """
-    scorer = scorer_by_gradient(method)
-    run = Run.of(model, seed)
-    tasks = inputs.tasks()
+    scorer, run, tasks = scorer_by_gradient(method), Run.of(model, seed), inputs.tasks()
     graph = RoleGraph.of(Graph.of(model, split=split), [*inputs.prompts, *held_out], pairs=pairs)
     with stopwatch() as elapsed:
         reference = RoleReference(model, graph, tasks)
@@ -125,7 +123,6 @@ def find_by_role(
         choice = scorer.decided(reference, examples.mean(0, dtype=torch.float64), examples, seed=seed)
         if not choice.kept.any():
             raise EmptyCircuit(f"nothing is left of {graph}: keep more edges, or choose a lower threshold")
-        full, empty = reference.loss(graph.full()), reference.loss(graph.empty())
         logits = reference.logits(choice.kept)
         found = RoleCircuit(
             graph=graph,
@@ -139,9 +136,9 @@ def find_by_role(
             kept=torch.from_numpy(choice.kept.copy()),
             scores=choice.scores.float(),
             unit=reference.engines[0].objective.metric.unit,
-            loss_full=full,
+            loss_full=reference.loss(graph.full()),
             loss_circuit=reference.loss_of(logits),
-            loss_empty=empty,
+            loss_empty=reference.loss(graph.empty()),
             rank_full=reference.clean_ranks(),
             rank_circuit=reference.ranks_of(logits),
             notes=choice.notes,

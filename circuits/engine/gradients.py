@@ -133,14 +133,9 @@ def _gradient(
     with torch.enable_grad(), reading(model, routing), hooked(model, hooks):
         logits = model(tokens, use_cache=False)[: n * len(shares), -1]
         loss = reference.objective.losses(logits.unflatten(0, (len(shares), n))).sum()
-    keys = list(seen)
-    found = torch.autograd.grad(loss, [seen[key] for key in keys], allow_unused=True)
-    by_key = {
-        key: torch.zeros_like(seen[key]) if gradient is None else gradient
-        for key, gradient in zip(keys, found, strict=True)
-    }
+    found = torch.autograd.grad(loss, list(seen.values()), allow_unused=True, materialize_grads=True)
     # From here on the sum over shares; a prompt's rows stay apart.
-    by_row = {key: g.unflatten(0, (repeated, len(shares), n)).sum(1) for key, g in by_key.items()}
+    by_row = {key: g.unflatten(0, (repeated, len(shares), n)).sum(1) for key, g in zip(seen, found, strict=True)}
     if attending is None:
         return torch.stack([_of_reader(graph, by_row, number) for number in range(len(graph.readers))])
     return torch.stack([_by_copy(by_row, reader) for reader in graph.readers])

@@ -92,6 +92,13 @@ def test_command_lines_are_found_where_they_stand() -> None:
         parse(["edit", "apply", "x", "--limit", "many"])
 
 
+def test_words_that_people_search_for_stand_on_a_page() -> None:
+    """The field's words, beside ours; the site searches the text of these pages."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    words = ("BOS", "prepend_bos", "covariance", "pandas", "DataFrame", "HookedTransformer", "Cite", "BibTeX")
+    assert [word for word in words if word not in text] == []
+
+
 def test_every_name_of_the_face_is_described_in_the_reference() -> None:
     """In the pages that the table of the face leads to; and nothing is described that is not there."""
     pages = (ROOT / "docs" / "api").glob("*.md")

@@ -26,7 +26,11 @@ class Parts:
     def get(self, name: str, cls: type[T], make: Callable[[], T]) -> T:
         """The part `name`, from the folder if it was finished before."""
         place = None if self.folder is None else self.folder / PARTS / name.replace(": ", "-").replace(" ", "-")
-        if place is not None and name in self.seconds and (place / store.JSON).is_file():
+        if (
+            place is not None
+            and name in self.seconds
+            and all((place / one).is_file() for one in (store.JSON, store.TENSORS))
+        ):
             found = store.load(place, cls)
         else:
             with stopwatch() as elapsed:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Records = Sequence[Mapping[str, Any]]
 FORMS = (".csv", ".parquet", ".tex")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
 DIGITS = 4  # of a number in a paper; the other files have all of them
 
 
@@ -40,7 +41,25 @@ def write(records: Records, path: str | Path) -> Path:
         packed = io.BytesIO()
         table.to_parquet(packed, index=False)
         return write_bytes_atomically(path, packed.getvalue())
-    return write_text_atomically(path, table.to_csv(index=False) if path.suffix == ".csv" else latex(table))
+    if path.suffix == ".csv":
+        return write_text_atomically(path, table.map(_harmless).to_csv(index=False))
+    return write_text_atomically(path, latex(table))
+
+
+def _harmless(cell: Any) -> Any:
+    """A cell that no spreadsheet computes: before text that would be a formula there stands an apostrophe.
+
+    Text comes from prompts and from what models say. Numbers are as they are, those that are text too.
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) and not _is_number(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def latex(table: "pandas.DataFrame") -> str:

@@ -90,6 +90,18 @@ def test_files_are_read_back_by_their_own_library(traced: Any, tmp_path: Path) -
     assert traced.save_table(tmp_path / "t.tex").read_text(encoding="utf-8").count("\\\\") == len(frame) + 1
 
 
+def test_a_spreadsheet_computes_no_text(tmp_path: Path) -> None:
+    """Text of prompts and models that would be a formula has an apostrophe before it; numbers are as they were."""
+    said = ["=1+1", "+cmd|' /C calc'!A0", "-x", "@SUM(A1)", "\t=1", "a=1", "-0.5", "+3", "-"]
+    records = [{"said": text, "n": -1.5, "k": -2} for text in said]
+    again = pandas.read_csv(tables.write(records, tmp_path / "t.csv"), dtype={"said": str})
+    assert again.said.tolist() == [f"'{text}" for text in said[:5]] + ["a=1", "-0.5", "+3", "'-"]
+    assert (again.n == -1.5).all()
+    assert (again.k == -2).all()
+    assert pandas.read_parquet(tables.write(records, tmp_path / "t.parquet")).said.tolist() == said
+    assert "'" not in tables.latex(tables.frame([{"said": "=1+1"}]))
+
+
 def test_a_tables_text_is_harmless_in_latex() -> None:
     text = tables.latex(tables.frame([{"a_b": "50 % & $x$ \\input{y} #1 ~^{", "n": 1 / 3}, {"a_b": None}]))
     assert "a\\_b" in text

@@ -96,14 +96,20 @@ def check(options: ApplyOptions) -> None:
 
 
 def _folder(options: ApplyOptions) -> tuple[Path, bool]:
-    """Where the edit goes, and whether the folder must hold no other: one on the stack is not written over."""
+    """Where the edit goes, and whether the folder must hold no other: one on the stack is not written over.
+
+    An edit that was saved and is not on the stack was stopped between the two: the same command goes on from there.
+    """
     if options.prompt is not None:
         own = new_folder("edit", options.prompt, options.runs)
     else:  # the same command finds the same folder, and so takes up where it was stopped
         own = settled_folder("edit", Path(str(options.facts)).stem, key(options), options.runs)
-    fresh = options.stack or options.out is not None
-    if fresh and ((options.out or own) / "report" / "result.json").exists():
-        raise UserError(f"{options.out or own} holds a saved edit already; choose another folder with --out")
+    place, fresh = options.out or own, options.stack or options.out is not None
+    if fresh and (place / "report" / "result.json").exists():
+        stacked = {Path(one).absolute() for one in stack.read_stack(options.runs)}
+        if options.stack and place.absolute() not in stacked:
+            return own, False
+        raise UserError(f"{place} holds a saved edit already; choose another folder with --out")
     return own, fresh
 
 

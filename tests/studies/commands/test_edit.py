@@ -180,6 +180,22 @@ def test_a_saved_edit_is_not_written_over(edit):
     assert len(json.loads(Path("runs/edits.json").read_text())["edits"]) == 1
 
 
+def test_an_edit_that_was_saved_and_not_put_on_the_stack_is_put_there_by_the_same_command(edit):
+    """As after a kill between the two; an edit of other options is not taken for it."""
+    first = ("apply", PROMPT, "--target", "Vey", *QUICK, "--stack", "--out", "here")
+    assert edit(*first).exit_code == 0
+    kept = Edit.load("here").digest
+    Path("runs/edits.json").unlink()
+    other = edit(*first, "--seed", 3)
+    assert other.exit_code == 2
+    assert "here holds a run of other settings (seed" in other.stderr
+    again = edit(*first)
+    assert again.exit_code == 0, again.stderr
+    assert Edit.load("here").digest == kept
+    assert json.loads(Path("runs/edits.json").read_text())["edits"] == ["../here"]
+    assert "holds a saved edit already" in edit(*first).stderr
+
+
 def test_the_old_order_of_export_still_works_and_an_edit_is_not_written_over(edit):
     assert edit("apply", PROMPT, "--target", "Vey", *QUICK, "--out", "here").exit_code == 0
     said = edit("export", "here")

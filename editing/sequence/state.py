@@ -109,7 +109,7 @@ class State:
         piece: dict[str, Any] = {}
         stack = self.stack
         if step.restrain:
-            piece["restraint"] = ", ".join(f"{name} {value}" for name, value in asdict(restraint_config).items())
+            piece["restraint"] = _in_short(asdict(restraint_config))
             piece["digest"] = self._restrain(step, restraint_config)
         with stopwatch() as seconds:
             sums = {delta.weight: delta for delta in merged(self.stack).deltas} if self.stack else {}
@@ -258,3 +258,10 @@ def _quantities(
     found["norm"] = max(one.share for one in spectra)
     assert set(found) <= set(QUANTITIES)
     return found
+
+
+def _in_short(settings: dict[str, Any]) -> str:
+    """Settings of a restraint as a copy is called by them: mode log, alpha 2.718."""
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    )

@@ -105,7 +105,7 @@ def _table4(one: SetResult, result: Survey) -> Table:
 
 def _paper() -> Table:
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (name, method, *(value / 100 for value in values))
+        (name, method, *(round(value / 100, 4) for value in values))
         for name, methods in PAPER.items()
         for method, values in methods.items()
     )

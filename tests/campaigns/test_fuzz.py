@@ -5,7 +5,7 @@ import pytest
 from campaigns.fuzz import fuzz
 from studies.commands import app
 
-EACH = 3
+EACH = 2
 SEED = 18
 
 

@@ -194,6 +194,7 @@ def test_the_page_says_in_words_what_each_method_did(toy, tmp_path):
     assert line in str(bench_view.page(found).sections[0].specs[1])
 
 
+@pytest.mark.usefixtures("null")
 def test_only_numbers_of_one_protocol_are_subtracted(toy, tmp_path):
     one, other = run(toy, tmp_path / "a"), run(toy, tmp_path / "b", "strict")
     assert not bench_compare.obstacles(one, one)

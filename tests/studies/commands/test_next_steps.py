@@ -61,6 +61,6 @@ def test_where_nothing_is_usual_nothing_is_said() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_alone_shows_it(study: Any, terminal: bool, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    app.tell_result(study, PAGE, False)
-    app.tell_result(study, PAGE, True)
+    for as_json in (False, True):
+        app.tell_result(study, PAGE, SimpleNamespace(as_json=as_json, log=None))
     assert ("\nNext: circuit find " in capsys.readouterr().out) is terminal

@@ -57,6 +57,9 @@ def words(maps: WeightMaps) -> list[str]:
         top = _between([one.rows.percent for one in own], "{:.0%}")
         ranks = _between([one.rank for one in own], "{}")
         where = f"{parts} of layer{'s' if len(layers) > 1 else ''} {numbers_in_words(layers)}"
+        if not any(one.rank for one in own):
+            said.append(f"{method} changes nothing in {where}: what it writes is zero")
+            continue
         size, few = _between([one.norm for one in own], "{:.2%}"), _between([one.half for one in own], "{:.1%}")
         line = (
             f"{method} changes {where} by {size} of the norm, rank {ranks}; the largest 1 % of rows hold {top} of the "

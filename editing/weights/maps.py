@@ -118,7 +118,7 @@ def weight_maps(model: Bridge, edits: Sequence[Edit], seed: int = 0) -> WeightMa
             for delta in edit.deltas:
                 own = _map(edit, delta, before[delta.weight], after[delta.weight])
                 matrices.append(own)
-                if WeightName.of(delta.weight).part in WRITERS:
+                if own.rank and WeightName.of(delta.weight).part in WRITERS:
                     ranks += _ranks(model, edit, delta, own, before[delta.weight])
     asked = tuple(dict.fromkeys(request for edit in edits for request in edit.requests))
     size, ended = int(model.cfg.n_layers), run.ended(seconds[0])

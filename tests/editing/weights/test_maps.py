@@ -133,6 +133,15 @@ def test_a_row_that_is_turned_to_the_target_says_it_and_no_more_the_old_answer(t
     assert (ranks["target", "directions"], ranks["old", "directions"]) == (1, 1)  # both ends
 
 
+def test_a_change_of_zeros_has_a_map_and_no_words(tiny: Any) -> None:
+    model, name = tiny("llama"), "blocks.2.mlp.W_out"
+    maps = weight_maps(model, [edit_of(model, Delta(name, torch.zeros(1, 32), torch.zeros(48, 1)))])
+    (own,) = maps.matrices
+    assert (own.norm, own.rank, own.changed, maps.ranks) == (0.0, 0, 0.0, ())
+    assert pages.words(maps) == ["rome changes nothing in W_out of layer 2: what it writes is zero"]
+    assert pages.page(maps).sections
+
+
 # ---- what is refused, and the way out ----
 
 

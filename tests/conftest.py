@@ -27,7 +27,7 @@ from helpers.architectures import save_family
 from helpers.commands import invoke
 from helpers.models import TOY, save_tiny
 
-SLOW = ("default_model", "browser", "notebook")
+SLOW = ("default_model", "browser", "notebook", "ray")
 FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start; tiny models are slower on more threads
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -28,6 +28,8 @@ from tracing.flow.knockout import FlowConfig
 from tracing.results import TraceResult
 from tracing.sweep import Sweep
 
+pytestmark = pytest.mark.ray
+
 TOKENS = [[1, 5, 7, 9], [2, 6, 8, 3], [11, 4, 9, 2], [3, 3, 1, 8], [9, 7, 5, 1]]
 TWO = Workers(2)
 

@@ -16,14 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
 NOTEBOOKS = tuple(sorted(HERE.glob("0*.ipynb")))
 
 
-def executed(path: Path, settings: Mapping[str, object] | None = None, folder: Path | None = None) -> Any:
+def executed(
+    path: Path,
+    settings: Mapping[str, object] | None = None,
+    folder: Path | None = None,
+    kernel: AsyncKernelManager | None = None,
+) -> Any:
     """The notebook with its outputs, run in `folder` with these settings in place of its own.
+
+    Each notebook has a process of its own, or that of `kernel`, which outlives it: there the names of the notebook
+    before are forgotten, the libraries that it imported are there already, and the folder is that of the first.
 
     Raises nbclient.exceptions.CellExecutionError, with the cell and its traceback, and ValueError for a setting that
     the notebook does not have.
@@ -37,10 +46,15 @@ def executed(path: Path, settings: Mapping[str, object] | None = None, folder: P
             raise ValueError(f"{path.name} has no setting {', '.join(sorted(unknown))}")
         lines = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
         notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(lines))
-    client = NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder or HERE}}
-    )
-    client.execute()
+    if kernel is not None:
+        notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    where = {"metadata": {"path": folder or HERE}}
+    client = NotebookClient(notebook, km=kernel, timeout=None, kernel_name="python3", resources=where)
+    try:
+        client.execute()
+    finally:
+        if client.kc is not None:  # with a process of its own they are closed already
+            client.kc.stop_channels()
     return notebook
 
 

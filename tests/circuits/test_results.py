@@ -38,12 +38,12 @@ from helpers.circuits import double, task
 from helpers.results import check_result
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Any:
-    return double("llama", tmp_path, "float32")
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return double("llama", tmp_path_factory.mktemp("double"), "float32")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def circuit(model: Any) -> Circuit:
     return find(model, task(model, rows=2), ACDC(0.02, certify=0.1))
 

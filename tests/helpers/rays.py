@@ -36,11 +36,12 @@ def local_ray(*tests: ModuleType) -> Iterator[None]:
 class PretendRay:
     """Ray in this process, quick enough for any schedule: workers finish in an order drawn from a seed, some die.
 
-    What would be sent to a worker is pickled and unpickled as Ray does it; `deaths` of all calls end with the worker.
+    What would be sent to a worker is pickled and unpickled as Ray does it; `deaths` of all calls end with the worker,
+    and so does every call with the item `deadly`.
     """
 
-    def __init__(self, seed: int = 0, deaths: int = 0) -> None:
-        self.draw, self.deaths, self.hired = random.Random(seed), deaths, 0
+    def __init__(self, seed: int = 0, deaths: int = 0, deadly: Any = None) -> None:
+        self.draw, self.deaths, self.hired, self.deadly = random.Random(seed), deaths, 0, deadly
 
     def put(self, value: Any) -> Any:
         return _sent(value)
@@ -65,6 +66,8 @@ class PretendRay:
 
         if self.deaths and call.name == "do" and self.draw.random() < 0.5:
             self.deaths -= 1
+            raise RayActorError
+        if self.deadly is not None and call.name == "do" and call.arguments == (self.deadly,):
             raise RayActorError
         try:
             return _sent(call())

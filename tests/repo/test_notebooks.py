@@ -4,11 +4,14 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 
 from helpers.browser import needs_chromium, open_page
 from helpers.models import TOY
@@ -36,12 +39,22 @@ def test_every_notebook_has_its_small_settings() -> None:
     assert [path.stem for path in NOTEBOOKS] == sorted(SMALL)
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncKernelManager]:
+    """One process for all notebooks, which imports PyTorch once."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        patch.setenv("FACTSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield manager
+    if manager.has_kernel:
+        run_sync(manager.shutdown_kernel)(now=True)
+
+
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_on_the_toy(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / "cache"))
-    done = executed(path, {"MODEL": str(TOY), **SMALL[path.stem]}, tmp_path)
+def test_a_notebook_runs_on_the_toy(path: Path, tmp_path: Path, kernel: AsyncKernelManager) -> None:
+    done = executed(path, {"MODEL": str(TOY), **SMALL[path.stem]}, tmp_path, kernel)
     shown = [output for output in _outputs(done) if output.output_type == "execute_result"]
     assert shown, "a notebook that shows nothing"
     assert any("factscope" in output.data.get("text/html", "") for output in shown)

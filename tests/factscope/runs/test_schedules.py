@@ -14,6 +14,8 @@ from editing.methods.fine_tuning.ft_m import Config
 from factscope.data.load import load_facts
 from factscope.data.questions.chains import Chain
 from factscope.data.request import requests_of
+from factscope.errors import UserError
+from factscope.runs import workers
 from factscope.runs.workers import ALONE, Workers, each
 from helpers.models import TOY
 from helpers.rays import PretendRay, pretended
@@ -37,6 +39,18 @@ def test_any_number_of_workers_in_any_order_gives_the_bits_of_one_process(toy: A
             assert list(each(toy, logits, items, Workers(count, "auto"))) == alone
         assert ray.deaths == 0
         assert ray.hired == count + 2  # whoever dies is replaced
+
+
+@pytest.mark.parametrize("lives", [1, 3])
+def test_work_that_kills_its_workers_is_named(toy: Any, lives: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "LIVES", lives)
+    said = rf"^workers die of the same piece of work \(number 2\), after {lives - 1} trials anew"
+    ray = PretendRay(deadly=5)
+    found: list[bytes] = []
+    with pretended(toy, ray), pytest.raises(UserError, match=said):
+        found.extend(each(toy, logits, [3, 5], Workers(2)))
+    assert found in ([], list(each(toy, logits, [3], ALONE)))
+    assert ray.hired == 2 + lives - 1
 
 
 def edited(model: Any, requests: Any) -> Any:

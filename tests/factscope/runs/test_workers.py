@@ -16,7 +16,6 @@ from editing.evaluation.protocol import protocol
 from editing.layer_trials import try_layers
 from factscope.data.load import load_cases, load_facts
 from factscope.errors import ModelError, UserError
-from factscope.runs import workers
 from factscope.runs.workers import ALONE, Workers, each
 from helpers.models import TOY
 from helpers.rays import local_ray
@@ -68,12 +67,6 @@ class Refusing:
         return os.getpid(), torch.get_num_threads()
 
 
-def test_two_workers_give_the_bits_of_one_process_though_two_of_them_are_killed(toy: Any, tmp_path: Path) -> None:
-    alone = list(each(toy, logits, TOKENS, ALONE))
-    assert list(each(toy, partial(dying, folder=tmp_path, lives=1), TOKENS, TWO)) == alone
-    assert sorted(place.name for place in tmp_path.iterdir()) == ["1-0", "3-0"]
-
-
 def test_averages_and_layers_are_the_same_with_two_workers(toy: Any, tmp_path: Path) -> None:
     facts = load_facts(TOY / "toy_town.json", limit=3) + load_facts("country_capital", limit=1)
     short = Config(sites=("mlp",), samples=1)
@@ -102,6 +95,24 @@ def test_a_bench_is_the_same_with_two_workers(toy: Any, tmp_path: Path) -> None:
         assert one.scores == two.scores
 
 
+def test_a_worker_computes_with_this_process_s_threads(toy: Any) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 2)
+    try:
+        assert {found for _, found in each(toy, Refusing(9), TOKENS[:2], TWO)} == {before + 2}
+    finally:
+        torch.set_num_threads(before)
+
+
+# The tests below end workers; new ones import PyTorch again.
+
+
+def test_two_workers_give_the_bits_of_one_process_though_two_of_them_are_killed(toy: Any, tmp_path: Path) -> None:
+    alone = list(each(toy, logits, TOKENS, ALONE))
+    assert list(each(toy, partial(dying, folder=tmp_path, lives=1), TOKENS, TWO)) == alone
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["1-0", "3-0"]
+
+
 def test_a_mistake_comes_in_its_turn(toy: Any) -> None:
     found: list[tuple[int, int]] = []
     with pytest.raises(UserError, match="does not do"):
@@ -110,19 +121,8 @@ def test_a_mistake_comes_in_its_turn(toy: Any) -> None:
     assert os.getpid() not in {pid for pid, _ in found}
 
 
-def test_work_that_kills_its_workers_is_named(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "LIVES", 1)
-    with pytest.raises(UserError, match=r"^workers die of the same piece of work \(number 2\), after 0 trials anew"):
-        list(each(toy, partial(dying, folder=tmp_path, lives=9), TOKENS[:2], TWO))
-
-
-def test_a_worker_computes_with_this_process_s_threads_and_refuses_other_weights(toy: Any) -> None:
-    before, weight = torch.get_num_threads(), toy.blocks[0].mlp.out.original_component.weight
-    torch.set_num_threads(before + 2)
-    try:
-        assert {found for _, found in each(toy, Refusing(9), TOKENS[:2], TWO)} == {before + 2}
-    finally:
-        torch.set_num_threads(before)
+def test_a_worker_refuses_other_weights(toy: Any) -> None:
+    weight = toy.blocks[0].mlp.out.original_component.weight
     old = weight.data.clone()
     weight.data[0, 0] += 1
     try:

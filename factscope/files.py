@@ -8,6 +8,7 @@ untouched, and the temporary one is gone. Only a process that is killed leaves i
 import json
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,13 @@ def write_text_atomically(path: str | Path, content: str) -> Path:
     return write_bytes_atomically(path, content.encode("utf-8", errors="replace"))
 
 
-def sweep(folder: str | Path, name: str | None = None) -> None:
+def sweep(folder: str | Path, name: str | None = None, age: float = 0.0) -> None:
     """Remove what killed processes left half written in a folder and below it, or of one file in it.
 
-    No other process may be writing there now.
+    No other process may be writing there now; where one may, only what nobody has touched for `age` seconds goes.
     """
     for left in Path(folder).rglob(".*") if name is None else Path(folder).glob(f".{name}.*"):
         if TORN.fullmatch(left.name):
             with suppress(OSError):
-                left.unlink(missing_ok=True)
+                if not age or time.time() - left.stat().st_mtime > age:
+                    left.unlink(missing_ok=True)

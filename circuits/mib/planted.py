@@ -19,10 +19,11 @@ Scope: noise makes edges outside the circuit matter a little, `noise` times as m
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -88,20 +89,38 @@ def planted(kind: str = "chain", noise: float = 0.0, seed: int = 0, device: str 
         raise UserError(f"there is no planted circuit {kind!r}; choose one of {', '.join(KINDS)}")
     if not (math.isfinite(noise) and noise >= 0):
         raise UserError(f"noise is a number of at least 0, not {noise}")
-    network = _network()
-    _write(network, kind, noise, torch.Generator().manual_seed(seed))
+    return compiled(_WIRED[kind], kind, noise, seed, device, bounded=_BOUNDED)
+
+
+def compiled(
+    wired: Mapping[str, Sequence[str]],
+    name: str,
+    noise: float = 0.0,
+    seed: int = 0,
+    device: str | None = None,
+    bounded: Mapping[str, float] = MappingProxyType({}),
+    layers: int = LAYERS,
+) -> Planted:
+    """A model that is wired so: the writers that each reader hears, nodes by name, heads by their values.
+
+    Args:
+        bounded: MLPs that hear no more than so much, and say four times as much as they hear.
+        layers: six at most, for that many have dimensions of their own.
+    """
+    network = _network(layers)
+    _write(network, wired, bounded, noise, torch.Generator().manual_seed(seed))
     with TemporaryDirectory() as folder, _without_bars():  # TransformerLens reads a tokenizer again by its name
         network.save_pretrained(folder)
         _tokenizer().save_pretrained(folder)
         model = load(folder, device=device)
     graph = Graph.of(model)
     truth = graph.empty()
-    for reader, writers in _WIRED[kind].items():
-        name = f"{reader}.v" if reader.startswith("a") else reader
+    for reader, writers in wired.items():
+        own = f"{reader}.v" if reader.startswith("a") else reader
         for writer in writers:
-            truth[graph.writer_index[writer], graph.reader_index[name]] = True
-    name = kind if not noise else f"{kind}, noise {noise:g}"
-    return Planted(f"planted {name}", model, truth, tuple(graph.names(truth)))
+            truth[graph.writer_index[writer], graph.reader_index[own]] = True
+    named = f"planted {name}" + (f", noise {noise:g}" if noise else "")
+    return Planted(named, model, truth, tuple(graph.names(truth)))
 
 
 @contextmanager
@@ -118,13 +137,13 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _network() -> Any:
+def _network(layers: int) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)  # its own weights are all written over
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=len(_vocabulary()), n_positions=32, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
+            vocab_size=len(_vocabulary()), n_positions=32, n_embd=WIDTH, n_layer=layers, n_head=HEADS,
             activation_function="relu", tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
         )
     )  # fmt: skip
@@ -152,7 +171,7 @@ def _channel(writer: str) -> int:
     return 2 + 2 * (int(layer) * (HEADS + 1) + (int(head) if head else HEADS))
 
 
-def _written(size: Tensor | float, writer: str) -> Tensor:
+def written(size: Tensor | float, writer: str) -> Tensor:
     """Numbers as a writer's writes: (s, -s) in its own dimensions, [*size, d_model]."""
     size = torch.as_tensor(size, dtype=torch.float32)
     out = torch.zeros(*size.shape, WIDTH)
@@ -160,24 +179,30 @@ def _written(size: Tensor | float, writer: str) -> Tensor:
     return out
 
 
-def _heard(weights: dict[str, float]) -> Tensor:
+def heard(weights: dict[str, float]) -> Tensor:
     """What a reader takes of the normed stream: the weighted sum of its writers' numbers, [d_model]."""
     scale = LARGE * math.sqrt(2 / WIDTH)  # of the norm, in which the constant is all that counts
-    return sum((_written(0.5 * weight * scale, writer) for writer, weight in weights.items()), torch.zeros(WIDTH))
+    return sum((written(0.5 * weight * scale, writer) for writer, weight in weights.items()), torch.zeros(WIDTH))
 
 
 @torch.no_grad()
-def _write(network: Any, kind: str, noise: float, generator: torch.Generator) -> None:
+def _write(
+    network: Any,
+    wired: Mapping[str, Sequence[str]],
+    bounded: Mapping[str, float],
+    noise: float,
+    generator: torch.Generator,
+) -> None:
     """Every weight of the network."""
     for parameter in network.parameters():
         parameter.zero_()
-    body, wired = network.transformer, _WIRED[kind]
+    body = network.transformer
     for norm in (body.ln_f, *(part for block in body.h for part in (block.ln_1, block.ln_2))):
         norm.weight.fill_(1.0)
     numbers = torch.zeros(len(_vocabulary()))
     spread = 0.5 + torch.rand(2 * WORDS, generator=generator)
     numbers[3:] = spread * torch.tensor([1.0] * WORDS + [-1.0] * WORDS)
-    body.wte.weight.copy_(_written(numbers, "embed"))
+    body.wte.weight.copy_(written(numbers, "embed"))
     body.wte.weight[:, -2], body.wte.weight[:, -1] = LARGE, -LARGE
     below = ["embed"]
 
@@ -190,24 +215,23 @@ def _write(network: Any, kind: str, noise: float, generator: torch.Generator) ->
         heads = [f"a{layer}.h{head}" for head in range(HEADS)]
         for head, name in enumerate(heads):
             first = head * D_HEAD
-            block.attn.c_attn.weight[:, 2 * WIDTH + first] = _heard(weights(name))
+            block.attn.c_attn.weight[:, 2 * WIDTH + first] = heard(weights(name))
             gain = 1.0 if name in wired else noise
-            block.attn.c_proj.weight[first] = _written(gain, name)
+            block.attn.c_proj.weight[first] = written(gain, name)
         below += heads
         mlp = f"m{layer}"
-        _mlp(block.mlp, _heard(weights(mlp)), mlp, 1.0 if mlp in wired else noise)
+        _mlp(block.mlp, heard(weights(mlp)), mlp, 1.0 if mlp in wired else noise, bounded.get(mlp))
         below.append(mlp)
-    answer = _heard(weights("logits"))
+    answer = heard(weights("logits"))
     network.lm_head.weight[1], network.lm_head.weight[2] = answer, -answer
 
 
-def _mlp(mlp: Any, heard: Tensor, name: str, gain: float) -> None:
+def _mlp(mlp: Any, taken: Tensor, name: str, gain: float, bound: float | None) -> None:
     """s as it is heard: relu(s) - relu(-s); or four times s, which counts as its bound beyond it."""
-    bound = _BOUNDED.get(name)
     gain = gain if bound is None else 4 * gain
-    mlp.c_fc.weight[:, 0], mlp.c_fc.weight[:, 1] = heard, -heard
-    mlp.c_proj.weight[0], mlp.c_proj.weight[1] = _written(gain, name), _written(-gain, name)
+    mlp.c_fc.weight[:, 0], mlp.c_fc.weight[:, 1] = taken, -taken
+    mlp.c_proj.weight[0], mlp.c_proj.weight[1] = written(gain, name), written(-gain, name)
     if bound is not None:
-        mlp.c_fc.weight[:, 2], mlp.c_fc.weight[:, 3] = heard, -heard
+        mlp.c_fc.weight[:, 2], mlp.c_fc.weight[:, 3] = taken, -taken
         mlp.c_fc.bias[2:4] = -bound
-        mlp.c_proj.weight[2], mlp.c_proj.weight[3] = _written(-gain, name), _written(gain, name)
+        mlp.c_proj.weight[2], mlp.c_proj.weight[3] = written(-gain, name), written(gain, name)

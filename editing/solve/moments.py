@@ -17,7 +17,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -31,17 +31,19 @@ from editing.solve.sums import Sums
 from editing.weights.extremes import bounds
 from factscope.cache import cache_folder, digest
 from factscope.errors import EditError, StoreError
-from factscope.files import write_bytes_atomically
+from factscope.files import sweep, write_bytes_atomically
 from factscope.model.bridge import Bridge, device, info, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.forward.subject import check_written
 from factscope.model.hooks import hooked
 from factscope.model.sites import Site
 from factscope.model.weights import key_width
+from factscope.plots.escape import slug
 from factscope.progress import progress
 from factscope.runs import store
 
 NAMED = "content.sha256"  # in a folder of the user's: what its moments are of
+DAY = 86400.0  # seconds after which nobody is still writing a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +138,9 @@ def _name(config: Config, base: str) -> str:
 
 
 def _kept(model: Bridge, named: str) -> Path:
-    return cache_folder() / "moments" / f"{info(model).name}-{named[:16]}"
+    name = info(model).name  # of an owner and a model, or, of a model that was wrapped, whatever its files say
+    plain = name if PurePath(name).is_relative_to(".") and ".." not in PurePath(name).parts else slug(name)
+    return cache_folder() / "moments" / f"{plain}-{named[:16]}"
 
 
 def place_of(model: Bridge, moments: Moments) -> Path:
@@ -174,6 +178,7 @@ def _collect(
 ) -> Moments:
     names, wanted = [str(layer) for layer in layers], config.wanted(model)
     work = place / ("work-" + "-".join(names))
+    sweep(place, age=DAY)  # not younger files: other processes may be at work in the cache
     sums = Sums.taken_up(work, {name: key_width(model, int(name)) for name in names}, NOTHING)
     done = sums.state["tokens"]
     with progress(f"second moments of {len(layers)} layers, tokens", wanted, done, shown) as advance:

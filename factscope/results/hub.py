@@ -6,6 +6,7 @@ the base model; any other result is a data set.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from factscope.runs.kinds import named
 FILES = frozenset({store.JSON, store.TENSORS, "page.html", "config.yaml"})
 EDITS = frozenset({"Edit", "Trained"})
 FACTS, NUMBERS = 50, 60  # named on a card; the others are in the JSON
+NAME = re.compile(r"[a-z0-9][\w.-]*/[a-z0-9][\w.-]*", re.ASCII | re.IGNORECASE)
+REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*", re.ASCII)
 PREFIX = "hub:"  # before owner/name, where a folder is asked for
 
 
@@ -46,10 +49,15 @@ def prepare(
 
 def check_name(repo: str) -> str:
     """The name of a repository; UserError for what cannot be one."""
-    owner, _, name = repo.partition("/")
-    if not owner or not name or "/" in name or " " in repo:
+    if not NAME.fullmatch(repo) or ".." in repo or "--" in repo:
         raise UserError(f"{repo!r} is no repository of the Hub: write owner/name")
     return repo
+
+
+def _check_revision(revision: str | None) -> None:
+    """UserError for what is no branch, tag or commit: the cache makes a path of it."""
+    if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
+        raise UserError(f"{revision!r} is no revision of a repository: write a branch, a tag or a commit")
 
 
 def local(place: str | Path) -> Path:
@@ -88,12 +96,13 @@ def upload(prepared: str | Path, repo: str, private: bool = True) -> str:
 def download(repo: str, revision: str | None = None) -> Path:
     """The folder of a run that was uploaded, which `fs.load` reads.
 
-    Raises UserError for a bad name, and StoreError where there is no such run, or the Hub cannot be reached.
+    Raises UserError for a bad name or revision, StoreError where there is no such run, or the Hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     check_name(repo)
+    _check_revision(revision)
     why = ""
     for kind in ("model", "dataset"):
         try:

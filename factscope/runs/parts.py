@@ -37,7 +37,8 @@ class Parts:
                 found = make()
             if place is not None and self.journal is not None:
                 store.save(found, place)
-                self.journal.add({"part": name, "seconds": elapsed[0]})
+                if name not in self.seconds:  # else a kill took its files, and the journal names it
+                    self.journal.add({"part": name, "seconds": elapsed[0]})
             self.seconds[name] = elapsed[0]
         self.advance(1)
         return found

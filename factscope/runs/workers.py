@@ -283,7 +283,7 @@ def _ray(workers: Workers) -> Iterator[Any]:
         how["address"] = workers.address
     try:
         ray.init(**how)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as trouble:
+    except Exception as trouble:  # a bare Exception where the machine is too busy for Ray's half minute
         raise UserError(_not_there(workers.address, trouble)) from trouble
     try:
         yield ray

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from factscope.plots.escape import html_text, shortened, visible
 from factscope.plots.fragments import style
 from factscope.plots.page import script_hash
-from studies.explorer.runs import PAGE, Entry, same_facts
+from studies.explorer.runs import PAGE, Entry, kept_file, same_facts
 
 SHOWN = 3  # sentences of a run of many facts
 LINKED = 8  # other runs of the same fact
@@ -66,7 +66,7 @@ def index_html(title: str, runs: Sequence[Entry], missing: frozenset[Entry] = fr
 
 def href(entry: Entry) -> str:
     """The address of a run's page, from the list's."""
-    return "/".join([quote(part, safe="") for part in entry.place] + [PAGE])
+    return "/".join([quote(part, safe="", errors="surrogateescape") for part in entry.place] + [PAGE])
 
 
 def _summary(runs: Sequence[Entry]) -> str:
@@ -132,4 +132,4 @@ def _linked(others: Sequence[Entry], missing: frozenset[Entry]) -> str:
 
 def missing_pages(folder: Path, runs: Sequence[Entry]) -> frozenset[Entry]:
     """The runs without a page file."""
-    return frozenset(entry for entry in runs if not folder.joinpath(*entry.place, PAGE).is_file())
+    return frozenset(entry for entry in runs if kept_file(folder, entry.place, PAGE) is None)

@@ -48,9 +48,20 @@ def entries(folder: Path) -> tuple[Entry, ...]:
     return tuple(sorted(found, key=lambda entry: (entry.started, entry.name), reverse=True))
 
 
+def kept_file(folder: Path, place: Sequence[str], name: str) -> Path | None:
+    """A file of a run, where it is there: a plain file, and within `folder` wherever links may lead."""
+    file = folder.joinpath(*place, name)
+    try:
+        return file if file.is_file() and file.resolve().is_relative_to(folder.resolve()) else None
+    except (OSError, RuntimeError, ValueError):  # a link to itself
+        return None
+
+
 def _results(folder: Path) -> Iterator[Path]:
     """The result files of runs: not of the parts that a run keeps within its own folder."""
     for file in sorted(folder.rglob(store.JSON)):
+        if kept_file(folder, file.relative_to(folder).parts[:-1], store.JSON) is None:
+            continue
         inside = file.relative_to(folder).parents
         if not any((folder / part / store.JSON).is_file() for part in list(inside)[1:]):
             yield file

@@ -21,6 +21,8 @@ CAMPAIGNS = {
     "calibration": "campaigns.calibration.campaign",
     "kills": "campaigns.kills.campaign",
     "fuzz": "campaigns.fuzz.campaign",
+    "truths": "campaigns.truths.campaign",
+    "differential": "campaigns.differential.campaign",
 }
 
 

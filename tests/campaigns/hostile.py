@@ -1,9 +1,10 @@
 """Hostile files: whatever of a stranger's a command reads, made so that it explodes, lies, leads elsewhere or is code.
 
 The readers were found by looking for everything that opens a file: models (config, tokenizer, weights, adapters, GGUF),
-facts, circuits (GraphML, JSON, drawings), run folders, stacks, shards, configs. Each attack is a file and a command
-that reads it, and the command must refuse it in a sentence, run no code and write nothing outside its folder. Texts
-that would be obeyed by a browser or a terminal are no mistake: the command does its work, and the text stays text.
+facts, circuits (GraphML, JSON, drawings), run folders, stacks, shards, configs, and the requests to a list of runs.
+Each attack is a file and a command that reads it, and the command must refuse it in a sentence, run no code and write
+nothing outside its folder. Texts that would be obeyed by a browser or a terminal are no mistake: the command does its
+work, and the text stays text.
 """
 
 import json
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from campaigns import files
+from campaigns import files, requests
 from campaigns.files import DEEP, ESCAPES, LIES, SCRIPT, graphml, model_folder, run_folder
 from campaigns.trial import Fall, Report, attempt, new_room, prepare
 from helpers.models import TOY
@@ -59,6 +60,12 @@ def run(place: Path, only: str = "") -> Report:
             tried[attack.kind] = tried.get(attack.kind, 0) + 1
             if fall := attempt(f"{attack.kind}: {attack.name}", arguments, room, attack.refused):
                 fell.append(fall)
+    if only in "request":
+        for number, (_, trouble) in enumerate(requests.falls(new_room(place / "served"))):
+            tried["request"] = number + 1
+            fell += [trouble] if trouble else []
+        if words := requests.crowd(place / "served"):
+            fell.append(Fall("request: a silent crowd", "", words))
     return Report(tried, fell)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from campaigns import hostile
-from campaigns.trial import attempt, new_room
+from campaigns.trial import attempt, here, new_room
 from studies.commands import app
 
 SAMPLE = (
@@ -56,7 +56,7 @@ def test_hostile_files_are_refused_in_a_sentence(tmp_path, toy, monkeypatch):
         attack.make(room / "inside")
         for arguments in attack.commands:
             tried += 1
-            if fall := attempt(f"{attack.kind}: {attack.name}", arguments, room, attack.refused, apart=False):
+            if fall := attempt(f"{attack.kind}: {attack.name}", arguments, room, attack.refused, here):
                 fell.append(fall)
     assert not fell, "\n".join(f"{fall.name}: {fall.words}; {fall.command}" for fall in fell)
     assert tried > 50

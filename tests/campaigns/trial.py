@@ -7,25 +7,33 @@ last is seen by a canary: every hostile file that could run code would write a f
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
+import pickle
+import pkgutil
 import re
 import resource
 import select
 import signal
+import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from factscope.runs import store
 from helpers.commands import COMMANDS, invoke
 from helpers.models import TOY
 
+PACKAGES = ("factscope", "tracing", "circuits", "editing", "studies")
 CANARY = "canary"
-SECONDS = 60  # that a command may take on a tiny model; the machine may be busy
+SECONDS = 60  # of the processor's time that a command may take on a tiny model, or twenty times as many by the clock
+MANY = 50  # commands that one process runs
+WELL = "well"  # what a process says of a command with which nothing is wrong
 GIGABYTES = 6  # of address space that it may take beyond what the process has: threads and maps count
 NAN = re.compile(r"\bnan\b", re.IGNORECASE)
 WHOLE = (store.JSON, store.TENSORS)
@@ -55,60 +63,111 @@ def asked(count: int, seed: int) -> tuple[int, int]:
     return int(os.environ.get("CAMPAIGN_COUNT", count)), int(os.environ.get("CAMPAIGN_SEED", seed))
 
 
+class Asked(NamedTuple):
+    """A command and the folder in which it is given; `refused`: it must not succeed; `answers`: NaN is none."""
+
+    arguments: Sequence[Any]
+    inside: Path
+    refused: bool = False
+    answers: bool = False
+
+
+def apart(asked: Asked) -> str:
+    """What is wrong with how a command ends in a process of its own, which can be ended and whose deeds nobody sees."""
+    with Served() as served:
+        return served(asked)
+
+
 def attempt(
     name: str,
     arguments: Sequence[Any],
     room: Path,
     refused: bool = False,
-    apart: bool = True,
+    way: Callable[[Asked], str] = apart,
     answers: bool = False,
 ) -> Fall | None:
-    """Run a command in `room`/inside; what fell, or None. `refused`: it must not succeed. `answers`: NaN is none.
-
-    `apart`: in a process of its own, so that what cannot be interrupted can be ended, and what it does to this process
-    is seen by nobody.
-    """
+    """Run a command in `room`/inside, apart, `here` or `Served`; what fell, or None."""
     before, inside = outside(room), room / "inside"
-    words = (_apart if apart else _words)(arguments, inside, refused, answers)
+    words = way(Asked(arguments, inside, refused, answers))
     words = words or after(inside)
     if not words and outside(room) != before:
         words = f"wrote outside: {sorted(map(str, set(outside(room)) ^ set(before)))[:3]}"
     return Fall(name, " ".join(map(str, arguments))[:300], words) if words else None
 
 
-def _apart(arguments: Sequence[Any], inside: Path, refused: bool, answers: bool) -> str:
-    """The same in a child that is killed when its time is up."""
-    report, answer = os.pipe()
-    if not (child := os.fork()):
-        words = "the process ended itself"
+class Served(contextlib.AbstractContextManager["Served"]):
+    """A process that runs commands one after another, killed when the time of one is up.
+
+    To begin a process costs more than most commands. A new one takes over after `MANY`, and after each that fell.
+    """
+
+    child, done = 0, 0
+
+    def __call__(self, asked: Asked) -> str:
+        """What is wrong with how a command ends; "" for nothing."""
+        if not self.child:
+            self._begin()
+        self.done += 1
+        os.write(self.task, pickle.dumps(asked))
+        if self._ends():
+            words = os.read(self.report, 8000).decode() or "the process ended itself"
+        else:
+            words = f"hung for {SECONDS} s"
+        if words != WELL or self.done >= MANY:
+            self.__exit__()
+        return words.removeprefix(WELL)
+
+    def _ends(self) -> bool:
+        """Wait for the command, by the processor's time: the machine may be busy with other work."""
+        began, first = time.monotonic(), self._worked()
+        while not select.select([self.report], [], [], 2)[0]:
+            if self._worked() - first > SECONDS or time.monotonic() - began > 20 * SECONDS:
+                return False
+        return True
+
+    def _worked(self) -> float:
+        ticks = Path(f"/proc/{self.child}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+    def _begin(self) -> None:
+        (task, self.task), (self.report, report) = os.pipe(), os.pipe()
+        sys.stdout.flush()
+        self.child, self.done = os.fork(), 0
+        if self.child:
+            os.close(task)
+            os.close(report)
+            return
         try:
+            os.close(self.task)
+            os.close(self.report)
             sizes = Path("/proc/self/statm").read_text().split()
             most = int(sizes[0]) * os.sysconf("SC_PAGE_SIZE") + GIGABYTES * 2**30
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
-            words = _words(arguments, inside, refused, answers)
+            with os.fdopen(task, "rb") as tasks:
+                while True:
+                    os.write(report, (here(pickle.load(tasks)) or WELL).encode("utf-8", "replace")[:4000])
         finally:
-            os.write(answer, words.encode("utf-8", "replace")[:4000])
             os._exit(0)
-    os.close(answer)
-    try:
-        if select.select([report], [], [], SECONDS)[0]:
-            words = os.read(report, 8000).decode()
-            os.waitpid(child, 0)
-            return words if words else ""
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return f"hung for {SECONDS} s"
-    finally:
-        os.close(report)
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, if there is one."""
+        if self.child:
+            with contextlib.suppress(OSError):
+                os.kill(self.child, signal.SIGKILL)
+            os.waitpid(self.child, 0)
+            os.close(self.task)
+            os.close(self.report)
+            self.child = 0
 
 
-def _words(arguments: Sequence[Any], inside: Path, refused: bool, answers: bool) -> str:
-    """Run the command and judge it; "" for nothing to say."""
+def here(asked: Asked) -> str:
+    """The same in this process: for a sample that is known to end."""
+    arguments = asked.arguments
     try:
-        with contextlib.chdir(inside):
+        with contextlib.chdir(asked.inside):
             ended = invoke(*arguments)
-        words = judged(ended, str(arguments[0]), refused)
-        if words or not answers or ended.exit_code or NAN.search(" ".join(map(str, arguments))):
+        words = judged(ended, str(arguments[0]), asked.refused)
+        if words or not asked.answers or ended.exit_code or NAN.search(" ".join(map(str, arguments))):
             return words
         told = NAN.search(ended.stdout)
         return f"NaN in an answer: {ended.stdout[max(0, told.start() - 60) : told.end() + 20]!r}" if told else ""
@@ -120,7 +179,7 @@ def _words(arguments: Sequence[Any], inside: Path, refused: bool, answers: bool)
 
 
 def _is_ours(filename: str) -> bool:
-    return any(f"/{package}/" in filename for package in ("tracing", "circuits", "editing", "studies", "factscope"))
+    return any(f"/{package}/" in filename for package in PACKAGES)
 
 
 def judged(ended: Any, command: str, refused: bool = False) -> str:
@@ -175,9 +234,11 @@ def new_room(place: Path) -> Path:
 
 
 def prepare() -> None:
-    """Once in a process: what its children would else do each for itself (load the toy, import the commands)."""
-    for module in ("circuits.pages.circuit", "studies.circuit", "studies.edit", "studies.saved", "tracing.average"):
-        importlib.import_module(module)
+    """Once in a process: what its children would else do each for itself (import all modules, load the toy)."""
+    for package in PACKAGES:
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
     from factscope.model.load import load
     from studies.commands import app
 
@@ -193,3 +254,5 @@ def prepare() -> None:
     app.loader = loader
     for command in COMMANDS:
         invoke(command, "no such command")
+    gc.collect()
+    gc.freeze()  # else a child that collects copies all that it shares

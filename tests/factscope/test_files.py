@@ -1,5 +1,7 @@
 """Files written whole or not at all, what a kill leaves of them, and JSON of strangers."""
 
+import os
+
 import pytest
 
 from factscope.files import parsed_json, sweep, write_text_atomically
@@ -13,7 +15,11 @@ def test_what_a_killed_process_left_is_swept_up_and_nothing_else(tmp_path):
     for file in (*torn, *mine, tmp_path / ".probe-7"):
         file.touch()
     sweep(tmp_path, "other.json")
+    sweep(tmp_path, age=60)
     assert all(file.exists() for file in torn)
+    os.utime(torn[0], (0, 0))
+    sweep(tmp_path, age=60)
+    assert [file.exists() for file in torn] == [False, True]
     with writable(tmp_path):
         assert sorted(tmp_path.rglob("*.part")) == sorted(mine[1:])
     assert written.exists()

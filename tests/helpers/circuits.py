@@ -11,7 +11,7 @@ from circuits.graph import Graph
 from circuits.task import Task
 from factscope.model.load import load
 from factscope.model.prompts import Prompt, make_prompt
-from helpers.models import TOY, configs
+from helpers.models import save_tiny
 
 SHAPES = ("gpt2", "llama", "neox")
 COUPLED = ("gemma2", "olmo2")  # heads share a norm: after attention, and in OLMo-2 over their queries and keys too
@@ -21,26 +21,8 @@ _MADE: dict[tuple[str, str], Any] = {}
 def double(name: str, folder: Path, dtype: str = "float64") -> Any:
     """A random model of two layers, in float64, where rounding does not decide anything."""
     if (name, dtype) not in _MADE:
-        _MADE[name, dtype] = load(str(_saved(name, folder / name)), device="cpu", dtype=dtype)
+        _MADE[name, dtype] = load(str(save_tiny(name, folder / name, layers=2)), device="cpu", dtype=dtype)
     return _MADE[name, dtype]
-
-
-def _saved(name: str, folder: Path) -> Path:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(TOY)
-    config = configs(len(tokenizer))[name]
-    setattr(config, "n_layer" if name == "gpt2" else "num_hidden_layers", 2)
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:2]
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def task(model: Any, metric: str = "nll", ablation: str = "zero", rows: int = 1) -> Task:
@@ -66,7 +48,7 @@ def lengths(model: Any, ablation: str = "mean", metric: str = "nll") -> Lengths:
 def hand_wired(folder: Path) -> Any:
     """A GPT-2 in which only the embedding, a0.h1 and m1 write anything: its circuit is known without a search."""
     if ("wired", "") not in _MADE:
-        model = load(str(_saved("gpt2", folder / "wired")), device="cpu", dtype="float64")
+        model = load(str(save_tiny("gpt2", folder / "wired", layers=2)), device="cpu", dtype="float64")
         with torch.no_grad():
             for layer, block in enumerate(model.blocks):
                 out = block.attn.o.original_component

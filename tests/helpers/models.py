@@ -60,13 +60,18 @@ def configs(vocab: int) -> dict[str, Any]:
 _GEMMA_LAYERS = ["sliding_attention", "full_attention"] * 2
 
 
-def save_tiny(name: str, folder: Path) -> Path:
+def save_tiny(name: str, folder: Path, layers: int = 4, seed: int = 0) -> Path:
     """Write a random model of one architecture, with the toy's tokenizer, as a Hugging Face folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(TOY)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(configs(len(tokenizer))[name])
+    config = configs(len(tokenizer))[name]
+    if layers != 4:
+        setattr(config, "n_layer" if hasattr(config, "n_layer") else "num_hidden_layers", layers)
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():  # initial weights are too small to tell states apart
             parameter.add_(torch.randn_like(parameter) * 0.1)

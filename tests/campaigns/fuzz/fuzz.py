@@ -1,7 +1,8 @@
 """Random inputs, thousands of them: every command ends with 0 or with one sentence, and no answer is NaN.
 
 Hypothesis draws the inputs, from a seed that is printed; what fell is collected by where it fell, and each kind is
-shrunk by hypothesis to the smallest input that falls so. Each command runs in a forked process that may be ended.
+shrunk by hypothesis to the smallest input that falls so. Commands run in a forked process that may be ended; what fell
+there is tried again in a process of its own, and if it does not fall then, what came before it is part of the fall.
 """
 
 import random
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from campaigns.fuzz.inputs import Input, Seeds, clear, kinds
-from campaigns.trial import Fall, attempt, new_room
+from campaigns.trial import Asked, Fall, Served, apart, attempt, here, new_room
 
 T = TypeVar("T")
 said = partial(print, flush=True)
@@ -68,26 +69,30 @@ def campaign(
     for kind, many in shares(count, ways).items():
         inputs = drawn(ways[kind][1], many, seed)
         tried[kind] = len(inputs)
-        met: dict[str, list[tuple[Input, Fall]]] = {}
-        for one in inputs:
-            if fall := tried_out(one, room):
-                if way_of(fall) not in met:
-                    say(f"{fall.name}: {fall.words}; {fall.command}")
-                met.setdefault(way_of(fall), []).append((one, fall))
+        met: dict[str, list[Fall]] = {}
+        with Served() as served:
+            for number, one in enumerate(inputs):
+                if fall := tried_out(one, room, served):
+                    fall = tried_out(one, room) or replace(
+                        fall, words=f"after {number} others, not alone: {fall.words}"
+                    )
+                    if way_of(fall) not in met:
+                        say(f"{fall.name}: {fall.words}; {fall.command}")
+                    met.setdefault(way_of(fall), []).append(fall)
         say(f"{kind}: {len(inputs)} inputs, {sum(map(len, met.values()))} fell in {len(met)} ways")
         for way, falls in met.items():
             small = shrunk(ways[kind][1], way, room, seed) if shrink else None
-            fall = small or falls[0][1]
+            fall = small or falls[0]
             fell.append(replace(fall, name=f"{kind} (seed {seed}, {len(falls)} of {len(inputs)})"))
     return tried, fell
 
 
-def tried_out(one: Input, room: Path, apart: bool = True) -> Fall | None:
+def tried_out(one: Input, room: Path, way: Callable[[Asked], str] = apart) -> Fall | None:
     """Give one input; what fell, or None."""
     clear(room / "inside")
     (room / "inside" / "runs").mkdir()
     one.put(room / "inside")
-    fall = attempt(one.kind, one.arguments, room, apart=apart, answers=True)
+    fall = attempt(one.kind, one.arguments, room, way=way, answers=True)
     if fall is None:
         return None
     odd = {name: data[:300] for name, data in one.files.items() if len(data) < 3000}
@@ -122,4 +127,4 @@ def sample(place: Path, each: int, seed: int) -> Iterator[tuple[Input, Fall | No
     room = new_room(place / "room")
     for way in kinds(sown(place / "seeds")).values():
         for one in drawn(way[1], each, seed):
-            yield one, tried_out(one, room, apart=False)
+            yield one, tried_out(one, room, here)

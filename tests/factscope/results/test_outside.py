@@ -70,10 +70,25 @@ def test_what_cannot_go_up_is_told_in_one_sentence(edit: fs.Edit, tmp_path: Path
     run = edit.save(tmp_path / "run")
     with pytest.raises(UserError, match="'me' is no repository of the Hub: write owner/name"):
         hub.prepare(run, tmp_path / "dry", "me")
+    for name in ("../..", "../x", "me/..", "me/a..b", "/me/x", "me/x/y", "me/.x", "me/x\0", "", "me\\x/y", "\u00fc/x"):
+        with pytest.raises(UserError, match="is no repository of the Hub"):
+            fs.download(name)
+    for revision in ("..", "../../..", "a/../b", "/etc", "a\0", "refs//x", "a/", "."):
+        with pytest.raises(UserError, match="is no revision"):
+            fs.download("me/x", revision)
     with pytest.raises(UserError, match="is there already and not empty"):
         hub.prepare(run, run, "me/x")
     with pytest.raises(StoreError, match="is not a run folder"):
         hub.prepare(tmp_path, tmp_path / "dry", "me/x")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "result.json").write_text("secret")  # a stranger's run may link to it
+    (run / "report").symlink_to(tmp_path / "mine")
+    (run / "config.yaml").unlink(missing_ok=True)
+    (run / "config.yaml").symlink_to(tmp_path / "mine" / "result.json")
+    prepared = hub.prepare(run, tmp_path / "linked", "me/x")
+    assert "secret" not in "".join(one.read_text() for one in prepared.rglob("*.[jmy]*"))
+    assert not (prepared / "config.yaml").exists()
+    assert not (prepared / "report").exists()
 
     def refused(*_: Any, **__: Any) -> None:
         raise OSError("403 no\nright to write")

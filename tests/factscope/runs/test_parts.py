@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from factscope.runs import store
-from factscope.runs.parts import PARTS, parts_in
+from factscope.runs.parts import JOURNAL, PARTS, parts_in
 
 
 @dataclass(frozen=True)
@@ -23,3 +23,4 @@ def test_a_part_of_which_a_file_is_gone_is_made_again(tmp_path, gone, value):
         (tmp_path / PARTS / "one" / gone).unlink()
     with parts_in(tmp_path, {"of": "numbers"}, 1, False) as parts:
         assert parts.get("one", Number, lambda: Number(2.0)).value == value
+    assert (tmp_path / JOURNAL).read_text().count('"one"') == 1

@@ -130,3 +130,15 @@ def test_a_worker_refuses_other_weights(toy: Any) -> None:
             list(each(toy, logits, TOKENS, TWO))
     finally:
         weight.data.copy_(old)
+
+
+def test_ray_that_does_not_begin_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def late(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # Ray's own, of no better kind
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(UserError, match=r"Ray cannot be started on this machine .*timed out"), workers._ray(TWO):
+        pass

@@ -1,0 +1,1 @@
+"""Planted truths: circuits and edits that are in a model on purpose, and must be found, and nothing else."""

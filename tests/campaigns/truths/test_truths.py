@@ -1,0 +1,32 @@
+"""Wirings are what they say, and one planted circuit is traced; `make campaign` plants twenty, and edits in them."""
+
+from campaigns.truths.campaign import SEEDS, fell
+from campaigns.truths.circuits import HEADS, LAYERS, _traced, alive, edges, found, plant, wiring
+
+
+def test_every_drawn_wiring_reaches_from_the_embedding_to_the_logits() -> None:
+    for seed in (*SEEDS, *range(100, 150)):
+        wired = wiring(seed)
+        assert alive(wired) == wired
+        assert any(writer == "embed" for writers in wired.values() for writer in writers)
+        for reader, writers in wired.items():
+            place = LAYERS * 10 if reader == "logits" else int(reader[1]) * 10 + (5 if reader[0] == "m" else 0)
+            below = [0 if one == "embed" else int(one[1]) * 10 + (5 if one[0] == "m" else 1) for one in writers]
+            assert max(below) < place or (reader[0] == "a" and max(below) < place + 1), (seed, reader)
+    assert len({str(wiring(seed)) for seed in SEEDS}) == len(SEEDS)
+    assert HEADS == 4
+
+
+def test_nodes_off_the_path_are_left_out() -> None:
+    wired = {"m0": ["embed"], "a1.h0": ["m0"], "a1.h1": ["m0"], "m2": ["a2.h0"], "logits": ["a1.h0", "m2"]}
+    assert alive(wired) == {"m0": ["embed"], "a1.h0": ["m0"], "logits": ["a1.h0"]}
+    assert edges(alive(wired)) == {"embed->m0", "m0->a1.h0.v", "a1.h0->logits"}
+
+
+def test_a_planted_circuit_is_traced_and_a_miss_falls() -> None:
+    row = _traced(2, plant(2))
+    assert not fell(row), row
+    assert set(row.planted) == {"a0.h1", "a0.h2", "a1.h1", "m0", "m2"}
+    assert fell(found(2, "acdc", {"embed->m0"}, set()))
+    assert fell(found(2, "acdc", {"embed->m0"}, {"embed->m0", "m0->logits"}))
+    assert not fell(found(2, "eap", {"embed->m0"}, set()))

@@ -16,7 +16,7 @@ from editing.evaluation.protocol import protocol
 from editing.layer_trials import try_layers
 from factscope.data.load import load_cases, load_facts
 from factscope.errors import ModelError, UserError
-from factscope.runs.workers import ALONE, Workers, each
+from factscope.runs.workers import ALONE, Workers, _ray, each
 from helpers.models import TOY
 from helpers.rays import local_ray
 from studies.bench.bench import bench
@@ -140,5 +140,5 @@ def test_ray_that_does_not_begin_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", late)
-    with pytest.raises(UserError, match=r"Ray cannot be started on this machine .*timed out"), workers._ray(TWO):
+    with pytest.raises(UserError, match=r"Ray cannot be started on this machine .*timed out"), _ray(TWO):
         pass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from campaigns.trial import Fall, Report
 from campaigns.truths.circuits import ALIVE, SCORERS, Found, plant, recovered
-from campaigns.truths.edits import uncovered
+from campaigns.truths.edits import nothing, plan, uncovered
 from circuits.find import find
 from circuits.search.acdc import ACDC
 
@@ -18,7 +18,9 @@ def one(seed: int, scorers: bool = True) -> list[Found]:
     planted = plant(seed)
     task = planted.task(2, seed=seed)
     circuit = find(planted.model, task, ACDC(threshold=ALIVE))
-    return [*recovered(seed, planted, task, circuit, scorers), *uncovered(seed, planted, task, circuit)]
+    plans = [plan(seed, planted), *([nothing(seed, planted)] if seed % 5 == 4 else [])]
+    edits = [row for planned in plans for row in uncovered(seed, planned, planted, task, circuit)]
+    return [*recovered(seed, planted, task, circuit, scorers), *edits]
 
 
 def fell(found: Found) -> bool:

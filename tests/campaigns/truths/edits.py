@@ -4,7 +4,7 @@
     mlp        an MLP hears a further writer: a change of rank one in its first matrix
     silence    a head writes nothing any more: its rows of the output matrix
     bypass     two neurons beside an MLP hear a further writer
-    nothing    a change of zeros
+    nothing    a change of zeros, beside another edit in every fifth model
 
 The difference of ACDC's circuits before and after must be the edges that this gains and loses. The layer must be the
 first whose output is another, blindly; maps and spectra must name the one matrix and its rank; and every other weight
@@ -36,7 +36,7 @@ from factscope.model.hooks import record
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint, live_weights
 
-KINDS = ("values", "mlp", "silence", "bypass", "nothing")
+KINDS = ("values", "mlp", "silence", "bypass")
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,13 @@ def plan(seed: int, planted: Planted) -> Plan:
     raise AssertionError("nothing can be changed nowhere")
 
 
+def nothing(seed: int, planted: Planted) -> Plan:
+    """A change of zeros."""
+    zero = Delta("blocks.1.mlp.W_out", torch.zeros(1, WIDTH), torch.zeros(4 * WIDTH, 1))
+    return Plan(_edit(planted, deltas=(zero,)), None, None, wiring(seed))
+
+
 def _planned(kind: str, wired: Wiring, planted: Planted, rng: np.random.Generator) -> Plan | None:
-    if kind == "nothing":
-        zero = Delta("blocks.1.mlp.W_out", torch.zeros(1, WIDTH), torch.zeros(4 * WIDTH, 1))
-        return Plan(_edit(planted, deltas=(zero,)), None, None, wired)
     if kind == "silence":
         heads = [name for name in wired if name.startswith("a")]
         if not heads:
@@ -120,9 +123,9 @@ def _states(model: Bridge, task: Task) -> list[Tensor]:
     return [seen[site].clone() for site in sites]
 
 
-def uncovered(seed: int, planted: Planted, task: Task, before: Circuit) -> list[Found]:
-    """What the difference, the states, maps and spectra find of the edit of a seed."""
-    planned, model = plan(seed, planted), planted.model
+def uncovered(seed: int, planned: Plan, planted: Planted, task: Task, before: Circuit) -> list[Found]:
+    """What the difference, the states, maps and spectra find of a planned edit."""
+    model = planted.model
     old = {name: weight.detach().clone() for name, weight in live_weights(model).items()}
     states = _states(model, task)
     with planned.edit.applied(model):

@@ -30,11 +30,11 @@ def test_moments_are_the_mean_of_outer_products_without_the_first_position(tiny)
     torch.testing.assert_close(keys[2], torch.cat(expected), atol=1e-5, rtol=1e-5)
 
 
-def test_moments_stay_in_the_cache_whatever_a_models_files_call_it(tmp_path, monkeypatch):
+def test_moments_stay_in_the_cache_whatever_a_models_files_call_it(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path))
     for name in ("owner/name", "SmolLM2-135M", "/elsewhere/x", "../../x", "..", "a/../../../../x"):
         monkeypatch.setattr(moments, "info", lambda _, name=name: SimpleNamespace(name=name))
-        assert moments._kept(None, "0" * 64).resolve().is_relative_to(tmp_path.resolve()), name
+        assert moments._kept(tiny("llama"), "0" * 64).resolve().is_relative_to(tmp_path.resolve()), name
 
 
 def test_collected_moments_are_kept_extended_and_of_this_model(tiny, tmp_path, monkeypatch):

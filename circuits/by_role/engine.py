@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.by_role.graph import RoleGraph
-from circuits.engine.gradients import clean_writes
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
 from circuits.scorers.eap import Attribution
@@ -82,8 +81,8 @@ class RoleReference:
         found = []
         for engine in self.engines:
             for part in self._one_by_one(engine) if self.graph.pairs else [engine]:
-                clean, prompts = clean_writes(part), part.task.prompts
-                gradient = scorer.gradient(part, clean) * len(prompts)  # a row's own, not its share of the mean
+                (clean, gradient), prompts = scorer.run(part), part.task.prompts
+                gradient = gradient * len(prompts)  # a row's own, not its share of the mean
                 change = part.replacement - clean
                 for row, prompt in enumerate(prompts):
                     found.append(self._by_place(change[:, row], gradient[..., row, :, :], prompt))

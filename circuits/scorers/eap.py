@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from circuits.engine.gradients import Point, clean_writes, example_scores, mean_gradient
+from circuits.engine.gradients import Point, clean_run, clean_writes, example_scores, mean_gradient
 from circuits.engine.mirror import DENOISED, Direction, check_direction, seen_from
 from circuits.engine.reference import Reference
 from circuits.method import Scorer
@@ -49,8 +49,13 @@ class Attribution(Scorer):
     def examples(self, reference: Reference) -> Tensor:
         """Each prompt's scores [example, writer, reader] in the loss's unit, zero where there is no edge."""
         start, sign = seen_from(reference, self.direction)
-        clean = clean_writes(start)
-        return sign * example_scores(start, self.gradient(start, clean), clean)
+        clean, gradient = self.run(start)
+        return sign * example_scores(start, gradient, clean)
+
+    def run(self, reference: Reference) -> tuple[Tensor, Tensor]:
+        """What the writers write in the clean run, and `gradient`."""
+        clean = clean_writes(reference)
+        return clean, self.gradient(reference, clean)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class EAP(Attribution):
     def gradient(self, reference: Reference, clean: Tensor) -> Tensor:
         """That of the clean run."""
         return mean_gradient(reference, [Point()], clean)
+
+    def run(self, reference: Reference) -> tuple[Tensor, Tensor]:
+        """Both of one run."""
+        return clean_run(reference)
 
 
 METHOD = EAP

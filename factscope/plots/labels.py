@@ -96,6 +96,11 @@ def numbers_in_words(numbers: Sequence[int]) -> str:
     return ", ".join(listed)
 
 
+def layers_in_words(layers: Sequence[int]) -> str:
+    """Which layers: layer 3; layers 3 to 6."""
+    return f"layer{'' if len(layers) == 1 else 's'} {numbers_in_words(layers)}"
+
+
 def settings_in_words(settings: Mapping[str, Any]) -> str:
     """Settings as a card lists them: seed=0, rows=64."""
     return ", ".join(f"{name}={value}" for name, value in settings.items())

@@ -10,7 +10,7 @@ import torch
 
 from circuits import select
 from circuits.circuit import EmptyCircuit
-from circuits.engine.gradients import clean_writes
+from circuits.engine.gradients import Point, clean_run, clean_writes, mean_gradient
 from circuits.engine.reference import Reference
 from circuits.find import find
 from circuits.graph import Graph
@@ -43,6 +43,8 @@ def test_eap_is_the_slope_of_the_exact_effect(tmp_path: Path, name: str, split: 
     near = Reference(model, reference.graph, reference.task, clean + small * (reference.replacement - clean))
     slope = Exact().score(near) / small
     scores = EAP().score(reference)
+    for one, two in zip(clean_run(reference), (clean, mean_gradient(reference, [Point()], clean)), strict=True):
+        assert torch.equal(one, two)  # of one pass as of two
     # a softmax and norms in float32 inside a float64 model: 1e-7 over 1e-4
     torch.testing.assert_close(scores, slope, atol=5e-3 * float(scores.abs().max()) + 2e-3, rtol=0.05)
     assert np.corrcoef(scores.flatten(), slope.flatten())[0, 1] > 0.999

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from factscope.plots.labels import counted, numbers_in_words, settings_in_words
+from factscope.plots.labels import counted, layers_in_words, numbers_in_words, settings_in_words
 from factscope.plots.specs import (
     Card,
     Curves,
@@ -71,12 +71,7 @@ def _in_words(result: FlowResult, number: int) -> str:
     chance = probability(result, number)
     sure = "" if chance is None else f", p = {chance:.2g}"
     change = round(float(result.change[number, layer]), 2) + 0.0  # and no -0%
-    where = "layers" if len(layers) > 1 else "layer"
-    return f"{SOURCES[result.knockouts[number].source]}: {change:+.0%} in {where} {_between(layers)}{sure}"
-
-
-def _between(layers: range) -> str:
-    return f"{layers.start} to {layers.stop - 1}" if len(layers) > 1 else str(layers.start)
+    return f"{SOURCES[result.knockouts[number].source]}: {change:+.0%} in {layers_in_words(layers)}{sure}"
 
 
 def probability(result: FlowResult, number: int) -> float | None:
@@ -245,7 +240,7 @@ def table(result: FlowResult) -> Table:
                 one.target,
                 one.source,
                 " ".join(_token(result, key).strip() for key in one.keys),
-                _between(layers),
+                numbers_in_words(layers),
                 round(100 * float(result.change[number, layer]), 1) + 0.0,
                 round(float(result.log_change[number, layer]), 3) + 0.0,
                 round(100 * float(there.mean()), 1) if len(there) else None,

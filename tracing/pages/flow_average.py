@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from factscope.plots.labels import counted
+from factscope.plots.labels import counted, layers_in_words, numbers_in_words
 from factscope.plots.specs import (
     Card,
     Curves,
@@ -49,17 +49,13 @@ def _layer(result: FlowAverage, number: int) -> int:
     return int(result.mean[number].nan_to_num(torch.inf).argmin())
 
 
-def _layers(result: FlowAverage, number: int) -> str:
-    layers = window_of(_layer(result, number), result.window, result.mean.shape[1])
-    return f"{layers.start} to {layers.stop - 1}"
-
-
 def _in_words(result: FlowAverage, number: int) -> str:
     layer = _layer(result, number)
     low, high = float(result.low[number, layer]), float(result.high[number, layer])
     sure = "" if low != low else f" ({low:+.0%} to {high:+.0%})"
     source = SOURCES[result.knockouts[number][1]]
-    return f"{source}: {result.mean[number, layer]:+.0%}{sure} in layers {_layers(result, number)}"
+    layers = layers_in_words(window_of(layer, result.window, result.mean.shape[1]))
+    return f"{source}: {result.mean[number, layer]:+.0%}{sure} in {layers}"
 
 
 def summary(result: FlowAverage) -> dict[str, Any]:
@@ -182,7 +178,7 @@ def _table(result: FlowAverage) -> Table:
             (
                 target,
                 source,
-                _layers(result, number),
+                numbers_in_words(window_of(layer, result.window, result.mean.shape[1])),
                 round(100 * float(result.mean[number, layer]), 1),
                 interval_in_words(100 * low, 100 * high, int((~values.isnan()).sum())),
                 round(float(result.log_per_fact[:, number, layer].nanmean()), 3),

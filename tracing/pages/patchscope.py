@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from factscope.data.fact import whole_words
-from factscope.plots.labels import counted, numbers_in_words, settings_in_words
+from factscope.plots.labels import counted, layers_in_words, settings_in_words
 from factscope.plots.specs import (
     Card,
     Cell,
@@ -127,7 +127,7 @@ def _naming_words(result: PatchscopeResult) -> str:
         return f"No text names {answer!r}"
     embedding = ["the embedding"] if found[0] == 0 else []
     layers = [state - 1 for state in found if state]
-    named = embedding + ([f"layers {numbers_in_words(layers)}"] if layers else [])
+    named = embedding + ([layers_in_words(layers)] if layers else [])
     return f"{answer!r} is named with the state of {' and '.join(named)}"
 
 

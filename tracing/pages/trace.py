@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from factscope.plots.labels import settings_in_words
+from factscope.plots.labels import layers_in_words, settings_in_words
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Palette, Section, Spec, Table, Text
 from factscope.results.provenance import provenance
 from tracing.causal import window_of
@@ -86,7 +86,7 @@ def _cell_in_words(result: TraceResult, grid: Grid, index: tuple[int, ...], effe
     layer, position = index[0], index[-1]
     if grid.kind in WINDOWED:
         layers = window_of(layer, int(str(result.settings["window"])), grid.effect.shape[0])
-        what = f"{KINDS[grid.kind]}s of layers {layers.start} to {layers.stop - 1}"
+        what = f"{KINDS[grid.kind]}s of {layers_in_words(layers)}"
     elif grid.kind == "head":
         what = f"head a{layer}.h{index[1]}"
     else:

@@ -5,6 +5,7 @@ random model of any causal family (helpers/architectures.py); `toy` knows an inv
 the real default model. `run_command` runs a command in this process as a user would.
 """
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -98,6 +99,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     count = Counter(item.path for item in items)
     slow = {item.path for item in items if "repo" in item.path.parts or any(map(item.get_closest_marker, SLOW))}
     items.sort(key=lambda item: (item.path not in slow, -count[item.path], str(item.path)))  # stable within a file
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not look through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -1,28 +1,33 @@
 """How the tests hold the code to the shapes of tensors that its annotations name: jaxtyping and beartype.
 
-Every function that names a shape is checked at every call; plain types are mypy's, and to check them too was a third of
-the suite's work. An int passes where a float is asked, as PEP 484 has it.
+Every function that names a shape is checked; plain types are mypy's, and to check them too was a third of the suite's
+work. An int passes where a float is asked, as PEP 484 has it.
 
-A function within a function is a new one whenever the outer one runs, and its checks are written anew each time, which
-was most of the suite's work. Such a function is checked the first times that it is made. Whether a model is a `Bridge`
-is not checked: mypy reads that, and to ask a model for each attribute at every call would cost more than the calls.
+Whether shapes fit depends on the shapes alone. So a call whose arguments and result are of shapes that passed before is
+not checked again, which was a fifth of the suite's work, and a function's checks are written when it is first called.
+That holds for a function within a function too, which is a new one whenever the outer one runs. Where an annotation
+names a shape inside a list or the like, every call is checked. Whether a model is a `Bridge` is not checked: mypy reads
+that, and to ask a model for each attribute at every call would cost more than the calls.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from types import CodeType, FunctionType
-from typing import Any, get_args
+from types import CodeType, FunctionType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import jaxtyping
+import numpy as np
 from beartype import BeartypeConf, beartype
+from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("factscope", "tracing", "circuits", "editing", "studies")
-FIRST = 20  # makings of one inner function that are checked
+LONGEST = 16  # of a tuple that is told from another by what it holds
 
 _always = beartype(conf=BeartypeConf(is_pep484_tower=True))
-_made: Counter[CodeType] = Counter()
+_passed: defaultdict[CodeType, set[object]] = defaultdict(set)  # by function: shapes of calls that passed
 
 
 def names_a_shape(hint: object) -> bool:
@@ -34,14 +39,58 @@ def names_a_shape(hint: object) -> bool:
     return any(names_a_shape(part) for part in get_args(hint))
 
 
-def needed(function: FunctionType) -> bool:
-    """Whether this function is to be checked."""
-    if not any(map(names_a_shape, function.__annotations__.values())):
-        return False
-    if "<locals>" in function.__qualname__:
-        _made[function.__code__] += 1
-        return _made[function.__code__] <= FIRST
-    return True
+def told_by_shapes(hint: object) -> bool:
+    """Whether the kinds of two values (`kind`), if they are equal, both fit this annotation or both do not."""
+    if isinstance(hint, type(jaxtyping.AbstractArray)):
+        return "{" not in str(getattr(hint, "dim_str", "{"))  # a size that is computed from something else
+    if not names_a_shape(hint):
+        return True
+    parts = get_args(hint)
+    if get_origin(hint) in (Union, UnionType) or (get_origin(hint) is tuple and Ellipsis not in parts):
+        return len(parts) <= LONGEST and all(map(told_by_shapes, parts))
+    return False
+
+
+def kind(value: object) -> object:
+    """What an annotation of a shape reads of a value."""
+    if isinstance(value, Tensor | np.ndarray):
+        return type(value), value.shape, value.dtype
+    if isinstance(value, tuple) and len(value) <= LONGEST:
+        return type(value), *map(kind, value)
+    return type(value)
+
+
+def remembering(plain: FunctionType, checking: Callable[[Any], Any]) -> Any:
+    """A function whose calls are checked unless their shapes passed before."""
+    made: list[Any] = []  # the checked function, once it is needed
+    held: list[Any] = []  # a result that was computed without checks, and is to be checked
+
+    @wraps(plain)
+    def computed_or_held(*arguments: Any, **named: Any) -> Any:
+        return held.pop() if held else plain(*arguments, **named)
+
+    def checked(*arguments: Any, **named: Any) -> Any:
+        if not made:
+            made.append(checking(computed_or_held))
+        return made[0](*arguments, **named)
+
+    if not all(map(told_by_shapes, plain.__annotations__.values())):
+        return checking(plain)
+    passed = _passed[plain.__code__]
+
+    @wraps(plain)
+    def remembered(*arguments: Any, **named: Any) -> Any:
+        asked = (*map(kind, arguments), *((name, kind(value)) for name, value in named.items()))
+        if asked in passed:
+            result = plain(*arguments, **named)
+            if (asked, kind(result)) in passed:
+                return result
+            held.append(result)
+        result = checked(*arguments, **named)
+        passed.update((asked, (asked, kind(result))))
+        return result
+
+    return remembered
 
 
 def check(checked: Any) -> Any:
@@ -53,11 +102,18 @@ def check(checked: Any) -> Any:
 
 
 def sparing(decorator: Callable[..., Any]) -> Callable[..., Any]:
-    """jaxtyping's decorator, which leaves a function alone that need not be checked."""
+    """jaxtyping's decorator, which leaves a function alone that names no shape, and checks no shapes twice."""
 
     def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
-        checked = decorator(typechecker=typechecker)
-        return lambda each: each if isinstance(each, FunctionType) and not needed(each) else checked(each)
+        checking = decorator(typechecker=typechecker)
+
+        def checked(each: Any) -> Any:
+            if not isinstance(each, FunctionType):
+                return checking(each)
+            named = any(map(names_a_shape, each.__annotations__.values()))
+            return remembering(each, checking) if named else each
+
+        return checked
 
     return jaxtyped
 

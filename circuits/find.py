@@ -18,6 +18,7 @@ from circuits.task import Task
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge
 from factscope.model.weights import fingerprint
+from factscope.progress import stage
 from factscope.runs.provenance import Run, stopwatch
 
 
@@ -68,10 +69,12 @@ def find(
     graph = Graph.of(model, split=split, positions=positions)
     with stopwatch() as elapsed:
         reference = Reference(model, graph, task)
-        choice = method.choose(reference, journal=None if journal is None else Path(journal), seed=seed, shown=shown)
+        kept = None if journal is None else Path(journal)
+        with stage("scoring and choosing edges", shown):
+            choice = method.choose(reference, journal=kept, seed=seed, shown=shown)
         _check_size(graph, choice)
         logits = reference.logits(choice.kept)
-        full, kept, empty = (reference.loss(each) for each in (graph.full(), choice.kept, graph.empty()))
+        full, chosen, empty = (reference.loss(each) for each in (graph.full(), choice.kept, graph.empty()))
     notes += choice.notes
     if full >= empty:
         notes += (
@@ -89,7 +92,7 @@ def find(
         tested=choice.tested,
         unit=reference.objective.metric.unit,
         loss_full=full,
-        loss_circuit=kept,
+        loss_circuit=chosen,
         loss_empty=empty,
         rank_full=reference.objective.ranks(reference.objective.clean),
         rank_circuit=reference.objective.ranks(logits),

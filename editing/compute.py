@@ -22,6 +22,7 @@ from factscope.data.request import EditRequest, requests_of
 from factscope.errors import EditError
 from factscope.files import write_text_atomically
 from factscope.model.bridge import Bridge, info, without_gradients
+from factscope.progress import stage
 from factscope.runs.journal import differing
 from factscope.runs.provenance import Run, stopwatch
 
@@ -120,7 +121,10 @@ def _edits(
         how.moments.check(model, base)
     length = _usual_length(model, spec, config, how.start, base)
     parts = [str(name) for name in spec.weights(config)] if spec.by_values else None
-    with without_gradients(model), in_float32(model, parts), stopwatch() as seconds:
+    with (
+        stage("computing the edit", how.shown), without_gradients(model), in_float32(model, parts),
+        stopwatch() as seconds,
+    ):  # fmt: skip
         given = how.contexts
         templates = tuple(given) if given is not None else _contexts(model, spec, config, how, base)
         key = _values_key(spec, config, requests, templates, (base, below, how.start))

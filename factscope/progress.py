@@ -2,22 +2,35 @@
 
 At a terminal it is a bar. In a notebook it is one line of the cell's output, which needs no widgets, appears where the
 work takes longer than a moment, and is empty at the end. In a pipe or a file (a cluster's log) no bar is drawn: a line
-each minute says how far the work is, and work that is done sooner says nothing.
+each minute says how far the work is, and work that is done sooner says nothing. Work whose pieces cannot be counted is
+a `stage`: it says what goes on and since when, in the same three ways.
+
+Only one of them is shown at a time: a stage within a bar is part of it, and a bar within a stage takes its place.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Advance = Callable[[int], None]
 MOMENT, EVERY = 1.0, 0.5  # seconds before a notebook's line appears, and between two of its states
 BEAT = 60.0  # seconds between two lines where nobody looks at a bar
 CELLS = 24  # characters of its bar
+_SHOWN: list[Callable[[], None]] = []  # what is shown now, the innermost last, and how each of them ends
 
 
 @contextmanager
@@ -27,15 +40,91 @@ def progress(title: str, total: int, done: int = 0, shown: bool | None = None) -
     Shown in a notebook and when standard error is a terminal, or as `shown` says; a bar never reaches a pipe or a file,
     which get a line a minute unless `shown` is False.
     """
+    if shown is False:
+        yield lambda _: None
+        return
     display = _notebook()
-    if display is not None and shown is not False:
-        with _in_cell(display, title, total, done) as advance:
-            yield advance
+    with _in_front(lambda: None):
+        if display is not None:
+            with _in_cell(display, title, total, done) as advance:
+                yield advance
+        elif shown or sys.stderr.isatty():
+            with _at_terminal(title, total, done) as advance:
+                yield advance
+        else:
+            yield _in_lines(title, total, done)
+
+
+@contextmanager
+def stage(title: str, shown: bool | None = None) -> Iterator[None]:
+    """For the block, what goes on and since when; also a decorator, `@stage("evaluating")`.
+
+    Shown where a bar would be; a pipe gets a line a minute. Within a bar or another stage, nothing is shown.
+    """
+    if shown is False or _SHOWN:
+        yield
         return
-    visible = sys.stderr.isatty() if shown is None else shown
-    if shown is None and not visible:
-        yield _in_lines(title, total, done)
-        return
+    display = _notebook()
+    if display is None and (shown or sys.stderr.isatty()):
+        bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        bar.add_task(title, total=None)
+        bar.start()
+        stop = bar.stop
+    else:
+        stop = _Clock(title, display).stop
+    try:
+        with _in_front(stop):
+            yield
+    finally:
+        stop()
+
+
+class _Clock:
+    """A thread that says at every beat how long a stage has taken, until it is stopped."""
+
+    def __init__(self, title: str, display: Callable[..., Any] | None) -> None:
+        self.title, self.display, self.began, self.handle = title, display, time.monotonic(), None
+        self.over, self.thread = threading.Event(), threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """No word more; a notebook's line is empty afterwards."""
+        self.over.set()
+        self.thread.join()
+        if self.handle is not None:
+            self.handle.update({"text/plain": ""}, raw=True)
+            self.handle = None
+
+    def _run(self) -> None:
+        while not self.over.wait(BEAT if self.display is None else max(EVERY, 0.01)):
+            seconds = time.monotonic() - self.began
+            if self.display is None:
+                print(f"{self.title}: {_clock(seconds)} so far", file=sys.stderr, flush=True)
+            elif self.handle is not None:
+                self.handle.update({"text/plain": f"{self.title}, {_clock(seconds)}"}, raw=True)
+            elif seconds >= MOMENT:
+                line = {"text/plain": f"{self.title}, {_clock(seconds)}"}
+                self.handle = self.display(line, raw=True, display_id=True)
+
+
+@contextmanager
+def _in_front(stop: Callable[[], None]) -> Iterator[None]:
+    """For the block, what was shown before is not, and this is the innermost."""
+    for each in _SHOWN:
+        each()
+    _SHOWN.append(stop)
+    try:
+        yield
+    finally:
+        _SHOWN.remove(stop)
+
+
+@contextmanager
+def _at_terminal(title: str, total: int, done: int) -> Iterator[Advance]:
+    """A bar that is gone at the end."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -44,7 +133,7 @@ def progress(title: str, total: int, done: int = 0, shown: bool | None = None) -
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not visible) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda n: bar.advance(task, n)
 

@@ -23,6 +23,7 @@ from factscope.model.prompts import (
     Prompt,
 )
 from factscope.plots.show import shown
+from factscope.progress import stage
 from factscope.results.result import Result
 from studies.circuit_inputs import DEFAULT, CircuitInputs
 
@@ -76,7 +77,8 @@ def circuit_study(
     if not evaluate:
         return study
     if isinstance(method, Attribution):
-        study = replace(study, errors=errors_of(model, circuit, ESTIMATED, seed=seed))
+        with stage("cutting some edges exactly"):
+            study = replace(study, errors=errors_of(model, circuit, ESTIMATED, seed=seed))
     return evaluated(model, study, inputs.held_out, seed, quick=True)
 
 
@@ -85,6 +87,7 @@ def with_notes(circuit: Circuit, inputs: CircuitInputs) -> Circuit:
     return replace(circuit, notes=(*inputs.notes, *circuit.notes))
 
 
+@stage("evaluating the circuit and its heads")
 def evaluated(
     model: Bridge, study: CircuitStudy, held_out: Sequence[Prompt], seed: int = 0, quick: bool = False
 ) -> CircuitStudy:

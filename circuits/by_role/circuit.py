@@ -28,6 +28,7 @@ from factscope.model.bridge import Bridge
 from factscope.model.known import Known
 from factscope.model.prompts import Prompt
 from factscope.plots.show import shown
+from factscope.progress import stage
 from factscope.results.result import Result
 from factscope.runs.provenance import Run, stopwatch
 
@@ -89,6 +90,7 @@ class RoleCircuit(Result):
         return faithfulness(self.loss_circuit, self.loss_full, self.loss_empty)
 
 
+@stage("finding and evaluating a circuit by token roles")
 def find_by_role(
     model: Bridge,
     inputs: Lengths,

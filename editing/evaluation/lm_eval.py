@@ -157,7 +157,7 @@ def _harness() -> tuple[Any, Any]:
             import lm_eval.evaluator
             from lm_eval.models.huggingface import HFLM
     except ImportError as trouble:
-        raise EditError(f"lm-eval cannot be imported ({trouble}); pip install 'factscope[lm-eval]'") from None
+        raise EditError(f"lm-eval cannot be imported ({trouble}); pip install lm-eval") from None
     return lm_eval, HFLM
 
 

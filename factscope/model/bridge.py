@@ -17,6 +17,8 @@ from factscope.errors import ModelError
 from factscope.model.source.carried import start_of
 from factscope.model.source.registry import Entry, Wheel
 
+TRAINING = "in training mode, in which dropout makes each pass another: call its eval()"
+
 
 class Bridge(Protocol):
     """A loaded model: TransformerLens's bridge over a Hugging Face model's own modules and weights.
@@ -77,10 +79,7 @@ def info(model: Bridge) -> ModelInfo:
             f"a {type(model).__name__} is not ready to be asked: give it to fs.load_model(model, tokenizer=...) first"
         )
     if model.original_model.training:
-        raise ModelError(
-            "the model is in training mode, in which dropout makes each pass another: call its eval(), or give it to "
-            "fs.load_model again"
-        )
+        raise ModelError(f"the model is {TRAINING}")
     known: ModelInfo | None = getattr(model, "factscope", None)
     return known if known is not None else info_of(model, str(model.cfg.model_name), str(model.cfg.model_name), None)
 

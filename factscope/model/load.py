@@ -51,12 +51,12 @@ def load(
     (factscope/model/source/adapter.py); without it, `spec` may be BASE+FOLDER, or such a folder, which names its base.
 
     Or `spec` is a model in memory, which stays where it is (factscope/model/source/own.py): a Hugging Face model with
-    its `tokenizer`, a PEFT model, a TransformerLens bridge. What begins a text is decided as for any model that is not
-    in the registry, and the model's repr says it.
+    its `tokenizer`, a PEFT model, a TransformerLens bridge. Its weights are shared, and from then on ask for no
+    gradient. What begins a text is decided as for any model that is not in the registry, and the model's repr says it.
 
     Raises ModelError: nothing there by that name, no tokenizer or another model's, only pickled weights, a broken file,
     tensors that are missing or have no place, quantised weights, an architecture that TransformerLens does not know or
-    does not run as transformers does, weights that are not finite, or on several devices.
+    does not run as transformers does, weights that are not finite, or on several devices, a model in training mode.
     """
     if not isinstance(spec, str | Path):
         if (device, dtype, device_map, n_devices, adapter) != (None, None, None, None, None):

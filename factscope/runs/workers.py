@@ -80,9 +80,7 @@ def each(model: Bridge, work: Work[T, R], items: Sequence[T], workers: Workers =
 def check_there(workers: Workers) -> None:
     """UserError where several workers are wanted, and Ray or its cluster is not there; starts nothing."""
     if not workers.alone and importlib.util.find_spec("ray") is None:
-        raise UserError(
-            "several workers need Ray, which is not installed: pip install 'factscope[ray]', or leave --workers out"
-        )
+        raise UserError("several workers need Ray, which is not installed: pip install ray, or leave --workers out")
     if workers.address is not None:
         _check_address(workers.address)
 

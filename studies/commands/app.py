@@ -21,6 +21,7 @@ import typer
 
 from factscope import __version__
 from factscope.errors import UserError
+from factscope.progress import stage
 from studies.commands.next_steps import next_step
 
 T = TypeVar("T")
@@ -182,19 +183,6 @@ def listed(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-@contextlib.contextmanager
-def saying(sentence: str) -> Iterator[None]:
-    """Show what is being waited for, at a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status(sentence):
-            yield
-    else:
-        yield
-
-
 def tell(*lines: str) -> None:
     """Result lines on standard output."""
     for line in lines:
@@ -259,7 +247,7 @@ def loader(model: str, device: str | None, dtype: str) -> Callable[[], Any]:
     """Load a model when called, saying so."""
 
     def load() -> Any:
-        with saying(f"Loading {model} ..."):
+        with stage(f"Loading {model} ..."):
             from factscope.model.load import load as load_model
         return load_model(model, device=device, dtype=dtype)
 

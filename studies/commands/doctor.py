@@ -88,7 +88,7 @@ def versions() -> Iterator[Finding]:
         try:
             yield Finding(name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, "missing", f"{name} is not installed; install factscope again: pip install factscope")
+            yield Finding(name, "missing", f"{name} is not installed; install it: pip install {name}")
 
 
 def places() -> Iterator[Finding]:

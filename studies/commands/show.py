@@ -20,7 +20,7 @@ class ShowOptions(OutputOptions):
     ] = None
     figures: Annotated[Path | None, option("Also write the page's figures into this folder.")] = None
     figure_format: Annotated[
-        str, option("Of --figures; pdf and png need Chromium.", of=OneOf("figure format", FIGURE_FORMATS))
+        str, option("The format of --figures; pdf and png need Chromium.", of=OneOf("figure format", FIGURE_FORMATS))
     ] = "svg"
     cite: Annotated[bool, option("Also print the BibTeX of what the result used.", "--cite")] = False
 

@@ -70,7 +70,7 @@ class TraceOptions(PromptOptions, KnownFactsOptions, ModelOptions, ShardOptions,
     norm: Annotated[
         str, option("The lens's norm.", panel=DETAILS, of=OneOf("lens norm", ("per-state", "final-scale")))
     ] = "per-state"
-    seed: Annotated[int, option("Of the noise (0: ROME's draws) and of --limit.", panel=DETAILS)] = 0
+    seed: Annotated[int, option("The seed of the noise (0: ROME's draws) and of --limit.", panel=DETAILS)] = 0
     settings: Annotated[
         tuple[str, ...],
         option(
@@ -80,7 +80,7 @@ class TraceOptions(PromptOptions, KnownFactsOptions, ModelOptions, ShardOptions,
             panel=DETAILS,
         ),
     ] = ()
-    from_run: Annotated[Path | None, option("As trace show RUN.", "--from", panel=DETAILS)] = None
+    from_run: Annotated[Path | None, option("The same as trace show RUN.", "--from", panel=DETAILS)] = None
 
 
 show = show_command("trace")

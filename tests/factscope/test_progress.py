@@ -1,13 +1,14 @@
-"""Progress in a notebook: one line of the cell, no widgets, nothing for short work, empty at the end."""
+"""Progress: one line of a cell without widgets, nothing for short work, empty at the end; in a pipe, lines."""
 
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from factscope import progress as progress_module
-from factscope.progress import in_words, progress
+from factscope.progress import in_words, progress, stage
 
 
 @pytest.fixture
@@ -77,4 +78,56 @@ def test_in_a_pipe_a_line_a_minute_says_how_far_it_is(
     monkeypatch.undo()
     with progress("facts", 10, shown=False) as advance:
         advance(5)
+    assert capsys.readouterr().err == ""
+
+
+def until(happened: Any) -> None:
+    """Wait for a thread to have done something, and not for ever."""
+    began = time.monotonic()
+    while not happened() and time.monotonic() - began < 60:
+        time.sleep(0.01)
+
+
+def test_a_stage_says_what_goes_on_and_since_when(cell: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a bar within it takes its place; a stage within a bar, or within another, is part of that."""
+    monkeypatch.setattr(progress_module, "MOMENT", 0.0)
+    with stage("evaluating"):
+        until(lambda: len(cell) > 1)
+        assert set(cell) <= {"evaluating, 0:00", "evaluating, 0:01"}
+        with stage("a part of it"), progress("cutting edges", 2) as advance:
+            assert cell[-1] == ""
+            seen = len(cell)
+            advance(1)
+            with stage("a part of that"):
+                time.sleep(0.05)
+            assert [line.split(" ")[0] for line in cell[seen:]] == ["cutting"]
+    assert cell[-1] == ""
+    assert progress_module._SHOWN == []
+    with stage("hidden", shown=False):
+        time.sleep(0.05)
+    assert cell[-1] == ""
+
+
+def test_a_stage_that_fails_or_is_short_leaves_no_line(cell: list[str]) -> None:
+    @stage("failing")
+    def failing() -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):  # a decorator serves every call
+        with pytest.raises(KeyboardInterrupt):
+            failing()
+    assert cell == []
+    assert progress_module._SHOWN == []
+
+
+def test_in_a_pipe_a_stage_says_at_every_beat_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress_module, "BEAT", 0.02)
+    said: list[str] = []
+    with stage("evaluating"):
+        until(lambda: said.append(capsys.readouterr().err) or any(said))
+    assert "".join(said).startswith("evaluating: 0:00 so far\n")
+    capsys.readouterr()
+    time.sleep(0.1)
     assert capsys.readouterr().err == ""

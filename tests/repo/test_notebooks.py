@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
+from nbclient import NotebookClient
 
 from helpers.browser import needs_chromium, open_page
 from helpers.models import TOY
@@ -41,9 +42,17 @@ def test_every_notebook_has_its_small_settings() -> None:
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncKernelManager]:
-    """One process for all notebooks, which imports PyTorch once."""
-    manager = AsyncKernelManager(kernel_name="python3")
+    """One process for all notebooks, which imports PyTorch once.
+
+    The toy is too quick for progress to be shown, so that in this kernel it is shown from the first piece on.
+    """
+    manager, own = AsyncKernelManager(kernel_name="python3"), tmp_path_factory.mktemp("ipython")
+    startup = own / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    code = "from factscope import progress\nprogress.MOMENT = progress.EVERY = 0\n"
+    (startup / "at-once.py").write_text(code, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(own))
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         patch.setenv("FACTSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield manager
@@ -51,10 +60,29 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncKernelMana
         run_sync(manager.shutdown_kernel)(now=True)
 
 
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a reader sees while the cells of a notebook run: texts that are put there, and what comes in their place."""
+    seen: list[str] = []
+    usual = NotebookClient.process_message
+
+    def watched(client: Any, message: Any, *rest: Any) -> Any:
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            seen.append(message["content"]["data"].get("text/plain", ""))
+        return usual(client, message, *rest)
+
+    monkeypatch.setattr(NotebookClient, "process_message", watched)
+    return seen
+
+
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_on_the_toy(path: Path, tmp_path: Path, kernel: AsyncKernelManager) -> None:
+def test_a_notebook_runs_on_the_toy(path: Path, tmp_path: Path, lines: list[str], kernel: AsyncKernelManager) -> None:
+    """It shows results, progress while it works, and no warning of anybody's."""
     done = executed(path, {"MODEL": str(TOY), **SMALL[path.stem]}, tmp_path, kernel)
+    assert [output.text for output in _outputs(done) if output.get("name") == "stderr"] == []
+    assert any(re.search(r"\w+.*, \d+:\d\d( left)?$", line) for line in lines), lines
+    assert lines[-1] == "", "a line of progress is left behind"
     shown = [output for output in _outputs(done) if output.output_type == "execute_result"]
     assert shown, "a notebook that shows nothing"
     assert any("factscope" in output.data.get("text/html", "") for output in shown)
@@ -79,12 +107,21 @@ def _looks_right(notebook: Any, folder: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_committed_notebook_is_fit_to_read(path: Path) -> None:
-    """The model is chosen in one place, nothing private is used, outputs are small and from no one's own folder."""
+    """The model is chosen in one place, nothing private is used, outputs are small and from no one's own folder.
+
+    All that is imported of the project is its face. The first cell installs it where it is missing, and nothing else.
+    """
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    installing, *code = code
+    assert installing == nbformat.read(NOTEBOOKS[0], as_version=4).cells[1].source
+    assert re.search(r'find_spec\("factscope"\) is None:.*\n    %pip install -q \{SOURCE\}$', installing)
     assert code[0].startswith("MODEL = ")
     assert not re.search(r"^MODEL\b", "\n".join(code[1:]), re.MULTILINE)
+    ours = "factscope|tracing|circuits|editing|studies"
+    imported = re.findall(rf"^\s*(?:import|from) (?:{ours})\b.*$", "\n".join(code), re.MULTILINE)
+    assert set(imported) == {"import factscope as fs"}
     assert not re.search(r"import _|\b\w+\._[a-z]", "\n".join(code))
     text = path.read_text(encoding="utf-8")
     assert len(text) < 400_000

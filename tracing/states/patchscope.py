@@ -30,6 +30,7 @@ from factscope.model.forward.generate import sample, until_end
 from factscope.model.hooks import Patch
 from factscope.model.prompts import Prompt, about, make_prompt
 from factscope.model.readout import rank
+from factscope.progress import stage
 from factscope.runs.provenance import Run, stopwatch
 from tracing.states.clean import ROLES, CleanRun, place_of, site_of
 from tracing.states.results import PatchscopeResult
@@ -72,6 +73,7 @@ class PatchscopeConfig:
         return tuple(state if self.into is None else self.into + 1 for state in range(n_layers + 1))
 
 
+@stage("putting states into the target")
 def patchscope(
     model: Bridge, prompt: Prompt, config: PatchscopeConfig = PatchscopeConfig(), *, others: Sequence[str] | None = None
 ) -> PatchscopeResult:

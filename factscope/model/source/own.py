@@ -1,15 +1,17 @@
 """A model that is in memory already: what it may be, and in one sentence why not.
 
-A Hugging Face model comes with its tokenizer, and is wrapped where it is: its weights are shared, not copied. From then
-on it is in evaluation mode and its weights ask for no gradient, because dropout or a gradient would make each pass
-another than the last; nothing else of it changes. A PEFT model is copied and its adapters merged into the copy, since
-weights and adapter together are what speaks. A TransformerLens bridge is taken as it is, once its weights are raw.
+A Hugging Face model comes with its tokenizer, and is wrapped where it is: its weights are shared, not copied, its
+attention is computed step by step (`eager`), and its weights ask for no gradient from then on. A model in training mode
+is refused rather than put into another: whose it is may be in the middle of a training. A PEFT model is copied and its
+adapters merged into the copy, since weights and adapter together are what speaks. A TransformerLens bridge is taken as
+it is, once its weights are raw.
 """
 
 import copy
 from typing import Any
 
 from factscope.errors import ModelError
+from factscope.model.bridge import TRAINING
 from factscope.model.source.checkpoint import check_config, check_finite
 
 LEAST = 0.9  # of a model's rows of embeddings that its own tokenizer names; models are padded by some per cent
@@ -35,6 +37,8 @@ def check_bridge(model: Any) -> None:
         )
     if getattr(model, "tokenizer", None) is None:
         raise ModelError("this bridge has no tokenizer, so no text reaches it: boot it with tokenizer=...")
+    if model.original_model.training:
+        raise ModelError(f"{name_of(model.original_model)} is {TRAINING}")
 
 
 def plain(model: Any) -> Any:
@@ -46,7 +50,7 @@ def plain(model: Any) -> Any:
 
     names = [cls.__name__ for cls in type(model).__mro__]
     if "PeftModel" in names:
-        return copy.deepcopy(model).merge_and_unload(safe_merge=True)
+        return copy.deepcopy(model).merge_and_unload(safe_merge=True).eval()
     if any(name.startswith("Hooked") for name in names):
         raise ModelError(
             f"a {names[0]} has folded, centred weights of its own; give the Hugging Face model that it was made from, "
@@ -67,10 +71,12 @@ def plain(model: Any) -> Any:
 
 
 def check(model: Any, tokenizer: Any) -> None:
-    """ModelError for a model or a tokenizer that cannot be used: devices, quantised weights, another vocabulary."""
+    """ModelError for a model or a tokenizer that cannot be used: training, devices, quantised, another vocabulary."""
     name = name_of(model)
     if tokenizer is None:
         raise ModelError(f"{name} has no tokenizer with it; give the model's own: load_model(model, tokenizer=...)")
+    if model.training:
+        raise ModelError(f"{name} is {TRAINING}")
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     if devices == ["meta"]:
         raise ModelError(f"{name} has no weights in memory yet (they are on the meta device); load them first")

@@ -37,12 +37,15 @@ class DiffOptions(PromptOptions, EditOptions, EditorsOptions, CircuitOptions, Mo
     ask: Annotated[str | None, option("Another prompt to look at than the edited one: a neighbour, a second hop.")] = (
         None
     )
-    old: Annotated[str | None, option("Of --ask: the answer before.")] = None
-    new: Annotated[str | None, option("Of --ask: the answer that the edit may bring.")] = None
+    old: Annotated[str | None, option("The answer before (with --ask).")] = None
+    new: Annotated[str | None, option("The answer that the edit may bring (with --ask).")] = None
     circuit_method: CircuitMethod = "eap_ig"
     metric: Annotated[
         str | None,
-        option("Of the circuit  [dim](default: logit_difference; acdc: kl)[/dim]", of=OneOf("metric", CIRCUIT_METRICS)),
+        option(
+            "Its metric  [dim](default: logit_difference; acdc: kl)[/dim]",
+            of=OneOf("metric", CIRCUIT_METRICS),
+        ),
     ] = None
     samples: Annotated[int, option("Noise draws of each trace.", panel=DETAILS)] = 4
     nulls: Annotated[int, option("Scrambled edits of equal norm.", panel=DETAILS)] = 3

@@ -16,7 +16,7 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
 
     run: RunFolder
     facts: Annotated[str | None, option("Held-out facts: shipped relation, file, folder.", panel=FACTS)] = None
-    relation: Annotated[str | None, option("Of --facts, only this relation.", panel=FACTS)] = None
+    relation: Annotated[str | None, option("Only this relation (with --facts).", panel=FACTS)] = None
     extra: Extra = "refuse"
 
 

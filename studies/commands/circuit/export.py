@@ -19,7 +19,7 @@ class ExportOptions(Options):
 
     run: RunFolder
     out: Annotated[Path | None, option("The file  [dim](default: circuit.FORMAT in the run)[/dim]")] = None
-    form: Annotated[str, option("Of the file.", "--format", of=OneOf("format", FORMATS))] = "json"
+    form: Annotated[str, option("The format of the file.", "--format", of=OneOf("format", FORMATS))] = "json"
     light: Light = False
 
 

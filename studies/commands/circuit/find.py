@@ -38,7 +38,7 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
     foil: Foil = None
     faithful: Annotated[
         float | None,
-        option("Of a scorer, as few edges as keep so much of what the model does  [dim](default: 0.6)[/dim]"),
+        option("As few edges as keep so much of what the model does (with a scorer)  [dim](default: 0.6)[/dim]"),
     ] = None
     swap: Annotated[
         str | None, option("The one subject of the counterfactual ablation, for this fact without its relation.")
@@ -49,7 +49,7 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
     ] = None
     limit: Annotated[
         int,
-        option("Of --facts, so many known ones of one length; the others are held out.", panel=FACTS),
+        option("So many known facts of one length (with --facts); the others are held out.", panel=FACTS),
         Was("--examples"),
     ] = 5
     unknown: Unknown = False
@@ -58,7 +58,7 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
     select: Annotated[
         str | None,
         option(
-            "Of a scorer: how edges are chosen  [dim](default: greedy)[/dim]",
+            "How edges are chosen (with a scorer)  [dim](default: greedy)[/dim]",
             panel=DETAILS,
             of=OneOf("selection", ("greedy", "top", "threshold")),
         ),
@@ -80,7 +80,7 @@ class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, Run
     engine: Annotated[
         str | None,
         option(
-            "Of acdc: fast, or the plain one  [dim](default: fast)[/dim]",
+            "The engine of acdc: fast, or the plain one  [dim](default: fast)[/dim]",
             panel=DETAILS,
             of=OneOf("engine", ("fast", "reference")),
         ),

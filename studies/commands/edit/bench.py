@@ -119,7 +119,7 @@ class BenchOptions(ModelOptions, MomentsOptions, EditorsOptions, ShardOptions, R
         bool,
         option("Leave out cases whose prompt an earlier one gives a target.", "--skip-conflicts", panel=DETAILS),
     ] = False
-    split: Annotated[str, option("Of a Hugging Face data set.", panel=DETAILS)] = "train"
+    split: Annotated[str, option("The split of a Hugging Face data set.", panel=DETAILS)] = "train"
     runs: Runs = Path("runs")
 
     @property

@@ -35,7 +35,7 @@ class EvaluateOptions(SavedModelOptions, RunOptions):
         Was("--protocol"),
     ] = None
     facts: Annotated[str | None, option("Ask these facts instead of the edits' own.", panel=FACTS)] = None
-    limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
+    limit: Annotated[int | None, option("At most so many (with --facts).", panel=FACTS)] = None
     probes: Annotated[bool, option("Ask in other frames, negated, and as yes or no, too.", "--probes")] = False
     vary: Annotated[
         bool, option("Ask after a long text, under doubt, with typos, in other languages, too.", "--vary")

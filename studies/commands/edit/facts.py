@@ -21,7 +21,7 @@ class CheckOptions(Options):
         ),
     ]
     target: Annotated[str, option("Which answer an edit would say.", of=OneOf("target", ("new", "true")))] = "new"
-    split: Annotated[str, option("Of a Hugging Face data set.")] = "train"
+    split: Annotated[str, option("The split of a Hugging Face data set.")] = "train"
     skip_bad: Annotated[bool, option("Count bad records instead of ending at the first.", "--skip-bad")] = False
     extra: Extra = "refuse"
     as_json: AsJson = False

@@ -21,7 +21,7 @@ class HarnessOptions(SavedModelOptions, OutputOptions):
     include: Annotated[Path | None, option("A folder with task files of your own.")] = None
     limit: Annotated[int | None, option("Questions of each task.")] = None
     shots: Annotated[int | None, option("Examples before a question  [dim](default: the task's)[/dim]")] = None
-    seed: Annotated[int, option("Of those examples; 1234 is lm-eval's own.", panel=DETAILS)] = 1234
+    seed: Annotated[int, option("The seed of those examples; 1234 is lm-eval's own.", panel=DETAILS)] = 1234
     runs: Runs = Path("runs")
 
 

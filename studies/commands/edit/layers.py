@@ -36,13 +36,11 @@ class LayersOptions(ModelOptions, MomentsOptions, EditorsOptions, WorkersOptions
         str | None, option("Layers to try, 4,5,6  [dim](default: the lower half; with editors, theirs)[/dim]")
     ] = None
     limit: Annotated[int, option("Known facts to try with.")] = 10
-    samples: Annotated[int | None, option("Of the trace, corrupted runs  [dim](default: 10)[/dim]", panel=DETAILS)] = (
+    samples: Annotated[int | None, option("Corrupted runs of the trace  [dim](default: 10)[/dim]", panel=DETAILS)] = (
         None
     )
     extra: Extra = "refuse"
-    window: Annotated[int | None, option("Of the trace, layers at a time  [dim](default: 10)[/dim]", panel=DETAILS)] = (
-        None
-    )
+    window: Annotated[int | None, option("Layers restored at a time  [dim](default: 10)[/dim]", panel=DETAILS)] = None
 
 
 @command(

@@ -46,7 +46,8 @@ class SequenceOptions(EditOptions, EditorOptions, KnownFactsOptions, ModelOption
     batch: Annotated[int, option("Facts of one edit.")] = 1
     every: Annotated[int, option("Facts between two checkpoints.")] = 10
     stop_when: Annotated[
-        tuple[str, ...], option("As retention<0.5 or perplexity>2; repeat for several.", metavar="RULE")
+        tuple[str, ...],
+        option("When to stop: retention<0.5, perplexity>2; repeat for several.", metavar="RULE"),
     ] = ()
     restrain_at: Annotated[
         str,

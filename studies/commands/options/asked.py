@@ -41,8 +41,8 @@ class FactsOptions(Options):
         str | None,
         option("Many facts: shipped relation, file, folder or Hugging Face data set.", panel=FACTS, **SHIPPED),
     ] = None
-    relation: Annotated[str | None, option("Of --facts, only this relation.", panel=FACTS, **SHIPPED)] = None
-    limit: Annotated[int | None, option("Of --facts, at most so many.", panel=FACTS)] = None
+    relation: Annotated[str | None, option("Only this relation (with --facts).", panel=FACTS, **SHIPPED)] = None
+    limit: Annotated[int | None, option("At most so many (with --facts).", panel=FACTS)] = None
     extra: Extra = "refuse"
 
 
@@ -51,5 +51,5 @@ class KnownFactsOptions(FactsOptions):
     """Many facts, of which those can be chosen that the model knows."""
 
     known: Annotated[
-        bool, option("Of --facts, only those whose answer the model puts first.", "--known", panel=FACTS)
+        bool, option("Only those whose answer the model puts first (with --facts).", "--known", panel=FACTS)
     ] = False

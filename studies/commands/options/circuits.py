@@ -27,7 +27,7 @@ Unknown = Annotated[bool, option("Go on with a fact whose answer is not in the t
 class CircuitOptions(Options):
     """How a circuit is found."""
 
-    edges: Annotated[int | None, option("Of a scorer, so many edges.")] = None
+    edges: Annotated[int | None, option("So many edges (with a scorer).")] = None
     threshold: Annotated[float | None, option("Edges that cost less are cut  [dim](acdc: 0.1)[/dim]")] = None
     ablation: Annotated[
         str | None,

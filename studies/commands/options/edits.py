@@ -81,7 +81,7 @@ class AllowTrained(Options):
 class EditorOptions(AllowTrained):
     """The editor of a method that is trained."""
 
-    editor: Annotated[Path | None, option("Of a method that is trained: what edit train saved.")] = None
+    editor: Annotated[Path | None, option("What edit train saved, for a method that is trained.")] = None
 
     def loaded(self) -> "Trained | None":
         """The editor; None where none is given."""
@@ -95,7 +95,7 @@ class EditorsOptions(AllowTrained):
     """The editors of several methods, or of several layers."""
 
     editor: Annotated[
-        tuple[Path, ...], option("Of a method that is trained: what edit train saved; repeat for several.")
+        tuple[Path, ...], option("What edit train saved, for a method that is trained; repeat for several.")
     ] = ()
 
     def loaded(self) -> "tuple[Trained, ...]":

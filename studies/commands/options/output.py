@@ -12,7 +12,7 @@ from studies.commands.options.values import Options
 
 AsJson = Annotated[bool, option("Print the summary for programs.", "--json", panel=OUTPUT)]
 Light = Annotated[bool, option("A small page, with plotly.js beside it and not inside.", "--light", panel=OUTPUT)]
-Seed = Annotated[int, option("Of everything that is drawn.", panel=DETAILS)]
+Seed = Annotated[int, option("The seed of everything that is drawn.", panel=DETAILS)]
 OtherSettings = Annotated[
     tuple[str, ...], option("Any other setting; repeat for several.", "--set", metavar="KEY=VALUE", panel=DETAILS)
 ]

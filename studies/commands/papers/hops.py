@@ -30,7 +30,7 @@ class HopsOptions(EditOptions, EditorOptions, ModelOptions, WorkersOptions, RunO
     ] = None
     relations: Annotated[
         str | None,
-        option("Of shipped chains: the relations of the first hop, with commas between.", panel=FACTS),
+        option("The relations of the first hop of shipped chains, with commas between.", panel=FACTS),
     ] = None
     limit: Annotated[int, option("So many chains are edited.", panel=FACTS)] = 20
     unknown: Annotated[

@@ -36,7 +36,7 @@ class TableOptions(CircuitOptions, ModelOptions, WorkersOptions, RunOptions):
     limit: Annotated[
         int, option("So many known facts of one length for each circuit; the others are held out.", panel=FACTS)
     ] = 8
-    held_out: Annotated[int, option("Of the others, at most so many are asked.", panel=FACTS)] = 40
+    held_out: Annotated[int, option("At most so many of the others are asked.", panel=FACTS)] = 40
     extra: Extra = "refuse"
     method: CircuitMethod = "eap_ig"
     metric: EdgeMetric = "nll"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from factscope.errors import UserError
 from factscope.runs.folders import new_folder
 from factscope.settings import configured
-from studies.commands.app import listed, load, saying, tell_notes, tell_result
+from studies.commands.app import listed, load, tell_notes, tell_result
 from studies.commands.asked import check_prompt, note_own_answer, prompt_from
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
@@ -63,8 +63,7 @@ def patchscope(options: PatchscopeOptions) -> None:
     with run_folder("trace patchscope", options, new_folder("patchscope", text), fresh=True) as folder:
         model = load(options)
         prompt = prompt_from(model, options)
-        with saying("Putting states into the target ..."):
-            result = read(model, prompt, config, others=listed(options.others))
+        result = read(model, prompt, config, others=listed(options.others))
         page = save_with_page(result, folder, options.light)
     note_own_answer(result.prompt)
     tell_notes(result.notes)

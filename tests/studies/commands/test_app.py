@@ -73,8 +73,8 @@ def _in_a_terminal(code: str, **environment: str) -> bytes:
 
 HELP = "import sys; sys.argv = ['edit', '--help']; from studies.commands.edit.command import main; main()"
 BAR = """
-from factscope.progress import progress
-with progress("counting", 3) as advance:
+from factscope.progress import progress, stage
+with stage("waiting"), progress("counting", 3) as advance:
     for _ in range(3): advance(1)
 print("done")
 """
@@ -85,9 +85,10 @@ def test_colours_at_a_terminal_unless_no_color() -> None:
     assert not COLOUR.search(_in_a_terminal(HELP, NO_COLOR="1"))
 
 
-def test_a_bar_is_gone_when_the_work_is_done() -> None:
+def test_a_bar_is_gone_when_the_work_is_done_and_a_stage_before_it() -> None:
     said = _in_a_terminal(BAR, NO_COLOR="1")
-    assert b"counting" in said
+    assert b"waiting" in said
+    assert said.rindex(b"waiting") < said.index(b"counting")
     after = said[said.rindex(b"counting") :]
     assert b"\x1b[2K" in after  # its line is erased
     assert after.rstrip().endswith(b"done")

@@ -106,7 +106,8 @@ def test_stack_list_undo_and_export(edit):
     undone = edit("undo", "runs/one", "--json")
     assert undone.exit_code == 0, undone.stderr
     assert json.loads(undone.stdout)["stack"] == ["runs/two"]
-    assert edit("undo").exit_code == 0
+    words = "Taken off the stack: runs/two; its folder stays. Tried on the weights: without it, bit for bit "
+    assert edit("undo").stdout == f"{words}the unedited model\n"
     empty = edit("undo")
     assert (empty.exit_code, "nothing to undo" in empty.stderr) == (2, True)
     assert "*" not in edit("list").stdout

@@ -26,6 +26,7 @@ class UndoOptions(SavedModelOptions):
 @command("edit undo", UndoOptions, "edit undo", "edit undo runs/20261121-140000-edit-rome", bare=True)
 def undo(options: UndoOptions) -> None:
     """Take an edit off the stack, from any place in it; checked on the weights, bit for bit. Its folder stays."""
+    from factscope.plots.labels import counted
     from studies.edit import load_edits
 
     kept = read_stack(options.runs)
@@ -44,7 +45,8 @@ def undo(options: UndoOptions) -> None:
     if options.as_json:
         tell(json.dumps({"undone": match[0], "stack": rest}))
         return
-    tell(f"Undone: {match[0]}; {len(rest)} left on the stack; the weights came back bit for bit")
+    left = f"the model with the {counted(len(rest), 'edit')} left" if rest else "the unedited model"
+    tell(f"Taken off the stack: {match[0]}; its folder stays. Tried on the weights: without it, bit for bit {left}")
 
 
 def _comes_back(model: Any, stack: dict[str, list[Any]], gone: str) -> bool:

@@ -34,10 +34,9 @@ def bridge(tokenizer: Any) -> Any:
 
 def test_a_model_in_memory_gives_the_numbers_of_its_folder(toy: Any, tokenizer: Any) -> None:
     """Its weights are shared and not copied; start token, prompt, trace and edit are those of the folder."""
-    given = hugging().train()
+    given = hugging()
     model = fs.load_model(given, tokenizer=tokenizer)
     assert model.original_model is given
-    assert not given.training
     assert not any(parameter.requires_grad for parameter in given.parameters())
     assert fs.fingerprint(model) == fs.fingerprint(toy)
     assert fs.info(model) == fs.info(toy)
@@ -128,12 +127,22 @@ def test_what_is_no_model_or_no_raw_one_is_told_in_one_sentence(tokenizer: Any, 
 
 
 def test_a_model_in_training_mode_is_not_asked(bridge: Any) -> None:
+    """Nor is it put into another mode without a word: whose it is may be in the middle of a training."""
     prompt = fs.prompt(bridge, TEXT)
-    bridge.original_model.train()
+    for parts in (bridge, bridge.original_model):
+        parts.train()
     for call in (lambda: fs.prompt(bridge, TEXT), lambda: fs.trace(bridge, prompt), lambda: fs.lens(bridge, prompt)):
         with pytest.raises(ModelError, match="the model is in training mode"):
             call()
-    assert fs.prompt(fs.load_model(bridge), TEXT) == prompt
+    with pytest.raises(ModelError, match=r"in training mode, .*: call its eval\(\)"):
+        fs.load_model(bridge)
+    given = hugging().train()
+    asking = [parameter.requires_grad for parameter in given.parameters()]
+    with pytest.raises(ModelError, match=r"in training mode, .*: call its eval\(\)"):
+        fs.load_model(given, tokenizer=bridge.tokenizer)
+    assert all(part.training for part in given.modules())
+    assert [parameter.requires_grad for parameter in given.parameters()] == asking
+    assert fs.prompt(fs.load_model(bridge.eval()), TEXT) == prompt
 
 
 def test_another_models_tokenizer_devices_and_weights_are_refused(tokenizer: Any) -> None:
@@ -141,11 +150,11 @@ def test_another_models_tokenizer_devices_and_weights_are_refused(tokenizer: Any
     for size in (len(tokenizer) - 1, 2 * len(tokenizer)):
         config.vocab_size = size
         with pytest.raises(ModelError, match=f"the tokenizer has {len(tokenizer)} tokens and .* has {size}"):
-            own.check(AutoModelForCausalLM.from_config(config), tokenizer)
+            own.check(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
     config.vocab_size = len(tokenizer) + 3  # padded, as many models are
-    own.check(AutoModelForCausalLM.from_config(config), tokenizer)
+    own.check(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
+        empty = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(ModelError, match="has no weights in memory yet"):
         own.check(empty, tokenizer)
     parted = hugging()

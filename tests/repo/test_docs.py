@@ -141,6 +141,20 @@ def test_help_has_examples_that_parse(words: str, each: Any) -> None:
         parse(Shown("", line).words)
 
 
+def test_every_command_that_writes_a_page_stands_in_the_gallery_and_every_picture_is_small() -> None:
+    text = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    drawing = [words for words, each in _commands("factscope") if any("--light" in one.opts for one in each.params)]
+    others = ("show", "export", "merge")  # of pages that are there, and of other work
+    names = [words.removeprefix("factscope ") for words in drawing if words.split()[-1] not in others]
+    names = [name.replace("trace trace", "trace") for name in names]
+    assert len(names) > 20
+    assert [name for name in names if not re.search(rf"(^\$ |`){name}\b", text, re.MULTILINE)] == []
+    shown = set(re.findall(r"images/gallery/([\w-]+\.png)", text))
+    there = {one.name: one.stat().st_size for one in (ROOT / "docs" / "images" / "gallery").iterdir()}
+    assert shown == set(there)
+    assert max(there.values()) < 150_000
+
+
 # What needs no model, and so is run as it stands; {} is the folder of a saved edit.
 RUN = {("edit", "list"), ("trace", "cache"), ("trace", "--help"), ("circuit", "--help"), ("edit", "--help")}
 

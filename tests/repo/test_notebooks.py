@@ -120,7 +120,7 @@ def test_a_committed_notebook_is_fit_to_read(path: Path) -> None:
     assert code[0].startswith("MODEL = ")
     assert not re.search(r"^MODEL\b", "\n".join(code[1:]), re.MULTILINE)
     ours = "factscope|tracing|circuits|editing|studies"
-    imported = re.findall(rf"^\s*(?:import|from) (?:{ours})\b.*$", "\n".join(code), re.MULTILINE)
+    imported = re.findall(rf"^ *(?:import|from) (?:{ours})\b.*$", "\n".join(code), re.MULTILINE)
     assert set(imported) == {"import factscope as fs"}
     assert not re.search(r"import _|\b\w+\._[a-z]", "\n".join(code))
     text = path.read_text(encoding="utf-8")

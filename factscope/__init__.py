@@ -11,9 +11,13 @@ so that `import factscope` costs nothing and brings no torch; `__init__.pyi` say
 """
 
 import importlib
+import warnings
 from typing import Any
 
 __version__ = "0.1.0"
+
+# tqdm, which libraries bring along, asks for widgets in a notebook; our progress needs none (factscope/progress.py).
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _PLACES = {
     # the model, prompts and facts

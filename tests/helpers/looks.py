@@ -42,8 +42,8 @@ const measure = () => {
   }
   for (const e of document.body.querySelectorAll("*")) {
     if (!(e instanceof HTMLElement) || !seen(e)) continue;
-    const overflow = getComputedStyle(e).overflowX;
-    const hides = PRINTED ? overflow !== "visible" : /hidden|clip/.test(overflow);
+    const { overflowX: overflow, scrollbarWidth: bar } = getComputedStyle(e);
+    const hides = PRINTED ? overflow !== "visible" : /hidden|clip/.test(overflow) || bar === "none";
     if (hides && e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 1) found.cut.push(named(e));
   }
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);

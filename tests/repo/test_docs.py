@@ -97,6 +97,7 @@ def test_words_that_people_search_for_stand_on_a_page() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
     words = ("BOS", "prepend_bos", "covariance", "pandas", "DataFrame", "HookedTransformer", "Cite", "BibTeX")
     assert [word for word in words if word not in text] == []
+    assert re.findall(r"(?<!\[)\barXiv:? ?\d{4}\.\d+", text) == []  # a paper is a link
 
 
 def test_every_name_of_the_face_is_described_in_the_reference() -> None:

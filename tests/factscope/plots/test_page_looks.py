@@ -30,7 +30,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, chosen in (("all", kinds()), ("plain", [kind for kind in kinds() if kind not in DRAWN])):
         wide = Heatmap("Words", [[0.5] * 40], ("0",), ("word",) * 40, cell_labels=[["word"] * 40])  # type: ignore[arg-type]
         specs = (*(filled(kind, "word") for kind in chosen), *((wide,) if name == "all" else ()), table)
-        parts = (Section("What was found", specs, "A sentence."), Section("Where the answer is read", ()))
+        more = tuple(Section(f"Where the answer {place} is read, and how", ()) for place in range(9))
+        parts = (Section("What was found", specs, "A sentence."), *more)
         found[name] = write_page(Page("A page", parts), folder / name / "page.html")
     entry = Entry(("runs", "a"), "a trace", ("Oda Voss lives in " * 4,), "toy", "trace x " * 9, "2026-01-01T10:00", 1.5)
     cut = Entry(("b",), "a bench", (), "", "", "", None, "cut")

@@ -8,10 +8,11 @@ A plotly figure is a place for it, with its data beside it as JSON that `page.js
 from functools import singledispatch
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 from factscope.plots import render
 from factscope.plots.escape import html_text, script_json, visible
-from factscope.plots.specs import Card, Cell, Headline, Heatmap, Spec, Table, Text
+from factscope.plots.specs import Card, Cell, Headline, Heatmap, Links, Spec, Table, Text
 from factscope.plots.svg import image
 
 WIDE = 28  # columns from which a heatmap takes the whole width of the page; with words in its cells always
@@ -79,6 +80,12 @@ def _(spec: Headline) -> str:
 @fragment.register
 def _(spec: Text) -> str:
     return f'<section class="spec prose wide">{_heading(spec)}{paragraphs(spec.text)}</section>'
+
+
+@fragment.register
+def _(spec: Links) -> str:
+    links = ", ".join(f'<a href="./{quote(name, safe="")}/page.html">{html_text(name)}</a>' for name in spec.folders)
+    return f'<section class="spec prose wide">{_heading(spec)}<p>{links}</p></section>'
 
 
 def paragraphs(text: str) -> str:

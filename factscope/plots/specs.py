@@ -215,6 +215,14 @@ class Text(Spec):
 
 
 @dataclass(frozen=True)
+class Links(Spec):
+    """Pages of the folders beside this page, by the folders' names."""
+
+    folders: tuple[str, ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading, a paragraph on what is seen below it, and the specs in reading order."""
 

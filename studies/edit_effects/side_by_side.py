@@ -8,6 +8,7 @@ from factscope.plots.specs import (
     Cell,
     Curves,
     Heatmap,
+    Links,
     Page,
     Section,
     Series,
@@ -27,8 +28,9 @@ def side_by_side(found: Sequence[EditStudy]) -> Page:
     first = found[0]
     old, new = first.answers
     said = Text("\n\n".join(f"{study.method}: {words(study)[0]}" for study in found))
+    pages = Links(tuple(study.method for study in found), "Each method's own page")
     sections = (
-        Section("In short", (said, _measures(found)), "Each method's own page is in the folder of its name."),
+        Section("In short", (said, pages, _measures(found))),
         Section("Where the model is read for the new answer", _traces(found), _TRACE),
         Section("Where the new answer comes in", _curves(found)),
         Section("Who writes it", (*_direct(found), _heads(found))),

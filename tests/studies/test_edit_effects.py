@@ -1,6 +1,7 @@
 """What an edit did inside: nothing for an edit of nothing, what was wired in where that is known, beside its nulls."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -326,7 +327,9 @@ def test_methods_side_by_side_and_another_prompt(run_command: Any, tmp_path: Pat
     assert done.exit_code == 0, done.stderr
     said = json.loads(done.stdout)
     assert [each["method"] for each in said["methods"]] == ["ft_m", "ft_l"]
-    assert (run / "page.html").is_file()
+    linked = re.findall(r'href="(\./[^"#]+)"', (run / "page.html").read_text(encoding="utf-8"))
+    assert linked == ["./ft_m/page.html", "./ft_l/page.html"]
+    assert all((run / page).is_file() for page in linked)
     assert (run / "ft_m" / "result.json").is_file()
     assert not (run / "parts").exists()
     done = run_command(

@@ -37,6 +37,7 @@ def test_text_never_becomes_markup(kind, text):
     assert [tag for tag, _ in seen.tags] == [tag for tag, _ in harmless.tags]
     assert [set(found) for _, found in seen.tags] == [set(found) for _, found in harmless.tags]  # no new attribute
     assert visible(text) in "".join(seen.texts) or html_shown(text) in "".join(seen.texts)
+    assert [found["href"] for _, found in seen.tags if not (found.get("href") or "./").startswith("./")] == []
 
 
 @pytest.mark.parametrize("kind", DRAWN, ids=lambda kind: kind.__name__)

@@ -125,8 +125,13 @@ def test_in_a_pipe_a_stage_says_at_every_beat_that_it_goes_on(
 ) -> None:
     monkeypatch.setattr(progress_module, "BEAT", 0.02)
     said: list[str] = []
+
+    def heard() -> bool:
+        said.append(capsys.readouterr().err)
+        return any(said)
+
     with stage("evaluating"):
-        until(lambda: said.append(capsys.readouterr().err) or any(said))
+        until(heard)
     assert "".join(said).startswith("evaluating: 0:00 so far\n")
     capsys.readouterr()
     time.sleep(0.1)

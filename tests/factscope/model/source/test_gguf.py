@@ -47,7 +47,8 @@ def by_hand(data: np.ndarray, kind: Format) -> np.ndarray:
 def packed(rows: int, columns: int, kind: Format, draw: np.random.Generator) -> np.ndarray:
     """Random weights in a format, some hundredths large."""
     if kind is not Format.Q6_K:
-        return gguf.quantize(draw.normal(0, 0.1, (rows, columns)).astype(np.float32), kind)
+        drawn: np.ndarray = gguf.quantize(draw.normal(0, 0.1, (rows, columns)).astype(np.float32), kind)
+        return drawn
     blocks = draw.integers(0, 256, (rows * columns // 256, 210), dtype=np.uint8)  # any codes, any 8-bit scales
     blocks[:, 208:] = np.array([2e-5], np.float16).view(np.uint8)
     return blocks.reshape(rows, -1)

@@ -58,6 +58,11 @@ def executed(
     return notebook
 
 
+def _passing(output: Any) -> bool:
+    """A library's warning, with the paths of one machine, or the empty line that progress leaves."""
+    return output.get("name") == "stderr" or output.get("data") == {"text/plain": ""}
+
+
 def main() -> None:
     """Entry point."""
     read = argparse.ArgumentParser(description="Run the notebooks from top to bottom.")
@@ -74,8 +79,8 @@ def main() -> None:
         if asked.save:
             for cell in done.cells:
                 cell.metadata.pop("execution", None)  # times of the day, which would differ at every run
-                if "outputs" in cell:  # results, and not a library's warnings with the paths of one machine
-                    cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+                if "outputs" in cell:  # results, and neither a library's warnings nor what is left of progress
+                    cell.outputs = [one for one in cell.outputs if not _passing(one)]
             nbformat.write(done, path)
         print(f"{path.stem}: {time.perf_counter() - began:.0f} s")
 

@@ -85,7 +85,7 @@ def test_a_notebook_runs_on_the_toy(path: Path, tmp_path: Path, lines: list[str]
     assert lines[-1] == "", "a line of progress is left behind"
     shown = [output for output in _outputs(done) if output.output_type == "execute_result"]
     assert shown, "a notebook that shows nothing"
-    assert any("factscope" in output.data.get("text/html", "") for output in shown)
+    assert all("factscope" in output.data.get("text/html", "") for output in shown)
     if path.stem == "01_where":
         _looks_right(done, tmp_path)
 

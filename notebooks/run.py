@@ -60,7 +60,7 @@ def executed(
 
 def _passing(output: Any) -> bool:
     """A library's warning, with the paths of one machine, or the empty line that progress leaves."""
-    return output.get("name") == "stderr" or output.get("data") == {"text/plain": ""}
+    return bool(output.get("name") == "stderr" or output.get("data") == {"text/plain": ""})
 
 
 def main() -> None:

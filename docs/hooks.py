@@ -21,6 +21,7 @@ BORROWED = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
+FACE = "<!-- face -->"
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -47,7 +48,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     borrowed = {name: source for source, name in BORROWED.items()}
     here = Path(borrowed.get(page.file.src_path, f"docs/{page.file.src_path}")).parent
     up = "../" * (len(Path(page.file.src_path).parts) - 1)
-    markdown = markdown.replace("<!-- face -->", _face())
+    if FACE in markdown:
+        markdown = markdown.replace(FACE, _face())
 
     def settled(match: re.Match[str]) -> str:
         words, target, anchor = match[1], match[2], match[3] or ""

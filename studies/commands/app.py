@@ -6,6 +6,7 @@ Nothing here imports torch, so that `--help` and `--version` answer at once.
 import codecs
 import contextlib
 import errno
+import gc
 import importlib.util
 import io
 import json
@@ -247,11 +248,24 @@ def loader(model: str, device: str | None, dtype: str) -> Callable[[], Any]:
     """Load a model when called, saying so."""
 
     def load() -> Any:
-        with stage(f"Loading {model} ..."):
-            from factscope.model.load import load as load_model
-        return load_model(model, device=device, dtype=dtype)
+        with _uncollected():
+            with stage(f"Loading {model} ..."):
+                from factscope.model.load import load as load_model
+            return load_model(model, device=device, dtype=dtype)
 
     return load
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """The garbage collector rests: libraries and a model are half a million objects that stay, looked through often."""
+    resting = not gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not resting:
+            gc.enable()
 
 
 def load(options: Any) -> Any:

@@ -6,6 +6,7 @@ as a preface, is run once, and its keys and values are kept for all of them.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from factscope.model.bridge import Bridge, device, run_blocks
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import all_prefaced
+from factscope.model.forward.rotation import switch
 from factscope.model.hooks import reads_prompts, record
 from factscope.model.readout import readout
 from factscope.model.sites import Site
@@ -26,10 +28,17 @@ THIN = 5  # tokens of a pass from which on `thin_products` gains more than it co
 SHARED = 8  # tokens that all rows of a batch must share for a pass of their own to pay
 
 
-def _batches(rows: Sequence[Sequence[int]], told: Sequence[int]) -> Iterator[list[int]]:
-    """Rows of similar length, by number; those with nothing before them are apart, as where no edit is."""
-    for apart in ([i for i, more in enumerate(told) if not more], [i for i, more in enumerate(told) if more]):
-        order = sorted(apart, key=lambda i: len(rows[i]))
+def _batches(rows: Sequence[Sequence[int]], told: Sequence[int], longest: float) -> Iterator[list[int]]:
+    """Rows of similar length, by number; those with nothing before them are apart, as where no edit is.
+
+    Rows that are longer than `longest` have none of another length beside them.
+    """
+
+    def kind(i: int) -> tuple[bool, int]:
+        return bool(told[i]), len(rows[i]) if len(rows[i]) > longest else 0
+
+    for _, alike in groupby(sorted(range(len(rows)), key=lambda i: (*kind(i), len(rows[i]))), kind):
+        order = list(alike)
         yield from (order[i : i + ROWS] for i in range(0, len(order), ROWS))
 
 
@@ -46,7 +55,7 @@ def logits_at(
     rows, told = all_prefaced(model, rows, [min(places) + 1 for places in positions])
     positions = [[place + more for place in places] for places, more in zip(positions, told, strict=True)]
     out: list[Tensor] = [torch.empty(0)] * len(rows)
-    for some in _batches(rows, told):
+    for some in _batches(rows, told, switch(model)):
         tokens = padded([rows[i] for i in some]).to(device(model))
         begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
         ends = torch.tensor([min(positions[i]) for i in some])
@@ -64,9 +73,9 @@ def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[i
     """How many tokens all rows share before `first`, and their keys and values for every row; 0 and None if too few.
 
     What stands beside the model and looks at whole prompts acts on shared tokens too, in each row by that row's prompt:
-    nothing is shared then.
+    nothing is shared then. Nor is it where a text's length decides how its beginning is turned.
     """
-    if len(tokens) == 1 or reads_prompts(model):
+    if len(tokens) == 1 or reads_prompts(model) or tokens.shape[1] > switch(model):
         return 0, None
     same = (tokens == tokens[:1]).all(0)[:first]
     begun = int(same.long().cumprod(0).sum())

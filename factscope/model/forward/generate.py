@@ -4,8 +4,9 @@ The text of an in-context edit that is in place stands before every prompt that 
 
 A pass that writes one token for one row reads every weight, as one that writes a token for each of many rows does. So
 prompts of different lengths are written on together, filled up on the left with tokens that nobody attends to; on a
-model where a row would notice (`_notices_padding`), and beside a gate or a memory that looks at prompts, only prompts
-of one length run together.
+model where a row would notice (`_notices_padding`), or whose positions are turned by a text's length once it is so long
+(factscope/model/forward/rotation.py), and beside a gate or a memory that looks at prompts, only prompts of one length
+run together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from factscope.model.forward.batched import ROWS, THIN
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import all_prefaced
+from factscope.model.forward.rotation import switch
 from factscope.model.hooks import Patch, patched, standing
 from factscope.model.readout import readout
 from factscope.model.source.checkpoint import probe
@@ -95,7 +97,7 @@ def generate(model: Bridge, prompts: Sequence[Sequence[int]], more: int) -> list
     """Greedy continuations by `more` tokens, past any end of text."""
     prompts, told = all_prefaced(model, prompts, [len(prompt) for prompt in prompts])
     out: list[list[int]] = [[] for _ in prompts]
-    for rows in _together(model, [len(prompt) for prompt in prompts], told):
+    for rows in _together(model, [len(prompt) for prompt in prompts], told, more):
         size = max(len(prompts[i]) for i in rows)
         filled = [size - len(prompts[i]) for i in rows]
         begin = torch.tensor([[0] * none + list(prompts[i]) for i, none in zip(rows, filled, strict=True)])
@@ -105,10 +107,11 @@ def generate(model: Bridge, prompts: Sequence[Sequence[int]], more: int) -> list
     return out
 
 
-def _together(model: Bridge, sizes: Sequence[int], told: Sequence[int]) -> Iterator[list[int]]:
+def _together(model: Bridge, sizes: Sequence[int], told: Sequence[int], more: int) -> Iterator[list[int]]:
     """Rows that are written on together, by number: of similar length if the model allows it, else of the same."""
     order = sorted(range(len(sizes)), key=sizes.__getitem__)
-    mixed = len(set(sizes)) > 1 and not any(told) and not standing(model) and not _notices_padding(model)
+    mixed = len(set(sizes)) > 1 and not any(told) and not standing(model) and max(sizes) + more <= switch(model)
+    mixed = mixed and not _notices_padding(model)
     batch: list[int] = []
     for i in order:
         fits = sizes[i] <= LONGER * sizes[batch[0]] if batch and mixed else batch and sizes[i] == sizes[batch[0]]

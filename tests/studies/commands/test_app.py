@@ -1,5 +1,7 @@
 """The commands as guests of a terminal: what is kept, colours, pipes, completion."""
 
+import contextlib
+import gc
 import importlib
 import io
 import json
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from factscope.errors import ModelError
 from factscope.progress import progress
 from helpers.commands import COMMANDS
 from helpers.models import TOY
@@ -159,6 +162,21 @@ def test_an_output_that_is_full_is_one_sentence() -> None:
     assert (done.returncode, done.stderr.decode()) == (
         2, "edit: the output cannot be written (No space left on device)\n"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("ended", [None, ModelError("no such model")])
+def test_the_garbage_collector_rests_for_a_load_alone(ended: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def load(*_: Any, **__: Any) -> None:
+        seen.append(gc.isenabled())
+        if ended is not None:
+            raise ended
+
+    monkeypatch.setattr("factscope.model.load.load", load)
+    with contextlib.suppress(ModelError):
+        app.loader("toy", None, "float32")()
+    assert (seen, gc.isenabled()) == ([False], True)
 
 
 @pytest.mark.parametrize("name", ["trace", "circuit", "edit"])

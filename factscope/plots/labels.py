@@ -96,6 +96,11 @@ def numbers_in_words(numbers: Sequence[int]) -> str:
     return ", ".join(listed)
 
 
+def heading(text: str) -> str:
+    """The text with a capital at its beginning, the rest as it is: no name is changed."""
+    return text[:1].upper() + text[1:]
+
+
 def layers_in_words(layers: Sequence[int]) -> str:
     """Which layers: layer 3; layers 3 to 6."""
     return f"layer{'' if len(layers) == 1 else 's'} {numbers_in_words(layers)}"

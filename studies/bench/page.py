@@ -19,6 +19,7 @@ from editing.pages.wordings import wording_words, wordings
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.model.known import Known
 from factscope.plots.figures.intervals import Group, Intervals
+from factscope.plots.labels import counted, heading
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Table, Text
 from factscope.results.provenance import provenance
 from factscope.statistics import INTERVALS
@@ -244,7 +245,11 @@ def page(bench: Bench) -> Page:
         cards.append(provenance(bench.run))
     sections.append(Section("How it was made", tuple(cards)))
     name = bench.run.model if bench.run is not None else ""
-    return Page(f"{bench.suite}: {len(bench.trials)} methods", tuple(sections), f"{name}, {len(bench.cases)} cases")
+    return Page(
+        heading(f"{bench.suite}: {counted(len(bench.trials), 'method')}"),
+        tuple(sections),
+        f"{name}, {counted(len(bench.cases), 'case')}",
+    )
 
 
 FAILURE_TITLE = "Failed edits by kind"

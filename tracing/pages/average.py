@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from factscope.plots.labels import counted, numbers_in_words
+from factscope.plots.labels import counted, heading, numbers_in_words
 from factscope.plots.specs import Card, Curves, Headline, Heatmap, Number, Page, Palette, Section, Series, Spec, Table
 from factscope.results.provenance import provenance
 from factscope.statistics import ENOUGH, likely_best, resampled_means, shares_of_best
@@ -49,7 +49,7 @@ def maps(result: AverageResult) -> tuple[Spec, ...]:
     """Layers by roles, one map a kind."""
     return tuple(
         Heatmap(
-            title=KINDS[kind][0].upper() + KINDS[kind][1:],
+            title=heading(KINDS[kind]),
             values=result.mean[number].numpy(),
             rows=tuple(str(layer) for layer in range(result.mean.shape[1])),
             columns=result.roles,
@@ -80,7 +80,7 @@ def curves(result: AverageResult) -> tuple[Spec, ...]:
             for i in [result.roles.index(role)]
             if result.count[i]
         )  # fmt: skip
-        title = KINDS[kind][0].upper() + KINDS[kind][1:]
+        title = heading(KINDS[kind])
         drawn.append(Curves(title, x, series, y_title="average indirect effect", unit=result.unit))
     return tuple(drawn)
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from factscope.plots.labels import settings_in_words
+from factscope.plots.labels import heading, settings_in_words
 from factscope.plots.specs import (
     Card,
     Cell,
@@ -165,7 +165,7 @@ def _curves(result: LensesResult) -> tuple[Spec, ...]:
 def _maps(result: LensesResult) -> tuple[Spec, ...]:
     return tuple(
         token_map(
-            reader[0].upper() + reader[1:],
+            heading(reader),
             result.prompt,
             np.array(result.top[number], dtype=object),
             result.top_probability[number].numpy(),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from factscope.plots.labels import counted, settings_in_words
+from factscope.plots.labels import counted, heading, settings_in_words
 from factscope.plots.specs import (
     Card,
     Curves,
@@ -161,7 +161,7 @@ def _numbers(result: NeuronResult) -> tuple[Number, ...]:
 
 
 def _notes(result: NeuronResult) -> tuple[Spec, ...]:
-    notes = [note[0].upper() + note[1:] + "." for note in result.notes]
+    notes = [heading(note) + "." for note in result.notes]
     return (Text("\n\n".join(notes)),) if notes else ()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from factscope.plots.labels import layers_in_words, settings_in_words
+from factscope.plots.labels import heading, layers_in_words, settings_in_words
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Palette, Section, Spec, Table, Text
 from factscope.results.provenance import provenance
 from tracing.causal import window_of
@@ -185,7 +185,7 @@ def _heatmap(result: TraceResult, title: str, effect: Tensor, error: Tensor, kin
     prompt = result.prompt
     positive = bool((effect >= -2 * error.nan_to_num() - 0.02 * effect.abs().max()).all())
     return Heatmap(
-        title=title[0].upper() + title[1:],
+        title=heading(title),
         values=effect.numpy(),
         rows=tuple(str(layer) for layer in range(effect.shape[0])),
         columns=prompt.labels,

@@ -269,9 +269,11 @@ def _result(options: BenchOptions, how: Any, cases: Any, folder: Path, other: An
 
 def _tell(result: Any, page: Path) -> None:
     """The result for people."""
+    from factscope.plots.labels import counted, heading
     from studies.bench import page as bench_view
 
-    show(replace(bench_view.score_table(result), title=f"{result.suite}, {len(result.cases)} cases"))
+    title = heading(f"{result.suite}, {counted(len(result.cases), 'case')}")
+    show(replace(bench_view.score_table(result), title=title))
     for table in bench_view.further(result):
         show(table)
     for name, value in bench_view.facts_of(result):

@@ -10,7 +10,7 @@ Differences are beside the largest number of the piece. What the other refuses f
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def differences(architecture: str, seed: int) -> Iterator[Difference]:
     with tempfile.TemporaryDirectory() as place:
         folder = save_tiny(architecture, Path(place), layers=2, seed=seed)
         model, bare = load(str(folder), device="cpu", dtype="float64"), plain_of(folder).double()
-        one = task_of(model, "logit_difference", "counterfactual")
+        one = asked(model)
         said = partial(_difference, architecture, seed)
         yield said("logits", "plain", lambda: _logits(model, bare, one))
         yield said("restored under noise", "plain", lambda: _restored(model, bare, one))
@@ -69,6 +69,17 @@ def differences(architecture: str, seed: int) -> Iterator[Difference]:
             yield said(f"activation patching, {kind}", "TransformerLens", partial(_patched, model, one, kind))
         yield said("direct path patching", "TransformerLens", lambda: _paths(model, one))
         yield said("edge attribution", "TransformerLens", lambda: _edges(model, one))
+
+
+@torch.no_grad()
+def asked(model: Any) -> Task:
+    """Of the prompts of equal length the two between which the answer's logit differs most: there is a gap to restore."""
+    every = task_of(model, "logit_difference", "counterfactual", rows=8)
+    logits = model(torch.tensor([prompt.tokens for prompt in every.prompts]))[:, -1]
+    answer, foil = every.prompts[0].answer_ids[0], every.prompts[0].foil_ids[0]
+    apart = logits[:, answer] - logits[:, foil]
+    clean, corrupt = (every.prompts[int(place)] for place in (apart.argmax(), apart.argmin()))
+    return replace(every, prompts=(clean,), corrupt=(corrupt,))
 
 
 def _difference(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from campaigns.differential.pieces import Difference, _lens, _patched
-from helpers.circuits import double, task
+from campaigns.differential.pieces import Difference, _lens, _patched, asked
+from helpers.circuits import double
 
 
 @pytest.mark.parametrize("kind", ["resid", "mlp", "head"])
@@ -31,4 +31,4 @@ def test_a_difference_falls_and_a_refusal_does_not() -> None:
 
 def _asked(folder: Path) -> tuple[Any, Any]:
     model = double("gpt2", folder)
-    return model, task(model, "logit_difference", "counterfactual")
+    return model, asked(model)

@@ -1,16 +1,13 @@
 """Twenty models, each with a planted circuit and a planted edit; what was found of them, and what else."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
-from campaigns.trial import Fall, Report
+from campaigns.trial import Fall, Report, asked
 from campaigns.truths.circuits import ALIVE, SCORERS, Found, plant, recovered
 from campaigns.truths.edits import nothing, plan, uncovered
 from circuits.find import find
 from circuits.search.acdc import ACDC
-
-SEEDS = range(20)
 
 
 def one(seed: int, scorers: bool = True) -> list[Found]:
@@ -29,10 +26,10 @@ def fell(found: Found) -> bool:
 
 
 def run(_: Path, only: str = "") -> Report:
-    """Every seed, or those of FACTSCOPE_SEEDS, as "3,4"; of the methods whose name holds `only`."""
-    chosen = os.environ.get("FACTSCOPE_SEEDS", "")
+    """CAMPAIGN_COUNT models from CAMPAIGN_SEED on, twenty from 0; of the methods whose name holds `only`."""
+    count, first = asked(20, 0)
     rows: list[Found] = []
-    for seed in map(int, chosen.split(",")) if chosen else SEEDS:
+    for seed in range(first, first + count):
         rows += (here := [row for row in one(seed) if only in row.method])
         print(f"seed {seed}:", *(f"{row.method} {_count(row)}" for row in here), flush=True)
     tried, falls = dict[str, int](), []

@@ -73,7 +73,7 @@ def differences(architecture: str, seed: int) -> Iterator[Difference]:
 
 @torch.no_grad()
 def asked(model: Any) -> Task:
-    """Of the prompts of equal length the two between which the answer's logit differs most: there is a gap to restore."""
+    """The two of the prompts between which the answer's logit differs most, so that there is a gap to restore."""
     every = task_of(model, "logit_difference", "counterfactual", rows=8)
     logits = model(torch.tensor([prompt.tokens for prompt in every.prompts]))[:, -1]
     answer, foil = every.prompts[0].answer_ids[0], every.prompts[0].foil_ids[0]

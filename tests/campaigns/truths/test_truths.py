@@ -1,7 +1,7 @@
-"""Wirings are what they say, and one planted circuit is traced; `make campaign` plants twenty, and edits in them."""
+"""Wirings are what they say, and one circuit and its edit are found; `make campaign` plants twenty."""
 
-from campaigns.truths.campaign import fell
-from campaigns.truths.circuits import HEADS, LAYERS, _traced, alive, edges, found, plant, wiring
+from campaigns.truths.campaign import fell, one
+from campaigns.truths.circuits import HEADS, LAYERS, alive, edges, found, wiring
 
 
 def test_every_drawn_wiring_reaches_from_the_embedding_to_the_logits() -> None:
@@ -23,10 +23,13 @@ def test_nodes_off_the_path_are_left_out() -> None:
     assert edges(alive(wired)) == {"embed->m0", "m0->a1.h0.v", "a1.h0->logits"}
 
 
-def test_a_planted_circuit_is_traced_and_a_miss_falls() -> None:
-    row = _traced(2, plant(2))
-    assert not fell(row), row
-    assert set(row.planted) == {"a0.h1", "a0.h2", "a1.h1", "m0", "m2"}
+def test_a_planted_circuit_and_a_planted_edit_are_found_and_a_miss_falls() -> None:
+    rows = one(2, scorers=False)
+    assert not [row for row in rows if fell(row)], rows
+    by = {row.method: row for row in rows}
+    assert set(by["causal tracing"].planted) == {"a0.h1", "a0.h2", "a1.h1", "m0", "m2"}
+    assert len(by["acdc"].planted) == 8
+    assert by["circuit diff"].planted
     assert fell(found(2, "acdc", {"embed->m0"}, set()))
     assert fell(found(2, "acdc", {"embed->m0"}, {"embed->m0", "m0->logits"}))
     assert not fell(found(2, "eap", {"embed->m0"}, set()))

@@ -37,7 +37,7 @@ def main() -> int:
     options = asked.parse_args()
     if unknown := [name for name in options.campaign if name not in CAMPAIGNS]:
         asked.error(f"there is no campaign {unknown[0]!r}; choose from {', '.join(CAMPAIGNS)}")
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     os.environ |= {f"CAMPAIGN_{n}": v for n, v in (("COUNT", options.count), ("SEED", options.seed)) if v is not None}
     fallen = [_ran(name, options.only, options.out) for name in options.campaign]
     return 1 if any(fallen) else 0

@@ -10,6 +10,7 @@ Differences are beside the largest number of the piece. What the other refuses f
 import math
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,15 +24,18 @@ from circuits.engine.reference import Reference
 from circuits.graph import Graph
 from circuits.scorers.eap import EAP
 from circuits.task import Task
+from factscope.errors import NoGap
 from factscope.model.load import load
+from factscope.model.prompts import Prompt
 from helpers.architectures import plain as plain_of
 from helpers.circuits import task as task_of
 from helpers.circuits import their_edges
 from helpers.models import save_tiny
 from helpers.oracle import module_of, restored
 from tracing.causal import Config, trace
-from tracing.corruption import noise
+from tracing.corruption import Corruption, noise
 from tracing.logit_lens import lens
+from tracing.results import TraceResult
 
 ARCHITECTURES = ("gpt2", "llama", "olmo2", "neox", "gemma3", "gemma2", "granite", "cohere", "gptj")
 
@@ -112,10 +116,10 @@ def _logits(model: Any, bare: Any, one: Task) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _restored(model: Any, bare: Any, one: Task) -> tuple[Tensor, Tensor]:
-    prompt, config = one.prompts[0], Config(sites=("resid", "mlp", "attn"), window=1, samples=3)
-    made = noise(model, prompt, samples=3, level=1.0, seed=3)
+    prompt = one.prompts[0]
+    found, made = _hurt(model, prompt)
     assert made.noise is not None
-    found, ours, theirs = trace(model, prompt, config, corruption=made), [], []
+    ours, theirs = [], []
     embed = module_of(model, bare, model.embed)
     last = len(prompt.tokens) - 1
     for layer, block in enumerate(model.blocks):
@@ -125,6 +129,16 @@ def _restored(model: Any, bare: Any, one: Task) -> tuple[Tensor, Tensor]:
                 module = module_of(model, bare, part)
                 theirs.append(restored(bare, prompt, made.noise.double(), module, position, embed)[1].mean())
     return torch.stack(ours), torch.stack(theirs)
+
+
+def _hurt(model: Any, prompt: Prompt) -> tuple[TraceResult, Corruption]:
+    """A trace under the first noise that makes the answer less probable: in a random model some makes it more so."""
+    config = Config(sites=("resid", "mlp", "attn"), window=1, samples=3)
+    for seed in range(20):
+        made = noise(model, prompt, samples=3, level=1.0, seed=seed)
+        with suppress(NoGap):
+            return trace(model, prompt, config, corruption=made), made
+    raise AssertionError(f"twenty noises do not hurt {prompt.text!r}")
 
 
 @torch.no_grad()

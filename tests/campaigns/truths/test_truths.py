@@ -24,12 +24,12 @@ def test_nodes_off_the_path_are_left_out() -> None:
 
 
 def test_a_planted_circuit_and_a_planted_edit_are_found_and_a_miss_falls() -> None:
-    rows = one(2, scorers=False)
+    rows = one(6, scorers=False)  # its edit silences a head, and with it an MLP
     assert not [row for row in rows if fell(row)], rows
     by = {row.method: row for row in rows}
-    assert set(by["causal tracing"].planted) == {"a0.h1", "a0.h2", "a1.h1", "m0", "m2"}
-    assert len(by["acdc"].planted) == 8
-    assert by["circuit diff"].planted
+    assert set(by["causal tracing"].planted) == set(wiring(6)) - {"logits"}
+    assert set(by["acdc"].planted) == edges(wiring(6))
+    assert any(change.startswith("-") for change in by["circuit diff"].planted)
     assert fell(found(2, "acdc", {"embed->m0"}, set()))
     assert fell(found(2, "acdc", {"embed->m0"}, {"embed->m0", "m0->logits"}))
     assert not fell(found(2, "eap", {"embed->m0"}, set()))

@@ -4,7 +4,7 @@
     TransformerLens      activation patching of states, attention, MLPs and heads; its logit lens, ranks and entropies;
                          direct path patching; edge attribution
 
-Differences are beside the largest number of the piece. What the other refuses for an architecture is said as NaN.
+Differences are beside the largest number of the piece. What one of them refuses for an architecture is NaN.
 """
 
 import math
@@ -24,7 +24,7 @@ from circuits.engine.reference import Reference
 from circuits.graph import Graph
 from circuits.scorers.eap import EAP
 from circuits.task import Task
-from factscope.errors import NoGap
+from factscope.errors import ModelError, NoGap
 from factscope.model.load import load
 from factscope.model.prompts import Prompt
 from helpers.architectures import plain as plain_of
@@ -49,7 +49,7 @@ class Difference:
     piece: str
     against: str
     numbers: int
-    largest: float  # absolute difference; NaN: the other refuses
+    largest: float  # absolute difference; NaN: one of them refuses
     scale: float  # the largest number
     refused: str = ""
 
@@ -91,7 +91,7 @@ def _difference(
 ) -> Difference:
     try:
         ours, theirs = both()
-    except (NotImplementedError, ValueError, AttributeError, KeyError) as refusal:
+    except (NotImplementedError, ValueError, ModelError) as refusal:
         words = f"{type(refusal).__name__}: {str(refusal)[:120]}"
         return Difference(architecture, seed, piece, against, 0, math.nan, math.nan, words)
     assert ours.shape == theirs.shape, (piece, ours.shape, theirs.shape)

@@ -23,25 +23,27 @@ SHOWN = re.compile(
 WIDE, HIGH, SCALE = 1280, 1240, 0.5  # CSS pixels of the window, and pixels of the picture for each of them
 
 
-def shown() -> list[tuple[Path, list[str]]]:
-    """(picture, the words of its command), in the order of the page: the last line of the block above it."""
+def shown() -> list[tuple[Path, list[list[str]]]]:
+    """(picture, the words of the commands above it), in the page's order; of the last command's page is the picture."""
     text = (HERE / "gallery.md").read_text(encoding="utf-8")
-    lines = [(HERE / found["image"], found["lines"].strip().splitlines()[-1]) for found in SHOWN.finditer(text)]
-    return [(image, shlex.split(line.removeprefix("$ "))) for image, line in lines]
+    lines = [(HERE / found["image"], found["lines"].strip().splitlines()) for found in SHOWN.finditer(text)]
+    return [(image, [shlex.split(line.removeprefix("$ ")) for line in block]) for image, block in lines]
 
 
 def page_of(name: str, words: list[str], runs: Path) -> Path:
-    """The page of a command's run, which is computed now or was before."""
+    """The page of a command's run, which is computed now or was before; `name` is its folder, if it names none."""
     from factscope.plots.page import write_page
     from studies.saved import saved_run
 
-    folder = runs / "runs" / name
     if words[:2] == ["factscope", "view"]:
         subprocess.run([sys.executable, "-m", *words], cwd=runs, check=True)
         return runs / words[2] / "index.html"
+    if "--out" not in words:
+        words = [*words, "--out", f"runs/{name}"]
+    folder = runs / words[words.index("--out") + 1]
     if not (folder / "result.json").is_file():
         print(shlex.join(words), flush=True)
-        subprocess.run([sys.executable, "-m", "factscope", *words, "--out", f"runs/{name}"], cwd=runs, check=True)
+        subprocess.run([sys.executable, "-m", "factscope", *words], cwd=runs, check=True)
     return write_page(saved_run(folder)[1], folder / "page.html", light=True)
 
 
@@ -65,9 +67,10 @@ def main() -> None:
         sys.exit("no chromium or google-chrome on the path")
     chosen = [name for name in asked.only.split(",") if name]
     (asked.runs / "runs").mkdir(parents=True, exist_ok=True)
-    for image, words in shown():
+    for image, commands in shown():
         if not chosen or image.stem in chosen:
-            picture(page_of(image.stem, words, asked.runs), image, browser)
+            pages = [page_of(image.stem, words, asked.runs) for words in commands]
+            picture(pages[-1], image, browser)
 
 
 if __name__ == "__main__":

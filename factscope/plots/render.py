@@ -89,7 +89,6 @@ def _(spec: Heatmap, theme: Theme) -> go.Figure:
         "y": list(range(len(spec.rows))),
         "zmin": low,
         "zmax": high,
-        "customdata": cell_hover(spec),
         "hovertemplate": "%{customdata}<extra></extra>",
         "hoverongaps": False,
         "xgap": 1 if len(spec.columns) <= 60 else 0,
@@ -111,9 +110,15 @@ def _(spec: Heatmap, theme: Theme) -> go.Figure:
     }
     colours = colour_scale(spec.scale, spec.palette, theme)
     counted, greyed = np.where(counts, spec.values, np.nan), np.where(counts, np.nan, spec.values)
-    result = go.Figure(go.Heatmap(z=counted, colorscale=colours, colorbar=bar, **shared))
+    said = cell_hover(spec)
+    parts = [
+        [[text if own else "" for text, own in zip(row, which, strict=True)] for row in said]
+        for which in (counts, ~counts)
+    ]
+    result = go.Figure(go.Heatmap(z=counted, colorscale=colours, colorbar=bar, customdata=parts[0], **shared))
     if spec.left_out:
-        result.add_trace(go.Heatmap(z=greyed, colorscale=grey_scale(theme), showscale=False, **shared))
+        grey = {"colorscale": grey_scale(theme), "showscale": False, "customdata": parts[1]}
+        result.add_trace(go.Heatmap(z=greyed, **grey, **shared))
     _place_columns_and_rows(result, spec, theme)
     for first, last in runs(spec.marked):
         _add_bracket(result, first - 0.42, last + 0.42, spec.marked_title, ink.accent)

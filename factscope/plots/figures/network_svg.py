@@ -21,6 +21,7 @@ GUTTER = 66  # for the rows' names
 THINNEST, THICKEST = 1.0, 4.5
 BEND = 7.0  # radius of a line's corners
 TIP = 7.0  # length of an arrow's tip
+SEEN = 0.5  # pixels that a point is off its neighbours' line before a bend is seen
 
 SHAPES: dict[Palette, str] = {"red": "pill", "green": "box", "purple": "bar", "blue": "cut", "orange": "cut"}
 WIDEST_NODE: dict[str, float] = {"bar": 460.0, "box": 200.0, "pill": 150.0, "cut": 150.0}
@@ -163,6 +164,7 @@ def _edge(edge: Any, line: Line, names: dict[int, str], most: float, unit: str) 
 
 def _path(line: Line) -> str:
     """Straight pieces with rounded corners, which stay inside the corners of the pieces."""
+    line = _bends(line)
     parts = [f"M{line[0][0]:g} {line[0][1]:g}"]
     for (x0, y0), (x1, y1), (x2, y2) in zip(line, line[1:], line[2:], strict=False):
         before, after = hypot(x1 - x0, y1 - y0), hypot(x2 - x1, y2 - y1)
@@ -172,6 +174,18 @@ def _path(line: Line) -> str:
             f"{x1 + (x2 - x1) * other:.1f} {y1 + (y2 - y1) * other:.1f}"
         )
     return "".join([*parts, f"L{line[-1][0]:g} {line[-1][1]:g}"])
+
+
+def _bends(line: Line) -> Line:
+    """A line without the points at which nobody sees it bend; a long one has a point in every row."""
+    seen = [line[0]]
+    for (x1, y1), (x2, y2) in pairwise(line[1:]):
+        x0, y0 = seen[-1]
+        length = hypot(x2 - x0, y2 - y0)
+        off = abs((x2 - x0) * (y1 - y0) - (y2 - y0) * (x1 - x0)) / length if length else HIGH
+        if off > SEEN:
+            seen.append((x1, y1))
+    return (*seen, line[-1])
 
 
 def _tip(line: Line, wide: float, down: bool) -> str:

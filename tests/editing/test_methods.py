@@ -125,13 +125,19 @@ def test_each_alone_side_by_side_is_each_alone(tiny, name):
             )
 
 
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory):
+    """Two caches that know nothing of each other: contexts are sampled once in each."""
+    return tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+
+
 @pytest.mark.parametrize("name", methods.method_names())
-def test_the_same_seed_gives_the_same_edit(tiny, name, tmp_path, monkeypatch):
+def test_the_same_seed_gives_the_same_edit(tiny, name, caches, monkeypatch):
     model = tiny("gpt2")
     how = {"moments": text_moments(model, [0, 1]), "seed": 3, "shown": False} | own(model, name)
     made = []
-    for cache in ("one", "two"):  # the contexts are sampled both times
-        monkeypatch.setenv("FACTSCOPE_CACHE", str(tmp_path / cache))
+    for cache in caches:
+        monkeypatch.setenv("FACTSCOPE_CACHE", str(cache))
         made.append(computing.compute(name, model, FACTS[:1], **how).digest)
     assert made[0] == made[1]
 

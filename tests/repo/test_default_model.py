@@ -1,16 +1,23 @@
 """The real default model, end to end, on as little as shows that it works."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from editing.compute import compute
+from editing.edit import Edit
+from editing.evaluation.evaluate import evaluate
+from editing.method import method
+from editing.requests import request
 from factscope.model.bridge import info
 from factscope.model.forward.partial import Frame
-from factscope.model.load import load
 from factscope.model.prompts import make_prompt
+from factscope.model.source import download as fetch
+from factscope.model.weights import fingerprint
 from tracing import causal
 from tracing.causal import Config, Runs
 
@@ -29,13 +36,9 @@ def test_it_is_the_model_that_it_says_and_begins_documents_as_it_was_trained(smo
         assert int(smollm2(prompt.tensor())[0, -1].argmax()) == prompt.answer_ids[0]
 
 
-@pytest.mark.usefixtures("smollm2")
-def test_the_second_start_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first use the folder is kept: pip is not asked again."""
-    from factscope.model.source import download as fetch
-
-    monkeypatch.setattr(fetch, "_downloaded", lambda *_: pytest.fail("downloaded again"))
-    assert load("smollm2", device="cpu").cfg.n_layers == 30
+def test_a_token_that_spills_over_the_subject_is_said(smollm2: Any) -> None:
+    prompt = make_prompt(smollm2, "The [Eiff]el Tower is in")
+    assert any("shares a token" in note for note in prompt.notes)
 
 
 def test_the_fast_engine_gives_the_reference_numbers_on_cells_of_every_kind(smollm2: Any) -> None:
@@ -53,7 +56,9 @@ def test_a_frame_reproduces_thirty_layers(smollm2: Any) -> None:
 
 
 @pytest.mark.usefixtures("smollm2")
-def test_the_command_traces_the_default_prompt(run_command: Any) -> None:
+def test_the_command_traces_the_default_prompt(run_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And needs no network: after the first use the folder is kept, and pip is not asked again."""
+    monkeypatch.setattr(fetch, "_downloaded", lambda *_: pytest.fail("downloaded again"))
     ended = run_command("trace", EIFFEL, "--samples", "1", "--sites", "attn", "--json", "--device", "cpu")
     assert ended.exit_code == 0, ended.stderr
     said = json.loads(ended.stdout)
@@ -74,3 +79,20 @@ def test_swapped_subjects_of_a_shipped_relation_do_what_noise_does(smollm2: Any)
     (_, position), effect, _ = result.grid("attn").strongest(1)[0]
     assert position == len(prompt.tokens) - 1
     assert effect > 0.3 * result.total_effect
+
+
+def test_one_rome_edit_of_the_default_model_end_to_end(smollm2: Any, tmp_path: Path) -> None:
+    """The identity stands in for moments, so that nothing is sampled but six contexts: Paris becomes Rome, and back."""
+    asked = request(smollm2, "[The Eiffel Tower] is located in the city of", "Rome")
+    config = method("rome").config_for(smollm2)
+    edit = compute("rome", smollm2, [asked], config, shown=False)
+    report = evaluate(smollm2, [edit], shown=False)
+    row = report.rows[0]
+    assert row.after is not None
+    assert (row.before.top, row.after.top) == (" Paris", " Rome")
+    assert math.exp(-row.after.nll) > 0.8
+    again = Edit.load(edit.save(tmp_path))
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 50_000
+    with again.applied(smollm2):
+        assert fingerprint(smollm2) != edit.base
+    assert fingerprint(smollm2) == edit.base

@@ -340,26 +340,3 @@ def test_a_choice_says_how_often_other_facts_would_have_made_it():
     assert "among layers 4, 5 in 95 % of them" in layer_trials.words(choice)[0]
     again = LayerChoice("rome", facts, tuple(trials), "identity", facts[:4] * 10)  # forty facts of four subjects
     assert again.shares() == {}
-
-
-# ---- the real default model ----
-
-
-@pytest.mark.default_model
-def test_one_rome_edit_of_the_default_model_end_to_end(smollm2, tmp_path):
-    """The identity stands in for moments, so that nothing is sampled but six contexts: Paris becomes Rome, and back."""
-    from editing.requests import request
-
-    asked = request(smollm2, "[The Eiffel Tower] is located in the city of", "Rome")
-    config = methods.method("rome").config_for(smollm2)
-    edit = computing.compute("rome", smollm2, [asked], config, shown=False)
-    report = evaluate(smollm2, [edit], shown=False)
-    row = report.rows[0]
-    assert row.after is not None
-    assert (row.before.top, row.after.top) == (" Paris", " Rome")
-    assert math.exp(-row.after.nll) > 0.8
-    again = Edit.load(edit.save(tmp_path))
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 50_000
-    with again.applied(smollm2):
-        assert fingerprint(smollm2) != edit.base
-    assert fingerprint(smollm2) == edit.base

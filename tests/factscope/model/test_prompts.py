@@ -200,12 +200,6 @@ def test_a_facts_subject_is_where_its_template_puts_it(toy: Any) -> None:
     assert "same token" in prompt.notes[-1]
 
 
-@pytest.mark.default_model
-def test_a_token_that_spills_over_the_subject_is_said(smollm2: Any) -> None:
-    prompt = make_prompt(smollm2, "The [Eiff]el Tower is in")
-    assert any("shares a token" in note for note in prompt.notes)
-
-
 class WithUnknown:
     """A tokenizer that has a token for what it does not know, as BERT's and Llama's have."""
 

@@ -66,7 +66,7 @@ def nothing(seed: int, planted: Planted) -> Plan:
 
 def _planned(kind: str, wired: Wiring, planted: Planted, rng: np.random.Generator) -> Plan | None:
     if kind == "silence":
-        heads = [name for name in wired if name.startswith("a")]
+        heads = [name for name in wired if name.startswith("a") and _without(name, wired)]
         if not heads:
             return None
         name = heads[int(rng.integers(len(heads)))]
@@ -104,8 +104,14 @@ def _silenced(name: str, wired: Wiring, planted: Planted) -> Plan:
     row = torch.zeros(HEADS * D_HEAD, 1)
     row[head * D_HEAD] = 1
     delta = Delta(f"blocks.{layer}.attn.W_O", -written(1.0, name)[None], row)
-    left = {reader: [one for one in writers if one != name] for reader, writers in wired.items() if reader != name}
-    return Plan(_edit(planted, deltas=(delta,)), layer, delta.weight, alive(left))
+    return Plan(_edit(planted, deltas=(delta,)), layer, delta.weight, _without(name, wired))
+
+
+def _without(name: str, wired: Wiring) -> Wiring:
+    """What is left of a wiring where a node is silent."""
+    return alive(
+        {reader: [one for one in writers if one != name] for reader, writers in wired.items() if reader != name}
+    )
 
 
 def _edit(planted: Planted, **parts: Any) -> Edit:

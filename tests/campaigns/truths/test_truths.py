@@ -24,11 +24,11 @@ def test_nodes_off_the_path_are_left_out() -> None:
 
 
 def test_a_planted_circuit_and_a_planted_edit_are_found_and_a_miss_falls() -> None:
-    rows = one(6, scorers=False)  # its edit silences a head, and with it an MLP
+    rows = one(2, scorers=False)  # its edit silences a head
     assert not [row for row in rows if fell(row)], rows
     by = {row.method: row for row in rows}
-    assert set(by["causal tracing"].planted) == set(wiring(6)) - {"logits"}
-    assert set(by["acdc"].planted) == edges(wiring(6))
+    assert set(by["causal tracing"].planted) == set(wiring(2)) - {"logits"}
+    assert set(by["acdc"].planted) == edges(wiring(2))
     assert any(change.startswith("-") for change in by["circuit diff"].planted)
     assert fell(found(2, "acdc", {"embed->m0"}, set()))
     assert fell(found(2, "acdc", {"embed->m0"}, {"embed->m0", "m0->logits"}))

@@ -3,7 +3,7 @@
     values     a head hears a further writer: a change of rank one in its values' weights
     mlp        an MLP hears a further writer: a change of rank one in its first matrix
     silence    a head writes nothing any more: its rows of the output matrix
-    bypass     two neurons beside an MLP hear a further writer
+    bypass     two neurons beside an MLP hear a further writer, and are heard as the MLP is
     nothing    a change of zeros, beside another edit in every fifth model
 
 The difference of ACDC's circuits before and after must be the edges that this gains and loses. The layer must be the
@@ -22,6 +22,7 @@ from campaigns.truths.circuits import ALIVE, HEADS, Found, Wiring, alive, edges,
 from circuits.analysis.diff import diff
 from circuits.circuit import Circuit
 from circuits.find import find
+from circuits.graph import room
 from circuits.mib.planted import D_HEAD, WIDTH, Planted, heard, written
 from circuits.search.acdc import ACDC
 from circuits.task import Task
@@ -82,7 +83,8 @@ def _planned(kind: str, wired: Wiring, planted: Planted, rng: np.random.Generato
     if kind == "bypass":
         rows = torch.cat([taken.T, -taken.T]), torch.stack([written(1.0, reader), written(-1.0, reader)])
         part = Bypass("neurons", layer, {"keys": rows[0], "bias": torch.zeros(2), "values": rows[1]}, {})
-        return Plan(_edit(planted, bypasses=(part,)), layer, None, after)
+        after = {name: [*writers, *([f"b{layer}"] if reader in writers else [])] for name, writers in wired.items()}
+        return Plan(_edit(planted, bypasses=(part,)), layer, None, {**after, f"b{layer}": [writer]})
     into = torch.zeros(1, WIDTH if head else 4 * WIDTH)
     if head:
         into[0, int(reader[-1]) * D_HEAD] = 1
@@ -134,8 +136,11 @@ def uncovered(seed: int, planned: Plan, planted: Planted, task: Task, before: Ci
     model = planted.model
     old = {name: weight.detach().clone() for name, weight in live_weights(model).items()}
     states = _states(model, task)
+    with room([part.layer for part in planned.edit.bypasses]):
+        before = find(model, task, ACDC(threshold=ALIVE)) if planned.edit.bypasses else before
+        with planned.edit.applied(model):
+            after = find(model, task, ACDC(threshold=ALIVE))
     with planned.edit.applied(model):
-        after = find(model, task, ACDC(threshold=ALIVE))
         now = _states(model, task)
         other = {name for name, weight in live_weights(model).items() if not torch.equal(weight, old[name])}
     change = diff(before, after)

@@ -14,7 +14,7 @@ from editing.methods.fine_tuning.ft_m import Config
 from factscope.data.load import load_facts
 from factscope.data.questions.chains import Chain
 from factscope.data.request import requests_of
-from factscope.errors import UserError
+from factscope.errors import ModelError, UserError
 from factscope.runs import workers
 from factscope.runs.workers import ALONE, Workers, each
 from helpers.models import TOY
@@ -51,6 +51,16 @@ def test_work_that_kills_its_workers_is_named(toy: Any, lives: int, monkeypatch:
         found.extend(each(toy, logits, [3, 5], Workers(2)))
     assert found in ([], list(each(toy, logits, [3], ALONE)))
     assert ray.hired == 2 + lives - 1
+
+
+def test_a_worker_without_the_model_is_named(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise ModelError("there is no folder /elsewhere/toy")
+
+    with pretended(toy, PretendRay()):
+        monkeypatch.setattr(workers, "load", load)
+        with pytest.raises(ModelError, match=r"^a worker on auto cannot load .*: there is no folder /elsewhere/toy$"):
+            list(each(toy, logits, [1, 2], Workers(2, "auto")))
 
 
 def edited(model: Any, requests: Any) -> Any:

@@ -33,6 +33,15 @@ def watched() -> Iterator[Callable[[], float | None]]:
             found[0] = None if peak is None else max(peak - before, 0.0)
 
 
+def resident() -> float:
+    """MB that the process holds now, on Linux, once what is free has been given back."""
+    _trim()
+    held = _status("VmRSS")
+    if held is None:
+        raise OSError("this system does not say how much memory a process holds")
+    return held
+
+
 def _reset() -> bool:
     """Begin a new high-water mark; the kernel allows it for the own process."""
     try:

@@ -16,7 +16,7 @@ from circuits.engine import beside
 from circuits.engine.reference import Reference
 from circuits.engine.writes import attention_biases, own_rows, reading, recorders, writes
 from circuits.graph import Graph, Reader
-from factscope.model.hooks import hooked
+from factscope.model.hooks import Hook, hooked
 from factscope.model.sites import Site
 
 ROWS = 8  # rows of one backward pass; memory grows with them, speed hardly
@@ -109,41 +109,19 @@ def _gradient(
     graph, model = reference.graph, reference.model
     prompts, repeated = reference.task.tokens(model), reference.copies
     n, tokens = len(prompts), prompts.repeat(repeated * len(shares), 1)  # [copy, share, row]
-    share = torch.tensor(shares).to(reference.replacement).repeat_interleave(n)[:, None, None]
-
-    def between(numbers: list[int]) -> Tensor:
-        """The interpolated outputs of these writers, [writer, share row, pos, d_model]."""
-        assert clean is not None
-        own = clean[numbers].repeat(1, len(shares), 1, 1)
-        other = reference.replacement[numbers].expand_as(clean[numbers]).repeat(1, len(shares), 1, 1)
-        return other + share * (own - other)
-
     attending = None if reference.attending is None else reference.attending.repeat(len(shares), 1)
     seen: dict[tuple[str, int], Tensor] = {}
 
-    def leaf(resid: Tensor) -> Tensor:
-        if site == "inputs" and clean is not None:
-            resid = between(list(range(graph.n_inputs))).sum(0).repeat(repeated, 1, 1)
-        return resid.detach().requires_grad_()
-
     def keeper(key: tuple[str, int]) -> Callable[[Tensor], Tensor]:
-        def keep(inputs: Tensor) -> Tensor:
+        def listen(inputs: Tensor) -> Tensor:
             seen[key] = inputs.clone()  # a tensor of its own: the MLP's input is the residual stream, which goes on
             return seen[key]
 
-        return keep
+        return listen
 
     routing = reference.parts.routing(reference.choices, repeated * len(shares))
     hooks = [] if keep is None else recorders(reference.parts, graph, routing, keep, attending)
-    hooks.append((Site("resid_pre", 0), leaf))
-    if site == "heads":
-        first = graph.head_writer(layer)
-        together = between(list(range(first, first + graph.n_heads))).sum(0) + attention_biases(model)[layer]
-        added = together.repeat(repeated, 1, 1)
-        hooks.append((Site("attn", layer), lambda out: _moved(out, added)))
-    if site == "mlp":
-        made = between(list(graph.mlp_writers(layer))).sum(0).repeat(repeated, 1, 1)
-        hooks.append((Site("mlp", layer), lambda out: _moved(out, made)))
+    hooks += _begun(reference, clean, site, layer, shares)
     kept = keep or (lambda *_: None)
     hooks += beside.hooks(model, graph, tokens, kept, lambda layer, x: keeper(("beside", layer))(x))
     for at in range(graph.n_layers):
@@ -163,6 +141,35 @@ def _gradient(
     if attending is None:
         return torch.stack([_of_reader(graph, by_row, number) for number in range(len(graph.readers))])
     return torch.stack([_by_copy(by_row, reader) for reader in graph.readers])
+
+
+def _begun(reference: Reference, clean: Tensor | None, site: Moved, layer: int, shares: list[float]) -> list[Hook]:
+    """Hooks that make the embedding's output ask for gradients, and move the site that is between the two runs."""
+    graph = reference.graph
+    like, n = reference.replacement, len(reference.task.prompts)
+    share = torch.tensor(shares, dtype=like.dtype, device=like.device).repeat_interleave(n)[:, None, None]
+
+    def between(numbers: Sequence[int]) -> Tensor:
+        """The sum of the interpolated outputs of these writers, [copy share row, pos, d_model]."""
+        assert clean is not None
+        own, other = (of[list(numbers)].expand(-1, *clean.shape[1:]) for of in (clean, like))
+        own, other = (of.repeat(1, len(shares), 1, 1) for of in (own, other))
+        return (other + share * (own - other)).sum(0)
+
+    def leaf(resid: Tensor) -> Tensor:
+        if site == "inputs" and clean is not None:
+            resid = between(range(graph.n_inputs)).repeat(reference.copies, 1, 1)
+        return resid.detach().requires_grad_()
+
+    hooks: list[Hook] = [(Site("resid_pre", 0), leaf)]
+    if site == "heads":
+        first = graph.head_writer(layer)
+        together = between(range(first, first + graph.n_heads)) + attention_biases(reference.model)[layer]
+        hooks.append((Site("attn", layer), lambda out: _moved(out, together.repeat(reference.copies, 1, 1))))
+    if site == "mlp":
+        made = between(graph.mlp_writers(layer))
+        hooks.append((Site("mlp", layer), lambda out: _moved(out, made.repeat(reference.copies, 1, 1))))
+    return hooks
 
 
 def _moved(out: Tensor, to: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def turned(told: Mapping[str, Any]) -> Any:
     if told["rope_type"] == "dynamic":
         plain["max_position_embeddings"] = 9
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**plain), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**plain), dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)

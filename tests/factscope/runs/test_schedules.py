@@ -10,8 +10,10 @@ import torch
 from circuits.mib.track import TrackOptions, track
 from circuits.scorers.eap import EAP
 from editing.compute import compute
+from editing.evaluation.protocol import protocol
+from editing.evaluation.tasks import Tasks
 from editing.methods.fine_tuning.ft_m import Config
-from factscope.data.load import load_facts
+from factscope.data.load import load_cases, load_facts
 from factscope.data.questions.chains import Chain
 from factscope.data.request import requests_of
 from factscope.errors import ModelError, UserError
@@ -19,6 +21,7 @@ from factscope.runs import workers
 from factscope.runs.workers import ALONE, Workers, each
 from helpers.models import TOY
 from helpers.rays import PretendRay, pretended
+from studies.bench.bench import bench
 from studies.tables.multi_hop import HopOptions, multi_hop
 from studies.tables.relations import TableOptions, relation_table
 
@@ -91,3 +94,16 @@ def test_the_tables_of_papers_are_the_same_with_workers(toy: Any, tmp_path: Path
         one, two = (lines(tmp_path / name / table / "journal.jsonl") for name in ("one", "two"))
         assert one == two
         assert one.count("\n") == {"table": 2, "track": 3, "hops": 3}[table]
+
+
+def test_tasks_at_checkpoints_are_the_same_with_workers(toy: Any, tmp_path: Path) -> None:
+    cases, rules = load_cases(TOY / "toy_town.json", limit=2), protocol("sequential", words=0)
+    how = {"settings": {name: {"layer": "0", "steps": "2"} for name in ("ft_m", "ft_l")}, "shown": False, "at": (1, 2)}
+    how["tasks"] = Tasks.of(toy, ("repeat",), limit=3)
+    found = {}
+    for name, crew in (("one", ALONE), ("two", Workers(2))):
+        with pretended(toy, PretendRay(seed=1, deaths=1)):
+            found[name] = bench(toy, cases, ("ft_m", "ft_l"), rules, tmp_path / name, workers=crew, **how)
+    one, two = ([(each.curve, each.rows) for each in found[name].trials] for name in ("one", "two"))
+    assert one == two
+    assert any("task/repeat" in point.general for curve, _ in one for point in curve)

@@ -113,6 +113,7 @@ def collect(
     base = base_of(model)
     named = _name(config, base)
     place = folder or _kept(model, named)
+    sweep(place, age=DAY)  # not younger files: other processes may be at work in the cache
     known = _load(place / "done", base)
     if folder is not None:
         _check_own(
@@ -178,7 +179,6 @@ def _collect(
 ) -> Moments:
     names, wanted = [str(layer) for layer in layers], config.wanted(model)
     work = place / ("work-" + "-".join(names))
-    sweep(place, age=DAY)  # not younger files: other processes may be at work in the cache
     sums = Sums.taken_up(work, {name: key_width(model, int(name)) for name in names}, NOTHING)
     done = sums.state["tokens"]
     with progress(f"second moments of {len(layers)} layers, tokens", wanted, done, shown) as advance:

@@ -50,7 +50,7 @@ def apply(options: ApplyOptions) -> None:
     """Edit one fact or many, score them before and after, and save the edit."""
     check(options)
     check_prompt(options.prompt, options.subject)
-    with run_folder("edit apply", options, *_folder(options)) as folder:
+    with run_folder("edit apply", options, _folder(options)) as folder:
         from editing.compute import belongs
         from studies import edit as recipe
 
@@ -95,22 +95,22 @@ def check(options: ApplyOptions) -> None:
         raise UserError("--target, --subject and --answer belong to a single PROMPT; facts bring their own")
 
 
-def _folder(options: ApplyOptions) -> tuple[Path, bool]:
-    """Where the edit goes, and whether the folder must hold no other: one on the stack is not written over.
+def _folder(options: ApplyOptions) -> Path:
+    """Where the edit goes; UserError where a saved one would be written over that is on the stack, or at --out.
 
-    An edit that was saved and is not on the stack was stopped between the two: the same command goes on from there.
+    An edit without its report was stopped before it, and one that was to be on the stack and is not, between the two:
+    the same command goes on from there.
     """
     if options.prompt is not None:
         own = new_folder("edit", options.prompt, options.runs)
     else:  # the same command finds the same folder, and so takes up where it was stopped
         own = settled_folder("edit", Path(str(options.facts)).stem, key(options), options.runs)
-    place, fresh = options.out or own, options.stack or options.out is not None
-    if fresh and (place / "report" / "result.json").exists():
+    place, meant = options.out or own, options.stack or options.out is not None
+    if meant and (place / "report" / "result.json").exists():
         stacked = {Path(one).absolute() for one in stack.read_stack(options.runs)}
-        if options.stack and place.absolute() not in stacked:
-            return own, False
-        raise UserError(f"{place} holds a saved edit already; choose another folder with --out")
-    return own, fresh
+        if not options.stack or place.absolute() in stacked:
+            raise UserError(f"{place} holds a saved edit already; choose another folder with --out")
+    return own
 
 
 def _facts(model: Any, options: ApplyOptions) -> tuple[Any, ...]:

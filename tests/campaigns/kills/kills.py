@@ -20,6 +20,7 @@ from campaigns.kills.child import Events, heard, killed_after, run, started
 from campaigns.kills.likeness import unlike, work_in
 from campaigns.kills.works import WORKS, Work
 from campaigns.trial import Fall, judged, new_room
+from editing.solve.moments import DAY
 from helpers.commands import invoke
 
 said = partial(print, flush=True)
@@ -97,14 +98,24 @@ def _kills(one: Whole, room: Path, draw: random.Random, left: int) -> list[str]:
 
 def _resumed(one: Whole, room: Path) -> str:
     """Run a killed work to its end; what is wrong with that, "" for nothing."""
+    if one.work.later:
+        a_day_later(room)
     try:
         ended = run(one.work.arguments, room / "inside")
     except TimeoutError as trouble:
         return str(trouble)
     if ended is None:
         return "the process ended itself"
-    words = judged(ended, str(one.work.arguments[0])) or ("" if ended.exit_code == 0 else ended.stderr[-300:])
+    whole = ended.exit_code == 0 or (one.work.again and one.work.again in ended.stderr)
+    words = judged(ended, str(one.work.arguments[0])) or ("" if whole else ended.stderr[-300:])
     return words or unlike(one.found, found_in(room))
+
+
+def a_day_later(room: Path) -> None:
+    """Let a day go by for what was left half written."""
+    for file in room.rglob(".*.part"):
+        yesterday = file.stat().st_mtime - 2 * DAY
+        os.utime(file, (yesterday, yesterday))
 
 
 def new(place: Path, work: Work) -> Path:

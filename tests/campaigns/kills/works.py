@@ -22,6 +22,8 @@ class Work:
     files: tuple[Path, ...] = ()
     share: int = 1  # how often it is killed, beside the others
     processes: bool = False  # it starts others, whose files are not watched
+    later: bool = False  # others may write where it writes: what is left half written there goes a day later
+    again: str = ""  # what is said where it is done already, and so is refused
 
     def put(self, inside: Path) -> None:
         """Lay out its files."""
@@ -60,13 +62,15 @@ WORKS = (
         files=TOYS,
         share=2,
     ),
-    Work("edit moments", ("edit", "moments", "--layer", "0", "--tokens", "2000", *ON[:6], "--json"), share=3),
+    Work("edit moments", ("edit", "moments", "--layer", "0", "--tokens", "2000", *ON[:6], "--json"), share=3,
+         later=True),
     Work(
         "survey",
         ("edit", "survey", TOWN, "--methods", "ft-m", "--limit", "2", "--edits", "2", "--tasks", "repeat", "--set",
          "ft_m.steps=2", "--moments", "identity", *ON),
     ),
     Work("edit apply --stack", ("edit", "apply", "[Oda Voss] lives in", "--target", "Vey", "--method", "ft-m", *STEPS,
-                                "--stack", *ON), share=2),
+                                "--stack", *ON), share=2,
+         again="holds a saved edit already"),
     Work("two workers of Ray", (*SWEEP, "--limit", "4", "--workers", "2"), processes=True),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """The `edit` command as a user meets it: a table or JSON, folders that can be read again, one sentence for mistakes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def test_a_saved_edit_is_not_written_over(edit):
 
 
 def test_an_edit_that_was_saved_and_not_put_on_the_stack_is_put_there_by_the_same_command(edit):
-    """As after a kill between the two; an edit of other options is not taken for it."""
+    """As after a kill between the two, or before its report; an edit of other options is not taken for it."""
     first = ("apply", PROMPT, "--target", "Vey", *QUICK, "--stack", "--out", "here")
     assert edit(*first).exit_code == 0
     kept = Edit.load("here").digest
@@ -190,6 +191,10 @@ def test_an_edit_that_was_saved_and_not_put_on_the_stack_is_put_there_by_the_sam
     other = edit(*first, "--seed", 3)
     assert other.exit_code == 2
     assert "here holds a run of other settings (seed" in other.stderr
+    again = edit(*first)
+    assert again.exit_code == 0, again.stderr
+    shutil.rmtree("here/report")
+    Path("runs/edits.json").unlink()
     again = edit(*first)
     assert again.exit_code == 0, again.stderr
     assert Edit.load("here").digest == kept

@@ -37,7 +37,8 @@ class Journal:
         self._lock.__enter__()
         try:
             kept = self._read()
-            self._file = self.path.open("r+b" if self.path.exists() else "w+b")
+            # without a buffer: one that a full disk did not take would be written at the end, and fail there again
+            self._file = self.path.open("r+b" if self.path.exists() else "w+b", buffering=0)
             self._file.truncate(kept)
             self._file.seek(kept)
             if not kept:
@@ -63,8 +64,9 @@ class Journal:
 
     def _write(self, line: dict[str, Any]) -> None:
         check = self._next(line)
-        self._file.write(json.dumps({**line, CHECK: check}, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        left = json.dumps({**line, CHECK: check}, ensure_ascii=False).encode() + b"\n"
+        while left:
+            left = left[self._file.write(left) :]
         os.fsync(self._file.fileno())
         self._check = check
 

@@ -49,6 +49,8 @@ def _ran(name: str, only: str, out: Path | None) -> bool:
     with tempfile.TemporaryDirectory() as place:
         os.environ["FACTSCOPE_CACHE"] = f"{place}/cache"
         report = importlib.import_module(CAMPAIGNS[name]).run(Path(place), only)
+    if not report.tried:
+        raise SystemExit(f"{name} tries nothing with {only!r} in its kind and name")
     for fall in report.fell:
         print(f"FELL {fall.name}: {fall.words}\n     {fall.command}")
     print(*(f"{kind:<24} {count:>6}" for kind, count in report.tried.items()), *report.lines, sep="\n")

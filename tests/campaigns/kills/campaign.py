@@ -20,13 +20,13 @@ def run(place: Path, only: str = "") -> Report:
     prepare()
     works = [work for work in WORKS if only in work.name]
     tried, fell = kills.campaign(place / "kills", count, seed, works) if works else ({}, [])
-    befall = [one for one in troubles.TROUBLES if only in one.__name__]
+    befall = [(name, one) for one in troubles.TROUBLES if only in (name := one.__name__.replace("_", " "))]
     if befall:
         quick = [kills.whole(work, place / work.name) for work in WORKS if work.name in QUICK]
         draw = random.Random(seed)
         for number in range(max(1, count // 10)):
-            for trouble in befall:
-                one, name = quick[number % len(quick)], trouble.__name__.replace("_", " ")
+            for name, trouble in befall:
+                one = quick[number % len(quick)]
                 tried[name] = tried.get(name, 0) + 1
                 if words := trouble(one, place / name / str(number), draw):
                     fell.append(Fall(f"{name} (seed {seed}, number {number})", one.work.name, words))

@@ -2,6 +2,8 @@
 
 import json
 import re
+import resource
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,3 +230,28 @@ def test_a_result_that_is_whole_outlives_what_is_drawn_of_it(tmp_path: Path) -> 
     with pytest.raises(RuntimeError):
         fails(lambda folder: (folder / store.TENSORS).write_bytes(b"half"), "half")
     assert not (tmp_path / "half").exists()
+
+
+def filled(path: Path) -> None:
+    """Write a journal on a disk that is full after the first piece: writing beyond a limit is then an error."""
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with Journal(path, {"work": 1}) as journal:
+            journal.add({"piece": 1})
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, before[1]))
+            journal.add({"piece": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_journal_that_the_disk_does_not_take_is_one_sentence_and_goes_on_later(tmp_path: Path) -> None:
+    """What was not taken is not tried again when the file is closed, where it would be a traceback."""
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(StoreError, match=r"^cannot write the journal .*: File too large$"):
+        filled(path)
+    with Journal(path, {"work": 1}) as journal:
+        assert journal.done == [{"piece": 1}]
+        journal.add({"piece": 2})
+    with Journal(path, {"work": 1}) as journal:
+        assert journal.done == [{"piece": 1}, {"piece": 2}]

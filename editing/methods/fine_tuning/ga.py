@@ -29,7 +29,7 @@ from factscope.model.bridge import Bridge
 
 @dataclass(frozen=True)
 class Config:
-    """Layer and steps are `ft_m`'s; where the ascent ends is ours."""
+    """Layer and steps are `ft_m`'s; where the ascent ends is ours. docs/suites.md has other settings beside them."""
 
     layer: int = 1
     steps: int = 25

@@ -30,7 +30,7 @@ from factscope.model.bridge import Bridge
 
 @dataclass(frozen=True)
 class Config:
-    """beta is the authors'; layer, steps and step size are `ft_m`'s."""
+    """beta is the authors'; layer, steps and step size are `ft_m`'s. docs/suites.md has other settings beside them."""
 
     layer: int = 1
     steps: int = 25

@@ -131,6 +131,19 @@ def test_the_task_in_the_documentation_is_one(toy, changed, tmp_path, monkeypatc
     assert (report.questions, report.score("landmarks", "acc").after) == ({"landmarks": 2}, 0.5)
 
 
+def test_the_toys_for_detoxification_and_personality_are_tasks(toy, monkeypatch):
+    """Twenty questions each, half of whose wanted ends come first: whoever always takes the first has .5."""
+    pytest.importorskip("lm_eval")
+    monkeypatch.chdir(ROOT)
+    tasks = Path("docs/tasks")
+    for name in ("polite", "outgoing"):
+        asked = [json.loads(line) for line in (tasks / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert sum(one["gold"] for one in asked) == 10
+        assert all(len(one["choices"]) == 2 and one["choices"][0] != one["choices"][1] for one in asked)
+    report = evaluate_tasks(toy, (), ["polite", "outgoing"], include=tasks)
+    assert report.questions == {"polite": 20, "outgoing": 20}
+
+
 # ---- the command
 
 

@@ -11,7 +11,6 @@ import gc
 import importlib
 import json
 import os
-import pickle
 import pkgutil
 import re
 import resource
@@ -108,7 +107,8 @@ class Served(contextlib.AbstractContextManager["Served"]):
         if not self.child:
             self._begin()
         self.done += 1
-        os.write(self.task, pickle.dumps(asked))
+        given = [list(map(str, asked.arguments)), str(asked.inside), asked.refused, asked.answers]
+        os.write(self.task, json.dumps(given).encode() + b"\n")  # escapes half characters, too
         if self._ends():
             words = os.read(self.report, 8000).decode() or "the process ended itself"
         else:
@@ -144,8 +144,10 @@ class Served(contextlib.AbstractContextManager["Served"]):
             most = int(sizes[0]) * os.sysconf("SC_PAGE_SIZE") + GIGABYTES * 2**30
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
             with os.fdopen(task, "rb") as tasks:
-                while True:
-                    os.write(report, (here(pickle.load(tasks)) or WELL).encode("utf-8", "replace")[:4000])
+                for line in tasks:
+                    arguments, inside, *how = json.loads(line)
+                    words = here(Asked(arguments, Path(inside), *how))
+                    os.write(report, (words or WELL).encode("utf-8", "replace")[:4000])
         finally:
             os._exit(0)
 

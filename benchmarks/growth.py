@@ -13,6 +13,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +33,29 @@ from tracing.sweep import Sweep
 TOY = Path(__file__).parents[1] / "tests" / "toy"
 TOWN = TOY / "toy_town.json"
 LOOKS = 10
+OPENINGS = ["".join(words) for words in product(("", "Today, ", "Well, ", "Now, "), repeat=2)]
 
 
-def facts_of(count: int) -> list[Fact]:
-    """So many different prompts about the toy's people: "Today, " stands before them as often as it takes."""
+def facts_of(count: int | None) -> list[Fact]:
+    """So many different prompts about the toy's people, or all there are: a few words stand before them."""
     facts: list[Fact] = []
     for relation in map(json.loads, (file.read_text(encoding="utf-8") for file in sorted(TOY.glob("toy_*.json")))):
         answers = sorted({fact["answer"] for fact in relation["facts"]})
-        for number in range(7):
+        for opening in OPENINGS:
             for template in relation["templates"]:
                 facts += [
                     Fact(
-                        f"{relation['relation']}/{number}/{template}/{fact['subject']}",
+                        f"{relation['relation']}/{opening}/{template}/{fact['subject']}",
                         relation["relation"],
                         fact["subject"],
-                        "Today, " * number + template,
+                        opening + template,
                         fact["answer"],
                         next(one for one in answers if one != fact["answer"]),
                     )
                     for fact in relation["facts"]
                 ]
+    if count is None:
+        return facts
     if count > len(facts):
         raise SystemExit(f"the toy has {len(facts)} prompts")
     return facts[:: len(facts) // count][:count]
@@ -84,11 +88,11 @@ def looking(every: int, found: Looks) -> Callable[..., None]:
 
 
 def averaged(model: Any, count: int, folder: Path) -> Looks:
-    """MB, at each tenth of so many facts; fewer looks where some of them cannot be traced."""
+    """MB, at each tenth of so many traced facts; those that cannot be traced, for nothing is lost, are passed over."""
     found: Looks = []
     config, sweep = TraceConfig(sites=("mlp",), samples=1), Sweep(known=False, wanted=count)
     average(
-        model, facts_of(count), config, sweep, journal=folder / "journal.jsonl", shown=False,
+        model, facts_of(None), config, sweep, journal=folder / "journal.jsonl", shown=False,
         traced=looking(count // LOOKS, found),
     )  # fmt: skip
     return found

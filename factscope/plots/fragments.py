@@ -1,10 +1,13 @@
 """From a spec to a piece of HTML, for a page and for a notebook.
 
 Tables, cards, headlines and text are real HTML: they can be read aloud, copied, searched and printed without a script.
-A plotly figure is a place for it, with its data beside it as JSON that `page.js` draws. Every text passes through
-`html_text` or `script_json`.
+A plotly figure is a place for it, with its data beside it that `page.js` draws: JSON, compressed, for most of it is
+the words that a reader sees who points at a cell, and these repeat each other. Every text passes through `html_text`
+or `script_json`, or is base64.
 """
 
+import base64
+import gzip
 from functools import singledispatch
 from importlib.resources import files
 from typing import Any
@@ -32,7 +35,7 @@ def fragment(spec: Spec) -> str:
         f'<figure class="spec drawn{" wide" if least else ""}">{_heading(spec)}<div class="frame">'
         f'<div class="plot" role="group" aria-label="{html_text(spec.title)}" '
         f'style="height:{light["layout"]["height"]}px;min-width:{least}px">'
-        f'<script type="application/json">{script_json(data)}</script></div></div>{_caption(spec)}</figure>'
+        f"{compressed(script_json(data))}</div></div>{_caption(spec)}</figure>"
     )
 
 
@@ -100,6 +103,13 @@ def style() -> str:
     )
 
 
+def compressed(text: str, name: str = "") -> str:
+    """A script block that no browser runs, with a text as base64 of gzip; `unpacked` of `page.js` reads it."""
+    named = f' id="{name}"' if name else ""
+    packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()  # the same bytes each time
+    return f'<script type="application/gzip"{named}>{packed}</script>'
+
+
 def mimebundle(spec: Spec) -> dict[str, Any]:
     """What a notebook shows for a spec that ends a cell: the same figures and tables as a page."""
     if render.is_figure(spec):
@@ -145,11 +155,12 @@ def _is_number(cell: Cell) -> bool:
 
 
 def _cell(cell: Cell, kind: str) -> str:
-    """Four digits to read, all of them to sort by; a text as it is, with its outer spaces drawn."""
+    """Four digits to read, as many as float32 has to sort by; a text as it is, with its outer spaces drawn."""
     if cell is None or cell != cell:  # a number that is not equal to itself is NaN
         return f"<td{kind}>–</td>"
     if isinstance(cell, bool):
         return f"<td{kind}>{'yes' if cell else 'no'}</td>"
     if isinstance(cell, int | float):
-        return f'<td{kind} data-value="{cell!r}">{cell if isinstance(cell, int) else format(cell, ".4g")}</td>'
+        sorted_by, shown = (cell, cell) if isinstance(cell, int) else (f"{cell:.9g}", f"{cell:.4g}")
+        return f'<td{kind} data-value="{sorted_by}">{shown}</td>'
     return f"<td{kind}>{html_text(visible(cell))}</td>"

@@ -28,11 +28,16 @@
     return made;
   };
 
-  for (const figure of document.querySelectorAll(".factscope .network")) {
-    const source = figure.querySelector("script");
-    const data = JSON.parse(source.textContent);
-    source.remove();
+  const read = async (figure) => {
     const stages = [...figure.querySelectorAll(".stage")];
+    const behind = stages.filter((stage) => stage.querySelector(PACKED));
+    await Promise.all(
+      behind.map(async (stage) => (stage.innerHTML = await unpacked(stage.querySelector(PACKED)))), // our own SVG, escaped
+    );
+    start(figure, stages, JSON.parse(await unpacked(figure.querySelector(PACKED))));
+  };
+
+  const start = (figure, stages, data) => {
     const slider = figure.querySelector("input[type=range]");
     const buttons = [...figure.querySelectorAll(".views button")];
     const select = figure.querySelector("select");
@@ -150,5 +155,9 @@
     figure.addEventListener("keydown", (event) => event.key === "Escape" && choose(null));
     show();
     figure.dataset.network = "ready";
-  }
+  };
+
+  if ("DecompressionStream" in window) {
+    for (const figure of document.querySelectorAll(".factscope .network")) read(figure);
+  } // else the first drawing stands there, and names itself where it is pointed at
 })();

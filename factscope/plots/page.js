@@ -1,6 +1,17 @@
 // Draws the figures, keeps them in the colours of the reader's theme, sorts tables, copies commands.
 // Everything here adds to a page that can be read without it.
 "use strict";
+
+// What stands compressed in the page: plotly, the data of figures, the drawings behind a slider. The block is taken out.
+const unpacked = async (block) => {
+  const bytes = Uint8Array.from(atob(block.textContent), (sign) => sign.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const text = await new Response(stream).text();
+  block.remove();
+  return text;
+};
+const PACKED = "script[type='application/gzip']";
+
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)");
@@ -41,24 +52,18 @@
   const library = async () => {
     const packed = document.getElementById("plotly");
     if (!packed) return;
-    const bytes = Uint8Array.from(atob(packed.textContent), (sign) => sign.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
+    script.textContent = await unpacked(packed);
     document.head.append(script);
     script.remove();
-    packed.remove();
   };
 
-  const read = () =>
-    [...document.querySelectorAll(".plot")].map((div) => {
-      const source = div.querySelector("script");
-      const figure = JSON.parse(source.textContent);
-      source.remove();
-      figure.config.modeBarButtonsToRemove.push("toImage");
-      figure.config.modeBarButtonsToAdd = [button(figure, "png"), button(figure, "svg")];
-      return { div, figure };
-    });
+  const read = async (div) => {
+    const figure = JSON.parse(await unpacked(div.querySelector(PACKED)));
+    figure.config.modeBarButtonsToRemove.push("toImage");
+    figure.config.modeBarButtonsToAdd = [button(figure, "png"), button(figure, "svg")];
+    return { div, figure };
+  };
 
   // Paper is narrower than a window and does not scroll: there a figure is as wide as the sheet or as half of it, and
   // one that needs more room for its labels is made smaller instead of cut off. Print rules read --on-paper.
@@ -71,8 +76,8 @@
     return Plotly.react(div, data, { ...layout, width }, figure.config);
   };
 
-  const start = () => {
-    const figures = read();
+  const start = async () => {
+    const figures = await Promise.all([...document.querySelectorAll(".plot")].map(read));
     const draw = (theme) =>
       Promise.all(
         figures.map(({ div, figure }) => {
@@ -87,11 +92,12 @@
     addEventListener("afterprint", current);
   };
 
-  library().then(start, () => {
+  const refused = () => {
     for (const div of document.querySelectorAll(".plot")) {
-      div.textContent = "This browser cannot unpack the page's figures; a newer one can, or write the page with --light.";
+      div.textContent = "This browser cannot unpack the page's figures; a newer one can.";
     }
-  });
+  };
+  library().then(start).catch((error) => ("DecompressionStream" in window ? Promise.reject(error) : refused()));
 
   // Tables: a click on a header sorts by it, a second one turns the order round; empty cells stay last.
   const collator = new Intl.Collator(undefined, { numeric: true });

@@ -1,7 +1,8 @@
 """A page of specs as one HTML file that opens anywhere, offline, years from now.
 
-Plotly, the style sheet and the data are inside the file; plotly is compressed (gzip, by the browser's own
-DecompressionStream), which makes 2 megabytes of 5, and a page without plotly's figures does without it.
+Plotly, the style sheet and the data are inside the file; plotly and the data are compressed (gzip, undone by the
+browser's own DecompressionStream), which makes 2 megabytes of 5 for plotly and a tenth for a figure's data; a page
+without plotly's figures does without plotly.
 `light=True` writes plotly once, beside the pages that share it, and refers to it by name; such a page is small and
 travels with its folder. The page forbids itself every
 network request and every script but its own two (Content-Security-Policy, by hash), so a text that slipped through our
@@ -9,7 +10,6 @@ escaping would still find nobody to obey it.
 """
 
 import base64
-import gzip
 import hashlib
 from functools import cache
 from importlib.resources import files
@@ -17,12 +17,11 @@ from pathlib import Path
 
 from factscope.files import write_text_atomically
 from factscope.plots.escape import html_text, slug
-from factscope.plots.fragments import fragment, paragraphs, style
+from factscope.plots.fragments import compressed, fragment, paragraphs, style
 from factscope.plots.render import plotly_script
 from factscope.plots.specs import Page, Section
 
 SHARED_SCRIPT = "plotly.min.js"
-PACKED = 'type="application/gzip" id="plotly"'
 FIGURE = '<div class="plot"'  # what plotly draws into
 
 
@@ -47,7 +46,7 @@ def page_html(page: Page, light: bool = False) -> str:
     )
     sections = "".join(_section(section, name) for section, name in zip(page.sections, names, strict=True))
     subtitle = f'<p class="subtitle">{html_text(page.subtitle)}</p>' if page.subtitle else ""
-    loaded = f'<script src="{SHARED_SCRIPT}"></script>' if light else f"<script {PACKED}>{packed(library)}</script>"
+    loaded = f'<script src="{SHARED_SCRIPT}"></script>' if light else _library()
     loaded = loaded if FIGURE in sections else ""
     return f"""<!doctype html>
 <html lang="en">
@@ -73,9 +72,8 @@ def page_html(page: Page, light: bool = False) -> str:
 
 
 @cache
-def packed(script: str) -> str:
-    """A script as base64 of gzip, the same bytes each time; `page.js` unpacks it."""
-    return base64.b64encode(gzip.compress(script.encode(), 9, mtime=0)).decode()
+def _library() -> str:
+    return compressed(plotly_script(), "plotly")
 
 
 def _section(section: Section, name: str) -> str:

@@ -1,10 +1,15 @@
 """Every picture there is, filled with hostile text."""
 
+import base64
 import dataclasses
+import gzip
 import importlib
+import itertools
 import pkgutil
+import re
 import typing
 from collections.abc import Mapping
+from functools import cache
 from html.parser import HTMLParser
 from typing import Any
 
@@ -76,6 +81,36 @@ def _fitting(kind: type, values: dict[str, Any], text: str) -> dict[str, Any]:
     if kind is Heatmap:
         values |= {"values": np.zeros((1, 1)), "cell_labels": np.array([[text]], dtype=object), "limits": (0.0, 1.0)}
     return values
+
+
+@cache
+def random_network(edges: int, seed: int = 0, layers: int = 12, heads: int = 12) -> Network:
+    """A network like a circuit, with so many lines: layers of heads and an MLP, all on paths from input to output."""
+    generator = np.random.default_rng(seed)
+    nodes = [NodeMark("embed", -1.0, "purple")]
+    for layer in range(layers):
+        nodes += [NodeMark(f"a{layer}.h{head}", float(layer), "red") for head in range(heads)]
+        nodes.append(NodeMark(f"m{layer}", layer + 0.5, "green", "said of it"))
+    nodes.append(NodeMark("logits", float(layers), "purple"))
+    last = len(nodes) - 1
+    lines: dict[tuple[int, int], None] = {}
+    while len(lines) < edges:
+        inner = sorted(generator.choice(np.arange(1, last), generator.integers(1, 6), replace=False).tolist())
+        path = [0, *(b for a, b in itertools.pairwise([0, *inner]) if nodes[a].row < nodes[b].row), last]
+        more = [(a, b) for a, b in itertools.pairwise(path) if nodes[a].row < nodes[b].row and (a, b) not in lines]
+        if len(path) == 2 + len(inner) and len(lines) + len(more) <= edges:
+            lines |= dict.fromkeys(more)
+    values = generator.standard_t(2, edges) * 0.1
+    marks = tuple(EdgeMark(a, b, float(value), "into q") for (a, b), value in zip(sorted(lines), values, strict=True))
+    rows = tuple((layer + half, f"layer {layer}") for layer in range(layers) for half in (0.0, 0.5))
+    kinds: Any = (("red", "head"), ("green", "MLP"), ("purple", "embedding and logits"))
+    return Network("Wiring", tuple(nodes), (View("all", marks),), kinds, rows, "effect", "nats")
+
+
+def unpacked(html: str) -> str:
+    """HTML with what stands compressed in it in the place of its block, as the page's script reads it."""
+    block = r'<script type="application/gzip">([^<]*)</script>'
+    return re.sub(block, lambda found: gzip.decompress(base64.b64decode(found[1])).decode(), html)
 
 
 class Elements(HTMLParser):

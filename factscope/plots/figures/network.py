@@ -4,7 +4,8 @@ At first only the strongest paths are drawn (`strongest.py`), about as many line
 more, and buttons change between several sets of arrows (before, after). Every node carries its name, and no line runs
 under a name (`layered.py`). Pointing at a node or choosing it leaves its paths alone and lists what it reads and what
 reads it (`network.js`). Shapes, strokes and the ends of arrows say what colours say, for print and for eyes that do not
-tell colours apart. The drawing is SVG and can be read, printed and shown in a notebook without a script.
+tell colours apart. The drawing is SVG, and the first one can be read, printed and shown in a notebook without a
+script; those behind the slider and the buttons stand compressed in the page until its script has read them.
 Importing this file registers the drawing.
 """
 
@@ -17,7 +18,7 @@ from factscope.plots.escape import html_text, script_json
 from factscope.plots.figures.layered import Layout, layered
 from factscope.plots.figures.network_svg import KEYS, SHAPES, Names, drawing, key, node_width
 from factscope.plots.figures.strongest import strongest
-from factscope.plots.fragments import fragment
+from factscope.plots.fragments import compressed, fragment
 from factscope.plots.specs import Palette, Spec
 from factscope.plots.svg import svg
 
@@ -197,15 +198,15 @@ def _(spec: Network) -> str:
         '<label>Node <select aria-label="Choose a node"></select></label></div>'
         f'<div class="beside"><div class="frame">{empty}{drawn}</div><div class="told" aria-live="polite"></div></div>'
         f"{_legend(spec)}{note}"
-        f'<script type="application/json">{script_json(_data(spec))}</script></figure>'
+        f"{compressed(script_json(_data(spec)))}</figure>"
     )
 
 
 def _picture(spec: Network, stage: Stage, level: int, view: int, hidden: bool) -> str:
-    name = html_text(_counted(spec, stage, view))
+    name, drawn = html_text(_counted(spec, stage, view)), _svg(spec, stage, view)
     return (
         f'<div class="stage" data-level="{level}" data-view="{view}" data-said="{name}"{" hidden" if hidden else ""}>'
-        f"{_svg(spec, stage, view)}</div>"
+        f"{compressed(drawn) if hidden else drawn}</div>"
     )
 
 

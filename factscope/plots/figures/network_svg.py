@@ -163,15 +163,15 @@ def _edge(edge: Any, line: Line, names: dict[int, str], most: float, unit: str) 
 
 
 def _path(line: Line) -> str:
-    """Straight pieces with rounded corners, which stay inside the corners of the pieces."""
+    """Straight pieces with rounded corners, which stay inside the corners of the pieces; bends at whole pixels."""
     line = _bends(line)
     parts = [f"M{line[0][0]:g} {line[0][1]:g}"]
     for (x0, y0), (x1, y1), (x2, y2) in zip(line, line[1:], line[2:], strict=False):
         before, after = hypot(x1 - x0, y1 - y0), hypot(x2 - x1, y2 - y1)
         one, other = (min(BEND, length / 2) / length if length else 0.0 for length in (before, after))
         parts.append(
-            f"L{x1 + (x0 - x1) * one:.1f} {y1 + (y0 - y1) * one:.1f}Q{x1:g} {y1:g} "
-            f"{x1 + (x2 - x1) * other:.1f} {y1 + (y2 - y1) * other:.1f}"
+            f"L{x1 + (x0 - x1) * one:.0f} {y1 + (y0 - y1) * one:.0f}Q{x1:.0f} {y1:.0f} "
+            f"{x1 + (x2 - x1) * other:.0f} {y1 + (y2 - y1) * other:.0f}"
         )
     return "".join([*parts, f"L{line[-1][0]:g} {line[-1][1]:g}"])
 

@@ -4,7 +4,6 @@ import itertools
 import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import networkx
@@ -19,34 +18,7 @@ from factscope.plots.page import write_page
 from factscope.plots.specs import Page, Section
 from factscope.plots.svg import svg
 from helpers.browser import needs_chromium, open_page, with_script
-from helpers.plots import Elements
-
-LAYERS, HEADS = 12, 12
-
-
-@cache
-def random_network(edges: int, seed: int = 0) -> Network:
-    """A network like a circuit, with so many lines: layers of heads and an MLP, all on paths from input to output."""
-    generator = np.random.default_rng(seed)
-    nodes = [NodeMark("embed", -1.0, "purple")]
-    for layer in range(LAYERS):
-        nodes += [NodeMark(f"a{layer}.h{head}", float(layer), "red") for head in range(HEADS)]
-        nodes.append(NodeMark(f"m{layer}", layer + 0.5, "green", "said of it"))
-    nodes.append(NodeMark("logits", float(LAYERS), "purple"))
-    last = len(nodes) - 1
-    lines: dict[tuple[int, int], None] = {}
-    while len(lines) < edges:
-        inner = sorted(generator.choice(np.arange(1, last), generator.integers(1, 6), replace=False).tolist())
-        path = [0, *(b for a, b in itertools.pairwise([0, *inner]) if nodes[a].row < nodes[b].row), last]
-        more = [(a, b) for a, b in itertools.pairwise(path) if nodes[a].row < nodes[b].row and (a, b) not in lines]
-        if len(path) == 2 + len(inner) and len(lines) + len(more) <= edges:
-            lines |= dict.fromkeys(more)
-    values = generator.standard_t(2, edges) * 0.1
-    marks = tuple(EdgeMark(a, b, float(value), "into q") for (a, b), value in zip(sorted(lines), values, strict=True))
-    rows = tuple((layer + half, f"layer {layer}") for layer in range(LAYERS) for half in (0.0, 0.5))
-    kinds: Any = (("red", "head"), ("green", "MLP"), ("purple", "embedding and logits"))
-    return Network("Wiring", tuple(nodes), (View("all", marks),), kinds, rows, "effect", "nats")
-
+from helpers.plots import Elements, random_network, unpacked
 
 # ---- which lines ----
 
@@ -218,7 +190,7 @@ def test_two_views_stand_on_one_layout_and_one_of_changes_needs_no_whole_path() 
         assert first.boxes == second.boxes
         assert {5, 6, 40, 41} <= set(stage.nodes)
         assert len(second.lines) == 2
-    assert fragment(both).count('class="edge lost down"') >= 1
+    assert unpacked(fragment(both)).count('class="edge lost down"') >= 1
 
 
 def test_a_still_network_has_its_colours_with_it_and_is_well_formed() -> None:

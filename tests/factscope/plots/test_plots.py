@@ -25,14 +25,14 @@ from factscope.plots.labels import numbers_in_words
 from factscope.plots.page import page_html, write_page
 from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Table, Text, state_labels, state_name
 from factscope.plots.svg import has_still, image
-from helpers.plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds
+from helpers.plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds, unpacked
 
 
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_never_becomes_markup(kind, text):
-    seen = Elements(fragment(filled(kind, text)))
-    harmless = Elements(fragment(filled(kind, "word")))
+    seen = Elements(unpacked(fragment(filled(kind, text))))
+    harmless = Elements(unpacked(fragment(filled(kind, "word"))))
 
     assert [tag for tag, _ in seen.tags] == [tag for tag, _ in harmless.tags]
     assert [set(found) for _, found in seen.tags] == [set(found) for _, found in harmless.tags]  # no new attribute
@@ -209,7 +209,7 @@ def test_a_band_below_zero_ends_at_the_lowest_value_seen_on_a_logarithmic_axis()
     assert list(high.y) == [2, 20]
 
 
-def test_a_table_shows_four_digits_and_sorts_by_all():
+def test_a_table_shows_four_digits_and_sorts_by_more():
     html = fragment(Table("t", ("p", "word"), ((0.123456789, " a"), (None, "b"))))
     assert 'data-value="0.123456789">0.1235<' in html
     assert "␣a" in html

@@ -20,7 +20,7 @@ from torch import Tensor
 from factscope.errors import PromptError, TokenMismatch, UserError
 from factscope.model import metrics
 from factscope.model.agreement import finite
-from factscope.model.bridge import Bridge, device
+from factscope.model.bridge import Bridge, device, last_logits
 from factscope.model.prompts import Prompt
 from factscope.model.readout import rank
 
@@ -147,7 +147,7 @@ class Objective:
     @torch.no_grad()
     def of(cls, model: Bridge, task: Task) -> "Objective":
         """Run the full model once for what the loss compares with."""
-        clean = finite(model(task.tokens(model), use_cache=False)[:, -1])
+        clean = finite(last_logits(model, task.tokens(model)))
         targets = tuple(
             metrics.Target(prompt.answer_ids[0], prompt.foil_ids[0] if prompt.foil_ids else None, clean[row])
             for row, prompt in enumerate(task.prompts)

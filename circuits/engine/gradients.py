@@ -16,10 +16,12 @@ from circuits.engine import beside
 from circuits.engine.reference import Reference
 from circuits.engine.writes import attention_biases, own_rows, reading, recorders, writes
 from circuits.graph import Graph, Reader
+from factscope.model.bridge import last_logits
 from factscope.model.hooks import Hook, hooked
 from factscope.model.sites import Site
 
 ROWS = 8  # rows of one backward pass; memory grows with them, speed hardly
+READERS = 64  # of one product of scores; with fewer, less is multiplied for edges that there are not
 
 
 Moved = Literal["inputs", "heads", "mlp"]
@@ -87,13 +89,20 @@ def example_scores(
 ) -> Float[Tensor, "example writer reader"]:
     """First-order rise of each prompt's own loss when an edge is cut: (ablated - clean) times the gradient.
 
-    Zero where there is no edge. The mean over the examples is the rise of the task's loss.
+    Zero where there is no edge; float64. The mean over the examples is the rise of the task's loss. Float32 is
+    multiplied as it is, for gradients of another order of sums differ by far more.
     """
-    change = (reference.replacement - clean).double()
-    n = clean.shape[1]
-    each = [change[:, row].flatten(1) @ gradient[:, row].flatten(1).double().T for row in range(n)]
-    scores = n * torch.stack(each)  # the loss is a mean over rows, and so each row's gradient is an n-th of its own
-    return torch.where(torch.from_numpy(reference.graph.allowed).to(scores.device), scores, 0.0).cpu()
+    wide = torch.float32 if clean.dtype.itemsize < 4 else clean.dtype
+    change, gradient = (reference.replacement - clean).to(wide), gradient.to(wide)
+    graph, n = reference.graph, clean.shape[1]
+    scores = change.new_zeros(n, len(graph.writers), len(graph.readers), dtype=torch.float64)
+    for first in range(0, len(graph.readers), READERS):  # they hear the writers below the last of them
+        some = slice(first, min(first + READERS, len(graph.readers)))
+        below = graph.below(graph.readers[some.stop - 1])
+        for row in range(n):
+            scores[row, :below, some] = change[:below, row].flatten(1) @ gradient[some, row].flatten(1).T
+    scores *= n  # the loss is a mean over rows, and so each row's gradient is an n-th of its own
+    return torch.where(torch.from_numpy(graph.allowed).to(scores.device), scores, 0.0).cpu()
 
 
 def _gradient(
@@ -133,11 +142,11 @@ def _gradient(
         hooks += [(Site(kind, dropped), lambda out: out.detach()) for kind in ("attn", "mlp")]
     hooks.append((Site("resid", graph.n_layers - 1), keeper(("logits", graph.n_layers))))
     with torch.enable_grad(), reading(model, routing), hooked(model, hooks):
-        logits = model(tokens, use_cache=False)[: n * len(shares), -1]
+        logits = last_logits(model, tokens)[: n * len(shares)]
         loss = reference.objective.losses(logits.unflatten(0, (len(shares), n))).sum()
     found = torch.autograd.grad(loss, list(seen.values()), allow_unused=True, materialize_grads=True)
     # From here on the sum over shares; a prompt's rows stay apart.
-    by_row = {key: g.unflatten(0, (repeated, len(shares), n)).sum(1) for key, g in zip(seen, found, strict=True)}
+    by_row = {key: _sum(g.unflatten(0, (repeated, len(shares), n)), 1) for key, g in zip(seen, found, strict=True)}
     if attending is None:
         return torch.stack([_of_reader(graph, by_row, number) for number in range(len(graph.readers))])
     return torch.stack([_by_copy(by_row, reader) for reader in graph.readers])
@@ -187,9 +196,14 @@ def _of_reader(graph: Graph, by_row: dict[tuple[str, int], Tensor], number: int)
     """One reader's gradient, [row, pos, d_model], from [copy, row, pos, (head), d_model]."""
     reader = graph.readers[number]
     if reader.kind in ("mlp", "beside", "logits"):
-        return by_row[(reader.kind, reader.layer)].sum(0)
+        return _sum(by_row[(reader.kind, reader.layer)], 0)
     if reader.kind != "head":
-        return by_row[(reader.kind, reader.layer)][..., reader.head, :].sum(0)
+        return _sum(by_row[(reader.kind, reader.layer)][..., reader.head, :], 0)
     own, pair = reader.head % graph.group, reader.head // graph.group
     total = by_row[("q", reader.layer)][own, :, :, reader.head]
     return total + sum(by_row[(kind, reader.layer)][own, :, :, pair] for kind in "kv")
+
+
+def _sum(x: Tensor, axis: int) -> Tensor:
+    """The sum over an axis, without a copy where it has length 1."""
+    return x.select(axis, 0) if x.shape[axis] == 1 else x.sum(axis)

@@ -27,7 +27,7 @@ from circuits.engine.writes import Mask, Parts, attention_biases, check_sum, cop
 from circuits.graph import Graph
 from circuits.task import Objective, Task
 from factscope.model.agreement import finite
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, last_logits
 from factscope.model.hooks import hooked
 from factscope.model.parts.experts import choices_of
 from factscope.model.sites import Site
@@ -111,9 +111,9 @@ class Reference:
         last = Site("resid", graph.n_layers - 1)
         hooks.append((last, _single(graph.reader_index["logits"], readers)))
         with reading(self.model, routing), hooked(self.model, hooks):
-            out: Tensor = self.model(tokens, use_cache=False)
+            out = last_logits(self.model, tokens)
         self.n_forwards += 1
-        return finite(out[: len(self._tokens), -1])
+        return finite(out[: len(self._tokens)])
 
     @property
     def copies(self) -> int:

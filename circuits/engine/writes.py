@@ -20,7 +20,7 @@ from torch import Tensor
 from circuits.engine import beside
 from circuits.graph import Graph
 from factscope.errors import ModelError
-from factscope.model.bridge import Bridge, architecture
+from factscope.model.bridge import Bridge, architecture, run_blocks
 from factscope.model.hooks import Hook, apart, flags, hooked
 from factscope.model.parts.experts import NO_EXPERTS, Choices, Routing, check_experts, mixtures, repeated
 from factscope.model.parts.writes import HeadsOut, expert_writes, heads_out
@@ -158,7 +158,7 @@ def writes(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float
 
     hooks = [*recorders(parts, graph, routing, keep), *beside.hooks(model, graph, tokens, keep)]
     with reading(model, routing), hooked(model, hooks):
-        model(tokens.repeat(copies(graph), 1), use_cache=False)
+        run_blocks(model, tokens.repeat(copies(graph), 1))
     return torch.stack([seen[number][: len(tokens)] for number in range(len(graph.writers))])
 
 
@@ -216,7 +216,7 @@ def _off_the_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) ->
         hooks.append((Site("mlp_in", layer), compared(f"m{layer}")))
     hooks.append((Site("resid", graph.n_layers - 1), compared("logits")))
     with reading(model, routing), hooked(model, hooks):
-        model(tokens, use_cache=False)
+        run_blocks(model, tokens)
     check_experts(model, routing)
     return max(found, key=lambda each: each[0] if each[0] == each[0] else float("inf"))
 

@@ -130,6 +130,23 @@ def run_blocks(model: Bridge, tokens: Tensor, cache: Any = None, keep: bool = Fa
     return model.original_model.base_model(input_ids=tokens, past_key_values=cache, use_cache=keep or cache is not None)
 
 
+def last_logits(model: Bridge, tokens: Tensor) -> Tensor:
+    """The model's own logits at the last position of `tokens` [row, pos]: [row, vocab].
+
+    The unembedding, which looks at one position at a time, runs at the last one alone. Hooks fire, and gradients flow.
+    """
+
+    def last(_: Any, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (states[0][:, -1:], *states[1:])
+
+    handle = model.unembed.register_forward_pre_hook(last)
+    try:
+        logits: Tensor = model(tokens, use_cache=False)[:, -1]
+    finally:
+        handle.remove()
+    return logits
+
+
 def info_of(model: Bridge, spec: str, place: str, entry: Entry | None) -> ModelInfo:
     """What there is to know of a model when it is loaded: the registry's entry, or what the model itself tells."""
     if entry is not None:

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from factscope.errors import ModelError
 from factscope.model.agreement import agree
-from factscope.model.bridge import Bridge, architecture
+from factscope.model.bridge import Bridge, architecture, run_blocks
 
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")  # what all tokens go through, by transformers' names
 Choices = dict[int, list[Tensor]]  # by layer: what each top-k gave, [row x pos, ...]
@@ -162,7 +162,7 @@ def choices_of(model: Bridge, tokens: Tensor) -> Choices:
     routing = Routing(mixtures(model))
     if routing.mixtures:
         with routing.installed():
-            model(tokens, use_cache=False)
+            run_blocks(model, tokens)
     return routing.made
 
 

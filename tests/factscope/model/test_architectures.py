@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from factscope.errors import ModelError
-from factscope.model.bridge import info
+from factscope.model.bridge import info, last_logits
+from factscope.model.hooks import hooked
+from factscope.model.sites import Site
 from helpers.architectures import FAMILIES, plain
 from helpers.verbs import EQUAL, VERBS, difference
 
@@ -57,3 +60,25 @@ def test_a_model_is_equal_to_plain_transformers_or_refused(family: Any, name: st
         apart(family, name, verb)
     assert len(str(refusal.value)) < 400
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", [name for name, cells in TABLE.items() if cells["circuit"] == "="])
+def test_the_last_logits_alone_are_those_of_the_whole_pass(family: Any, name: str) -> None:
+    """And so are the gradients at what the last block gives."""
+    model, tokens = family(name), torch.tensor([[0, 17, 200, 31, 5], [0, 3, 99, 41, 7]])
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for run in (lambda: model(tokens, use_cache=False)[:, -1], lambda: last_logits(model, tokens)):
+        states: list[torch.Tensor] = []
+
+        def leaf(resid: torch.Tensor, states: list[torch.Tensor] = states) -> torch.Tensor:
+            states.append(resid.detach().requires_grad_())
+            return states[-1]
+
+        with hooked(model, [(Site("resid", model.cfg.n_layers - 1), leaf)]):
+            logits = run()
+        (slope,) = torch.autograd.grad(logits[:, 3].sum(), states)
+        seen.append((logits.detach(), slope))
+    (whole, slopes), (last, own) = seen
+    torch.testing.assert_close(last, whole, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(own, slopes, atol=1e-6, rtol=1e-6)
+    assert not own[:, :-1].any()

@@ -32,6 +32,7 @@ SWEEPS = {
     "lora": ("", "matrices=W_Q,W_V", "matrices=W_V,W_O", "matrices=W_Q,W_V layers=0,1,2,3,4,5,6,7,8,9"),
     "adalora": ("", "learning_rate=0.02", "alpha=128", "allocate=30 steps=60", "layers=1,2,3"),
     "ft_bf": ("", "layer=3", "layer=6", "learning_rate=0.0005", "learning_rate=0.002"),
+    "kn": ("", "new=1", "new=4", "new=8 signed=false", "direction=centred", "wordings=3"),
     "crispedit": ("", "energy=0.5", "energy=0.7", "energy=0.95", "energy=0.99"),
 }
 SHOWN = ("ES", "PS", "NS", "reliability", "generality", "locality, unchanged", "locality KL")

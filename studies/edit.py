@@ -14,6 +14,7 @@ from editing.method import MethodConfig, MethodSpec, method
 from editing.pages import edit as pages
 from editing.requests import check
 from editing.restraint import RestraintSpec, restrained
+from editing.sequence.state import EDITS
 from editing.solve import corpus
 from editing.solve import moments as second_moments
 from editing.solve.moments import Moments
@@ -216,12 +217,19 @@ def save(folder: Path, edits: Sequence[Edit], scores: EditScores, light: bool = 
 
 
 def load_edits(folder: Path) -> list[Edit]:
-    """The edit in `folder`, or the several in its subfolders, in order; StoreError if there is none.
+    """The edit in `folder`, or the several in its subfolders, in order.
 
+    StoreError if there is none, or where a command was stopped while it saved several: how many are missing cannot be
+    seen. Those of a sequence stand in its `edits`, each as soon as it is made, and are taken as they are.
     `hub:owner/name` stands for the folder of an uploaded edit, which is downloaded once.
     """
     folder = local(folder)
     parts = sorted(folder.glob("edit-*/" + store.JSON))
     if parts and not (folder / store.JSON).exists():
+        if folder.name != EDITS and not (folder / "report" / store.JSON).is_file():
+            raise StoreError(
+                f"{folder} holds {len(parts)} edits and no report: the command that made them was stopped while it "
+                "saved them, and there may be more; give the same command again"
+            )
         return [Edit.load(part.parent) for part in parts]
     return [Edit.load(folder)]

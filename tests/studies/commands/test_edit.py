@@ -80,6 +80,10 @@ def test_a_batch_size_makes_a_stack_of_edits_scored_at_once_and_at_the_end(edit)
     assert ("ES", "final") in read(body)
     second = Edit.load("many/edit-0002")
     assert second.below == (Edit.load("many/edit-0001").digest,)
+    shutil.rmtree("many/report")  # as if it had been killed among its edits
+    out = edit("evaluate", "many")
+    assert out.exit_code == 2
+    assert "many holds 2 edits and no report" in out.stderr
 
 
 def test_a_restraint_makes_one_edit_of_them(edit):

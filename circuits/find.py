@@ -74,7 +74,8 @@ def find(
             choice = method.choose(reference, journal=kept, seed=seed, shown=shown)
         _check_size(graph, choice)
         logits = reference.logits(choice.kept)
-        full, chosen, empty = (reference.loss(each) for each in (graph.full(), choice.kept, graph.empty()))
+        full, empty = (reference.loss(each) for each in (graph.full(), graph.empty()))
+        chosen = float(reference.objective.losses(logits[None])[0])
     notes += choice.notes
     if full >= empty:
         notes += (

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.analysis.head_roles import AnswerReading, HeadReading, Naming, head_reading, parts_of
+from circuits.analysis.head_roles import AnswerReading, HeadReading, Naming, head_readings, parts_of
 from circuits.engine.reference import Reference
 from circuits.engine.state import State
 from circuits.graph import Graph
@@ -96,7 +96,7 @@ def head_table(
     naming = [Naming.of(model, prompt, lens, answers) for lens in lenses]
     subject, relation = parts_of(prompt)
     heads = [name for name in graph.writers if name.startswith("a")]
-    read = [[head_reading(state, lens, name, last) for name in heads] for lens in lenses]
+    read = head_readings(state, lenses, heads, last)
 
     def roles(which: int) -> tuple[str, ...]:
         return tuple(naming[which].role(head, subject, relation) for head in read[which])

@@ -36,7 +36,7 @@ from circuits.engine.state import State
 from circuits.graph import place_of
 from factscope.model.bridge import Bridge
 from factscope.model.prompts import Prompt, token_ids
-from factscope.model.readout import Component, Readout, rank, readout
+from factscope.model.readout import ROWS, Component, Readout, rank, readout
 from factscope.runs.provenance import Run, stopwatch
 
 ROLES = ("mover", "relation", "mixture", "none")
@@ -100,7 +100,7 @@ def roles(
         naming = Naming.of(model, prompt, lens, answers, floor)
         nodes = circuit.nodes()
         attended = patterns(state, strongest_heads(circuit))
-        measured = [head_reading(state, lens, name, last) for name in nodes if name.startswith("a")]
+        (measured,) = head_readings(state, [lens], [name for name in nodes if name.startswith("a")], last)
         subject, relation = parts_of(prompt)
         heads = tuple(_head_role(head, naming, subject, relation) for head in measured)
         generator = np.random.default_rng(seed)
@@ -243,17 +243,26 @@ def source_writes(state: State, name: str, last: int) -> tuple[Float[Tensor, " k
     return pattern, state.share(layer, given, 0, last)
 
 
-def head_reading(state: State, lens: AnswerReading, name: str, last: int) -> HeadReading:
-    """One head in the full model on the first prompt."""
-    pattern, by_source = source_writes(state, name, last)
-    attention = pattern.double().cpu().numpy().copy()
-    attention[0] = 0.0
-    attention /= max(attention.sum(), 1e-12)
-    direct = lens.direct(by_source).double().cpu().numpy().copy()
-    direct[0] = 0.0  # what the sink holds is the same whatever is asked
-    top = tuple(lens.top(by_source.sum(0)))
-    decode = lens.readout.model.tokenizer.decode
-    return HeadReading(name, attention, direct, top, tuple(decode([token]) for token in top))
+def head_readings(
+    state: State, lenses: Sequence[AnswerReading], names: Sequence[str], last: int
+) -> list[list[HeadReading]]:
+    """Heads in the full model on the first prompt, [lens][head]; the lenses read one state towards several answers."""
+    if not names:
+        return [[] for _ in lenses]
+    sources = [source_writes(state, name, last) for name in names]
+    by_source = torch.stack([each for _, each in sources])  # [head, key, d_model]
+    attention = torch.stack([pattern for pattern, _ in sources]).double().cpu().numpy().copy()
+    attention[:, 0] = 0.0
+    attention /= np.maximum(attention.sum(1, keepdims=True), 1e-12)
+    tops = [tuple(top) for some in by_source.sum(1).split(ROWS) for top in lenses[0].top(some)]
+    decode = lenses[0].readout.model.tokenizer.decode
+    words = [tuple(decode([token]) for token in top) for top in tops]
+    found = []
+    for lens in lenses:
+        direct = lens.direct(by_source).double().cpu().numpy().copy()
+        direct[:, 0] = 0.0  # what the sink holds is the same whatever is asked
+        found.append([HeadReading(*each) for each in zip(names, attention, direct, tops, words, strict=True)])
+    return found
 
 
 def _active(circuit: Circuit, heads: bool) -> Tensor:

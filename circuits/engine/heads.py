@@ -59,7 +59,7 @@ class Kernel:
 
     def __init__(self, model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"], choices: Choices) -> None:
         with apart(model):
-            frame = Frame.of(model, tokens)
+            frame = Frame.of(model, tokens, check=False)  # the state compares with the model's own pass
         self.model, self.graph, self.frame = model, graph, frame
         self._beside = {layer: Beside(model, layer, tokens) for layer in graph.beside}
         weights = live_weights(model)

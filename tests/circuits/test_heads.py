@@ -1,5 +1,6 @@
 """What heads do: one rule for their roles, which minds the sign; curves that end where the circuit does; changes."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,18 @@ import pytest
 import torch
 
 from circuits.analysis.head_changes import HeadTable, head_changes, head_table
-from circuits.analysis.head_roles import HeadReading, Naming, roles
+from circuits.analysis.head_roles import AnswerReading, HeadReading, Naming, head_readings, roles
 from circuits.circuit import Circuit
+from circuits.engine.reference import Reference
+from circuits.engine.state import State
 from circuits.find import find
+from circuits.graph import Graph
 from circuits.scorers.eap import EAP
 from circuits.task import Task
 from factscope.data.fact import Fact
 from factscope.data.load import load_facts
 from factscope.model.prompts import prompt_of
+from factscope.model.readout import readout
 from factscope.statistics import null_p
 from helpers.circuits import double, task
 from helpers.models import TOY
@@ -54,6 +59,23 @@ def test_roles_follow_the_papers_rule_and_mind_the_sign(
 @pytest.fixture(scope="module")
 def fact() -> Fact:
     return load_facts(TOY / "toy_town.json")[0]
+
+
+@pytest.mark.parametrize("name", ["llama", "olmo2"])
+def test_heads_read_together_are_heads_read_one_by_one(tmp_path: Path, name: str) -> None:
+    model = double(name, tmp_path)
+    state = State(Reference(model, Graph.of(model), task(model)))
+    last = state.tokens.shape[1] - 1
+    lenses = [AnswerReading(readout(model), state.inputs[-1][0, last], token) for token in (17, 31)]
+    names = [writer for writer in state.graph.writers if writer.startswith("a")]
+    together = head_readings(state, lenses, names, last)
+    for lens, read in zip(lenses, together, strict=True):
+        for one in read:
+            ((alone,),) = head_readings(state, [lens], [one.name], last)
+            np.testing.assert_allclose(alone.attention, one.attention, atol=1e-12)
+            np.testing.assert_allclose(alone.direct, one.direct, atol=1e-12)
+            assert alone.top == one.top
+    assert head_readings(state, lenses, [], last) == [[], []]
 
 
 def test_a_head_has_one_role_on_every_page(toy: Any, fact: Fact) -> None:

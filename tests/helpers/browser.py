@@ -31,13 +31,18 @@ class Opened:
 
 
 def open_page(
-    path: Path, folder: Path, *, dark: bool = False, width: int = 1400, height: int = 1000, picture: bool = False
-) -> Opened:
-    """Open a file in headless Chromium with an empty profile under `folder`; the picture costs a second visit."""
-    dom = _visit(path, folder, ["--dump-dom"], dark, width, height)
+    path: Path, folder: Path, *, dark: bool = False, width: int = 1400, height: int = 1000, picture: bool = False,
+    patience: int = 10_000,
+) -> Opened:  # fmt: skip
+    """Open a file in headless Chromium with an empty profile under `folder`; the picture costs a second visit.
+
+    `patience`: milliseconds that pass in the page before it is read, by its own clock, which stands while it works.
+    """
+    wanted = ["--dump-dom", f"--virtual-time-budget={patience}"]
+    dom = _visit(path, folder, wanted, dark, width, height)
     png = folder / f"{path.stem}-{'dark' if dark else 'light'}-{width}.png" if picture else None
     if png is not None:
-        _visit(path, folder, [f"--screenshot={png}"], dark, width, height)
+        _visit(path, folder, [f"--screenshot={png}", f"--virtual-time-budget={patience}"], dark, width, height)
     return Opened(dom.stdout, _console(dom.stderr), png)
 
 
@@ -60,7 +65,6 @@ def _visit(
         f"--user-data-dir={folder / 'profile'}",
         f"--window-size={width},{height}",
         f"--blink-settings=preferredColorScheme={0 if dark else 1}",
-        "--virtual-time-budget=10000",
         *wanted,
         path.resolve().as_uri(),
     ]

@@ -1,14 +1,17 @@
-"""Many pages in one start of a browser: what is cut off, and what is too pale to be read.
+"""Many pages in one start of a browser: what is cut off, what is too pale to be read, and what axe says of them.
 
-Each page stands in a frame as wide as a reader's window, is measured there by a script of ours, and says what it found.
-"Printed" is the page under the rules that it has for paper, as wide as a sheet: the rules for print hold for all media,
-and the page is told that it is about to be printed.
+Each page stands in a frame as wide as a reader's window, is measured there by a script of ours or by axe, and says what
+was found. axe (Deque's, MPL-2.0) asks what a reader needs who hears a page or has no mouse: names, roles, labels, the
+order of headings, contrast. "Printed" is the page under the rules that it has for paper, as wide as a sheet: the rules
+for print hold for all media, and the page is told that it is about to be printed.
 """
 
 import json
 import re
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from helpers.browser import open_page
 
@@ -72,23 +75,56 @@ setTimeout(() => { if (PRINTED) { dispatchEvent(new Event("beforeprint")); drawn
 """
 
 
+AXE = """
+const told = (rules) => rules.map(({ impact, id, nodes }) =>
+  `${impact} ${id} (${nodes.length}): ` +
+  nodes.slice(0, 3).map(({ target, html }) => `${target} ${html.slice(0, 200)}`).join("; "));
+const run = async () => {
+  const { violations, incomplete, passes } = await axe.run(document, { preload: false });
+  return { violations: told(violations), unsure: told(incomplete), passed: passes.map((rule) => rule.id) };
+};
+const say = (found) => parent.postMessage({ at: AT, found }, "*");
+const reader = () => {
+  for (const each of document.querySelectorAll("details")) each.open = true;
+  document.querySelector(".stage:not([hidden]) .node")?.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+};
+setTimeout(() => { reader(); run().then(say, (error) => say({ lost: [`${error}`] })); }, 4000);
+"""
+
+
 def looks(
     pages: Sequence[Path], folder: Path, widths: Sequence[int], *, dark: bool = False
-) -> dict[str, dict[str, list[str]]]:
+) -> dict[str, dict[str, Any]]:
     """What is wrong with each page at each width (SHEET: printed), by "name at width"; one start of the browser."""
+    return _framed(pages, folder, widths, MEASURE.replace("LEAST", str(LEAST)), dark)
+
+
+def axe(pages: Sequence[Path], folder: Path, widths: Sequence[int], *, dark: bool = False) -> dict[str, dict[str, Any]]:
+    """The `violations` that axe finds, what it is `unsure` of and which rules `passed`, by "name at width".
+
+    What is folded is opened before, and a node of each kind of network chosen. A rule that is unsure of 0 places has
+    not been tried: axe stumbled over something.
+    """
+    library = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
+    (folder / "axe.min.js").write_text(library, encoding="utf-8")
+    return _framed(pages, folder, widths, AXE, dark, "axe.min.js")
+
+
+def _framed(
+    pages: Sequence[Path], folder: Path, widths: Sequence[int], script: str, dark: bool, library: str = ""
+) -> dict[str, dict[str, Any]]:
+    """What a script posts from each page, in a frame of each width."""
     frames, names = list[str](), list[str]()
+    loaded = f'<script src="{library}"></script>' if library else ""
     for page in pages:
         html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
         for width in widths:
             printed = width == SHEET
             text = html.replace("@media print", "@media all") if printed else html
-            script = MEASURE.replace("PRINTED", str(printed).lower()).replace("LEAST", str(LEAST))
+            acting = script.replace("PRINTED", str(printed).lower()).replace("AT,", f"{len(names)},")
             copy = folder / f"{page.parent.name}-{page.stem}-{width}.html"
-            copy.write_text(
-                text.replace("</body>", f"<script>{script.replace('AT,', f'{len(names)},')}</script></body>"),
-                encoding="utf-8",
-            )
-            frames.append(f'<iframe src="{copy.name}" width="{width}" height="900"></iframe>')
+            copy.write_text(text.replace("</body>", f"{loaded}<script>{acting}</script></body>"), encoding="utf-8")
+            frames.append(f'<iframe src="{copy.name}" title="{copy.name}" width="{width}" height="900"></iframe>')
             names.append(f"{page.parent.name}/{page.stem} at {width}")
     whole = folder / f"looks-{'dark' if dark else 'light'}.html"
     whole.write_text(
@@ -96,7 +132,7 @@ def looks(
         "all[event.data.at] = event.data.found; document.title = JSON.stringify(all); };</script>" + "".join(frames),
         encoding="utf-8",
     )
-    dom = open_page(whole, folder, dark=dark, width=1500).dom
+    dom = open_page(whole, folder, dark=dark, width=1500, patience=60_000).dom
     title = dom.partition("<title>")[2].partition("</title>")[0]
     for name, letter in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
         title = title.replace(name, letter)

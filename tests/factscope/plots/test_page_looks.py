@@ -9,7 +9,7 @@ import pytest
 from factscope.plots.page import write_page
 from factscope.plots.specs import Cell, Curves, Heatmap, Page, Section, Series, Table
 from helpers.browser import needs_chromium
-from helpers.looks import SHEET, looks
+from helpers.looks import SHEET, axe, looks
 from helpers.plots import DRAWN, filled, kinds, random_network
 from studies.explorer.page import index_html
 from studies.explorer.runs import Entry
@@ -31,7 +31,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name, chosen in (("all", kinds()), ("plain", [kind for kind in kinds() if kind not in DRAWN])):
         wide = Heatmap("Words", [[0.5] * 40], ("0",), ("word",) * 40, cell_labels=[["word"] * 40])  # type: ignore[arg-type]
-        specs = (*(filled(kind, "word") for kind in chosen), *((wide,) if name == "all" else ()), table)
+        specs = (
+            *(filled(kind, "word") for kind in chosen),
+            *((wide, random_network(100)) if name == "all" else ()),
+            table,
+        )
         more = tuple(Section(f"Where the answer {place} is read, and how", ()) for place in range(9))
         parts = (Section("What was found", specs, "A sentence."), *more)
         found[name] = write_page(Page("A page", parts), folder / name / "page.html")
@@ -53,6 +57,24 @@ def test_nothing_is_cut_off_and_no_text_is_pale(pages: dict[str, Path], tmp_path
         for name, found in seen.items():
             assert found.pop("texts", 0), (name, found)
             assert found == {"cut": [], "pale": []}, name
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_axe_finds_nothing_to_say_and_finds_what_is_planted(pages: dict[str, Path], tmp_path: Path) -> None:
+    """Names, roles, labels, headings, contrast: every kind of figure and table, and the list of runs."""
+    planted = tmp_path / "planted" / "page.html"
+    planted.parent.mkdir()
+    faults = '<main><img src="data:,"><input><h5>a heading</h5><p style="color:#999">pale</p>'
+    planted.write_text(pages["plain"].read_text(encoding="utf-8").replace("<main>", faults), encoding="utf-8")
+    found = axe([pages["all"], pages["list"], planted], tmp_path, (1440,))
+    found |= axe([pages["all"], pages["list"]], tmp_path, (800,), dark=True)
+    said = [rule.split()[1] for rule in found.pop("planted/page at 1440")["violations"]]
+    assert sorted(said) == ["color-contrast", "heading-order", "image-alt", "label"]
+    for name, each in found.items():
+        assert each.get("violations") == [], (name, each)
+        assert not [rule for rule in each["unsure"] if "(0)" in rule], name
+        assert {"color-contrast", "heading-order"} <= set(each["passed"]), name
 
 
 def full_diff() -> Page:

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, device
+from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import ROWS, padded
 from factscope.model.forward.ends import ending
 from factscope.model.hooks import record
@@ -155,7 +155,7 @@ def states(model: Bridge, prompts: Sequence[Sequence[int]], site: Site, start: s
     for begin in range(0, len(rows), ROWS):
         some = rows[begin : begin + ROWS]
         with record(model, [site]) as seen, ending(torch.tensor([len(row) - 1 for row in some])):
-            model(padded(some).to(device(model)), use_cache=False, **stop)
+            model(padded(model, some), use_cache=False, **stop)
         for number, row in enumerate(some):
             skipped = len(first) if row[: len(first)] == tuple(first) and len(row) > len(first) else 0
             found[row] = seen[site][number, skipped : len(row)].float().mean(0).cpu()

@@ -136,7 +136,7 @@ def _asked(model: Bridge, edit: Edit) -> Tensor:
     for request in edit.requests[:ASKED]:
         (prompt,) = target_prompts(model, request, ("{}",), edit.start_token)
         rows.append((*prompt.tokens, *prompt.answer_ids))
-    return padded(rows).to(next(model.parameters()).device)
+    return padded(model, rows)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from editing.edit import unedited
 from editing.solve.corpus import NOTHING, pieces
 from editing.solve.moments import Moments, place_of
 from factscope.errors import EditError, StoreError
-from factscope.model.bridge import Bridge, device
+from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import padded
 from factscope.model.hooks import hooked
 from factscope.model.sites import Site
@@ -88,7 +88,7 @@ def slopes(model: Bridge, layer: int, rows: Sequence[Sequence[int]]) -> Float[Te
 
     The first is an attention sink, and is left out as moments leave it out; at the last nothing is asked.
     """
-    tokens = padded([row for row in rows if len(row) > 2]).to(device(model))
+    tokens = padded(model, [row for row in rows if len(row) > 2])
     if not len(tokens):
         return torch.zeros(0, int(model.cfg.d_model), device=tokens.device)
     lengths = torch.tensor([len(row) for row in rows if len(row) > 2], device=tokens.device)

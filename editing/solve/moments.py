@@ -32,7 +32,7 @@ from editing.weights.extremes import bounds
 from factscope.cache import cache_folder, digest
 from factscope.errors import EditError, StoreError
 from factscope.files import sweep, write_bytes_atomically
-from factscope.model.bridge import Bridge, device, info, run_blocks
+from factscope.model.bridge import Bridge, info, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.forward.subject import check_written
 from factscope.model.hooks import hooked
@@ -220,7 +220,7 @@ def keys_of_text(
     model: Bridge, layers: Sequence[int], rows: Sequence[Sequence[int]]
 ) -> dict[int, Float[Tensor, "token d"]]:
     """Keys at every position but the first of these documents, for all `layers` in one pass."""
-    tokens = padded(rows).to(device(model))
+    tokens = padded(model, rows)
     counted = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
     for row, ids in enumerate(rows):
         counted[row, 1 : len(ids)] = True

@@ -10,7 +10,7 @@ from torch import Tensor
 from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, device, run_blocks
+from factscope.model.bridge import Bridge, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
 from factscope.model.hooks import record
@@ -49,7 +49,7 @@ class Ordinary:
         ]
         rows = [tokenized(model, fact.prompt, start=start)[0] for fact in facts]
         ends = torch.tensor([len(row) - 1 for row in rows])
-        seen = read(model, padded(rows).to(device(model)), ends, [site])[site].float().cpu()
+        seen = read(model, padded(model, rows), ends, [site])[site].float().cpu()
         states = tuple(seen[number, : len(row)] for number, row in enumerate(rows))
         return cls(tuple(fact.subject for fact in facts), states)
 

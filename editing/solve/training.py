@@ -23,7 +23,7 @@ from editing.method import MethodInputs, MethodOutput
 from editing.requests import target_prompts
 from editing.solve.adam import Adam
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, device
+from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame
@@ -200,7 +200,7 @@ class Rows:
             rows.append((*prompt.tokens, *prompt.answer_ids, *end)[:-1])
             self.places.append(positions)
             self.tokens.append(ids)
-        self.ends, self.rows = torch.tensor(ends), padded(rows).to(device(model))
+        self.ends, self.rows = torch.tensor(ends), padded(model, rows)
         self.lengths = tuple(map(len, rows))
         self.frame, site = Frame.of(model, self.rows), Site("resid_pre", lowest)
         stop = {"stop_at_layer": lowest + 1} if lowest + 1 < model.cfg.n_layers else {}

@@ -28,7 +28,7 @@ from editing.requests import RequestPrompts, essence_prompt
 from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, device
+from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import Row, Suffix, buckets, check_written, landed, suffix
@@ -372,7 +372,7 @@ def read_subjects(
     found: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(rows) for site in sites}
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for some in (order[i : i + 64] for i in range(0, len(order), 64)):
-        tokens = padded([rows[i] for i in some]).to(device(model))
+        tokens = padded(model, [rows[i] for i in some])
         with record(model, sites) as seen:
             model(tokens, use_cache=False, **stop)
         for site in sites:

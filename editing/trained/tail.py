@@ -56,7 +56,7 @@ class Tail:
     def __init__(self, model: Bridge, first: int, rows: Sequence[Row]) -> None:
         self.model, self.first = model, first
         longest = max(rows, key=len)
-        self.frame = Frame.of(model, padded([longest]).to(device(model)))
+        self.frame = Frame.of(model, padded(model, [longest]))
         self._entering: dict[Row, Tensor] = {}
         self._leaving: dict[Row, Tensor] = {}
 
@@ -75,7 +75,7 @@ class Tail:
                 advance(len(some))
 
     def _run(self, rows: Sequence[Row], sites: Sequence[Site]) -> dict[Site, Tensor]:
-        above, tokens = max(site.layer for site in sites) + 1, padded(rows).to(device(self.model))
+        above, tokens = max(site.layer for site in sites) + 1, padded(self.model, rows)
         with record(self.model, sites) as seen, ending(torch.tensor([len(row) - 1 for row in rows])):
             if above < self.model.cfg.n_layers:
                 self.model(tokens, use_cache=False, stop_at_layer=above)

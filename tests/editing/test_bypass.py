@@ -89,7 +89,7 @@ def last(model: Any, rows: list[tuple[int, ...]]) -> list[torch.Tensor]:
 def closed(model: Any, edit: Edit, rows: list[tuple[int, ...]]) -> list[int]:
     """The rows at which nothing of the edit speaks."""
     (part,) = edit.bypasses
-    kind, ids = KINDS.get(part.kind), padded(rows)
+    kind, ids = KINDS.get(part.kind), padded(model, rows)
     site = kind.heard(part)
     with ending(torch.tensor([len(row) - 1 for row in rows]), tokens=ids) as now, record(model, [site]) as seen:
         model(ids)

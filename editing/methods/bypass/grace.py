@@ -28,7 +28,7 @@ from editing.requests import target_prompts
 from editing.solve.adam import Adam
 from editing.solve.ordinary import reaches, read
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, device
+from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame
@@ -141,7 +141,7 @@ class _Rows:
     def of(cls, inputs: MethodInputs, layer: int) -> "_Rows":
         model = inputs.model
         prompts = [target_prompts(model, request, ("{}",), inputs.start)[0] for request in inputs.requests]
-        ids = padded([(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in prompts]).to(device(model))
+        ids = padded(model, [(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in prompts])
         ends = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
         frame = Frame.of(model, ids)
         sites = Site("resid_pre", layer), Site("mlp_hidden", layer), Site("mlp_write", layer)

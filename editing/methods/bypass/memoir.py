@@ -127,7 +127,7 @@ def _looks(inputs: MethodInputs, config: Config) -> _Looks:
     active = max(1, round(config.active * len(mean)))
     prompts = [target_prompts(model, request, ("{}",), inputs.start)[0] for request in inputs.requests]
     rows, last = [prompt.tokens for prompt in prompts], torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
-    seen = read(model, padded(rows).to(device(model)), last, [site])[site].float().cpu()
+    seen = read(model, padded(model, rows), last, [site])[site].float().cpu()
     own = masks(feature(seen, last, mean), active, inputs.seed)
     met = (own @ masks(feature(others, ends, mean), active, inputs.seed).T) / active
     for number, request in enumerate(inputs.requests):

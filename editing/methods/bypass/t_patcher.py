@@ -32,7 +32,7 @@ from editing.requests import target_prompts
 from editing.solve.adam import Adam
 from editing.solve.ordinary import Ordinary, read
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, device
+from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame
@@ -127,7 +127,7 @@ class _Rows:
             for number, request in enumerate(inputs.requests)
             for prompt in target_prompts(model, request, inputs.contexts, inputs.start)
         ]
-        ids = padded([(*prompt.tokens, *prompt.answer_ids[:-1]) for _, prompt in asked]).to(device(model))
+        ids = padded(model, [(*prompt.tokens, *prompt.answer_ids[:-1]) for _, prompt in asked])
         ends = torch.tensor([len(prompt.tokens) - 1 for _, prompt in asked])
         sites = Site("resid_pre", layer), Site("mlp_read", layer)
         seen = read(model, ids, ends, sites)

@@ -142,7 +142,7 @@ class _Prompts:
         size = float(torch.cat([state[1:] for state in written.states]).norm(dim=-1).median())
         rows = [target_prompts(model, request, ("{}",), inputs.start)[0].tokens for request in inputs.requests]
         ends = torch.tensor([len(row) - 1 for row in rows])
-        own = read(model, padded(rows).to(device(model)), ends, [site])[site].float()
+        own = read(model, padded(model, rows), ends, [site])[site].float()
         others = torch.nn.utils.rnn.pad_sequence(list(ordinary.states), batch_first=True).to(own)
         others_ends = torch.tensor([len(state) - 1 for state in ordinary.states])
         place = {request: number for number, request in enumerate(inputs.requests)}

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from factscope.errors import ModelError
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device, run_blocks
 from factscope.model.forward.ends import ending
@@ -56,7 +57,7 @@ def logits_at(
     positions = [[place + more for place in places] for places, more in zip(positions, told, strict=True)]
     out: list[Tensor] = [torch.empty(0)] * len(rows)
     for some in _batches(rows, told, switch(model)):
-        tokens = padded([rows[i] for i in some]).to(device(model))
+        tokens = padded(model, [rows[i] for i in some])
         begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
         ends = torch.tensor([min(positions[i]) for i in some])
         with record(model, [last]) as seen, ending(ends, begun, tokens):
@@ -89,7 +90,17 @@ def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[i
     return begun, cache
 
 
-def padded(rows: Sequence[Sequence[int]], to: int = 0) -> Int[Tensor, "row pos"]:
-    """Rows as one tensor, filled up on the right with token 0; in a causal model nothing before it notices."""
-    longest = max(to, *(len(row) for row in rows))
-    return torch.tensor([[*row, *([0] * (longest - len(row)))] for row in rows])
+def padded(model: Bridge, rows: Sequence[Sequence[int]], to: int = 0) -> Int[Tensor, "row pos"]:
+    """Rows as one tensor on the model's device, filled up on the right with token 0, to `to` positions at least.
+
+    In a causal model nothing before it notices; but where a text's length decides how its positions are turned, rows
+    are of one length or short: ModelError where a row would be read otherwise than alone.
+    """
+    lengths = [len(row) for row in rows]
+    longest = max([to, *lengths])
+    if longest > switch(model) and min(lengths) < longest:
+        raise ModelError(
+            f"this model turns positions by a text's length beyond {switch(model):.0f} tokens, and a text of "
+            f"{min(lengths)} would be read beside {longest} otherwise than alone: use shorter texts"
+        )
+    return torch.tensor([[*row, *([0] * (longest - len(row)))] for row in rows]).to(device(model))

@@ -2,7 +2,8 @@
 
 Both leave RoPE (Su et al. 2021) as it was trained up to a number of tokens. Beyond it longrope (Ding et al. 2024) takes
 other frequencies, and dynamic NTK frequencies of the text's own length. Transformers takes the longest row of a batch
-for the text; so a shorter row beside one that is longer than that number would be read otherwise than alone.
+for the text; so a shorter row beside one that is longer than that number would be read otherwise than alone. Generation
+and scoring keep such rows apart; whatever else fills rows up (`padded`) refuses them.
 """
 
 from math import inf

@@ -206,8 +206,8 @@ def suffix(model: Bridge, rows: Sequence[Row], layer: int) -> Suffix:
     """Run `rows` once, clean, and keep what the blocks above `layer` need to run from the subject's end on."""
     before = max(row.subject for row in rows)  # P
     after = max(row.length for row in rows)  # S
-    tokens = padded([row.tokens[: row.subject + row.length] for row in rows], to=before + after)
-    tokens = tokens[:, : before + after].to(device(model))
+    tokens = padded(model, [row.tokens[: row.subject + row.length] for row in rows], to=before + after)
+    tokens = tokens[:, : before + after]
     plain = Frame.of(model, tokens[:1], check=False)
     end = torch.tensor([row.subject for row in rows], device=tokens.device)
     column = torch.arange(before + after, device=tokens.device)

@@ -204,7 +204,7 @@ class _Ends:
         part.check()
         at = torch.arange(len(rows)), torch.tensor([row.subject for row in rows])
         with record(model, [Site(kind, i) for i in layers for kind in ("mlp_hidden", "mlp_write", "resid")]) as seen:
-            model(padded([row.tokens for row in rows]).to(device(model)), use_cache=False)
+            model(padded(model, [row.tokens for row in rows]), use_cache=False)
         hidden, write, resid = (
             {i: seen[Site(kind, i)][at] for i in layers} for kind in ("mlp_hidden", "mlp_write", "resid")
         )

@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from editing.solve.moments import keys_of_text
+from factscope.errors import ModelError
 from factscope.model.forward import batched, generate
 from factscope.model.forward.rotation import switch
 from factscope.model.load import load
@@ -58,3 +60,14 @@ def test_rows_beyond_the_switch_are_read_and_written_on_as_alone(name: str, monk
 
 def test_other_models_never_switch(tiny: Any) -> None:
     assert [switch(tiny(name)) for name in ("gpt2", "llama", "neox", "gemma3")] == [inf] * 4
+
+
+def test_whoever_runs_rows_beside_longer_ones_is_refused_beyond_the_switch() -> None:
+    model, short = turned(KINDS["longrope"]), [BEGIN[:4], BEGIN[:9]]
+    assert batched.padded(model, short).shape == (2, 9)
+    assert batched.padded(model, [BEGIN, BEGIN]).shape == (2, 10), "rows of one length are read as alone"
+    for rows, to in ([BEGIN[:4], BEGIN], 0), ([BEGIN[:4], BEGIN[:4]], 10):
+        with pytest.raises(ModelError, match="beyond 9 tokens, and a text of 4 would be read beside 10 otherwise"):
+            batched.padded(model, rows, to)
+    with pytest.raises(ModelError, match="use shorter texts"):  # one of its callers
+        keys_of_text(model, [0], [BEGIN[:4], BEGIN])

@@ -12,7 +12,7 @@ from editing.method import method, method_names
 from editing.pages.beside import beside
 from editing.pages.report import finite, report_sections
 from editing.pages.told import answer_table, in_json, one_fact, told
-from editing.pages.weights import factors
+from editing.pages.weights import inside
 from editing.spectrum import Spectrum
 from factscope.plots.labels import settings_in_words
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
@@ -25,8 +25,8 @@ def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum
     title = f"Edit: {requests[0]}" if len(requests) == 1 else f"{len(requests)} facts edited"
     sorts = tuple(dict.fromkeys(map(kind, edits)))
     said = sorts[0] if len(sorts) == 1 else f"{len(edits)} edits of {len(sorts)} kinds or places; the cards say which."
-    inside = (*beside(edits), *curves(edits), *solver_table(edits), *choices(edits))
-    made = Section("How it was made", (*inside, *(card(edit) for edit in edits[:5])), said)
+    found = (*beside(edits), *inside(edits), *curves(edits), *solver_table(edits), *choices(edits))
+    made = Section("How it was made", (*found, *(card(edit) for edit in edits[:5])), said)
     sections = (*report_sections(report, spectra), made)
     return Page(title, sections, f"{edits[0].model}, {', '.join(report.methods)}")
 
@@ -47,7 +47,7 @@ def page(edit: Edit) -> Page:
     sections = (
         *((Section("What is said", answers),) if answers else ()),
         Section(
-            "What it does", (facts, *((shapes,) if shapes.rows else ()), *factors(edit), *beside([edit])), kind(edit)
+            "What it does", (facts, *((shapes,) if shapes.rows else ()), *inside([edit]), *beside([edit])), kind(edit)
         ),
         Section("How it was found", (*curves([edit]), *solver_table([edit]), *choices([edit]))),
         Section("What was run", (card(edit),)),

@@ -5,17 +5,24 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from editing.delta import Delta
 from editing.edit import Edit
 from editing.weights.maps import READ_AS, MatrixMap, WeightMaps
 from editing.weights.sparsity import column_energy, concentration, row_energy
-from factscope.model.weights import PROJECTIONS, WeightName
+from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName
 from factscope.plots.labels import numbers_in_words
-from factscope.plots.specs import Cell, Curves, Heatmap, Page, Section, Series, Table, Text
+from factscope.plots.specs import Cell, Curves, Heatmap, Page, Section, Series, Spec, Table, Text
 from factscope.results.provenance import provenance
 
 DRAWN = 12  # matrices whose picture a page has
 WITHIN = (1, 10, 50)
+THIN = 5  # matrices, or edits, of one figure
+FEW = 0.1  # of a matrix's rows: an edit that changes no more moves neurons that can be named
+NAMED = 30  # neurons of a table
 
 
 def page(maps: WeightMaps) -> Page:
@@ -94,18 +101,25 @@ def records(maps: WeightMaps) -> list[dict[str, Any]]:
     ]
 
 
-def factors(edit: Edit) -> tuple[Curves, ...]:
-    """How an edit of low rank is spread over rows and columns of its matrices; of an edit of another kind, nothing."""
-    thin = [delta for delta in edit.deltas if delta.low_rank][:5]
+def inside(edits: Sequence[Edit]) -> tuple[Spec, ...]:
+    """What edits in the weights look like inside: which neurons they move, where these are few, and thin factors."""
+    return (*neurons(edits), *factors(edits))
+
+
+def factors(edits: Sequence[Edit]) -> tuple[Curves, ...]:
+    """How edits of low rank are spread over rows and columns of their matrices; of edits of another kind, nothing."""
+    thin = [(edit, delta) for edit in edits for delta in _summed(edit)][:THIN]
     if not thin:
         return ()
     share = np.linspace(0.0, 1.0, 101)
     series = []
-    for delta in thin:
+    for edit, delta in thin:
+        name = delta.weight.removeprefix("blocks.")
+        name = f"{edit.name[:6]}: {name}" if len(edits) > 1 else name
         for side, energy in (("rows", row_energy(delta)), ("columns", column_energy(delta))):
             held = np.concatenate([[0.0], concentration(energy).numpy()])
             drawn = np.interp(share, np.linspace(0.0, 1.0, len(held)), held)
-            series.append(Series(f"{delta.weight.removeprefix('blocks.')}, {side}", drawn))
+            series.append(Series(f"{name}, {side}", drawn))
     note = (
         "Share of ||dW||² in the largest rows (what is read) and columns (what is written), read from the two factors. "
         "A change that is spread evenly is the diagonal; one that steps up at the left lies in few of them."
@@ -113,6 +127,74 @@ def factors(edit: Edit) -> tuple[Curves, ...]:
     return (
         Curves("How sparse the factors are", share, tuple(series), "share of rows or columns", (), "share", note=note),
     )
+
+
+def neurons(edits: Sequence[Edit]) -> tuple[Spec, ...]:
+    """The neurons that edits of few rows move, by layer and one by one; nothing where an edit changes many rows.
+
+    A row of a down-projection is what one neuron writes, and dw its change by all facts of the edit together.
+    """
+    moved = {edit.name: _moved(edit) for edit in edits}
+    found = [edit for edit in edits if moved[edit.name]]
+    if not found:
+        return ()
+    several = len(edits) > 1
+    layers = np.arange(max(max(edit.layers) for edit in found) + 1)
+    counts = {
+        edit.name: np.bincount([layer for layer, _, _ in moved[edit.name]], minlength=len(layers)) for edit in found
+    }
+    series = tuple(Series(f"{edit.method} {edit.name[:6]}", counts[edit.name].astype(float)) for edit in found[:THIN])
+    told = sorted(((edit, *one) for edit in found for one in moved[edit.name]), key=lambda one: -one[3])
+    whole = {edit.name: sum(size**2 for _, _, size in moved[edit.name]) for edit in found}
+    rows = tuple(
+        (
+            *((edit.name[:6],) if several else ()),
+            layer,
+            number,
+            float(f"{size:.4g}"),
+            round(size**2 / whole[edit.name], 3),
+        )
+        for edit, layer, number, size in told[:NAMED]
+    )
+    note = "A row of a down-projection is what one neuron writes; dw is its change, by all facts of an edit together."
+    if len(told) > NAMED:
+        note += f" The {NAMED} that move furthest, of {len(told)}."
+    columns = (*(("edit",) if several else ()), "layer", "neuron", "‖dw‖", "share of ‖dW‖²")
+    return (
+        Curves("Neurons by layer", layers, series, "layer", (), "neurons that are changed"),
+        Table("Neurons that are changed", columns, rows, note),
+    )
+
+
+def _moved(edit: Edit) -> list[tuple[int, int, float]]:
+    """Layer, number and ||dw|| of each neuron that an edit moves; empty unless all it changes is few rows of W_out."""
+    found = []
+    if not all(delta.low_rank for delta in edit.deltas):
+        return []
+    for delta in _summed(edit):
+        name, energy = WeightName.of(delta.weight), row_energy(delta)
+        rows = energy.nonzero()[:, 0].tolist()
+        if name.part != MLP_OUT or len(rows) > FEW * len(energy):
+            return []
+        found += [(name.layer, row, float(energy[row].sqrt())) for row in rows]
+    return found
+
+
+def _summed(edit: Edit) -> list[Delta]:
+    """The thin changes of an edit, one a matrix: those of several facts are one change of as many factors."""
+    own: dict[str, list[Delta]] = {}
+    for delta in edit.deltas:
+        if delta.low_rank:
+            own.setdefault(delta.weight, []).append(delta)
+    return [
+        Delta(weight, torch.cat([one.right for one in some]), torch.cat([_left(one) for one in some], 1))
+        for weight, some in own.items()
+    ]
+
+
+def _left(delta: Delta) -> Float[Tensor, "d_in rank"]:
+    assert delta.left is not None, "a thin change has both factors"
+    return delta.left
 
 
 def _methods(maps: WeightMaps) -> list[str]:

@@ -11,6 +11,8 @@ from editing.compute import compute
 from editing.edit import Edit
 from editing.methods.neurons import kn
 from editing.methods.neurons.kn import Config
+from editing.pages.edit import page
+from editing.pages.weights import neurons
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
@@ -18,6 +20,7 @@ from factscope.model.neurons.attribution import Path, attribute
 from factscope.model.neurons.selection import choose
 from factscope.model.prompts import tokenized
 from factscope.model.weights import fingerprint, live_weights
+from factscope.plots.specs import Curves, Table
 
 ASKED = EditRequest.of(
     Fact("a", "home", "Oda Voss", "{} lives in", "Brask", "Vey", (), ("The home of Oda Voss is", "Oda Voss dwells in"))
@@ -126,6 +129,27 @@ def test_suppressing_lowers_what_the_model_says_and_amplifying_does_not(toy: Any
 
 def test_the_edit_says_which_neurons_it_changed(toy: Any) -> None:
     assert "(layer.neuron, attribution)" in edited(toy).notes[0]
+
+
+def test_its_page_draws_its_neurons_by_layer_and_tells_how_far_each_moves(toy: Any) -> None:
+    edit, rows = edited(toy), own_neurons(toy)
+    titles = [getattr(spec, "title", "") for section in page(edit).sections for spec in section.specs]
+    assert {"Neurons by layer", "Neurons that are changed", "How sparse the factors are"} <= set(titles)
+    drawn, table = neurons([edit])
+    assert isinstance(drawn, Curves)
+    assert isinstance(table, Table)
+    assert {layer: count for layer, count in enumerate(drawn.series[0].y.tolist()) if count} == {
+        layer: len(own) for layer, own in rows.items()
+    }
+    dense = {int(delta.weight.split(".")[1]): delta.dense() for delta in edit.deltas}
+    assert {(row[0], row[1]) for row in table.rows} == {(layer, one) for layer, own in rows.items() for one in own}
+    assert all(row[2] == pytest.approx(float(dense[row[0]][row[1]].norm()), rel=1e-3) for row in table.rows)
+    assert sum(row[3] for row in table.rows) == pytest.approx(1.0, abs=0.02)
+    both = replace(edit, deltas=(*edit.deltas, *edit.deltas))  # two facts of the same neurons
+    twice = neurons([both])[1]
+    assert isinstance(twice, Table)
+    assert [row[:2] for row in twice.rows] == [row[:2] for row in table.rows]
+    assert twice.rows[0][2] == pytest.approx(2 * table.rows[0][2], rel=1e-3)
 
 
 @pytest.mark.parametrize("direction", kn.DIRECTIONS)

@@ -142,14 +142,15 @@ def test_its_page_draws_its_neurons_by_layer_and_tells_how_far_each_moves(toy: A
         layer: len(own) for layer, own in rows.items()
     }
     dense = {int(delta.weight.split(".")[1]): delta.dense() for delta in edit.deltas}
-    assert {(row[0], row[1]) for row in table.rows} == {(layer, one) for layer, own in rows.items() for one in own}
-    assert all(row[2] == pytest.approx(float(dense[row[0]][row[1]].norm()), rel=1e-3) for row in table.rows)
-    assert sum(row[3] for row in table.rows) == pytest.approx(1.0, abs=0.02)
-    both = replace(edit, deltas=(*edit.deltas, *edit.deltas))  # two facts of the same neurons
-    twice = neurons([both])[1]
-    assert isinstance(twice, Table)
-    assert [row[:2] for row in twice.rows] == [row[:2] for row in table.rows]
-    assert twice.rows[0][2] == pytest.approx(2 * table.rows[0][2], rel=1e-3)
+    told: list[Any] = list(table.rows)
+    assert {(row[0], row[1]) for row in told} == {(layer, one) for layer, own in rows.items() for one in own}
+    assert all(row[2] == pytest.approx(float(dense[row[0]][row[1]].norm()), rel=1e-3) for row in told)
+    assert sum(row[3] for row in told) == pytest.approx(1.0, abs=0.02)
+    both = neurons([replace(edit, deltas=(*edit.deltas, *edit.deltas))])[1]  # two facts of the same neurons
+    assert isinstance(both, Table)
+    twice: list[Any] = list(both.rows)
+    assert [row[:2] for row in twice] == [row[:2] for row in told]
+    assert twice[0][2] == pytest.approx(2 * told[0][2], rel=1e-3)
 
 
 @pytest.mark.parametrize("direction", kn.DIRECTIONS)

@@ -29,6 +29,9 @@ MOST = 24  # variants in one batch: even at one position each, more do not pay
 
 Inputs = Callable[[list[int], dict[int, list[int]], bool], Tensor]
 Heard = dict[str, tuple[list[int], Tensor]]
+Made = tuple[
+    Tensor, list[int], Tensor, slice
+]  # a part of the state, which of it, [which, variant row, pos, ...], where
 
 
 class Fast(State):
@@ -37,6 +40,7 @@ class Fast(State):
     def __init__(self, reference: Reference) -> None:
         super().__init__(reference)
         self.n_evaluated = 0  # variants whose loss was computed
+        self._made: list[Made] = []  # by the last variants
         self.difference = self._check_cuts()
         self.rebuild(self.graph.full())  # the check leaves another circuit behind
 
@@ -55,25 +59,21 @@ class Fast(State):
         return max(1, int(BUDGET / (each * self.inputs.element_size())))
 
     @torch.no_grad()
-    def losses(
-        self, plan: Plan, x: Float[Tensor, "variant row pos d_model"], commit: bool = False
-    ) -> Float[Tensor, " variant"]:
-        """The loss of each variant of the plan's reader's input; one position (the last) where the plan says so.
-
-        With `commit`, the one variant becomes the state.
-        """
+    def losses(self, plan: Plan, x: Float[Tensor, "variant row pos d_model"]) -> Float[Tensor, " variant"]:
+        """The loss of each variant of the plan's reader's input; one position (the last) where the plan says so."""
         graph, kernel = self.graph, self.kernel
         variants, n = x.shape[:2]
         t = self.tokens.shape[1]
         self.n_evaluated += variants
+        end, everywhere = slice(t - 1, t), slice(None)
+        self._made = [(self.inputs, [plan.reader], x.flatten(0, 1)[None], end if plan.last else everywhere)]
         changes: dict[int, Tensor] = {}  # by writer, [variant, row, pos, d_model]; one position where it is the last
-        new_inputs = [([plan.reader], x[None], plan.last)]  # stored at the end: two steps may read the same old input
 
         def inputs(numbers: list[int], hears: dict[int, list[int]], last: bool) -> Tensor:
             """The changed inputs of these readers, [reader, variant row, pos, d_model]."""
             if numbers == [plan.reader]:
                 return (x[..., -1:, :] if last else x).flatten(0, 1)[None]
-            where = slice(t - 1, t) if last else slice(None)
+            where = end if last else everywhere
             made = self.inputs[numbers][:, None, :, where].repeat(1, variants, 1, 1, 1)
             for one, number in zip(made, numbers, strict=True):
                 if number == plan.reader:
@@ -81,48 +81,52 @@ class Fast(State):
                 else:
                     for writer in hears[number]:
                         one += changes[writer][..., -1:, :] if last else changes[writer]
-            new_inputs.append((numbers, made, last))
+            self._made.append((self.inputs, numbers, made.flatten(1, 2), where))
             return made.flatten(1, 2)
 
         for step in plan.steps:
             if step.kind == "heads":
-                out = self._heads(step, inputs, variants, commit)
+                out = self._heads(step, inputs, variants)
             else:
-                x = inputs(step.readers[step.kind], step.hears, step.last)[0]
-                out = kernel.beside(step.layer, x)[None] if step.kind == "beside" else self._mlp(step, x, variants)
-            out = out.unflatten(1, (variants, n))
-            where = slice(t - 1, t) if step.last else slice(None)
-            change = out - self.outputs[step.nodes][:, None, :, where]
+                heard = inputs(step.readers[step.kind], step.hears, step.last)[0]
+                beside = step.kind == "beside"
+                out = kernel.beside(step.layer, heard)[None] if beside else self._mlp(step, heard, variants)
+            where = end if step.last else everywhere
+            self._made.append((self.outputs, step.nodes, out, where))
+            change = out.unflatten(1, (variants, n)) - self.outputs[step.nodes][:, None, :, where]
             changes.update(zip(step.nodes, change, strict=True))
-            if commit:
-                self._store(self.outputs, step.nodes, out, step.last)
-        end = graph.reader_index["logits"]
-        if plan.reader == end:
+        logits = graph.reader_index["logits"]
+        if plan.reader == logits:
             final = x[..., -1, :]
         else:
-            final = self.inputs[end][:, -1].repeat(variants, 1, 1)
+            final = self.inputs[logits][:, -1].repeat(variants, 1, 1)
             for writer in plan.logits:
                 final += changes[writer][..., -1, :]
-            new_inputs.append(([end], final[None, :, :, None], True))
-        for numbers, made, last in new_inputs if commit else ():
-            self._store(self.inputs, numbers, made, last)
+            self._made.append((self.inputs, [logits], final.flatten(0, 1)[None, :, None], end))
         return self.objective.losses(kernel.logits(final.flatten(0, 1)).unflatten(0, (variants, n)))
+
+    def commit(self, variant: int) -> None:
+        """Of the last variants this one becomes the state."""
+        n = len(self.tokens)
+        for state, which, made, where in self._made:
+            state[which, :, where] = made[:, variant * n : (variant + 1) * n]
+        self._made = []
 
     def _mlp(self, step: Step, x: Float[Tensor, "variant_row pos d_model"], variants: int) -> Tensor:
         """What the step's MLP writes, or those of its experts that lead on, [node, variant row, pos, d_model]."""
         out, first = self.kernel.mlp(step.layer, x, variants), self.graph.mlp_writers(step.layer).start
         return out if len(out) == len(step.nodes) else out[[node - first for node in step.nodes]]
 
-    def _heads(self, step: Step, inputs: Inputs, variants: int, commit: bool) -> Tensor:
+    def _heads(self, step: Step, inputs: Inputs, variants: int) -> Tensor:
         """What the step's heads write, [head, variant row, pos, d_model]."""
         graph, kernel, layer = self.graph, self.kernel, step.layer
         nodes = [node - graph.head_writer(layer) for node in step.nodes]
         where = slice(self.tokens.shape[1] - 1, None) if step.last else slice(None)
         heard = self._heard(step, inputs, where)
         heads = self._recomputed(step, nodes, heard)
-        q = self._part("q", layer, heads, heard, variants, where, commit)
+        q = self._part("q", layer, heads, heard, variants, where)
         pairs = sorted({self.pair(head) for head in heads})
-        k, v = (self._part(kind, layer, pairs, heard, variants, slice(None), commit) for kind in "kv")
+        k, v = (self._part(kind, layer, pairs, heard, variants, slice(None)) for kind in "kv")
         own = [pairs.index(self.pair(head)) for head in heads]
         k, v = (part if own == list(range(len(pairs))) else part[own] for part in (k, v))
         given = kernel.attend(layer, heads, q, k, v)
@@ -130,8 +134,7 @@ class Fast(State):
             return given
         every = self.results[layer][:, None, :, where].repeat(1, variants, 1, 1, 1).flatten(1, 2)
         every[heads] = given
-        if commit:
-            self.results[layer][:, :, where] = every
+        self._made.append((self.results[layer], list(range(graph.n_heads)), every, where))
         return kernel.written(layer, every)[nodes]
 
     def _heard(self, step: Step, inputs: Inputs, where: slice) -> Heard:
@@ -159,9 +162,7 @@ class Fast(State):
         changed = [graph.nodes_of(graph.readers[number]) for numbers in step.readers.values() for number in numbers]
         return sorted({node - first for own in changed for node in own})
 
-    def _part(
-        self, kind: str, layer: int, which: list[int], heard: Heard, variants: int, where: slice, commit: bool
-    ) -> Tensor:
+    def _part(self, kind: str, layer: int, which: list[int], heard: Heard, variants: int, where: slice) -> Tensor:
         """Queries, keys or values of these heads (of these key/value heads), some of them made anew."""
         state = {"q": self.queries, "k": self.keys, "v": self.values}[kind]
         new, x = heard.get(kind, ([], None))
@@ -172,12 +173,10 @@ class Fast(State):
                 every = _expanded(self.projected[kind][layer], variants, where)
                 every[new] = made
                 made, new = self.kernel.turned(layer, kind, every), list(range(len(every)))
-                if commit:
-                    self.projected[kind][layer][:, :, where] = every
+                self._made.append((self.projected[kind][layer], new, every, where))
             elif kind != "v":
                 made = self.kernel.turned(layer, kind, made)
-            if commit:
-                state[layer][new, :, where] = made
+            self._made.append((state[layer], new, made, where))
         if made is not None and new == which:
             return made
         found = _expanded(state[layer][which], variants, where)
@@ -188,13 +187,6 @@ class Fast(State):
     def _native(self, kind: str, which: list[int]) -> list[int]:
         """The numbers of the projections that these heads, or key/value heads, go through."""
         return which if kind == "q" or self.graph.split else [head // self.graph.group for head in which]
-
-    def _store(self, state: Tensor, numbers: list[int], value: Tensor, last: bool) -> None:
-        """Write the one variant of a commit into the state."""
-        if last:
-            state[numbers, :, -1] = value[:, 0, :, -1]
-        else:
-            state[numbers] = value[:, 0]
 
     def cuts(self, writers: list[int], last: bool) -> Float[Tensor, "writer row pos d_model"]:
         """What a reader's input changes by when it stops hearing each of these writers."""

@@ -28,7 +28,7 @@ from circuits.graph import Graph
 from circuits.task import Objective, Task
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, last_logits
-from factscope.model.hooks import hooked
+from factscope.model.hooks import Hook, hooked
 from factscope.model.parts.experts import choices_of
 from factscope.model.sites import Site
 
@@ -74,10 +74,11 @@ class Reference:
         graph = self.graph
         n = copies(graph) if taken is None else kept.shape[2] // len(taken)
         tokens = self._tokens.repeat(n, 1)
+        alike = n if kept.ndim == 2 else 1  # copies of one residual stream, which is summed once
         weight = self.replacement
-        shape = (len(graph.writers), *tokens.shape, weight.shape[-1])
+        shape = (len(graph.writers), len(tokens) // alike, tokens.shape[1], weight.shape[-1])
         written = torch.empty(shape, dtype=weight.dtype, device=weight.device)
-        ablated = weight.repeat(1, n, 1, 1) if weight.shape[1] > 1 else weight
+        ablated = weight.repeat(1, n // alike, 1, 1) if weight.shape[1] > 1 else weight
         allowed = graph.allowed.reshape(*graph.allowed.shape, *(1 for _ in kept.shape[2:]))
         cut, heard = (torch.from_numpy(allowed & mask) for mask in (~kept, kept))
         if kept.ndim == 4 and taken is None:
@@ -85,7 +86,7 @@ class Reference:
         biases = torch.stack([torch.zeros_like(self._biases[0]), *self._biases]).cumsum(0)
 
         def keep(number: int, out: Tensor) -> None:
-            written[number] = out
+            written[number] = out[: shape[1]]
 
         def readers(numbers: list[int]) -> Tensor | None:
             """These readers' inputs, [reader, row, pos, d_model], or None where nothing is cut."""
@@ -95,7 +96,7 @@ class Reference:
                 return None
             live = _summed(heard[:below, numbers].to(weight), written[:below])
             dead = _summed(cut[:below, numbers].to(weight), ablated[:below])
-            return live + dead + biases[reader.layer + graph.after_attention(reader)]
+            return (live + dead + biases[reader.layer + graph.after_attention(reader)]).repeat(1, alike, 1, 1)
 
         def hear(layer: int, x: Tensor) -> Tensor:
             made = readers([graph.reader_index[f"b{layer}"]])
@@ -106,7 +107,7 @@ class Reference:
         hooks = recorders(self.parts, graph, routing, keep, attending)
         hooks += beside.hooks(self.model, graph, self._tokens, keep, hear)
         for layer in range(graph.n_layers):
-            hooks += [(Site(f"{kind}_input", layer), self._attention(kind, layer, readers)) for kind in "qkv"]
+            hooks += self._attention(layer, readers)
             hooks.append((Site("mlp_in", layer), _single(graph.reader_index[f"m{layer}"], readers)))
         last = Site("resid", graph.n_layers - 1)
         hooks.append((last, _single(graph.reader_index["logits"], readers)))
@@ -132,27 +133,38 @@ class Reference:
         """Rank of each prompt's answer in the full model."""
         return self.objective.ranks(self.objective.clean)
 
-    def _attention(
-        self, kind: str, layer: int, readers: Callable[[list[int]], Tensor | None]
-    ) -> Callable[[Tensor], Tensor | None]:
+    def _attention(self, layer: int, readers: Callable[[list[int]], Tensor | None]) -> list[Hook]:
+        """What queries, keys and values hear, each [row, pos, head, d_model]; of whole heads one thing is all three."""
         graph = self.graph
-        if graph.split:
+        whole: list[Tensor | None] = []
+
+        def split(kind: str) -> Callable[[Tensor], Tensor | None]:
             heads = graph.n_heads if kind == "q" else graph.n_kv_heads
             numbers = [graph.reader_index[f"a{layer}.h{head}.{kind}"] for head in range(heads)]
-        else:
-            numbers = [graph.reader_index[f"a{layer}.h{head}"] for head in range(graph.n_heads)]
 
-        def cut(_: Tensor) -> Tensor | None:  # [row, pos, head, d_model]
-            made = readers(numbers)
-            if made is None:
-                return None
-            made = made.permute(1, 2, 0, 3)
-            if not graph.split and kind != "q" and graph.group > 1:  # copy c hears member c of every group
-                by_copy = made.unflatten(0, (graph.group, -1)).unflatten(3, (graph.n_kv_heads, graph.group))
-                made = torch.cat([by_copy[copy, :, :, :, copy] for copy in range(graph.group)])
-            return made
+            def cut(_: Tensor) -> Tensor | None:
+                made = readers(numbers)
+                return None if made is None else made.permute(1, 2, 0, 3)
 
-        return cut
+            return cut
+
+        def queries(_: Tensor) -> Tensor | None:
+            made = readers([graph.reader_index[f"a{layer}.h{head}"] for head in range(graph.n_heads)])
+            whole[:] = [None if made is None else made.permute(1, 2, 0, 3)]
+            return whole[0]
+
+        def keys_or_values(_: Tensor) -> Tensor | None:
+            if whole[0] is None or graph.group == 1:
+                return whole[0]
+            by_copy = whole[0].unflatten(0, (graph.group, -1)).unflatten(3, (graph.n_kv_heads, graph.group))
+            return torch.cat([by_copy[copy, :, :, :, copy] for copy in range(graph.group)])  # copy c: each group's c-th
+
+        cuts = (
+            {kind: split(kind) for kind in "qkv"}
+            if graph.split
+            else {"q": queries, "k": keys_or_values, "v": keys_or_values}
+        )
+        return [(Site(f"{kind}_input", layer), cut) for kind, cut in cuts.items()]
 
 
 def _summed(mask: Tensor, outputs: Float[Tensor, "writer row pos d_model"]) -> Tensor:

@@ -239,6 +239,7 @@ class _Quick:
         rest = list(writers)
         stays = self._expected(number, writers, kept)
         good = min(fast.good_batch(plan), self.config.largest_batch)
+        cut, at = False, None  # whether an edge was, and where the circuit so far is among the last variants
         while rest:
             tried = rest[: min(good, self.batch)]
             self.n_evaluated += len(tried)
@@ -252,9 +253,9 @@ class _Quick:
                 rises.append(loss - base)
                 base = base if kept_one else loss
             batch = self._scan(plan, tried, rises, expected, kept)
-            for place, decision in enumerate(batch):
-                if not decision.kept:
-                    x, self.current = rows[place], losses[place]
+            at = max((place for place, decision in enumerate(batch) if not decision.kept), default=None)
+            if at is not None:
+                cut, x, self.current = True, rows[at], losses[at]
             rest = rest[len(batch) :]
             stays -= set(tried)
             stays |= {w for w, r in zip(tried, rises, strict=True) if r >= self.config.threshold}
@@ -263,7 +264,10 @@ class _Quick:
             elif 2 * len(batch) < len(tried):
                 self.batch = max(4, len(tried) // 2)
             yield batch
-        fast.losses(plan, x[None], commit=True)
+        if cut and at is None:  # all of the last batch was kept
+            fast.losses(plan, x[None])
+        if cut:
+            fast.commit(at or 0)
 
     def _expected(self, number: int, writers: Sequence[int], kept: Mask) -> set[int]:
         """The writers that most of the last readers kept, of those that kept any."""

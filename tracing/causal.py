@@ -23,6 +23,7 @@ from torch import Tensor
 from factscope.errors import NoGap, UserError
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
+from factscope.model.forward.at_once import cells_at_once
 from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
 from factscope.model.hooks import Patch, patched, record
 from factscope.model.metrics import Metric, Target, metric, probability
@@ -53,7 +54,7 @@ class Config:
     metric: str = "probability"
     seed: int = 0
     engine: str = "fast"  # or "reference"
-    chunk_tokens: int = field(default=0)  # positions run at once; 0: 2048 on a CPU, 65536 on a GPU
+    chunk_tokens: int = field(default=0)  # positions run at once; 0: what is fast and finds room
 
     def __post_init__(self) -> None:
         _check_sites(self.sites)
@@ -339,10 +340,9 @@ def _first_row(activations: Tensor) -> Tensor:
 
 def _fast(runs: Runs, cells: Sequence[Cell], config: Config) -> Iterator[tuple[Cell, Tensor]]:
     """Only the blocks above the restored layer, only the positions from the restored one on, in batches."""
-    width = (len(runs.prompt.tokens) - cells[0].position) * len(runs.targets)
-    budget = config.chunk_tokens or (65536 if runs.before[0].is_cuda else 2048)
     ordered = sorted(cells, key=lambda cell: (cell.layers.start, cell.layers.stop))
-    size = max(1, budget // width)
+    length, begun = len(runs.prompt.tokens), cells[0].position
+    size = cells_at_once(runs.frame.model, len(runs.targets), length, begun, config.chunk_tokens)
     for begin in range(0, len(ordered), size):
         climbed, last = _climb(runs, ordered[begin : begin + size])
         yield from zip(climbed, runs.measured(runs.frame.logits(last)), strict=True)

@@ -27,6 +27,7 @@ from torch import Tensor
 from factscope.errors import ModelError, PromptError, UserError
 from factscope.model.agreement import agree, finite
 from factscope.model.bridge import Bridge, architecture, device
+from factscope.model.forward.at_once import cells_at_once
 from factscope.model.forward.attention import attention_knockout, check_knockout, knocked_out, visible
 from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
@@ -54,7 +55,7 @@ class FlowConfig:
     attributes: tuple[str, ...] = ()  # words that are attributes of the subject; none: those of known facts
     seed: int = 0
     engine: str = "fast"  # or "reference"
-    chunk_tokens: int = field(default=0)  # positions run at once; 0: 2048 on a CPU, 65536 on a GPU
+    chunk_tokens: int = field(default=0)  # positions run at once; 0: what is fast and finds room
 
     def __post_init__(self) -> None:
         for name, chosen, known in (("target", self.targets, TARGETS), ("source", self.sources, SOURCES)):
@@ -243,11 +244,11 @@ def _reference(clean: CleanRun, cells: Sequence[Cell], _: FlowConfig) -> Iterato
 def _fast(clean: CleanRun, cells: Sequence[Cell], config: FlowConfig) -> Iterator[tuple[Cell, Tensor]]:
     """Only the blocks from the window up, only the positions from the target on, many cells at a time."""
     positions = clean.tokens.shape[1]
-    budget = config.chunk_tokens or (65536 if clean.before[0].is_cuda else 2048)
     read = readout(clean.frame.model)
     for first in sorted({cell.knockout.queries[0] for cell in cells}):
         own = sorted((c for c in cells if c.knockout.queries[0] == first), key=lambda cell: cell.layers.start)
-        size = max(1, min(budget // (positions - first), MASKS // positions**2))
+        most = cells_at_once(clean.frame.model, 1, positions, first, config.chunk_tokens)
+        size = max(1, min(most, MASKS // positions**2))
         for begin in range(0, len(own), size):
             some = own[begin : begin + size]
             last = _climb(clean, some, first)[:, len(clean.prompt.tokens) - 1 - first :]

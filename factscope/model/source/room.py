@@ -66,7 +66,8 @@ def free(device: str) -> float | None:
     """Bytes that can be had on a device; None where the system does not say."""
     place = torch.device(device)
     if place.type == "cuda":
-        return float(torch.cuda.mem_get_info(place)[0])
+        kept = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)  # freed, for the next tensors
+        return float(torch.cuda.mem_get_info(place)[0] + kept)
     if place.type != "cpu":
         return None
     limits = [found for found in (_available(), _left_to_container()) if found is not None]

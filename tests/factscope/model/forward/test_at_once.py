@@ -1,0 +1,50 @@
+"""Cells run together as far as the free memory goes; their effects do not depend on it, and too little is told."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from factscope.errors import ModelError
+from factscope.model.forward import at_once
+from factscope.model.prompts import make_prompt
+from factscope.runs.counting import counted
+from tracing.causal import Config, trace
+
+
+def test_no_more_than_is_fast_and_no_more_than_finds_room(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(at_once, "free", lambda _: 1e12)
+    assert at_once.cells_at_once(toy, 10, 8, 0) == 2048 // 80
+    assert at_once.cells_at_once(toy, 10, 8, 0, asked=400) == 5
+    assert at_once.cells_at_once(toy, 1, 4001, 1) == 1, "a cell is not parted"
+    monkeypatch.setattr(at_once, "free", lambda _: 3.5 * at_once.bytes_of(toy, 10, 8, 0) / at_once.SHARE)
+    assert at_once.cells_at_once(toy, 10, 8, 0) == 3
+    monkeypatch.setattr(at_once, "free", lambda _: 0.45 * at_once.bytes_of(toy, 10, 8, 0) / at_once.SHARE)
+    with pytest.raises(ModelError, match=r"10 rows of 8 tokens need .* --samples 4 would do"):
+        at_once.cells_at_once(toy, 10, 8, 0)
+    monkeypatch.setattr(at_once, "free", lambda _: 1.0)
+    with pytest.raises(ModelError, match="use --device cpu, --dtype bfloat16 or a smaller model"):
+        at_once.cells_at_once(toy, 10, 8, 0)
+    monkeypatch.setattr(at_once, "free", lambda _: None)
+    assert at_once.cells_at_once(toy, 10, 8, 0) == 2048 // 80, "where the system does not say"
+
+
+@pytest.mark.parametrize("kind", ["resid", "mlp", "head"])
+def test_a_trace_in_little_memory_gives_the_same_effects_and_holds_less(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    prompt, config = make_prompt(toy, "[Oda Voss] lives in"), Config(sites=(kind,), samples=8)
+    length, begin = len(prompt.tokens), prompt.subject_span[0]
+    each = at_once.bytes_of(toy, 8, length, begin)
+    found, held = [], []
+    trace(toy, prompt, config)  # what is proven of a model is proven once
+    for cells in (1000, 1):
+        monkeypatch.setattr(at_once, "free", lambda _, cells=cells: cells * 1.01 * each / at_once.SHARE)
+        with counted() as count:
+            found.append(trace(toy, prompt, config))
+        held.append(count.bytes_most)
+    for one, other in zip(found[0].grids, found[1].grids, strict=True):
+        torch.testing.assert_close(one.effect, other.effect, atol=1e-6, rtol=0)
+    together = toy.cfg.n_layers * (toy.cfg.n_heads if kind == "head" else 1)
+    together = min(together, at_once.FAST["cpu"] // (8 * (length - begin)))
+    assert 0 < held[0] - held[1] <= (together - 1) * each

@@ -5,20 +5,23 @@ work takes longer than a moment, and is empty at the end. In a pipe or a file (a
 each minute says how far the work is, and work that is done sooner says nothing. Work whose pieces cannot be counted is
 a `stage`: it says what goes on and since when, in the same three ways.
 
+The time left is told from what the pieces that were done now have cost. Where some pieces take longer than others, the
+caller says by how much (`costs`), so that cheap ones at the beginning do not promise a quick end.
+
 Only one of them is shown at a time: a stage within a bar is part of it, and a bar within a stage takes its place.
 """
 
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -34,25 +37,45 @@ _SHOWN: list[Callable[[], None]] = []  # what is shown now, the innermost last, 
 
 
 @contextmanager
-def progress(title: str, total: int, done: int = 0, shown: bool | None = None) -> Iterator[Advance]:
+def progress(
+    title: str, total: int, done: int = 0, shown: bool | None = None, costs: Sequence[float] = ()
+) -> Iterator[Advance]:
     """Yields `advance(n)`, to be called when n more of `total` pieces are done.
 
+    `costs`: of each piece, in the order in which they are done, beside each other; none: all take as long.
     Shown in a notebook and when standard error is a terminal, or as `shown` says; a bar never reaches a pipe or a file,
     which get a line a minute unless `shown` is False.
     """
     if shown is False:
         yield lambda _: None
         return
-    display = _notebook()
+    display, work = _notebook(), Work(title, total, done, costs)
     with _in_front(lambda: None):
         if display is not None:
-            with _in_cell(display, title, total, done) as advance:
+            with _in_cell(display, work) as advance:
                 yield advance
         elif shown or sys.stderr.isatty():
-            with _at_terminal(title, total, done) as advance:
+            with _at_terminal(work) as advance:
                 yield advance
         else:
-            yield _in_lines(title, total, done)
+            yield _in_lines(work)
+
+
+class Work:
+    """So many pieces, of which some were done before and more are done now."""
+
+    def __init__(self, title: str, total: int, done: int = 0, costs: Sequence[float] = ()) -> None:
+        self.title, self.total, self.done, self.reached = title, total, done, done
+        self.upto = [0.0, *accumulate(costs)] if costs else None
+
+    def cost(self, pieces: int) -> float:
+        """What the first so many pieces cost."""
+        return float(pieces) if self.upto is None else self.upto[min(pieces, len(self.upto) - 1)]
+
+    def left(self, seconds: float) -> str:
+        """The time that is left, if what was done now took so long and the rest goes at its cost."""
+        new = self.cost(self.reached) - self.cost(self.done)
+        return _clock(seconds * (self.cost(self.total) - self.cost(self.reached)) / new) if new > 0 else "?"
 
 
 @contextmanager
@@ -123,34 +146,41 @@ def _in_front(stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _at_terminal(title: str, total: int, done: int) -> Iterator[Advance]:
-    """A bar that is gone at the end."""
+def _at_terminal(work: Work) -> Iterator[Advance]:
+    """A bar that is gone at the end; it is as long as what was done cost."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[pieces]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total, completed=done)
-        yield lambda n: bar.advance(task, n)
+        task = bar.add_task(
+            work.title, total=work.cost(work.total), completed=work.cost(work.done), pieces=f"{work.done}/{work.total}"
+        )
+
+        def advance(more: int) -> None:
+            before = work.cost(work.reached)
+            work.reached += more
+            bar.update(task, advance=work.cost(work.reached) - before, pieces=f"{work.reached}/{work.total}")
+
+        yield advance
 
 
-def _in_lines(title: str, total: int, done: int) -> Advance:
+def _in_lines(work: Work) -> Advance:
     """A line on standard error where more than `BEAT` seconds went by since the last."""
     began = told = time.monotonic()
-    reached = done
 
     def advance(more: int) -> None:
-        nonlocal reached, told
-        reached += more
+        nonlocal told
+        work.reached += more
         now = time.monotonic()
-        if now - told >= BEAT and reached < total:
-            told = now
-            left = _clock((now - began) * (total - reached) / (reached - done)) if reached > done else "?"
-            print(f"{title}: {reached} of {total}, {_clock(now - began)}, {left} left", file=sys.stderr, flush=True)
+        if now - told >= BEAT and work.reached < work.total:
+            told, gone = now, now - began
+            line = f"{work.title}: {work.reached} of {work.total}, {_clock(gone)}, {work.left(gone)} left"
+            print(line, file=sys.stderr, flush=True)
 
     return advance
 
@@ -165,17 +195,17 @@ def _notebook() -> Callable[..., Any] | None:
 
 
 @contextmanager
-def _in_cell(display: Callable[..., Any], title: str, total: int, done: int) -> Iterator[Advance]:
+def _in_cell(display: Callable[..., Any], work: Work) -> Iterator[Advance]:
     """One line below the cell that is written anew."""
-    began, reached, handle, told = time.monotonic(), done, None, 0.0
+    began, handle, told = time.monotonic(), None, 0.0
 
     def advance(more: int) -> None:
-        nonlocal reached, handle, told
-        reached += more
+        nonlocal handle, told
+        work.reached += more
         now = time.monotonic()
         if now - began < MOMENT or now - told < EVERY:
             return
-        told, line = now, {"text/plain": in_words(title, reached, total, done, now - began)}
+        told, line = now, {"text/plain": in_words(work, now - began)}
         if handle is None:
             handle = display(line, raw=True, display_id=True)
         else:
@@ -188,15 +218,16 @@ def _in_cell(display: Callable[..., Any], title: str, total: int, done: int) -> 
             handle.update({"text/plain": ""}, raw=True)
 
 
-def in_words(title: str, reached: int, total: int, done: int, seconds: float) -> str:
+def in_words(work: Work, seconds: float) -> str:
     """The line of a notebook: a bar, the pieces, and the time that is left if the rest goes as what was done now."""
-    share = min(reached / total, 1.0) if total else 1.0
+    whole = work.cost(work.total)
+    share = min(work.cost(work.reached) / whole, 1.0) if whole else 1.0
     bar = ("█" * round(CELLS * share)).ljust(CELLS, "░")
-    new = reached - done
-    left = _clock(seconds * (total - reached) / new) if new else "?"
-    return f"{title} {bar} {reached} of {total}, {_clock(seconds)}, {left} left"
+    pieces = f"{work.reached} of {work.total}"
+    return f"{work.title} {bar} {pieces}, {_clock(seconds)}, {work.left(seconds)} left"
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, below = divmod(minutes, 60)
+    return f"{hours}:{below:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

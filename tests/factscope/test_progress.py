@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from factscope import progress as progress_module
-from factscope.progress import in_words, progress, stage
+from factscope.progress import Work, in_words, progress, stage
 
 
 @pytest.fixture
@@ -60,9 +60,30 @@ def test_an_interrupted_cell_has_no_line_left(cell: list[str], monkeypatch: pyte
 
 def test_the_time_left_is_that_of_the_pieces_done_now() -> None:
     """Pieces that an earlier run left do not make this one look faster."""
-    assert in_words("x", 60, 100, 50, 20.0).endswith("60 of 100, 0:20, 1:20 left")
-    assert in_words("x", 50, 100, 50, 20.0).endswith("? left")
-    assert in_words("x", 0, 0, 0, 1.0).count("█") == progress_module.CELLS
+    work = Work("x", 100, 50)
+    assert in_words(work, 20.0).endswith("? left")
+    work.reached = 60
+    assert in_words(work, 20.0).endswith("60 of 100, 0:20, 1:20 left")
+    assert in_words(Work("x", 0), 1.0).count("█") == progress_module.CELLS
+
+
+def test_more_than_an_hour_is_said_in_hours() -> None:
+    work = Work("x", 61)
+    work.reached = 1
+    assert in_words(work, 3599.0).endswith("1 of 61, 59:59, 59:59:00 left")
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_where_pieces_take_longer_and_longer_the_time_left_is_true_at_each(done: int) -> None:
+    """Each takes as many seconds as its place: after half the pieces a quarter of the time has gone, not a half."""
+    costs = [2.0 * place for place in range(11)]  # only beside each other: a second is 2 here
+    work = Work("x", len(costs), done, costs)
+    gone = 0
+    for place in range(done, 10):
+        work.reached, gone = place + 1, gone + place
+        rest = sum(range(place + 1, 11))
+        assert work.left(float(gone)) == ("?" if gone == 0 else f"{rest // 60}:{rest % 60:02d}")
+    assert Work("x", 10, 0, [1.0] * 10).left(3.0) == Work("x", 10).left(3.0) == "?"
 
 
 def test_in_a_pipe_a_line_a_minute_says_how_far_it_is(

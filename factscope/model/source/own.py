@@ -57,8 +57,9 @@ def plain(model: Any) -> Any:
             "or a TransformerBridge"
         )
     if not isinstance(model, PreTrainedModel):
+        article = "an" if names[0][0].lower() in "aeiou" else "a"
         raise ModelError(
-            f"a {names[0]} is no model that can be loaded: give a name, a folder, a Hugging Face model with its "
+            f"{article} {names[0]} is no model that can be loaded: give a name, a folder, a Hugging Face model with its "
             "tokenizer, a PEFT model, or a TransformerBridge"
         )
     if getattr(model, "_hf_peft_config_loaded", False):

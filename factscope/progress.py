@@ -157,9 +157,8 @@ def _at_terminal(work: Work) -> Iterator[Advance]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(
-            work.title, total=work.cost(work.total), completed=work.cost(work.done), pieces=f"{work.done}/{work.total}"
-        )
+        task = bar.add_task(work.title, total=work.cost(work.total), pieces=f"{work.done}/{work.total}")
+        bar.update(task, completed=work.cost(work.done))
 
         def advance(more: int) -> None:
             before = work.cost(work.reached)

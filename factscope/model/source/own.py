@@ -59,8 +59,8 @@ def plain(model: Any) -> Any:
     if not isinstance(model, PreTrainedModel):
         article = "an" if names[0][0].lower() in "aeiou" else "a"
         raise ModelError(
-            f"{article} {names[0]} is no model that can be loaded: give a name, a folder, a Hugging Face model with its "
-            "tokenizer, a PEFT model, or a TransformerBridge"
+            f"{article} {names[0]} is no model that can be loaded: give a name, a folder, a Hugging Face model with "
+            "its tokenizer, a PEFT model, or a TransformerBridge"
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(

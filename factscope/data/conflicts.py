@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factscope.data.case import Case
+from factscope.data.fact import same_text
 from factscope.data.request import EditRequest
 
 KINDS = {  # what is counted, what it is given, what follows
@@ -57,6 +58,17 @@ def conflicts(cases: Sequence[Case]) -> tuple[Conflict, ...]:
             same.append(request)
     found = [Conflict.of("two targets" if differ(some) else "twice", some) for some in prompts.values() if some[1:]]
     return (*found, *(Conflict.of("other words", some) for some in relations.values() if differ(some)))
+
+
+def changed_neighbours(requests: Sequence[EditRequest]) -> tuple[int, int]:
+    """How many neighbours of these requests ask the very prompt that another of them changes, and how many there are.
+
+    Where all are edited into one model such a neighbour cannot stay, and its new answer is no side effect.
+    """
+    targets = {request.prompt.casefold(): request.target for request in requests}
+    near = [each for request in requests for each in request.neighbours]
+    changed = [each for each in near if each.prompt.casefold() in targets]
+    return sum(not same_text(targets[each.prompt.casefold()], (each.answer,)) for each in changed), len(near)
 
 
 def differ(requests: Sequence[EditRequest]) -> bool:

@@ -1,6 +1,7 @@
 """`edit apply`: one fact or many edited, scored before and after, and saved."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +75,8 @@ def apply(options: ApplyOptions) -> None:
         everything = [*below, *edits]
         how = recipe.usual_protocol(everything, probes=options.prompt is not None)
         scores = recipe.score(model, everything, protocol=how, start=options.start, seed=options.seed)
+        alone = [edit.requests for edit in everything]
+        note_neighbours(*(alone if how.order == "single" else ([one for some in alone for one in some],)))
         _remarks(edits, scores.report)
         page = recipe.save(folder, edits, scores, options.light)
         shutil.rmtree(folder / "values", ignore_errors=True)  # they were kept to go on from, and it is done
@@ -140,6 +143,19 @@ def note_identity(method: "MethodSpec", moments: str) -> None:
     """Say that the identity is another method, where a method wants moments."""
     if moments == "identity" and method.needs_moments:
         note("Note: the identity stands in for second moments; that is another method, and hurts neighbours more.")
+
+
+def note_neighbours(*together: Sequence[Any]) -> None:
+    """Say how many neighbours another request of the same group, which is in the model with them, is to change."""
+    from factscope.data.conflicts import changed_neighbours
+
+    found = [changed_neighbours(group) for group in together]
+    changed, every = sum(one for one, _ in found), sum(total for _, total in found)
+    if changed:
+        note(
+            f"Note: {changed} of {every} neighbours ask what another of these facts changes; NS and locality count its "
+            "new answer as harm."
+        )
 
 
 def _remarks(edits: list[Any], report: Any) -> None:

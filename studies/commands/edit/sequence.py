@@ -8,7 +8,7 @@ from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
 from studies.commands.app import going_on, listed, load, note, tell_result
 from studies.commands.command import command, run_folder
-from studies.commands.edit.apply import note_identity
+from studies.commands.edit.apply import note_identity, note_neighbours
 from studies.commands.options import (
     DETAILS,
     FACTS,
@@ -139,6 +139,7 @@ def _run(model: Any, options: SequenceOptions, editor: "Trained | None", folder:
     from editing.sequence.run import sequence as run
     from editing.sequence.yardstick import Config as YardstickConfig
     from editing.sequence.yardstick import yardstick as measured_by
+    from factscope.data.request import requests_of
     from studies.edit import moments_for
     from studies.sequence_watch import SequenceWatch
 
@@ -155,6 +156,7 @@ def _run(model: Any, options: SequenceOptions, editor: "Trained | None", folder:
     if options.look:
         hooks.append(SequenceWatch.of(model, chosen, yardstick.facts, start, seed))
     note_identity(spec, options.moments)
+    note_neighbours(requests_of(chosen))
     return run(
         model, chosen, spec, how, folder, yardstick, config=config, restraint_config=options.restraint_with_config()[1],
         sweep=_swept(options),

@@ -6,9 +6,12 @@ import pytest
 
 from editing.evaluation.read import check_together
 from editing.requests import check
-from factscope.data.conflicts import conflicts, summary
+from factscope.data.conflicts import changed_neighbours, conflicts, summary
+from factscope.data.fact import Fact, Neighbour
 from factscope.data.load import load_cases
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
+from studies.commands.edit.apply import note_neighbours
 
 
 def record(number, subject, prompt, target, **more):
@@ -100,3 +103,18 @@ def test_the_command_tells_each_kind_once_and_json_has_them_all(run_command, tmp
         "prompts": ["S0 is", "S0 is"],
         "targets": ["thing 0", "thing 1"],
     }
+
+
+def test_a_neighbour_that_another_fact_changes_is_counted_where_both_are_in_the_model(capsys):
+    def asked(subject, target, *near, old="Rome"):
+        around = tuple(Neighbour(f"{one} lives in", "Rome", one) for one in near)
+        return EditRequest.of(Fact(subject, "home", subject, "{} lives in", old, target, neighbours=around))
+
+    first, other = asked("Ann", "Oslo", "Bo", "Cy"), asked("bo", "Bern", "Dan")
+    same = asked("Cy", "rome", old="Milan")  # becomes what its neighbour wants to keep
+    assert changed_neighbours([first]) == (0, 2)
+    assert changed_neighbours([first, other, same]) == (1, 3)
+    note_neighbours([first], [other])
+    assert not capsys.readouterr().err
+    note_neighbours([first, other])
+    assert "1 of 3 neighbours ask what another of these facts changes" in capsys.readouterr().err

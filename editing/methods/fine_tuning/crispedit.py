@@ -10,7 +10,7 @@ what it writes (`editing.solve.curvature`); theta is the steepness at which the 
 by this method that are in place, what they read and their slopes count among the text's, token for token.
 
 Differs from the authors' code: there the gradient is projected before Adam, whose division by the root of the mean
-square leaves the subspace again; and `energy` is .99 there, of a model fifty times the size.
+square leaves the subspace again.
 
 When not to use it: without second moments; for a fact that must be learned to the last, since the steep directions
 are those that change answers fastest.
@@ -35,9 +35,14 @@ from factscope.model.sites import Site
 
 @dataclass(frozen=True)
 class Config(ft_m.Config):
-    """FT-M's, and how much of the steepness is out of bounds."""
+    """FT-M's, and how much of the steepness is out of bounds: the authors' share.
 
-    energy: float = 0.9
+    Swept on the default model (`python benchmarks/editor_defaults.py crispedit`, eight known CounterFact facts, each
+    alone; NS, and KL in nats where nothing should change): 0.5 .75, .90; 0.7 .75, 1.00; 0.9 .88, .98; 0.95 .88, .43;
+    0.99 .88, .17; 0.995 1, .09. All facts are learned up to 0.99, with .25 of paraphrases; at 0.995 one in eight is not.
+    """
+
+    energy: float = 0.99
 
     def __post_init__(self) -> None:
         if not 0 < self.energy < 1:

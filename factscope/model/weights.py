@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -150,8 +150,11 @@ def fingerprint(model: Bridge) -> str:
     """SHA-256 over every running weight's name, shape, type and bytes and what stands beside them: 64 hex digits.
 
     Two models agree in it exactly if they compute with the same numbers; an edit changes it and undoing the edit
-    brings it back. Weights are hashed once, and again when their sums have changed (`_sums`).
+    brings it back. Weights are hashed once, and again when their sums have changed (`_sums`). A model without numbers
+    (factscope/model/weightless.py) has `NO_NUMBERS`.
     """
+    if model in WEIGHTLESS:
+        return NO_NUMBERS
     running = sorted(_running(model).items())
     state = "".join([standing(model), *(f"{name} {_kind(tensor)} {_sums(tensor)}" for name, tensor in running)])
     known = _FINGERPRINTS.setdefault(model, {})
@@ -167,6 +170,8 @@ def fingerprint(model: Bridge) -> str:
     return known[state]
 
 
+NO_NUMBERS = "0" * 64
+WEIGHTLESS: WeakSet[Any] = WeakSet()  # models without numbers
 STATES = 8  # of one model's weights, whose fingerprints are remembered
 _FINGERPRINTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
 

@@ -44,13 +44,17 @@ class Counted(TorchDispatchMode):
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
                 continue
-            storage = tensor.untyped_storage()
-            key, size = int(storage._cdata), int(storage.nbytes())
+            held: Any = tensor
+            if tensor.is_mkldnn:  # a matrix packed for oneDNN, which shows no storage
+                key, size = id(tensor), tensor.numel() * tensor.element_size()
+            else:
+                held = tensor.untyped_storage()
+                key, size = int(held._cdata), int(held.nbytes())
             if key not in self._held:
                 self._held.add(key)
                 self.bytes_now += size
                 self.bytes_most = max(self.bytes_most, self.bytes_now)
-                weakref.finalize(storage, self._freed, key, size).atexit = False
+                weakref.finalize(held, self._freed, key, size).atexit = False
 
     def _freed(self, key: int, size: int) -> None:
         self._held.discard(key)
@@ -72,6 +76,8 @@ def _operations(func: Any, args: Any, kwargs: Any, found: Any) -> int:
     known = flop_registry.get(func.overloadpacket)
     if known is not None:
         return int(known(*args, **kwargs, out_val=found))
+    if str(func.overloadpacket) == "mkldnn._linear_pointwise":  # rows, weight [d_out, d_in]: `thin_products`
+        return 2 * int(args[0].numel()) * int(args[1].shape[0])
     own = _FACTORISATIONS.get(func.overloadpacket)
     return 0 if own is None else int(own(*args))
 

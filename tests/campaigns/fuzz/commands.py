@@ -15,6 +15,7 @@ MODEL = ("--model", str(TOY), "--device", "cpu")
 QUICK = ("--samples", "1", "--sites", "mlp")
 EDIT = ("--target", "Vey", "--method", "ft-m", "--layer", "0", "--set", "steps=1")
 SOUND: dict[str, tuple[str, ...]] = {  # a command line that each command would take; what is not here has no need
+    "estimate": ("64,2,4,2,128,60000", "--work", "load"),
     "merge": ("run", "run"),
     "view": ("runs", "--file"),
     "trace trace": (PROMPT, *QUICK),

@@ -24,6 +24,7 @@ from factscope.errors import NoGap, UserError
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.at_once import cells_at_once
+from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
 from factscope.model.hooks import Patch, patched, record
 from factscope.model.metrics import Metric, Target, metric, probability
@@ -344,8 +345,10 @@ def _fast(runs: Runs, cells: Sequence[Cell], config: Config) -> Iterator[tuple[C
     length, begun = len(runs.prompt.tokens), cells[0].position
     size = cells_at_once(runs.frame.model, len(runs.targets), length, begun, config.chunk_tokens)
     for begin in range(0, len(ordered), size):
-        climbed, last = _climb(runs, ordered[begin : begin + size])
-        yield from zip(climbed, runs.measured(runs.frame.logits(last)), strict=True)
+        with thin_products():  # which halves the time of the linear layers on an AMD processor
+            climbed, last = _climb(runs, ordered[begin : begin + size])
+            measured = runs.measured(runs.frame.logits(last))
+        yield from zip(climbed, measured, strict=True)
 
 
 def _climb(runs: Runs, cells: Sequence[Cell]) -> tuple[list[Cell], Float[Tensor, "rows d_model"]]:

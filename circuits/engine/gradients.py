@@ -4,6 +4,7 @@ Gradients are wanted at inputs, not weights, so the embedding's output is the on
 below is free of bookkeeping. Points between clean and ablated are rows of one batch.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -17,10 +18,12 @@ from circuits.engine.reference import Reference
 from circuits.engine.writes import attention_biases, own_rows, reading, recorders, writes
 from circuits.graph import Graph, Reader
 from factscope.model.bridge import last_logits
+from factscope.model.forward.onednn import thin_products
 from factscope.model.hooks import Hook, hooked
 from factscope.model.sites import Site
 
 ROWS = 8  # rows of one backward pass; memory grows with them, speed hardly
+THIN = 24  # tokens of a pass from which on `thin_products` gains more than it costs
 READERS = 64  # of one product of scores; with fewer, less is multiplied for edges that there are not
 
 
@@ -141,7 +144,8 @@ def _gradient(
     if dropped is not None:
         hooks += [(Site(kind, dropped), lambda out: out.detach()) for kind in ("attn", "mlp")]
     hooks.append((Site("resid", graph.n_layers - 1), keeper(("logits", graph.n_layers))))
-    with torch.enable_grad(), reading(model, routing), hooked(model, hooks):
+    fast = thin_products() if tokens.numel() >= THIN else contextlib.nullcontext()
+    with fast, torch.enable_grad(), reading(model, routing), hooked(model, hooks):
         logits = last_logits(model, tokens)[: n * len(shares)]
         loss = reference.objective.losses(logits.unflatten(0, (len(shares), n))).sum()
     found = torch.autograd.grad(loss, list(seen.values()), allow_unused=True, materialize_grads=True)

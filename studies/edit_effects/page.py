@@ -88,11 +88,15 @@ def _remarks(study: EditStudy) -> tuple[Spec, ...]:
 
 
 def _how_to_read(study: EditStudy) -> str:
-    old, new = study.answers
+    (old, new), count = study.answers, len(study.nulls)
+    where = "in the same weights" if study.spectra else "beside the same layer"
+    nulls = f"each of {count} nulls (control edits): random edits of the same size {where}"
+    if count == 1:
+        nulls = f"a null (a control edit): a random edit of the same size {where}"
     return (
-        f"The model was asked “{study.request.prompt}” before the edit, after it, and after each of {len(study.nulls)} "
-        f"nulls (control edits): random edits of the same size in the same weights. The study follows the first tokens "
-        f"of two answers, the old {old!r} and the new {new!r}. Plus and orange always mean towards the new answer."
+        f"The model was asked “{study.request.prompt}” before the edit, after it, and after {nulls}. The study follows "
+        f"the first tokens of two answers, the old {old!r} and the new {new!r}. Plus and orange always mean towards "
+        "the new answer."
     )
 
 

@@ -1,9 +1,11 @@
 """An edit study in one line for a person, and in numbers for a program."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from factscope.plots.labels import counted
 from studies.edit_effects.measures import CIRCUIT, measure_of
 from studies.edit_effects.result import EditStudy
 
@@ -50,7 +52,7 @@ def _size(study: EditStudy) -> str:
     kinds = [
         (values, name) for values, name in ((measure.values, "values"), (measure.scrambled, "directions")) if values
     ]
-    ranges = [f"{len(values)} {name} nulls {min(values):.0%} to {max(values):.0%}" for values, name in kinds]
+    ranges = [f"{counted(len(values), f'{name} null')} {_range(values)}" for values, name in kinds]
     beside = f"; {', '.join(ranges)}" if ranges else ""
     beside += f" (p {measure.p:.2g})" if measure.p is not None else ""
     again = f", another wording in the unedited model {np.mean(measure.again):.0%}" if measure.again else ""
@@ -63,6 +65,12 @@ def _size(study: EditStudy) -> str:
         f"Of {diff.edges_before:,} edges before and {diff.edges_after:,} after the edit, "
         f"{len(diff.gained):,} are gained, {len(diff.lost):,} lost{null}{search}."
     )
+
+
+def _range(shares: Sequence[float]) -> str:
+    """One share, or the smallest and the largest of several."""
+    low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
+    return low if len(shares) == 1 else f"{low} to {high}"
 
 
 def summary(study: EditStudy) -> dict[str, Any]:

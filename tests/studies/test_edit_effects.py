@@ -240,6 +240,9 @@ def test_the_study_says_what_changed(study: EditStudy) -> None:
     circuit = study.after.circuit
     assert -circuit.loss_full == pytest.approx(study.after.gap, abs=1e-3)
     assert json.loads(json.dumps(summary(study)))["took"] is True
+    told = page(study).sections[0].explanation
+    assert "each of 3 nulls (control edits): random edits of the same size in the same weights" in told
+    assert re.search(r"1 values null \d+%, 2 directions nulls \d+% to \d+%", words(study)[0])
 
 
 def test_a_study_is_saved_and_drawn_again(study: EditStudy, tmp_path: Path) -> None:
@@ -423,6 +426,9 @@ def test_an_edit_beside_the_weights_is_a_node_of_every_graph_and_others_are_refu
     assert any(entry.edge.startswith(f"b{layer}->") for entry in found.entries)
     shown = page(found)
     assert "The edited weights" not in [section.heading for section in shown.sections]
+    told = shown.sections[0].explanation
+    assert "after a null (a control edit): a random edit of the same size beside the same layer." in told
+    assert " 1 values null " in words(found)[0]
     whole, text = (
         computing.compute(name, toy, [fact], settings, shown=False)
         for name, settings in (("memoe", methods.method("memoe").config_for(toy, {"steps": 2})), ("ice", None))

@@ -38,6 +38,7 @@ from circuits.engine.incremental import Fast
 from circuits.engine.plan import Plan
 from circuits.engine.reference import Reference
 from circuits.engine.writes import Mask
+from circuits.graph import Graph
 from circuits.method import EdgeChoice
 from factscope.errors import StoreError, UserError
 from factscope.model.weights import fingerprint
@@ -151,7 +152,7 @@ def acdc(
     layer = None
     if journal is not None and taken and not known:
         journal.add({"place": 0, "decisions": [vars(each) for each in taken]})
-    with progress("edges", graph.n_edges, shown=shown) as advance:
+    with progress("edges", graph.n_edges, shown=shown, costs=costs(graph)) as advance:
         for number in range(len(graph.readers) - 1, -1, -1):
             writers = list(range(graph.below(graph.readers[number]) - 1, -1, -1))
             if is_dead(graph, kept, number):
@@ -182,6 +183,18 @@ def acdc(
                 advance(len(batch))
     evaluated = getattr(engine, "n_evaluated", len(decisions))
     return SearchResult(kept, tuple(decisions), n_dead, evaluated, reference.loss(kept))
+
+
+def costs(graph: Graph) -> list[float]:
+    """What each edge's decision costs beside the others, in the order of the search: the layers above its reader.
+
+    The search goes downward, and from the reader's layer on everything is computed again, and the readout.
+    """
+    return [
+        1.0 + graph.n_layers - layer_of(graph, number)
+        for number in range(len(graph.readers) - 1, -1, -1)
+        for _ in range(graph.below(graph.readers[number]))
+    ]
 
 
 def guard(reference: Reference, fast: Fast | None = None) -> float:

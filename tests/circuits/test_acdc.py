@@ -17,7 +17,7 @@ from circuits.find import decisions_of, find
 from circuits.graph import Graph
 from circuits.method import method
 from circuits.scorers.exact import Exact
-from circuits.search.acdc import ACDC, acdc
+from circuits.search.acdc import ACDC, acdc, costs
 from factscope.errors import StoreError, UserError
 from factscope.runs.journal import Journal
 from helpers.circuits import SHAPES, WIRED, double, hand_wired, task
@@ -66,6 +66,24 @@ def test_the_size_of_a_batch_decides_nothing(tmp_path: Path, size: int) -> None:
     assert [d.kept for d in slow.decisions] == [d.kept for d in fast.decisions]
     assert (fast.n_evaluated == len(fast.decisions)) == (size == 1)
     assert max(abs(a.increment - b.increment) for a, b in zip(slow.decisions, fast.decisions, strict=True)) < 1e-6
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_time_left_weighs_decisions_as_the_engine_plans_them(tmp_path: Path, name: str) -> None:
+    """One cost for each edge, in the order of the search; who has more to compute in the whole graph costs no less."""
+    model = double(name, tmp_path)
+    reference = Reference(model, Graph.of(model), task(model))
+    graph, fast = reference.graph, Fast(reference)
+    fast.rebuild(graph.full())
+    told = costs(graph)
+    order = [n for n in range(len(graph.readers) - 1, -1, -1) for _ in range(graph.below(graph.readers[n]))]
+    assert len(told) == len(order) == graph.n_edges
+    for kind in {reader.kind for reader in graph.readers}:
+        of_kind = [
+            (fast.plan(n).cost, cost) for n, cost in zip(order, told, strict=True) if graph.readers[n].kind == kind
+        ]
+        assert of_kind == sorted(of_kind)
+        assert kind == "logits" or of_kind[0] < of_kind[-1]
 
 
 def test_a_decision_on_the_threshold_is_made_by_the_plain_engine(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_only_frozen_float32_weights_are_taken_and_only_inside():
         assert "Product" not in name(asked, weight.clone().requires_grad_())
         assert "Product" not in name(asked, weight, shift.clone().requires_grad_())
         assert "Product" not in name(asked.double(), weight.double())
+        assert "Product" not in name(asked, torch.randn(5, 16)[:, :8])
     assert "Product" not in name(asked, weight)
 
 

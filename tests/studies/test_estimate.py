@@ -1,6 +1,7 @@
 """What is counted on a model without numbers is what it takes with numbers, as its tensors and as the kernel say."""
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from studies.estimate import Cost, Setting, Work, checked, costs, described, est
 from tracing.causal import Config as TraceConfig
 
 SMALL = Setting(facts=2, trace=TraceConfig(sites=("mlp",), samples=3), descent=("descent.steps=3", "contexts=1"))
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def config_of(tokenizer: Any, **sizes: int) -> LlamaConfig:
@@ -69,12 +72,16 @@ def test_steps_and_facts_that_are_not_run_are_multiplied(tokenizer: Any, monkeyp
 
 
 @pytest.fixture
-def exact_heap() -> None:
+def exact_heap() -> Iterator[None]:
     """What the C library frees goes back to the system at once, so that the kernel sees what is held."""
     try:
-        ctypes.CDLL("libc.so.6").mallopt(-3, 65536)  # M_MMAP_THRESHOLD
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(MMAP_THRESHOLD, 2**16)
     except (OSError, AttributeError):
         pytest.skip("another C library")
+    yield
+    library.mallopt(MMAP_THRESHOLD, 2**25)  # where it settles by itself
+    library.mallopt(TRIM_THRESHOLD, 2**26)
 
 
 @pytest.mark.default_model

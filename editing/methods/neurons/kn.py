@@ -136,6 +136,7 @@ def _written(inputs: MethodInputs, config: Config, found: Sequence[Chosen]) -> M
     rows = {layer: weights[weight_name(layer)].detach().float().cpu() for layer in changed}
     deltas: list[Delta] = []
     if config.action == "update":
+        factors: dict[int, list[tuple[Tensor, Tensor]]] = {}  # a layer's, one pair for each fact that has neurons there
         for request, chosen in zip(inputs.requests, found, strict=True):
             way = -config.old * _direction(inputs, request, config.direction, old=True)
             way = way + config.new * _direction(inputs, request, config.direction, old=False)
@@ -144,7 +145,10 @@ def _written(inputs: MethodInputs, config: Config, found: Sequence[Chosen]) -> M
                 for neuron in own:
                     sign = -1.0 if config.signed and neuron.activation < 0 else 1.0
                     left[neuron.index, 0] = sign * rows[layer][neuron.index].norm()
-                deltas.append(Delta(weight_name(layer), way[None].clone(), left))
+                factors.setdefault(layer, []).append((left, way[None]))
+        for layer, pairs in factors.items():
+            left, right = torch.cat([one for one, _ in pairs], 1), torch.cat([one for _, one in pairs])
+            deltas.append(Delta(weight_name(layer), right, left))
     else:
         times = 1.0 if config.action == "amplify" else -1.0
         every = {neuron.place: neuron for chosen in found for neuron in chosen.neurons}  # a row is changed once

@@ -13,6 +13,7 @@ from editing.methods.neurons import kn
 from editing.methods.neurons.kn import Config
 from editing.pages.edit import page
 from editing.pages.weights import neurons
+from editing.spectrum import spectra
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
@@ -25,6 +26,12 @@ from factscope.plots.specs import Curves, Table
 ASKED = EditRequest.of(
     Fact("a", "home", "Oda Voss", "{} lives in", "Brask", "Vey", (), ("The home of Oda Voss is", "Oda Voss dwells in"))
 )
+FURTHER = EditRequest.of(
+    Fact(
+        "b", "home", "Oda Drey", "{} lives in", "Lunholm", "Corrin", (),
+        ("The home of Oda Drey is", "Oda Drey dwells in"),
+    )
+)  # fmt: skip
 QUICK = Config(path=Path(points=2, tolerance=10.0))
 
 
@@ -129,6 +136,19 @@ def test_suppressing_lowers_what_the_model_says_and_amplifying_does_not(toy: Any
 
 def test_the_edit_says_which_neurons_it_changed(toy: Any) -> None:
     assert "(layer.neuron, attribution)" in edited(toy).notes[0]
+
+
+def test_facts_with_neurons_in_one_layer_are_one_change_of_its_matrix_the_sum_of_theirs(toy: Any) -> None:
+    one, both = (compute("kn", toy, some, QUICK, shown=False) for some in ([ASKED], [ASKED, FURTHER]))
+    names = [delta.weight for delta in both.deltas]
+    assert len(set(names)) == len(names)
+    apart = {delta.weight: delta.dense() for delta in one.deltas}
+    for delta in compute("kn", toy, [FURTHER], QUICK, shown=False).deltas:
+        apart[delta.weight] = apart.get(delta.weight, 0) + delta.dense()
+    assert all(torch.allclose(delta.dense(), apart[delta.weight], atol=1e-12) for delta in both.deltas)
+    shared = {delta.weight for delta in both.deltas if delta.right.shape[0] == 2}
+    assert shared  # or the test says nothing
+    assert all(line.update_rank > 1 for line in spectra(toy, [both]) if line.edits and line.weight in shared)
 
 
 def test_its_page_draws_its_neurons_by_layer_and_tells_how_far_each_moves(toy: Any) -> None:

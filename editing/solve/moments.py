@@ -34,6 +34,7 @@ from factscope.errors import EditError, StoreError
 from factscope.files import sweep, write_bytes_atomically
 from factscope.model.bridge import Bridge, info, run_blocks
 from factscope.model.forward.batched import padded
+from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import check_written
 from factscope.model.hooks import hooked
 from factscope.model.sites import Site
@@ -216,6 +217,7 @@ def add_piece(sums: Sums, model: Bridge, rows: Sequence[Sequence[int]], after: M
     return count
 
 
+@thin_products()
 def keys_of_text(
     model: Bridge, layers: Sequence[int], rows: Sequence[Sequence[int]]
 ) -> dict[int, Float[Tensor, "token d"]]:

@@ -13,12 +13,14 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge, run_blocks
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
+from factscope.model.forward.onednn import thin_products
 from factscope.model.hooks import record
 from factscope.model.prompts import tokenized
 from factscope.model.sites import Site
 
 
 @torch.no_grad()
+@thin_products()
 def read(
     model: Bridge, ids: Int[Tensor, "row pos"], ends: Int[Tensor, " row"], sites: Sequence[Site]
 ) -> dict[Site, Tensor]:

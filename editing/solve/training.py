@@ -26,6 +26,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
+from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame
 from factscope.model.hooks import hooked, record
 from factscope.model.sites import Site
@@ -229,6 +230,7 @@ class Rows:
         mean = torch.zeros(len(some), device=logp.device).index_add(0, row.to(logp.device), logp) / count
         return -mean, mean.detach().exp()
 
+    @thin_products()
     def asked(self, some: Tensor) -> tuple[Float[Tensor, " token"], Int[Tensor, " token"], Int[Tensor, " token"]]:
         """Log-probability of every token that is asked of these facts, its row among them, and the position it has."""
         here = some.to(self.resid.device)

@@ -23,6 +23,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge, architecture, device, run_blocks
 from factscope.model.forward.batched import ROWS, padded
 from factscope.model.forward.ends import ending
+from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame
 from factscope.model.forward.scoring import Pair
 from factscope.model.hooks import HookNeverFired, hooked, record
@@ -74,6 +75,7 @@ class Tail:
                     self._leaving[row] = seen[sites[1]][number, len(row) - 1].cpu()
                 advance(len(some))
 
+    @thin_products()
     def _run(self, rows: Sequence[Row], sites: Sequence[Site]) -> dict[Site, Tensor]:
         above, tokens = max(site.layer for site in sites) + 1, padded(self.model, rows)
         with record(self.model, sites) as seen, ending(torch.tensor([len(row) - 1 for row in rows])):
@@ -99,6 +101,7 @@ class Tail:
         """What passes at a site, right-padded; nothing of it is kept."""
         return self._run(rows, [site])[site]
 
+    @thin_products()
     def logp(
         self, rows: Sequence[Row], at: Sequence[tuple[int, int]], resid: Float[Tensor, "row pos d_model"]
     ) -> Float[Tensor, "asked vocab"]:

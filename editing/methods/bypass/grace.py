@@ -31,6 +31,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
+from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame
 from factscope.model.forward.subject import check_written
 from factscope.model.hooks import hooked
@@ -151,6 +152,7 @@ class _Rows:
         answers = tuple(tuple(prompt.answer_ids) for prompt in prompts)
         return cls(frame, ids, layer, resid, ends, answers, hidden[at].float().cpu(), written[at].float())
 
+    @thin_products()
     def losses(self, values: Tensor) -> Tensor:
         """Mean loss of each fact's target with its value written at its prompt's end, nats per token."""
         ends = self.ends.to(self.resid.device)

@@ -35,6 +35,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
+from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame
 from factscope.model.forward.subject import check_written
 from factscope.model.hooks import hooked
@@ -135,6 +136,7 @@ class _Rows:
         fact = torch.tensor([number for number, _ in asked])
         return cls(Frame.of(model, ids), ids, layer, fact, ends, answers, seen[sites[0]], seen[sites[1]].float())
 
+    @thin_products()
     def asked(self, added: Tensor | None) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
         """Log-probability of every token of every row, and whether it is the argmax; `added` to what is written."""
         write = Site("mlp_write", self.layer), lambda y: None if added is None else y + added.to(y)

@@ -15,7 +15,6 @@ import time
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from editing.compute import compute
 from editing.edit import applied
@@ -24,6 +23,7 @@ from factscope.data.load import load_facts
 from factscope.data.request import requests_of
 from factscope.model import load as models
 from factscope.model.prompts import tokenized
+from factscope.runs import counting
 
 
 def passes(model, tokens):
@@ -45,11 +45,11 @@ class Calls(TorchDispatchMode):
 
 
 def counted(model, tokens):
-    with FlopCounterMode(display=False) as products:
+    with counting.counted() as products:
         logits = model(tokens, use_cache=False)
     with Calls() as calls:
         model(tokens, use_cache=False)
-    return products.get_total_flops(), calls.number, logits
+    return products.operations, calls.number, logits
 
 
 @torch.no_grad()

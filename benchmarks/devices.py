@@ -5,11 +5,11 @@
     python -m benchmarks.devices agree --device cuda      # the same trace, scores and edits on both
 
 A row is printed for each kind of work. `seconds` is the median of the repeats after one that warms up; long work runs
-once. `TFLOP` are the matrix products that torch's own counter saw, of a batch in proportion to a part of it; `share` is
-what they would take at the speed at which the device multiplies two large matrices of the model's dtype in the same
-process, over the seconds. Few rows of a small model cannot fill a GPU, and `share` says so. `GB` is the peak beyond
-what was held before. A shape is width, layers, heads, key heads, width of an MLP: a Llama with random weights, for the
-time and memory that a real one of its size will need; its answers mean nothing.
+once. `TFLOP` are the operations of matrix products (factscope/runs/counting.py), of a batch in proportion to a part of
+it; `share` is what they would take at the speed at which the device multiplies two large matrices of the model's dtype
+in the same process, over the seconds. Few rows of a small model cannot fill a GPU, and `share` says so. `GB` is the
+peak beyond what was held before. A shape is width, layers, heads, key heads, width of an MLP: a Llama with random
+weights, for the time and memory that a real one of its size will need; its answers mean nothing.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.circuits import Clock, operations
 from circuits.engine.incremental import Fast
@@ -38,6 +37,7 @@ from factscope.data.request import EditRequest, distinct, requests_of
 from factscope.model.bridge import Bridge, device, info
 from factscope.model.load import DTYPES, load
 from factscope.model.prompts import make_prompt
+from factscope.runs import counting
 from factscope.runs.memory import watched
 from tracing.causal import Config as Trace
 from tracing.causal import trace
@@ -134,9 +134,9 @@ class Row:
 
 def counted(action: Work) -> float:
     """TFLOP of its matrix products."""
-    with FlopCounterMode(display=False) as counter:
+    with counting.counted() as found:
         action()
-    return counter.get_total_flops() / 1e12
+    return found.operations / 1e12
 
 
 def edits(model: Bridge, given: argparse.Namespace, wanted: Sequence[str], row: Row) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
@@ -77,12 +78,23 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)  # who keeps what a graph holds of weights may say how (`widened`)
-        return _onednn(rows, weight, bias)
+        return _few_sizes(rows, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        return _onednn(slope, ctx.saved_tensors[0].t(), None), None, None
+        return _few_sizes(slope, ctx.saved_tensors[0].t(), None), None, None
+
+
+def _few_sizes(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product, with rows of zeros up to a number of which there are few: oneDNN keeps what it compiled for each."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    step = 1 << max(0, len(flat).bit_length() - 4)  # an eighth of the rows at most
+    more = -len(flat) % step
+    if more == 0:
+        return _onednn(rows, weight, bias)
+    found: Tensor = _onednn(functional.pad(flat, (0, 0, 0, more)), weight, bias)[:-more].unflatten(0, rows.shape[:-1])
+    return found
 
 
 def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -25,7 +25,7 @@ from editing import bypasses
 from factscope.catalogue import Catalogue
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, run_up_to
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import Ends, ending, ends_of
 from factscope.model.hooks import record
@@ -146,12 +146,11 @@ def meetings(model: Bridge, part: Bypass, requests: Sequence[EditRequest], start
         asked += [(number, "paraphrase", text) for text in request.paraphrases[:ABOUT]]
         asked += [(number, "neighbour", one.prompt) for one in request.neighbours[:ABOUT]]
     load, found, site = KINDS.get(part.kind).load(part, model), [], KINDS.get(part.kind).heard(part)
-    above = {"stop_at_layer": site.layer + 1} if site.layer + 1 < model.cfg.n_layers else {}
     for some in (asked[i : i + 64] for i in range(0, len(asked), 64)):
         rows = [tokenized(model, text, start=start)[0] for _, _, text in some]
         ids = padded(model, rows)
         with ending(torch.tensor([len(row) - 1 for row in rows]), tokens=ids) as now, record(model, [site]) as seen:
-            model(ids, use_cache=False, **above)
+            run_up_to(model, ids, site.layer)
         found += [Met(*one, tuple(shares)) for one, shares in zip(some, load(seen[site], now).tolist(), strict=True)]
     return tuple(found)
 

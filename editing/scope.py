@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, run_up_to
 from factscope.model.forward.batched import ROWS, padded
 from factscope.model.forward.ends import ending
 from factscope.model.hooks import record
@@ -148,14 +148,13 @@ def chooser(always: str, scopes: Sequence[Scope], start: str) -> Callable[[Bridg
 @torch.no_grad()
 def states(model: Bridge, prompts: Sequence[Sequence[int]], site: Site, start: str) -> Float[Tensor, "prompt d_model"]:
     """The mean over each prompt's tokens of what passes at a site, without the tokens that begin a text; on the CPU."""
-    first, above = start_ids(model, start), site.layer + 1
-    stop = {"stop_at_layer": above} if above < model.cfg.n_layers else {}
+    first = start_ids(model, start)
     found: dict[tuple[int, ...], Tensor] = {}
     rows = sorted({tuple(prompt) for prompt in prompts}, key=lambda row: (len(row), row))
     for begin in range(0, len(rows), ROWS):
         some = rows[begin : begin + ROWS]
         with record(model, [site]) as seen, ending(torch.tensor([len(row) - 1 for row in some])):
-            model(padded(model, some), use_cache=False, **stop)
+            run_up_to(model, padded(model, some), site.layer)
         for number, row in enumerate(some):
             skipped = len(first) if row[: len(first)] == tuple(first) and len(row) > len(first) else 0
             found[row] = seen[site][number, skipped : len(row)].float().mean(0).cpu()

@@ -27,7 +27,7 @@ from editing.requests import check, target_prompts
 from editing.solve.moments import Moments
 from editing.weights.lent import in_float32
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, run_up_to
 from factscope.model.forward.batched import padded
 from factscope.model.hooks import record
 from factscope.model.sites import Site
@@ -132,7 +132,7 @@ def _keys(model: Bridge, edit: Edit, names: Sequence[str]) -> dict[str, Float[Te
     with in_float32(model):
         for some in (rows[i : i + ROWS] for i in range(0, len(rows), ROWS)):
             with record(model, list(sites.values())) as seen:
-                model(padded(model, some), use_cache=False)
+                run_up_to(model, padded(model, some), max(site.layer for site in sites.values()))
             for name, site in sites.items():
                 found[name] += [
                     seen[site][row, : len(tokens)].flatten(1).double().cpu() for row, tokens in enumerate(some)

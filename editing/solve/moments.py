@@ -32,7 +32,7 @@ from editing.weights.extremes import bounds
 from factscope.cache import cache_folder, digest
 from factscope.errors import EditError, StoreError
 from factscope.files import sweep, write_bytes_atomically
-from factscope.model.bridge import Bridge, info, run_blocks
+from factscope.model.bridge import Bridge, info, run_up_to
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import check_written
@@ -234,11 +234,6 @@ def keys_of_text(
 
         return keep
 
-    top = max(layers) + 1
-    stop = {"stop_at_layer": top} if top < model.cfg.n_layers else {}
     with hooked(model, [(Site("mlp_hidden", layer), keeper(layer)) for layer in layers]):
-        if stop:
-            model(tokens, use_cache=False, **stop)
-        else:
-            run_blocks(model, tokens)
+        run_up_to(model, tokens, max(layers))
     return found

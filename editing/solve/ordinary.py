@@ -4,34 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, run_blocks
-from factscope.model.forward.batched import padded
-from factscope.model.forward.ends import ending
-from factscope.model.forward.onednn import thin_products
-from factscope.model.hooks import record
+from factscope.model.bridge import Bridge
+from factscope.model.forward.batched import padded, states_at
 from factscope.model.prompts import tokenized
 from factscope.model.sites import Site
-
-
-@torch.no_grad()
-@thin_products()
-def read(
-    model: Bridge, ids: Int[Tensor, "row pos"], ends: Int[Tensor, " row"], sites: Sequence[Site]
-) -> dict[Site, Tensor]:
-    """What passes at these sites, in one pass up to the highest; prompts end at positions `ends`."""
-    above = max(site.layer for site in sites) + 1
-    with ending(ends, tokens=ids), record(model, sites) as seen:
-        if above < model.cfg.n_layers:
-            model(ids, use_cache=False, stop_at_layer=above)
-        else:
-            run_blocks(model, ids)
-    return seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +33,7 @@ class Ordinary:
         ]
         rows = [tokenized(model, fact.prompt, start=start)[0] for fact in facts]
         ends = torch.tensor([len(row) - 1 for row in rows])
-        seen = read(model, padded(model, rows), ends, [site])[site].float().cpu()
+        seen = states_at(model, padded(model, rows), ends, [site])[site].float().cpu()
         states = tuple(seen[number, : len(row)] for number, row in enumerate(rows))
         return cls(tuple(fact.subject for fact in facts), states)
 

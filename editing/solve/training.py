@@ -23,7 +23,7 @@ from editing.method import MethodInputs, MethodOutput
 from editing.requests import target_prompts
 from editing.solve.adam import Adam
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, run_up_to
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
@@ -204,9 +204,8 @@ class Rows:
         self.ends, self.rows = torch.tensor(ends), padded(model, rows)
         self.lengths = tuple(map(len, rows))
         self.frame, site = Frame.of(model, self.rows), Site("resid_pre", lowest)
-        stop = {"stop_at_layer": lowest + 1} if lowest + 1 < model.cfg.n_layers else {}
         with torch.no_grad(), ending(self.ends, tokens=self.rows), record(model, [site]) as seen:
-            model(self.rows, use_cache=False, **stop)
+            run_up_to(model, self.rows, lowest)
         self.resid = seen[site]
 
     def losses(self, change: Change, parts: Parts, some: Tensor) -> tuple[Tensor, Tensor]:

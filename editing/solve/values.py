@@ -28,7 +28,7 @@ from editing.requests import RequestPrompts, essence_prompt
 from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, run_up_to
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import Row, Suffix, buckets, check_written, landed, suffix
@@ -367,14 +367,13 @@ def read_subjects(
         for prompt in prompts.of(model, request):
             ends.append(prompt.subject_span[1] - 1)
             rows.append(prompt.tokens[: ends[-1] + 1])
-    top = max(site.layer for site in sites) + 1
-    stop = {"stop_at_layer": top} if top < model.cfg.n_layers else {}
+    top = max(site.layer for site in sites)
     found: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(rows) for site in sites}
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for some in (order[i : i + 64] for i in range(0, len(order), 64)):
         tokens = padded(model, [rows[i] for i in some])
         with record(model, sites) as seen:
-            model(tokens, use_cache=False, **stop)
+            run_up_to(model, tokens, top)
         for site in sites:
             for r, i in enumerate(some):
                 found[site][i] = seen[site][r, ends[i]].float().cpu()

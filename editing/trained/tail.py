@@ -20,8 +20,8 @@ from torch import Tensor
 
 from editing.solve.layers import projections
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, architecture, device, run_blocks
-from factscope.model.forward.batched import ROWS, padded
+from factscope.model.bridge import Bridge, architecture, device
+from factscope.model.forward.batched import ROWS, padded, states_at
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame
@@ -61,7 +61,6 @@ class Tail:
         self._entering: dict[Row, Tensor] = {}
         self._leaving: dict[Row, Tensor] = {}
 
-    @torch.no_grad()
     def keep(self, rows: Sequence[Row], shown: bool | None = None) -> None:
         """Run prompts once: what enters the first layer is kept for each, and what its last token leaves at the end."""
         order = sorted(set(rows), key=lambda row: (len(row), row))
@@ -75,17 +74,9 @@ class Tail:
                     self._leaving[row] = seen[sites[1]][number, len(row) - 1].cpu()
                 advance(len(some))
 
-    @thin_products()
     def _run(self, rows: Sequence[Row], sites: Sequence[Site]) -> dict[Site, Tensor]:
-        above, tokens = max(site.layer for site in sites) + 1, padded(self.model, rows)
-        with record(self.model, sites) as seen, ending(torch.tensor([len(row) - 1 for row in rows])):
-            if above < self.model.cfg.n_layers:
-                self.model(tokens, use_cache=False, stop_at_layer=above)
-            else:
-                run_blocks(self.model, tokens)
-        return seen
+        return states_at(self.model, padded(self.model, rows), torch.tensor([len(row) - 1 for row in rows]), sites)
 
-    @torch.no_grad()
     def entering(self, rows: Sequence[Row]) -> Float[Tensor, "row pos d_model"]:
         """What enters the first layer, right-padded with zeros."""
         new = [row for row in dict.fromkeys(rows) if row not in self._entering]
@@ -96,7 +87,6 @@ class Tail:
         parts = [(found[row][: len(row)] if row in found else self._entering[row]).to(at) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
-    @torch.no_grad()
     def states(self, rows: Sequence[Row], site: Site) -> Float[Tensor, "row pos d_model"]:
         """What passes at a site, right-padded; nothing of it is kept."""
         return self._run(rows, [site])[site]

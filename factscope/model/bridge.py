@@ -130,6 +130,14 @@ def run_blocks(model: Bridge, tokens: Tensor, cache: Any = None, keep: bool = Fa
     return model.original_model.base_model(input_ids=tokens, past_key_values=cache, use_cache=keep or cache is not None)
 
 
+def run_up_to(model: Bridge, tokens: Tensor, layer: int) -> None:
+    """Run `tokens` [row, pos] through the blocks up to this one, for the hooks that hear them: nothing above runs."""
+    if layer + 1 < model.cfg.n_layers:
+        model(tokens, use_cache=False, stop_at_layer=layer + 1)
+    else:
+        run_blocks(model, tokens)
+
+
 def last_logits(model: Bridge, tokens: Tensor) -> Tensor:
     """The model's own logits at the last position of `tokens` [row, pos]: [row, vocab].
 

@@ -26,10 +26,10 @@ from editing.bypass import Bypass
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
 from editing.solve.adam import Adam
-from editing.solve.ordinary import reaches, read
+from editing.solve.ordinary import reaches
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.batched import padded
+from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame
@@ -146,7 +146,7 @@ class _Rows:
         ends = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
         frame = Frame.of(model, ids)
         sites = Site("resid_pre", layer), Site("mlp_hidden", layer), Site("mlp_write", layer)
-        seen = read(model, ids, ends, sites)
+        seen = states_at(model, ids, ends, sites)
         resid, hidden, written = (seen[site] for site in sites)
         at = torch.arange(len(ends)), ends
         answers = tuple(tuple(prompt.answer_ids) for prompt in prompts)

@@ -31,11 +31,11 @@ from editing.delta import Delta
 from editing.edit import in_place, set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
-from editing.solve.ordinary import Ordinary, read
+from editing.solve.ordinary import Ordinary
 from editing.solve.training import Change, Parts, Training, train
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.batched import padded
+from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.subject import check_written
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, WeightName, key_width
@@ -127,7 +127,7 @@ def _looks(inputs: MethodInputs, config: Config) -> _Looks:
     active = max(1, round(config.active * len(mean)))
     prompts = [target_prompts(model, request, ("{}",), inputs.start)[0] for request in inputs.requests]
     rows, last = [prompt.tokens for prompt in prompts], torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
-    seen = read(model, padded(model, rows), last, [site])[site].float().cpu()
+    seen = states_at(model, padded(model, rows), last, [site])[site].float().cpu()
     own = masks(feature(seen, last, mean), active, inputs.seed)
     met = (own @ masks(feature(others, ends, mean), active, inputs.seed).T) / active
     for number, request in enumerate(inputs.requests):

@@ -30,10 +30,10 @@ from editing.edit import in_place, remembered
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
 from editing.solve.adam import Adam
-from editing.solve.ordinary import Ordinary, read
+from editing.solve.ordinary import Ordinary
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.batched import padded
+from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame
@@ -131,7 +131,7 @@ class _Rows:
         ids = padded(model, [(*prompt.tokens, *prompt.answer_ids[:-1]) for _, prompt in asked])
         ends = torch.tensor([len(prompt.tokens) - 1 for _, prompt in asked])
         sites = Site("resid_pre", layer), Site("mlp_read", layer)
-        seen = read(model, ids, ends, sites)
+        seen = states_at(model, ids, ends, sites)
         answers = tuple(tuple(prompt.answer_ids) for _, prompt in asked)
         fact = torch.tensor([number for number, _ in asked])
         return cls(Frame.of(model, ids), ids, layer, fact, ends, answers, seen[sites[0]], seen[sites[1]].float())

@@ -34,13 +34,13 @@ from editing.delta import Delta
 from editing.edit import set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
-from editing.solve.ordinary import Ordinary, read
+from editing.solve.ordinary import Ordinary
 from editing.solve.training import Change, Parts, Training, train
 from factscope.cache import digest
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.batched import padded
+from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.subject import check_written
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, WeightName, key_width
@@ -142,7 +142,7 @@ class _Prompts:
         size = float(torch.cat([state[1:] for state in written.states]).norm(dim=-1).median())
         rows = [target_prompts(model, request, ("{}",), inputs.start)[0].tokens for request in inputs.requests]
         ends = torch.tensor([len(row) - 1 for row in rows])
-        own = read(model, padded(model, rows), ends, [site])[site].float()
+        own = states_at(model, padded(model, rows), ends, [site])[site].float()
         others = torch.nn.utils.rnn.pad_sequence(list(ordinary.states), batch_first=True).to(own)
         others_ends = torch.tensor([len(state) - 1 for state in ordinary.states])
         place = {request: number for number, request in enumerate(inputs.requests)}

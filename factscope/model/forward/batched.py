@@ -1,4 +1,4 @@
-"""Many rows at once: logits of any rows at the positions that are asked for.
+"""Many rows at once: logits of any rows at the positions that are asked for, and what passes at sites within the model.
 
 `logits_at` unembeds only these positions: the unembedding of all would be most of the work of a small model. The
 preface of an in-context edit that is in place stands before every row; a beginning that all rows of a batch share, such
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from factscope.errors import ModelError
 from factscope.model.agreement import finite
-from factscope.model.bridge import Bridge, device, run_blocks
+from factscope.model.bridge import Bridge, device, run_blocks, run_up_to
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import all_prefaced
@@ -68,6 +68,17 @@ def logits_at(
         for i, part in zip(some, logits.split([len(positions[i]) for i in some]), strict=True):
             out[i] = part
     return out
+
+
+@torch.no_grad()
+@thin_products()
+def states_at(
+    model: Bridge, tokens: Int[Tensor, "row pos"], ends: Int[Tensor, " row"], sites: Sequence[Site]
+) -> dict[Site, Tensor]:
+    """What passes at these sites, each as the model has it, in one pass up to the highest; prompts end at `ends`."""
+    with ending(ends, tokens=tokens), record(model, sites) as seen:
+        run_up_to(model, tokens, max(site.layer for site in sites))
+    return seen
 
 
 def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[int, Any]:

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput
 from editing.requests import target_prompts
 from editing.solve.adam import Adam
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, run_up_to
 from factscope.model.forward.batched import padded
@@ -37,6 +37,7 @@ APART = 16  # facts that learn side by side: each a change, its gradient and Ada
 Wanted = Callable[[int, Sequence[int]], tuple[list[int], list[int]]]  # first position, target -> positions, token ids
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # nats per token, tokens, which facts -> what is brought down
 Parts = dict[tuple[WeightName, str], Tensor]  # what is learned, by weight and name; the first axis is the group
+Groups = Sequence[tuple[EditRequest, ...]]  # the facts of each change that is learned: all, or one of each
 
 
 def every_token(first: int, target: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -58,7 +59,7 @@ class Training:
 
 
 class Change(ABC):
-    """What is learned about some matrices, for one group of facts or for many side by side."""
+    """What is learned at some matrices, for one group of facts or for many side by side."""
 
     weights: tuple[WeightName, ...]  # of `PROJECTIONS`, those of the lowest layer first
     parts: Parts
@@ -70,8 +71,8 @@ class Change(ABC):
         """What the change adds to what this matrix writes, where it reads `read`."""
 
     @abstractmethod
-    def deltas(self, group: int) -> tuple[Delta, ...]:
-        """One group's change, as it stands."""
+    def output(self, group: int) -> MethodOutput:
+        """One group's change, as it stands: deltas of weights, or what stands beside them."""
 
     def sites(self, weight: WeightName) -> tuple[str, str]:
         """The kinds of sites between which it stands: what `added` is given, and what its result is added to."""
@@ -95,20 +96,19 @@ class Change(ABC):
 
 
 def train(
-    inputs: MethodInputs, how: Training, begin: Callable[[int], Change], apart: bool = False
+    inputs: MethodInputs, how: Training, begin: Callable[[Groups], Change], apart: bool = False
 ) -> list[MethodOutput]:
-    """Train one change on all facts, or with `apart` one for each, side by side; `begin` makes it for so many groups.
+    """Train one change on all facts, or with `apart` one for each, side by side; `begin` makes it for some groups.
 
     Raises EditError where the loss goes to NaN, and where an end is asked for that the tokenizer does not have.
     """
     if not apart:
-        return _Run(inputs, how, begin(1)).outputs()
-    chunks = [inputs.requests[i : i + APART] for i in range(0, len(inputs.requests), APART)]
-    return [
-        made
-        for some in chunks
-        for made in _Run(replace(inputs, requests=some), replace(how, batch=None), begin(len(some))).outputs()
-    ]
+        return _Run(inputs, how, begin([inputs.requests])).outputs()
+    outputs, alone = list[MethodOutput](), replace(how, batch=None)
+    for first in range(0, len(inputs.requests), APART):
+        some = inputs.requests[first : first + APART]
+        outputs += _Run(replace(inputs, requests=some), alone, begin([(one,) for one in some])).outputs()
+    return outputs
 
 
 class _Run:
@@ -141,7 +141,7 @@ class _Run:
                 break
         curves = torch.stack(curve)
         return [
-            MethodOutput(self.change.deltas(group), curve=curves[:, group * own : (group + 1) * own])
+            replace(self.change.output(group), curve=curves[:, group * own : (group + 1) * own])
             for group in range(self.groups)
         ]
 

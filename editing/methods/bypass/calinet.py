@@ -15,7 +15,6 @@ When not to use it: for one fact, or where other facts must stay: there is no ga
 of every prompt, and `quiet` only makes them whisper where they were not trained.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.bypass import Bypass
-from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.ordinary import Ordinary
-from editing.solve.training import Change, Parts, Training, train
-from factscope.data.request import EditRequest
+from editing.solve.training import Change, Groups, Parts, Training, train
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.subject import check_written
@@ -73,35 +70,19 @@ def _trained(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOu
     check_written(inputs.model, config.layer)
     if not (config.learning_rate > 0 and min(config.steps, config.slots, config.apiece) > 0 and config.quiet >= 0):
         raise EditError("learning_rate, steps, slots and apiece must be larger than 0, and quiet not below 0")
-    groups: list[tuple[EditRequest, ...]] = [(one,) for one in inputs.requests] if apart else [tuple(inputs.requests)]
     site, written = Site("mlp_read", config.layer), Site("mlp_write", config.layer)
     ordinary = Ordinary.of(inputs.model, site, inputs.start, config.apiece)
     size = float(Ordinary.of(inputs.model, written, inputs.start, config.apiece).all().pow(2).sum(-1).mean())
-    made: list[tuple[Slots, list[tuple[EditRequest, ...]]]] = []
-
-    def begin(count: int) -> Change:
-        first = sum(len(own) for _, own in made)
-        own = groups[first : first + count]
-        made.append((Slots(inputs, config, own, ordinary, size), own))
-        return made[-1][0]
-
-    outputs = train(inputs, Training(config.steps, config.learning_rate, config.stop), begin, apart)
-    parts = [slots.part(group, own) for slots, some in made for group, own in enumerate(some)]
-    return [MethodOutput((), curve=output.curve, bypasses=(part,)) for output, part in zip(outputs, parts, strict=True)]
+    how = Training(config.steps, config.learning_rate, config.stop)
+    return train(inputs, how, lambda groups: Slots(inputs, config, groups, ordinary, size), apart)
 
 
 class Slots(Change):
     """Keys and values [group, slot, d_model]; the keys begin random, the values as 0."""
 
-    def __init__(
-        self,
-        inputs: MethodInputs,
-        config: Config,
-        groups: Sequence[tuple[EditRequest, ...]],
-        ordinary: Ordinary,
-        size: float,
-    ) -> None:
+    def __init__(self, inputs: MethodInputs, config: Config, groups: Groups, ordinary: Ordinary, size: float) -> None:
         self.weights, self.config, self.size = (WeightName(config.layer, MLP_OUT),), config, size
+        self.groups = groups
         here = device(inputs.model)
         self.states = ordinary.all().to(here)
         about = [[ordinary.others(request, each=True) for request in own] for own in groups]
@@ -136,17 +117,12 @@ class Slots(Change):
         allowed = self.allowed[self.some.to(loud.device)]
         return self.config.quiet * (loud * allowed).sum(1) / allowed.sum(1) / self.size
 
-    def deltas(self, _: int) -> tuple[Delta, ...]:
-        """None: what is learned stands beside the weights."""
-        return ()
-
-    def part(self, group: int, own: Sequence[EditRequest]) -> Bypass:
+    def output(self, group: int) -> MethodOutput:
         """One group's slots, as neurons without a bias."""
         keys, values = (part[group].detach().cpu().clone() for part in self.parts.values())
-        words = (" / ".join(request.target for request in own),) * len(keys)
-        return Bypass(
-            "neurons", self.config.layer, {"keys": keys, "bias": torch.zeros(len(keys)), "values": values}, {}, words
-        )
+        tensors = {"keys": keys, "bias": torch.zeros(len(keys)), "values": values}
+        words = (" / ".join(request.target for request in self.groups[group]),) * len(keys)
+        return MethodOutput((), bypasses=(Bypass("neurons", self.config.layer, tensors, {}, words),))
 
 
 def _written(read: Tensor, keys: Float[Tensor, "group slot d_model"], values: Tensor) -> Tensor:

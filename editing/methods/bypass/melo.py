@@ -94,7 +94,7 @@ def _trained(inputs: MethodInputs, config: Config, edits: Sequence[tuple[int, ..
 
     def learned(some: Sequence[int], apart: bool) -> list[MethodOutput]:
         own = replace(inputs, requests=tuple(inputs.requests[fact] for fact in some))
-        return train(own, how, lambda groups: lora.Factors(inputs.model, factors, groups, inputs.seed), apart)
+        return train(own, how, lambda groups: lora.Factors(inputs.model, factors, len(groups), inputs.seed), apart)
 
     with set_aside(inputs.model, "blocks", *config.layers):
         if len(edits) > 1:

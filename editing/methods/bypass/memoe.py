@@ -39,7 +39,6 @@ prompts that do not name the subject, where it stays closed; for a model that wi
 the weights. It is large: E matrices of the size of the projection an edit.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -49,12 +48,10 @@ from torch import Tensor
 
 from editing.bypass import Bypass
 from editing.bypasses.experts import Mixture, Rule, gates, mixtures, scores
-from editing.delta import Delta
 from editing.edit import in_place, set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.solve.training import Change, Parts, Rows, Training, train
+from editing.solve.training import Change, Groups, Parts, Rows, Training, train
 from factscope.data.fact import whole_words
-from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
@@ -132,21 +129,9 @@ def _check(inputs: MethodInputs, config: Config) -> None:
 
 def _trained(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOutput]:
     """Train without the experts in place: where these here will speak, those will not."""
-    before = _before(inputs.model, config)
-    groups = [(request,) for request in inputs.requests] if apart else [tuple(inputs.requests)]
-    made: list[Experts] = []
-
-    def begin(count: int) -> Change:
-        made.append(Experts(inputs, config, count, before))
-        return made[0]
-
-    how = Training(config.steps, config.learning_rate, config.stop)
+    before, how = _before(inputs.model, config), Training(config.steps, config.learning_rate, config.stop)
     with set_aside(inputs.model, "experts", config.layer):
-        outputs = train(inputs, how, begin, apart)
-    return [
-        replace(output, deltas=(), bypasses=(made[0].part(group, own),))
-        for group, (output, own) in enumerate(zip(outputs, groups, strict=True))
-    ]
+        return train(inputs, how, lambda groups: Experts(inputs, config, groups, before), apart)
 
 
 def _before(model: Bridge, config: Config) -> Mixture | None:
@@ -176,10 +161,10 @@ def anchor(model: Bridge, subject: str) -> Float[Tensor, " d_model"]:
 class Experts(Change):
     """Experts [group, expert, d_in, d_out] and router [group, expert, d_in + d_out], from no change on."""
 
-    def __init__(self, inputs: MethodInputs, config: Config, groups: int, before: Mixture | None) -> None:
+    def __init__(self, inputs: MethodInputs, config: Config, groups: Groups, before: Mixture | None) -> None:
         model, self.model = inputs.model, inputs.model
         self.weights, self.seed = (WeightName(config.layer, MLP_OUT),), inputs.seed
-        self.config, self.before = config, before
+        self.config, self.before, self.groups = config, before, groups
         width, d_out = key_width(model, config.layer), int(model.cfg.d_model)
         experts = torch.zeros(config.experts, width, d_out)
         generator = torch.Generator().manual_seed(inputs.seed)
@@ -187,7 +172,7 @@ class Experts(Change):
         if before is not None:
             experts, router = before.experts, before.router
         self.parts = {
-            (self.weights[0], name): tensor.to(device(model)).expand(groups, *tensor.shape).clone()
+            (self.weights[0], name): tensor.to(device(model)).expand(len(groups), *tensor.shape).clone()
             for name, tensor in (("experts", experts), ("router", router))
         }
         self.known: dict[str, Tensor] = {}
@@ -240,12 +225,9 @@ class Experts(Change):
         """beta * E * sum_e f_e P_e of each group."""
         return self.config.balance * self.balance
 
-    def deltas(self, _: int) -> tuple[Delta, ...]:
-        """None: what is learned stands beside the weights."""
-        return ()
-
-    def part(self, group: int, own: Sequence[EditRequest]) -> Bypass:
+    def output(self, group: int) -> MethodOutput:
         """One group's experts, router and anchors."""
+        own = self.groups[group]
         words = dict.fromkeys((*(self.before.words if self.before else ()), *(request.subject for request in own)))
         config = self.config
         rule = Rule(
@@ -255,7 +237,7 @@ class Experts(Change):
         tensors = {name: tensor[group].detach().cpu().clone() for (_, name), tensor in self.parts.items()}
         tensors["anchors"] = torch.stack([anchor(self.model, word) for word in words]).cpu()
         tensors["edits"] = rule.row()[None]
-        return Bypass("experts", config.layer, tensors, {}, tuple(words))
+        return MethodOutput((), bypasses=(Bypass("experts", config.layer, tensors, {}, tuple(words)),))
 
 
 def choices(config: Config) -> tuple[tuple[str, str, str], ...]:

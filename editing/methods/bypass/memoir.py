@@ -18,7 +18,6 @@ When not to use it: for facts about one subject that must differ from its other 
 many facts share rows, that is far beyond d_in / k edits, each hears the others.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,12 +26,12 @@ from torch import Tensor
 
 from editing.bypass import Bypass, join
 from editing.bypasses.residual import feature, masks, matrix
-from editing.delta import Delta
 from editing.edit import in_place, set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
 from editing.solve.ordinary import Ordinary
-from editing.solve.training import Change, Parts, Training, train
+from editing.solve.training import Change, Groups, Parts, Training, train
+from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.batched import padded, states_at
@@ -81,6 +80,7 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 class _Looks:
     """What the facts' prompts look like."""
 
+    place: dict[EditRequest, int]  # of each fact among them
     masks: Float[Tensor, "fact d_in"]
     floor: Float[Tensor, " fact"]
     mean: Float[Tensor, " d_in"]
@@ -92,28 +92,10 @@ def _trained(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOu
     check_written(inputs.model, config.layer)
     if not (config.learning_rate > 0 and config.steps > 0 and 0 < config.active <= 1 and 0 < config.overlap <= 1):
         raise EditError("learning_rate and steps must be larger than 0, active and overlap shares of up to 1")
-    looks, count = _looks(inputs, config), len(inputs.requests)
-    groups = [[fact] for fact in range(count)] if apart else [list(range(count))]
-    made: list[tuple[Memory, list[list[int]]]] = []
-
-    def begin(some: int) -> Change:
-        first = sum(len(own) for _, own in made)
-        own = groups[first : first + some]
-        made.append((Memory(inputs, config, looks.masks[[fact for group in own for fact in group]], some, before), own))
-        return made[-1][0]
-
-    before = _before(inputs.model, config.layer)
+    looks, before = _looks(inputs, config), _before(inputs.model, config.layer)
+    how = Training(config.steps, config.learning_rate, config.stop)
     with set_aside(inputs.model, "residual", config.layer):
-        outputs = train(inputs, Training(config.steps, config.learning_rate, config.stop), begin, apart)
-    parts = [
-        _part(inputs, config, looks, memory.parts[memory.weights[0], "rows"][number], facts)
-        for memory, own in made
-        for number, facts in enumerate(own)
-    ]
-    return [
-        MethodOutput((), curve=output.curve, notes=(looks.note,), bypasses=(part,))
-        for output, part in zip(outputs, parts, strict=True)
-    ]
+        return train(inputs, how, lambda groups: Memory(inputs, config, looks, groups, before), apart)
 
 
 def _looks(inputs: MethodInputs, config: Config) -> _Looks:
@@ -144,7 +126,8 @@ def _looks(inputs: MethodInputs, config: Config) -> _Looks:
     note = f"masks of {active} of {len(mean)} entries; shipped prompts about other subjects overlap by up to "
     note += f"{float(nearest.max()):.2f}"
     note += f", which raises the floor of {raised} of {len(own)} facts" if raised else ""
-    return _Looks(own, floor, mean, active, note)
+    place = {request: number for number, request in enumerate(inputs.requests)}
+    return _Looks(place, own, floor, mean, active, note)
 
 
 def _before(model: Bridge, layer: int) -> Tensor | None:
@@ -157,12 +140,13 @@ class Memory(Change):
     """W_m of each group [group, d_in, d_out], from 0 on, read through each fact's mask."""
 
     def __init__(
-        self, inputs: MethodInputs, config: Config, own: Float[Tensor, "fact d_in"], groups: int, before: Tensor | None
+        self, inputs: MethodInputs, config: Config, looks: _Looks, groups: Groups, before: Tensor | None
     ) -> None:
-        model = inputs.model
+        model, self.seed, self.looks, self.groups = inputs.model, inputs.seed, looks, groups
         self.weights = (WeightName(config.layer, MLP_OUT),)
-        self.masks, self.before = own.to(device(model)), before
-        shape = groups, key_width(model, config.layer), int(model.cfg.d_model)
+        facts = [looks.place[request] for own in groups for request in own]
+        self.masks, self.before = looks.masks[facts].to(device(model)), before
+        shape = len(groups), key_width(model, config.layer), int(model.cfg.d_model)
         self.parts = {(self.weights[0], "rows"): torch.zeros(shape, device=device(model))}
 
     def meets(self, _: object, some: Tensor, /) -> None:
@@ -176,24 +160,23 @@ class Memory(Change):
         masked, memory = read.float() * self.mask, parts[weight, "rows"]
         return masked @ (memory if self.before is None else memory + self.before)
 
-    def deltas(self, _: int) -> tuple[Delta, ...]:
-        """None: what is learned stands beside the weights."""
-        return ()
-
-
-def _part(inputs: MethodInputs, config: Config, looks: _Looks, memory: Tensor, facts: Sequence[int]) -> Bypass:
-    """The rows that these facts have, their masks and floors."""
-    own = looks.masks[list(facts)]
-    which = own.any(0).nonzero()[:, 0]
-    tensors = {
-        "rows": memory.detach().cpu()[which].clone(),
-        "which": which.float(),
-        "masks": own.clone(),
-        "floor": looks.floor[list(facts)].clone(),
-        "mean": looks.mean[None].clone(),
-    }
-    numbers = {"active": float(looks.active), "seed": float(inputs.seed)}
-    return Bypass("residual", config.layer, tensors, numbers, tuple(inputs.requests[fact].target for fact in facts))
+    def output(self, group: int) -> MethodOutput:
+        """The rows that a group's facts have, their masks and floors."""
+        looks, (weight,) = self.looks, self.weights
+        facts = [looks.place[request] for request in self.groups[group]]
+        own = looks.masks[facts]
+        which = own.any(0).nonzero()[:, 0]
+        tensors = {
+            "rows": self.parts[weight, "rows"][group].detach().cpu()[which].clone(),
+            "which": which.float(),
+            "masks": own.clone(),
+            "floor": looks.floor[facts].clone(),
+            "mean": looks.mean[None].clone(),
+        }
+        numbers = {"active": float(looks.active), "seed": float(self.seed)}
+        words = tuple(request.target for request in self.groups[group])
+        part = Bypass("residual", weight.layer, tensors, numbers, words)
+        return MethodOutput((), notes=(looks.note,), bypasses=(part,))
 
 
 METHOD = MethodSpec(

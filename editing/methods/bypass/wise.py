@@ -30,12 +30,11 @@ from torch import Tensor
 
 from editing.bypass import Bypass
 from editing.bypasses.side import distances
-from editing.delta import Delta
 from editing.edit import set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
 from editing.solve.ordinary import Ordinary
-from editing.solve.training import Change, Parts, Training, train
+from editing.solve.training import Change, Groups, Parts, Training, train
 from factscope.cache import digest
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
@@ -92,22 +91,9 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 def _trained(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOutput]:
     check_written(inputs.model, config.layer)
     _check(config)
-    groups: list[tuple[EditRequest, ...]] = [(one,) for one in inputs.requests] if apart else [tuple(inputs.requests)]
-    prompts, made = _Prompts.of(inputs, config.layer), list[tuple[Copy, list[tuple[EditRequest, ...]]]]()
-
-    def begin(count: int) -> Change:
-        first = sum(len(own) for _, own in made)
-        own = groups[first : first + count]
-        made.append((Copy(inputs, config, prompts, own), own))
-        return made[-1][0]
-
+    prompts, how = _Prompts.of(inputs, config.layer), Training(config.steps, config.learning_rate, config.stop)
     with set_aside(inputs.model, "side", config.layer):
-        outputs = train(inputs, Training(config.steps, config.learning_rate, config.stop), begin, apart)
-    shards = [copy.shard(group, own) for copy, some in made for group, own in enumerate(some)]
-    return [
-        MethodOutput((), curve=output.curve, notes=(note,), bypasses=(part,))
-        for output, (part, note) in zip(outputs, shards, strict=True)
-    ]
+        return train(inputs, how, lambda groups: Copy(inputs, config, prompts, groups), apart)
 
 
 def _check(config: Config) -> None:
@@ -152,10 +138,8 @@ class _Prompts:
 class Copy(Change):
     """W' - W of each group [group, d_in, d_out], from 0 on, 0 outside of its mask."""
 
-    def __init__(
-        self, inputs: MethodInputs, config: Config, prompts: _Prompts, groups: Sequence[tuple[EditRequest, ...]]
-    ) -> None:
-        model = inputs.model
+    def __init__(self, inputs: MethodInputs, config: Config, prompts: _Prompts, groups: Groups) -> None:
+        model, self.groups = inputs.model, groups
         self.weights, self.config, self.prompts = (WeightName(config.layer, MLP_OUT),), config, prompts
         shape = key_width(model, config.layer), int(model.cfg.d_model)
         self.masks = torch.stack([_mask(shape, config.mask, inputs.seed, own) for own in groups]).to(device(model))
@@ -202,12 +186,8 @@ class Copy(Change):
         """Every entry within `bound` of the projection's."""
         return {name: part.clamp(-self.config.bound, self.config.bound) for name, part in parts.items()}
 
-    def deltas(self, _: int) -> tuple[Delta, ...]:
-        """None: what is learned stands beside the weights."""
-        return ()
-
     @torch.no_grad()
-    def shard(self, group: int, own: Sequence[EditRequest]) -> tuple[Bypass, str]:
+    def output(self, group: int) -> MethodOutput:
         """One group's change with its threshold, and what must be said of it."""
         config = self.config
         change = self.parts[self.weights[0], "change"][group] * self.masks[group]
@@ -220,7 +200,8 @@ class Copy(Change):
         note += f"; {met} of {len(far)} of these open the gate" if met else ""
         tensors = {"changes": change.detach().cpu()[None].clone(), "threshold": torch.tensor([threshold])}
         numbers = {"merge": float(config.merge), "density": config.density}
-        return Bypass("side", config.layer, tensors, numbers, (" / ".join(one.target for one in own),)), note
+        words = (" / ".join(one.target for one in self.groups[group]),)
+        return MethodOutput((), notes=(note,), bypasses=(Bypass("side", config.layer, tensors, numbers, words),))
 
 
 def _mask(shape: tuple[int, int], share: float, seed: int, own: Sequence[EditRequest]) -> Float[Tensor, "d_in d_out"]:

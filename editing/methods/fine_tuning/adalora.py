@@ -69,7 +69,7 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 def _train(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOutput]:
     lora.adapted(inputs.model, config, config.start_rank)
     how = Training(config.steps, config.learning_rate, config.stop)
-    return train(inputs, how, lambda groups: Triplets(inputs.model, config, groups, inputs.seed), apart)
+    return train(inputs, how, lambda groups: Triplets(inputs.model, config, len(groups), inputs.seed), apart)
 
 
 class Triplets(Change):
@@ -131,7 +131,7 @@ class Triplets(Change):
         """Once the ranks are allocated."""
         return self.steps >= self.allocate
 
-    def deltas(self, group: int) -> tuple[Delta, ...]:
+    def output(self, group: int) -> MethodOutput:
         """s P diag(l) and Q of each matrix, for the triplets that are left; one that has none is not changed."""
         out = []
         for weight in self.weights:
@@ -139,7 +139,7 @@ class Triplets(Change):
             on = size != 0
             if bool(on.any()):
                 out.append(Delta(str(weight), right[on], self.scale * left[:, on] * size[on]))
-        return tuple(out)
+        return MethodOutput(tuple(out))
 
 
 METHOD = MethodSpec(

@@ -66,13 +66,13 @@ def _tuned(inputs: MethodInputs, config: Config, apart: bool = False) -> list[Me
         raise EditError("crispedit moves where ordinary text is flat, so it needs moments, not the identity")
     layer, how = config.layer, Training(config.steps, config.learning_rate, config.stop)
     flat, note = _flat(inputs, config)
-    made = train(inputs, how, lambda groups: FlatMatrix(inputs.model, config, groups, flat), apart)
+    made = train(inputs, how, lambda groups: FlatMatrix(inputs.model, config, len(groups), flat), apart)
     outputs = []
     for number, output in enumerate(made):
         own = (inputs.requests[number],) if apart else inputs.requests
         reads, slopes = _of_facts(inputs, own, how, layer, output.deltas[0].dense(torch.float32))
         memory = {_memory(layer, "reads"): reads, _memory(layer, "slopes"): slopes}
-        outputs.append(MethodOutput(output.deltas, curve=output.curve, notes=(note,), memory=memory))
+        outputs.append(replace(output, notes=(note,), memory=memory))
     return outputs
 
 

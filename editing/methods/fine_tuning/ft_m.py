@@ -80,7 +80,7 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 def tune(inputs: MethodInputs, config: Tuned, apart: bool = False, **how: Any) -> list[MethodOutput]:
     """One whole matrix for all facts, or with `apart` one a fact; `how` are further fields of `Training`."""
     training = Training(config.steps, config.learning_rate, config.stop, **how)
-    return train(inputs, training, lambda groups: Matrix(inputs.model, config.layer, groups, config.bound), apart)
+    return train(inputs, training, lambda groups: Matrix(inputs.model, config.layer, len(groups), config.bound), apart)
 
 
 class Matrix(Change):
@@ -99,9 +99,11 @@ class Matrix(Change):
         """Every entry within `bound`."""
         return parts if self.bound is None else {n: part.clamp(-self.bound, self.bound) for n, part in parts.items()}
 
-    def deltas(self, group: int) -> tuple[Delta, ...]:
+    def output(self, group: int) -> MethodOutput:
         """The matrix, of full rank."""
-        return tuple(Delta(str(weight), part[group].cpu().clone()) for (weight, _), part in self.parts.items())
+        return MethodOutput(
+            tuple(Delta(str(weight), part[group].cpu().clone()) for (weight, _), part in self.parts.items())
+        )
 
 
 METHOD = MethodSpec(

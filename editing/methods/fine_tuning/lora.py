@@ -72,7 +72,7 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 def _train(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOutput]:
     adapted(inputs.model, config, config.rank)
     how = Training(config.steps, config.learning_rate, config.stop)
-    return train(inputs, how, lambda groups: Factors(inputs.model, config, groups, inputs.seed), apart)
+    return train(inputs, how, lambda groups: Factors(inputs.model, config, len(groups), inputs.seed), apart)
 
 
 def adapted(model: Bridge, config: Config, rank: int) -> dict[WeightName, tuple[int, int]]:
@@ -100,15 +100,17 @@ class Factors(Change):
         """One thin product after the other."""
         return self.scale * ((read @ parts[weight, "A"].to(read)) @ parts[weight, "B"].to(read))
 
-    def deltas(self, group: int) -> tuple[Delta, ...]:
+    def output(self, group: int) -> MethodOutput:
         """s A and B of each matrix."""
-        return tuple(
-            Delta(
-                str(weight),
-                self.parts[weight, "B"][group].cpu().clone(),
-                (self.scale * self.parts[weight, "A"][group]).cpu(),
+        return MethodOutput(
+            tuple(
+                Delta(
+                    str(weight),
+                    self.parts[weight, "B"][group].cpu().clone(),
+                    (self.scale * self.parts[weight, "A"][group]).cpu(),
+                )
+                for weight in self.weights
             )
-            for weight in self.weights
         )
 
 

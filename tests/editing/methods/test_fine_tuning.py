@@ -223,10 +223,10 @@ def test_ranks_fall_to_the_budget_of_all_layers_together(tiny: Any) -> None:
 def test_a_triplet_at_zero_takes_exactly_its_own_product_away(tiny: Any) -> None:
     change = adalora.Triplets(tiny("llama"), replace(ADALORA, layers=(1,)), 1, 0)
     change.parts[OUT, "l"] = torch.tensor([[0.5, -2.0, 0.25]])
-    (before,) = change.deltas(0)
+    (before,) = change.output(0).deltas
     gone = change.scale * -2.0 * change.parts[OUT, "P"][0, :, 1:2].double() @ change.parts[OUT, "Q"][0, 1:2].double()
     change.parts[OUT, "l"] = torch.tensor([[0.5, 0.0, 0.25]])
-    (after,) = change.deltas(0)
+    (after,) = change.output(0).deltas
     assert len(after.right) == 2
     torch.testing.assert_close(before.dense() - after.dense(), gone, atol=1e-7, rtol=1e-5)
 

@@ -87,7 +87,7 @@ def learner(model: Any, **settings: Any) -> tuple[memoe.Experts, Rows]:
     spec = method("memoe")
     config = replace(memoe.Config.for_model(model), **settings)
     inputs = MethodInputs(spec, model, tuple(asked(model)), ("{}",), None, "auto", 0, None, False)
-    return memoe.Experts(inputs, config, 1, None), Rows(inputs, Training(1, 1e-3, 0.0), config.layer)
+    return memoe.Experts(inputs, config, [inputs.requests], None), Rows(inputs, Training(1, 1e-3, 0.0), config.layer)
 
 
 def test_the_balance_is_one_where_all_experts_are_used_alike_and_grows_with_the_favourite(toy: Any) -> None:

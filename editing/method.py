@@ -14,6 +14,7 @@ import torch
 
 from editing import methods
 from editing.bypass import Bypass
+from editing.delta import Delta
 from editing.edit import Report
 from editing.requests import RequestPrompts
 from editing.scope import Scope
@@ -28,7 +29,7 @@ from factscope.catalogue import Catalogue
 from factscope.data.request import EditRequest
 from factscope.errors import EditError, StoreError
 from factscope.model.bridge import Bridge
-from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName
+from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName, down_projection
 from factscope.runs import store
 from factscope.settings import Settings, configured
 
@@ -163,8 +164,8 @@ def method(name: str | MethodSpec) -> MethodSpec:
 class MethodOutput:
     """What a method's `compute` gives."""
 
-    deltas: tuple[Any, ...]
-    reports: tuple[Any, ...] = ()
+    deltas: tuple[Delta, ...]
+    reports: tuple[Report, ...] = ()
     curve: torch.Tensor | None = None
     notes: tuple[str, ...] = ()
     preface: str = ""
@@ -220,7 +221,7 @@ class MethodInputs:
         """What a solution does at a layer; `before` is its weight as it is now, the same for edits side by side."""
         if layer not in self.usual:
             self.usual[layer] = usual_output(before, self.moment(layer))
-        return solution.report(str(WeightName(layer, MLP_OUT)), before, self.moment(layer), self.usual[layer])
+        return solution.report(down_projection(layer), before, self.moment(layer), self.usual[layer])
 
     def values(self, config: Any) -> Values:
         """What must be written for each request: at the place where the method writes, in the last of its layers.

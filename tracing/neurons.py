@@ -27,7 +27,7 @@ from factscope.model.neurons.selection import Chosen, Neuron, Place, Refinement,
 from factscope.model.prompts import OWN_ANSWER, Prompt, tokenized, with_answer_ids
 from factscope.model.readout import readout
 from factscope.model.sites import Site
-from factscope.model.weights import MLP_OUT, WeightName, live_weights
+from factscope.model.weights import down_projection, live_weights
 from factscope.progress import Advance
 from factscope.runs.provenance import Run, stopwatch
 from factscope.statistics import spearman
@@ -173,7 +173,7 @@ def raised(model: Bridge, prompt: Prompt, chosen: Chosen) -> tuple[Neuron, ...]:
         return chosen.neurons
     named = []
     for neuron in chosen.neurons:
-        row = weights[str(WeightName(neuron.layer, MLP_OUT))][neuron.index] * neuron.activation
+        row = weights[down_projection(neuron.layer)][neuron.index] * neuron.activation
         top = read.linear(row[None].to(final), final[None])[0].topk(RAISED).indices.tolist()
         named.append(replace(neuron, raises=tuple(model.tokenizer.decode([token]) for token in top)))
     return tuple(named)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from editing.solve.layers import projections
+from editing.weights.chosen import projections
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, architecture, device
 from factscope.model.forward.batched import ROWS, padded, states_at

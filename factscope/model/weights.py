@@ -44,6 +44,11 @@ class WeightName:
         return cls(int(found[1]), found[2])
 
 
+def down_projection(layer: int) -> str:
+    """The name of a layer's down-projection."""
+    return str(WeightName(layer, MLP_OUT))
+
+
 def key_width(model: Bridge, layer: int | None = None) -> int:
     """How many numbers the down-projection of a layer reads, or the widest of all; the configuration may not say it."""
     layers = range(len(model.blocks)) if layer is None else (layer,)

@@ -143,7 +143,7 @@ def _output(
     words, parts = tuple(inputs.requests[fact].target for fact in facts), []
     for number, weight in enumerate(blocks[0].deltas):
         deltas = [block.deltas[number] for block in blocks]
-        factors = {"left": [one.left for one in deltas], "right": [one.right for one in deltas]}
+        factors = {"left": [one.left for one in deltas if one.left is not None], "right": [one.right for one in deltas]}
         tensors = own | {name: torch.stack(some) for name, some in factors.items()}
         layer = WeightName.of(weight.weight).layer
         parts.append(Bypass("blocks", layer, tensors, {"gate": float(config.gate)}, words))

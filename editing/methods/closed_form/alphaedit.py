@@ -13,10 +13,11 @@ that are in place already are protected too: A = I + P K_p' K_p P / lambda, thei
 When not to use it: with moments from too little text, where small eigenvalues are noise.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from editing.edit import in_place
 from editing.method import MethodInputs, MethodOutput, MethodSpec
@@ -25,7 +26,7 @@ from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.layers import SpreadConfig, spread
 from editing.solve.values import Keys, find_keys
 from factscope.errors import EditError
-from factscope.model.weights import MLP_OUT, WeightName
+from factscope.model.weights import down_projection
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,11 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer inside the null space."""
     if inputs.moments is None:
         raise EditError("alphaedit writes where ordinary text is silent, so it needs moments, not the identity")
-    kept: list[str] = []
+    kept, moments = list[str](), inputs.moments
 
-    def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
+    def rule(layer: int, keys: Keys, lacking: Float[Tensor, "fact d_model"]) -> Solution:
         share = config.null_share
-        null = inputs.once(
-            ("null space", layer, share), lambda: null_space(inputs.moment(layer), share)
-        )  # [d_in, kept]
+        null = inputs.once(("null space", layer, share), lambda: null_space(moments.of(layer), share))
         kept.append(f"layer {layer}: {null.shape[1]} of {null.shape[0]} directions kept")
         inside = keys.halves().double() @ null @ null.T
         ridge = config.ridge * float((inside**2).sum(1).mean())
@@ -55,13 +54,12 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
         held = earlier @ null @ null.T / ridge**0.5
         return solve(inside, lacking, KeyMetric(None).holding(held), ridge=ridge)
 
-    values = inputs.values(config)
-    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.report, shown=inputs.shown)
-    return MethodOutput(written.deltas, written.reports, values.losses, (*kept, *values.said(inputs.requests)))
+    written = spread(inputs, config, rule)
+    return replace(written, notes=(*kept, *written.notes))
 
 
-def null_space(moment: Any, share: float) -> Any:
-    """Eigenvectors [d_in, kept] of the smallest eigenvalues that together carry at most `share` of the trace.
+def null_space(moment: Float[Tensor, "d_in d_in"], share: float) -> Float[Tensor, "d_in kept"]:
+    """Eigenvectors of the smallest eigenvalues that together carry at most `share` of the trace.
 
     Raises EditError if not one direction is that quiet, or all of them are.
     """
@@ -69,15 +67,16 @@ def null_space(moment: Any, share: float) -> Any:
     quiet = int((values.clamp_min(0).cumsum(0) <= share * values.clamp_min(0).sum()).sum())
     if not 0 < quiet < len(values):
         raise EditError(f"a null_share of {share:g} keeps {quiet} of {len(values)} directions: choose another")
-    return vectors[:, :quiet]
+    kept: Tensor = vectors[:, :quiet]
+    return kept
 
 
-def _earlier_keys(inputs: MethodInputs, layer: int) -> Any:
+def _earlier_keys(inputs: MethodInputs, layer: int) -> Float[Tensor, "fact d_in"] | None:
     """Keys of the AlphaEdit edits in place, on the weights as they are; None if there are none."""
     found = [
         find_keys(inputs.model, RequestPrompts(edit.requests, edit.contexts, edit.start_token), layer).halves().double()
         for edit in in_place(inputs.model)
-        if edit.method == "alphaedit" and any(delta.weight == str(WeightName(layer, MLP_OUT)) for delta in edit.deltas)
+        if edit.method == "alphaedit" and any(delta.weight == down_projection(layer) for delta in edit.deltas)
     ]
     return torch.cat(found) if found else None
 

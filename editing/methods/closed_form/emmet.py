@@ -10,7 +10,9 @@ When not to use it: several layers share the work better (MEMIT); one fact is R-
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.closed_form.memit import leverage
@@ -39,15 +41,13 @@ class Config:
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts, then one solve."""
 
-    def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
+    def rule(layer: int, keys: Keys, lacking: Float[Tensor, "fact d_model"]) -> Solution:
         mean = keys.halves().double()
         metric = inputs.metric(layer)
         weighted = metric.times(leverage(mean, metric))
         return solve(mean, lacking, weighted, ridge=config.epsilon if len(mean) > 1 else 0.0)
 
-    values = inputs.values(config)
-    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.report, shown=inputs.shown)
-    return MethodOutput(written.deltas, written.reports, values.losses, values.said(inputs.requests))
+    return spread(inputs, config, rule)
 
 
 METHOD = MethodSpec(

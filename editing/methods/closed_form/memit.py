@@ -13,7 +13,9 @@ When not to use it: where one fact must be met exactly; it never is (see the rep
 """
 
 from dataclasses import dataclass
-from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
@@ -28,16 +30,13 @@ class Config(SpreadConfig):
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer."""
-
-    values, rule = inputs.values(config), ridged(inputs, config.ridge)
-    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.report, shown=inputs.shown)
-    return MethodOutput(written.deltas, written.reports, values.losses, values.said(inputs.requests))
+    return spread(inputs, config, ridged(inputs, config.ridge))
 
 
 def ridged(inputs: MethodInputs, ridge: float) -> Rule:
     """What a layer writes: ridge regression in the measure of ordinary keys."""
 
-    def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
+    def rule(layer: int, keys: Keys, lacking: Float[Tensor, "fact d_model"]) -> Solution:
         metric = inputs.metric(layer)
         mean = keys.halves().double()
         return solve(mean, lacking, metric, ridge=ridge * leverage(mean, metric))
@@ -45,7 +44,7 @@ def ridged(inputs: MethodInputs, ridge: float) -> Rule:
     return rule
 
 
-def leverage(keys: Any, metric: KeyMetric) -> float:
+def leverage(keys: Float[Tensor, "fact d_in"], metric: KeyMetric) -> float:
     """Mean of k A^-1 k: the scale that lambda is measured in."""
     return float((keys * metric.solve(keys.T).T).sum(1).mean())
 

@@ -15,7 +15,9 @@ When not to use it: where MEMIT does; the lower layers reach the last MLP's outp
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.closed_form.memit import ridged
@@ -35,15 +37,11 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values of attention and MLP together, then the MLP's layer by layer."""
     memits = ridged(inputs, config.ridge)
 
-    def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
+    def rule(layer: int, keys: Keys, lacking: Float[Tensor, "fact d_model"]) -> Solution:
         left = len(config.layers) - config.layers.index(layer)
         return memits(layer, keys, lacking * left**0.5)  # an equal share is 1 / left
 
-    values = inputs.values(config)
-    written = spread(
-        inputs.model, inputs.prompts, config.layers, values, rule, inputs.report, kind="mlp_write", shown=inputs.shown
-    )
-    return MethodOutput(written.deltas, written.reports, values.losses, values.said(inputs.requests))
+    return spread(inputs, config, rule, kind="mlp_write")
 
 
 METHOD = MethodSpec(

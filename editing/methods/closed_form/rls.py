@@ -22,8 +22,7 @@ When not to use it: for one edit it is MEMIT; the more edits are held, the less 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -33,8 +32,9 @@ from editing.edit import Edit, in_place, remembered
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.closed_form.memit import leverage
 from editing.solve.closed_form import KeyMetric, Solution, solve
-from editing.solve.layers import SpreadConfig, spread, weight_name
+from editing.solve.layers import SpreadConfig, spread
 from editing.solve.values import Descent, Keys
+from factscope.model.weights import down_projection
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,15 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer, holding what the edits in place have written."""
     here, memory = in_place(inputs.model), dict[str, Tensor]()
 
-    def rule(layer: int, keys: Keys, lacking: Any) -> Solution:
+    def rule(layer: int, keys: Keys, lacking: Float[Tensor, "fact d_model"]) -> Solution:
         own, name = keys.halves().float().cpu(), _memory(layer)
         memory[name] = own
         first = next((edit.memory[name] for edit in here if name in edit.memory), own)
         metric, past = measure(inputs.metric(layer), first.double(), config), remembered(here, name)
         return solve(own.double(), lacking, metric if past is None else metric.holding(past), ridge=1.0)
 
-    values = inputs.values(config)
-    written = spread(inputs.model, inputs.prompts, config.layers, values, rule, inputs.report, shown=inputs.shown)
-    notes = (*_notes(here, inputs, config), *values.said(inputs.requests))
-    return MethodOutput(written.deltas, written.reports, values.losses, notes, memory=memory)
+    written = spread(inputs, config, rule)
+    return replace(written, notes=(*_notes(here, inputs, config), *written.notes), memory=memory)
 
 
 def measure(ordinary: KeyMetric, first: Float[Tensor, "fact d_in"], config: Config) -> KeyMetric:
@@ -82,7 +80,7 @@ def measure(ordinary: KeyMetric, first: Float[Tensor, "fact d_in"], config: Conf
 def _notes(here: Sequence[Edit], inputs: MethodInputs, config: Config) -> tuple[str, ...]:
     """What keeps the edits in place and this one from being the optimum of one sequence."""
     names = [_memory(layer) for layer in config.layers]
-    silent = sum(any(d.weight in map(weight_name, config.layers) for d in e.deltas) and not e.memory for e in here)
+    silent = sum(any(d.weight in map(down_projection, config.layers) for d in e.deltas) and not e.memory for e in here)
     said = [f"{silent} of the edits in place remember no keys, so what they wrote is not held"] if silent else []
     held = [edit for edit in here if any(name in edit.memory for name in names)]
     moments = "identity" if inputs.moments is None else inputs.moments.name
@@ -100,7 +98,7 @@ def _layers(edit: Edit) -> tuple[int, ...]:
 
 def _memory(layer: int) -> str:
     """The name under which keys are remembered."""
-    return f"keys of {weight_name(layer)}"
+    return f"keys of {down_projection(layer)}"
 
 
 METHOD = MethodSpec(

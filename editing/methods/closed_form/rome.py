@@ -13,14 +13,17 @@ what was written first fades; MEMIT solves for all of them together.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
-from editing.solve.layers import weight_name
 from editing.solve.values import Descent, Keys, Values, find_keys
 from editing.weights.lent import borrowed
 from factscope.model.bridge import Bridge, info
+from factscope.model.weights import down_projection
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     return in_turn(inputs, config, averaged=False)
 
 
-def in_turn(inputs: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
+def in_turn(inputs: MethodInputs, config: Config, averaged: bool) -> MethodOutput:
     """ROME, or with `averaged` R-ROME, which uses the averaged key everywhere."""
-    name, metric = weight_name(config.layer), inputs.metric(config.layer)
+    name, metric = down_projection(config.layer), inputs.metric(config.layer)
     deltas, reports, curves, notes = [], [], [], list[str]()
     with borrowed(inputs.model, [name]) as weights:
         weight = weights[name]
@@ -64,8 +67,10 @@ def in_turn(inputs: MethodInputs, config: Any, averaged: bool) -> MethodOutput:
     return MethodOutput(tuple(deltas), tuple(reports), _side_by_side(curves), tuple(notes))
 
 
-def rank_one(keys: Keys, values: Values, matrix: Any, metric: KeyMetric, averaged: bool) -> Solution:
-    """The update; `matrix` is W [d_in, d_out] in float64.
+def rank_one(
+    keys: Keys, values: Values, matrix: Float[Tensor, "d_in d_out"], metric: KeyMetric, averaged: bool
+) -> Solution:
+    """The update; `matrix` is W in float64.
 
     The MLP's bias is the same before and after, so r = v* - (W k + b) is delta at the bare key, and at the averaged
     key delta + W (k_bare - k).
@@ -76,9 +81,7 @@ def rank_one(keys: Keys, values: Values, matrix: Any, metric: KeyMetric, average
     return solve(mean, delta, metric, at=bare)
 
 
-def _side_by_side(curves: list[Any]) -> Any:
-    import torch
-
+def _side_by_side(curves: list[Float[Tensor, " step"]]) -> Float[Tensor, "step fact"]:
     longest = max(len(curve) for curve in curves)
     return torch.stack(
         [torch.nn.functional.pad(curve, (0, longest - len(curve)), value=torch.nan) for curve in curves], 1

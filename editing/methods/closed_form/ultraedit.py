@@ -28,13 +28,12 @@ from torch import Tensor
 from editing.edit import in_place, remembered
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, solve
-from editing.solve.layers import weight_name
 from editing.solve.training import Rows, Training
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.hooks import record
 from factscope.model.sites import Site
-from factscope.model.weights import live_weights
+from factscope.model.weights import down_projection, live_weights
 
 CHUNK = 16  # facts of one pass: it decides how much memory is needed and nothing else
 
@@ -185,7 +184,7 @@ def _written(inputs: MethodInputs, config: Config, found: Slopes) -> MethodOutpu
             raise EditError("one target token has no spread to be standardised by: give at least two target tokens")
     weights, deltas, reports = live_weights(inputs.model), [], []
     for layer in config.layers:
-        keys, weight = found.keys[layer], weight_name(layer)
+        keys, weight = found.keys[layer], down_projection(layer)
         step = values(keys, found.slopes[layer], known[names[layer]], config.strength)
         solution = solve(keys, step, KeyMetric(None), ridge=1.0)
         deltas.append(solution.delta(weight))
@@ -204,7 +203,7 @@ def values(
 
 def _memory(layer: int, width: int, pooled: bool) -> str:
     """The name under which statistics are remembered: of all matrices of a width, or of one."""
-    return f"statistics of {width} coordinates" if pooled else f"statistics of {weight_name(layer)}"
+    return f"statistics of {width} coordinates" if pooled else f"statistics of {down_projection(layer)}"
 
 
 METHOD = MethodSpec(

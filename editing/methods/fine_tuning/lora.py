@@ -25,8 +25,8 @@ from torch import Tensor
 
 from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.solve.layers import projections
 from editing.solve.training import Change, Parts, Training, train
+from editing.weights.chosen import projections
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.weights import WeightName

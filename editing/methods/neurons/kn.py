@@ -28,7 +28,6 @@ from torch import Tensor
 
 from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.solve.layers import weight_name
 from factscope.data.request import EditRequest
 from factscope.errors import EditError, PromptError, UserError
 from factscope.model.agreement import finite
@@ -40,7 +39,7 @@ from factscope.model.neurons.selection import Chosen, Neuron, Refinement, choose
 from factscope.model.prompts import tokenized
 from factscope.model.readout import readout
 from factscope.model.sites import Site
-from factscope.model.weights import live_weights
+from factscope.model.weights import down_projection, live_weights
 
 ACTIONS = ("update", "suppress", "amplify", "erase")
 DIRECTIONS = ("embedding", "centred", "readout")
@@ -133,7 +132,7 @@ def _pairs(inputs: MethodInputs, request: EditRequest, wordings: int) -> list[Pa
 def _written(inputs: MethodInputs, config: Config, found: Sequence[Chosen]) -> MethodOutput:
     weights = live_weights(inputs.model)
     changed = {neuron.layer for chosen in found for neuron in chosen.neurons}
-    rows = {layer: weights[weight_name(layer)].detach().float().cpu() for layer in changed}
+    rows = {layer: weights[down_projection(layer)].detach().float().cpu() for layer in changed}
     deltas: list[Delta] = []
     if config.action == "update":
         factors: dict[int, list[tuple[Tensor, Tensor]]] = {}  # a layer's, one pair for each fact that has neurons there
@@ -148,7 +147,7 @@ def _written(inputs: MethodInputs, config: Config, found: Sequence[Chosen]) -> M
                 factors.setdefault(layer, []).append((left, way[None]))
         for layer, pairs in factors.items():
             left, right = torch.cat([one for one, _ in pairs], 1), torch.cat([one for _, one in pairs])
-            deltas.append(Delta(weight_name(layer), right, left))
+            deltas.append(Delta(down_projection(layer), right, left))
     else:
         times = 1.0 if config.action == "amplify" else -1.0
         every = {neuron.place: neuron for chosen in found for neuron in chosen.neurons}  # a row is changed once
@@ -156,7 +155,7 @@ def _written(inputs: MethodInputs, config: Config, found: Sequence[Chosen]) -> M
             index = sorted(neuron.index for neuron in own)
             left = torch.zeros(len(rows[layer]), len(index))
             left[index, range(len(index))] = 1.0
-            deltas.append(Delta(weight_name(layer), times * rows[layer][index], left))
+            deltas.append(Delta(down_projection(layer), times * rows[layer][index], left))
     return MethodOutput(tuple(deltas), notes=_notes(inputs.requests, found))
 
 

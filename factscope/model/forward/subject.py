@@ -31,7 +31,7 @@ from factscope.model.hooks import Patch, patched, record
 from factscope.model.readout import readout
 from factscope.model.sites import Site
 from factscope.model.source.checkpoint import probe
-from factscope.model.weights import MLP_OUT, WeightName, live_weights
+from factscope.model.weights import down_projection, live_weights
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def check_written(model: Bridge, layer: int) -> None:
 
     def prove() -> None:
         check_parts(model)
-        weight = live_weights(model).get(str(WeightName(layer, MLP_OUT)))
+        weight = live_weights(model).get(down_projection(layer))
         if weight is None or weight.ndim != 2:
             raise ModelError(
                 f"layer {layer} of this model ({architecture(model)}) has no MLP with one down-projection to edit: its "

@@ -40,7 +40,7 @@ from factscope.model.hooks import record, standing
 from factscope.model.readout import readout
 from factscope.model.sites import Site
 from factscope.model.source.checkpoint import probe
-from factscope.model.weights import MLP_OUT, WeightName, key_width, live_weights
+from factscope.model.weights import down_projection, key_width, live_weights
 from factscope.progress import Advance
 
 CHUNK = 128  # points of paths that run at once: it decides how much memory is needed and nothing else
@@ -104,7 +104,7 @@ def check_neurons(model: Bridge, layers: Sequence[int]) -> None:
     def prove() -> None:
         check_written(model, layers[0])
         live, kinds = live_weights(model), ("mlp_hidden", "mlp_write", "mlp")
-        unlike = [i for i in layers if _down(i) not in live or live[_down(i)].ndim != 2]
+        unlike = [i for i in layers if down_projection(i) not in live or live[down_projection(i)].ndim != 2]
         if unlike:
             raise ModelError(
                 f"layer {unlike[0]} of this model ({architecture(model)}) has no MLP with one down-projection, so it "
@@ -116,7 +116,7 @@ def check_neurons(model: Bridge, layers: Sequence[int]) -> None:
             model(probe(readout(model).n_tokens, device(model)), use_cache=False)
         for layer in layers:
             hidden, write, added = (seen[Site(kind, layer)].flatten(0, 1) for kind in kinds)
-            product = (hidden.float() @ live[_down(layer)].float()).to(write)
+            product = (hidden.float() @ live[down_projection(layer)].float()).to(write)
             lands = landed(model, layer, torch.zeros_like(write), write)
             for ours, own in ((product, write), (lands, added)):  # less what is the same for all tokens, as a bias
                 if not agree(ours - ours[:1], own - own[:1]):
@@ -126,10 +126,6 @@ def check_neurons(model: Bridge, layers: Sequence[int]) -> None:
                     )
 
     require(model, f"attributed to the neurons of layers {', '.join(map(str, layers))}", prove)
-
-
-def _down(layer: int) -> str:
-    return str(WeightName(layer, MLP_OUT))
 
 
 @thin_products()
@@ -209,7 +205,7 @@ class _Ends:
             {i: seen[Site(kind, i)][at] for i in layers} for kind in ("mlp_hidden", "mlp_write", "resid")
         )
         live = live_weights(model)
-        weights = {i: live[_down(i)].detach() for i in layers}
+        weights = {i: live[down_projection(i)].detach() for i in layers}
         return cls(part, path, torch.tensor(owner), torch.tensor(token), hidden, write, resid, weights)
 
     @torch.no_grad()

@@ -9,12 +9,12 @@ import torch
 from editing import compute as computing
 from editing.methods.closed_form import memit, rls
 from editing.requests import BARE, RequestPrompts
-from editing.solve.layers import weight_name
 from editing.solve.values import Descent, find_keys, find_values, read_subjects
 from editing.weights.lent import borrowed
 from factscope.data.fact import Fact
 from factscope.data.request import requests_of
 from factscope.model.sites import Site
+from factscope.model.weights import down_projection
 from helpers.moments import text_moments
 
 FACTS = requests_of(
@@ -33,7 +33,7 @@ def slowly(model: Any, moments: Any, fact: Any, ridge: float) -> list[torch.Tens
     prompts = RequestPrompts((fact,), CONTEXTS, "auto")
     values = find_values(model, prompts, LAYERS[-1], SHORT, place="hidden")
     top, changes = Site("resid", LAYERS[-1]), []
-    with borrowed(model, [weight_name(layer) for layer in LAYERS]) as weights, torch.no_grad():
+    with borrowed(model, [down_projection(layer) for layer in LAYERS]) as weights, torch.no_grad():
         for number, layer in enumerate(LAYERS):
             key = find_keys(model, prompts, layer).halves().double()
             now = read_subjects(model, RequestPrompts((fact,), BARE, "auto"), [top])[top][:, 0]
@@ -41,7 +41,7 @@ def slowly(model: Any, moments: Any, fact: Any, ridge: float) -> list[torch.Tens
             moment = moments.of(layer)
             usual = ridge * float(key @ torch.linalg.solve(moment, key.T))
             changes.append(torch.linalg.solve(usual * moment + key.T @ key, key.T @ lacking))
-            weights[weight_name(layer)].copy_(weights[weight_name(layer)].double() + changes[-1])
+            weights[down_projection(layer)].copy_(weights[down_projection(layer)].double() + changes[-1])
     return changes
 
 

@@ -12,13 +12,13 @@ A gate that looks at the whole prompt acts on positions before those that it was
 runs parts of a model, or positions from the middle of a prompt on, and says so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from editing import bypasses
@@ -118,15 +118,6 @@ def join(parts: Sequence[Bypass]) -> list[Bypass]:
     ]
 
 
-def scrambled_rows(part: Bypass, generator: torch.Generator, gate: bool, written: str = "values") -> Bypass:
-    """What is `written` behind keys, of the same norms in random directions; with `gate`, such keys too."""
-    tensors = dict(part.tensors)
-    for name in (written, "keys") if gate else (written,):
-        drawn = torch.randn(tensors[name].shape, generator=generator)
-        tensors[name] = drawn * (tensors[name].norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
-    return replace(part, tensors=tensors)
-
-
 def functions(parts: Sequence[Bypass], model: Bridge) -> list[tuple[Site, Callable[[Tensor], Tensor | None]]]:
     """The hooks of joined bypasses, to stand in the model."""
     return [hook for part in parts for hook in _hooks(part, KINDS.get(part.kind), model)]
@@ -193,3 +184,43 @@ def _hooks(part: Bypass, kind: BypassKind, model: Bridge) -> list[tuple[Site, Ca
     pair = [(Site(kind.reads, part.layer), reading), (Site("mlp_write", part.layer), writing)]
     below = [] if kind.heard(part).layer == part.layer else [(kind.heard(part), deciding)]
     return [(Site("tokens"), meeting), *below, *pair] if kind.prompts else [*below, *pair]
+
+
+# ---- what several kinds share ----
+
+
+def concatenated(parts: Sequence[Bypass], names: Collection[str]) -> Bypass:
+    """These tensors of all parts and their words, one part's after another's; what else there is, as the first has."""
+    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in names}
+    words = tuple(word for part in parts for word in part.words)
+    return replace(parts[0], tensors=parts[0].tensors | tensors, words=words)
+
+
+def check_whole(now: Ends, width: int) -> None:
+    """EditError where a gate that reads whole prompts is asked in a pass, `width` positions, of a part of one."""
+    if now.begun or bool((now.last >= width).any()):
+        raise EditError("an edit is in place whose gate reads whole prompts, and this runs part of one: take it out")
+
+
+def whole_prompt(chosen: Callable[[Tensor, Ends], Int[Tensor, " row"]], units: int) -> Load:
+    """The load of units of which one answers all of a prompt, the one that is `chosen`; of -1 none does."""
+    return lambda x, now: (chosen(x, now).cpu()[:, None] == torch.arange(units)).float()
+
+
+def random_directions(rows: Float[Tensor, "*row d"], generator: torch.Generator) -> Float[Tensor, "*row d"]:
+    """Rows of the same norms in random directions."""
+    drawn = torch.randn(rows.shape, generator=generator)
+    turned: Tensor = drawn * (rows.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+    return turned
+
+
+def random_words(count: int, generator: torch.Generator) -> tuple[str, ...]:
+    """Words that nobody writes, of 16 letters."""
+    letters = torch.randint(97, 123, (count, 16), generator=generator).tolist()
+    return tuple("".join(map(chr, word)) for word in letters)
+
+
+def scrambled_rows(part: Bypass, generator: torch.Generator, gate: bool, written: str = "values") -> Bypass:
+    """What is `written` behind keys, of the same norms in random directions; with `gate`, such keys too."""
+    names = (written, "keys") if gate else (written,)
+    return replace(part, tensors=part.tensors | {n: random_directions(part.tensors[n], generator) for n in names})

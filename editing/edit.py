@@ -264,6 +264,11 @@ def _say_before(model: Bridge, edits: Sequence[Edit]) -> None:
     put_before(model, Preface(text, start, choose) if told else None)
 
 
+def parts_in_place(model: Bridge, kind: str, layer: int) -> list[Bypass]:
+    """What edits in place let stand beside a layer by this kind of bypass, in order."""
+    return [part for edit in in_place(model) for part in edit.bypasses if (part.kind, part.layer) == (kind, layer)]
+
+
 @contextmanager
 def unedited(model: Bridge) -> Iterator[None]:
     """The block runs on the unedited model; the edits that were in place come back after it."""

@@ -22,14 +22,14 @@ cluster's radius larger.)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from editing.bypass import Bypass, BypassKind, Load, Write, scrambled_rows
+from editing.bypass import Bypass, BypassKind, Load, Write, check_whole, scrambled_rows, whole_prompt
 from editing.bypasses.codebook import GAP, apart, nearest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
@@ -105,12 +105,8 @@ class Gate:
 
     def __call__(self, x: Tensor, now: Ends) -> Int[Tensor, " row"]:
         """The block of each row, -1 for none; x [row pos d_in] is what the gate's layer reads."""
-        last = now.last.to(x.device) - now.begun
-        if now.begun or bool((last >= x.shape[1]).any()):
-            raise EditError(
-                "an edit is in place whose gate reads whole prompts, and this runs part of one: take it out"
-            )
-        query = x[torch.arange(len(x), device=x.device), last]
+        check_whole(now, x.shape[1])
+        query = x[torch.arange(len(x), device=x.device), now.last.to(x.device)]
         cluster = nearest(self.index.centres, self.index.radii, query).cpu()
         far = apart(query, self.keys).cpu()
         point = far.masked_fill(self.index.cluster[None] != cluster[:, None], torch.inf).argmin(-1)
@@ -121,8 +117,8 @@ class Writer:
     """Add what each row's block says, at every position."""
 
     def __init__(self, part: Bypass) -> None:
-        self.part, self.here = part, dict[torch.device, tuple[Tensor, Tensor]]()
-        self.gate = Gate(part)
+        self.part, self.gate = part, Gate(part)
+        self.on = cache(lambda device: (part.tensors["left"].to(device), part.tensors["right"].to(device)))
 
     def __call__(self, x: Tensor, y: Tensor, now: Ends) -> Tensor | None:
         """The rows whose gate opens rewritten, all others as they are; None where none opens."""
@@ -143,12 +139,6 @@ class Writer:
                 f"{self.part.layer}, and this runs parts of the model: take the edit out"
             )
         return self.gate(x, now)
-
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The factors where the model runs."""
-        if device not in self.here:
-            self.here[device] = (self.part.tensors["left"].to(device), self.part.tensors["right"].to(device))
-        return self.here[device]
 
 
 def gate_layer(part: Bypass) -> int:
@@ -187,12 +177,7 @@ def writer(part: Bypass, _: Bridge) -> Write:
 
 def load(part: Bypass, _: Bridge) -> Load:
     """All of a prompt, for the block that the index chooses."""
-    gate = Gate(part)
-
-    def shares(x: Tensor, now: Ends) -> Tensor:
-        return (gate(x, now)[:, None] == torch.arange(len(part.tensors["left"]))).float()
-
-    return shares
+    return whole_prompt(Gate(part), len(part.tensors["left"]))
 
 
 def decide(part: Bypass) -> Gate:

@@ -15,14 +15,13 @@ So an edit can be taken out of the middle: the codebook is then what the others 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.bypass import Bypass, BypassKind, Load, Write, scrambled_rows
+from editing.bypass import Bypass, BypassKind, Load, Write, concatenated, scrambled_rows, whole_prompt
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.ends import Ends
@@ -32,8 +31,7 @@ GAP = 1e-5  # between two balls after a split
 
 def join(parts: Sequence[Bypass]) -> Bypass:
     """All entries, in order; how they divide the space is found when they are put in place."""
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in SHAPES}
-    joined = replace(parts[0], tensors=tensors, words=tuple(word for part in parts for word in part.words))
+    joined = concatenated(parts, SHAPES)
     balls(joined)
     return joined
 
@@ -106,12 +104,11 @@ def load(part: Bypass, _: Bridge) -> Load:
     """All of a prompt, for the ball that its last token falls into."""
     radii, own = balls(part)[::2]
 
-    def shares(x: Tensor, now: Ends) -> Tensor:
+    def ball(x: Tensor, now: Ends) -> Tensor:
         at = torch.arange(len(x), device=x.device), now.last.to(x.device) - now.begun
-        place = nearest(part.tensors["keys"][list(own)], radii, x[at]).cpu()
-        return (place[:, None] == torch.arange(len(own))).float()
+        return nearest(part.tensors["keys"][list(own)], radii, x[at])
 
-    return shares
+    return whole_prompt(ball, len(own))
 
 
 SHAPES = {"keys": ("entry", "d_in"), "values": ("entry", "d_out"), "reach": ("entry",)}

@@ -15,12 +15,13 @@ its own experts, and taking it out leaves nothing behind. With `always`, an edit
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.bypass import Bypass, BypassKind, Load, Write
+from editing.bypass import Bypass, BypassKind, Load, Write, concatenated, random_words
 from factscope.model.bridge import Bridge
 from factscope.model.forward.ends import Ends
 
@@ -153,8 +154,8 @@ class Writer:
     """Add what the experts say to every position of the rows in scope."""
 
     def __init__(self, part: Bypass, model: Bridge) -> None:
-        self.part, self.model = part, model
-        self.here: dict[torch.device, list[Mixture]] = {}
+        self.model = model
+        self.on = cache(lambda device: mixtures(part, device))
         self.names = Names(mixtures(part))
         self.known: dict[tuple[int, ...], tuple[int, tuple[str, ...]]] = {}
 
@@ -183,20 +184,14 @@ class Writer:
                 self.known[row] = self.names.edit(found), found
         return [self.known[row] for row in rows]
 
-    def on(self, device: torch.device) -> list[Mixture]:
-        """The experts where the model runs."""
-        if device not in self.here:
-            self.here[device] = mixtures(self.part, device)
-        return self.here[device]
-
 
 def join(parts: Sequence[Bypass]) -> Bypass:
     """The experts of all edits, side by side and in order."""
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in SHAPES if name != "edits"}
+    joined = concatenated(parts, [name for name in SHAPES if name != "edits"])
     rows = [row for part in parts for row in part.tensors["edits"]]
     longest = max(map(len, rows))  # an edit of before has fewer switches, and those are off
-    tensors["edits"] = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in rows])
-    return replace(parts[0], tensors=tensors, words=tuple(word for part in parts for word in part.words))
+    edits = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in rows])
+    return replace(joined, tensors=joined.tensors | {"edits": edits})
 
 
 def writer(part: Bypass, model: Bridge) -> Write:
@@ -226,14 +221,12 @@ def load(part: Bypass, model: Bridge) -> Load:
 
 def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
     """Experts of the same norms in random directions, behind the same anchors, or behind words that nobody writes."""
-    tensors, words = dict(part.tensors), part.words
+    tensors = dict(part.tensors)
     for name in ("experts", "router", "anchors") if gate else ("experts",):
         drawn = torch.randn(tensors[name].shape, generator=generator)
         size = tensors[name].flatten(1).norm(dim=1) / drawn.flatten(1).norm(dim=1)
         tensors[name] = drawn * size.view(-1, *[1] * (drawn.ndim - 1))
-    if gate:
-        letters = torch.randint(97, 123, (len(words), 16), generator=generator).tolist()
-        words = tuple("".join(map(chr, word)) for word in letters)
+    words = random_words(len(part.words), generator) if gate else part.words
     return replace(part, tensors=tensors, words=words)
 
 

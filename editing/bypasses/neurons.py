@@ -9,13 +9,13 @@ Dong et al. 2022 train such neurons for many facts at once).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.bypass import Bypass, BypassKind, Load, Write, scrambled_rows
+from editing.bypass import Bypass, BypassKind, Load, Write, concatenated, scrambled_rows
 from factscope.model.bridge import Bridge
 from factscope.model.forward.ends import Ends
 
@@ -29,18 +29,15 @@ def fired(
 
 def join(parts: Sequence[Bypass]) -> Bypass:
     """All neurons, side by side."""
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in SHAPES}
-    return replace(parts[0], tensors=tensors, words=tuple(word for part in parts for word in part.words))
+    return concatenated(parts, SHAPES)
 
 
 def writer(part: Bypass, _: Bridge) -> Write:
     """Add what the neurons write, at the positions at which one fires."""
-    here: dict[torch.device, list[Tensor]] = {}
+    on = cache(lambda device: [part.tensors[name].to(device) for name in SHAPES])
 
     def write(x: Tensor, y: Tensor, _: Ends) -> Tensor | None:
-        if x.device not in here:
-            here[x.device] = [part.tensors[name].to(x.device) for name in SHAPES]
-        keys, bias, values = here[x.device]
+        keys, bias, values = on(x.device)
         active = fired(x, keys, bias).relu()
         row, pos = (active > 0).any(-1).nonzero(as_tuple=True)
         if not len(row):

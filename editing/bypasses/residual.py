@@ -15,12 +15,22 @@ other there; with disjoint masks they do not.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from editing.bypass import Bypass, BypassKind, Load, Write
+from editing.bypass import (
+    Bypass,
+    BypassKind,
+    Load,
+    Write,
+    check_whole,
+    concatenated,
+    random_directions,
+    whole_prompt,
+)
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.ends import Ends
@@ -66,8 +76,8 @@ class Writer:
 
     def __init__(self, part: Bypass) -> None:
         self.active, self.seed = int(part.numbers["active"]), int(part.numbers["seed"])
-        self.whole = {name: part.tensors[name] for name in ("masks", "floor", "mean")} | {"memory": matrix(part)}
-        self.here: dict[torch.device, dict[str, Tensor]] = {}
+        whole = {name: part.tensors[name] for name in ("masks", "floor", "mean")} | {"memory": matrix(part)}
+        self.on = cache(lambda device: {name: tensor.to(device) for name, tensor in whole.items()})
 
     def __call__(self, x: Tensor, y: Tensor, now: Ends) -> Tensor | None:
         """The rows whose gate opens rewritten, all others as they are; None where none opens."""
@@ -82,19 +92,10 @@ class Writer:
 
     def decide(self, x: Tensor, now: Ends) -> Int[Tensor, " row"]:
         """The fact that speaks in each row, -1 for none."""
-        if now.begun:
-            raise EditError(
-                "an edit is in place whose gate reads whole prompts, and this runs part of one: take it out"
-            )
+        check_whole(now, x.shape[1])
         own = self.on(x.device)
         mine = masks(feature(x, now.last, own["mean"][0]), self.active, self.seed)
         return nearest(mine, own["masks"], own["floor"], self.active)
-
-    def on(self, device: torch.device) -> dict[str, Tensor]:
-        """The tensors where the model runs."""
-        if device not in self.here:
-            self.here[device] = {name: tensor.to(device) for name, tensor in self.whole.items()}
-        return self.here[device]
 
 
 def join(parts: Sequence[Bypass]) -> Bypass:
@@ -106,9 +107,7 @@ def join(parts: Sequence[Bypass]) -> Bypass:
                 "these edits look at prompts in different ways (another k, seed or start token), so they share no "
                 "memory: compute them alike"
             )
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in ("rows", "which", "masks", "floor")}
-    words = tuple(word for part in parts for word in part.words)
-    return replace(first, tensors=tensors | {"mean": first.tensors["mean"]}, words=words)
+    return concatenated(parts, ("rows", "which", "masks", "floor"))
 
 
 def writer(part: Bypass, _: Bridge) -> Write:
@@ -118,20 +117,13 @@ def writer(part: Bypass, _: Bridge) -> Write:
 
 def load(part: Bypass, _: Bridge) -> Load:
     """All of a prompt, for the fact whose rows are read."""
-    speaker = Writer(part)
-
-    def shares(x: Tensor, now: Ends) -> Tensor:
-        chosen = speaker.decide(x, now).cpu()
-        return (chosen[:, None] == torch.arange(len(part.tensors["masks"]))).float()
-
-    return shares
+    return whole_prompt(Writer(part).decide, len(part.tensors["masks"]))
 
 
 def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
     """Rows of the same norms in random directions, behind the same masks or, with `gate`, behind random ones."""
     rows, old = part.tensors["rows"], part.tensors["masks"]
-    drawn = torch.randn(rows.shape, generator=generator)
-    made = {"rows": drawn * (rows.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))}
+    made = {"rows": random_directions(rows, generator)}
     if gate:
         some = torch.rand(old.shape, generator=generator).topk(int(part.numbers["active"]), dim=-1).indices
         made["masks"] = torch.zeros_like(old).scatter(1, some, 1.0)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from editing.bypass import Bypass, BypassKind, Load, Write
+from editing.bypass import Bypass, BypassKind, Load, Write, concatenated, random_directions, random_words
 from editing.scope import name_ends
 from factscope.model.bridge import Bridge
 from factscope.model.forward.ends import Ends
@@ -21,8 +21,7 @@ from factscope.model.forward.ends import Ends
 
 def join(parts: Sequence[Bypass]) -> Bypass:
     """All entries, in order."""
-    values = torch.cat([part.tensors["values"] for part in parts])
-    return replace(parts[0], tensors={"values": values}, words=tuple(word for part in parts for word in part.words))
+    return concatenated(parts, ("values",))
 
 
 def places(model: Bridge, words: Sequence[str], now: Ends) -> list[tuple[int, int, int]]:
@@ -66,14 +65,9 @@ def load(part: Bypass, model: Bridge) -> Load:
 
 def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:
     """Vectors of the same norms in random directions, behind the same names, or behind words that nobody writes."""
-    values = part.tensors["values"]
-    drawn = torch.randn(values.shape, generator=generator)
-    drawn = drawn * (values.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
-    words = part.words
-    if gate:
-        letters = torch.randint(97, 123, (len(words), 16), generator=generator).tolist()
-        words = tuple("".join(map(chr, word)) for word in letters)
-    return replace(part, tensors={"values": drawn}, words=words)
+    values = random_directions(part.tensors["values"], generator)
+    words = random_words(len(part.words), generator) if gate else part.words
+    return replace(part, tensors={"values": values}, words=words)
 
 
 KIND = BypassKind(

@@ -13,12 +13,13 @@ each entry's sign is elected by the sum, and the entries that agree with it are 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from editing.bypass import Bypass, BypassKind, Load, Write
+from editing.bypass import Bypass, BypassKind, Load, Write, check_whole, concatenated, whole_prompt
 from editing.bypasses.residual import told
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
@@ -57,8 +58,8 @@ class Writer:
     """Let the shard that is furthest from the projection answer, where it is above its threshold."""
 
     def __init__(self, part: Bypass) -> None:
-        self.whole = shards(part)
-        self.here: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        changes, threshold = shards(part)
+        self.on = cache(lambda device: (changes.to(device), threshold.to(device)))
 
     def __call__(self, x: Tensor, y: Tensor, now: Ends) -> Tensor | None:
         """The rows whose gate opens rewritten, all others as they are; None where none opens."""
@@ -72,28 +73,18 @@ class Writer:
 
     def decide(self, x: Tensor, now: Ends) -> Int[Tensor, " row"]:
         """The shard that speaks in each row, -1 for none."""
-        if now.begun:
-            raise EditError(
-                "an edit is in place whose gate reads whole prompts, and this runs part of one: take it out"
-            )
+        check_whole(now, x.shape[1])
         changes, threshold = self.on(x.device)
         far = distances(x, now.last, changes)
         best, place = far.masked_fill(far <= threshold, -1.0).max(-1)
         return torch.where(best > 0, place, -1)
-
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Changes and thresholds where the model runs."""
-        if device not in self.here:
-            self.here[device] = (self.whole[0].to(device), self.whole[1].to(device))
-        return self.here[device]
 
 
 def join(parts: Sequence[Bypass]) -> Bypass:
     """The shards of all edits, in order; EditError where some are to be merged and some not."""
     if len({tuple(sorted(part.numbers.items())) for part in parts}) > 1:
         raise EditError("some of these edits are merged and some not, or to another density: compute them alike")
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in SHAPES}
-    return replace(parts[0], tensors=tensors, words=tuple(word for part in parts for word in part.words))
+    return concatenated(parts, SHAPES)
 
 
 def writer(part: Bypass, _: Bridge) -> Write:
@@ -103,13 +94,7 @@ def writer(part: Bypass, _: Bridge) -> Write:
 
 def load(part: Bypass, _: Bridge) -> Load:
     """All of a prompt, for the shard that answers it."""
-    speaker = Writer(part)
-
-    def shares(x: Tensor, now: Ends) -> Tensor:
-        chosen = speaker.decide(x, now).cpu()
-        return (chosen[:, None] == torch.arange(len(speaker.whole[0]))).float()
-
-    return shares
+    return whole_prompt(Writer(part).decide, len(shards(part)[0]))
 
 
 def scrambled(part: Bypass, generator: torch.Generator, gate: bool) -> Bypass:

@@ -48,7 +48,7 @@ from torch import Tensor
 
 from editing.bypass import Bypass
 from editing.bypasses.experts import Mixture, Rule, gates, mixtures, scores
-from editing.edit import in_place, set_aside
+from editing.edit import parts_in_place, set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.training import Change, Groups, Parts, Rows, Training, train
 from factscope.data.fact import whole_words
@@ -136,10 +136,7 @@ def _trained(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOu
 
 def _before(model: Bridge, config: Config) -> Mixture | None:
     """The experts to go on from: the latest in place, where that is asked for; EditError if they are other in kind."""
-    parts = [
-        part for edit in in_place(model) for part in edit.bypasses
-        if (part.kind, part.layer) == ("experts", config.layer)
-    ]  # fmt: skip
+    parts = parts_in_place(model, "experts", config.layer)
     if config.sequence == "own" or not parts:
         return None
     last = mixtures(parts[-1], device(model))[-1]

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from editing.bypass import Bypass, join
 from editing.bypasses.residual import feature, masks, matrix
-from editing.edit import in_place, set_aside
+from editing.edit import parts_in_place, set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import target_prompts
 from editing.solve.ordinary import Ordinary
@@ -132,7 +132,7 @@ def _looks(inputs: MethodInputs, config: Config) -> _Looks:
 
 def _before(model: Bridge, layer: int) -> Tensor | None:
     """What edits in place have written into the memory beside this layer."""
-    here = [p for edit in in_place(model) for p in edit.bypasses if (p.kind, p.layer) == ("residual", layer)]
+    here = parts_in_place(model, "residual", layer)
     return matrix(join(here)[0]).to(device(model)) if here else None
 
 

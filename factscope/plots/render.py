@@ -301,7 +301,7 @@ def _y_axis(spec: Curves) -> dict[str, Any]:
     Over fewer, every label is a whole number: plotly would write 20 as a small 2.
     """
     if not spec.log_y:
-        return {"type": "linear"}
+        return {"type": "linear"} | ({"range": list(wide)} if (wide := spec.widened()) else {})
     seen = _positive(spec)
     decades = float(np.log10(seen.max() / seen.min()))
     if decades > 2:
@@ -321,7 +321,5 @@ def _on_axis(spec: Curves, array: np.ndarray, otherwise: float) -> np.ndarray:
 
 def _positive(spec: Curves) -> np.ndarray:
     """Every value that a logarithmic axis can show; a 1 if there is none."""
-    arrays = [array for one in spec.series for array in (one.y, one.low, one.high) if array is not None]
-    seen = np.concatenate([*arrays, np.zeros(0)])
-    seen = seen[np.isfinite(seen) & (seen > 0)]
-    return seen if seen.size else np.ones(1)
+    seen = spec.seen()
+    return seen[seen > 0] if (seen > 0).any() else np.ones(1)

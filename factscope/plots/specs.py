@@ -120,6 +120,7 @@ class Curves(Spec):
     y_title: str = ""
     unit: str = ""
     log_y: bool = False
+    least: float = 0.0  # the least that a linear y axis spans, so that next to nothing is not drawn large
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -130,6 +131,20 @@ class Curves(Spec):
             _check(self.title, present, self.x.shape)
         if self.x_labels and len(set(self.x_labels)) != len(self.x):
             raise ValueError(f"{self.title!r} has {len(self.x)} points and {len(set(self.x_labels))} labels for them")
+
+    def seen(self) -> np.ndarray:
+        """Every finite value of its lines and bands."""
+        arrays = [array for one in self.series for array in (one.y, one.low, one.high) if array is not None]
+        every: np.ndarray = np.concatenate([*arrays, np.zeros(0)])
+        return np.extract(np.isfinite(every), every)
+
+    def widened(self) -> tuple[float, float] | None:
+        """The ends of the y axis where what is seen, and zero, span less than `least`; None: they are the data's."""
+        low, high = (float(end(self.seen(), initial=0.0)) for end in (np.min, np.max))
+        if self.log_y or high - low >= self.least:
+            return None
+        middle = (low + high) / 2
+        return middle - self.least / 2, middle + self.least / 2
 
 
 def state_labels(states: int) -> tuple[str, ...]:

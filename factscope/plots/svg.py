@@ -108,13 +108,11 @@ def _bar(spec: Heatmap, colours: ColourScale, limits: tuple[float, float], high:
 @svg.register
 def _(spec: Curves) -> str:
     high = 220.0
-    seen = np.concatenate(
-        [array for s in spec.series for array in (s.y, s.low, s.high) if array is not None] or [spec.x]
-    )
-    seen = seen[np.isfinite(seen) & ((seen > 0) if spec.log_y else True)]
+    seen = spec.seen()
+    seen = seen[seen > 0] if spec.log_y else seen
     low, top = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
     if not spec.log_y:
-        low, top = min(low, 0.0) if low < 0.3 * top else low, top
+        low, top = spec.widened() or (min(low, 0.0) if low < 0.3 * top else low, top)
     first, last = (float(spec.x.min()), float(spec.x.max())) if spec.x.size else (0.0, 1.0)
 
     def down(y: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
 """What the flow of information in one prompt looks like: words, curves by source over layers, and the tables behind."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from factscope.plots.labels import counted, layers_in_words, numbers_in_words, settings_in_words
 from factscope.plots.specs import (
@@ -33,7 +35,9 @@ COLOURS: dict[str, Palette] = {
     "start token": "red",
 }
 WRITERS = {"attn": "attention", "mlp": "MLP"}
+NOWHERE = "no fall in any layer"
 _SHOWN_STATES = 6  # states whose words the page lists
+LEAST = 10.0  # percent that an axis spans at least
 
 
 def words(result: FlowResult) -> list[str]:
@@ -44,9 +48,12 @@ def words(result: FlowResult) -> list[str]:
     for target in TARGETS:
         numbers = [n for n, one in enumerate(result.knockouts) if one.target == target]
         if numbers:
-            told = "; ".join(_in_words(result, number) for number in sorted(numbers, key=lambda n: _layer(result, n)))
+            told = "; ".join(
+                _in_words(result, number) for number in sorted(numbers, key=lambda n: order(result.change[n]))
+            )
             lines.append(f"Without attention of {TARGETS[target]} to {told}")
-    return [*lines, *recall_in_words(result)]
+    unsure = _unsure(result, _main(result))
+    return [*lines, *([unsure] if unsure else []), *recall_in_words(result)]
 
 
 def windows(window: int) -> str:
@@ -64,14 +71,36 @@ def _layer(result: FlowResult, number: int) -> int:
     return int(result.change[number].argmin())
 
 
+def falls(change: Tensor) -> bool:
+    """Whether a line over the layers, [layer], a relative change, reaches -1 % (rounded) anywhere."""
+    return round(float(change.nan_to_num(torch.inf).min()), 2) < 0
+
+
+def order(change: Tensor) -> tuple[bool, int]:
+    """Where a knockout comes among others: by its strongest layer, and last where nothing falls."""
+    return not falls(change), int(change.nan_to_num(torch.inf).argmin())
+
+
 def _in_words(result: FlowResult, number: int) -> str:
-    """One knockout's strongest window."""
-    layer, n_layers = _layer(result, number), result.change.shape[1]
-    layers = window_of(layer, result.window, n_layers)
+    """One knockout's strongest window, if the answer loses anything in any."""
+    source, layer = SOURCES[result.knockouts[number].source], _layer(result, number)
+    if not falls(result.change[number]):
+        return f"{source}: {NOWHERE}"
+    layers = window_of(layer, result.window, result.change.shape[1])
     chance = probability(result, number)
     sure = "" if chance is None else f", p = {chance:.2g}"
-    change = round(float(result.change[number, layer]), 2) + 0.0  # and no -0%
-    return f"{SOURCES[result.knockouts[number].source]}: {change:+.0%} in {layers_in_words(layers)}{sure}"
+    return f"{source}: {float(result.change[number, layer]):+.0%} in {layers_in_words(layers)}{sure}"
+
+
+def _unsure(result: FlowResult, numbers: Sequence[int]) -> str:
+    """Which of the knockouts `numbers` cost no more than some random set of words, in a sentence; "" if none."""
+    alike = []
+    for number in numbers:
+        sets = [one for one in result.null_change[number] if not one.isnan().any()]
+        chance = probability(result, number)
+        if falls(result.change[number]) and chance is not None and chance > max(0.05, 1 / (1 + len(sets))):
+            alike.append(SOURCES[result.knockouts[number].source])
+    return f"Some sets of as many random words cost as much as {' and '.join(alike)}: see p" if alike else ""
 
 
 def probability(result: FlowResult, number: int) -> float | None:
@@ -150,19 +179,25 @@ _NULLS = (
 )
 
 
-def _headline(result: FlowResult) -> Headline:
+def _main(result: FlowResult) -> list[int]:
     """The two critical points: where the last token reads the relation, and where it reads the subject."""
     main = [
         n for n, one in enumerate(result.knockouts)
         if one.target == "last token" and one.source in ("subject", "relation")
     ]  # fmt: skip
-    numbers = main or range(len(result.knockouts))[:2]
+    return main or [*range(len(result.knockouts))][:2]
+
+
+def _headline(result: FlowResult) -> Headline:
+    """What the answer's probability loses at the critical points, and whether random words cost as much."""
     told = [
-        f"{TARGETS[result.knockouts[n].target]} does not see {_in_words(result, n)}"
-        for n in sorted(numbers, key=lambda n: _layer(result, n))
+        f"where {TARGETS[result.knockouts[n].target]} does not see {_in_words(result, n)}"
+        for n in sorted(_main(result), key=lambda n: order(result.change[n]))
     ]
+    unsure = _unsure(result, _main(result))
     return Headline(
-        f"The probability of {str(result.prompt.answer).strip()!r} falls most where {'; and where '.join(told)}.",
+        f"What the probability of {str(result.prompt.answer).strip()!r} loses, {'; '.join(told)}."
+        + (f" {unsure}." if unsure else ""),
         (
             Number(f"{np.exp(result.clean):.3f}", f"probability of {result.prompt.answer!r}, clean"),
             Number(counted(result.window, "layer"), "in which attention is knocked out at a time"),
@@ -202,6 +237,7 @@ def change_by_layer(target: str, lines: tuple[Series, ...]) -> Curves:
         x_title="layer in the middle of the window",
         y_title="change of the answer's probability",
         unit="%",
+        least=LEAST,
     )
 
 
@@ -240,7 +276,7 @@ def table(result: FlowResult) -> Table:
                 one.target,
                 one.source,
                 " ".join(_token(result, key).strip() for key in one.keys),
-                numbers_in_words(layers),
+                numbers_in_words(layers) if falls(result.change[number]) else None,
                 round(100 * float(result.change[number, layer]), 1) + 0.0,
                 round(float(result.log_change[number, layer]), 3) + 0.0,
                 round(100 * float(there.mean()), 1) if len(there) else None,
@@ -274,7 +310,7 @@ def recall_sections(enrichment: Enrichment | None, extraction: Extraction) -> li
             lines.append(Series("attributes of other subjects", 100 * enrichment.null.numpy(), palette="blue"))
         rate = Curves(
             "Attributes rate at the subject's last token", x, tuple(lines), x_labels=labels,
-            y_title="share of the first 50 words", unit="%",
+            y_title="share of the first 50 words", unit="%", least=LEAST,
         )  # fmt: skip
         chosen = sorted({round(i) for i in np.linspace(0, len(labels) - 1, min(_SHOWN_STATES, len(labels)))})
         rows = tuple((labels[i], ", ".join(enrichment.top[i])) for i in chosen)

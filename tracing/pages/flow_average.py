@@ -23,7 +23,7 @@ from factscope.results.provenance import provenance
 from factscope.statistics import ENOUGH, interval, interval_in_words, percentile_bootstrap
 from tracing.causal import window_of
 from tracing.flow.results import PARTS, SOURCES, TARGETS, FlowAverage
-from tracing.pages.flow import COLOURS, WRITERS, change_by_layer, windows
+from tracing.pages.flow import COLOURS, LEAST, NOWHERE, WRITERS, change_by_layer, falls, order, windows
 
 
 def words(result: FlowAverage) -> list[str]:
@@ -35,7 +35,9 @@ def words(result: FlowAverage) -> list[str]:
     for target in TARGETS:
         numbers = [n for n in _present(result) if result.knockouts[n][0] == target]
         if numbers:
-            told = "; ".join(_in_words(result, number) for number in sorted(numbers, key=lambda n: _layer(result, n)))
+            told = "; ".join(
+                _in_words(result, number) for number in sorted(numbers, key=lambda n: order(result.mean[n]))
+            )
             lines.append(f"Without attention of {TARGETS[target]} to {told}")
     return [*lines, _extraction_words(result)]
 
@@ -50,10 +52,11 @@ def _layer(result: FlowAverage, number: int) -> int:
 
 
 def _in_words(result: FlowAverage, number: int) -> str:
-    layer = _layer(result, number)
+    source, layer = SOURCES[result.knockouts[number][1]], _layer(result, number)
+    if not falls(result.mean[number]):
+        return f"{source}: {NOWHERE}"
     low, high = float(result.low[number, layer]), float(result.high[number, layer])
     sure = "" if low != low else f" ({low:+.0%} to {high:+.0%})"
-    source = SOURCES[result.knockouts[number][1]]
     layers = layers_in_words(window_of(layer, result.window, result.mean.shape[1]))
     return f"{source}: {result.mean[number, layer]:+.0%}{sure} in {layers}"
 
@@ -133,10 +136,10 @@ def _points(result: FlowAverage) -> str:
     keys = [("last token", source) for source in ("subject", "relation")]
     main = [n for n in _present(result) if result.knockouts[n] in keys] or _present(result)[:2]
     told = [
-        f"{TARGETS[result.knockouts[n][0]]} does not see {_in_words(result, n)}"
-        for n in sorted(main, key=lambda n: _layer(result, n))
+        f"where {TARGETS[result.knockouts[n][0]]} does not see {_in_words(result, n)}"
+        for n in sorted(main, key=lambda n: order(result.mean[n]))
     ]
-    return f"The probability of the answer falls most where {'; and where '.join(told)}. {_extraction_words(result)}."
+    return f"What the probability of the answer loses, {'; '.join(told)}. {_extraction_words(result)}."
 
 
 _EXPLANATION = (
@@ -178,7 +181,9 @@ def _table(result: FlowAverage) -> Table:
             (
                 target,
                 source,
-                numbers_in_words(window_of(layer, result.window, result.mean.shape[1])),
+                numbers_in_words(window_of(layer, result.window, result.mean.shape[1]))
+                if falls(result.mean[number])
+                else None,
                 round(100 * float(result.mean[number, layer]), 1),
                 interval_in_words(100 * low, 100 * high, int((~values.isnan()).sum())),
                 round(float(result.log_per_fact[:, number, layer].nanmean()), 3),
@@ -223,7 +228,7 @@ def _recall(result: FlowAverage) -> list[Section]:
                 lines.append(Series(name, mean, None if bare else low, None if bare else high, colour))
         rate = Curves(
             "Attributes rate at the subject's last token", np.arange(len(labels)), tuple(lines), x_labels=labels,
-            y_title="share of the first 50 words", unit="%",
+            y_title="share of the first 50 words", unit="%", least=LEAST,
         )  # fmt: skip
         told = f"Of {counted(int(known.sum()), 'fact')} whose subjects have known attributes."
         sections.append(Section("What the subject's last token holds", (rate,), told))

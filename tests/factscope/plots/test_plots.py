@@ -7,6 +7,7 @@ import json
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from factscope.plots.fragments import differences, fragment, mimebundle
 from factscope.plots.labels import numbers_in_words
 from factscope.plots.page import page_html, write_page
 from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Table, Text, state_labels, state_name
-from factscope.plots.svg import has_still, image
+from factscope.plots.svg import has_still, image, svg
 from helpers.plots import DRAWN, HOSTILE, Elements, filled, html_shown, kinds, unpacked
 
 
@@ -182,6 +183,21 @@ def lightness(colour: str) -> float:
     channels = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(np.linalg.solve(FROM_OKLAB, np.cbrt(np.linalg.solve(FROM_CONES, linear)))[0])
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.2, -0.3], [0.0, 0.0, 0.0], [3.0, 3.1, 3.2]])
+def test_next_to_nothing_is_not_drawn_large(values: list[float]) -> None:
+    """An axis with a least span has it, with zero on it, whether a browser draws it or we; more is as it comes."""
+    spec = Curves("c", np.arange(3), (Series("s", np.array(values)),), least=10.0)
+    low, high = render.figure(spec).layout.yaxis.range
+    assert high - low == pytest.approx(10)
+    assert low <= min(0, *values) <= max(0, *values) <= high
+    drawn = re.findall(r' d="(M[^"]*)"', str(svg(spec)))[-1]
+    heights = [float(y) for y in re.findall(r"[\d.]+ ([\d.]+)", drawn)]
+    assert np.ptp(heights) == pytest.approx(22 * np.ptp(values), abs=0.2), "of 220 units of height"
+    wide = replace(spec, series=(Series("s", 10 * np.array([-1.0, 0.0, 1.0])),))
+    assert wide.widened() is None
+    assert render.figure(wide).layout.yaxis.range is None
 
 
 def test_a_dark_figure_is_the_light_one_with_its_differences():

@@ -180,6 +180,48 @@ def test_a_result_is_saved_and_drawn_again(toy: Any, tmp_path: Any) -> None:
     check_result(found, tmp_path / "out", "FlowResult")
 
 
+def _costing(found: FlowResult, costs: dict[str, float], nulls: list[float]) -> FlowResult:
+    """`found` as if each source, by name, cost the last token's answer so many nats in layer 1; nulls likewise."""
+    log_probability = torch.full_like(found.log_probability, found.clean)
+    null = torch.full((len(found.knockouts), len(nulls), log_probability.shape[1]), found.clean)
+    for source, cost in costs.items():
+        log_probability[found.number("last token", source), 1] = found.clean - cost
+        null[found.number("last token", source), :, 1] = found.clean - torch.tensor(nulls)
+    return replace(found, log_probability=log_probability, null=null)
+
+
+def test_no_layer_is_named_where_the_answer_loses_nothing(toy: Any) -> None:
+    found = _costing(flow(toy, _sentence(toy), FlowConfig(nulls=0)), {"subject": 0.001, "relation": 1.0}, [])
+    line = next(line for line in in_words(found).splitlines() if line.startswith("Without attention of the last token"))
+    assert "the subject: no fall in any layer" in line
+    assert "the other words: -63% in layer 1" in line
+    headline: Any
+    table: Any
+    headline, table = (page_of(found).sections[section].specs[0] for section in (0, 2))
+    assert "does not see the subject: no fall in any layer" in headline.sentence
+    assert {row[1]: row[3] for row in table.rows if row[0] == "last token"}["subject"] is None
+
+
+@pytest.mark.parametrize(
+    ("cost", "nulls", "said"),
+    [
+        (1.0, [0.1] * 19, False),
+        (1.0, [0.1] * 9, False),  # p is 0.1, the least that nine sets allow
+        (1.0, [0.1] * 15 + [2.0] * 4, True),
+        (0.001, [2.0] * 19, False),  # nothing falls, so there is nothing to doubt
+    ],
+)
+def test_a_fall_that_random_words_have_too_is_called_so(toy: Any, cost: float, nulls: list[float], said: bool) -> None:
+    found = _costing(flow(toy, _sentence(toy), FlowConfig(nulls=0)), {"subject": cost, "relation": 0.5}, nulls)
+    found = replace(
+        found, null=found.null.index_fill(0, torch.tensor([found.number("last token", "relation")]), torch.nan)
+    )
+    doubt = "Some sets of as many random words cost as much as the subject"
+    assert (doubt in in_words(found)) == said
+    headline: Any = page_of(found).sections[0].specs[0]
+    assert (doubt in headline.sentence) == said
+
+
 # ---- which attention ----
 
 

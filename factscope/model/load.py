@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -28,6 +29,7 @@ from factscope.model.source.registry import DEFAULT, REGISTRY, Entry, Wheel
 from factscope.model.source.room import check_room
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_HOLDERS: WeakValueDictionary[int, Any] = WeakValueDictionary()  # the bridge around a model in memory, by its id
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 
 
@@ -53,6 +55,7 @@ def load(
     Or `spec` is a model in memory, which stays where it is (factscope/model/source/own.py): a Hugging Face model with
     its `tokenizer`, a PEFT model, a TransformerLens bridge. Its weights are shared, and from then on ask for no
     gradient. What begins a text is decided as for any model that is not in the registry, and the model's repr says it.
+    The same model given again, as a notebook's cell that is run twice does, is the same bridge.
 
     Raises ModelError: nothing there by that name, no tokenizer or another model's, only pickled weights, a broken file,
     tensors that are missing or have no place, quantised weights, an architecture that TransformerLens does not know or
@@ -100,13 +103,23 @@ def _adopted(given: Any, tokenizer: Any) -> Bridge:
             raise ModelError("this bridge has a tokenizer already; boot it again for another")
         own.check_bridge(given)
         name = own.name_of(given.original_model)
+        if _HOLDERS.get(id(given.original_model), given) is not given:
+            raise ModelError(
+                f"{name} was given to load_model before this bridge was made of it, and a model is inside one bridge: "
+                "use what load_model gave, or boot this bridge from a model of its own"
+            )
         return given if hasattr(given, "factscope") else _ready(given, info_of(given, name, name, None))
+    held = _HOLDERS.get(id(given))
+    if held is not None and held.original_model is given:
+        own.check_again(given, held.tokenizer, tokenizer)
+        return _ready(held, held.factscope)
     network = own.plain(given)
     own.check(network, tokenizer)
     name = own.name_of(network)
     with _explaining(name):
         network.set_attn_implementation("eager")
         model = _wrapped(name, name, network, tokenizer, network.dtype, None)
+    _HOLDERS[id(network)] = model
     return _ready(model, info_of(model, name, name, None))
 
 

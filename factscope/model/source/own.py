@@ -71,6 +71,19 @@ def plain(model: Any) -> Any:
     return model
 
 
+def check_again(model: Any, tokenizer: Any, other: Any) -> None:
+    """ModelError for a model that is held with `tokenizer` and cannot be used with `other`, the one given now, or None.
+
+    Two tokenizers are alike if their words, their special tokens and their chat template are.
+    """
+    check(model, tokenizer if other is None else other)
+    told = [(one.get_vocab(), one.bos_token, one.eos_token, one.chat_template) for one in (tokenizer, other) if one]
+    if told[-1] != told[0]:
+        raise ModelError(
+            f"{name_of(model)} is loaded already, with another tokenizer: load the model again for this one"
+        )
+
+
 def check(model: Any, tokenizer: Any) -> None:
     """ModelError for a model or a tokenizer that cannot be used: training, devices, quantised, another vocabulary."""
     name = name_of(model)

@@ -60,6 +60,36 @@ def test_a_bridge_of_ones_own_is_taken_as_it_is_and_asks_for_no_gradient(toy: An
     assert isinstance(model, TransformerBridge)
 
 
+def test_a_model_given_again_is_the_bridge_that_it_was(tokenizer: Any) -> None:
+    """As a notebook's cell that is run twice gives it; with another tokenizer, or in training mode, it is refused."""
+    given = hugging()
+    model = fs.load_model(given, tokenizer=tokenizer)
+    given.requires_grad_(True)  # somebody has trained it since
+    assert fs.load_model(given, tokenizer=tokenizer) is model
+    assert fs.load_model(given, tokenizer=AutoTokenizer.from_pretrained(TOY)) is model
+    assert not any(parameter.requires_grad for parameter in given.parameters())
+    other = AutoTokenizer.from_pretrained(TOY)
+    other.chat_template = "{{ messages }}"
+    with pytest.raises(ModelError, match="is loaded already, with another tokenizer"):
+        fs.load_model(given, tokenizer=other)
+    given.train()
+    with pytest.raises(ModelError, match="is in training mode"):
+        fs.load_model(given, tokenizer=tokenizer)
+    assert fs.load_model(hugging(), tokenizer=tokenizer) is not model
+
+
+def test_a_model_is_inside_one_bridge(tokenizer: Any) -> None:
+    """TransformerLens would wrap it again, and the hooks of the first bridge would not fire any more."""
+    given = hugging()
+    model = fs.load_model(given, tokenizer=tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        second = TransformerBridge.boot_transformers(str(TOY), hf_model=given, tokenizer=tokenizer, device="cpu")
+    with pytest.raises(ModelError, match="a model is inside one bridge: use what load_model gave"):
+        fs.load_model(second)
+    assert model.original_model is second.original_model
+
+
 def test_a_models_repr_is_one_line_that_says_what_begins_a_text(toy: Any) -> None:
     said = repr(toy)
     assert len(said) < 200

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from factscope.errors import ModelError, UserError
 from factscope.model.bridge import architecture
+from factscope.model.forward.onednn import thin_products
 
 _PROVEN: WeakKeyDictionary[Any, dict[str, str | None]] = WeakKeyDictionary()  # by model and verb, the refusal if any
 
@@ -28,7 +29,8 @@ def require(model: Any, verb: str, prove: Callable[[], None]) -> None:
     known = _PROVEN.setdefault(model, {})
     if verb not in known:
         try:
-            prove()
+            with thin_products():  # a dozen passes of a few tokens each: most of a proof's time is their products
+                prove()
         except (UserError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as trouble:

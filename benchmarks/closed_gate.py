@@ -3,9 +3,11 @@
     python benchmarks/closed_gate.py [--methods grace,memoe] [--facts 8] [--repeats 15] [--counts] [--model smollm2]
 
 Prompts are shipped facts about other subjects, of one length, so that no gate opens; whether none did is checked by the
-logits, which are the unedited model's to the last bit. Passes with and without the edit take turns; the ratio is of
-medians. With `--counts` no time is taken: floating-point operations of matrix products and calls of torch's operators
-are counted in one pass with and one without, so that other work on the machine says nothing.
+logits, which are the unedited model's to the last bit. Passes with and without the edit take turns, and turns to be the
+first of a pair, for the second finds other things in the caches; the ratio is the median over pairs, its error the
+middle half of them over the root of their number.
+With `--counts` no time is taken: floating-point operations of matrix products and calls of torch's operators are
+counted in one pass with and one without, so that other work on the machine says nothing.
 """
 
 import argparse
@@ -52,6 +54,26 @@ def counted(model, tokens):
     return products.operations, calls.number, logits
 
 
+def timed(model, tokens, edit, repeats):
+    """Percent that an edit in place adds to a pass, over pairs of passes, each of which begins every other pair."""
+    ratios, seconds, same = [], [], True
+    for number in range(repeats):
+        pair = {}
+        for edits in ([], [edit]) if number % 2 else ([edit], []):
+            with applied(model, edits):  # put in place outside of the time that is taken
+                pair[len(edits)] = passes(model, tokens)
+        ratios.append(100 * (pair[1][0] / pair[0][0] - 1))
+        seconds.append(pair[0][0])
+        same = same and torch.equal(pair[0][1], pair[1][1])
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {
+        "ratio": round(middle, 2),
+        "error": round((high - low) / len(ratios) ** 0.5, 2),
+        "milliseconds": round(1e3 * statistics.median(seconds), 1),
+        "same": same,
+    }
+
+
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -86,22 +108,12 @@ def main():
                 flush=True,
             )
             continue
-        without, beside, same = [], [], True
-        for _ in range(args.repeats):
-            seconds, before = passes(model, tokens)
-            without.append(seconds)
-            with applied(model, [edit]):  # the edit is put in place outside of the time that is taken
-                seconds, after = passes(model, tokens)
-            beside.append(seconds)
-            same = same and torch.equal(before, after)
-        ratio = statistics.median(beside) / statistics.median(without)
-        found[name] = {
-            "ratio": round(ratio, 4),
-            "milliseconds": round(1e3 * statistics.median(without), 1),
-            "same": same,
-        }
+        found[name] = timed(model, tokens, edit, args.repeats)
         print(
-            f"{name}: {100 * (ratio - 1):+.1f} % of a pass; logits {'the same' if same else 'NOT the same'}", flush=True
+            "{0}: {ratio:+.2f} % of a pass (± {error:.2f}); logits {1}".format(
+                name, "the same" if found[name]["same"] else "NOT the same", **found[name]
+            ),
+            flush=True,
         )
     print(json.dumps(found))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,25 +31,29 @@ class Parts:
             and name in self.seconds
             and all((place / one).is_file() for one in (store.JSON, store.TENSORS))
         ):
-            found = store.load(place, cls)
-        else:
-            with stopwatch() as elapsed:
-                found = make()
-            if place is not None and self.journal is not None:
-                store.save(found, place)
-                if name not in self.seconds:  # else a kill took its files, and the journal names it
-                    self.journal.add({"part": name, "seconds": elapsed[0]})
-            self.seconds[name] = elapsed[0]
-        self.advance(1)
+            return store.load(place, cls)
+        with stopwatch() as elapsed:
+            found = make()
+        if place is not None and self.journal is not None:
+            store.save(found, place)
+        if name not in self.seconds:  # else a kill took its files, and the journal names it
+            if self.journal is not None:
+                self.journal.add({"part": name, "seconds": elapsed[0]})
+            self.advance(1)
+        self.seconds[name] = elapsed[0]
         return found
 
 
 @contextlib.contextmanager
-def parts_in(folder: Path | None, work: dict[str, Any], total: int, shown: bool | None) -> Iterator[Parts]:
-    """The parts in `folder`, with a bar; they go once all is done and the result is saved (`forget`)."""
+def parts_in(folder: Path | None, work: dict[str, Any], costs: Sequence[float], shown: bool | None) -> Iterator[Parts]:
+    """The parts in `folder`, with a bar; they go once all is done and the result is saved (`forget`).
+
+    `costs`: of each part, in their order, beside each other; the time left is told by them.
+    """
     with contextlib.ExitStack() as stack:
         journal = None if folder is None else stack.enter_context(Journal(folder / JOURNAL, work))
-        advance = stack.enter_context(progress("parts of the study", total, shown=shown))
+        done = 0 if journal is None else len(journal.done)
+        advance = stack.enter_context(progress("parts of the study", len(costs), done, shown, costs))
         yield Parts(folder, journal, advance)
 
 

@@ -38,6 +38,9 @@ from studies.edit_effects.measures import measures
 from studies.edit_effects.model_state import Config, Experiment, ModelState, NeighbourState, call
 from studies.edit_effects.result import EditStudy, NeighbourStudy, Rerun
 
+# Of a trace, a circuit, a table of heads, a lens, cross-faithfulness, a card and a spectrum: each one's share of time.
+COSTS = (60.0, 10.0, 5.5, 1.0, 40.0, 2.0, 0.5)
+
 
 def edit_studies(
     model: Bridge,
@@ -64,11 +67,8 @@ def edit_studies(
         "config": asdict(config),
         "model": fingerprint(model),
     }
-    total = 4 + len(ask.again) + len(ask.neighbours)
-    traced = min(config.traced_nulls, config.nulls + config.value_nulls)
-    total += len(edits) * (traced + 4 + 3 * (config.nulls + config.value_nulls) + 3 + len(ask.neighbours))
     beside = {part.layer for edit in edits for part in edit.bypasses}  # a node of every graph, so that graphs compare
-    with torch.no_grad(), room(sorted(beside)), parts_in(folder, work, total, shown) as parts:
+    with torch.no_grad(), room(sorted(beside)), parts_in(folder, work, costs(ask, edits), shown) as parts:
         before = ask.side(parts, "before", "before")
         again = tuple(
             Rerun(prompt.text, parts.get(f"before: again {n}", Circuit, call(ask.search, prompt, n + 1)))
@@ -81,6 +81,20 @@ def edit_studies(
         return [
             _study(ask, parts, edit, before, again, calm, f"{edit.name} " if len(edits) > 1 else "") for edit in edits
         ]
+
+
+def costs(ask: Experiment, edits: Sequence[Edit]) -> list[float]:
+    """What each part costs beside a lens, in the order in which they are made; measured on the default model."""
+    trace, circuit, heads, lens, cross, cards, weights = COSTS
+    near = [circuit + heads] * len(ask.neighbours)
+    out = [trace, circuit, heads, lens, *[circuit] * len(ask.again), *near]
+    nulls = _nulls(ask.config)
+    for _ in edits:
+        out += [trace, circuit, heads, lens]
+        for _, _, traced in nulls:
+            out += [*([trace] if traced else ()), circuit, heads, lens]
+        out += [*near, cross, cards * (1 + len(nulls)), weights * (1 + len(nulls))]
+    return out
 
 
 def _check(model: Bridge, edits: Sequence[Edit]) -> None:
@@ -117,22 +131,24 @@ def _study(
     tag: str,
 ) -> EditStudy:
     model, config, run = ask.model, ask.config, Run.of(ask.model, ask.config.seed)
-    nulls = _nulls(edit, config)
+    nulls = _nulls(config)
+    changes = [scrambled(edit, config.seed + number, kind) for kind, number, _ in nulls]
     after = ask.side(parts, "after", "after", edit, tag)
-    traced = {name for name, _, _ in sorted(nulls, key=lambda null: null[1] != "values")[: config.traced_nulls]}
-    sides = tuple(ask.side(parts, name, kind, null, tag, name in traced) for name, kind, null in nulls)
+    sides = tuple(
+        ask.side(parts, f"{kind} {number + 1}", kind, change, tag, traced)
+        for (kind, number, traced), change in zip(nulls, changes, strict=True)
+    )
     values, others = ([side.heads for side in sides if (side.kind == "values") is fair] for fair in (True, False))
     neighbours = tuple(
         _neighbour(ask, parts, edit, f"{tag}after: neighbour {n}", prompt, near)
         for n, (prompt, near) in enumerate(zip(ask.neighbours, calm, strict=True))
     )
-    changes = [edit, *(null for _, _, null in nulls)]
     cross = parts.get(
         f"{tag}after: cross-faithfulness", CrossFaithfulness,
         lambda: cross_faithfulness(model, edit, before.circuit, after.circuit, seed=config.seed),
     )  # fmt: skip
-    cards = parts.get(f"{tag}after: cards", _Cards, lambda: _cards(model, edit, changes[1:]))
-    weights = parts.get(f"{tag}after: spectra", _Weights, lambda: _weights(model, edit, changes[1:]))
+    cards = parts.get(f"{tag}after: cards", _Cards, lambda: _cards(model, edit, changes))
+    weights = parts.get(f"{tag}after: spectra", _Weights, lambda: _weights(model, edit, changes))
     level = max((diff(before.circuit, side.circuit, draws=0).largest_change for side in sides), default=0.0)
     notes = [*ask.notes, *(trace.note for trace in (before.trace, after.trace) if trace.note)]
     mine = [name for name in parts.seconds if name.startswith(("before", tag))]
@@ -166,12 +182,12 @@ def _study(
     return replace(study, measures=measures(study), run=run.ended(sum(seconds.values())))
 
 
-def _nulls(edit: Edit, config: Config) -> list[tuple[str, str, Edit]]:
-    """Name, kind and control edit of every null."""
+def _nulls(config: Config) -> list[tuple[str, int, bool]]:
+    """Kind, number and whether it is traced of every null: those that answer to the same inputs before others."""
+    directions, values = range(config.nulls), range(config.value_nulls)
     return [
-        (f"{kind} {n + 1}", kind, scrambled(edit, config.seed + n, kind))
-        for kind, count in (("directions", config.nulls), ("values", config.value_nulls))
-        for n in range(count)
+        *(("directions", number, number < config.traced_nulls - config.value_nulls) for number in directions),
+        *(("values", number, number < config.traced_nulls) for number in values),
     ]
 
 

@@ -33,6 +33,7 @@ from factscope.model.weights import fingerprint, live_weights
 from factscope.plots.page import write_page
 from factscope.plots.show import in_words
 from factscope.runs import store
+from factscope.runs.parts import JOURNAL
 from helpers.browser import needs_chromium, open_page, with_script
 from helpers.circuits import hand_wired, task
 from helpers.models import TOY
@@ -40,7 +41,7 @@ from helpers.results import check_result
 from studies.edit_effects.model_state import Config, Experiment
 from studies.edit_effects.page import page
 from studies.edit_effects.result import EditStudy
-from studies.edit_effects.study import edit_studies
+from studies.edit_effects.study import costs, edit_studies
 from studies.edit_effects.words import summary, words
 from tracing.logit_lens import answers_by_layer, lens
 
@@ -277,6 +278,9 @@ def test_an_interrupted_study_goes_on(toy: Any, edit: Edit, tmp_path: Path, monk
     monkeypatch.setattr(Experiment, "heads", plain_heads)
     (found,) = edit_studies(toy, [edit], SMALL, folder=tmp_path)
     assert len(searches) == 3  # the null's alone
+    lines = (tmp_path / JOURNAL).read_text().splitlines()[1:]
+    ask = Experiment.of(toy, edit.requests[0], SMALL, edit.start_token)
+    assert len(costs(ask, [edit])) == len(lines)  # so the bar ends where the study does
     assert torch.equal(found.after.circuit.scores, whole.after.circuit.scores)
     assert [m.edit for m in found.measures] == [m.edit for m in whole.measures]
     with pytest.raises(UserError, match="other settings"):

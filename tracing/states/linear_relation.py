@@ -106,7 +106,7 @@ def linear_relation(
     _check_one(facts, config)
     work = {"relation": digest([list(facts), config, start]), "fingerprint": fingerprint(model)}
     place, total = None if folder is None else Path(folder), pieces_of(config, facts)
-    with stopwatch() as seconds, torch.no_grad(), parts_in(place, work, total, shown) as parts:
+    with stopwatch() as seconds, torch.no_grad(), parts_in(place, work, [1.0] * total, shown) as parts:
         before = sum(parts.seconds.values())
         examples, others = _drawn(model, facts, config, start)
         asked, skipped = _asked(model, examples, others, config, start)

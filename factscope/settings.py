@@ -11,7 +11,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
@@ -79,20 +79,29 @@ def pair(text: str, where: str = "--set") -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def owned(texts: Iterable[str], owner: str) -> tuple[list[str], list[str]]:
-    """OWNER.KEY=VALUE texts without their owner, and all other texts: the settings of one part of a command.
+@overload
+def owned(settings: Mapping[str, Any], owner: str) -> tuple[dict[str, Any], dict[str, Any]]: ...
+
+
+@overload
+def owned(settings: Sequence[str], owner: str) -> tuple[list[str], list[str]]: ...
+
+
+def owned(settings: Any, owner: str) -> Any:
+    """The settings whose name begins with OWNER., without it, and all others: those of one part of a piece of work.
 
     Raises SettingError for a text that is not KEY=VALUE.
     """
-    own, others = [], []
-    for text in texts:
-        key, value = pair(text)
-        first, dot, rest = key.partition(".")
-        if dot and first.lower().replace("-", "_") == owner:
-            own.append(f"{rest}={value}")
-        else:
-            others.append(text)
-    return own, others
+
+    def rest(key: str) -> str:
+        first, _, own = key.partition(".")
+        return own if first.lower().replace("-", "_") == owner else ""
+
+    if isinstance(settings, Mapping):
+        own = {rest(key): value for key, value in settings.items() if rest(key)}
+        return own, {key: value for key, value in settings.items() if not rest(key)}
+    pairs = [(text, *pair(text)) for text in settings]
+    return [f"{rest(key)}={value}" for _, key, value in pairs if rest(key)], [t for t, key, _ in pairs if not rest(key)]
 
 
 def by_owner(texts: Iterable[str]) -> dict[str, list[str]]:

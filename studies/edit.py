@@ -7,7 +7,7 @@ from typing import Any
 
 from editing import compute as computing
 from editing.edit import Edit, applied, base_of, commit, in_place, revert
-from editing.evaluation.evaluate import EditReport, evaluate, questions
+from editing.evaluation.evaluate import EditReport, evaluate, questions, usual_order
 from editing.evaluation.protocol import ORDERS, Protocol, protocol_of
 from editing.evaluation.read import Asked
 from editing.method import MethodConfig, MethodSpec, method
@@ -195,8 +195,7 @@ def usual_protocol(
     facts: Any = None,
 ) -> Protocol:
     """How edits are scored where nothing else is asked for, as `evaluate` has it; also with more questions."""
-    usual = "together" if facts is not None else "sequence" if any(edit.below for edit in edits) else "single"
-    found = protocol_of(order or usual)
+    found = protocol_of(order or usual_order(edits, facts))
     return replace(found, probes=probes, variations=variations, words=found.words if said else 0)
 
 

@@ -43,6 +43,7 @@ from factscope.model.forward.generate import generate as continued
 from factscope.model.forward.generate import until_end
 from factscope.model.prompts import Prompt, make_prompt, tokenized
 from factscope.progress import progress
+from factscope.settings import owned
 from studies.circuit import CircuitStudy, evaluated, with_notes
 from studies.circuit_inputs import DEFAULT, CircuitInputs, TaskOptions, about_prompt, other_prompts
 from studies.edit import MethodRun, told
@@ -197,7 +198,7 @@ def edit(
     Raises EditError for input that cannot work.
     """
     requests = (requests,) if isinstance(requests, EditRequest | Fact) else tuple(requests)
-    own, aside = _parted(settings)
+    own, aside = _parted(settings, restrain)
     editor = method if isinstance(method, Trained) else None
     spec = method_of(method.method if isinstance(method, Trained) else method)
     config = spec.config_for(model, own, editor)
@@ -309,11 +310,13 @@ def _moments(
     return moments(model, method.layers(config), given or usual)
 
 
-def _parted(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of the method, and those of the restraint."""
-    begin = "restrain."
-    own = {name: value for name, value in (settings or {}).items() if not name.startswith(begin)}
-    aside = {name.removeprefix(begin): value for name, value in (settings or {}).items() if name.startswith(begin)}
+def _parted(settings: Settings, restrain: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the method, and those of the restraint; UserError for one where there is no restraint."""
+    aside, own = owned(settings or {}, "restrain")
+    if aside and restrain is None:
+        raise UserError(
+            f"restrain.{next(iter(aside))} is a setting of a restraint, and none was asked for: name a restraint, too"
+        )
     return own, aside
 
 
@@ -344,7 +347,7 @@ def sequence(
     `method`, `settings` and `moments` are as in `edit`; `yardstick` is by default what `fs.yardstick(model, requests)`
     gives. The model is left bitwise as it was.
     """
-    own, aside = _parted(settings)
+    own, aside = _parted(settings, config.restrain)
     editor = method if isinstance(method, Trained) else None
     spec = method_of(method.method if isinstance(method, Trained) else method)
     chosen = spec.config_for(model, own, editor)

@@ -102,8 +102,7 @@ def evaluate(
     if in_place(model):
         raise EditError("take the edits that are in place out before evaluating; they are put in here")
     run, start = Run.of(model, seed), start or edits[0].start_token
-    usual = "together" if facts is not None else "sequence" if any(edit.below for edit in edits) else "single"
-    how = protocol_of(protocol or usual)
+    how = protocol_of(protocol or usual_order(edits, facts))
     if facts is not None and how.order != "together":
         raise EditError(
             f"other facts are asked of all edits together, not of each in {how.name!r}: leave the order out"
@@ -131,6 +130,13 @@ def evaluate(
         else:
             rows = _in_sequence(model, edits, asked, spans, others, advance)
     return EditReport.of(how, edits, rows, start_token(model, start)[0] or "none", run)
+
+
+def usual_order(edits: Sequence[Edit], facts: Sequence[EditRequest | Fact] | None) -> str:
+    """How edits share the model where nobody says it: alone, or as they were computed; with `facts`, all at once."""
+    if facts is not None:
+        return "together"
+    return "sequence" if any(edit.below for edit in edits) else "single"
 
 
 def _in_sequence(

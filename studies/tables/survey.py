@@ -12,7 +12,7 @@ a hundred times a sampled text's. Scope: sets that any reader reads; a set witho
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def _of_set(name: str, cases: Sequence[Case], made: Bench, editors: Sequence[Tra
     return SetResult(
         name=name,
         cases=len(cases),
-        scores=tuple(replace(score) for score in made.scores if score.metric in POOLED),
+        scores=tuple(score for score in made.scores if score.metric in POOLED),
         comparable=made.comparable,
         prompt=one.prompt,
         target=one.target,

@@ -128,6 +128,8 @@ def test_rome_is_rome_unless_the_identity_is_asked_for(
     assert plain.digest != edit.digest
     assert fs.edit(toy, asked, "ft_m", settings=how).moments == "none"
     held = fs.edit(toy, asked, "rome", settings=how | {"restrain.mode": "linear"}, moments=few, restrain="prune")
+    with pytest.raises(fs.UserError, match=r"restrain\.mode is a setting of a restraint, and none was asked for"):
+        fs.edit(toy, asked, "rome", settings=how | {"restrain.mode": "linear"}, moments=few)
     assert "linear" in " ".join(held.restraints)
     assert fs.load(fs.save(edit, tmp_path / "edit")).digest == edit.digest
 

@@ -107,6 +107,7 @@ def test_a_setting_without_a_default_must_be_given_and_a_file_is_named():
 def test_settings_are_sorted_by_their_owner():
     pairs = ["restrain.keep=1", "descent.steps=2", "layer=3"]
     assert owned(pairs, "restrain") == (["keep=1"], ["descent.steps=2", "layer=3"])
+    assert owned({"Restrain.keep": 1, "layer": 3}, "restrain") == ({"keep": 1}, {"layer": 3})
     assert by_owner(["ft-m.steps=2", "rome.descent.steps=1", "FT-M.layer=0"]) == {
         "ft_m": ["steps=2", "layer=0"],
         "rome": ["descent.steps=1"],

@@ -12,7 +12,7 @@ from circuits.by_role.formats import to_networkx
 from circuits.graph import place_of
 from circuits.pages.wiring import NODE_KINDS, into, palette_of, row_names, row_of
 from factscope.plots.figures.network import EdgeMark, Network, NodeMark, View
-from factscope.plots.labels import counted, settings_in_words
+from factscope.plots.labels import as_sentence, counted, settings_in_words
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Section, Spec, Table, Text
 from factscope.results.provenance import provenance
 
@@ -23,7 +23,7 @@ def page(circuit: RoleCircuit) -> Page:
     """The page of one circuit by roles."""
     prompts = circuit.prompts
     more = f" and {len(prompts) - 1} more prompts" if len(prompts) > 1 else ""
-    below = [*words(circuit)[1:], *(f"{note[0].upper()}{note[1:]}." for note in circuit.notes)]
+    below = [*words(circuit)[1:], *map(as_sentence, circuit.notes)]
     told = (Text("\n\n".join(below)),) if below else ()
     across = (pair_map(circuit),) if circuit.graph.pairs else ()
     drawn: tuple[Spec, ...] = (headline(circuit), *told, network(circuit), *across, role_table(circuit))

@@ -15,7 +15,7 @@ from circuits.pages.scorer_errors import sentence
 from circuits.pages.wiring import matrix, network
 from circuits.stability import Stability
 from circuits.task import REFERRING
-from factscope.plots.labels import settings_in_words
+from factscope.plots.labels import as_sentence, settings_in_words
 from factscope.plots.specs import (
     Card,
     Headline,
@@ -40,7 +40,7 @@ def page(
     """The page of one circuit."""
     prompts = circuit.task.prompts
     more = f" and {len(prompts) - 1} more prompts" if len(prompts) > 1 else ""
-    told = (Text("\n\n".join(f"{note[0].upper()}{note[1:]}." for note in circuit.notes)),) if circuit.notes else ()
+    told = (Text("\n\n".join(map(as_sentence, circuit.notes))),) if circuit.notes else ()
     shown: tuple[Spec, ...] = (headline(circuit, evaluation), *told, network(circuit, roles), *matrix(circuit))
     sections = [Section("The circuit", shown, _reading(circuit))]
     if evaluation is not None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from circuits.analysis.paths import PathEffects
 from circuits.graph import Graph, place_of
-from factscope.plots.labels import counted
+from factscope.plots.labels import as_sentence, counted
 from factscope.plots.specs import Card, Headline, Heatmap, Number, Page, Section, Spec, Table, Text
 from factscope.results.provenance import provenance
 
@@ -37,7 +37,7 @@ def page(found: PathEffects) -> Page:
     """A map of senders by layer for each receiver, the matrix, and the table."""
     prompts = found.task.prompts
     more = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
-    told = tuple(Text(f"{note[0].upper()}{note[1:]}.") for note in found.notes)
+    told = tuple(Text(as_sentence(note)) for note in found.notes)
     specs: list[Spec] = [Headline(words(found)[0] + ".", _numbers(found)), *told]
     if len(found.receivers) <= MAPS:
         specs += [_map(found.graph, found, name, found.effect[:, i].numpy()) for i, name in enumerate(found.receivers)]

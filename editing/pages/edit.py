@@ -10,11 +10,11 @@ from editing.edit import Edit
 from editing.evaluation.evaluate import EditReport
 from editing.method import method, method_names
 from editing.pages.beside import beside
-from editing.pages.report import finite, report_sections
+from editing.pages.report import report_sections
 from editing.pages.told import answer_table, in_json, one_fact, told
 from editing.pages.weights import inside
 from editing.spectrum import Spectrum
-from factscope.plots.labels import settings_in_words
+from factscope.plots.labels import four_digits, settings_in_words
 from factscope.plots.specs import Card, Curves, Page, Section, Series, Table
 from factscope.settings import configured
 
@@ -151,8 +151,8 @@ def solver_table(edits: Sequence[Edit]) -> tuple[Table, ...]:
     """What the solver met, layer by layer; nothing where no equation was solved."""
     columns = ("edit", "weight", "residual", "division", "condition", "k C^-1 k", "disturbance", "|dW| / |W|", "remark")
     rows = tuple(
-        (edit.name[:6], r.weight, *(finite(x) for x in (r.residual, r.division, r.condition, r.leverage)),
-         finite(r.disturbance), finite(r.norm), r.note)
+        (edit.name[:6], r.weight, *(four_digits(x) for x in (r.residual, r.division, r.condition, r.leverage)),
+         four_digits(r.disturbance), four_digits(r.norm), r.note)
         for edit in edits[:100] for r in edit.reports
     )  # fmt: skip
     note = "Disturbance: tr(dW' C dW) / tr(W' C W), the share of usual output that changes."

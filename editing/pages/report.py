@@ -5,8 +5,6 @@ from dataclasses import asdict, replace
 from math import exp
 from typing import Any
 
-import numpy as np
-
 from editing.evaluation.evaluate import EditReport
 from editing.evaluation.read import Reading, Row
 from editing.evaluation.table import TIMES, Score, plain
@@ -15,6 +13,7 @@ from editing.pages.scores import score_table as table_of
 from editing.pages.told import answer_table, in_json, one_fact, told
 from editing.pages.wordings import wording_words, wordings
 from editing.spectrum import Spectrum
+from factscope.plots.labels import as_sentence, four_digits
 from factscope.plots.specs import Cell, Headline, Number, Page, Section, Table
 from factscope.statistics import INTERVALS
 
@@ -85,7 +84,7 @@ def score_table(report: EditReport) -> Table:
             if several:
                 columns.append(Column.of(f"{when}, 95 %", report.scores, when, interval))
     note = f"{ORDER[report.protocol.order]} Scorer: {report.protocol.scorer}; start token: {report.start_token}. "
-    note += f"{INTERVALS[0].upper()}{INTERVALS[1:]}." if several else "One fact is no sample, so it has no intervals."
+    note += as_sentence(INTERVALS) if several else "One fact is no sample, so it has no intervals."
     note += _absent(report)
     return table_of(columns, note)
 
@@ -137,8 +136,8 @@ def spectrum_table(spectra: Sequence[Spectrum]) -> Table:
     """Singular values before and after."""
     columns = ("weight", "edits", "largest", "smallest", "condition", "largest of the update", "its rank", "|dW| / |W|")
     rows = tuple(
-        (s.weight, s.edits, *(finite(x) for x in (s.largest, s.smallest, s.condition)),
-         *(finite(x) for x in (s.update_largest, s.update_rank, s.share)))
+        (s.weight, s.edits, *(four_digits(x) for x in (s.largest, s.smallest, s.condition)),
+         *(four_digits(x) for x in (s.update_largest, s.update_rank, s.share)))
         for s in spectra
     )  # fmt: skip
     return Table(
@@ -187,8 +186,3 @@ def _flip(row: Row, scores: dict[str, Score]) -> Headline:
     ]
     next_token = f"is {now.top!r} as before" if now.next_same else f"was {row.before.top!r} and is {now.top!r}"
     return Headline(f"After {row.prompt!r} the model's next token {next_token}.", tuple(numbers))
-
-
-def finite(number: float) -> Cell:
-    """A number with four digits, or nothing where it is infinite or not a number."""
-    return float(f"{number:.4g}") if np.isfinite(number) else None

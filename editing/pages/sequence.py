@@ -17,7 +17,7 @@ from editing.sequence.rules import QUANTITIES, WARN
 from factscope.model.known import Known
 from factscope.model.weights import MLP_OUT, WeightName
 from factscope.plots.figures.slides import Points, Scatter, Slides
-from factscope.plots.labels import counted, settings_in_words
+from factscope.plots.labels import counted, four_digits, heading, settings_in_words
 from factscope.plots.specs import (
     Card,
     Cell,
@@ -93,7 +93,7 @@ def words(result: SequenceResult) -> list[str]:
         said.append(f"Tokens of neighbours' answers unchanged in {beside.value:.0%}")
     if "unchanged" in last.quantities:
         moved = f"unrelated facts' next token unchanged in {last.quantities['unchanged']:.0%}, " + moved
-    said.append(moved[0].upper() + moved[1:])
+    said.append(heading(moved))
     if result.stopped:
         said.append(f"Stopped: {result.stopped}")
     return [*_lines(result.checkpoints), *said, *beside_words(result), *result.notes]
@@ -190,7 +190,7 @@ def score_table(result: SequenceResult) -> Table:
 def _round(number: float) -> Cell:
     if abs(number) < 1e-9:  # the edge of an interval at 0, up to rounding
         return 0.0
-    return float(f"{number:.4g}") if np.isfinite(number) else None
+    return four_digits(number)
 
 
 def _restrained_at_end(result: SequenceResult) -> bool:
@@ -215,7 +215,7 @@ def score_curves(result: SequenceResult) -> tuple[Spec, ...]:
         if name in SHOWN:
             series.append(_series("immediate, all so far", points, name, "after", None))
         unit = "nats" if name.endswith("KL") else ""
-        drawn.append(Curves(_capital(label(name)), x, tuple(series), "facts edited", (), "" if unit else "share", unit))
+        drawn.append(Curves(heading(label(name)), x, tuple(series), "facts edited", (), "" if unit else "share", unit))
     factor = np.array([point.perplexity for point in points])
     note = f"Before any edit {factor[0]:.3g}. The text: {result.text}."
     drawn.append(
@@ -237,7 +237,7 @@ def look_curves(result: SequenceResult) -> tuple[Curves, ...]:
     x = np.array([point.facts for point in points])
     return tuple(
         Curves(
-            title[0].upper() + title[1:],
+            heading(title),
             x,
             tuple(
                 Series(name.split(": ", 1)[0], np.array([point.extra[name] for point in points]))
@@ -249,10 +249,6 @@ def look_curves(result: SequenceResult) -> tuple[Curves, ...]:
         )
         for title in titles
     )
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _series(title: str, points: Sequence[Checkpoint], name: str, when: str, palette: Palette | None) -> Series:

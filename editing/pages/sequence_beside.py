@@ -10,7 +10,8 @@ import numpy as np
 
 from editing.evaluation.metrics import label
 from editing.sequence.result import Checkpoint, SequenceResult
-from factscope.plots.specs import Cell, Curves, Section, Series, Spec, Table, Text
+from factscope.plots.labels import four_digits, heading
+from factscope.plots.specs import Curves, Section, Series, Spec, Table, Text
 from factscope.statistics import spearman
 
 PLAIN = "unrestrained"
@@ -70,10 +71,10 @@ def beside_table(result: SequenceResult) -> Table:
     columns = ("facts", "model", "largest of the sum", "condition ×", "movement of keys", "its bound",
                *(f"{name}" for name in SCORES))  # fmt: skip
     rows = tuple(
-        (point.facts, point.restraint or PLAIN, _digits(max(one.update_largest for one in point.spectra)),
-         _digits(point.quantities["condition"]), _digits(_movement(point)),
-         _digits(max((bound for _, bound in point.keys.values()), default=float("nan"))),
-         *(None if (score := point.score(name)) is None else _digits(score.value) for name in SCORES))
+        (point.facts, point.restraint or PLAIN, four_digits(max(one.update_largest for one in point.spectra)),
+         four_digits(point.quantities["condition"]), four_digits(_movement(point)),
+         four_digits(max((bound for _, bound in point.keys.values()), default=float("nan"))),
+         *(None if (score := point.score(name)) is None else four_digits(score.value) for name in SCORES))
         for point in result.checkpoints
     )  # fmt: skip
     return Table("Plain and restrained at every checkpoint", columns, rows, note=PUBLISHED)
@@ -108,12 +109,8 @@ def _curves(title: str, result: SequenceResult, value: Callable[[Checkpoint], fl
     for name, points in result.copies.items():
         found = {0: line[0]} | {point.facts: point for point in points}
         series.append(Series(name, np.array([value(found[n]) if n in found else np.nan for n in x])))
-    return Curves(title[0].upper() + title[1:], np.array(x), tuple(series), "facts edited", y_title="value")
+    return Curves(heading(title), np.array(x), tuple(series), "facts edited", y_title="value")
 
 
 def _movement(point: Checkpoint) -> float:
     return max((moved for moved, _ in point.keys.values()), default=float("nan"))
-
-
-def _digits(number: float) -> Cell:
-    return float(f"{number:.4g}") if np.isfinite(number) else None

@@ -14,7 +14,7 @@ from editing.edit import Edit
 from editing.weights.maps import READ_AS, MatrixMap, WeightMaps
 from editing.weights.sparsity import column_energy, concentration, row_energy
 from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName
-from factscope.plots.labels import numbers_in_words
+from factscope.plots.labels import four_digits, numbers_in_words
 from factscope.plots.specs import Cell, Curves, Heatmap, Page, Section, Series, Spec, Table, Text
 from factscope.results.provenance import provenance
 
@@ -151,7 +151,7 @@ def neurons(edits: Sequence[Edit]) -> tuple[Spec, ...]:
             *((edit.name[:6],) if several else ()),
             layer,
             number,
-            float(f"{size:.4g}"),
+            four_digits(size),
             round(size**2 / whole[edit.name], 3),
         )
         for edit, layer, number, size in told[:NAMED]

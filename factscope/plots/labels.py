@@ -11,7 +11,7 @@ import numpy as np
 
 from factscope.plots.colours import INK, Theme
 from factscope.plots.escape import plotly_text, shortened, visible
-from factscope.plots.specs import Heatmap
+from factscope.plots.specs import Cell, Heatmap
 
 LONGEST_TICK = 18  # characters; a longer token is cut on the axis and whole in the hover text
 LONGEST_CELL = 8
@@ -99,6 +99,16 @@ def numbers_in_words(numbers: Sequence[int]) -> str:
 def heading(text: str) -> str:
     """The text with a capital at its beginning, the rest as it is: no name is changed."""
     return text[:1].upper() + text[1:]
+
+
+def as_sentence(text: str) -> str:
+    """A remark as a sentence: with a capital at its beginning and a full stop."""
+    return f"{heading(text)}."
+
+
+def four_digits(number: float) -> Cell:
+    """A number as a cell, to four digits; empty where it is infinite or not a number."""
+    return float(f"{number:.4g}") if np.isfinite(number) else None
 
 
 def layers_in_words(layers: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from editing.pages.report import row_table, score_table, spectrum_table
+from factscope.plots.labels import as_sentence
 from factscope.plots.page import write_page
 from factscope.plots.specs import Headline, Number, Page, Section, Spec, Text, state_name
 from factscope.runs import store
@@ -83,7 +84,7 @@ def _remarks(study: EditStudy) -> tuple[Spec, ...]:
     lines = [f"Edited: {each}." for each in study.edited[:5]]
     if not any(each.startswith(f"{study.request.prompt} ") for each in study.edited):
         lines.append(f"The study asks a prompt other than the edited one: {study.request.prompt!r}.")
-    lines += [f"{note[0].upper()}{note[1:]}." for note in study.notes]
+    lines += map(as_sentence, study.notes)
     return (Text("\n\n".join(lines)),)
 
 

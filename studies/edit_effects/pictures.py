@@ -6,6 +6,7 @@ from circuits.analysis.head_changes import HeadChange
 from circuits.formats import to_networkx
 from circuits.pages.wiring import into, kinds_of, palette_of, row_names, row_of
 from factscope.plots.figures.network import EdgeMark, Fate, Network, NodeMark, View
+from factscope.plots.labels import heading
 from factscope.plots.specs import Bars, Curves, Heatmap, Palette, Series, Spec, Table, Text, state_labels, state_name
 from studies.edit_effects.measures import CIRCUIT, measure_of
 from studies.edit_effects.model_state import ModelState
@@ -34,7 +35,7 @@ def trace_maps(study: EditStudy) -> tuple[Spec, ...]:
         window = f", {size} layers" if kind in ("mlp", "attn") else ""
         pictures = [
             Heatmap(
-                title=f"{word[0].upper()}{word[1:]}{window}: {name}",
+                title=f"{heading(word)}{window}: {name}",
                 values=values.numpy(),
                 rows=tuple(str(layer) for layer in range(len(values))),
                 columns=result.prompt.labels,

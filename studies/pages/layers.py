@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from editing.pages import layer_trials
-from factscope.plots.labels import counted, numbers_in_words
+from factscope.plots.labels import as_sentence, counted, four_digits, numbers_in_words
 from factscope.plots.specs import Cell, Curves, Headline, Number, Page, Section, Series, Spec, Table
 from factscope.statistics import ranks
 from studies.layers import LayerStudy, Measure
@@ -21,7 +21,7 @@ def page(study: LayerStudy) -> Page:
     for one in study.measures:
         band = (np.array(one.low), np.array(one.high)) if one.low else (None, None)
         series = Series(one.way, np.array(one.values), *band)
-        note = f"{one.meaning[0].upper()}{one.meaning[1:]}; {one.facts} facts."
+        note = as_sentence(f"{one.meaning}; {one.facts} facts")
         drawn.append(Curves(one.way.capitalize(), x, (series,), "layer", (), one.way, one.unit, note=note))
     sections = [
         Section("Which layer", (said, *drawn, layer_table(study))),
@@ -40,7 +40,7 @@ def layer_table(study: LayerStudy) -> Table:
     for place, layer in enumerate(study.layers):
         cells: list[Cell] = [layer]
         for one, rank in zip(study.measures, ordered, strict=True):
-            cells += [float(f"{one.values[place]:.4g}"), float(rank[place])]
+            cells += [four_digits(one.values[place]), float(rank[place])]
         rows.append(tuple(cells))
     return Table(
         "Layers", tuple(columns), tuple(rows), "; ".join(f"{one.way}: {one.meaning}" for one in study.measures)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from factscope.plots.labels import heading, settings_in_words
+from factscope.plots.labels import as_sentence, heading, settings_in_words
 from factscope.plots.specs import (
     Card,
     Cell,
@@ -102,7 +102,7 @@ def _where(result: LensesResult, reader: int) -> str:
 def page(result: LensesResult) -> Page:
     """The page of lenses of one prompt."""
     sections = [
-        Section("What was found", (_headline(result), Text("\n\n".join(map(_sentence, words(result)[1:]))))),
+        Section("What was found", (_headline(result), Text("\n\n".join(map(as_sentence, words(result)[1:]))))),
         Section("The answer, layer by layer", _curves(result), " ".join(_HOW[: len(result.readers)])),
         Section("What each state would say", _maps(result)),
         Section("Which lens is nearer to the model", (*_kl(result), _table(result))),
@@ -120,13 +120,9 @@ _HOW = (  # one sentence for each reader, and at the last layer they are one
 )
 
 
-def _sentence(line: str) -> str:
-    return f"{line[0].upper()}{line[1:]}."
-
-
 def _headline(result: LensesResult) -> Headline:
     return Headline(
-        _sentence(words(result)[0]),
+        as_sentence(words(result)[0]),
         tuple(
             Number(
                 state_name(first(result, number)), f"from where on {result.prompt.answer!r} is first by the {reader}"

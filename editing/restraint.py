@@ -41,11 +41,6 @@ class RestraintSpec:
 RESTRAINTS = Catalogue("restraint", restraints, "RESTRAINT", RestraintSpec, EditError)
 
 
-def restraint_names() -> tuple[str, ...]:
-    """All restraints: those of the folder, and those of other installed packages."""
-    return RESTRAINTS.names()
-
-
 def restraint(name: str | RestraintSpec) -> RestraintSpec:
     """The restraint of that name; EditError, with the names there are, if there is none."""
     return name if isinstance(name, RestraintSpec) else RESTRAINTS.get(name)

@@ -40,7 +40,7 @@ from factscope.data.request import EditRequest
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge, info
 from factscope.model.forward.generate import generate as continued
-from factscope.model.forward.generate import until_end
+from factscope.model.forward.generate import text_until_end
 from factscope.model.prompts import Prompt, make_prompt, tokenized
 from factscope.progress import progress
 from factscope.settings import owned
@@ -285,8 +285,7 @@ def generate(
         ids, _ = tokenized(model, prompt, start=start)
     with applied(model, edits):
         (written,) = continued(model, [ids], tokens)
-    text: str = model.tokenizer.decode(until_end(model, written), skip_special_tokens=True)
-    return text
+    return text_until_end(model, written)
 
 
 def moments(model: Bridge, layers: Sequence[int] | None = None, config: MomentsConfig | None = None) -> Moments:

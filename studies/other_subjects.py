@@ -20,6 +20,7 @@ from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import logits_at
 from factscope.model.prompts import OWN_ANSWER, Prompt, about, swap_subject, with_answer_ids
 
+MOST = 20  # subjects of equal length that a mean is taken over
 Named = Sequence[tuple[str, str | None]]  # subjects, and their answers where they are known
 
 
@@ -67,19 +68,17 @@ def backwards(subject: str) -> tuple[str, str] | None:
     return None
 
 
-def reference_prompts(
-    model: Bridge, prompt: Prompt, most: int = 20, relation: Relation | None = None
-) -> tuple[Prompt, ...]:
-    """The prompt about other subjects of equal length: what a mean is taken over.
+def reference_prompts(model: Bridge, prompt: Prompt) -> tuple[Prompt, ...]:
+    """The prompt about other subjects of equal length, of the shipped relation that it asks for; `MOST` at most.
 
-    They are of `relation`, or of the shipped relation of which the prompt is a wording.
+    They are what a mean is taken over.
     """
-    relation = relation or relation_of(prompt)
+    relation = relation_of(prompt)
     if relation is None:
         return ()
     made: list[Prompt] = []
     for entry in relation.entries:
-        if len(made) < most and entry.subject != prompt.subject:
+        if len(made) < MOST and entry.subject != prompt.subject:
             try:
                 made.append(swap_subject(model, prompt, entry.subject, entry.answer).corrupt)
             except TokenMismatch:

@@ -67,7 +67,7 @@ def lens(model: Bridge, prompt: Prompt, norm: Norm = "per-state", top: int = 5) 
 
 
 def answers_by_layer(
-    model: Bridge, prompt: Prompt, tokens: Sequence[int], positions: Sequence[int], norm: Norm = "per-state"
+    model: Bridge, prompt: Prompt, tokens: Sequence[int], positions: Sequence[int]
 ) -> tuple[Float[Tensor, "token pos layer"], Int[Tensor, "token pos layer"]]:
     """Log-probability (nats) and rank (from 1) of tokens at some positions, at the embedding and after each layer.
 
@@ -80,7 +80,7 @@ def answers_by_layer(
             model(prompt.tensor(device(model)))
         states = torch.stack([seen[site][0, list(positions)] for site in sites], 1)  # [pos, layer, d_model]
         final = states[:, -1:].expand_as(states)
-        logits = read(states.flatten(0, 1), final.flatten(0, 1), checked(norm))
+        logits = read(states.flatten(0, 1), final.flatten(0, 1), "per-state")
         own = torch.log_softmax(logits, -1)[:, list(tokens)].T
         ranks = torch.stack([rank(logits, token) for token in tokens])
     shape = (len(positions), len(sites))

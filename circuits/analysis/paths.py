@@ -65,7 +65,7 @@ def path_patch(
     direction: Direction = "noising",
     together: bool = False,
     split: bool = True,
-    told: bool | None = False,
+    shown: bool | None = False,
 ) -> PathEffects:
     """Patch every path from one of `senders` directly to one of `receivers`.
 
@@ -75,7 +75,7 @@ def path_patch(
             split, "m9", "logits", or patterns of them: "a9.*.v".
         together: also exchange each sender for all receivers at once, one run of the whole model for each sender.
         direction: noising, into the clean run, or denoising, into the corrupt one.
-        told: whether a progress bar is shown.
+        shown: whether a progress bar is shown.
 
     Raises UserError for a name that is none, and where no receiver hears any sender.
     """
@@ -95,10 +95,10 @@ def path_patch(
     with stopwatch() as seconds:
         start, sign = seen_from(Reference(model, graph, task), direction)
         fast = Fast(start)
-        single = sign * single_cuts(fast, graph.full(), tested, shown=told)
+        single = sign * single_cuts(fast, graph.full(), tested, shown=shown)
         effect = torch.where(torch.from_numpy(tested), single, torch.nan)[sent][:, heard]
         full, empty = start.loss(graph.full()), start.loss(graph.empty())
-        jointly = sign * _together(start, sent, heard, full, told) if together else None
+        jointly = sign * _together(start, sent, heard, full, shown) if together else None
     return PathEffects(
         graph=graph,
         task=task,
@@ -127,11 +127,11 @@ def named(what: str, patterns: Sequence[str], names: Sequence[str]) -> list[int]
 
 
 def _together(
-    reference: Reference, sent: Sequence[int], heard: Sequence[int], full: float, told: bool | None
+    reference: Reference, sent: Sequence[int], heard: Sequence[int], full: float, shown: bool | None
 ) -> Float[Tensor, " sender"]:
     """The rise of the loss when a sender is exchanged for all receivers that hear it; NaN where none does."""
     graph, found = reference.graph, []
-    with progress("senders", len(sent), shown=told) as advance:
+    with progress("senders", len(sent), shown=shown) as advance:
         for writer in sent:
             kept = graph.full()
             kept[writer, list(heard)] = False

@@ -91,7 +91,7 @@ def scorer_errors(
     direction: Direction = "noising",
     split: bool = True,
     seed: int = 0,
-    told: bool | None = False,
+    shown: bool | None = False,
 ) -> ScorerErrors:
     """Score all edges with each scorer, cut some of them, and compare.
 
@@ -113,7 +113,7 @@ def scorer_errors(
             found.append(scorer.score(reference))
             took.append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        exact = _cut(reference, drawn, direction, told)
+        exact = _cut(reference, drawn, direction, shown)
         cutting = time.perf_counter() - begun
     picked = torch.stack([scores[tuple(drawn.T)] for scores in found])
     return ScorerErrors(
@@ -168,12 +168,12 @@ def draw(graph: Graph, edges: int | None, seed: int) -> np.ndarray:
     return chosen
 
 
-def _cut(reference: Reference, drawn: np.ndarray, direction: Direction, told: bool | None) -> Float[Tensor, " edge"]:
+def _cut(reference: Reference, drawn: np.ndarray, direction: Direction, shown: bool | None) -> Float[Tensor, " edge"]:
     """What each drawn edge really does."""
     start, sign = seen_from(reference, direction)
     tested = reference.graph.empty()
     tested[tuple(drawn.T)] = True
-    return sign * single_cuts(Fast(start), reference.graph.full(), tested, shown=told)[tuple(drawn.T)]
+    return sign * single_cuts(Fast(start), reference.graph.full(), tested, shown=shown)[tuple(drawn.T)]
 
 
 def _agreements(

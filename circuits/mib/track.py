@@ -132,7 +132,7 @@ def track(
     options: TrackOptions = TrackOptions(),
     *,
     folder: str | Path,
-    told: bool | None = None,
+    shown: bool | None = None,
     workers: Workers = ALONE,
 ) -> Track:
     """Every method on every task; planted tasks bring their own models.
@@ -157,7 +157,7 @@ def track(
         done = {(line["row"]["task"], line["row"]["method"]): line for line in log.done}
         missing = [one for one in wanted if one not in done]
         with (
-            progress("rankings", len(wanted), len(wanted) - len(missing), shown=told) as advance,
+            progress("rankings", len(wanted), len(wanted) - len(missing), shown=shown) as advance,
             closing(each(model, _Ranking(options), missing, workers)) as found,
         ):
             for one, line in zip(missing, found, strict=True):

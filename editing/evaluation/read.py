@@ -19,7 +19,7 @@ from factscope.data.case import Case, Question
 from factscope.data.fact import same_text, whole_words
 from factscope.errors import EditError, PromptError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.generate import generate, sample, until_end
+from factscope.model.forward.generate import generate, sample, text_until_end
 from factscope.model.forward.prefix import prefaced
 from factscope.model.forward.scoring import AnswerScore, Pair, score
 from factscope.model.prompts import tokenized
@@ -197,7 +197,7 @@ def listen(
     if protocol.words:
         more = generate(model, [asked[i].pairs[0].prompt for i in chosen], protocol.words)
         for i, ids in zip(chosen, more, strict=True):
-            texts[i] = model.tokenizer.decode(until_end(model, ids), skip_special_tokens=True)
+            texts[i] = text_until_end(model, ids)
     tops = tuple(model.tokenizer.decode([one[0].argmax[0]]) for one in said)
     spoken = speech(model, [prompt for _, prompt in speak], protocol.speech, start, seed)
     return Outputs(tuple(said), tops, tuple(texts), tuple(spoken))

@@ -25,7 +25,7 @@ from factscope.data.shipped import relations
 from factscope.errors import EditError, PromptError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.scoring import Pair, score
-from factscope.model.prompts import start_ids, tokenized
+from factscope.model.prompts import document_bounds, start_ids, tokenized
 
 LINES = {"past_tense": "verb_past_tense", "antonyms": "word_antonym", "capitals": "country_capital"}
 OWN: tuple[str, ...] = ("repeat", *LINES)
@@ -92,7 +92,7 @@ def _pairs(model: Bridge, name: str, limit: int, seed: int, start: str) -> tuple
 def _repeated(model: Bridge, limit: int, seed: int, start: str) -> list[Pair]:
     """Random tokens twice in a row: the first of the second half are given, the rest is the answer."""
     generator = torch.Generator().manual_seed(seed)
-    ends = {getattr(model.tokenizer, "eos_token_id", None), *start_ids(model)}
+    ends = document_bounds(model)
     usual = torch.tensor([token for token in range(model.cfg.d_vocab) if token not in ends])
     first = tuple(start_ids(model, start))
     out = []

@@ -11,10 +11,9 @@ ln(perplexity now / perplexity before) estimates KL(before || now) for a token o
 gives; it is an estimate from a thousand tokens, and says nothing about text that the model would not write.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,7 +34,7 @@ from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import sample
-from factscope.model.prompts import start_ids, token_ids
+from factscope.model.prompts import document_bounds, start_ids, token_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ def fixed_text(
         begin = first or token_ids(model, OPENINGS[0])
         generator = torch.Generator().manual_seed(seed)
         rows = sample(model, torch.tensor([begin] * documents), tokens, generator).tolist()
-        ends = {getattr(model.tokenizer, "eos_token_id", None), *start_ids(model)}
+        ends = document_bounds(model)
         rows = [_to_end(row, len(begin), ends) for row in rows]
         after = "" if first else f" after {OPENINGS[0]!r}, as it has no start token"
         words = f"written by the unedited model{after}, temperature 1, seed {seed}"
@@ -113,7 +112,7 @@ def fixed_text(
     return rows, f"{words}: {sum(len(row) - 1 for row in rows)} tokens in {len(rows)} documents"
 
 
-def _to_end(row: list[int], begun: int, ends: set[Any]) -> list[int]:
+def _to_end(row: list[int], begun: int, ends: Collection[int | None]) -> list[int]:
     """A row up to and with the token that ends its document."""
     return row[: next((i + 1 for i, token in enumerate(row) if i >= begun and token in ends), len(row))]
 

@@ -26,7 +26,7 @@ from factscope.errors import EditError, PromptError
 from factscope.files import write_bytes_atomically
 from factscope.model.bridge import Bridge
 from factscope.model.forward.generate import sample
-from factscope.model.prompts import start_ids, token_ids
+from factscope.model.prompts import document_bounds, start_ids, token_ids
 from factscope.model.weights import key_width
 
 SHIPPED = "shipped"
@@ -157,7 +157,7 @@ def _self_written(model: Bridge, config: Config, place: Path, number: int, count
 
 def _without_tail(rows: list[list[int]], model: Bridge, begun: int) -> list[list[int]]:
     """Each row up to where the model ended its document."""
-    ends = {getattr(model.tokenizer, "eos_token_id", None), *start_ids(model)}
+    ends = document_bounds(model)
     out = []
     for row in rows:
         stop = next((i for i, token in enumerate(row) if i >= begun and token in ends), len(row))

@@ -370,6 +370,11 @@ def start_token(model: Bridge, start: str = "auto") -> tuple[str | None, tuple[i
     return token, _embedded(model, (int(number),))
 
 
+def document_bounds(model: Bridge) -> frozenset[int | None]:
+    """The tokens that stand between documents: the tokenizer's end of a text, and what begins one."""
+    return frozenset((getattr(model.tokenizer, "eos_token_id", None), *start_ids(model)))
+
+
 def start_ids(model: Bridge, start: str = "auto") -> tuple[int, ...]:
     """The ids that begin a document: none, or the one start token; PromptError as in `start_token`."""
     return start_token(model, start)[1]

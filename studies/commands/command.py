@@ -50,11 +50,10 @@ class Command(Generic[T]):
         """Run it."""
         self.body(options)
 
-    def add_to(self, app: typer.Typer, name: str | None = None, hidden: bool = False) -> None:
+    def add_to(self, app: typer.Typer) -> None:
         """Register it with typer, under the last word of its name."""
         app.command(
-            name or self.name.split()[-1], epilog=self.epilog, no_args_is_help=not self.bare, context_settings=HELP,
-            hidden=hidden,
+            self.name.split()[-1], epilog=self.epilog, no_args_is_help=not self.bare, context_settings=HELP
         )(self._callback())  # fmt: skip
 
     def _callback(self) -> Callable[..., None]:

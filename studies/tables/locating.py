@@ -120,7 +120,7 @@ def locating(
     known: Known | None = Known.top(10),
     samples: int = 5,
     seed: int = 0,
-    told: bool | None = False,
+    shown: bool | None = False,
 ) -> LocatingStudy:
     """Locate every fact in two wordings, and compare what is found.
 
@@ -143,7 +143,7 @@ def locating(
             "circuit": lambda one: _by_circuit(model, one, others),
         }
         profiles: dict[tuple[str, str], list[np.ndarray]] = {}
-        with progress("locating", len(asked) * len(ways), shown=told) as advance:
+        with progress("locating", len(asked) * len(ways), shown=shown) as advance:
             for way in ways:
                 for one in asked:
                     for place, values in locators[way](one).items():

@@ -33,7 +33,7 @@ from factscope.data.questions.chains import Chain
 from factscope.data.request import EditRequest
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.generate import generate, until_end
+from factscope.model.forward.generate import generate, text_until_end
 from factscope.model.forward.scoring import Pair, score
 from factscope.model.prompts import tokenized
 from factscope.model.weights import fingerprint
@@ -139,7 +139,7 @@ def multi_hop(
     *,
     folder: str | Path,
     source: str = SHIPPED,
-    told: bool | None = None,
+    shown: bool | None = None,
     workers: Workers = ALONE,
 ) -> HopStudy:
     """Ask every chain, edit its first hop, and ask again.
@@ -161,7 +161,7 @@ def multi_hop(
         done = {str(line["id"]): line for line in log.done}
         edited, unknown = 0, 0
         with (
-            progress("chains", min(most, len(usable)), shown=told) as advance,
+            progress("chains", min(most, len(usable)), shown=shown) as advance,
             closing(_lines(model, usable, done, options, workers)) as found,
         ):
             for line in found:
@@ -266,7 +266,7 @@ def _said(model: Bridge, questions: Sequence[str], start: str) -> list[str]:
     """A greedy continuation of each question."""
     prompts = [tokenized(model, _framed(text), start=start)[0] for text in questions]
     more = generate(model, prompts, WORDS)
-    return [model.tokenizer.decode(until_end(model, ids), skip_special_tokens=True) for ids in more]
+    return [text_until_end(model, ids) for ids in more]
 
 
 def _framed(text: str) -> str:

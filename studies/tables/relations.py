@@ -142,7 +142,7 @@ def relation_table(
     options: TableOptions = TableOptions(),
     *,
     folder: str | Path,
-    told: bool | None = None,
+    shown: bool | None = None,
     workers: Workers = ALONE,
 ) -> RelationTable:
     """Find and ask a circuit for every relation of `source`, or for those named.
@@ -163,7 +163,7 @@ def relation_table(
         missing = [name for name, key in keys.items() if key not in done]
         work = partial(_line, source=source, options=options, searches=Path(folder).absolute() / "searches")
         with (
-            progress("relations", len(keys), len(keys) - len(missing), shown=told) as advance,
+            progress("relations", len(keys), len(keys) - len(missing), shown=shown) as advance,
             closing(each(model, work, [facts[name] for name in missing], workers)) as found,
         ):
             for name, line in zip(missing, found, strict=True):

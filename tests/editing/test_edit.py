@@ -12,7 +12,7 @@ from editing.delta import Delta, packed, unpacked
 from editing.edit import Edit, applied, commit, in_place, revert
 from editing.export.folder import export
 from editing.merge.stack import merged
-from editing.restraint import restrained, restraint_names
+from editing.restraint import RESTRAINTS, restrained
 from editing.restraints import prune, rect
 from editing.spectrum import effective_rank, factored, spectra
 from editing.weights.lent import in_float32
@@ -332,7 +332,7 @@ def test_rect_keeps_the_largest_relative_changes_and_all_of_them_is_the_edit_its
         restrained(model, [edit], "rect", rect.Config(keep=0.0))
 
 
-@pytest.mark.parametrize("name", restraint_names())
+@pytest.mark.parametrize("name", RESTRAINTS.names())
 def test_every_restraint_gives_an_edit_that_saves_loads_and_applies(tiny, tmp_path, name):
     model = tiny("neox")
     config = prune.Config(mode="linear") if name == "prune" else None

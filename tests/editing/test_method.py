@@ -4,7 +4,7 @@ import pytest
 
 from editing import compute as computing
 from editing.method import METHODS, method, method_names
-from editing.restraint import RESTRAINTS, restraint, restraint_names
+from editing.restraint import RESTRAINTS, restraint
 from factscope.data.fact import Fact
 from factscope.errors import EditError
 
@@ -67,7 +67,7 @@ def test_every_method_and_restraint_is_named_as_its_file_and_given_back_as_a_val
         assert spec.about
         config = spec.Config()
         assert bool(spec.layer_setting) == bool(spec.layers(config)) == (not spec.in_context)
-    assert [restraint(restraint(name)).name for name in restraint_names()] == list(restraint_names())
+    assert [restraint(restraint(name)).name for name in RESTRAINTS.names()] == list(RESTRAINTS.names())
     assert (METHODS.group, RESTRAINTS.group) == ("factscope.methods", "factscope.restraints")
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from factscope.data.shipped import find_fact, relations
 from factscope.errors import PromptError, UserError
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.generate import sample, until_end
+from factscope.model.forward.generate import sample, text_until_end
 from factscope.model.hooks import Patch
 from factscope.model.prompts import Prompt, about, make_prompt
 from factscope.model.readout import rank
@@ -156,7 +156,7 @@ def _texts(
     ]
     begin = target.tensor(device(model)).repeat(len(states) + 1, 1)
     rows = sample(model, begin, begin.shape[1] + more, None, patches=patches)[:, begin.shape[1] :].tolist()
-    return tuple(model.tokenizer.decode(until_end(model, row), skip_special_tokens=True) for row in rows)
+    return tuple(text_until_end(model, row) for row in rows)
 
 
 def _placeholder(target: Prompt) -> tuple[str, ...]:

@@ -93,6 +93,12 @@ def until_end(model: Bridge, ids: Sequence[int]) -> list[int]:
     return list(takewhile(lambda token: token not in ends, ids))
 
 
+def text_until_end(model: Bridge, ids: Sequence[int]) -> str:
+    """A continuation as text, up to where the text ends."""
+    text: str = model.tokenizer.decode(until_end(model, ids), skip_special_tokens=True)
+    return text
+
+
 def generate(model: Bridge, prompts: Sequence[Sequence[int]], more: int) -> list[list[int]]:
     """Greedy continuations by `more` tokens, past any end of text."""
     prompts, told = all_prefaced(model, prompts, [len(prompt) for prompt in prompts])

@@ -41,7 +41,7 @@ def patch(options: PatchOptions) -> None:
         found = path_patch(
             model, inputs.task, listed(options.senders) or (), listed(options.receivers) or (),
             direction=options.direction,  # type: ignore[arg-type]  # OneOf has read it
-            together=options.together, split=options.split_qkv, told=None,
+            together=options.together, split=options.split_qkv, shown=None,
         )  # fmt: skip
         page = save_with_page(found, folder, options.light)
     tell_result(found, page, options, folder=str(folder))

@@ -42,7 +42,7 @@ def scorers(options: ScorersOptions) -> None:
         found = scorer_errors(
             model, inputs.task, compared, edges=options.edges,  # type: ignore[arg-type]  # all of them are scorers
             direction=options.direction,  # type: ignore[arg-type]  # OneOf has read it
-            split=options.split_qkv, seed=options.seed, told=None,
+            split=options.split_qkv, seed=options.seed, shown=None,
         )  # fmt: skip
         page = save_with_page(found, folder, options.light)
     tell_result(found, page, options, folder=str(folder))

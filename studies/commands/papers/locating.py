@@ -48,7 +48,7 @@ def locating(options: LocatingOptions) -> None:
         model = load(options)
         study = recipe.locating(
             model, facts, ways, subjects=options.limit, known=None if options.unknown else Known.top(10),
-            samples=options.samples, seed=options.seed, told=None,
+            samples=options.samples, seed=options.seed, shown=None,
         )  # fmt: skip
         page = save_with_page(study, folder, options.light)
     tell_result(study, page, options, folder=str(folder))

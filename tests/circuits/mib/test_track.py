@@ -164,7 +164,7 @@ def test_the_track_is_taken_up_with_more_methods(
         return whole(reference, name, seed)
 
     monkeypatch.setattr(recipe, "scores_of", counted)
-    found: Track = track(toy, HOW, folder=tmp_path, told=False)
+    found: Track = track(toy, HOW, folder=tmp_path, shown=False)
     assert sorted(asked) == ["eap", "random", "random"]
     assert found.rows[0] == first.rows[0]
     assert [(row.task, row.method) for row in found.rows] == [

@@ -87,9 +87,9 @@ def test_the_tables_of_papers_are_the_same_with_workers(toy: Any, tmp_path: Path
     hops = HopOptions(edited, "ft_m", limit=2, known=False)
     for name, crew in (("one", ALONE), ("two", Workers(2))):
         with pretended(toy, PretendRay(seed=3, deaths=2)):
-            relation_table(toy, facts, (), how, folder=tmp_path / name / "table", told=False, workers=crew)
-            track(toy, planted, folder=tmp_path / name / "track", told=False, workers=crew)
-            multi_hop(toy, chains, hops, folder=tmp_path / name / "hops", told=False, workers=crew)
+            relation_table(toy, facts, (), how, folder=tmp_path / name / "table", shown=False, workers=crew)
+            track(toy, planted, folder=tmp_path / name / "track", shown=False, workers=crew)
+            multi_hop(toy, chains, hops, folder=tmp_path / name / "hops", shown=False, workers=crew)
     for table in ("table", "track", "hops"):
         one, two = (lines(tmp_path / name / table / "journal.jsonl") for name in ("one", "two"))
         assert one == two

@@ -86,7 +86,7 @@ def test_an_edited_toy_is_counted_and_the_work_taken_up(toy: Any, facts: Any, tm
         return run.compute(model, requests, shown=False)
 
     how = HopOptions(edit, "ft_m")
-    study = multi_hop(toy, chains, how, folder=tmp_path, source="the toy", told=False)
+    study = multi_hop(toy, chains, how, folder=tmp_path, source="the toy", shown=False)
     assert [(row.id, row.before.said, row.after.said, row.after.preferred) for row in study.rows] == [
         ("new", "old", "new", "new"),
         ("edited", "old", "edited", "edited"),
@@ -94,13 +94,13 @@ def test_an_edited_toy_is_counted_and_the_work_taken_up(toy: Any, facts: Any, tm
     assert [row.took for row in study.rows] == [False, True]  # of the first the edited object is another word
     assert {row.bare_before.said for row in study.rows if row.bare_before} == {"other"}
     assert (study.chains, study.unknown, len(calls)) == (3, 1, 2)
-    assert multi_hop(toy, chains, how, folder=tmp_path, source="the toy", told=False).rows == study.rows
+    assert multi_hop(toy, chains, how, folder=tmp_path, source="the toy", shown=False).rows == study.rows
     assert len(calls) == 2  # all was in the journal
     check_result(study, tmp_path / "kept", "HopStudy")
     with pytest.raises(UserError, match="the unedited model answers the second hop of none of the 1 chain"):
-        multi_hop(toy, chains[2:], how, folder=tmp_path / "other", told=False)
+        multi_hop(toy, chains[2:], how, folder=tmp_path / "other", shown=False)
     with pytest.raises(UserError, match="none of the 1 chains of factscope has three different answers"):
-        multi_hop(toy, chains[3:], how, folder=tmp_path / "other", told=False)
+        multi_hop(toy, chains[3:], how, folder=tmp_path / "other", shown=False)
 
 
 def test_the_command(run_command: Any, tmp_path: Path, facts: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

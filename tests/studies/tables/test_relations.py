@@ -71,9 +71,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def table(toy: Any, folder: Path, kept: Path) -> RelationTable:
     """Of two relations first, then of all three."""
-    part = relation_table(toy, str(folder), ("toy_town", "nothing"), HOW, folder=kept, told=False)
+    part = relation_table(toy, str(folder), ("toy_town", "nothing"), HOW, folder=kept, shown=False)
     assert [row.relation for row in part.rows] == ["toy_town"]
-    return relation_table(toy, str(folder), (), HOW, folder=kept, told=False)
+    return relation_table(toy, str(folder), (), HOW, folder=kept, shown=False)
 
 
 def test_every_relation_has_a_row_or_a_reason(table: RelationTable, tmp_path: Path) -> None:
@@ -98,15 +98,15 @@ def test_what_is_in_the_journal_is_not_searched_again(
         raise UserError("none")
 
     monkeypatch.setattr(recipe, "relation_circuit", counted)
-    assert relation_table(toy, str(folder), (), HOW, folder=kept, told=False).rows == table.rows
-    part = relation_table(toy, str(folder), ("toy_town",), HOW, folder=kept, told=False)
+    assert relation_table(toy, str(folder), (), HOW, folder=kept, shown=False).rows == table.rows
+    part = relation_table(toy, str(folder), ("toy_town",), HOW, folder=kept, shown=False)
     assert part.rows == (table.rows[-1],)
     lines = [json.loads(line) for line in (kept / "journal.jsonl").read_text().splitlines()]
     assert [line.get("row", {}).get("relation") for line in lines[1:]] == ["toy_town", None, "toy_trade"]
     assert asked == []
     other = replace(HOW, examples=3)
     with pytest.raises(StoreError, match="begun with other settings"):
-        relation_table(toy, str(folder), (), other, folder=kept, told=False)
+        relation_table(toy, str(folder), (), other, folder=kept, shown=False)
 
 
 def test_hits_are_those_of_the_engines_ranks() -> None:
@@ -195,7 +195,7 @@ def test_mistakes(run_command: Any, folder: Path, toy: Any, tmp_path: Path) -> N
     done = run_command(*asked, "--relations", "toy_town,toy_town")
     assert (done.exit_code, "names toy-town twice" in done.stderr) == (2, True)
     with pytest.raises(UserError, match="none of the 1 relations has a circuit; of nothing"):
-        relation_table(toy, str(folder), ("nothing",), HOW, folder=tmp_path, told=False)
+        relation_table(toy, str(folder), ("nothing",), HOW, folder=tmp_path, shown=False)
     with pytest.raises(UserError, match="examples of 1 or more"):
         TableOptions(examples=0)
 

@@ -238,7 +238,7 @@ def revert(model: Bridge, edits: Sequence[Edit]) -> None:
 def _put(model: Bridge, ledger: _Ledger, weights: dict[str, Tensor], edits: list[Edit]) -> None:
     """Let exactly these edits be in place: in the weights, beside them and before every prompt."""
     before = list(ledger.edits)
-    parts = join([part for edit in edits for part in edit.bypasses])  # may be refused, so before the rest
+    parts = together(edits)  # may be refused, so before the rest
     digests = [edit.digest for edit in edits if edit.bypasses]
     _move(ledger, weights, edits)
     try:
@@ -252,6 +252,26 @@ def _put(model: Bridge, ledger: _Ledger, weights: dict[str, Tensor], edits: list
     else:
         _LEDGERS.pop(model, None)
     _say_before(model, edits)
+
+
+def together(edits: Sequence[Edit]) -> list[Bypass]:
+    """What stands beside the weights once all these edits are in place; EditError names two that exclude each other."""
+    try:
+        return join([part for edit in edits for part in edit.bypasses])
+    except EditError as trouble:
+        for later, earlier in ((n, m) for n in range(len(edits)) for m in range(n)):
+            try:
+                join([*edits[earlier].bypasses, *edits[later].bypasses])
+            except EditError as why:
+                both = f"{_called(edits[earlier])} and {_called(edits[later])}"
+                raise EditError(f"the edits {both} exclude each other: {why}") from trouble
+        raise
+
+
+def _called(edit: Edit) -> str:
+    """An edit in a sentence: its name, and its first fact."""
+    more = f" and {len(edit.requests) - 1} more" if len(edit.requests) > 1 else ""
+    return f"{edit.name} ({edit.requests[0]}{more})" if edit.requests else edit.name
 
 
 def _say_before(model: Bridge, edits: Sequence[Edit]) -> None:

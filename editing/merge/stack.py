@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from editing.bypass import join
 from editing.delta import Delta
-from editing.edit import Edit
+from editing.edit import Edit, together
 from editing.scope import joined
 from factscope.errors import EditError
 
@@ -47,7 +46,7 @@ def merged(edits: Sequence[Edit]) -> Edit:
         preface="".join(edit.preface for edit in edits),
         scope=joined([edit.scope for edit in edits if edit.preface]),
         memory={name: torch.cat([edit.memory[name] for edit in edits if name in edit.memory]) for name in kept},
-        bypasses=tuple(join([part for edit in edits for part in edit.bypasses])),
+        bypasses=tuple(together(edits)),
         met=(),
         notes=(f"a stack of {len(edits)} edits: {', '.join(edit.name for edit in edits)}",),
         digest="",

@@ -46,9 +46,10 @@ def kept(model: Any, name: str, folder: str, target: str = "Vey") -> Edit:
 
 @pytest.mark.parametrize("name", ["grace", "melo"])
 def test_one_key_is_asked_for_two_targets(toy: Any, refused: Any, name: str) -> None:
-    kept(toy, name, "one")
-    kept(toy, name, "two", target="Lunholm")
+    one, two = kept(toy, name, "one"), kept(toy, name, "two", target="Lunholm")
     said = refused("evaluate", "one", "two", "--order", "together")
+    both = [f"{edit.name} ({edit.requests[0]})" for edit in (one, two)]
+    assert f"the edits {both[0]} and {both[1]} exclude each other: one key" in said
     assert "one key is asked for two targets, 'Vey' and 'Lunholm': take one of the edits out" in said
 
 

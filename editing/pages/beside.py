@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 
 from editing.bypass import KINDS, Bypass, join
 from editing.bypasses.blocks import index
@@ -70,7 +71,11 @@ def codebook(part: Bypass) -> Scatter:
     radii, _, own = balls(part)
     labels = tuple(part.words[number] for number in own)
     what = f"Each ball is the neighbourhood of one key, in which its value is written; layer {part.layer}."
-    keys = Round("keys", part.tensors["keys"][list(own)].double().numpy(), labels, tuple(radii.tolist()))
+    places = part.tensors["keys"][list(own)].double()
+    what += f" Radii are {float(radii.min()):.3g} to {float(radii.max()):.3g}."
+    if len(own) > 1:
+        what += f" The nearest two keys are {float(torch.pdist(places).min()):.3g} apart in all dimensions."
+    keys = Round("keys", places.numpy(), labels, tuple(radii.tolist()))
     return plane("Balls of the codebook", what, keys)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -385,6 +386,11 @@ def test_the_page_draws_the_balls_of_all_edits_together(edits: Any) -> None:
     assert picture.groups[0].radii == tuple(radii.tolist())
     assert picture.groups[0].labels == ("Vey", "Norrish")
     assert len(figure(picture).layout.shapes) == 2
+    assert figure(picture).data[0].text == ("Vey", "Norrish"), "few points have their names beside them"
+    one, two = (edit.bypasses[0].tensors["keys"][0].double() for edit in edits["grace"])
+    assert f"{float((one - two).norm()):.3g} apart in all dimensions" in picture.note
+    many = replace(picture.groups[0], x=np.arange(13), y=np.arange(13), labels=("Vey",) * 13)
+    assert figure(replace(picture, groups=(many,))).data[0].text is None
     assert beside([replace(edits["grace"][0], bypasses=())]) == ()
     assert "stands beside layer 3" in " ".join(edit_page.words(edits["grace"][0]))
 

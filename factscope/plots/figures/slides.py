@@ -11,12 +11,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from factscope.plots.colours import INK, Theme, line_colour, transparent
-from factscope.plots.escape import plotly_text
+from factscope.plots.escape import plotly_text, shortened, visible
 from factscope.plots.labels import axis_title, tick
 from factscope.plots.render import draw
 from factscope.plots.specs import Curves, Heatmap, Palette, Spec
 from factscope.plots.svg import svg
 
+NAMED = 12  # points that have their labels beside them
+WIDE = 18  # letters of such a label
 SYMBOLS = ("circle", "diamond", "square", "cross")  # so that groups differ in print, too
 
 
@@ -42,7 +44,10 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Scatter(Spec):
-    """Groups of points on axes of one unit; `joined` draws a thin line through all groups' points of one place."""
+    """Groups of points on axes of one unit; `joined` draws a thin line through all groups' points of one place.
+
+    A few points have their labels beside them; of more, a label is shown when its point is pointed at.
+    """
 
     title: str
     groups: tuple[Points, ...]
@@ -81,14 +86,20 @@ def _(spec: Scatter, theme: Theme) -> go.Figure:
         line = {"width": 0.7, "color": transparent(ink.faint, 0.6)}
         x, y = (np.concatenate([[getattr(g, axis) for g in spec.groups], gap]).T.ravel() for axis in ("x", "y"))
         result.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False))
+    named = not spec.joined and sum(len(group.labels) for group in spec.groups) <= NAMED
     for place, group in enumerate(spec.groups):
         colour = line_colour(group.palette, theme) if group.palette else ink.lines[place % len(ink.lines)]
+        beside = [plotly_text(shortened(visible(label), WIDE)) for label in group.labels] if named else None
         result.add_trace(
             go.Scatter(
                 x=group.x,
                 y=group.y,
                 name=plotly_text(group.name),
-                mode="markers",
+                mode="markers+text" if named else "markers",
+                text=beside,
+                textposition="bottom center" if place % 2 else "top center",
+                textfont={"size": 11, "color": ink.text},
+                cliponaxis=False,
                 marker={"size": 7, "color": transparent(colour, 0.75), "symbol": SYMBOLS[place % len(SYMBOLS)]},
                 customdata=[f"<b>{plotly_text(label)}</b><br>{plotly_text(group.name)}" for label in group.labels],
                 hovertemplate="%{customdata}<extra></extra>",

@@ -34,9 +34,7 @@ from factscope.model.sites import Site
 from factscope.model.weights import key_width
 
 Write = Callable[[Tensor, Tensor, Ends], Tensor | None]  # x, y, where prompts end -> y, or None where nothing opens
-Load = Callable[
-    [Tensor, Ends], Tensor
-]  # x, where prompts end -> share of each prompt that each unit answers [row unit]
+Load = Callable[[Tensor, Ends], Tensor]  # x, where prompts end -> [row unit], each unit's share of each prompt
 Decide = Callable[[Tensor, Ends], Tensor]  # what the gate's layer reads, where prompts end -> what each row will hear
 ABOUT = 3  # paraphrases of a fact, and neighbours, whose meeting with a gate is noted
 

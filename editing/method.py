@@ -62,20 +62,18 @@ class MethodSpec:
     about: str  # one line for --help
     Config: type[MethodConfig]
     compute: Callable[["MethodInputs", Any], "MethodOutput"]  # leaves the model bitwise as it was
-    compute_each: Callable[["MethodInputs", Any], list["MethodOutput"]] | None = (
-        None  # one edit per request, in one batch
-    )
-    place: Place | Literal["beside", "prompt"] = "hidden"  # an MLP's output, the hidden state after a block; beside a
-    # projection, with no weight changed; or a text before all
+    # One edit per request, in one batch.
+    compute_each: Callable[["MethodInputs", Any], list["MethodOutput"]] | None = None
+    # What it writes: an MLP's output, the hidden state after a block, or an MLP's output that was learned beside the
+    # attention's ("parts"); beside a projection, with no weight changed; or a text before all.
+    place: Place | Literal["beside", "prompt"] = "hidden"
     reads_prompts: bool = False  # of a method beside a projection: whether its gate looks at whole prompts
     needs_moments: bool = False  # whether it wants the second moment of ordinary keys
     train: Callable[[TrainingInputs, Any], Learner] | None = None  # its editor before the first step
-    choices: Callable[[Any], tuple[tuple[str, str, str], ...]] | None = (
-        None  # of a configuration: what its paper leaves open, what is chosen, and the setting that says otherwise
-    )
-    check_layers: Callable[[Bridge, tuple[int, ...]], None] | None = (
-        None  # proves many layers together, where one by one takes too long
-    )
+    # Of a configuration: what its paper leaves open, what is chosen, and the setting that says otherwise.
+    choices: Callable[[Any], tuple[tuple[str, str, str], ...]] | None = None
+    # Proves many layers together, where one by one takes too long.
+    check_layers: Callable[[Bridge, tuple[int, ...]], None] | None = None
 
     @property
     def in_context(self) -> bool:

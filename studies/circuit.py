@@ -19,9 +19,7 @@ from circuits.search.acdc import ACDC
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge
 from factscope.model.known import Known
-from factscope.model.prompts import (
-    Prompt,
-)
+from factscope.model.prompts import Prompt
 from factscope.plots.show import shown
 from factscope.progress import stage
 from factscope.results.result import Result

@@ -7,17 +7,7 @@ import torch
 
 from circuits.analysis.diff import SETTLED, CircuitDiff
 from circuits.pages.circuit import MOST_ROWS
-from factscope.plots.specs import (
-    Bars,
-    Curves,
-    Headline,
-    Page,
-    Section,
-    Series,
-    Spec,
-    Table,
-    Text,
-)
+from factscope.plots.specs import Bars, Curves, Headline, Page, Section, Series, Spec, Table, Text
 
 
 def page(found: CircuitDiff) -> Page:

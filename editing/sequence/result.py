@@ -24,9 +24,9 @@ class Config:
 
     batch: int = 1  # facts of one edit
     every: int = 10  # facts between two checkpoints; with batches, the first edit that reaches it
-    restrain: str | None = None  # a file of editing/restraint
+    restrain: str | None = None  # a file of editing/restraints
     restrain_at: str = "end"  # or "checkpoint"; or "beside": a restrained copy at every checkpoint, read and put aside
-    stop_when: tuple[str, ...] = ()  # rules of editing/sequence/yardstick.py, looked at at every checkpoint
+    stop_when: tuple[str, ...] = ()  # editing/sequence/rules.py; looked at at every checkpoint
     seed: int = 0
     start: str = "auto"
 
@@ -53,7 +53,7 @@ class Checkpoint:
     perplexity: float
     spectra: tuple[Spectrum, ...]
     singular: dict[str, Float[Tensor, " rank"]]  # all singular values, by weight
-    quantities: dict[str, float]  # by the names of drift.QUANTITIES
+    quantities: dict[str, float]  # by the names of rules.QUANTITIES
     warnings: tuple[str, ...]  # the rules that are broken here
     weights: str  # fingerprint of the model
     seconds: float  # of these readings

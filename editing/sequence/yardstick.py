@@ -1,4 +1,4 @@
-"""What a model edited many times is held against: facts that nobody edited, a fixed text, and rules for "it breaks".
+"""What a model edited many times is held against: facts that nobody edited, and a fixed text.
 
 The yardstick is read once on the model before any edit and again whenever it is asked for. It has two parts:
 

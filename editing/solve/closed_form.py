@@ -1,4 +1,4 @@
-"""One closed form behind ROME, R-ROME, MEMIT, EMMET, AlphaEdit, RLS and UltraEdit.
+"""One closed form behind ROME, MEMIT and all their kin: R-ROME, EMMET, PMET, AlphaEdit, RLS, UltraEdit and MALMEN.
 
 Given the edit's keys K [fact, d_in] (what the MLP's down-projection reads where the subject ends) and residuals
 R [fact, d_out] (what it should write there, less what it writes), the change of W [d_in, d_out] that meets them while
@@ -6,9 +6,9 @@ disturbing ordinary keys least is, with C the second moment of ordinary keys and
 
     dW = A^-1 K' (P A^-1 K' + lambda I)^-1 R            (transposed: R (K^T A^-1 K + L)^-1 K^T A^-1 in the papers)
 
-A is C (ROME, R-ROME, MEMIT, EMMET), the identity (UltraEdit), or either with what is to be held too, `guarded` (RLS:
-the keys of earlier edits; AlphaEdit is the limit in which all but the quiet directions are held without end). P is K,
-except in ROME, where it is the bare prompt's key; K is the averaged key, projected in AlphaEdit.
+A is C (ROME, R-ROME, MEMIT, PMET, EMMET), the identity (UltraEdit, MALMEN), or either with what is to be held too,
+`guarded` (RLS: the keys of earlier edits; AlphaEdit is the limit in which all but the quiet directions are held without
+end). P is K, except in ROME, where it is the bare prompt's key; K is the averaged key, projected in AlphaEdit.
 
 The factors are left = A^-1 K' (...)^-1 [d_in, fact] and right = R, so a change of n facts has rank n and is never
 formed. By the push-through identity the same left is (lambda A + K'K)^-1 K' when P = K: the d-by-d form, which is the

@@ -53,9 +53,7 @@ class Config:
     rows: int = 96  # documents of one piece of work; fewer read the weights as often for less text
     seed: int = 0
     start: str = "auto"
-    prior: float | None = (
-        None  # keys for each dimension that the diagonal weighs (shrinkage.py); None: as held-out keys ask
-    )
+    prior: float | None = None  # keys a dimension that the diagonal weighs (shrinkage.py); None: as held-out keys ask
 
     def wanted(self, model: Bridge) -> int:
         """How many keys are counted on this model."""
@@ -144,9 +142,7 @@ def _self_written(model: Bridge, config: Config, place: Path, number: int, count
     begin: Int[Tensor, "row pos"] = torch.tensor([first] * count)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
     rows: list[list[int]] = []
-    for _ in range(
-        ATTEMPTS
-    ):  # the last document of all may be empty; that of a model that never writes is not the last
+    for _ in range(ATTEMPTS):  # a document may be empty by chance; those of a model that never writes are all
         if rows := _without_tail(sample(model, begin, config.document, generator).tolist(), model, len(first)):
             break
     else:

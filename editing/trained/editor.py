@@ -37,7 +37,7 @@ class EditorScore:
 @shown("editing.pages.trained")
 @dataclass(frozen=True, eq=False)
 class Trained(Result):
-    """An editor; see the module's text. Make one with `studies.train.train_editor`."""
+    """An editor; see the module's text. Make one with `editing.trained.train.train_editor`."""
 
     method: str
     config: dict[str, Any]

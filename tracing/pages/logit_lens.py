@@ -8,18 +8,7 @@ import numpy as np
 
 from factscope.model.prompts import Prompt
 from factscope.model.readout import Component
-from factscope.plots.specs import (
-    Bars,
-    Curves,
-    Heatmap,
-    Page,
-    Section,
-    Series,
-    Spec,
-    Table,
-    state_labels,
-    state_name,
-)
+from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Spec, Table, state_labels, state_name
 from tracing.results import LensResult
 
 

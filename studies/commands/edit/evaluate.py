@@ -8,17 +8,7 @@ from factscope.runs.folders import new_folder
 from studies.commands.app import tell_result
 from studies.commands.command import command, run_folder
 from studies.commands.edit.saved.stack import model_of
-from studies.commands.options import (
-    FACTS,
-    MODEL,
-    Extra,
-    OneOf,
-    RunOptions,
-    SavedModelOptions,
-    Was,
-    argument,
-    option,
-)
+from studies.commands.options import FACTS, MODEL, Extra, OneOf, RunOptions, SavedModelOptions, Was, argument, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from studies.commands.options.flags import (
-    EXTRA,
-    FACTS,
-    SHIPPED,
-    OneOf,
-    argument,
-    option,
-)
+from studies.commands.options.flags import EXTRA, FACTS, SHIPPED, OneOf, argument, option
 from studies.commands.options.values import Options
 
 Extra = Annotated[

@@ -3,14 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from studies.commands.options.flags import (
-    ABLATIONS,
-    CIRCUIT_METHODS,
-    CIRCUIT_METRICS,
-    DETAILS,
-    OneOf,
-    option,
-)
+from studies.commands.options.flags import ABLATIONS, CIRCUIT_METHODS, CIRCUIT_METRICS, DETAILS, OneOf, option
 from studies.commands.options.values import Options
 
 CircuitMethod = Annotated[str, option("How circuits are found.", of=OneOf("circuit method", CIRCUIT_METHODS))]

@@ -4,14 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from studies.commands.options.flags import (
-    DTYPES,
-    MODEL,
-    OneOf,
-    models,
-    option,
-    starting,
-)
+from studies.commands.options.flags import DTYPES, MODEL, OneOf, models, option, starting
 from studies.commands.options.values import Options
 
 Device = Annotated[str | None, option("cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]", panel=MODEL)]

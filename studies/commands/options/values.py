@@ -18,11 +18,7 @@ import typer
 from factscope.cache import content, digest
 from factscope.errors import UserError
 from factscope.settings import read
-from studies.commands.options.flags import (
-    PANELS,
-    Was,
-    hyphened,
-)
+from studies.commands.options.flags import PANELS, Was, hyphened
 
 # No result changes by them.
 ASIDE = frozenset({"out", "light", "as_json", "log", "device", "runs", "workers", "ray", "shard"})

@@ -6,14 +6,7 @@ from typing import Annotated
 from factscope.runs.folders import settled_folder
 from studies.commands.app import listed, load, tell_result
 from studies.commands.command import command, run_folder
-from studies.commands.options import (
-    ModelOptions,
-    RunOptions,
-    SplitQkv,
-    WorkersOptions,
-    key,
-    option,
-)
+from studies.commands.options import ModelOptions, RunOptions, SplitQkv, WorkersOptions, key, option
 
 
 @dataclass(frozen=True, kw_only=True)

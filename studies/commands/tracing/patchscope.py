@@ -9,13 +9,7 @@ from factscope.settings import configured
 from studies.commands.app import listed, load, tell_notes, tell_result
 from studies.commands.asked import check_prompt, note_own_answer, prompt_from
 from studies.commands.command import command, run_folder
-from studies.commands.options import (
-    ModelOptions,
-    OtherSettings,
-    PromptOptions,
-    RunOptions,
-    option,
-)
+from studies.commands.options import ModelOptions, OtherSettings, PromptOptions, RunOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,7 @@ from factscope.settings import configured
 from studies.commands.app import going_on, load, tell_result
 from studies.commands.asked import source_name
 from studies.commands.command import command, run_folder
-from studies.commands.options import (
-    FactsOptions,
-    ModelOptions,
-    OtherSettings,
-    RunOptions,
-    key,
-    numbers,
-    option,
-)
+from studies.commands.options import FactsOptions, ModelOptions, OtherSettings, RunOptions, key, numbers, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,7 @@ import pytest
 
 from factscope.data.load import load_cases, load_facts
 from factscope.errors import FactError
-from helpers.records import (
-    RELATION,
-)
+from helpers.records import RELATION
 
 
 def test_a_relation_file_is_read_as_our_own_are(write):

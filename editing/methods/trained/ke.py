@@ -32,10 +32,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.trained.changing import ChangeLearner
 from editing.trained.examples import Asker, TrainingInputs
 from editing.trained.factors import as_edits, asked_gradients, last_matrices, quiet
 from editing.trained.facts import Example, examples
-from editing.trained.learning import Learner, Parts
+from editing.trained.learning import Parts
 from editing.trained.tail import Slopes, Thin, matrices
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
@@ -130,12 +131,12 @@ class Network:
 # ---- learning ----
 
 
-class Editor(Learner):
-    """KE while it learns."""
+class Editor(ChangeLearner):
+    """KE while it learns; it is scored by NLL + KL, the same number whatever the multiplier is."""
 
     def __init__(self, asker: Asker, config: Config, seed: int) -> None:
-        model = asker.model
-        self.asker, self.config = asker, config
+        super().__init__(asker)
+        model, self.config = asker.model, config
         self.network = Network(model, matrices(model, config.layers, config.matrices))
         start = self.network.start(torch.Generator().manual_seed(seed)) | {"dual": torch.ones(())}
         self.parts = {name: part.to(device(model)) for name, part in start.items()}
@@ -163,13 +164,6 @@ class Editor(Learner):
     def projected(self, parts: Parts) -> Parts:
         """A multiplier is never under 0."""
         return parts | {"dual": parts["dual"].clamp_min(0)}
-
-    def answers(self, parts: Parts, batch: Sequence[Example]) -> dict[str, list[float]]:
-        """As `Asker.answers`; the loss is NLL + KL, the same number whatever the multiplier is."""
-        changes = self.changes(parts, batch)
-        after = self.asker.after(batch, changes)
-        loss = float(after.other.mean() + after.moved.mean())
-        return self.asker.answers(batch, changes) | {"loss": [loss] * len(batch)}
 
 
 def train(inputs: TrainingInputs, config: Config) -> Editor:

@@ -36,10 +36,11 @@ from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
+from editing.trained.changing import ChangeLearner
 from editing.trained.examples import Asker, TrainingInputs
 from editing.trained.factors import asked_gradients, gradients, quiet, shape_of, standardised, statistics, two_layers
 from editing.trained.facts import Example, examples
-from editing.trained.learning import Learner, Parts
+from editing.trained.learning import Parts
 from editing.trained.tail import Slopes, Thin, asked, matrices
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
@@ -134,14 +135,14 @@ def aggregated(
 # ---- learning ----
 
 
-class Editor(Learner):
+class Editor(ChangeLearner):
     """MALMEN while it learns: the examples of a batch are one edit."""
 
     joint = True
 
     def __init__(self, asker: Asker, config: Config, seed: int) -> None:
-        model = asker.model
-        self.asker, self.config, self.together = asker, config, config.batch
+        super().__init__(asker, config.edit_weight, config.keep_weight)
+        model, self.config, self.together = asker.model, config, config.batch
         weights = live_weights(model)
         names = matrices(model, config.layers, ("W_out",))
         shapes = {name: shape_of(name, weights) for name in names}
@@ -166,21 +167,6 @@ class Editor(Learner):
             name: (aggregated(k, r, log_ridge)[None], r[None])
             for (name, (k, r)), log_ridge in zip(wanted.items(), parts["log_ridge"], strict=True)
         }
-
-    def losses(self, parts: Parts, batch: Sequence[Example]) -> dict[str, Tensor]:
-        """edit_weight NLL + keep_weight KL, means over the examples."""
-        return self._weighed(batch, self.changes(parts, batch))
-
-    def _weighed(self, batch: Sequence[Example], changes: dict[WeightName, Thin]) -> dict[str, Tensor]:
-        after = self.asker.after(batch, changes)
-        edit, keep = after.other.mean(), after.moved.mean()
-        return {"loss": self.config.edit_weight * edit + self.config.keep_weight * keep, "edit": edit, "keep": keep}
-
-    def answers(self, parts: Parts, batch: Sequence[Example]) -> dict[str, list[float]]:
-        """As `Asker.answers`, with the loss; all examples are one edit."""
-        changes = self.changes(parts, batch)
-        loss = float(self._weighed(batch, changes)["loss"])
-        return self.asker.answers(batch, changes) | {"loss": [loss] * len(batch)}
 
 
 def train(inputs: TrainingInputs, config: Config) -> Editor:

@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.trained.changing import ChangeLearner
 from editing.trained.examples import Asker, TrainingInputs
 from editing.trained.factors import (
     as_edits,
@@ -43,7 +43,7 @@ from editing.trained.factors import (
     two_layers,
 )
 from editing.trained.facts import Example
-from editing.trained.learning import Learner, Parts
+from editing.trained.learning import Parts
 from editing.trained.tail import Slopes, Thin, matrices
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
@@ -120,12 +120,12 @@ class Network:
 # ---- learning ----
 
 
-class Editor(Learner):
+class Editor(ChangeLearner):
     """MEND while it learns."""
 
     def __init__(self, asker: Asker, config: Config, seed: int) -> None:
-        model = asker.model
-        self.asker, self.config = asker, config
+        super().__init__(asker, config.edit_weight, config.keep_weight)
+        model, self.config = asker.model, config
         weights = live_weights(model)
         names = matrices(model, config.layers, config.matrices)
         shapes = {name: shape_of(name, weights) for name in names}
@@ -140,19 +140,6 @@ class Editor(Learner):
         """The change of each example, from its own prompt."""
         found = self.asker.tail.slopes(self.asker.edits(batch), tuple(self.network.shapes))
         return self.network.factors(parts, found, self.config)
-
-    def losses(self, parts: Parts, batch: Sequence[Example]) -> dict[str, Tensor]:
-        """c_edit NLL + c_loc KL, means over the examples."""
-        after = self.asker.after(batch, self.changes(parts, batch))
-        edit, keep = after.other.mean(), after.moved.mean()
-        return {"loss": self.config.edit_weight * edit + self.config.keep_weight * keep, "edit": edit, "keep": keep}
-
-    def answers(self, parts: Parts, batch: Sequence[Example]) -> dict[str, list[float]]:
-        """As `Asker.answers`, with the loss."""
-        changes = self.changes(parts, batch)
-        after = self.asker.after(batch, changes)
-        loss = self.config.edit_weight * after.other.mean() + self.config.keep_weight * after.moved.mean()
-        return self.asker.answers(batch, changes) | {"loss": [float(loss)] * len(batch)}
 
 
 def train(inputs: TrainingInputs, config: Config) -> Editor:

@@ -34,10 +34,11 @@ from editing.edit import set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.requests import BARE, target_prompts
 from editing.scope import name_ends
+from editing.trained.changing import ChangeLearner
 from editing.trained.editor import Trained
 from editing.trained.examples import Asker, TrainingInputs
 from editing.trained.facts import Example
-from editing.trained.learning import Learner, Parts
+from editing.trained.learning import Parts
 from editing.trained.tail import Tail, asked
 from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
@@ -101,11 +102,12 @@ class Shifted(Asker):
         return logp[: -len(kept)], logp[-len(kept) :]
 
 
-class Editor(Learner):
+class Editor(ChangeLearner):
     """REMEDI while it learns."""
 
     def __init__(self, asker: Shifted, config: Config) -> None:
-        self.asker, self.config = asker, config
+        super().__init__(asker, keep_weight=config.keep_weight)
+        self.config = config
         width, at = int(asker.model.cfg.d_model), device(asker.model)
         self.parts = {"W": torch.zeros(width, width, device=at), "b": torch.zeros(width, device=at)}
         self.rates = dict.fromkeys(self.parts, config.learning_rate)
@@ -114,21 +116,6 @@ class Editor(Learner):
     def changes(self, parts: Parts, batch: Sequence[Example]) -> Float[Tensor, "example d_model"]:
         """The vector of each example."""
         return self.config.alpha * (statements(self.asker.tail, self.asker.edits(batch)) @ parts["W"] + parts["b"])
-
-    def _weighed(self, batch: Sequence[Example], changes: Tensor) -> dict[str, Tensor]:
-        after = self.asker.after(batch, changes)
-        edit, keep = after.other.mean(), after.moved.mean()
-        return {"loss": edit + self.config.keep_weight * keep, "edit": edit, "keep": keep}
-
-    def losses(self, parts: Parts, batch: Sequence[Example]) -> dict[str, Tensor]:
-        """NLL + keep_weight KL, means over the examples."""
-        return self._weighed(batch, self.changes(parts, batch))
-
-    def answers(self, parts: Parts, batch: Sequence[Example]) -> dict[str, list[float]]:
-        """As `Asker.answers`, with the loss."""
-        changes = self.changes(parts, batch)
-        loss = float(self._weighed(batch, changes)["loss"])
-        return self.asker.answers(batch, changes) | {"loss": [loss] * len(batch)}
 
 
 def check(model: Bridge, layers: Sequence[int]) -> None:

@@ -51,6 +51,11 @@ class Protocol:
         """How edits share the model, in one word: all "together", each on top of those before, or each "single"."""
         return "sequence" if self.stays else "together" if self.size is None else "single"
 
+    def together(self, cases: Sequence[Case]) -> list[Sequence[Case]]:
+        """The cases that are in the model at once, group by group."""
+        size = len(cases) if self.stays or self.size is None else self.size
+        return [cases[begin : begin + size] for begin in range(0, len(cases), size or 1)]
+
     @property
     def edits(self) -> str:
         """In words, how edits are put in and when they are read."""

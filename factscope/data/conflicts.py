@@ -71,6 +71,21 @@ def changed_neighbours(requests: Sequence[EditRequest]) -> tuple[int, int]:
     return sum(not same_text(targets[each.prompt.casefold()], (each.answer,)) for each in changed), len(near)
 
 
+def told_of_neighbours(together: Iterable[Sequence[EditRequest]]) -> str:
+    """How many neighbours another request of the same group changes, in a sentence; empty where none does.
+
+    The requests of one group are in the model at once.
+    """
+    found = [changed_neighbours(group) for group in together]
+    changed, every = sum(one for one, _ in found), sum(total for _, total in found)
+    if not changed:
+        return ""
+    return (
+        f"{changed} of {every} neighbours ask what another of these facts changes; NS and locality count its new "
+        "answer as harm"
+    )
+
+
 def differ(requests: Sequence[EditRequest]) -> bool:
     """Whether the requests have more than one target, upper and lower case apart."""
     return len({request.target.casefold() for request in requests}) > 1

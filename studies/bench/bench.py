@@ -23,6 +23,7 @@ from editing.sequence.yardstick import Yardstick
 from editing.solve.corpus import content_of
 from editing.trained.editor import Trained
 from factscope.data.case import Case
+from factscope.data.conflicts import told_of_neighbours
 from factscope.errors import EditError, UserError
 from factscope.model.bridge import Bridge
 from factscope.model.known import Known
@@ -263,8 +264,12 @@ def check_askable(model: Bridge, cases: Sequence[Case], protocol: Protocol, say:
     """
     if protocol.speech > model.cfg.n_ctx:
         raise EditError(f"texts of {protocol.speech} tokens are asked for, and the model reads {model.cfg.n_ctx}")
+    groups = protocol.together(cases)
     if protocol.stays or protocol.size != 1:
-        check_group(cases, protocol)
+        for group in groups:
+            check_together(group)
+    if words := told_of_neighbours([request for case in group for request in case.requests] for group in groups):
+        say(words)
     if protocol.scorer == "likelihood" and not any(request.old for case in cases for request in case.requests):
         say(
             "these cases do not say the old answer, so nothing is compared with it (ES, PS, NS): only answers given in "
@@ -290,13 +295,6 @@ def check_curve(steps: Sequence[Sequence[Case]], protocol: Protocol, at: Sequenc
             f"no edit ends after {missing[0]} cases, so there is no checkpoint: edits end after "
             f"{', '.join(map(str, ends[:4]))}{' ...' if len(ends) > 4 else ''}, the last after {ends[-1]}"
         )
-
-
-def check_group(cases: Sequence[Case], protocol: Protocol) -> None:
-    """Raise EditError if cases that are edited into one model contradict each other."""
-    size = len(cases) if protocol.stays or protocol.size is None else protocol.size
-    for begin in range(0, len(cases), size):
-        check_together(cases[begin : begin + size])
 
 
 def digest(cases: Sequence[Case]) -> str:

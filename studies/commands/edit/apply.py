@@ -147,15 +147,10 @@ def note_identity(method: "MethodSpec", moments: str) -> None:
 
 def note_neighbours(*together: Sequence[Any]) -> None:
     """Say how many neighbours another request of the same group, which is in the model with them, is to change."""
-    from factscope.data.conflicts import changed_neighbours
+    from factscope.data.conflicts import told_of_neighbours
 
-    found = [changed_neighbours(group) for group in together]
-    changed, every = sum(one for one, _ in found), sum(total for _, total in found)
-    if changed:
-        note(
-            f"Note: {changed} of {every} neighbours ask what another of these facts changes; NS and locality count its "
-            "new answer as harm."
-        )
+    if words := told_of_neighbours(together):
+        note(f"Note: {words}.")
 
 
 def _remarks(edits: list[Any], report: Any) -> None:

@@ -1,16 +1,20 @@
 """What a file asks for twice or in two ways is said before it is edited, once for each kind."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from editing.evaluation.protocol import PROTOCOLS
 from editing.evaluation.read import check_together
 from editing.requests import check
+from factscope.data.case import Case
 from factscope.data.conflicts import changed_neighbours, conflicts, summary
 from factscope.data.fact import Fact, Neighbour
 from factscope.data.load import load_cases
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
+from studies.bench.bench import check_askable
 from studies.commands.edit.apply import note_neighbours
 
 
@@ -118,3 +122,8 @@ def test_a_neighbour_that_another_fact_changes_is_counted_where_both_are_in_the_
     assert not capsys.readouterr().err
     note_neighbours([first, other])
     assert "1 of 3 neighbours ask what another of these facts changes" in capsys.readouterr().err
+    cases = [Case.of(each) for each in (first, other, same)]
+    for name, told in (("counterfact", 0), ("memit", 1), ("sequential", 1), ("batch-30", 1)):
+        said: list[str] = []
+        check_askable(SimpleNamespace(cfg=SimpleNamespace(n_ctx=2048)), cases, PROTOCOLS[name], said.append)
+        assert sum("neighbours ask what another of these facts changes" in words for words in said) == told

@@ -90,7 +90,12 @@ def _ready(model: Any, what: ModelInfo) -> Bridge:
     prove(model)
     if "__repr__" not in vars(type(model)):
         # The class that prints every module of a model prints two hundred thousand letters at the end of a cell.
-        short = {"__repr__": in_short, "__module__": type(model).__module__, "__doc__": type(model).__doc__}
+        short = {
+            "__repr__": in_short,
+            "__str__": in_short,
+            "__module__": type(model).__module__,
+            "__doc__": type(model).__doc__,
+        }
         model.__class__ = type(type(model).__name__, (type(model),), short)
     loaded: Bridge = model
     return loaded

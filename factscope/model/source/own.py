@@ -86,9 +86,16 @@ def check_again(model: Any, tokenizer: Any, other: Any) -> None:
 
 def check(model: Any, tokenizer: Any) -> None:
     """ModelError for a model or a tokenizer that cannot be used: training, devices, quantised, another vocabulary."""
+    from transformers import PreTrainedTokenizerBase
+
     name = name_of(model)
     if tokenizer is None:
         raise ModelError(f"{name} has no tokenizer with it; give the model's own: load_model(model, tokenizer=...)")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ModelError(
+            f"the tokenizer is a {type(tokenizer).__name__}, where one of transformers is needed, as "
+            "AutoTokenizer.from_pretrained gives it"
+        )
     if model.training:
         raise ModelError(f"{name} is {TRAINING}")
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
@@ -97,9 +104,21 @@ def check(model: Any, tokenizer: Any) -> None:
     if len(devices) > 1 and getattr(model, "hf_device_map", None) is None:
         raise ModelError(f"{name} is on {' and '.join(devices)}; move it to one device first")
     check_config(name, model.config)
+    packed = [part for part, module in model.named_modules() if _packed(module)]
+    if packed:
+        raise ModelError(
+            f"{name} is quantised ({packed[0]} has no weights of floating point), and what is traced and edited here "
+            "are plain weights: give the model it was made from, or a .gguf file"
+        )
     check_finite(name, model)
     words, rows = len(tokenizer), model.get_input_embeddings().weight.shape[0]
     if not LEAST * rows <= words <= rows:
         raise ModelError(
             f"the tokenizer has {words} tokens and {name} has {rows}: it is another model's; give the model's own"
         )
+
+
+def _packed(module: Any) -> bool:
+    """Whether a module's weight is no tensor of floating point: packed away by a quantiser."""
+    weight = getattr(module, "weight", None)
+    return callable(weight) or (weight is not None and hasattr(weight, "dtype") and not weight.is_floating_point())

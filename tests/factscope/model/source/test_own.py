@@ -95,6 +95,7 @@ def test_a_models_repr_is_one_line_that_says_what_begins_a_text(toy: Any) -> Non
     assert len(said) < 200
     assert "a text begins with <|endoftext|>" in said
     assert "LlamaForCausalLM" in said
+    assert str(toy) == said, "print(model) says the same"
 
 
 class PeftModel:
@@ -195,3 +196,27 @@ def test_another_models_tokenizer_devices_and_weights_are_refused(tokenizer: Any
     quantised.config.quantization_config = {"quant_method": "bitsandbytes"}
     with pytest.raises(ModelError, match=r"is quantised \(bitsandbytes\)"):
         own.check(quantised, tokenizer)
+
+
+class Packed(torch.nn.Module):
+    """A layer as torch's dynamic quantisation leaves it: its weight is a function."""
+
+    def weight(self) -> Any:
+        return None
+
+
+def test_weights_that_a_quantiser_has_packed_away_are_refused(tokenizer: Any) -> None:
+    """Behind a function, or as integers; no configuration says so."""
+    behind, integers = hugging(), hugging()
+    behind.lm_head = Packed()
+    weight = integers.model.layers[0].mlp.up_proj.weight
+    integers.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(weight.data.to(torch.int8), requires_grad=False)
+    for model, where in ((behind.eval(), "lm_head"), (integers, r"model\.layers\.0\.mlp\.up_proj")):
+        with pytest.raises(ModelError, match=rf"is quantised \({where} has no weights of floating point\)"):
+            own.check(model, tokenizer)
+
+
+@pytest.mark.parametrize("given", ["a name of one", b"bytes", object()])
+def test_a_tokenizer_is_one_of_transformers(given: Any) -> None:
+    with pytest.raises(ModelError, match=rf"the tokenizer is a {type(given).__name__}, where one of transformers is"):
+        own.check(hugging(), given)

@@ -220,7 +220,15 @@ def score_curves(result: SequenceResult) -> tuple[Spec, ...]:
     note = f"Before any edit {factor[0]:.3g}. The text: {result.text}."
     drawn.append(
         Curves(
-            "Perplexity", x, (Series("perplexity", factor),), "facts edited", (), "perplexity", log_y=True, note=note
+            "Perplexity",
+            x,
+            (Series("perplexity", factor),),
+            "facts edited",
+            (),
+            "perplexity",
+            log_y=True,
+            least=1.25,
+            note=note,
         )
     )
     return tuple(drawn)

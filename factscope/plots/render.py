@@ -300,8 +300,11 @@ def _y_axis(spec: Curves) -> dict[str, Any]:
 
     Over fewer, every label is a whole number: plotly would write 20 as a small 2.
     """
+    wide = spec.widened()
     if not spec.log_y:
-        return {"type": "linear"} | ({"range": list(wide)} if (wide := spec.widened()) else {})
+        return {"type": "linear"} | ({"range": list(wide)} if wide else {})
+    if wide:
+        return {"type": "log", "range": np.log10(wide).tolist()}
     seen = _positive(spec)
     decades = float(np.log10(seen.max() / seen.min()))
     if decades > 2:

@@ -120,7 +120,7 @@ class Curves(Spec):
     y_title: str = ""
     unit: str = ""
     log_y: bool = False
-    least: float = 0.0  # the least that a linear y axis spans, so that next to nothing is not drawn large
+    least: float = 0.0  # that the y axis spans, so that next to nothing is not drawn large; logarithmic: a ratio
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -139,12 +139,15 @@ class Curves(Spec):
         return np.extract(np.isfinite(every), every)
 
     def widened(self) -> tuple[float, float] | None:
-        """The ends of the y axis where what is seen, and zero, span less than `least`; None: they are the data's."""
-        low, high = (float(end(self.seen(), initial=0.0)) for end in (np.min, np.max))
-        if self.log_y or high - low >= self.least:
+        """The ends of the y axis where what is seen spans less than `least`; None: they are the data's."""
+        seen, least = self.seen(), self.least
+        if self.log_y:
+            seen, least = np.log(seen[seen > 0]), float(np.log(max(least, 1.0)))
+        if not seen.size or np.ptp(seen) >= least:
             return None
-        middle = (low + high) / 2
-        return middle - self.least / 2, middle + self.least / 2
+        middle = float(seen.min() + seen.max()) / 2
+        low, high = middle - least / 2, middle + least / 2
+        return (float(np.exp(low)), float(np.exp(high))) if self.log_y else (low, high)
 
 
 def state_labels(states: int) -> tuple[str, ...]:

@@ -112,7 +112,8 @@ def _(spec: Curves) -> str:
     seen = seen[seen > 0] if spec.log_y else seen
     low, top = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
     if not spec.log_y:
-        low, top = spec.widened() or (min(low, 0.0) if low < 0.3 * top else low, top)
+        low = min(low, 0.0) if low < 0.3 * top else low
+    low, top = spec.widened() or (low, top)
     first, last = (float(spec.x.min()), float(spec.x.max())) if spec.x.size else (0.0, 1.0)
 
     def down(y: np.ndarray) -> np.ndarray:

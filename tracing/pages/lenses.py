@@ -93,7 +93,7 @@ def _where(result: LensesResult, reader: int) -> str:
     begin, ranks = first(result, reader), result.rank[reader, :, -1].tolist()
     near = next((state for state, rank in enumerate(ranks) if rank <= 10), None)
     told = "never stays first" if begin is None else f"is first from {state_name(begin)} on"
-    return f"{told}, and first among the first ten at {state_name(near)}, at the last token"
+    return f"{told}, and among the first ten from {state_name(near)} on, at the last token"
 
 
 # ---- the page ----

@@ -28,6 +28,7 @@ class ViewOptions(Options):
 @command("factscope view", ViewOptions, "factscope view", "factscope view runs --file", bare=True)
 def view(options: ViewOptions) -> None:
     """List all runs of a folder: look through them, set two side by side, go from a trace to its circuit and edit."""
+    from factscope.plots.labels import counted
     from studies.explorer.runs import entries
 
     runs = entries(options.runs)
@@ -36,7 +37,7 @@ def view(options: ViewOptions) -> None:
         from studies.explorer.page import index_html, missing_pages
 
         page = index_html(f"Runs in {options.runs}", runs, missing_pages(options.runs, runs))
-        tell(f"{len(runs)} runs", f"Page: {write_text_atomically(options.runs / INDEX, page)}")
+        tell(counted(len(runs), "run"), f"Page: {write_text_atomically(options.runs / INDEX, page)}")
         return
     if not 0 <= options.port < 2**16:
         raise UserError(f"--port is a number from 0 to {2**16 - 1}, not {options.port}")
@@ -44,7 +45,7 @@ def view(options: ViewOptions) -> None:
 
     with server(options.runs, options.port) as serving:
         address = f"http://{HOST}:{serving.server_address[1]}/"
-        tell(f"{len(runs)} runs at {address}; Ctrl-C ends it")
+        tell(f"{counted(len(runs), 'run')} at {address}; Ctrl-C ends it")
         if options.browser:
             webbrowser.open(address)
         with contextlib.suppress(KeyboardInterrupt):  # the way in which it ends

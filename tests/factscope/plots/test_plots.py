@@ -187,17 +187,28 @@ def lightness(colour: str) -> float:
 
 @pytest.mark.parametrize("values", [[0.0, 0.2, -0.3], [0.0, 0.0, 0.0], [3.0, 3.1, 3.2]])
 def test_next_to_nothing_is_not_drawn_large(values: list[float]) -> None:
-    """An axis with a least span has it, with zero on it, whether a browser draws it or we; more is as it comes."""
+    """An axis with a least span has it, around what is seen, whether a browser draws it or we; more is as it is."""
     spec = Curves("c", np.arange(3), (Series("s", np.array(values)),), least=10.0)
     low, high = render.figure(spec).layout.yaxis.range
     assert high - low == pytest.approx(10)
-    assert low <= min(0, *values) <= max(0, *values) <= high
+    assert low + high == pytest.approx(min(values) + max(values))
     drawn = re.findall(r' d="(M[^"]*)"', str(svg(spec)))[-1]
     heights = [float(y) for y in re.findall(r"[\d.]+ ([\d.]+)", drawn)]
     assert np.ptp(heights) == pytest.approx(22 * np.ptp(values), abs=0.2), "of 220 units of height"
     wide = replace(spec, series=(Series("s", 10 * np.array([-1.0, 0.0, 1.0])),))
     assert wide.widened() is None
     assert render.figure(wide).layout.yaxis.range is None
+
+
+def test_a_logarithmic_axis_has_a_least_ratio() -> None:
+    spec = Curves("c", np.arange(2), (Series("s", np.array([40.881, 40.875])),), log_y=True, least=1.25)
+    low, high = spec.widened() or (0.0, 0.0)
+    assert high / low == pytest.approx(1.25)
+    assert low < 40.875 < 40.881 < high
+    assert render.figure(spec).layout.yaxis.range == pytest.approx((np.log10(low), np.log10(high)))
+    assert replace(spec, least=0.0).widened() is None
+    assert replace(spec, series=(Series("s", np.array([1.0, 2.0])),)).widened() is None
+    assert replace(spec, series=(Series("s", np.array([0.0, np.nan])),)).widened() is None
 
 
 def test_a_dark_figure_is_the_light_one_with_its_differences():

@@ -10,7 +10,7 @@ from editing.bypass import meetings
 from editing.contexts import OPENINGS, contexts
 from editing.edit import Edit, base_of, in_place
 from editing.method import MethodConfig, MethodInputs, MethodOutput, MethodSpec, method
-from editing.requests import check
+from editing.requests import BARE, check
 from editing.solve.anchor import Anchoring
 from editing.solve.moments import Moments
 from editing.solve.values import DRIFT, Descent, OnStep
@@ -247,7 +247,7 @@ def _values_key(
 def draw_contexts(model: Bridge, spec: MethodSpec, config: Any, seed: int, start: str) -> tuple[str, ...]:
     """The templates of a method's edits, sampled from the model as it is; the bare prompt where it needs no others."""
     count = spec.contexts(config)
-    return contexts(model, count, config.context_length, seed, start) if count else ("{}",)
+    return contexts(model, count, config.context_length, seed, start) if count else BARE
 
 
 def _contexts(model: Bridge, spec: MethodSpec, config: Any, how: Options, base: str) -> tuple[str, ...]:

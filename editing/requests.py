@@ -106,6 +106,12 @@ def target_prompts(model: Bridge, asked: EditRequest, contexts: Sequence[str], s
     return [prompt_of(model, asked.told(before + asked.template + after), start=start) for before, after in pairs]
 
 
+def bare_prompt(model: Bridge, asked: EditRequest, start: str) -> Prompt:
+    """The request's prompt by itself, with the target as its answer."""
+    (prompt,) = target_prompts(model, asked, BARE, start)
+    return prompt
+
+
 def essence_prompt(model: Bridge, asked: EditRequest, start: str) -> Prompt:
     """ "{subject} is a": where the drift of what the subject is at all is measured (Meng et al. 2022)."""
     return prompt_of(model, asked.told("{} is a"), start=start)

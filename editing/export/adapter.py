@@ -37,7 +37,7 @@ from editing.edit import Edit, applied, in_place
 from editing.export.folder import card, new_folder, plain_model
 from editing.export.modules import Place, place_of
 from editing.merge.stack import check_weights, merged
-from editing.requests import target_prompts
+from editing.requests import bare_prompt
 from factscope.errors import EditError, StoreError
 from factscope.files import write_text_atomically
 from factscope.model.agreement import off_by, tolerance
@@ -134,7 +134,7 @@ def _asked(model: Bridge, edit: Edit) -> Tensor:
     """Edited prompts with their targets, right-padded: where the edit acts."""
     rows = []
     for request in edit.requests[:ASKED]:
-        (prompt,) = target_prompts(model, request, ("{}",), edit.start_token)
+        prompt = bare_prompt(model, request, edit.start_token)
         rows.append((*prompt.tokens, *prompt.answer_ids))
     return padded(model, rows)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from editing.delta import Delta
 from editing.edit import Edit, base_of, in_place
 from editing.merge.stack import check_weights, merged
-from editing.requests import check, target_prompts
+from editing.requests import bare_prompt, check
 from editing.solve.moments import Moments
 from editing.weights.lent import in_float32
 from factscope.errors import EditError
@@ -126,7 +126,7 @@ def _keys(model: Bridge, edit: Edit, names: Sequence[str]) -> dict[str, Float[Te
     sites = {str(one): Site(PROJECTIONS[one.part][0], one.layer) for one in map(WeightName.of, names)}
     rows = []
     for request in edit.requests:
-        (prompt,) = target_prompts(model, request, ("{}",), edit.start_token)
+        prompt = bare_prompt(model, request, edit.start_token)
         rows.append((*prompt.tokens, *prompt.answer_ids))
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     with in_float32(model):

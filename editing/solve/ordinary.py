@@ -1,12 +1,16 @@
-"""What stands at a place of the model in ordinary prompts: a yardstick of distance, and what an edit must not meet."""
+"""What stands at a place of the model in an edit's prompts, and in ordinary ones.
+
+The latter are a yardstick of distance, and what an edit must not meet.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from editing.requests import bare_prompt
 from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import EditError
@@ -14,6 +18,15 @@ from factscope.model.bridge import Bridge
 from factscope.model.forward.batched import padded, states_at
 from factscope.model.prompts import tokenized
 from factscope.model.sites import Site
+
+
+def at_prompts(
+    model: Bridge, requests: Sequence[EditRequest], site: Site, start: str
+) -> tuple[Float[Tensor, "fact pos d"], Int[Tensor, " fact"]]:
+    """What passes at a site in each request's bare prompt, right-padded, float32; and each prompt's last position."""
+    rows = [bare_prompt(model, request, start).tokens for request in requests]
+    ends = torch.tensor([len(row) - 1 for row in rows])
+    return states_at(model, padded(model, rows), ends, [site])[site].float(), ends
 
 
 @dataclass(frozen=True, eq=False)

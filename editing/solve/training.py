@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput
-from editing.requests import target_prompts
+from editing.requests import bare_prompt
 from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
@@ -195,7 +195,7 @@ class Rows:
         rows, ends, self.places, self.tokens = [], [], [], []
         end = _end_token(model) if how.end else []
         for request in inputs.requests:
-            (prompt,) = target_prompts(model, request, ("{}",), inputs.start)
+            prompt = bare_prompt(model, request, inputs.start)
             ends.append(len(prompt.tokens) - 1)
             positions, ids = how.wanted(ends[-1], [*prompt.answer_ids, *end])
             rows.append((*prompt.tokens, *prompt.answer_ids, *end)[:-1])

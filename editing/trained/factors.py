@@ -13,7 +13,7 @@ from torch import Tensor
 
 from editing.delta import Delta
 from editing.method import MethodInputs, MethodOutput
-from editing.requests import BARE, target_prompts
+from editing.requests import bare_prompt
 from editing.trained.examples import After, Asker
 from editing.trained.facts import examples
 from editing.trained.learning import Parts
@@ -50,7 +50,7 @@ def bearing(x: Float[Tensor, "*token d_in"], d: Float[Tensor, "*token d_out"]) -
 
 def asked_gradients(inputs: MethodInputs, names: Sequence[WeightName]) -> tuple[list[Pair], Slopes]:
     """The factors of each request's own loss, behind its bare prompt; their losses are told to `on_step`."""
-    prompts = [target_prompts(inputs.model, request, BARE, inputs.start)[0] for request in inputs.requests]
+    prompts = [bare_prompt(inputs.model, request, inputs.start) for request in inputs.requests]
     pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
     first = min(name.layer for name in names)
     found = Tail(inputs.model, first, [pair.row for pair in pairs]).slopes(pairs, names)

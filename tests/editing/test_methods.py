@@ -9,7 +9,7 @@ import torch
 from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, in_place
-from editing.requests import RequestPrompts, target_prompts
+from editing.requests import RequestPrompts, bare_prompt
 from editing.solve import training
 from editing.solve.closed_form import KeyMetric
 from editing.solve.training import every_token
@@ -68,7 +68,7 @@ def own(model, name):
 
 def target_loss(model, facts):
     """Mean nats a target token, on the bare prompts."""
-    rows = [target_prompts(model, fact, ("{}",), "auto")[0] for fact in facts]
+    rows = [bare_prompt(model, fact, "auto") for fact in facts]
     tokens = [(*p.tokens, *p.answer_ids[:-1]) for p in rows]
     logits = logits_at(model, tokens, [range(len(p.tokens) - 1, len(t)) for p, t in zip(rows, tokens, strict=True)])
     picked = [
@@ -251,11 +251,11 @@ def test_alphaedit_guards_the_keys_of_an_alphaedit_in_place(tiny):
 def test_ft_l_is_ft_m_for_targets_of_one_token_and_not_for_longer_ones(tiny, monkeypatch):
     """Every target of the tiny byte-level vocabulary has two tokens or more, so the first is cut off by hand."""
     model = tiny("llama")
-    prompts = target_prompts
+    whole = training.bare_prompt
     one, other = (computing.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
     assert not torch.equal(one.deltas[0].dense(), other.deltas[0].dense())
     monkeypatch.setattr(
-        training, "target_prompts", lambda *how: [replace(p, answer_ids=p.answer_ids[:1]) for p in prompts(*how)]
+        training, "bare_prompt", lambda *how: replace(whole(*how), answer_ids=whole(*how).answer_ids[:1])
     )
     one, other = (computing.compute(name, model, FACTS, settings(name), shown=False) for name in ("ft_m", "ft_l"))
     assert torch.equal(one.deltas[0].dense(), other.deltas[0].dense())

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from editing.bypass import Bypass
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.requests import target_prompts
+from editing.requests import bare_prompt
 from editing.solve.adam import Adam
 from editing.solve.ordinary import reaches
 from factscope.errors import EditError
@@ -141,7 +141,7 @@ class _Rows:
     @classmethod
     def of(cls, inputs: MethodInputs, layer: int) -> "_Rows":
         model = inputs.model
-        prompts = [target_prompts(model, request, ("{}",), inputs.start)[0] for request in inputs.requests]
+        prompts = [bare_prompt(model, request, inputs.start) for request in inputs.requests]
         ids = padded(model, [(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in prompts])
         ends = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
         frame = Frame.of(model, ids)

@@ -34,12 +34,10 @@ from editing.bypass import Bypass
 from editing.edit import set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.fine_tuning import lora
-from editing.requests import target_prompts
-from editing.solve.ordinary import reaches
+from editing.solve.ordinary import at_prompts, reaches
 from editing.solve.training import Training, train
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.subject import check_written
 from factscope.model.sites import Site
 from factscope.model.weights import WeightName
@@ -123,10 +121,8 @@ def _check(model: Bridge, config: Config) -> None:
 
 def _keys(inputs: MethodInputs, site: Site) -> Float[Tensor, "fact d_in"]:
     """What passes at the gate, at each prompt's last token; on the CPU."""
-    rows = [target_prompts(inputs.model, request, ("{}",), inputs.start)[0].tokens for request in inputs.requests]
-    ends = torch.tensor([len(row) - 1 for row in rows])
-    seen = states_at(inputs.model, padded(inputs.model, rows), ends, [site])[site]
-    return seen[torch.arange(len(rows)), ends].float().cpu()
+    seen, ends = at_prompts(inputs.model, inputs.requests, site, inputs.start)
+    return seen[torch.arange(len(ends)), ends].cpu()
 
 
 def _output(

@@ -28,13 +28,11 @@ from editing.bypass import Bypass, join
 from editing.bypasses.residual import feature, masks, matrix
 from editing.edit import parts_in_place, set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.requests import target_prompts
-from editing.solve.ordinary import Ordinary
+from editing.solve.ordinary import Ordinary, at_prompts
 from editing.solve.training import Change, Groups, Parts, Training, train
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.subject import check_written
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, WeightName, key_width
@@ -107,10 +105,8 @@ def _looks(inputs: MethodInputs, config: Config) -> _Looks:
     zero = torch.zeros(others.shape[-1])
     mean = feature(others, ends, zero).mean(0)
     active = max(1, round(config.active * len(mean)))
-    prompts = [target_prompts(model, request, ("{}",), inputs.start)[0] for request in inputs.requests]
-    rows, last = [prompt.tokens for prompt in prompts], torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
-    seen = states_at(model, padded(model, rows), last, [site])[site].float().cpu()
-    own = masks(feature(seen, last, mean), active, inputs.seed)
+    seen, last = at_prompts(model, inputs.requests, site, inputs.start)
+    own = masks(feature(seen.cpu(), last, mean), active, inputs.seed)
     met = (own @ masks(feature(others, ends, mean), active, inputs.seed).T) / active
     for number, request in enumerate(inputs.requests):
         met[number, ~ordinary.others(request)] = 0.0

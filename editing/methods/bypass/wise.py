@@ -32,14 +32,12 @@ from editing.bypass import Bypass
 from editing.bypasses.side import distances
 from editing.edit import set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.requests import target_prompts
-from editing.solve.ordinary import Ordinary
+from editing.solve.ordinary import Ordinary, at_prompts
 from editing.solve.training import Change, Groups, Parts, Training, train
 from factscope.cache import digest
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.subject import check_written
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, WeightName, key_width
@@ -126,9 +124,7 @@ class _Prompts:
         ordinary = Ordinary.of(model, site, inputs.start, APIECE)
         written = Ordinary.of(model, Site("mlp_write", layer), inputs.start, APIECE)
         size = float(torch.cat([state[1:] for state in written.states]).norm(dim=-1).median())
-        rows = [target_prompts(model, request, ("{}",), inputs.start)[0].tokens for request in inputs.requests]
-        ends = torch.tensor([len(row) - 1 for row in rows])
-        own = states_at(model, padded(model, rows), ends, [site])[site].float()
+        own, ends = at_prompts(model, inputs.requests, site, inputs.start)
         others = torch.nn.utils.rnn.pad_sequence(list(ordinary.states), batch_first=True).to(own)
         others_ends = torch.tensor([len(state) - 1 for state in ordinary.states])
         place = {request: number for number, request in enumerate(inputs.requests)}

@@ -184,9 +184,9 @@ def test_each_matrix_may_have_statistics_of_its_own(tiny):
 
 def test_a_single_token_has_no_spread(tiny, monkeypatch):
     model = tiny("llama")
-    prompts = training.target_prompts
+    whole = training.bare_prompt
     monkeypatch.setattr(
-        training, "target_prompts", lambda *how: [replace(p, answer_ids=p.answer_ids[:1]) for p in prompts(*how)]
+        training, "bare_prompt", lambda *how: replace(whole(*how), answer_ids=whole(*how).answer_ids[:1])
     )
     with pytest.raises(EditError, match="at least two target tokens"):
         edit(model, FACTS[:1], replace(BOTH, layers=(1,)))

@@ -4,6 +4,7 @@ from typing import Any
 
 from circuits.analysis.faithfulness import Hits
 from circuits.pages import circuit as pages
+from factscope.plots.labels import counted
 from factscope.plots.specs import Page
 from studies.circuit import CircuitStudy
 
@@ -38,12 +39,12 @@ def _evaluated(study: CircuitStudy) -> str:
     parts = [
         f"Faithfulness {evaluation.faithfulness:.2f} (random circuits of the same degrees "
         f"{evaluation.random_degree.mean:.2f}, of the same size {evaluation.random_size.mean:.2f})",
-        f"the answer among the first ten for {_share(evaluation.found, 'facts that it was found on')}",
+        f"the answer among the first ten for {_share(evaluation.found, ' that it was found on')}",
     ]
     if held is not None:
-        parts.append(f"held out, for {_share(held, 'facts that the model knows')}")
+        parts.append(f"held out, for {_share(held, ' that the model knows')}")
     if every is not None and (held is None or every.n > held.n):
-        parts.append(f"with those that it does not know, for {_share(every, 'facts')}")
+        parts.append(f"with those that it does not know, for {_share(every)}")
     if study.circuit.stability is not None:
         steady = study.circuit.stability
         parts.append(f"two circuits of resampled facts share {steady.jaccard:.0%} of their edges (Jaccard)")
@@ -57,6 +58,7 @@ def _evaluated(study: CircuitStudy) -> str:
     return "; ".join(parts)
 
 
-def _share(hits: Hits, of: str) -> str:
+def _share(hits: Hits, which: str = "") -> str:
     """Hit@10 of the circuit, beside the full model's and that of random circuits."""
-    return f"{hits.circuit:.0%} of {hits.n} {of} (full model {hits.full:.0%}, random circuits {hits.random:.0%})"
+    beside = f"full model {hits.full:.0%}, random circuits {hits.random:.0%}"
+    return f"{hits.circuit:.0%} of {counted(hits.n, 'fact')}{which} ({beside})"

@@ -15,9 +15,10 @@ def next_step(result: Any, page: Path) -> str | None:
 
 
 def _circuit(study: Any, _: str) -> str:
-    """After where: what computes it."""
+    """After where: what computes it, and of the answer that was traced."""
     asked = study.trace.prompt
-    return f"circuit find {shlex.quote(_marked(asked))}{_model(study.trace.run)}"
+    answer = f" --answer {shlex.quote(str(asked.answer).strip())}" if asked.answer_from == "flag" else ""
+    return f"circuit find {shlex.quote(_marked(asked))}{answer}{_model(study.trace.run)}"
 
 
 def _edit(scores: Any, folder: str) -> str | None:

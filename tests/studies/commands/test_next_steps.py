@@ -47,7 +47,7 @@ def test_each_step_is_a_command_that_its_program_takes(study: Any) -> None:
 
 def test_a_step_names_the_run_the_subject_and_a_model_that_is_not_the_usual_one(study: Any) -> None:
     words = shlex.split(str(next_step(study, PAGE)))
-    assert words[:3] == ["circuit", "find", "[Oda Voss] lives in"]
+    assert words[:5] == ["circuit", "find", "[Oda Voss] lives in", "--answer", "Brask"]
     assert words[-2:] == ["--model", str(TOY)]
     assert next_step(named("EditScores", report=_report(1)), PAGE) == "circuit diff --edit 'runs/a folder'"
 

@@ -43,6 +43,7 @@ from factscope.files import write_text_atomically
 from factscope.model.agreement import off_by, tolerance
 from factscope.model.bridge import Bridge, info
 from factscope.model.forward.batched import padded
+from factscope.model.source.registry import loadable
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."  # PEFT's names
 ASKED = 16  # edited prompts that the adapter is held against the edited model on
@@ -204,8 +205,20 @@ This is an adapter, and the base model stays as it is. On any other weights than
 another edit.
 
 ```python
+{_base(source)}
 from peft import PeftModel
 
-edited = PeftModel.from_pretrained(base, "this folder")  # base: the model in transformers
+edited = PeftModel.from_pretrained(base, "this folder")
 ```
+
+Factscope loads both at once, without PEFT: `fs.load_model("this folder")`, or `--model "this folder"`.
 """
+
+
+def _base(source: str) -> str:
+    """The lines that load the unedited model; what transformers cannot load as it is comes by way of Factscope."""
+    name = loadable(source)
+    if name != source or source.endswith(".gguf"):
+        return f"import factscope as fs\nbase = fs.plain_model(fs.load_model({json.dumps(name)}))"
+    given = json.dumps(name)
+    return f"from transformers import AutoModelForCausalLM\nbase = AutoModelForCausalLM.from_pretrained({given})"

@@ -25,7 +25,7 @@ from factscope.model.source import download as fetch
 from factscope.model.source import own
 from factscope.model.source.adapter import Adapter, merge, parted, read_adapter
 from factscope.model.source.checkpoint import check_config, check_finite, check_tensors, own_logits
-from factscope.model.source.registry import DEFAULT, REGISTRY, Entry, Wheel
+from factscope.model.source.registry import DEFAULT, REGISTRY, Entry, Wheel, loadable
 from factscope.model.source.room import check_room
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -139,9 +139,7 @@ def _with_adapter(spec: str, folder: str | Path | None) -> tuple[str, Adapter | 
     adapter = read_adapter(found)
     if base is None and adapter.base is None:
         raise ModelError(f"the adapter in {found} does not name its base model: name it, as BASE+{found}")
-    name = base or str(adapter.base)
-    wheels = {entry.source.requirement: entry.name for entry in REGISTRY.values() if isinstance(entry.source, Wheel)}
-    return wheels.get(name, name), adapter
+    return loadable(base or str(adapter.base)), adapter
 
 
 def place_of(spec: str, entry: Entry | None) -> str:

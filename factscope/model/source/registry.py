@@ -64,3 +64,9 @@ REGISTRY: dict[str, Entry] = {
     )
 }
 DEFAULT = "smollm2"
+
+
+def loadable(source: str) -> str:
+    """What `load` takes for what a model's record says it came from: the entry's name for a wheel, else the same."""
+    wheels = {entry.source.requirement: entry.name for entry in REGISTRY.values() if isinstance(entry.source, Wheel)}
+    return wheels.get(source, source)

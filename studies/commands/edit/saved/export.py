@@ -53,7 +53,7 @@ def export(options: ExportOptions) -> None:
         tell(json.dumps({"folder": str(written), "edits": [edit.name for edit in edits]}))
         return
     if options.peft:
-        tell(f"Adapter in {written}; PEFT loads it on the unedited {edits[0].model}")
+        tell(f"Adapter in {written}; PEFT loads it on the unedited {edits[0].model}, as its README.md shows")
         return
     tell(f"Edited model in {written}; plain transformers loads it")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from factscope.errors import ModelError
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device, run_blocks, run_up_to
+from factscope.model.forward.at_once import bytes_of, fitting, smaller
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import all_prefaced
@@ -24,7 +25,7 @@ from factscope.model.hooks import reads_prompts, record
 from factscope.model.readout import readout
 from factscope.model.sites import Site
 
-ROWS = 64  # rows of one forward pass; beyond this a CPU gains nothing
+ROWS = 64  # rows of one forward pass, or as many as find room; beyond this a CPU gains nothing
 THIN = 5  # tokens of a pass from which on `thin_products` gains more than it costs
 SHARED = 8  # tokens that all rows of a batch must share for a pass of their own to pay
 
@@ -56,7 +57,7 @@ def logits_at(
     rows, told = all_prefaced(model, rows, [min(places) + 1 for places in positions])
     positions = [[place + more for place in places] for places, more in zip(positions, told, strict=True)]
     out: list[Tensor] = [torch.empty(0)] * len(rows)
-    for some in _batches(rows, told, switch(model)):
+    for some in _fitting(model, rows, positions, _batches(rows, told, switch(model))):
         tokens = padded(model, [rows[i] for i in some])
         begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
         ends = torch.tensor([min(positions[i]) for i in some])
@@ -79,6 +80,18 @@ def states_at(
     with ending(ends, tokens=tokens), record(model, sites) as seen:
         run_up_to(model, tokens, max(site.layer for site in sites))
     return seen
+
+
+def _fitting(
+    model: Bridge, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], batches: Iterator[list[int]]
+) -> Iterator[list[int]]:
+    """The batches, parted where not all of their rows find room at once. ModelError where not even one row does."""
+    for batch in batches:
+        longest, answers = max(len(rows[i]) for i in batch), max(len(positions[i]) for i in batch)
+        each = bytes_of(model, 1, longest, 0, answers)
+        remedy = f"{smaller(model)}, or shorter texts"
+        size = fitting(model, len(batch), each, f"the states of a text of {longest} tokens", remedy)
+        yield from (batch[i : i + size] for i in range(0, len(batch), size))
 
 
 def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[int, Any]:

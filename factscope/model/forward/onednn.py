@@ -26,6 +26,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+from factscope.model.source.room import kind_of
+
 _LINEAR = torch.nn.functional.linear
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
@@ -34,7 +36,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
 
 def suits(weight: Tensor) -> bool:
     """Whether oneDNN multiplies by this matrix: float32, on a CPU, in a build of torch that has it."""
-    return _HAS_ONEDNN and weight.device.type == "cpu" and weight.dtype == torch.float32
+    return _HAS_ONEDNN and kind_of(weight.device) == "cpu" and weight.dtype == torch.float32
 
 
 # ---- in the place of torch's own products, for the length of a `with` ----

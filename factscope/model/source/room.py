@@ -3,10 +3,15 @@
 What is needed is the number of weights times the size of the asked type; a trace or a search needs some more, a file
 held in another type not, since weights are read one after another. What is there is what the system says: the memory
 that is free or can be freed, no more than the container's limit leaves, or the GPU's free memory.
+
+Work that is only counted (factscope/model/weightless.py) runs as on the machine that is asked about: `as_on` says what
+is free there, and of which kind its device is.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -15,6 +20,30 @@ from factscope.errors import ModelError
 from factscope.files import parsed_json, read_json
 
 SMALLER = (("bfloat16", torch.bfloat16),)  # what may be asked for instead
+
+Free = Callable[[], float | None]  # bytes that can be had; None where nobody knows
+_OTHER: ContextVar[tuple[str, Free] | None] = ContextVar("machine", default=None)
+
+
+@contextmanager
+def as_on(kind: str, room: Free) -> Iterator[None]:
+    """In the block, work on the CPU runs as on another machine, with a device of this kind ("cuda") and `room`."""
+    token = _OTHER.set((kind, room))
+    try:
+        yield
+    finally:
+        _OTHER.reset(token)
+
+
+def counting() -> bool:
+    """Whether work is only counted, for another machine."""
+    return _OTHER.get() is not None
+
+
+def kind_of(place: torch.device) -> str:
+    """The kind of device that work at `place` runs on or is counted for: "cpu", "cuda"."""
+    other = _OTHER.get()
+    return place.type if other is None else other[0]
 
 
 def check_room(spec: str, place: str, dtype: torch.dtype, device: str) -> None:
@@ -64,6 +93,9 @@ def _sizes(file: Path) -> Iterator[int]:
 
 def free(device: str) -> float | None:
     """Bytes that can be had on a device; None where the system does not say."""
+    other = _OTHER.get()
+    if other is not None:
+        return other[1]()
     place = torch.device(device)
     if place.type == "cuda":
         kept = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)  # freed, for the next tensors

@@ -7,7 +7,10 @@ import torch
 
 from factscope.errors import ModelError
 from factscope.model.forward import at_once
+from factscope.model.forward.batched import logits_at
+from factscope.model.forward.onednn import suits
 from factscope.model.prompts import make_prompt
+from factscope.model.source.room import as_on
 from factscope.runs.counting import counted
 from tracing.causal import Config, trace
 
@@ -23,7 +26,7 @@ def test_no_more_than_is_fast_and_no_more_than_finds_room(toy: Any, monkeypatch:
     with pytest.raises(ModelError, match=r"10 rows of 8 tokens need .* --samples 4 would do"):
         at_once.cells_at_once(toy, 10, 8, 0)
     monkeypatch.setattr(at_once, "free", lambda _: 1.0)
-    with pytest.raises(ModelError, match="use --device cpu, --dtype bfloat16 or a smaller model"):
+    with pytest.raises(ModelError, match="use --dtype bfloat16 or a smaller model"):
         at_once.cells_at_once(toy, 10, 8, 0)
     monkeypatch.setattr(at_once, "free", lambda _: None)
     assert at_once.cells_at_once(toy, 10, 8, 0) == 2048 // 80, "where the system does not say"
@@ -48,3 +51,34 @@ def test_a_trace_in_little_memory_gives_the_same_effects_and_holds_less(
     together = toy.cfg.n_layers * (toy.cfg.n_heads if kind == "head" else 1)
     together = min(together, at_once.FAST["cpu"] // (8 * (length - begin)))
     assert 0 < held[0] - held[1] <= (together - 1) * each
+
+
+def test_rows_of_texts_run_together_as_far_as_there_is_room(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[1 + (3 * i + j) % 50 for j in range(4 + i % 9)] for i in range(40)]
+    wanted = [(len(row) - 2, len(row) - 1) for row in rows]
+    each, found, held = at_once.bytes_of(toy, 1, 12, 0, 2), [], []
+    logits_at(toy, rows, wanted)
+    for fit in (1000, 3):
+        monkeypatch.setattr(at_once, "free", lambda _, fit=fit: fit * 1.01 * each / at_once.SHARE)
+        with counted() as count:
+            found.append(logits_at(toy, rows, wanted))
+        held.append(count.bytes_most - sum(4 * one.numel() for one in found[-1]))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
+    assert held[0] <= 40 * each
+    assert held[1] <= 3 * each < held[0]
+    monkeypatch.setattr(at_once, "free", lambda _: 1.0)
+    with pytest.raises(ModelError, match=r"the states of a text of 12 tokens need .* or shorter texts"):
+        logits_at(toy, rows, wanted)
+
+
+def test_work_that_is_counted_for_another_machine_goes_as_it_would_there(toy: Any) -> None:
+    weight = next(toy.parameters())
+    assert at_once.cells_at_once(toy, 10, 8, 0) == at_once.FAST["cpu"] // 80
+    with as_on("cuda", lambda: 1e12):
+        assert at_once.cells_at_once(toy, 10, 8, 0) == at_once.FAST["cuda"] // 80
+        assert not suits(weight)
+        assert "--device cpu" in at_once.smaller(toy)
+    with as_on("cuda", lambda: 1.0):
+        assert at_once.cells_at_once(toy, 10, 8, 0) == 1, "counted, and not refused"
+    assert at_once.smaller(toy) == "use --dtype bfloat16 or a smaller model"

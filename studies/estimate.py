@@ -16,9 +16,12 @@ operation is a multiplication or an addition of a matrix product.
 *Scope*: what a model says decides nothing here. So a descent takes all its steps, and a search tests every edge in the
 full graph: an upper bound of both. What repeats is counted once or twice and multiplied: steps of a descent, batches of
 facts (`CHUNK`), pieces of text, and the decisions about two heads' edges (`GAUSS`). Edits are counted as computed in
-float32 (factscope/model/forward/widened.py).
+float32 (factscope/model/forward/widened.py). Everything is counted on the CPU. For a GPU the work goes the way that it
+takes there (as many cells at once as are fast and find room there, torch's own products); what it leaves to the
+processor (sums of second moments, an edit's equation, in float64) is counted with the rest.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,12 +45,11 @@ from factscope.data.load import load_facts
 from factscope.data.request import EditRequest, requests_of
 from factscope.errors import ModelError, UserError
 from factscope.model.bridge import Bridge, info, without_gradients
-from factscope.model.forward.at_once import FAST
 from factscope.model.forward.widened import widened
 from factscope.model.load import place_of
 from factscope.model.prompts import Prompt, make_prompt
 from factscope.model.source.registry import DEFAULT, REGISTRY
-from factscope.model.source.room import free
+from factscope.model.source.room import as_on, free
 from factscope.model.weightless import UNKNOWN, weightless
 from factscope.model.weights import NO_NUMBERS, key_width
 from factscope.runs.counting import Counted, counted
@@ -68,6 +70,15 @@ class Setting:
     trace: TraceConfig = field(default_factory=TraceConfig)
     descent: tuple[str, ...] = ()  # settings of edits
     tokens: int | None = None  # of second moments; None: as many as are asked for by default
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides how much the work takes, beside what is done, and how long."""
+
+    kind: str = "cpu"  # of device, or "cuda"
+    room: float | None = None  # bytes that are free on it; None: as many as are asked for
+    speed: float | None = None  # operations a second
 
 
 @dataclass(frozen=True)
@@ -113,13 +124,21 @@ def estimate(
     setting: Setting = Setting(),
     *,
     dtype: torch.dtype = torch.float32,
+    machine: Machine | None = None,
 ) -> Iterator[Sizes | Cost]:
     """The sizes of a model of this Hugging Face configuration, and what each kind of work (default: all) takes on it.
+
+    Without a machine it is a CPU with all the memory that is asked for.
 
     Raises UserError for a kind that is not counted, and ModelError for an architecture that cannot be loaded.
     """
     chosen = checked(kinds)
-    with counted() as count, weightless(config, tokenizer, dtype) as model:
+    there = machine or Machine()
+
+    def left() -> float | None:
+        return None if there.room is None else there.room - count.bytes_now
+
+    with counted() as count, as_on(there.kind, left), weightless(config, tokenizer, dtype) as model:
         loaded = Cost("load", count.bytes_most, count.bytes_most, count.operations)
         yield Sizes(
             type(model.original_model).__name__, int(model.cfg.n_layers), int(model.cfg.d_model),
@@ -268,9 +287,9 @@ def described(spec: str) -> tuple[Any, Any]:
     """The configuration and a tokenizer for a model by name, for a folder that holds a config.json, or for a shape.
 
     A shape is six numbers with commas (`SHAPE`), of a Llama. Weights are neither read nor downloaded. Where there is no
-    tokenizer, the default model's stands in, with idle tokens up to the vocabulary's size: it only makes a few prompts.
-    Raises ModelError where there is no configuration, UserError for numbers that are no shape, and for a vocabulary
-    that is smaller than the stand-in's.
+    tokenizer, the default model's stands in, shortened or with idle tokens up to the vocabulary's size: it only makes a
+    few prompts. Raises ModelError where there is no configuration, UserError for numbers that are no shape, and for a
+    vocabulary in which not every byte has a token.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -307,45 +326,53 @@ def _shaped(text: str) -> Any:
 
 
 def _stand_in_tokenizer(rows: int) -> Any:
+    """The default model's tokenizer, filled up to a larger vocabulary, or with the first of its merges for a smaller.
+
+    A byte pair encoding learns its merges in order: the first of them are one that was trained for less long.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(place_of(DEFAULT, REGISTRY[DEFAULT]), trust_remote_code=False)
     if rows < len(tokenizer):
-        raise UserError(
-            f"for a vocabulary of {rows} the tokenizer that would stand in is too large: give a folder with the "
-            f"model's own beside its config.json, or a shape with a vocabulary of {len(tokenizer)}"
-        )
+        return _shortened(tokenizer, rows)
     tokenizer.add_tokens([f"<idle {number}>" for number in range(rows - len(tokenizer))])
     return tokenizer
+
+
+def _shortened(tokenizer: Any, rows: int) -> Any:
+    """The first `rows` tokens of a byte pair encoding. UserError where they do not hold every byte."""
+    from tokenizers import Tokenizer
+
+    body = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary, merges = body["model"]["vocab"], body["model"]["merges"]
+    least = 1 + max(number for token, number in vocabulary.items() if len(token) == 1)  # a byte is one character
+    if rows < least:
+        raise UserError(
+            f"with a vocabulary of {rows} no text can be spelt by the tokenizer that would stand in: give a shape with "
+            f"a vocabulary of {least} or more, or a folder with the model's own tokenizer"
+        )
+    kept = {token: number for token, number in vocabulary.items() if number < rows}
+    body["model"] |= {"vocab": kept, "merges": [pair for pair in merges if "".join(pair) in kept]}
+    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(body)), **tokenizer.init_kwargs)
 
 
 # ---- the machine ----
 
 
-def trace_on(device: str | None) -> TraceConfig:
-    """The trace as a device has it: a GPU runs more cells at once."""
-    return TraceConfig(chunk_tokens=FAST["cuda" if (device or _usual()).startswith("cuda") else "cpu"])
+def machine_of(device: str | None, dtype: torch.dtype, room: float | None, speed: float | None) -> Machine:
+    """The machine that has this device; of a GPU that is not here no more is known than is given.
 
-
-def room_and_speed(
-    device: str | None, dtype: torch.dtype, room: float | None, speed: float | None
-) -> tuple[float | None, float | None]:
-    """Bytes that are free on a device, and operations that it does in a second; None where it is not here.
-
-    `room` and `speed` are what is known of it already. The speed is that of a product of two large matrices.
+    `room` (bytes free) and `speed` (operations a second) are what is known of it already. The speed that is measured is
+    that of a product of two large matrices. Raises UserError for a device that there is nowhere.
     """
-    name = device or _usual()
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):
         if not name.startswith("cuda"):
             raise UserError(f"there is no device {name!r}; choose cpu or cuda") from None
-        return room, speed  # a machine elsewhere
-    return room or free(name), speed or _speed(name, dtype)
-
-
-def _usual() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+        return Machine("cuda", room, speed)
+    return Machine(torch.device(name).type, room or free(name), speed or _speed(name, dtype))
 
 
 def _speed(device: str, dtype: torch.dtype) -> float:

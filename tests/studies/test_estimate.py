@@ -17,7 +17,7 @@ from factscope.runs.counting import counted
 from factscope.runs.memory import watched
 from helpers.models import TOY
 from studies import estimate as counting
-from studies.estimate import Cost, Setting, Work, checked, costs, described, estimate
+from studies.estimate import Cost, Machine, Setting, Work, checked, costs, described, estimate, machine_of
 from tracing.causal import Config as TraceConfig
 
 SMALL = Setting(facts=2, trace=TraceConfig(sites=("mlp",), samples=3), descent=("descent.steps=3", "contexts=1"))
@@ -123,6 +123,29 @@ def test_a_shape_is_a_llama_and_a_narrow_dtype_halves_its_weights() -> None:
     assert wide.bytes_most - narrow.bytes_most >= 2 * weights
 
 
+@pytest.mark.parametrize("vocabulary", [252, 300, 32000, 128256])
+def test_a_tokenizer_of_any_size_stands_in_and_spells_every_text(vocabulary: int, tmp_path: Any) -> None:
+    config, tokenizer = described(f"64,2,4,2,128,{vocabulary}")
+    text = "The Eiffel Tower, \u2116 7: \u4e2d\u6587 \U0001f600"
+    ids = tokenizer(text).input_ids
+    assert len(tokenizer) == config.vocab_size == vocabulary
+    assert max(ids) < vocabulary
+    assert tokenizer.decode(ids) == text
+    config.save_pretrained(tmp_path)  # a config.json alone, with no tokenizer beside it
+    assert len(described(str(tmp_path))[1]) == vocabulary
+
+
+def test_a_small_vocabulary_and_another_machine_are_counted() -> None:
+    config, tokenizer = described("64,2,4,2,128,300")
+    cuda = Machine("cuda", 1e9)
+    here, there, little = (
+        counts(config, tokenizer, ("trace",), SMALL, machine=one)["trace"] for one in (None, cuda, Machine("cuda", 1.0))
+    )
+    assert here.operations >= there.operations, "oneDNN's rows are filled up, and a GPU's are not"
+    assert little.operations == pytest.approx(there.operations, rel=0.1), "one cell at a time, and no refusal"
+    assert machine_of("cuda", torch.float32, 8e10, 4e14).kind == "cuda"
+
+
 def test_what_is_not_counted_and_what_is_no_model_is_said(tmp_path: Any) -> None:
     with pytest.raises(UserError, match="'bench' is not counted; choose among load, trace"):
         checked(("bench",))
@@ -132,5 +155,5 @@ def test_what_is_not_counted_and_what_is_no_model_is_said(tmp_path: Any) -> None
         described("4096,32,32")
     with pytest.raises(UserError, match="the heads do not divide the width"):
         described("65,2,4,2,128,300")
-    with pytest.raises(UserError, match="for a vocabulary of 300 the tokenizer that would stand in is too large"):
-        described("64,2,4,2,128,300")
+    with pytest.raises(UserError, match=r"with a vocabulary of 200 no text can be spelt by the tokenizer .* of 252 or"):
+        described("64,2,4,2,128,200")

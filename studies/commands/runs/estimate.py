@@ -12,9 +12,10 @@ from studies.commands.command import command
 from studies.commands.options import DTYPES, MODEL, AsJson, Device, OneOf, Options, argument, models, option, starting
 
 if TYPE_CHECKING:
-    from studies.estimate import Cost
+    from studies.estimate import Cost, Machine
 
 NARROW = "bfloat16"
+ARITHMETIC = "all figures are arithmetic, none is a measurement"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,40 +66,44 @@ def estimate(options: EstimateOptions) -> None:
     matrix products would take at full speed: less time than that is not possible. --device need not be here.
     """
     from factscope.model.load import DTYPES as KINDS
-    from studies.estimate import Cost, Setting, checked, described, room_and_speed, trace_on
+    from studies.estimate import Cost, Setting, checked, described, machine_of
     from studies.estimate import estimate as counted
 
     kinds, dtype = checked(listed(options.work) or ()), KINDS[options.dtype]
-    room, speed = room_and_speed(options.device, dtype, options.memory and options.memory * 1e9, options.flops)
-    setting = Setting(facts=options.facts, trace=trace_on(options.device))
+    machine = machine_of(options.device, dtype, options.memory and options.memory * 1e9, options.flops)
+    setting = Setting(facts=options.facts)
     costs: list[Cost] = []
     model = {}
-    for found in counted(*described(options.architecture), kinds, setting, dtype=dtype):
+    for found in counted(*described(options.architecture), kinds, setting, dtype=dtype, machine=machine):
         if isinstance(found, Cost):
             costs.append(found)
         else:
             model = asdict(found)
         if not options.as_json:
-            tell(_row(found, room, speed) if isinstance(found, Cost) else _head(model, options.dtype, speed))
+            tell(_row(found, machine) if isinstance(found, Cost) else _head(model, options.dtype, machine))
     if options.as_json:
-        body = {"model": model, "dtype": options.dtype, "bytes_free": room, "operations_a_second": speed}
+        body = {
+            "model": model, "dtype": options.dtype, "counted_for": machine.kind, "bytes_free": machine.room,
+            "operations_a_second": machine.speed,
+        }  # fmt: skip
         tell(json.dumps(body | {"costs": [asdict(cost) for cost in costs]}, ensure_ascii=False))
         return
-    tell(*_remedies(costs, model["parameters"], dtype.itemsize, room))
+    tell(*_remedies(costs, model["parameters"], dtype.itemsize, machine.room))
 
 
-def _head(model: dict[str, int], dtype: str, speed: float | None) -> str:
-    at = "" if speed is None else f"; seconds at {speed:.2g} operations a second"
+def _head(model: dict[str, int], dtype: str, machine: "Machine") -> str:
+    at = "" if machine.speed is None else f"; seconds at {machine.speed:.2g} operations a second"
+    counted = "" if machine.kind == "cpu" else f"\nCounted on this CPU as work goes on {machine.kind}: {ARITHMETIC}"
     return (
         f"{model['architecture']}: {model['parameters'] / 1e9:.3g} billion weights in {dtype}, {model['layers']} "
         f"layers of {model['width']}, {model['heads']} heads, keys of {model['key_width']}, "
-        f"{model['vocabulary']} tokens{at}"
+        f"{model['vocabulary']} tokens{at}{counted}"
     )
 
 
-def _row(cost: "Cost", room: float | None, speed: float | None) -> str:
-    took = "" if speed is None else f", {cost.seconds(speed):.2g} s or more"
-    full = "" if room is None or cost.bytes_most <= room else "  DOES NOT FIT"
+def _row(cost: "Cost", machine: "Machine") -> str:
+    took = "" if machine.speed is None else f", {cost.seconds(machine.speed):.2g} s or more"
+    full = "" if machine.room is None or cost.bytes_most <= machine.room else "  DOES NOT FIT"
     most, more = in_words(cost.bytes_most), in_words(cost.bytes_more)
     return f"{_name(cost):<8} {most:>7}, {more} of it for the work; {cost.operations:.2e} operations{took}{full}"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from circuits.engine import beside
 from circuits.engine.reference import Reference
+from circuits.engine.room import points_at_once
 from circuits.engine.writes import attention_biases, own_rows, reading, recorders, writes
 from circuits.graph import Graph, Reader
 from factscope.model.bridge import last_logits
@@ -22,7 +23,7 @@ from factscope.model.forward.onednn import thin_products
 from factscope.model.hooks import Hook, hooked
 from factscope.model.sites import Site
 
-ROWS = 8  # rows of one backward pass; memory grows with them, speed hardly
+ROWS = 8  # rows of one backward pass, or fewer where they find no room; memory grows with them, speed hardly
 THIN = 24  # tokens of a pass from which on `thin_products` gains more than it costs
 READERS = 64  # of one product of scores; with fewer, less is multiplied for edges that there are not
 
@@ -57,6 +58,7 @@ def clean_run(
     reference: Reference,
 ) -> tuple[Float[Tensor, "writer row pos d_model"], Float[Tensor, "reader *kind row pos d_model"]]:
     """What `clean_writes` and `mean_gradient` at the clean point give, by one forward pass instead of two."""
+    _points(reference)  # finds room for one
     written: dict[int, Tensor] = {}
 
     def keep(number: int, out: Tensor) -> None:
@@ -75,8 +77,7 @@ def mean_gradient(
     Where the reference has kinds of attending tokens, there is one gradient for each: a key's or value's is what comes
     back from the tokens of that kind alone. Over the kinds they sum to the gradient at the input.
     """
-    n = clean.shape[1]
-    chunk = max(1, ROWS // (n * reference.copies))
+    chunk = _points(reference)
     total: Tensor | None = None
     for site in dict.fromkeys((point.site, point.layer, point.dropped) for point in points):
         shares = [point.share for point in points if (point.site, point.layer, point.dropped) == site]
@@ -85,6 +86,13 @@ def mean_gradient(
             total = part if total is None else total + part
     assert total is not None
     return total / len(points)
+
+
+def _points(reference: Reference) -> int:
+    """At how many points gradients are taken in one pass."""
+    rows, copies = len(reference.task.prompts), reference.copies
+    most = max(1, ROWS // (rows * copies))
+    return points_at_once(reference.model, reference.graph, rows, reference.task.n_positions, copies, most)
 
 
 def example_scores(

@@ -22,7 +22,9 @@ from circuits.engine.reference import Reference
 from circuits.engine.state import State
 from circuits.engine.writes import Mask
 
-BUDGET = 400e6  # bytes that the changes of one batch may take
+# Bytes that the changes of one batch may take. A batch's shape decides the rounding of a rise, and a search that goes
+# on must find the bits that it found before: so this stays what it is however much memory is free.
+BUDGET = 400e6
 BUSY = 132  # positions that one product should have at least: fewer are slower each, more are not faster
 MOST = 24  # variants in one batch: even at one position each, more do not pay
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from circuits.ablations import ablated
 from circuits.engine import beside
+from circuits.engine.room import check_state
 from circuits.engine.writes import Mask, Parts, attention_biases, check_sum, copies, reading, recorders
 from circuits.graph import Graph
 from circuits.task import Objective, Task
@@ -50,9 +51,12 @@ class Reference:
             replacement: what cut edges carry, [writer, row, pos, d_model]; else what the task's ablation gives.
             attending: a kind, from 0 on, of each token; gradients at keys and values are then apart by the kind of the
                 token that attends. Needs a graph that is split.
+
+        Raises ModelError for a model whose parts do not sum to its stream, and where a run finds no room.
         """
         graph.check_is_of(model)
         self.model, self.graph, self.task, self.attending = model, graph, task, attending
+        check_state(model, graph, len(task.prompts), task.n_positions)
         self.objective = Objective.of(model, task)
         check_sum(model, graph, task.tokens(model))
         self.replacement = ablated(model, graph, task) if replacement is None else replacement

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.engine.heads import Kernel
 from circuits.engine.reference import Reference
+from circuits.engine.room import check_copies
 from circuits.engine.writes import UNKNOWN, Mask, writes
 from factscope.errors import ModelError
 from factscope.model.bridge import architecture
@@ -33,6 +34,7 @@ class State:
         self.reference = reference
         self.model, self.graph, self.objective = reference.model, reference.graph, reference.objective
         self.tokens = reference.task.tokens(self.model)
+        check_copies(self.model)
         self.rounding = ROUNDING[reference.replacement.dtype]
         self.kernel = self._known(lambda: Kernel(self.model, self.graph, self.tokens, reference.choices))
         self.ablated = reference.replacement

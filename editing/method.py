@@ -35,7 +35,9 @@ from factscope.settings import Settings, configured
 
 T = TypeVar("T")
 _FROM_MOMENTS: WeakKeyDictionary[Moments, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
-CHUNK = 32  # requests whose values are found in one batch: more gains nothing on a CPU and costs memory
+# Requests whose values are found in one batch. It stays what it is however much memory is free, for finished batches
+# are named by it; a batch runs in as many parts as find room (editing/solve/values.py).
+CHUNK = 32
 
 
 @runtime_checkable

@@ -33,17 +33,21 @@ from factscope.cache import cache_folder, digest
 from factscope.errors import EditError, StoreError
 from factscope.files import sweep, write_bytes_atomically
 from factscope.model.bridge import Bridge, info, run_up_to
+from factscope.model.forward.at_once import bytes_of, fitting
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import check_written
 from factscope.model.hooks import hooked
 from factscope.model.sites import Site
+from factscope.model.source.room import counting, free
 from factscope.model.weights import key_width
 from factscope.plots.escape import slug
 from factscope.progress import progress
 from factscope.runs import store
 
 NAMED = "content.sha256"  # in a folder of the user's: what its moments are of
+# Bytes for each number of C: of a layer's sums, and of what one C is made of at the end; a test counts no more.
+SUMMED, MADE = 10, 74
 DAY = 86400.0  # seconds after which nobody is still writing a file
 
 
@@ -180,6 +184,7 @@ def _collect(
 ) -> Moments:
     names, wanted = [str(layer) for layer in layers], config.wanted(model)
     work = place / ("work-" + "-".join(names))
+    _check_room(len(names), key_width(model))
     sums = Sums.taken_up(work, {name: key_width(model, int(name)) for name in names}, NOTHING)
     done = sums.state["tokens"]
     with progress(f"second moments of {len(layers)} layers, tokens", wanted, done, shown) as advance:
@@ -204,6 +209,20 @@ def _collect(
     )  # fmt: skip
 
 
+def _check_room(layers: int, width: int) -> None:
+    """EditError where the sums of so many layers, and what one layer's C is made of at the end, find no room."""
+    room, size = free("cpu"), width * width
+    needed = [SUMMED * size * count + MADE * size for count in (layers, 1)]
+    if room is None or needed[0] <= room or counting():
+        return
+    few = layers > 1 and needed[1] <= room
+    remedy = "collect them layer by layer before, with edit moments --layer" if few else "choose --moments identity"
+    raise EditError(
+        f"second moments of {layers} layer{'s' * (layers > 1)} with keys of {width} dimensions take "
+        f"{needed[0] / 1e9:.2g} GB of the processor's memory, and {room / 1e9:.2g} are free: {remedy}"
+    )
+
+
 def add_piece(sums: Sums, model: Bridge, rows: Sequence[Sequence[int]], after: Mapping[str, int], wanted: int) -> int:
     """Read these documents and add the keys of their layers, of `wanted` in all; gives how many were counted.
 
@@ -217,11 +236,18 @@ def add_piece(sums: Sums, model: Bridge, rows: Sequence[Sequence[int]], after: M
     return count
 
 
-@thin_products()
 def keys_of_text(
     model: Bridge, layers: Sequence[int], rows: Sequence[Sequence[int]]
 ) -> dict[int, Float[Tensor, "token d"]]:
-    """Keys at every position but the first of these documents, for all `layers` in one pass."""
+    """Keys at every position but the first of these documents, for all `layers` in one pass, if it finds room."""
+    longest = max(len(row) for row in rows)
+    size = fitting(model, len(rows), bytes_of(model, 1, longest, 0, 0), f"the states of a text of {longest} tokens")
+    parts = [_keys(model, layers, rows[first : first + size]) for first in range(0, len(rows), size)]
+    return parts[0] if len(parts) == 1 else {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+
+
+@thin_products()
+def _keys(model: Bridge, layers: Sequence[int], rows: Sequence[Sequence[int]]) -> dict[int, Float[Tensor, "token d"]]:
     tokens = padded(model, rows)
     counted = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
     for row, ids in enumerate(rows):

@@ -13,10 +13,10 @@ target (Meng et al. 2022, 2023):
 clamps are not comparable. PMET adds two vectors at once, to what the layer's attention writes and to what its MLP
 writes, each with its own decay and clamp; what is learned for the attention is thrown away. All facts are optimised in
 one batch. Nothing couples them (each has its own loss, its own Adam moments, its own stop), so a batch gives what one
-at a time gives, up to rounding.
+at a time gives, up to rounding, and its rows run in as many parts as find room in the memory that is free.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,13 +29,19 @@ from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, run_up_to
+from factscope.model.forward.at_once import fitting
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import Row, Suffix, buckets, check_written, landed, suffix
+from factscope.model.forward.widened import WIDE
 from factscope.model.hooks import hooked, record
 from factscope.model.sites import Site
 
 Place = Literal["mlp", "hidden", "parts"]  # parts: the attention's output and the MLP's, of one layer
+
+# What a descent holds of a position in each layer: vectors of the stream's width and of the MLP's, numbers of what
+# attends to what; of a position that is read, rows of the vocabulary. A test counts that it is no more.
+STATES, HIDDEN, SCORES, LOGITS = 14, 6, 4, 5
 
 DRIFT = "KL(edited || unedited)"  # part of what names kept values: those of the other direction are not taken up
 
@@ -231,12 +237,28 @@ def _groups(model: Bridge, prompts: RequestPrompts, layer: int, place: Place = "
             source.append((fact_number, -1))
             targets.append((-1,))
     made = []
-    for some in buckets([row.length for row in rows]):
+    for some in _fitting(model, rows, buckets([row.length for row in rows])):
         part = suffix(model, [rows[i] for i in some], layer - (place == "parts"))
         own = [source[i] for i in some]
         ids = torch.tensor([t for i in some for t in targets[i]])
         made.append(_with_clean(_Group(part, tuple(own), ids, _states(part, place), None)))
     return made
+
+
+def _fitting(model: Bridge, rows: Sequence[Row], groups: Sequence[list[int]]) -> Iterator[list[int]]:
+    """The groups, parted where what their rows' descents hold finds no room at once; ModelError where one row's does.
+
+    Finished values are kept by the facts that were asked for together, which stay what they are: only rows are parted.
+    """
+    cfg, layers = model.cfg, len(model.blocks)
+    for group in groups:
+        after, before = (max(of) for of in zip(*((rows[i].length, rows[i].subject) for i in group), strict=True))
+        wanted = max(len(rows[i].wanted) for i in group)
+        state = STATES * int(cfg.d_model) + HIDDEN * int(getattr(cfg, "d_mlp", None) or 4 * int(cfg.d_model))
+        attending = SCORES * int(cfg.n_heads) * after * (before + after)
+        each = WIDE.itemsize * (layers * (after * state + attending) + LOGITS * wanted * int(cfg.d_vocab))
+        size = fitting(model, len(group), each, f"the gradients of a prompt of {before + after} tokens")
+        yield from (group[i : i + size] for i in range(0, len(group), size))
 
 
 @torch.no_grad()

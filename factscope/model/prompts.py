@@ -45,6 +45,21 @@ class Prompt:
     foil_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()  # what a person should know: a multi-token answer, a trimmed space
 
+    def __repr__(self) -> str:
+        """In short: the end of a notebook's cell shows it."""
+        said = "no answer" if self.answer is None else f"answer {self.answer!r} (from: {self.answer_from})"
+        other = "" if self.foil is None else f", foil {self.foil!r}"
+        begun = "no start token" if self.start_token is None else f"begun by {self.start_token}"
+        notes = "".join(f"; {note}" for note in self.notes)
+        subject = f"{self.marked!r} (subject from: {self.subject_from})"
+        return f"Prompt: {subject}, {said}{other}; {len(self.tokens)} tokens, {begun}{notes}"
+
+    @property
+    def marked(self) -> str:
+        """The text with its subject in brackets."""
+        begin, end = self.subject_characters
+        return f"{self.text[:begin]}[{self.text[begin:end]}]{self.text[end:]}"
+
     @property
     def n_start(self) -> int:
         """How many tokens were put in front (0 or 1)."""

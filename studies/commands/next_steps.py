@@ -18,7 +18,7 @@ def _circuit(study: Any, _: str) -> str:
     """After where: what computes it, and of the answer that was traced."""
     asked = study.trace.prompt
     answer = f" --answer {shlex.quote(str(asked.answer).strip())}" if asked.answer_from == "flag" else ""
-    return f"circuit find {shlex.quote(_marked(asked))}{answer}{_model(study.trace.run)}"
+    return f"circuit find {shlex.quote(asked.marked)}{answer}{_model(study.trace.run)}"
 
 
 def _edit(scores: Any, folder: str) -> str | None:
@@ -35,12 +35,6 @@ def _model(run: Any) -> str:
 
     name = run.model if run.model in REGISTRY else run.source
     return "" if name == DEFAULT else f" --model {shlex.quote(name)}"
-
-
-def _marked(prompt: Any) -> str:
-    """The text with its subject in brackets."""
-    begin, end = prompt.subject_characters
-    return f"{prompt.text[:begin]}[{prompt.text[begin:end]}]{prompt.text[end:]}"
 
 
 STEPS: dict[str, Step] = {

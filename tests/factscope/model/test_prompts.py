@@ -38,6 +38,18 @@ def test_brackets_mark_the_subject_and_vanish(toy: Any, text: str) -> None:
     assert prompt.text == text.replace("[", "").replace("]", "")
     assert (prompt.subject, prompt.subject_from) == ("Mira Voss", "brackets")
     assert spelled(prompt) == "Mira Voss"
+    assert prompt.marked == text
+
+
+def test_a_notebook_shows_what_was_taken_for_subject_and_answer_in_a_line(toy: Any) -> None:
+    bare = make_prompt(toy, "[Mira Voss] lives in", start="none")
+    where = "'[Mira Voss] lives in' (subject from: brackets)"
+    assert repr(bare) == f"Prompt: {where}, no answer; {len(bare.tokens)} tokens, no start token"
+    said = repr(make_prompt(toy, "Where Mira Voss lives is", answer="Brask", foil="Vey"))
+    assert said.startswith("Prompt: 'Where [Mira Voss] lives is' (subject from: guess")
+    assert "), answer ' Brask' (from: flag), foil ' Vey'; " in said
+    several = make_prompt(toy, "[Mira Voss] lives in", answer="Xanadu")
+    assert repr(several).endswith(f"begun by <|endoftext|>; {several.notes[0]}")
 
 
 def test_the_tokens_are_those_of_the_whole_text_after_the_start_token(toy: Any) -> None:

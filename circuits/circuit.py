@@ -5,6 +5,7 @@ that is added there can be chosen by its name.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,10 +57,12 @@ class Circuit(Result):
         """The kept edges as the graph wants them; a copy."""
         return np.array(self.kept.numpy(), dtype=bool)
 
-    @property
+    @cached_property
     def drawn(self) -> np.ndarray:
-        """The kept edges on some path from the inputs to the logits: what is worth drawing."""
-        return self.graph.pruned(self.mask)
+        """The kept edges on some path from the inputs to the logits: what is worth drawing. Not to be written to."""
+        found = self.graph.pruned(self.mask)
+        found.flags.writeable = False
+        return found
 
     @property
     def n_edges(self) -> int:

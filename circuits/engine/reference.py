@@ -61,6 +61,7 @@ class Reference:
         check_sum(model, graph, task.tokens(model))
         self.replacement = ablated(model, graph, task) if replacement is None else replacement
         self.n_forwards = 0
+        self._losses: dict[bytes, float] = {}  # of circuits that were asked for, by their edges
         self._tokens = task.tokens(model)
         self.parts = Parts.of(model)
         self.choices = choices_of(model, self._tokens)  # of experts, in the full model; made again in every circuit
@@ -126,8 +127,11 @@ class Reference:
         return copies(self.graph) if self.attending is None else int(self.attending.max()) + 1
 
     def loss(self, kept: Mask) -> float:
-        """The task's loss with only the kept edges."""
-        return float(self.objective.losses(self.logits(kept)[None])[0])
+        """The task's loss with only the kept edges; each circuit is run once."""
+        name = np.packbits(kept).tobytes()
+        if name not in self._losses:
+            self._losses[name] = float(self.objective.losses(self.logits(kept)[None])[0])
+        return self._losses[name]
 
     def ranks(self, kept: Mask) -> tuple[int, ...]:
         """Rank of each prompt's answer, 1 for the most probable, with only the kept edges."""

@@ -28,10 +28,12 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from factscope.errors import ModelError, PromptError
 from factscope.model.agreement import off_by, tolerance
 from factscope.model.bridge import Bridge, architecture, device, device_of
+from factscope.model.forward.onednn import thin_products
 from factscope.model.hooks import record
 from factscope.model.parts.norms import NormParts
 from factscope.model.sites import Site
@@ -115,7 +117,8 @@ class Readout:
     ) -> Float[Tensor, "*rows vocab"]:
         """Logits that add up: each state divided by its `final` state's scale, no bias, no cap."""
         normed = self._held(states, final)
-        return normed @ self._unembedding(normed).T * self.factor
+        with thin_products():
+            return functional.linear(normed, self._unembedding(normed)) * self.factor
 
     def read(
         self, states: Float[Tensor, "*rows d_model"], final: Float[Tensor, "*final d_model"], norm: Norm

@@ -204,14 +204,31 @@ WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 def _running(model: Bridge) -> dict[str, Tensor]:
-    """Parameters that take part in the forward pass, once each even where tied (embedding and unembedding)."""
-    running: dict[str, Tensor] = {}
+    """Parameters that take part in the forward pass, once each even where tied (embedding and unembedding), by name.
+
+    Names are built anew only where other parameters stand in the modules than before: most of the time is theirs.
+    """
+    modules = model.original_model.modules()
+    every = [parameter for module in modules for parameter in module._parameters.values() if parameter is not None]
+    lying = tuple((id(each), storage_of(each), each.storage_offset(), tuple(each.shape)) for each in every)
+    known = _RUNNING.get(model)
+    if known is None or known[0] != lying:
+        known = _RUNNING[model] = (lying, _named(model, {id(each): place for place, each in enumerate(every)}))
+    return {name: every[place] for name, place in known[1].items()}
+
+
+_RUNNING: WeakKeyDictionary[Any, tuple[Any, dict[str, int]]] = WeakKeyDictionary()
+
+
+def _named(model: Bridge, places: dict[int, int]) -> dict[str, int]:
+    """Where each running parameter stands among all, by its name; `places` by the parameters' identity."""
+    running: dict[str, int] = {}
     seen: set[tuple[int, int, tuple[int, ...]]] = set()
     for name, parameter in sorted(model.named_parameters()):
         key = (storage_of(parameter), int(parameter.storage_offset()), tuple(parameter.shape))
         if ".qkv." not in name and key not in seen:  # the fused weight is only a source for the split ones that run
             seen.add(key)
-            running[name] = parameter
+            running[name] = places[id(parameter)]
     return running
 
 

@@ -27,11 +27,14 @@ def measures(study: EditStudy) -> tuple[Measure, ...]:
     def over(name: str, unit: str, size: Callable[[ModelState], float], **others: tuple[float, ...]) -> Measure:
         return Measure(name, unit, size(after), tuple(map(size, broad)), tuple(map(size, narrow)), **others)
 
+    sides = {side.name: diff(before.circuit, side.circuit, draws=0) for side in (after, *study.nulls)}
+    again = [diff(before.circuit, each.circuit, draws=0) for each in study.again]
+    neighbours = [diff(each.before, each.after, draws=0) for each in study.neighbours]
+
     def between(name: str, unit: str, size: Callable[[CircuitDiff], float]) -> Measure:
         return over(
-            name, unit, lambda side: size(diff(before.circuit, side.circuit, draws=0)),
-            again=tuple(size(diff(before.circuit, each.circuit, draws=0)) for each in study.again),
-            neighbours=tuple(size(diff(each.before, each.after, draws=0)) for each in study.neighbours),
+            name, unit, lambda side: size(sides[side.name]),
+            again=tuple(map(size, again)), neighbours=tuple(map(size, neighbours)),
         )  # fmt: skip
 
     def turned(name: str, unit: str, size: Callable[[HeadTable, HeadTable], float]) -> Measure:

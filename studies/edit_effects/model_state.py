@@ -210,24 +210,15 @@ class Experiment:
         self, parts: Parts, name: str, kind: str, change: Change | None = None, tag: str = "", traced: bool = True
     ) -> ModelState:
         """All four parts under a change; `tag` sets its parts apart from another edit's."""
-
-        def under(make: Callable[[], T]) -> Callable[[], T]:
-            def inside() -> T:
-                with change.applied(self.model) if change is not None else contextlib.nullcontext():
-                    return make()
-
-            return inside
-
-        return ModelState(
-            name,
-            kind,
-            parts.get(f"{tag}{name}: trace", TraceMaps, under(self.trace))
-            if traced
-            else TraceMaps(None, 1, "not asked"),
-            parts.get(f"{tag}{name}: circuit", Circuit, under(call(self.search, self.prompt))),
-            parts.get(f"{tag}{name}: heads", HeadTable, under(call(self.heads, self.prompt))),
-            parts.get(f"{tag}{name}: lens", Trajectories, under(self.trajectories)),
-        )
+        with change.applied(self.model) if change is not None else contextlib.nullcontext():
+            return ModelState(
+                name,
+                kind,
+                parts.get(f"{tag}{name}: trace", TraceMaps, self.trace) if traced else TraceMaps(None, 1, "not asked"),
+                parts.get(f"{tag}{name}: circuit", Circuit, call(self.search, self.prompt)),
+                parts.get(f"{tag}{name}: heads", HeadTable, call(self.heads, self.prompt)),
+                parts.get(f"{tag}{name}: lens", Trajectories, self.trajectories),
+            )
 
     def trace(self) -> TraceMaps:
         """Traced in the answer that corruption hurts; new - old is the same number with the other sign."""

@@ -1,5 +1,6 @@
 """What heads do: one rule for their roles, which minds the sign; curves that end where the circuit does; changes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_curves_are_means_over_all_prompts(model: Any) -> None:
     curves = roles(model, both, shuffles=1).curves
     alone = []
     for row in range(2):
-        one = Circuit(**{**vars(both), "task": task_of(both, row)})
+        one = replace(both, task=task_of(both, row))
         alone.append(roles(model, one, shuffles=1).curves)
     for name, values in curves.items():
         pair = torch.stack([each[name] for each in alone])

@@ -36,7 +36,7 @@ DOCUMENTS = 8  # of a pass forward and back
 
 
 @dataclass(frozen=True, eq=False)
-class Slopes:
+class SlopeMoment:
     """B of one layer, and the number of tokens that it is the mean of."""
 
     matrix: Float[Tensor, "d_out d_out"]  # float32, (nats per unit of what the layer writes) squared
@@ -44,7 +44,7 @@ class Slopes:
     corpus: str  # of the moments whose text was read
 
 
-def slopes_of_text(model: Bridge, layer: int, moments: Moments, shown: bool | None = None) -> Slopes:
+def slopes_of_text(model: Bridge, layer: int, moments: Moments, shown: bool | None = None) -> SlopeMoment:
     """B of what the MLP of `layer` writes, from the beginning of the text that `moments` are of; kept in the cache.
 
     Edits that are in place are taken out for it. Raises EditError where the text has fewer tokens than B dimensions.
@@ -52,7 +52,7 @@ def slopes_of_text(model: Bridge, layer: int, moments: Moments, shown: bool | No
     place = place_of(model, moments)
     kept = place / f"slopes-{layer}"
     try:
-        found = store.load(kept, Slopes)
+        found = store.load(kept, SlopeMoment)
         if found.corpus == moments.corpus:
             return found
     except StoreError:
@@ -63,7 +63,7 @@ def slopes_of_text(model: Bridge, layer: int, moments: Moments, shown: bool | No
     return found
 
 
-def _collected(model: Bridge, layer: int, moments: Moments, place: Path, shown: bool | None) -> Slopes:
+def _collected(model: Bridge, layer: int, moments: Moments, place: Path, shown: bool | None) -> SlopeMoment:
     width = int(model.cfg.d_model)
     wanted, total, tokens = PER_DIMENSION * width, torch.zeros(width, width, dtype=torch.float64), 0
     with progress(f"slopes at layer {layer}, tokens", wanted, 0, shown) as advance:
@@ -74,13 +74,13 @@ def _collected(model: Bridge, layer: int, moments: Moments, place: Path, shown: 
                 tokens += len(found)
                 advance(len(found))
                 if tokens >= wanted:
-                    return Slopes((total / tokens).float(), tokens, moments.corpus)
+                    return SlopeMoment((total / tokens).float(), tokens, moments.corpus)
     if tokens < width:
         raise EditError(
             f"the text of these moments gives {tokens} slopes, and B has {width} dimensions: collect moments of more "
             "text"
         )
-    return Slopes((total / tokens).float(), tokens, moments.corpus)
+    return SlopeMoment((total / tokens).float(), tokens, moments.corpus)
 
 
 def slopes(model: Bridge, layer: int, rows: Sequence[Sequence[int]]) -> Float[Tensor, "token d_out"]:

@@ -43,7 +43,7 @@ class SpreadConfig:
         return cls(layers=info(model).edit_layers)
 
 
-class Spread(Protocol):
+class WithLayers(Protocol):
     """What `spread` reads of a configuration."""
 
     @property
@@ -51,7 +51,7 @@ class Spread(Protocol):
         """Where values are written; they are found at the last."""
 
 
-def spread(inputs: MethodInputs, config: Spread, rule: Rule, *, kind: str = "resid") -> MethodOutput:
+def spread(inputs: MethodInputs, config: WithLayers, rule: Rule, *, kind: str = "resid") -> MethodOutput:
     """Find values at the last layer's site of this kind, on the model as it is, and write them layer after layer.
 
     `rule` solves for each layer's share of what still lacks.

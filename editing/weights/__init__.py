@@ -1,1 +1,1 @@
-"""Weights lent to a computation, and what an edit does to them: where, how sparsely, what its change says in words."""
+"""Weights: which are changed, lent to a computation, and what an edit does to them: where, how sparsely, in words."""

@@ -118,7 +118,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False)
-class Slopes:
+class TokenSlopes:
     """Keys, and slopes of the loss with respect to what is written, at the positions that predict target tokens."""
 
     keys: dict[int, Float[Tensor, "token d_in"]]  # by layer, float64
@@ -126,10 +126,10 @@ class Slopes:
     fact: Int[Tensor, " token"]
     losses: Float[Tensor, " fact"]  # nats per token
 
-    def of(self, fact: int) -> "Slopes":
+    def of(self, fact: int) -> "TokenSlopes":
         """One fact's alone."""
         own = self.fact == fact
-        return Slopes(
+        return TokenSlopes(
             {layer: rows[own] for layer, rows in self.keys.items()},
             {layer: rows[own] for layer, rows in self.slopes.items()},
             self.fact[own],
@@ -137,13 +137,13 @@ class Slopes:
         )
 
 
-def _read(inputs: MethodInputs, config: Config) -> Slopes:
+def _read(inputs: MethodInputs, config: Config) -> TokenSlopes:
     """All facts, `CHUNK` in one pass."""
     layers = sorted(config.layers)
     rows = Rows(inputs, Training(rounds=1, learning_rate=0.0, stop=0.0), layers[0])
     rows.resid.requires_grad_()
     parts = [_pass(inputs.model, rows, layers, some) for some in torch.arange(len(inputs.requests)).split(CHUNK)]
-    found = Slopes(
+    found = TokenSlopes(
         {layer: torch.cat([part.keys[layer] for part in parts]) for layer in layers},
         {layer: torch.cat([part.slopes[layer] for part in parts]) for layer in layers},
         torch.cat([part.fact for part in parts]),
@@ -156,7 +156,7 @@ def _read(inputs: MethodInputs, config: Config) -> Slopes:
     return found
 
 
-def _pass(model: Bridge, rows: Rows, layers: Sequence[int], some: Int[Tensor, " fact"]) -> Slopes:
+def _pass(model: Bridge, rows: Rows, layers: Sequence[int], some: Int[Tensor, " fact"]) -> TokenSlopes:
     sites = [Site(kind, layer) for layer in layers for kind in ("mlp_hidden", "mlp_write")]
     with torch.enable_grad(), record(model, sites, grad=True) as seen:
         logp, row, column = rows.asked(some)
@@ -164,13 +164,13 @@ def _pass(model: Bridge, rows: Rows, layers: Sequence[int], some: Int[Tensor, " 
     losses = torch.zeros(len(some)).index_add(0, row, -logp.detach().cpu()) / torch.bincount(row)
     at = lambda tensor: tensor.detach()[row, column].double().cpu()  # noqa: E731
     keys = {layer: at(seen[Site("mlp_hidden", layer)]) for layer in layers}
-    return Slopes(keys, {layer: at(slope) for layer, slope in zip(layers, slopes, strict=True)}, some[row], losses)
+    return TokenSlopes(keys, {layer: at(slope) for layer, slope in zip(layers, slopes, strict=True)}, some[row], losses)
 
 
 # ---- the change ----
 
 
-def _written(inputs: MethodInputs, config: Config, found: Slopes) -> MethodOutput:
+def _written(inputs: MethodInputs, config: Config, found: TokenSlopes) -> MethodOutput:
     rows = {layer: torch.cat([found.keys[layer], found.slopes[layer]], 1) for layer in config.layers}
     names = {layer: _memory(layer, rows[layer].shape[1], config.pooled) for layer in config.layers}
     memory, known = {}, {}

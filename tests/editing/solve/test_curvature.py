@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from editing.solve.curvature import Flat, Slopes, slopes, slopes_of_text
+from editing.solve.curvature import Flat, SlopeMoment, slopes, slopes_of_text
 from factscope.model.bridge import info
 from helpers.architectures import plain
 from helpers.moments import text_moments
@@ -63,7 +63,7 @@ def test_a_text_is_read_once(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None
     model = tiny("llama")
     moments = text_moments(model, [1])
     first = slopes_of_text(model, 1, moments, shown=False)
-    assert isinstance(first, Slopes)
+    assert isinstance(first, SlopeMoment)
     assert first.tokens >= model.cfg.d_model
     monkeypatch.setattr("editing.solve.curvature._collected", None)
     assert torch.equal(slopes_of_text(model, 1, moments, shown=False).matrix, first.matrix)

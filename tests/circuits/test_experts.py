@@ -24,7 +24,7 @@ from circuits.scorers.exact import Exact
 from circuits.search.acdc import ACDC
 from factscope.model.bridge import info
 from helpers.architectures import plain
-from helpers.circuits import task
+from helpers.circuits import check_cuts, task
 from helpers.oracle import module_of, outputs, reading
 from helpers.verbs import same_choices, without_expert
 
@@ -96,17 +96,7 @@ def test_the_fast_engine_agrees_on_any_circuit(reference: Reference) -> None:
         kept[:, number + 1 :] &= generator.random(kept[:, number + 1 :].shape) < 0.6
         if (moved := list(graph.moved_by(reader))) and not graph.alive(kept)[moved].any():
             continue
-        fast.rebuild(kept)
-        plan, writers = fast.plan(int(number)), list(range(graph.below(reader)))[-2:]
-        x = fast.inputs[number][:, -1:] if plan.last else fast.inputs[number]
-        rows = x + fast.cuts(writers, plan.last).cumsum(0)
-        for writer, loss in zip(writers, fast.losses(plan, rows), strict=True):
-            kept[writer, number] = False
-            assert abs(reference.loss(kept) - float(loss)) < 2e-5
-        fast.commit(len(rows) - 1)
-        fast.kept = kept
-        same = fast.losses(fast.plan(0), fast.inputs[:1] if not fast.plan(0).last else fast.inputs[:1, :, -1:])
-        assert abs(float(same) - fast.rebuild(kept)) < 2e-5
+        check_cuts(fast, int(number), kept, 2, within=2e-5)
 
 
 def test_scores_are_slopes_and_the_integral_reaches_the_gap(reference: Reference) -> None:

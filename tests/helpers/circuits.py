@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from circuits.by_role.engine import Lengths
+from circuits.engine.incremental import Fast
+from circuits.engine.writes import Mask
 from circuits.graph import Graph
 from circuits.task import Task
 from factscope.model.load import load
@@ -31,6 +33,26 @@ def task(model: Any, metric: str = "nll", ablation: str = "zero", rows: int = 1)
     prompts = [make_prompt(model, f"[{name}] lives in", answer="Brask", foil="Vey") for name in people]
     chosen = tuple(prompts[:rows])
     return Task(chosen, metric, ablation, tuple(prompts[-rows:]), tuple(prompts))
+
+
+def check_cuts(fast: Fast, number: int, kept: Mask, count: int, within: float) -> int:
+    """Cut a reader's last `count` writers one after another: each loss is the plain engine's; how many were cut.
+
+    Then the state that was built up is the one that is built anew. `kept` is changed.
+    """
+    reference, graph = fast.reference, fast.graph
+    fast.rebuild(kept)
+    plan, writers = fast.plan(number), list(range(graph.below(graph.readers[number])))[-count:]
+    x = fast.inputs[number][:, -1:] if plan.last else fast.inputs[number]
+    rows = x + fast.cuts(writers, plan.last).cumsum(0)
+    for writer, loss in zip(writers, fast.losses(plan, rows), strict=True):
+        kept[writer, number] = False
+        assert abs(reference.loss(kept) - float(loss)) < within
+    fast.commit(len(rows) - 1)
+    fast.kept = kept
+    same = fast.losses(fast.plan(0), fast.inputs[:1] if not fast.plan(0).last else fast.inputs[:1, :, -1:])
+    assert abs(float(same) - fast.rebuild(kept)) < within
+    return len(writers)
 
 
 def wordings(model: Any) -> tuple[Prompt, ...]:

@@ -109,14 +109,18 @@ def test_names_are_made_anew_only_where_other_parameters_stand_in_the_model(
         return named(*arguments)
 
     monkeypatch.setattr(weights_module, "_named", watched)
-    with torch.no_grad():
-        next(iter(before.values())).add_(1.0)
+    written = next(iter(before.values())).data
+    clean = written.clone()
+    written.add_(1.0)
     assert [id(each) for each in weights_module._running(model).values()] == [id(each) for each in before.values()]
     assert not made
+    written.copy_(clean)
     norm = model.ln_final.original_component
+    own = norm.weight
     norm.weight = torch.nn.Parameter(norm.weight.detach().clone())
     after = weights_module._running(model)
     assert made == ["names"]
     assert list(after) == list(before)
     assert any(each is norm.weight for each in after.values())
     assert all(each is dict(model.named_parameters())[name] for name, each in after.items())
+    norm.weight = own

@@ -56,6 +56,16 @@ class MethodConfig(Protocol):
         """The defaults, with the layers that suit this model."""
 
 
+def check_settings(config: Any, *positive: str, **least: float) -> None:
+    """EditError for a setting that is not above 0, of those that are `positive`, or is below the `least` it may be."""
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise EditError(f"{name} is {getattr(config, name):g}, and must be above 0")
+    for name, bound in least.items():
+        if not getattr(config, name) >= bound:
+            raise EditError(f"{name} is {getattr(config, name):g}, and must be at least {bound:g}")
+
+
 @dataclass(frozen=True)
 class MethodSpec:
     """One editing method."""

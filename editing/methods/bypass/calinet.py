@@ -22,10 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from editing.bypass import Bypass
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.solve.ordinary import Ordinary
 from editing.solve.training import Change, Groups, Parts, Training, train
-from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.subject import check_written
 from factscope.model.sites import Site
@@ -68,8 +67,7 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 
 def _trained(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOutput]:
     check_written(inputs.model, config.layer)
-    if not (config.learning_rate > 0 and min(config.steps, config.slots, config.apiece) > 0 and config.quiet >= 0):
-        raise EditError("learning_rate, steps, slots and apiece must be larger than 0, and quiet not below 0")
+    check_settings(config, "learning_rate", "steps", "slots", "apiece", quiet=0)
     site, written = Site("mlp_read", config.layer), Site("mlp_write", config.layer)
     ordinary = Ordinary.of(inputs.model, site, inputs.start, config.apiece)
     size = float(Ordinary.of(inputs.model, written, inputs.start, config.apiece).all().pow(2).sum(-1).mean())

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from editing.bypass import Bypass
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.requests import bare_prompt
 from editing.solve.adam import Adam
 from editing.solve.ordinary import reaches
@@ -92,8 +92,7 @@ def _learned(inputs: MethodInputs, config: Config) -> _Learned:
     """Keys as they are, values trained side by side: nothing couples them."""
     model = inputs.model
     check_written(model, config.layer)
-    if not (config.reach > 0 and config.learning_rate > 0 and config.steps > 0):
-        raise EditError("reach, learning_rate and steps must be larger than 0: a ball of no width holds no question")
+    check_settings(config, "reach", "learning_rate", "steps")
     rows = _Rows.of(inputs, config.layer)
     site = Site("mlp_hidden", config.layer)
     reach, note = reaches(inputs.model, site, inputs.start, config.reach, rows.keys, inputs.requests)

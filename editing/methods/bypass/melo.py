@@ -32,7 +32,7 @@ from torch import Tensor
 
 from editing.bypass import Bypass
 from editing.edit import set_aside
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.methods.fine_tuning import lora
 from editing.solve.ordinary import at_prompts, reaches
 from editing.solve.training import Training, train
@@ -108,10 +108,7 @@ def _trained(inputs: MethodInputs, config: Config, edits: Sequence[tuple[int, ..
 def _check(model: Bridge, config: Config) -> None:
     for layer in config.layers:
         check_written(model, layer)
-    if not (config.reach > 0 and config.learning_rate > 0 and min(config.steps, config.facts_per_block) > 0):
-        raise EditError(
-            "reach, learning_rate, steps and facts_per_block must be larger than 0: nothing would be learned"
-        )
+    check_settings(config, "reach", "learning_rate", "steps", "facts_per_block")
     if not 0 <= config.gate_below <= min(config.layers):
         raise EditError(
             f"the gate would stand {config.gate_below} layers below layer {min(config.layers)}: give gate_below from 0 "

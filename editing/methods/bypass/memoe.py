@@ -49,7 +49,7 @@ from torch import Tensor
 from editing.bypass import Bypass
 from editing.bypasses.experts import Mixture, Rule, gates, mixtures, scores
 from editing.edit import parts_in_place, set_aside
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.solve.training import Change, Groups, Parts, Rows, Training, train
 from factscope.data.fact import whole_words
 from factscope.data.shipped import relations
@@ -111,8 +111,7 @@ def _check(inputs: MethodInputs, config: Config) -> None:
         )
     if not 1 <= config.top_k <= config.experts:
         raise EditError(f"top_k is {config.top_k}, and there are {config.experts} experts: give 1 to {config.experts}")
-    if not (config.learning_rate > 0 and config.steps > 0 and config.strength > 0):
-        raise EditError("learning_rate, steps and strength must be larger than 0: nothing would be learned")
+    check_settings(config, "learning_rate", "steps", "strength")
     prompts = [
         relation.fact(entry, relation.templates[0]).prompt
         for relation in relations().values()

@@ -27,7 +27,7 @@ from torch import Tensor
 from editing.bypass import Bypass, join
 from editing.bypasses.residual import feature, masks, matrix
 from editing.edit import parts_in_place, set_aside
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.solve.ordinary import Ordinary, at_prompts
 from editing.solve.training import Change, Groups, Parts, Training, train
 from factscope.data.request import EditRequest
@@ -88,8 +88,9 @@ class _Looks:
 
 def _trained(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOutput]:
     check_written(inputs.model, config.layer)
-    if not (config.learning_rate > 0 and config.steps > 0 and 0 < config.active <= 1 and 0 < config.overlap <= 1):
-        raise EditError("learning_rate and steps must be larger than 0, active and overlap shares of up to 1")
+    check_settings(config, "learning_rate", "steps")
+    if not (0 < config.active <= 1 and 0 < config.overlap <= 1):
+        raise EditError("active and overlap are shares: give more than 0 and up to 1")
     looks, before = _looks(inputs, config), _before(inputs.model, config.layer)
     how = Training(config.steps, config.learning_rate, config.stop)
     with set_aside(inputs.model, "residual", config.layer):

@@ -27,7 +27,7 @@ from torch import Tensor
 from editing.bypass import Bypass
 from editing.bypasses.neurons import fired
 from editing.edit import in_place, remembered
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.requests import target_prompts
 from editing.solve.adam import Adam
 from editing.solve.ordinary import Ordinary
@@ -172,8 +172,7 @@ class _Rows:
 def _learned(inputs: MethodInputs, config: Config, apart: bool) -> _Learned:
     model, width = inputs.model, int(inputs.model.cfg.d_model)
     check_written(model, config.layer)
-    if not (config.learning_rate > 0 and config.steps > 0 and config.apiece > 0):
-        raise EditError("learning_rate, steps and apiece must be larger than 0: nothing would be learned or kept")
+    check_settings(config, "learning_rate", "steps", "apiece")
     rows = _Rows.of(inputs, config.layer)
     wrong = rows.mistakes()
     owner = torch.tensor([fact for fact, _ in wrong], dtype=torch.long)

@@ -31,7 +31,7 @@ from torch import Tensor
 from editing.bypass import Bypass
 from editing.bypasses.side import distances
 from editing.edit import set_aside
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.solve.ordinary import Ordinary, at_prompts
 from editing.solve.training import Change, Groups, Parts, Training, train
 from factscope.cache import digest
@@ -95,8 +95,7 @@ def _trained(inputs: MethodInputs, config: Config, apart: bool) -> list[MethodOu
 
 
 def _check(config: Config) -> None:
-    if not (config.learning_rate > 0 and config.steps > 0 and config.bound > 0):
-        raise EditError("learning_rate, steps and bound must be larger than 0: nothing would be learned")
+    check_settings(config, "learning_rate", "steps", "bound")
     if not (0 < config.mask <= 1 and 0 < config.ratio < 1 and 0 < config.density <= 1):
         raise EditError("mask, ratio and density are shares: give more than 0 and up to 1, ratio below 1")
     if config.beta < config.alpha + config.gamma:

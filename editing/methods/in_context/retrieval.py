@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.methods.in_context.ice import ended
-from editing.requests import BARE, target_prompts
+from editing.requests import bare_prompt
 from editing.scope import Scope, states
 from factscope.data.fact import fill
 from factscope.data.shipped import relations
@@ -82,10 +82,9 @@ def _read(inputs: MethodInputs, config: Config) -> tuple[Float[Tensor, " d_model
     model, site = inputs.model, Site("resid_pre", config.reads)
     if not 0 <= config.reads < model.cfg.n_layers:
         raise EditError(f"reads is {config.reads}, and this model has layers 0 to {model.cfg.n_layers - 1}")
-    if config.most < 1 or config.ridge <= 0:
-        raise EditError("most must be at least 1, and ridge larger than 0")
+    check_settings(config, "ridge", most=1)
     ordinary = states(model, [tokenized(model, text, start=inputs.start)[0] for text in _prompts()], site, inputs.start)
-    own = [target_prompts(model, request, BARE, inputs.start)[0].tokens for request in inputs.requests]
+    own = [bare_prompt(model, request, inputs.start).tokens for request in inputs.requests]
     return ordinary.mean(0), keys_of(states(model, own, site, inputs.start), ordinary, config.ridge)
 
 

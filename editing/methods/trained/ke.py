@@ -31,14 +31,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.trained.changing import ChangeLearner
 from editing.trained.examples import Asker, TrainingInputs
 from editing.trained.factors import as_edits, asked_gradients, last_matrices, quiet
 from editing.trained.facts import Example, examples
 from editing.trained.learning import Parts
 from editing.trained.tail import Slopes, Thin, matrices
-from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, live_weights
@@ -168,10 +167,7 @@ class Editor(ChangeLearner):
 
 def train(inputs: TrainingInputs, config: Config) -> Editor:
     """The editor at its start."""
-    if config.batch < 1 or config.steps < 0 or config.every < 1:
-        raise EditError("batch and every must be at least 1, and steps not below 0")
-    if config.scale < 0 or config.leak <= 0 or config.margin < 0:
-        raise EditError("scale and margin must not be below 0, and leak above 0")
+    check_settings(config, "leak", batch=1, steps=0, every=1, scale=0, margin=0)
     return Editor(Asker(inputs, min(config.layers)), config, inputs.seed)
 
 

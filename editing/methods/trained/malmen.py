@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.trained.changing import ChangeLearner
 from editing.trained.examples import Asker, TrainingInputs
@@ -42,7 +42,6 @@ from editing.trained.factors import asked_gradients, gradients, quiet, shape_of,
 from editing.trained.facts import Example, examples
 from editing.trained.learning import Parts
 from editing.trained.tail import Slopes, Thin, asked, matrices
-from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, live_weights
@@ -171,10 +170,7 @@ class Editor(ChangeLearner):
 
 def train(inputs: TrainingInputs, config: Config) -> Editor:
     """The editor at its start."""
-    if config.rank < 1 or config.batch < 1 or config.steps < 0 or config.every < 1 or config.standard < 2:
-        raise EditError("rank, batch and every must be at least 1, standard at least 2, and steps not below 0")
-    if config.eta < 0 or config.leak <= 0:
-        raise EditError("eta must not be below 0, and leak above 0")
+    check_settings(config, "leak", rank=1, batch=1, steps=0, every=1, standard=2, eta=0)
     return Editor(Asker(inputs, min(config.layers)), config, inputs.seed)
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.trained.changing import ChangeLearner
 from editing.trained.examples import Asker, TrainingInputs
 from editing.trained.factors import (
@@ -45,7 +45,6 @@ from editing.trained.factors import (
 from editing.trained.facts import Example
 from editing.trained.learning import Parts
 from editing.trained.tail import Slopes, Thin, matrices
-from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
 from factscope.model.weights import WeightName, live_weights
 
@@ -144,8 +143,7 @@ class Editor(ChangeLearner):
 
 def train(inputs: TrainingInputs, config: Config) -> Editor:
     """The editor at its start."""
-    if config.rank < 1 or config.batch < 1 or config.steps < 0 or config.every < 1 or config.standard < 2:
-        raise EditError("rank, batch and every must be at least 1, standard at least 2, and steps not below 0")
+    check_settings(config, rank=1, batch=1, steps=0, every=1, standard=2)
     return Editor(Asker(inputs, min(config.layers)), config, inputs.seed)
 
 

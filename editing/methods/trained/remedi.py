@@ -31,8 +31,8 @@ from torch import Tensor
 
 from editing.bypass import Bypass
 from editing.edit import set_aside
-from editing.method import MethodInputs, MethodOutput, MethodSpec
-from editing.requests import BARE, target_prompts
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
+from editing.requests import bare_prompt
 from editing.scope import name_ends
 from editing.trained.changing import ChangeLearner
 from editing.trained.editor import Trained
@@ -128,8 +128,7 @@ def check(model: Bridge, layers: Sequence[int]) -> None:
 
 def train(inputs: TrainingInputs, config: Config) -> Editor:
     """The editor at its start."""
-    if config.batch < 1 or config.steps < 0 or config.every < 1:
-        raise EditError("batch and every must be at least 1, and steps not below 0")
+    check_settings(config, batch=1, steps=0, every=1)
     return Editor(Shifted(inputs, config.layer), config)
 
 
@@ -171,7 +170,7 @@ def directions(
     model: Bridge, editor: Trained, requests: Sequence[EditRequest], start: str = "auto"
 ) -> Float[Tensor, "fact d_model"]:
     """d of each request's target, behind its prompt; on the CPU."""
-    prompts = [target_prompts(model, request, BARE, start)[0] for request in requests]
+    prompts = [bare_prompt(model, request, start) for request in requests]
     pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
     tail = Tail(model, int(editor.config["layer"]), [(*pair.prompt, *pair.answer) for pair in pairs])
     return statements(tail, pairs).cpu() @ editor.tensors["W"] + editor.tensors["b"]
@@ -182,7 +181,7 @@ def entities(
     model: Bridge, editor: Trained, requests: Sequence[EditRequest], start: str = "auto"
 ) -> Float[Tensor, "fact d_model"]:
     """The state after the editor's block where each subject's name ends in its prompt; on the CPU."""
-    rows = [tuple(target_prompts(model, request, BARE, start)[0].tokens) for request in requests]
+    rows = [tuple(bare_prompt(model, request, start).tokens) for request in requests]
     ends = [name_ends(model, row, request.subject) for row, request in zip(rows, requests, strict=True)]
     layer = int(editor.config["layer"])
     states = Tail(model, layer, rows).states(rows, Site("resid", layer))

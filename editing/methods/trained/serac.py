@@ -28,9 +28,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.method import MethodInputs, MethodOutput, MethodSpec
+from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.methods.in_context.ice import ended
-from editing.requests import BARE, target_prompts
+from editing.requests import bare_prompt
 from editing.scope import Scope, names, states
 from editing.trained.examples import TrainingInputs
 from editing.trained.facts import Example, Split, examples
@@ -135,8 +135,7 @@ class Gate(Learner):
 
 def train(inputs: TrainingInputs, config: Config) -> Gate:
     """The gate at its start, with its floor."""
-    if config.width < 1 or config.batch < 1 or config.steps < 0 or config.every < 1 or config.folds < 2:
-        raise EditError("width, batch and every must be at least 1, folds at least 2, and steps not below 0")
+    check_settings(config, width=1, batch=1, steps=0, every=1, folds=2)
     if not 0 <= config.reads < inputs.model.cfg.n_layers:
         raise EditError(f"reads is {config.reads}, and this model has layers 0 to {inputs.model.cfg.n_layers - 1}")
     if config.scope not in ("subject", "states") or not 0 <= config.floor < 1:
@@ -211,7 +210,7 @@ def _metric(inputs: MethodInputs) -> Float[Tensor, "d_model width"]:
 def _output(inputs: MethodInputs, config: Config, metric: Tensor, which: slice) -> MethodOutput:
     assert inputs.editor is not None
     requests, mean = inputs.requests[which], inputs.editor.tensors["mean"]
-    own = [target_prompts(inputs.model, request, BARE, inputs.start)[0].tokens for request in requests]
+    own = [bare_prompt(inputs.model, request, inputs.start).tokens for request in requests]
     keys = (states(inputs.model, own, Site("resid_pre", config.reads), inputs.start) - mean) @ metric
     texts = tuple(f"{config.opening} {ended(str(request))}\n" for request in requests)
     subjects = tuple(request.subject for request in requests) if config.scope == "subject" else ()

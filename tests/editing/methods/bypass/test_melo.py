@@ -59,9 +59,9 @@ def _pair(prompt: Any) -> Pair:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"reach": 0.0}, "nothing would be learned"),
+        ({"reach": 0.0}, "reach is 0, and must be above 0"),
         ({"rank": 0}, "leave nothing to learn"),
-        ({"facts_per_block": 0}, "nothing would be learned"),
+        ({"facts_per_block": 0}, "facts_per_block is 0, and must be above 0"),
         ({"layers": "2", "gate_below": 3}, "3 layers below layer 2: give gate_below from 0 to 2"),
     ],
 )

@@ -156,7 +156,7 @@ def test_in_scope_everywhere_it_changes_what_names_no_subject(toy: Any) -> None:
 def test_what_cannot_work_is_refused_before_any_work(toy: Any) -> None:
     with pytest.raises(EditError, match="top_k is 3, and there are 2 experts"):
         made(toy, asked(toy)[:1], experts=2, top_k=3)
-    with pytest.raises(EditError, match="nothing would be learned"):
+    with pytest.raises(EditError, match="strength is 0, and must be above 0"):
         made(toy, asked(toy)[:1], strength=0.0)
     with pytest.raises(EditError, match="would open nearly everywhere: mark a longer subject"):
         made(toy, [request(toy, "[the] town of Vey is", "Vey", answer="Brask")])

@@ -102,12 +102,12 @@ def test_a_wise_copy_changes_in_its_mask_alone_and_within_its_bound(toy: Any, bo
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("calinet", {"slots": 0}, "larger than 0"),
-        ("calinet", {"quiet": -1.0}, "quiet not below 0"),
-        ("memoir", {"active": 1.5}, "shares of up to 1"),
+        ("calinet", {"slots": 0}, "slots is 0, and must be above 0"),
+        ("calinet", {"quiet": -1.0}, "quiet is -1, and must be at least 0"),
+        ("memoir", {"active": 1.5}, "active and overlap are shares"),
         ("wise", {"ratio": 1.0}, "ratio below 1"),
         ("wise", {"beta": 0.5}, r"below alpha \+ gamma"),
-        ("wise", {"learning_rate": 0.0}, "nothing would be learned"),
+        ("wise", {"learning_rate": 0.0}, "learning_rate is 0, and must be above 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(toy: Any, name: str, settings: dict[str, Any], said: str) -> None:

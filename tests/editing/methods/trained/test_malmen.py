@@ -121,5 +121,5 @@ def test_settings_that_cannot_work_are_named(tiny):
     from helpers.editors import FACTS
 
     config = config_of(tiny("llama"), "malmen")
-    with pytest.raises(EditError, match="eta must not be below 0"):
+    with pytest.raises(EditError, match="eta is -1, and must be at least 0"):
         train_editor(tiny("llama"), "malmen", FACTS, config.__class__(**vars(config) | {"eta": -1.0}), shown=False)

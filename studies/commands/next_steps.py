@@ -22,11 +22,18 @@ def _circuit(study: Any, _: str) -> str:
 
 
 def _edit(scores: Any, folder: str) -> str | None:
-    """After one edit: what it changed inside. Of an edit that changes no weight, and of many, nothing is that usual."""
+    """After one edit: what it changed inside. Of many edits nothing is that usual, and some cannot be looked into."""
     report = scores.report
-    if len(report.edits) == 1 and report.protocol.order == "single":
+    if len(report.edits) == 1 and report.protocol.order == "single" and all(map(_seen_inside, report.methods)):
         return f"circuit diff --edit {folder}{_model(report.run)}"
     return None
+
+
+def _seen_inside(name: str) -> bool:
+    """Whether `circuit diff` takes an edit by this method."""
+    from editing.method import method, method_names
+
+    return name in method_names() and not (method(name).in_context or method(name).reads_prompts)
 
 
 def _model(run: Any) -> str:

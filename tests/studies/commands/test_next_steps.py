@@ -31,9 +31,10 @@ def study(toy: Any) -> Any:
     return trace_study(toy, prompt, fs.TraceConfig(samples=1, sites=("mlp",)), shown=False)
 
 
-def _report(edits: int, order: str = "single") -> Any:
+def _report(edits: int, order: str = "single", name: str = "rome") -> Any:
     run = SimpleNamespace(model=DEFAULT, source="a wheel")
-    return SimpleNamespace(edits=("a",) * edits, protocol=SimpleNamespace(order=order), run=run)
+    protocol = SimpleNamespace(order=order)
+    return SimpleNamespace(edits=("a",) * edits, methods=(name,), protocol=protocol, run=run)
 
 
 def test_each_step_is_a_command_that_its_program_takes(study: Any) -> None:
@@ -55,6 +56,9 @@ def test_a_step_names_the_run_the_subject_and_a_model_that_is_not_the_usual_one(
 def test_where_nothing_is_usual_nothing_is_said() -> None:
     assert next_step(named("EditScores", report=_report(2)), PAGE) is None
     assert next_step(named("EditScores", report=_report(1, "sequence")), PAGE) is None
+    for name in ("ice", "serac", "memoir", "a method of somebody's"):  # circuit diff refuses them
+        assert next_step(named("EditScores", report=_report(1, name=name)), PAGE) is None
+    assert next_step(named("EditScores", report=_report(1, name="grace")), PAGE) is not None
     assert next_step(named("Bench"), PAGE) is None
 
 

@@ -139,14 +139,20 @@ class Curves(Spec):
         return np.extract(np.isfinite(every), every)
 
     def widened(self) -> tuple[float, float] | None:
-        """The ends of the y axis where what is seen spans less than `least`; None: they are the data's."""
+        """The ends of the y axis where what is seen spans less than `least`; None: they are the data's.
+
+        What is nowhere below zero, as a share, has an axis that is not either, but for the room of a line's width.
+        """
         seen, least = self.seen(), self.least
         if self.log_y:
             seen, least = np.log(seen[seen > 0]), float(np.log(max(least, 1.0)))
         if not seen.size or np.ptp(seen) >= least:
             return None
         middle = float(seen.min() + seen.max()) / 2
-        low, high = middle - least / 2, middle + least / 2
+        low = middle - least / 2
+        if not self.log_y and seen.min() >= 0:
+            low = max(low, -least / 25)
+        high = low + least
         return (float(np.exp(low)), float(np.exp(high))) if self.log_y else (low, high)
 
 

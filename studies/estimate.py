@@ -6,7 +6,7 @@ and the tests hold the counts against real runs. Bytes are those of tensors at t
 operation is a multiplication or an addition of a matrix product.
 
     load      the weights, and the proofs of what is assumed of a model
-    trace     one prompt of nine tokens, every state from the subject on, three kinds, ten samples
+    trace     one short prompt, every state from the subject on, three kinds, ten samples
     eap_ig    every edge's score for one prompt and its counterfactual twin, in five steps
     acdc      the state of an exact search on one prompt, whole heads, and a decision about every edge
     moments   second moments of the keys of one layer, from as many tokens as are asked for by default

@@ -216,7 +216,11 @@ def _check_room(layers: int, width: int) -> None:
     if room is None or needed[0] <= room or counting():
         return
     few = layers > 1 and needed[1] <= room
-    remedy = "collect them layer by layer before, with edit moments --layer" if few else "choose --moments identity"
+    remedy = (
+        "collect them layer by layer before, with edit moments --layer"
+        if few
+        else "edits can do without, with --moments identity"
+    )
     raise EditError(
         f"second moments of {layers} layer{'s' * (layers > 1)} with keys of {width} dimensions take "
         f"{needed[0] / 1e9:.2g} GB of the processor's memory, and {room / 1e9:.2g} are free: {remedy}"

@@ -24,6 +24,7 @@ from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, run_up_to
+from factscope.model.forward.at_once import count_of, fitting
 from factscope.model.forward.batched import padded
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
@@ -32,7 +33,10 @@ from factscope.model.hooks import hooked, record
 from factscope.model.sites import Site
 from factscope.model.weights import PROJECTIONS, WeightName
 
-APART = 16  # facts that learn side by side: each a change, its gradient and Adam's two moments
+# Facts that learn side by side. It stays what it is however much memory is free: what their changes begin with is drawn
+# for all of them together.
+APART = 16
+MORE = 3  # of each change: its gradient and Adam's two moments
 
 Wanted = Callable[[int, Sequence[int]], tuple[list[int], list[int]]]  # first position, target -> positions, token ids
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # nats per token, tokens, which facts -> what is brought down
@@ -116,11 +120,21 @@ class _Run:
 
     def __init__(self, inputs: MethodInputs, how: Training, change: Change) -> None:
         self.inputs, self.how, self.change = inputs, how, change
+        self._check_room()
         self.rows = Rows(inputs, how, change.weights[0].layer)
         self.objective = how.objective() if how.objective is not None else None
         self.groups = len(next(iter(change.parts.values())))
         self.adams = {name: Adam() for name in change.parts}
         self.active = torch.ones(self.groups, dtype=torch.bool)
+
+    def _check_room(self) -> None:
+        """ModelError where what is learned finds no room beside the model, with the number of facts that would do."""
+        groups, parts = len(next(iter(self.change.parts.values()))), self.change.parts.values()
+        each = MORE * sum(one.numel() * one.element_size() for one in parts) // groups
+        fewer = count_of(self.inputs.model, each, groups - 1)
+        what = f"the changes of {groups} facts that learn side by side" if groups > 1 else "the change"
+        remedy = f"--limit {fewer} would do" if fewer else ""
+        fitting(self.inputs.model, 1, groups * each, f"the gradient of {what} and Adam's two moments", remedy)
 
     def outputs(self) -> list[MethodOutput]:
         """Train to the end; the change of each group, with the losses of its facts at the beginning of each round."""

@@ -79,5 +79,5 @@ def test_sums_hold_no_more_than_is_foreseen_and_too_little_memory_is_told(monkey
     moments._check_room(1, width)
     with pytest.raises(EditError, match=r"second moments of 9 layers .* with edit moments --layer"):
         moments._check_room(9, width)
-    with pytest.raises(EditError, match=r"second moments of 1 layer with keys of 2400 .* choose --moments identity"):
+    with pytest.raises(EditError, match=r"second moments of 1 layer with keys of 2400 .* with --moments identity"):
         moments._check_room(1, 2400)

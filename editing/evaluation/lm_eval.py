@@ -119,9 +119,7 @@ def check_tasks(tasks: Sequence[str], include: Path | None = None) -> Any:
         return _manager(tasks, include)
 
 
-def task_numbers(
-    model: Bridge, tasks: Sequence[str], manager: Any, *, limit: int | None = None, seed: int = SEED
-) -> dict[str, float]:
+def task_numbers(model: Bridge, tasks: Sequence[str], manager: Any, limit: int | None = None) -> dict[str, float]:
     """The harness's numbers of the model as it stands, by "task, metric"; `manager` is what `check_tasks` gave.
 
     Raises EditError for data that cannot be read. What stands beside the weights is not seen.
@@ -129,7 +127,7 @@ def task_numbers(
     lm_eval, HFLM = _harness()  # noqa: N806
     with _hushed(), _same_draws():
         harnessed = HFLM(pretrained=plain_model(model), tokenizer=model.tokenizer)
-        now = _said(lm_eval, harnessed, tasks, manager, limit, None, seed)
+        now = _said(lm_eval, harnessed, tasks, manager, limit, None, SEED)
     return {f"{one.task}, {one.metric}": one.after for one in _scores(now, now)}
 
 

@@ -55,9 +55,7 @@ def records(rows: Sequence[Row], speeches: Sequence[Speech], protocol: Protocol,
     ]
 
 
-def table(
-    method: str, rows: Sequence[Row], protocol: Protocol, speeches: Sequence[Speech] = (), *, seed: int = 0
-) -> tuple[Score, ...]:
+def table(method: str, rows: Sequence[Row], protocol: Protocol, speeches: Sequence[Speech] = ()) -> tuple[Score, ...]:
     """Every metric that applies to these rows, at every time that was read."""
     out = []
     times = [when for when in TIMES if any(getattr(row, when) is not None for row in rows)]
@@ -72,7 +70,7 @@ def table(
             known = [(v, g) for v, g in zip(kept[name], groups, strict=True) if v is not None and not math.isnan(v)]
             if known:
                 values, own = zip(*known, strict=True)
-                ends = interval(values, one.unit, seed, own)
+                ends = interval(values, one.unit, groups=own)
                 out.append(Score(method, name, when, one.unit, len(values), float(np.mean(values)), *ends))
         three = zip(*(kept[name] for name in ("ES", "PS", "NS")), groups, strict=True)
         whole = [each for each in three if None not in each]
@@ -80,7 +78,7 @@ def table(
             *triples, own = zip(*whole, strict=True)
             sets = np.array(triples, dtype=float)
             value = float(harmonic(sets.mean(1)[:, None])[0])
-            low, high = bca(sets, harmonic, seed=seed, groups=own)
+            low, high = bca(sets, harmonic, groups=own)
             if len(set(own)) >= ENOUGH and math.isnan(
                 low
             ):  # all alike: of each share's own ends, wide rather than narrow

@@ -67,6 +67,7 @@ def records(report: EditReport) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+MOST = 500  # questions of a table
 ORDER = {
     "single": "Each edit was applied alone, read, and taken out again.",
     "together": "All edits were in place at once.",
@@ -97,14 +98,14 @@ def _absent(report: EditReport) -> str:
     return f" No fact here brings {' or '.join(absent)} to ask." if absent else ""
 
 
-def row_table(report: EditReport, limit: int = 500) -> Table:
+def row_table(report: EditReport) -> Table:
     """What each question is answered with, before and after, with the probabilities of both answers."""
-    rows = tuple(_cells(row) for row in report.rows[:limit])
+    rows = tuple(_cells(row) for row in report.rows[:MOST])
     columns = ("kind", "prompt", "said", "says", "answer", "P before", "P after", "other's P", "after", "KL, nats")
     note = "P: geometric mean over an answer's tokens. The other answer is the old one, or the new one where something "
     note += "must stay."
-    if len(report.rows) > limit:
-        note += f" The first {limit} of {len(report.rows)} questions."
+    if len(report.rows) > MOST:
+        note += f" The first {MOST} of {len(report.rows)} questions."
     return Table("Questions", columns, rows, note)
 
 

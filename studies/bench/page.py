@@ -27,6 +27,7 @@ from studies.bench.bench import Bench
 from studies.bench.method_result import MethodResult
 
 UNEDITED = "unedited"
+EXAMPLES = 3  # of each kind of failure and method
 TIMES = {"before": UNEDITED, "after": "immediate", "final": "final"}
 
 
@@ -373,12 +374,12 @@ def failure_table(bench: Bench) -> Table:
     return Table(FAILURE_TITLE, ("method", *FAILURES), rows)
 
 
-def example_table(bench: Bench, each: int = 3) -> Table:
+def example_table(bench: Bench) -> Table:
     """The first few of each kind and method."""
     rows = []
     for trial in bench.trials:
         for kind in FAILURES:
-            some = [one for one in trial.failures if one.kind == kind][:each]
+            some = [one for one in trial.failures if one.kind == kind][:EXAMPLES]
             rows += [(trial.method, kind, one.prompt, one.target, one.said) for one in some]
     return Table("Examples", ("method", "kind", "prompt", "target", "what it wrote"), tuple(rows))
 

@@ -36,7 +36,7 @@ _PLACES = {
     "trace": "studies.face:trace",
     "average": "tracing.average:average",
     "lens": "tracing.logit_lens:lens",
-    "flow": "tracing.flow.knockout:flow",
+    "flow": "studies.face:flow",
     "average_flow": "tracing.flow.average:average_flow",
     "neurons": "tracing.neurons:neurons",
     "patchscope": "tracing.states.patchscope:patchscope",

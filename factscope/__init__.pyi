@@ -60,6 +60,7 @@ from studies.face import (
     edit_back,
     evaluate_circuit,
     find_circuit,
+    flow,
     generate,
     moments,
     request,
@@ -74,7 +75,7 @@ from studies.tables.survey import Survey
 from tracing.average import average
 from tracing.causal import Config as TraceConfig
 from tracing.flow.average import average_flow
-from tracing.flow.knockout import FlowConfig, flow
+from tracing.flow.knockout import FlowConfig
 from tracing.flow.results import FlowAverage, FlowResult
 from tracing.logit_lens import lens
 from tracing.neurons import Config as NeuronConfig

@@ -57,6 +57,10 @@ from studies.tables.survey import Survey
 from tracing.causal import Config as TraceConfig
 from tracing.causal import cells_of
 from tracing.causal import trace as traced
+from tracing.flow.knockout import FlowConfig
+from tracing.flow.knockout import cells_of as knockouts
+from tracing.flow.knockout import flow as followed
+from tracing.flow.results import FlowResult
 from tracing.results import TraceResult
 
 # ---- traces ----
@@ -78,6 +82,30 @@ def trace(
     prompt = make_prompt(model, prompt) if isinstance(prompt, str) else prompt
     with progress("tracing", cells_of(model, prompt, config), shown=shown) as advance:
         return traced(model, prompt, config, advance=advance)
+
+
+def flow(
+    model: Bridge,
+    prompt: str | Prompt,
+    config: FlowConfig = FlowConfig(),
+    *,
+    pool: Sequence[Fact] = (),
+    shown: bool | None = None,
+) -> FlowResult:
+    """Knock out attention to the words of `prompt`, with a progress bar: what the answer loses, by source and layer.
+
+    A text is made a prompt first. Without an answer, the model's own most probable next token is followed. `pool` are
+    facts whose answers are attributes of their subjects, beside those that ship with us; `shown` is as in `trace`.
+
+    Changes are of the answer's probability, relative; -1 where nothing of it is left (Geva et al. 2023, section 4).
+
+    Raises UserError for a knockout of nothing or a window larger than the model, and ModelError for a model whose
+    attention cannot be knocked out exactly.
+    """
+    info(model)
+    prompt = make_prompt(model, prompt) if isinstance(prompt, str) else prompt
+    with progress("knocking out", knockouts(model, prompt, config), shown=shown) as advance:
+        return followed(model, prompt, config, pool=pool, advance=advance)
 
 
 About: TypeAlias = str | Prompt | Task | CircuitInputs

@@ -1,5 +1,7 @@
 """Attention knockout: identities, two engines, and plain transformers with an attention mask."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +23,7 @@ from factscope.runs.store import load, same, save
 from helpers.architectures import plain
 from helpers.models import TOY
 from helpers.results import check_result
+from studies import face
 from tracing.causal import window_of
 from tracing.flow.knockout import FlowConfig, cells_of, flow
 from tracing.flow.knockouts import closed, knockouts_of, random_sets
@@ -168,6 +171,24 @@ def test_a_trained_model_needs_its_subject(toy: Any) -> None:
     assert found.change[found.number("last token", "subject")].min() < -0.9
     assert torch.all(found.change >= -1)
     assert same(found, replace(flow(toy, prompt, FlowConfig(window=toy.cfg.n_layers)), run=found.run))
+
+
+def test_the_face_takes_a_text_and_shows_how_far_it_is(toy: Any, monkeypatch: Any) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def progress(title: str, total: int, *, shown: bool | None) -> Iterator[Any]:
+        seen.append((title, total, shown))
+        done: list[int] = []
+        yield done.append
+        assert sum(done) == total
+
+    monkeypatch.setattr(face, "progress", progress)
+    config = FlowConfig(window=2, nulls=1)
+    found = fs.flow(toy, SENTENCE, config, shown=True)
+    prompt = make_prompt(toy, SENTENCE)
+    assert same(found, replace(flow(toy, prompt, config), run=found.run))
+    assert seen == [("knocking out", cells_of(toy, prompt, config), True)]
 
 
 def test_a_result_is_saved_and_drawn_again(toy: Any, tmp_path: Any) -> None:

@@ -142,7 +142,7 @@ def test_a_small_vocabulary_and_another_machine_are_counted() -> None:
         counts(config, tokenizer, ("trace",), SMALL, machine=one)["trace"] for one in (None, cuda, Machine("cuda", 1.0))
     )
     assert here.operations >= there.operations, "oneDNN's rows are filled up, and a GPU's are not"
-    assert little.operations == pytest.approx(there.operations, rel=0.1), "one cell at a time, and no refusal"
+    assert little.operations > there.operations, "one cell at a time shares no work with others, and is not refused"
     assert machine_of("cuda", torch.float32, 8e10, 4e14).kind == "cuda"
 
 

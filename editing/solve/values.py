@@ -28,9 +28,9 @@ from editing.requests import RequestPrompts, essence_prompt
 from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, run_up_to
+from factscope.model.bridge import Bridge
 from factscope.model.forward.at_once import fitting
-from factscope.model.forward.batched import padded
+from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import Row, Suffix, buckets, check_written, landed, suffix
 from factscope.model.forward.widened import WIDE
@@ -378,24 +378,23 @@ class Keys:
         return self.each[:, 0]
 
 
-@torch.no_grad()
-@thin_products()
 def read_subjects(
     model: Bridge, prompts: RequestPrompts, sites: Sequence[Site]
 ) -> dict[Site, Float[Tensor, "fact context d"]]:
-    """Activations at the subject's last token, for every fact in every context; blocks above the sites do not run."""
+    """Activations at the subject's last token, for every fact in every context; blocks above the sites do not run.
+
+    Prompts are read up to that token, so that is where a gate beside the weights decides, as for each prompt alone.
+    """
     rows, ends = [], []
     for request in prompts.requests:
         for prompt in prompts.of(model, request):
             ends.append(prompt.subject_span[1] - 1)
             rows.append(prompt.tokens[: ends[-1] + 1])
-    top = max(site.layer for site in sites)
     found: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(rows) for site in sites}
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for some in (order[i : i + 64] for i in range(0, len(order), 64)):
         tokens = padded(model, [rows[i] for i in some])
-        with record(model, sites) as seen:
-            run_up_to(model, tokens, top)
+        seen = states_at(model, tokens, torch.tensor([ends[i] for i in some]), sites)
         for site in sites:
             for r, i in enumerate(some):
                 found[site][i] = seen[site][r, ends[i]].float().cpu()

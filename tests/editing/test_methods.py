@@ -194,6 +194,19 @@ def test_rome_writes_its_value_at_the_bare_key_exactly(tiny, kind):
     assert (written[:, 1] - values.target).norm() > 1e-3 * values.target.norm()
 
 
+def test_subjects_are_read_together_as_each_alone_also_behind_a_gate(tiny):
+    model = tiny("llama")
+    ending = (*requests_of((Fact("d", "home", "Ze", "{}", "Rome", "York"),)), FACTS[0])
+    site = Site("resid", 1)
+    clean = read_subjects(model, RequestPrompts(ending, ("{}",)), [site])[site]
+    edit = computing.compute("grace", model, ending[:1], settings("grace"), shown=False)
+    with edit.applied(model):
+        together = read_subjects(model, RequestPrompts(ending, ("{}",)), [site])[site]
+        alone = [read_subjects(model, RequestPrompts((one,), ("{}",)), [site])[site] for one in ending]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    assert (together[0] - clean[0]).norm() > 1e-2 * clean[0].norm()  # its gate is open where the subject ends
+
+
 def test_r_rome_writes_its_value_at_the_averaged_key_exactly(tiny):
     model = tiny("llama")
     edit = computing.compute(

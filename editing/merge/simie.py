@@ -27,9 +27,8 @@ from editing.requests import bare_prompt, check
 from editing.solve.moments import Moments
 from editing.weights.lent import in_float32
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, run_up_to
-from factscope.model.forward.batched import padded
-from factscope.model.hooks import record
+from factscope.model.bridge import Bridge
+from factscope.model.forward.batched import padded, states_at
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName
 
@@ -124,15 +123,16 @@ def joined(
 def _keys(model: Bridge, edit: Edit, names: Sequence[str]) -> dict[str, Float[Tensor, "_ d_in"]]:
     """What each weight reads at every token of the edit's prompts and targets, float64."""
     sites = {str(one): Site(PROJECTIONS[one.part][0], one.layer) for one in map(WeightName.of, names)}
-    rows = []
+    rows, ends = [], []
     for request in edit.requests:
         prompt = bare_prompt(model, request, edit.start_token)
         rows.append((*prompt.tokens, *prompt.answer_ids))
+        ends.append(len(prompt.tokens) - 1)
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     with in_float32(model):
-        for some in (rows[i : i + ROWS] for i in range(0, len(rows), ROWS)):
-            with record(model, list(sites.values())) as seen:
-                run_up_to(model, padded(model, some), max(site.layer for site in sites.values()))
+        for begin in range(0, len(rows), ROWS):
+            some, last = rows[begin : begin + ROWS], torch.tensor(ends[begin : begin + ROWS])
+            seen = states_at(model, padded(model, some), last, list(sites.values()))
             for name, site in sites.items():
                 found[name] += [
                     seen[site][row, : len(tokens)].flatten(1).double().cpu() for row, tokens in enumerate(some)

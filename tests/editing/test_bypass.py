@@ -416,7 +416,7 @@ def test_limits_of_the_reach(toy: Any) -> None:
     before = last(toy, others)
     with wide.applied(toy):
         assert torch.equal(last(toy, others)[0], before[0])
-    with pytest.raises(EditError, match="a ball of no width"):
+    with pytest.raises(EditError, match="reach is 0, and must be above 0"):
         compute(spec, toy, [asked], spec.config_for(toy, {"reach": 0.0}), shown=False)
 
 

@@ -81,7 +81,8 @@ def rank_one(
     return solve(mean, delta, metric, at=bare)
 
 
-def _side_by_side(curves: list[Float[Tensor, " step"]]) -> Float[Tensor, "step fact"]:
+def _side_by_side(curves: list[Float[Tensor, " _"]]) -> Float[Tensor, "step fact"]:
+    """Curves of several lengths, the shorter filled up with NaN."""
     longest = max(len(curve) for curve in curves)
     return torch.stack(
         [torch.nn.functional.pad(curve, (0, longest - len(curve)), value=torch.nan) for curve in curves], 1

@@ -94,7 +94,7 @@ def test_a_diff_takes_an_editor_for_the_method_that_is_trained(edit, run_command
     ("words", "sentence"),
     [
         (("train", "rome"), "rome needs no training; "),
-        (("train", "mend", "--set", "rank=0", "--facts", "facts"), "rank, batch and every must be at least 1"),
+        (("train", "mend", "--set", "rank=0", "--facts", "facts"), "rank is 0, and must be at least 1"),
         (("train", "mend", "--facts", "facts/toy_town.json"), "an editor needs 50 of 3 at least"),
         (("apply", PROMPT, "--target", "Vey", "--method", "mend"), "none was given: train one with edit train mend"),
         (("apply", PROMPT, "--target", "Vey", "--method", "mend", "--editor", "facts"), "is not a run folder"),

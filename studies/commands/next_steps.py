@@ -14,11 +14,11 @@ def next_step(result: Any, page: Path) -> str | None:
     return None if step is None else step(result, shlex.quote(str(page.parent)))
 
 
-def _circuit(study: Any, _: str) -> str:
-    """After where: what computes it, and of the answer that was traced."""
-    asked = study.trace.prompt
+def _circuit(seen: Any, _: str) -> str:
+    """After where: what computes it, and of the answer that was followed."""
+    asked = seen.prompt
     answer = f" --answer {shlex.quote(str(asked.answer).strip())}" if asked.answer_from == "flag" else ""
-    return f"circuit find {shlex.quote(asked.marked)}{answer}{_model(study.trace.run)}"
+    return f"circuit find {shlex.quote(asked.marked)}{answer}{_model(seen.run)}"
 
 
 def _edit(scores: Any, folder: str) -> str | None:
@@ -45,7 +45,8 @@ def _model(run: Any) -> str:
 
 
 STEPS: dict[str, Step] = {
-    "TraceStudy": _circuit,
+    "TraceStudy": lambda study, folder: _circuit(study.trace, folder),
+    "FlowResult": _circuit,
     "AverageResult": lambda _, folder: f"trace show {folder} --table average.csv",
     "CircuitStudy": lambda _, folder: f"circuit export {folder} --out circuit.json",
     "EditScores": _edit,

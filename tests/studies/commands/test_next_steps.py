@@ -38,8 +38,10 @@ def _report(edits: int, order: str = "single", name: str = "rome") -> Any:
 
 
 def test_each_step_is_a_command_that_its_program_takes(study: Any) -> None:
-    results = [named(kind, report=_report(1)) for kind in STEPS if kind != "TraceStudy"]
-    for result in (study, *results):
+    results = [named(kind, report=_report(1)) for kind in STEPS if kind not in ("TraceStudy", "FlowResult")]
+    flow = named("FlowResult", prompt=study.trace.prompt, run=study.trace.run)
+    assert next_step(flow, PAGE) == next_step(study, PAGE)
+    for result in (study, flow, *results):
         line = next_step(result, PAGE)
         assert line is not None
         parse(shlex.split(line))

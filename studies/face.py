@@ -41,7 +41,7 @@ from factscope.errors import UserError
 from factscope.model.bridge import Bridge, info
 from factscope.model.forward.generate import generate as continued
 from factscope.model.forward.generate import text_until_end
-from factscope.model.prompts import Prompt, make_prompt, tokenized
+from factscope.model.prompts import Prompt, as_prompt, make_prompt, tokenized
 from factscope.progress import progress
 from factscope.settings import owned
 from studies.circuit import CircuitStudy, evaluated, with_notes
@@ -79,7 +79,7 @@ def trace(
     Raises NoGap if the corruption does not hurt the answer, and ModelError for a model that cannot be traced exactly.
     """
     info(model)  # what is no bridge is told in one sentence
-    prompt = make_prompt(model, prompt) if isinstance(prompt, str) else prompt
+    prompt = as_prompt(model, prompt)
     with progress("tracing", cells_of(model, prompt, config), shown=shown) as advance:
         return traced(model, prompt, config, advance=advance)
 
@@ -103,7 +103,7 @@ def flow(
     attention cannot be knocked out exactly.
     """
     info(model)
-    prompt = make_prompt(model, prompt) if isinstance(prompt, str) else prompt
+    prompt = as_prompt(model, prompt)
     with progress("knocking out", knockouts(model, prompt, config), shown=shown) as advance:
         return followed(model, prompt, config, pool=pool, advance=advance)
 

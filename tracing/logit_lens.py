@@ -22,19 +22,19 @@ from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device
 from factscope.model.hooks import record
 from factscope.model.parts.writes import check_writes, component_sites, component_writes
-from factscope.model.prompts import OWN_ANSWER, Prompt, with_answer_ids
+from factscope.model.prompts import OWN_ANSWER, Prompt, as_prompt, with_answer_ids
 from factscope.model.readout import ROWS, Norm, checked, rank, readout
 from factscope.model.sites import Site
 from factscope.runs.provenance import Run, stopwatch
 from tracing.results import LensResult
 
 
-def lens(model: Bridge, prompt: Prompt, norm: Norm = "per-state", top: int = 5) -> LensResult:
-    """Every layer and position of `prompt`, and every component at its last position.
+def lens(model: Bridge, prompt: str | Prompt, norm: Norm = "per-state", top: int = 5) -> LensResult:
+    """Every layer and position of `prompt`, and every component at its last position; a text is made a prompt first.
 
     Where the model normalises after attention (Gemma-2, OLMo-2), a head writes its share of what leaves the norm.
     """
-    norm = checked(norm)
+    norm, prompt = checked(norm), as_prompt(model, prompt)
     check_writes(model)
     with torch.no_grad(), stopwatch() as seconds:
         layers = range(model.cfg.n_layers)

@@ -24,7 +24,7 @@ from factscope.model.forward.scoring import Pair
 from factscope.model.hooks import record
 from factscope.model.neurons.attribution import Path, attribute
 from factscope.model.neurons.selection import Chosen, Neuron, Place, Refinement, choose, shared_by_many
-from factscope.model.prompts import OWN_ANSWER, Prompt, tokenized, with_answer_ids
+from factscope.model.prompts import OWN_ANSWER, Prompt, as_prompt, tokenized, with_answer_ids
 from factscope.model.readout import readout
 from factscope.model.sites import Site
 from factscope.model.weights import down_projection, live_weights
@@ -54,13 +54,15 @@ class Config:
 
 def neurons(
     model: Bridge,
-    prompt: Prompt,
+    prompt: str | Prompt,
     config: Config = Config(),
     *,
     wordings: Sequence[str] | None = None,
     advance: Advance = lambda _: None,
 ) -> NeuronResult:
     """The neurons that carry the prompt's answer; without an answer, the model's own most probable next token.
+
+    A text is made a prompt first.
 
     Args:
         wordings: other whole prompts that ask for the same answer; by default those of the shipped fact that the prompt
@@ -70,7 +72,7 @@ def neurons(
     Raises ModelError for a model whose neurons cannot be changed one by one, exactly.
     """
     with stopwatch() as seconds:
-        prompt = _answered(model, prompt)
+        prompt = _answered(model, as_prompt(model, prompt))
         texts = paraphrases(prompt) if wordings is None else tuple(wordings)
         pairs, asked, notes = _pairs(model, prompt, texts[: config.wordings - 1])
         found = attribute(model, pairs, None, config.path, advance)

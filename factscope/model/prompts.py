@@ -156,6 +156,11 @@ class PromptPair:
             )
 
 
+def as_prompt(model: Bridge, prompt: str | Prompt) -> Prompt:
+    """A prompt as it is; of a text, the prompt that `make_prompt` makes, and what that raises."""
+    return make_prompt(model, prompt) if isinstance(prompt, str) else prompt
+
+
 def make_prompt(
     model: Bridge,
     text: str,

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,21 @@ def test_rome_is_rome_unless_the_identity_is_asked_for(
         fs.edit(toy, asked, "rome", settings=how | {"restrain.mode": "linear"}, moments=few)
     assert "linear" in " ".join(held.restraints)
     assert fs.load(fs.save(edit, tmp_path / "edit")).digest == edit.digest
+
+
+def test_whoever_asks_about_a_prompt_takes_its_text(toy: Any) -> None:
+    text = "[Oda Voss] lives in"
+    prompt = fs.prompt(toy, text)
+    asked: tuple[Callable[[Any], Any], ...] = (
+        partial(fs.trace, toy, config=fs.TraceConfig(samples=1)),
+        partial(fs.flow, toy),
+        partial(fs.lens, toy),
+        partial(fs.neurons, toy),
+        partial(fs.patchscope, toy, config=fs.PatchscopeConfig(tokens=1, nulls=0)),
+    )
+    for call in asked:
+        assert call(text).prompt == call(prompt).prompt
+        assert call(text).prompt.tokens == prompt.tokens
 
 
 def test_a_circuit_is_cut_as_the_command_cuts_it(toy: Any) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 import torch
 
 from factscope.model.bridge import Bridge
-from factscope.model.prompts import Prompt
+from factscope.model.prompts import Prompt, as_prompt
 from factscope.model.readout import rank, readout
 from factscope.runs.provenance import Run, stopwatch
 from tracing.states.clean import CleanRun
@@ -25,15 +25,19 @@ READERS = ("logit lens", "Jacobian lens", "tuned lens")
 
 
 @torch.no_grad()
-def lenses(model: Bridge, prompt: Prompt, fitted: JacobianLens, tuned: TunedLens | None = None) -> LensesResult:
+def lenses(
+    model: Bridge, prompt: str | Prompt, fitted: JacobianLens, tuned: TunedLens | None = None
+) -> LensesResult:
     """Every state of the prompt by all lenses; without an answer, the model's own next token is followed.
+
+    A text is made a prompt first.
 
     Args:
         fitted: what `jacobian_lens(model)` gives.
         tuned: what `tuned_lens(model)` gives; it is judged on the Jacobian lens's held-out texts, too.
     """
     moves: list[Moved] = [as_it_is, fitted.moved, *([tuned.moved] if tuned else [])]
-    readers = READERS[: len(moves)]
+    readers, prompt = READERS[: len(moves)], as_prompt(model, prompt)
     with stopwatch() as seconds:
         clean = CleanRun.of(model, prompt.tokens)
         prompt = clean.answered(model, prompt)

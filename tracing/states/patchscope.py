@@ -28,7 +28,7 @@ from factscope.errors import PromptError, UserError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.generate import sample, text_until_end
 from factscope.model.hooks import Patch
-from factscope.model.prompts import Prompt, about, make_prompt
+from factscope.model.prompts import Prompt, about, as_prompt, make_prompt
 from factscope.model.readout import rank
 from factscope.progress import stage
 from factscope.runs.provenance import Run, stopwatch
@@ -75,16 +75,20 @@ class PatchscopeConfig:
 
 @stage("putting states into the target")
 def patchscope(
-    model: Bridge, prompt: Prompt, config: PatchscopeConfig = PatchscopeConfig(), *, others: Sequence[str] | None = None
+    model: Bridge,
+    prompt: str | Prompt,
+    config: PatchscopeConfig = PatchscopeConfig(),
+    *,
+    others: Sequence[str] | None = None,
 ) -> PatchscopeResult:
     """Every state of one token of `prompt`, put into every state of the target's placeholder.
 
-    Without an answer, the model's own most probable next token is followed. `others` are the subjects of the null; by
+    A text is made a prompt first. Without an answer, the model's own most probable next token is followed. `others` are the subjects of the null; by
     default those of the shipped relation that the prompt asks about, as far as it asks about any.
 
     Raises PromptError for a target without one placeholder, ModelError for a model that cannot be run in parts exactly.
     """
-    into = config.states(model.cfg.n_layers)
+    into, prompt = config.states(model.cfg.n_layers), as_prompt(model, prompt)
     start = prompt.start_token or "none"
     target = make_prompt(model, TARGETS.get(config.target, config.target), start=start)
     with stopwatch() as seconds:

@@ -41,7 +41,7 @@ def test_every_argument_of_every_call_is_looked_at(name: str) -> None:
         (lambda m, p: _fs.generate(m, p, edits=["x"]), r"fs.generate: edits\[0\] is a str, 'x', where an Edit"),
         (lambda m, p: _fs.generate(m, p, edits="x"), "edits is a str, 'x', where a list of Edit is needed: fs.edit"),
         (lambda m, p: _fs.generate(m, p, tokens="5"), "tokens is a str, '5', where a whole number is needed"),
-        (lambda m, p: _fs.lens(m, 3), r"fs.lens: prompt is an int, 3, .* needed: fs.prompt\(model, text\)"),
+        (lambda m, _: _fs.lens(m, 3), r"fs.lens: prompt is an int, 3, .* needed: fs.prompt\(model, text\)"),
         (lambda m, p: _fs.lens(m, p, norm="none at all"), "norm is a str, 'none at all', where 'per-state' or"),
         (lambda m, p: _fs.about_prompt(m, p), "text is a Prompt, where a text is needed: give its text"),
         (lambda m, p: _fs.find_circuit(m, p, _fs.EAPIG), "method is the class EAPIG, not called"),

@@ -25,9 +25,7 @@ READERS = ("logit lens", "Jacobian lens", "tuned lens")
 
 
 @torch.no_grad()
-def lenses(
-    model: Bridge, prompt: str | Prompt, fitted: JacobianLens, tuned: TunedLens | None = None
-) -> LensesResult:
+def lenses(model: Bridge, prompt: str | Prompt, fitted: JacobianLens, tuned: TunedLens | None = None) -> LensesResult:
     """Every state of the prompt by all lenses; without an answer, the model's own next token is followed.
 
     A text is made a prompt first.

@@ -83,8 +83,8 @@ def patchscope(
 ) -> PatchscopeResult:
     """Every state of one token of `prompt`, put into every state of the target's placeholder.
 
-    A text is made a prompt first. Without an answer, the model's own most probable next token is followed. `others` are the subjects of the null; by
-    default those of the shipped relation that the prompt asks about, as far as it asks about any.
+    A text is made a prompt first. Without an answer, the model's own most probable next token is followed. `others` are
+    the subjects of the null; by default those of the shipped relation that the prompt asks about, if it does.
 
     Raises PromptError for a target without one placeholder, ModelError for a model that cannot be run in parts exactly.
     """

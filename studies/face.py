@@ -41,7 +41,7 @@ from factscope.errors import UserError
 from factscope.model.bridge import Bridge, info
 from factscope.model.forward.generate import generate as continued
 from factscope.model.forward.generate import text_until_end
-from factscope.model.prompts import Prompt, as_prompt, make_prompt, tokenized
+from factscope.model.prompts import Prompt, as_prompt, tokenized
 from factscope.progress import progress
 from factscope.settings import owned
 from studies.circuit import CircuitStudy, evaluated, with_notes

@@ -61,7 +61,8 @@ class Reference:
         check_sum(model, graph, task.tokens(model))
         self.replacement = ablated(model, graph, task) if replacement is None else replacement
         self.n_forwards = 0
-        self._losses: dict[bytes, float] = {}  # of circuits that were asked for, by their edges
+        whole = float(self.objective.losses(self.objective.clean[None])[0])
+        self._losses = {_edges(graph.full()): whole}  # of circuits that were asked for, by their edges
         self._tokens = task.tokens(model)
         self.parts = Parts.of(model)
         self.choices = choices_of(model, self._tokens)  # of experts, in the full model; made again in every circuit
@@ -127,11 +128,11 @@ class Reference:
         return copies(self.graph) if self.attending is None else int(self.attending.max()) + 1
 
     def loss(self, kept: Mask) -> float:
-        """The task's loss with only the kept edges; each circuit is run once."""
-        name = np.packbits(kept).tobytes()
-        if name not in self._losses:
-            self._losses[name] = float(self.objective.losses(self.logits(kept)[None])[0])
-        return self._losses[name]
+        """The task's loss with only the kept edges; each circuit is run once, and all edges are the model's own run."""
+        edges = _edges(kept)
+        if edges not in self._losses:
+            self._losses[edges] = float(self.objective.losses(self.logits(kept)[None])[0])
+        return self._losses[edges]
 
     def ranks(self, kept: Mask) -> tuple[int, ...]:
         """Rank of each prompt's answer, 1 for the most probable, with only the kept edges."""
@@ -173,6 +174,11 @@ class Reference:
             else {"q": queries, "k": keys_or_values, "v": keys_or_values}
         )
         return [(Site(f"{kind}_input", layer), cut) for kind, cut in cuts.items()]
+
+
+def _edges(kept: Mask) -> bytes:
+    """A circuit's name among others of its graph."""
+    return np.packbits(kept).tobytes()
 
 
 def _summed(mask: Tensor, outputs: Float[Tensor, "writer row pos d_model"]) -> Tensor:

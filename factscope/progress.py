@@ -6,7 +6,8 @@ each minute says how far the work is, and work that is done sooner says nothing.
 a `stage`: it says what goes on and since when, in the same three ways.
 
 The time left is told from what the pieces that were done now have cost. Where some pieces take longer than others, the
-caller says by how much (`costs`), so that cheap ones at the beginning do not promise a quick end.
+caller says by how much (`costs`), so that cheap ones at the beginning do not promise a quick end; pieces that turn out
+to be no work at all are told as `free`, and say nothing of those that are left.
 
 Only one of them is shown at a time: a stage within a bar is part of it, and a bar within a stage takes its place.
 """
@@ -17,12 +18,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Advance = Callable[[int], None]
+
+
+class Progressing(Protocol):
+    """An `Advance` that is also told of pieces that were no work."""
+
+    def __call__(self, more: int, free: bool = False) -> None:
+        """So many more pieces are done, or fell away."""
+
+
 MOMENT, EVERY = 1.0, 0.5  # seconds before a notebook's line appears, and between two of its states
 BEAT = 60.0  # seconds between two lines where nobody looks at a bar
 CELLS = 24  # characters of its bar
@@ -32,15 +42,15 @@ _SHOWN: list[Callable[[], None]] = []  # what is shown now, the innermost last, 
 @contextmanager
 def progress(
     title: str, total: int, done: int = 0, shown: bool | None = None, costs: Sequence[float] = ()
-) -> Iterator[Advance]:
-    """Yields `advance(n)`, to be called when n more of `total` pieces are done.
+) -> Iterator[Progressing]:
+    """Yields `advance(n)`, to be called when n more of `total` pieces are done; `advance(n, free=True)` for no work.
 
     `costs`: of each piece, in the order in which they are done, beside each other; none: all take as long.
     Shown in a notebook and when standard error is a terminal, or as `shown` says; a bar never reaches a pipe or a file,
     which get a line a minute unless `shown` is False.
     """
     if shown is False:
-        yield lambda _: None
+        yield _unseen
         return
     display, work = _notebook(), Work(title, total, done, costs)
     with _in_front(lambda: None):
@@ -54,12 +64,25 @@ def progress(
             yield _in_lines(work)
 
 
+def _unseen(more: int, free: bool = False) -> None:
+    """Nobody looks."""
+
+
 class Work:
     """So many pieces, of which some were done before and more are done now."""
 
     def __init__(self, title: str, total: int, done: int = 0, costs: Sequence[float] = ()) -> None:
         self.title, self.total, self.done, self.reached = title, total, done, done
         self.upto = [0.0, *accumulate(costs)] if costs else None
+        self.free = 0.0  # what pieces would have cost that were no work
+
+    def advance(self, more: int, free: bool) -> float:
+        """So many more pieces are done; what they cost."""
+        before = self.cost(self.reached)
+        self.reached += more
+        spent = self.cost(self.reached) - before
+        self.free += spent if free else 0.0
+        return 0.0 if free else spent
 
     def cost(self, pieces: int) -> float:
         """What the first so many pieces cost."""
@@ -67,7 +90,7 @@ class Work:
 
     def left(self, seconds: float) -> str:
         """The time that is left, if what was done now took so long and the rest goes at its cost."""
-        new = self.cost(self.reached) - self.cost(self.done)
+        new = self.cost(self.reached) - self.cost(self.done) - self.free
         return _clock(seconds * (self.cost(self.total) - self.cost(self.reached)) / new) if new > 0 else "?"
 
 
@@ -139,7 +162,7 @@ def _in_front(stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _at_terminal(work: Work) -> Iterator[Advance]:
+def _at_terminal(work: Work) -> Iterator[Progressing]:
     """A bar that is gone at the end; it is as long as what was done cost."""
     columns = (
         TextColumn("{task.description}"),
@@ -153,21 +176,20 @@ def _at_terminal(work: Work) -> Iterator[Advance]:
         task = bar.add_task(work.title, total=work.cost(work.total), pieces=f"{work.done}/{work.total}")
         bar.update(task, completed=work.cost(work.done))
 
-        def advance(more: int) -> None:
-            before = work.cost(work.reached)
-            work.reached += more
-            bar.update(task, advance=work.cost(work.reached) - before, pieces=f"{work.reached}/{work.total}")
+        def advance(more: int, free: bool = False) -> None:
+            spent, pieces = work.advance(more, free), f"{work.reached}/{work.total}"
+            bar.update(task, advance=spent, total=work.cost(work.total) - work.free, pieces=pieces)
 
         yield advance
 
 
-def _in_lines(work: Work) -> Advance:
+def _in_lines(work: Work) -> Progressing:
     """A line on standard error where more than `BEAT` seconds went by since the last."""
     began = told = time.monotonic()
 
-    def advance(more: int) -> None:
+    def advance(more: int, free: bool = False) -> None:
         nonlocal told
-        work.reached += more
+        work.advance(more, free)
         now = time.monotonic()
         if now - told >= BEAT and work.reached < work.total:
             told, gone = now, now - began
@@ -187,13 +209,13 @@ def _notebook() -> Callable[..., Any] | None:
 
 
 @contextmanager
-def _in_cell(display: Callable[..., Any], work: Work) -> Iterator[Advance]:
+def _in_cell(display: Callable[..., Any], work: Work) -> Iterator[Progressing]:
     """One line below the cell that is written anew."""
     began, handle, told = time.monotonic(), None, 0.0
 
-    def advance(more: int) -> None:
+    def advance(more: int, free: bool = False) -> None:
         nonlocal handle, told
-        work.reached += more
+        work.advance(more, free)
         now = time.monotonic()
         if now - began < MOMENT or now - told < EVERY:
             return

@@ -158,7 +158,7 @@ def acdc(
             if is_dead(graph, kept, number):
                 kept[:, number] = False
                 n_dead += len(writers)
-                advance(len(writers))
+                advance(len(writers), free=True)
                 continue
             if layer != layer_of(graph, number):
                 layer = layer_of(graph, number)
@@ -171,7 +171,7 @@ def acdc(
                 kept[decision.writer, number] = decision.kept
                 decisions.append(decision)
             done = len(decisions) - before
-            advance(done)
+            advance(done, free=True)
             if done == len(writers):
                 continue
             if len(decisions) < len(taken):
@@ -188,7 +188,8 @@ def acdc(
 def costs(graph: Graph) -> list[float]:
     """What each edge's decision costs beside the others, in the order of the search: the layers above its reader.
 
-    The search goes downward, and from the reader's layer on everything is computed again, and the readout.
+    The search goes downward, and from the reader's layer on everything is computed again, and the readout. Edges that
+    are dead, or were decided before, are free.
     """
     return [
         1.0 + graph.n_layers - layer_of(graph, number)

@@ -144,7 +144,7 @@ def test_whoever_asks_about_a_prompt_takes_its_text(toy: Any) -> None:
         partial(fs.flow, toy),
         partial(fs.lens, toy),
         partial(fs.neurons, toy),
-        partial(fs.patchscope, toy, config=fs.PatchscopeConfig(tokens=1, nulls=0)),
+        partial(fs.patchscope, toy, config=fs.PatchscopeConfig(target=text, tokens=1)),
     )
     for call in asked:
         assert call(text).prompt == call(prompt).prompt

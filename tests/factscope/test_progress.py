@@ -67,6 +67,18 @@ def test_the_time_left_is_that_of_the_pieces_done_now() -> None:
     assert in_words(Work("x", 0), 1.0).count("█") == progress_module.CELLS
 
 
+def test_pieces_that_were_no_work_say_nothing_of_the_rest() -> None:
+    work = Work("x", 10)
+    work.advance(2, free=False)
+    work.advance(6, free=True)
+    assert work.left(4.0) == "0:04"  # two were two seconds each, and two are left
+    work = Work("x", 4, 0, [1.0, 1.0, 3.0, 5.0])
+    work.advance(1, free=True)
+    assert work.left(9.0) == "?"  # nothing was done yet
+    work.advance(1, free=False)
+    assert work.left(1.0) == "0:08"
+
+
 def test_more_than_an_hour_is_said_in_hours() -> None:
     work = Work("x", 61)
     work.reached = 1

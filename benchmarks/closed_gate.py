@@ -77,7 +77,8 @@ def timed(model, tokens, edit, repeats):
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", default=",".join(name for name in method_names() if method(name).beside))
+    untrained = [name for name in method_names() if method(name).beside and method(name).train is None]
+    parser.add_argument("--methods", default=",".join(untrained))
     parser.add_argument("--facts", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--counts", action="store_true")

@@ -22,7 +22,7 @@ from circuits.engine import beside
 from circuits.graph import Graph
 from factscope.errors import ModelError
 from factscope.model.bridge import Bridge, architecture, run_blocks
-from factscope.model.hooks import Hook, apart, flags, hooked, standing
+from factscope.model.hooks import Hook, apart, flags, hooked, hooks_on
 from factscope.model.parts.experts import NO_EXPERTS, Choices, Routing, check_experts, mixtures, repeated
 from factscope.model.parts.writes import HeadsOut, expert_writes, heads_out
 from factscope.model.sites import Site
@@ -168,17 +168,18 @@ SUMMED = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.1, torch.bf
 UNKNOWN = (AttributeError, LookupError, NotImplementedError, RuntimeError, StopIteration, TypeError)  # of foreign parts
 
 
-_SUMS: WeakKeyDictionary[Any, set[tuple[Graph, str]]] = WeakKeyDictionary()  # by model, the graphs that were proven
+_SUMS: WeakKeyDictionary[Any, tuple[frozenset[int], set[Graph]]] = WeakKeyDictionary()  # the hooks, and what is proven
 
 
 def check_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
     """ModelError unless every reader of the model hears the sum of what the writers below it write, and the biases.
 
     How the parts are joined is the same for every prompt and whatever the weights are, so it is proven once for a
-    graph and for what stands beside the modules, on the first prompt that is asked about.
+    graph, on the first prompt that is asked about, and again where other hooks are on the model.
     """
-    proven = _SUMS.setdefault(model, set())
-    if (graph, standing(model)) in proven:
+    hooks = hooks_on(model)
+    under, proven = _SUMS.get(model, (hooks, set()))
+    if under == hooks and graph in proven:
         return
     try:
         worst, where = _off_the_sum(model, graph, tokens[:1].repeat(copies(graph), 1))
@@ -194,7 +195,7 @@ def check_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> No
             f"on this architecture ({architecture(model)}) the residual stream is not the sum of what heads and MLPs "
             f"write ({where} hears something {worst:.2g} of its size away), so edge circuits would not be exact"
         )
-    proven.add((graph, standing(model)))
+    _SUMS[model] = hooks, {graph, *(proven if under == hooks else ())}
 
 
 @torch.no_grad()

@@ -48,6 +48,10 @@ class Bridge(Protocol):
         """All parameters with PyTorch's names."""
         ...
 
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules, wrappers and hook points among them."""
+        ...
+
     def tl_named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """All weights with TransformerLens's names, in its orientation."""
         ...

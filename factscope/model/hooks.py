@@ -222,3 +222,8 @@ def flags(model: Bridge, **values: bool) -> Iterator[None]:
 def hooks_left(model: Bridge) -> list[str]:
     """Names of hook points that still carry a hook: empty when everything was given back."""
     return sorted(name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks)
+
+
+def hooks_on(model: Bridge) -> frozenset[int]:
+    """The numbers of all forward hooks on the model's modules, whoever put them there; torch gives none twice."""
+    return frozenset(number for one in model.modules() for number in (*one._forward_hooks, *one._forward_pre_hooks))

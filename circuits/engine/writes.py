@@ -22,7 +22,7 @@ from circuits.engine import beside
 from circuits.graph import Graph
 from factscope.errors import ModelError
 from factscope.model.bridge import Bridge, architecture, run_blocks
-from factscope.model.hooks import Hook, apart, flags, hooked, hooks_on
+from factscope.model.hooks import Hook, apart, flags, hooked, put_together
 from factscope.model.parts.experts import NO_EXPERTS, Choices, Routing, check_experts, mixtures, repeated
 from factscope.model.parts.writes import HeadsOut, expert_writes, heads_out
 from factscope.model.sites import Site
@@ -167,19 +167,18 @@ def writes(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> Float
 SUMMED = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.125}
 UNKNOWN = (AttributeError, LookupError, NotImplementedError, RuntimeError, StopIteration, TypeError)  # of foreign parts
 
-
-_SUMS: WeakKeyDictionary[Any, tuple[frozenset[int], set[Graph]]] = WeakKeyDictionary()  # the hooks, and what is proven
+_SUMS: WeakKeyDictionary[Any, tuple[int, set[Graph]]] = WeakKeyDictionary()  # how it is put together; what is proven
 
 
 def check_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> None:
     """ModelError unless every reader of the model hears the sum of what the writers below it write, and the biases.
 
     How the parts are joined is the same for every prompt and whatever the weights are, so it is proven once for a
-    graph, on the first prompt that is asked about, and again where other hooks are on the model.
+    graph, on the first prompt that is asked about, and again where other modules or hooks make up the model.
     """
-    hooks = hooks_on(model)
-    under, proven = _SUMS.get(model, (hooks, set()))
-    if under == hooks and graph in proven:
+    now = put_together(model)
+    then, proven = _SUMS.get(model, (now, set()))
+    if then == now and graph in proven:
         return
     try:
         worst, where = _off_the_sum(model, graph, tokens[:1].repeat(copies(graph), 1))
@@ -195,7 +194,7 @@ def check_sum(model: Bridge, graph: Graph, tokens: Int[Tensor, "row pos"]) -> No
             f"on this architecture ({architecture(model)}) the residual stream is not the sum of what heads and MLPs "
             f"write ({where} hears something {worst:.2g} of its size away), so edge circuits would not be exact"
         )
-    _SUMS[model] = hooks, {graph, *(proven if under == hooks else ())}
+    _SUMS[model] = now, {graph, *(proven if then == now else ())}
 
 
 @torch.no_grad()

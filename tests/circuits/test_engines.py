@@ -268,3 +268,42 @@ def test_tasks_refuse_what_cannot_be_compared(tiny: Any) -> None:
     with pytest.raises(UserError, match="no ablation"):
         Reference(model, Graph.of(model), Task((short,), ablation="fire"))
     assert largest_group([short, long, long]) == (long, long)
+
+
+def test_a_circuit_is_run_once_and_all_edges_are_the_models_own_run(tiny: Any) -> None:
+    model = tiny("llama")
+    reference = Reference(model, Graph.of(model), task(model))
+    full, cut = reference.graph.full(), reference.graph.full()
+    cut[0] = False
+    assert reference.loss(full) == pytest.approx(float(reference.objective.losses(reference.logits(full)[None])[0]))
+    before = reference.n_forwards
+    losses = [reference.loss(cut), reference.loss(full), reference.loss(cut)]
+    assert reference.n_forwards == before + 1
+    assert losses == [losses[0], reference.loss(full), losses[0]]
+    assert losses[0] != losses[1]
+
+
+def test_how_parts_are_joined_is_proven_once_and_again_where_the_model_is_made_of_others(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("llama")
+    asked: list[Graph] = []
+    graph, tokens = Graph.of(model), task(model).tokens(model)
+    engine_writes.check_sum(model, graph, tokens)
+    real = engine_writes._off_the_sum
+
+    def watched(model: Any, graph: Graph, tokens: torch.Tensor) -> tuple[float, str]:
+        asked.append(graph)
+        return real(model, graph, tokens)
+
+    monkeypatch.setattr(engine_writes, "_off_the_sum", watched)
+    engine_writes.check_sum(model, graph, tokens)
+    assert not asked
+    with hooked(model, [(Site("mlp", 0), lambda _: None)]):
+        engine_writes.check_sum(model, graph, tokens)
+    engine_writes.check_sum(model, graph, tokens)
+    assert len(asked) == 2  # with the hook, and without it
+    own = model.blocks[0].mlp.original_component
+    monkeypatch.setattr(own, "act_fn", torch.nn.GELU())
+    engine_writes.check_sum(model, graph, tokens)
+    assert len(asked) == 3

@@ -26,10 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, run_up_to
-from factscope.model.forward.batched import ROWS, padded
-from factscope.model.forward.ends import ending
-from factscope.model.hooks import record
+from factscope.model.bridge import Bridge
+from factscope.model.forward.batched import ROWS, padded, states_at
 from factscope.model.prompts import start_ids
 from factscope.model.sites import Site
 
@@ -145,7 +143,6 @@ def chooser(always: str, scopes: Sequence[Scope], start: str) -> Callable[[Bridg
     return choose
 
 
-@torch.no_grad()
 def states(model: Bridge, prompts: Sequence[Sequence[int]], site: Site, start: str) -> Float[Tensor, "prompt d_model"]:
     """The mean over each prompt's tokens of what passes at a site, without the tokens that begin a text; on the CPU."""
     first = start_ids(model, start)
@@ -153,9 +150,8 @@ def states(model: Bridge, prompts: Sequence[Sequence[int]], site: Site, start: s
     rows = sorted({tuple(prompt) for prompt in prompts}, key=lambda row: (len(row), row))
     for begin in range(0, len(rows), ROWS):
         some = rows[begin : begin + ROWS]
-        with record(model, [site]) as seen, ending(torch.tensor([len(row) - 1 for row in some])):
-            run_up_to(model, padded(model, some), site.layer)
+        seen = states_at(model, padded(model, some), torch.tensor([len(row) - 1 for row in some]), [site])[site]
         for number, row in enumerate(some):
             skipped = len(first) if row[: len(first)] == tuple(first) and len(row) > len(first) else 0
-            found[row] = seen[site][number, skipped : len(row)].float().mean(0).cpu()
+            found[row] = seen[number, skipped : len(row)].float().mean(0).cpu()
     return torch.stack([found[tuple(prompt)] for prompt in prompts])

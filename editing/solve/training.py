@@ -23,13 +23,13 @@ from editing.requests import bare_prompt
 from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
-from factscope.model.bridge import Bridge, run_up_to
+from factscope.model.bridge import Bridge
 from factscope.model.forward.at_once import count_of, fitting
-from factscope.model.forward.batched import padded
+from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.partial import Frame
-from factscope.model.hooks import hooked, record
+from factscope.model.hooks import hooked
 from factscope.model.sites import Site
 from factscope.model.weights import PROJECTIONS, WeightName
 
@@ -218,9 +218,7 @@ class Rows:
         self.ends, self.rows = torch.tensor(ends), padded(model, rows)
         self.lengths = tuple(map(len, rows))
         self.frame, site = Frame.of(model, self.rows), Site("resid_pre", lowest)
-        with torch.no_grad(), ending(self.ends, tokens=self.rows), record(model, [site]) as seen:
-            run_up_to(model, self.rows, lowest)
-        self.resid = seen[site]
+        self.resid = states_at(model, self.rows, self.ends, [site])[site]
 
     def losses(self, change: Change, parts: Parts, some: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of each of these facts, nats per token, and its tokens' mean probability (geometric)."""

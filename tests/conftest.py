@@ -21,12 +21,11 @@ check_shapes()  # before anything of ours is imported
 # ruff: noqa: E402
 
 from factscope.errors import ModelError
-from factscope.model.hooks import hooks_left
 from factscope.model.load import load
 from factscope.model.weights import fingerprint
 from helpers.architectures import save_family
 from helpers.commands import invoke
-from helpers.models import TOY, save_tiny
+from helpers.models import TOY, hooks_left, save_tiny
 
 SLOW = ("default_model", "browser", "notebook", "ray")
 FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")

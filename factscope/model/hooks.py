@@ -219,11 +219,6 @@ def flags(model: Bridge, **values: bool) -> Iterator[None]:
         yield
 
 
-def hooks_left(model: Bridge) -> list[str]:
-    """Names of hook points that still carry a hook: empty when everything was given back."""
-    return sorted(name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks)
-
-
 def put_together(model: Bridge) -> int:
     """A number that is another where other modules, or other forward hooks on them, make up the model."""
     return hash(tuple((id(one), *one._forward_hooks, *one._forward_pre_hooks) for one in model.modules()))

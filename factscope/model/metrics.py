@@ -41,26 +41,21 @@ class Metric:
         return self.function(logits.float() if logits.dtype.itemsize < 4 else logits, target)
 
 
-_METRICS: dict[str, Metric] = {}
+METRICS: dict[str, Metric] = {}  # by name, in the order of this file
 
 
 def metric(name: str) -> Metric:
     """The metric called `name`; UserError, with the names there are, if there is none."""
-    if name not in _METRICS:
-        raise UserError(f"there is no metric {name!r}; choose one of {', '.join(_METRICS)}")
-    return _METRICS[name]
-
-
-def metric_names() -> tuple[str, ...]:
-    """All metrics, in the order of this file."""
-    return tuple(_METRICS)
+    if name not in METRICS:
+        raise UserError(f"there is no metric {name!r}; choose one of {', '.join(METRICS)}")
+    return METRICS[name]
 
 
 def _metric(name: str, unit: str, toward: int) -> Callable[[Callable[[Tensor, Target], Tensor]], Metric]:
     def register(function: Callable[[Tensor, Target], Tensor]) -> Metric:
         definition = (function.__doc__ or "").strip().splitlines()[0]
-        _METRICS[name] = Metric(name, unit, toward, definition, function)
-        return _METRICS[name]
+        METRICS[name] = Metric(name, unit, toward, definition, function)
+        return METRICS[name]
 
     return register
 

@@ -18,7 +18,7 @@ from factscope.plots.specs import Page, Spec
 T = TypeVar("T", bound=type)
 
 
-_PAGES: dict[type, str] = {}  # the module of each kind of result
+SHOWN: dict[type, str] = {}  # every result that shows itself, as far as it was imported, with the module of its page
 
 
 def shown(pages: str) -> Callable[[T], T]:
@@ -29,17 +29,12 @@ def shown(pages: str) -> Callable[[T], T]:
     """
 
     def register(cls: T) -> T:
-        _PAGES[cls] = pages
+        SHOWN[cls] = pages
         for name, method in (("__repr__", in_words), ("__rich__", _rich), ("_repr_mimebundle_", _mimebundle)):
             setattr(cls, name, method)
         return cls
 
     return register
-
-
-def shown_kinds() -> dict[type, str]:
-    """Every result that shows itself, as far as it was imported, with the module of its page."""
-    return dict(_PAGES)
 
 
 def page_of(result: Any) -> Page:
@@ -81,13 +76,13 @@ def figures_of(page: Page) -> tuple[Spec, ...]:
 
 def _called(result: Any, name: str) -> Any:
     for cls in type(result).__mro__:
-        if cls in _PAGES:
-            return getattr(importlib.import_module(_PAGES[cls]), name)(result)
+        if cls in SHOWN:
+            return getattr(importlib.import_module(SHOWN[cls]), name)(result)
     raise ArgumentError(f"a value of type {type(result).__name__} has no page; there are those of {_names()}")
 
 
 def _names() -> str:
-    return ", ".join(sorted(cls.__name__ for cls in _PAGES))
+    return ", ".join(sorted(cls.__name__ for cls in SHOWN))
 
 
 def _spec_mimebundle(spec: Spec, **_: Any) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from editing.bypass import Bypass, functions, join
 from editing.compute import compute
 from editing.requests import request
 from factscope.errors import GraphError
-from factscope.model.hooks import Patch, hooks_left, patched, record, stand
+from factscope.model.hooks import Patch, patched, record, stand
 from factscope.model.sites import Site
 from helpers.circuits import double, task
+from helpers.models import hooks_left
 
 SPLITS = pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
 SHAPES = pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])

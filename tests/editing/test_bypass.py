@@ -33,13 +33,13 @@ from factscope.model.forward.batched import logits_at, padded
 from factscope.model.forward.ends import ending, ends_of
 from factscope.model.forward.generate import generate
 from factscope.model.forward.scoring import Pair, score, shared
-from factscope.model.hooks import hooks_left, record, stand, standing
+from factscope.model.hooks import record, stand, standing
 from factscope.model.prompts import tokenized
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint
 from factscope.plots.figures.slides import Scatter
 from factscope.plots.render import figure
-from helpers.models import TOY
+from helpers.models import TOY, hooks_left
 
 BESIDE = [name for name in method_names() if method(name).beside]
 # Exemptions, each by definition. CaliNET has no gate: its slots are asked at every token, and what keeps them quiet is

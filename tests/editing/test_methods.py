@@ -18,10 +18,10 @@ from factscope.data.fact import Fact, Neighbour
 from factscope.data.request import requests_of
 from factscope.errors import EditError, SettingError
 from factscope.model.forward.batched import logits_at
-from factscope.model.hooks import hooks_left
 from factscope.model.sites import Site
 from factscope.model.weights import fingerprint, live_weights
 from helpers.editors import config_of, editor_of
+from helpers.models import hooks_left
 from helpers.moments import text_moments
 
 FACTS = requests_of(

@@ -17,7 +17,7 @@ import torch
 
 import factscope as fs
 from factscope.errors import StoreError
-from factscope.plots.show import shown_kinds
+from factscope.plots.show import SHOWN
 from helpers.shown_commands import BLOCK, PAGES, ROOT
 from studies.saved import KINDS
 
@@ -101,7 +101,7 @@ def test_a_folder_says_itself_what_it_holds(toy: Any, tmp_path: Path) -> None:
     """Every result that shows itself has its class in the table; one is saved and read back without naming it."""
     for _name, module in KINDS.items():
         __import__(module)
-    assert {kind.__name__ for kind in shown_kinds()} <= set(KINDS)
+    assert {kind.__name__ for kind in SHOWN} <= set(KINDS)
     seen = fs.lens(toy, fs.prompt(toy, "[Oda Voss] lives in"))
     again = fs.load(fs.save(seen, tmp_path / "lens"))
     assert type(again) is fs.LensResult

@@ -1,4 +1,4 @@
-"""Tiny random models of each architecture that matters, and where the trained toy lies."""
+"""Tiny random models of each architecture that matters, where the trained toy lies, and whether one was given back."""
 
 from pathlib import Path
 from typing import Any
@@ -78,3 +78,8 @@ def save_tiny(name: str, folder: Path, layers: int = 4, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def hooks_left(model: Any) -> list[str]:
+    """Names of hook points that still carry a hook: empty when everything was given back."""
+    return sorted(name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from factscope.data.load import load_facts
 from factscope.errors import NoGap, PromptError, TokenMismatch, UserError
-from factscope.model.metrics import Target, metric, metric_names
+from factscope.model.metrics import METRICS, Target, metric
 from factscope.model.prompts import make_prompt, prompt_of, with_answer
 from factscope.runs.store import same
 from helpers.models import TOY
@@ -172,7 +172,7 @@ def test_the_answer_is_the_models_own_unless_given(toy: Any) -> None:
     assert "own prediction" in own.prompt.answer_from
 
 
-@pytest.mark.parametrize("name", metric_names())
+@pytest.mark.parametrize("name", METRICS)
 def test_effects_are_positive_where_restoring_helps_in_every_metric(toy: Any, name: str) -> None:
     result = trace(toy, _town(toy), Config(sites=("resid",), metric=name))
     assert result.total_effect > 0

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from factscope.errors import ModelError
-from factscope.model.hooks import HookNeverFired, Patch, flags, hooked, hooks_left, patched, record
+from factscope.model.hooks import HookNeverFired, Patch, flags, hooked, patched, record
 from factscope.model.sites import Site
+from helpers.models import hooks_left
 
 SHAPES = ("gpt2", "llama", "neox", "gemma3")
 TOKENS = torch.arange(1, 11)[None]

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from factscope.data.load import load_facts
 from factscope.model.prompts import prompt_of
-from factscope.plots.show import in_words, page_of, pictures, shown_kinds
+from factscope.plots.show import SHOWN, in_words, page_of, pictures
 from factscope.plots.specs import Bars, Card, Curves, Heatmap, Series
 from factscope.plots.svg import image, svg
 from helpers.models import TOY
@@ -38,10 +38,10 @@ def test_every_view_that_is_named_is_there() -> None:
     for package in PACKAGES:
         for found in pkgutil.walk_packages([str(Path(__file__).parents[3] / package)], f"{package}."):
             importlib.import_module(found.name)
-    names = {cls.__name__ for cls in shown_kinds()}
+    names = {cls.__name__ for cls in SHOWN}
     assert {"TraceResult", "LensResult", "AverageResult", "TraceStudy", "Circuit", "CircuitStudy", "Edit", "EditReport",
             "EditStudy", "SequenceResult"} <= names  # fmt: skip
-    for pages in shown_kinds().values():
+    for pages in SHOWN.values():
         there = importlib.import_module(pages)
         assert callable(there.page), pages
         assert callable(there.words), pages

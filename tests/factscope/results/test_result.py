@@ -10,7 +10,7 @@ import pytest
 
 import factscope as fs
 from factscope.errors import UserError
-from factscope.plots.show import shown_kinds
+from factscope.plots.show import SHOWN
 from factscope.plots.specs import Bars, Heatmap
 from factscope.results import figures, tables
 from factscope.results.result import Result
@@ -37,7 +37,7 @@ def traced(toy: Any, prompt: fs.Prompt) -> fs.TraceResult:
 def test_every_result_that_is_shown_has_the_same_ways_out() -> None:
     for module in set(KINDS.values()):
         importlib.import_module(module)
-    for kind, pages in shown_kinds().items():
+    for kind, pages in SHOWN.items():
         assert issubclass(kind, Result), kind
         assert importlib.import_module(pages).records.__doc__, f"{pages} does not say what a row is"
 

@@ -1,5 +1,6 @@
 """The change of one weight: two thin factors, or a whole matrix where every direction moves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,26 @@ class Delta:
     def low_rank(self) -> bool:
         """Whether the factors say everything about it."""
         return self.left is not None and self.keep is None
+
+
+def summed(deltas: Sequence[Delta]) -> tuple[Delta, ...]:
+    """One change for each weight, the sum of those that it has among these; thin while thin ones are."""
+    names = dict.fromkeys(delta.weight for delta in deltas)
+    return tuple(_sum([delta for delta in deltas if delta.weight == name]) for name in names)
+
+
+def _sum(deltas: Sequence[Delta]) -> Delta:
+    if len(deltas) == 1:
+        return deltas[0]
+    if all(delta.low_rank for delta in deltas):
+        left = torch.cat([delta.left for delta in deltas if delta.left is not None], 1)
+        right = torch.cat([delta.right for delta in deltas])
+        if left.shape[1] < min(left.shape[0], right.shape[1]):
+            return Delta(deltas[0].weight, right, left)
+    total = deltas[0].dense()
+    for delta in deltas[1:]:
+        total = total + delta.dense()
+    return Delta(deltas[0].weight, total.float())
 
 
 def packed(mask: Tensor) -> UInt8[Tensor, "bytes"]:

@@ -63,7 +63,7 @@ class Edit(Result):
     method: str
     config: dict[str, Any]
     requests: tuple[EditRequest, ...]
-    deltas: tuple[Delta, ...]
+    deltas: tuple[Delta, ...]  # one for each changed weight
     base: str  # fingerprint of the model without any edit
     model: str
     seed: int
@@ -87,6 +87,8 @@ class Edit(Result):
     digest: str = field(default="")
 
     def __post_init__(self) -> None:
+        if len({delta.weight for delta in self.deltas}) < len(self.deltas):
+            raise EditError(f"an edit by {self.method} has several changes of one weight: compute it again")
         if not self.digest:
             object.__setattr__(self, "digest", self._hash())
 

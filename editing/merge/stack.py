@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from editing.delta import Delta
+from editing.delta import summed
 from editing.edit import Edit, together
 from editing.scope import joined
 from factscope.errors import EditError
@@ -28,8 +28,6 @@ def merged(edits: Sequence[Edit]) -> Edit:
         raise EditError("these edits were made for different models, so they do not stack")
     if len(edits) == 1:
         return edits[0]
-    names = list(dict.fromkeys(delta.weight for edit in edits for delta in edit.deltas))
-    deltas = tuple(_sum([d for edit in edits for d in edit.deltas if d.weight == name]) for name in names)
     kept = dict.fromkeys(name for edit in edits for name in edit.memory)
     return replace(
         edits[0],
@@ -37,7 +35,7 @@ def merged(edits: Sequence[Edit]) -> Edit:
         config={edit.name: edit.config for edit in edits},
         requests=tuple(one for edit in edits for one in edit.requests),
         former=(),
-        deltas=deltas,
+        deltas=summed([delta for edit in edits for delta in edit.deltas]),
         below=(),
         reports=(),
         rows=(),
@@ -51,17 +49,3 @@ def merged(edits: Sequence[Edit]) -> Edit:
         notes=(f"a stack of {len(edits)} edits: {', '.join(edit.name for edit in edits)}",),
         digest="",
     )
-
-
-def _sum(deltas: Sequence[Delta]) -> Delta:
-    if len(deltas) == 1:
-        return deltas[0]
-    if all(delta.low_rank for delta in deltas):
-        left = torch.cat([delta.left for delta in deltas if delta.left is not None], 1)
-        right = torch.cat([delta.right for delta in deltas])
-        if left.shape[1] < min(left.shape[0], right.shape[1]):
-            return Delta(deltas[0].weight, right, left)
-    total = deltas[0].dense()
-    for delta in deltas[1:]:
-        total = total + delta.dense()
-    return Delta(deltas[0].weight, total.float())

@@ -5,11 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from editing.delta import Delta
 from editing.edit import Edit
 from editing.weights.maps import READ_AS, MatrixMap, WeightMaps
 from editing.weights.sparsity import column_energy, concentration, row_energy
@@ -108,7 +104,7 @@ def inside(edits: Sequence[Edit]) -> tuple[Spec, ...]:
 
 def factors(edits: Sequence[Edit]) -> tuple[Curves, ...]:
     """How edits of low rank are spread over rows and columns of their matrices; of edits of another kind, nothing."""
-    thin = [(edit, delta) for edit in edits for delta in _summed(edit)][:THIN]
+    thin = [(edit, delta) for edit in edits for delta in edit.deltas if delta.low_rank][:THIN]
     if not thin:
         return ()
     share = np.linspace(0.0, 1.0, 101)
@@ -171,30 +167,13 @@ def _moved(edit: Edit) -> list[tuple[int, int, float]]:
     found = []
     if not all(delta.low_rank for delta in edit.deltas):
         return []
-    for delta in _summed(edit):
+    for delta in edit.deltas:
         name, energy = WeightName.of(delta.weight), row_energy(delta)
         rows = energy.nonzero()[:, 0].tolist()
         if name.part != MLP_OUT or len(rows) > FEW * len(energy):
             return []
         found += [(name.layer, row, float(energy[row].sqrt())) for row in rows]
     return found
-
-
-def _summed(edit: Edit) -> list[Delta]:
-    """The thin changes of an edit, one a matrix: those of several facts are one change of as many factors."""
-    own: dict[str, list[Delta]] = {}
-    for delta in edit.deltas:
-        if delta.low_rank:
-            own.setdefault(delta.weight, []).append(delta)
-    return [
-        Delta(weight, torch.cat([one.right for one in some]), torch.cat([_left(one) for one in some], 1))
-        for weight, some in own.items()
-    ]
-
-
-def _left(delta: Delta) -> Float[Tensor, "d_in rank"]:
-    assert delta.left is not None, "a thin change has both factors"
-    return delta.left
 
 
 def _methods(maps: WeightMaps) -> list[str]:

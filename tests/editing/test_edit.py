@@ -345,6 +345,11 @@ def test_every_restraint_gives_an_edit_that_saves_loads_and_applies(tiny, tmp_pa
         assert torch.equal(ours.dense(), theirs.dense())
 
 
+def test_an_edit_has_one_change_of_a_weight(tiny):
+    with pytest.raises(EditError, match="several changes of one weight"):
+        made(tiny("llama"), 0, (ONE, ONE))
+
+
 def test_spectra_are_those_of_the_dense_matrices(tiny):
     model = tiny("llama")
     edits = [made(model, 0), made(model, 1, (ONE, TWO))]

@@ -14,6 +14,7 @@ from editing.solve import training
 from editing.solve.closed_form import KeyMetric
 from editing.solve.training import every_token
 from editing.solve.values import Descent, find_keys, find_values, read_subjects
+from editing.spectrum import spectra
 from factscope.data.fact import Fact, Neighbour
 from factscope.data.request import requests_of
 from factscope.errors import EditError, SettingError
@@ -205,6 +206,21 @@ def test_subjects_are_read_together_as_each_alone_also_behind_a_gate(tiny):
         alone = [read_subjects(model, RequestPrompts((one,), ("{}",)), [site])[site] for one in ending]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
     assert (together[0] - clean[0]).norm() > 1e-2 * clean[0].norm()  # its gate is open where the subject ends
+
+
+@pytest.mark.parametrize("name", ["rome", "r_rome"])
+def test_facts_that_are_written_in_turn_are_one_change_of_their_weight_and_its_spectrum_is_that_of_all(tiny, name):
+    model = tiny("llama")
+    edit = computing.compute(
+        name, model, FACTS, settings(name), moments=text_moments(model, [1]), contexts=CONTEXTS, shown=False
+    )
+    before = live_weights(model)["blocks.1.mlp.W_out"].double()
+    with edit.applied(model):
+        change = live_weights(model)["blocks.1.mlp.W_out"].double() - before
+    (delta,), line = edit.deltas, spectra(model, [edit])[-1]
+    torch.testing.assert_close(delta.dense(), change, atol=1e-6, rtol=1e-5)  # float32 weights
+    assert line.update_largest == pytest.approx(float(torch.linalg.svdvals(change)[0]), rel=1e-4)
+    assert line.share == pytest.approx(float(change.norm() / before.norm()), rel=1e-4)
 
 
 def test_r_rome_writes_its_value_at_the_averaged_key_exactly(tiny):

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from editing.delta import summed
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.solve.values import Descent, Keys, Values, find_keys
@@ -64,7 +65,7 @@ def in_turn(inputs: MethodInputs, config: Config, averaged: bool) -> MethodOutpu
             reports.append(solution.report(name, before, metric.matrix))
             curves.append(values.losses[:, 0])
             notes += values.said([request])
-    return MethodOutput(tuple(deltas), tuple(reports), _side_by_side(curves), tuple(notes))
+    return MethodOutput(summed(deltas), tuple(reports), _side_by_side(curves), tuple(notes))
 
 
 def rank_one(

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from editing.delta import Delta
+from editing.delta import Delta, summed
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from factscope.data.request import EditRequest
 from factscope.errors import EditError, PromptError, UserError
@@ -135,7 +135,6 @@ def _written(inputs: MethodInputs, config: Config, found: Sequence[Chosen]) -> M
     rows = {layer: weights[down_projection(layer)].detach().float().cpu() for layer in changed}
     deltas: list[Delta] = []
     if config.action == "update":
-        factors: dict[int, list[tuple[Tensor, Tensor]]] = {}  # a layer's, one pair for each fact that has neurons there
         for request, chosen in zip(inputs.requests, found, strict=True):
             way = -config.old * _direction(inputs, request, config.direction, old=True)
             way = way + config.new * _direction(inputs, request, config.direction, old=False)
@@ -144,10 +143,7 @@ def _written(inputs: MethodInputs, config: Config, found: Sequence[Chosen]) -> M
                 for neuron in own:
                     sign = -1.0 if config.signed and neuron.activation < 0 else 1.0
                     left[neuron.index, 0] = sign * rows[layer][neuron.index].norm()
-                factors.setdefault(layer, []).append((left, way[None]))
-        for layer, pairs in factors.items():
-            left, right = torch.cat([one for one, _ in pairs], 1), torch.cat([one for _, one in pairs])
-            deltas.append(Delta(down_projection(layer), right, left))
+                deltas.append(Delta(down_projection(layer), way[None].clone(), left))
     else:
         times = 1.0 if config.action == "amplify" else -1.0
         every = {neuron.place: neuron for chosen in found for neuron in chosen.neurons}  # a row is changed once
@@ -156,7 +152,7 @@ def _written(inputs: MethodInputs, config: Config, found: Sequence[Chosen]) -> M
             left = torch.zeros(len(rows[layer]), len(index))
             left[index, range(len(index))] = 1.0
             deltas.append(Delta(down_projection(layer), times * rows[layer][index], left))
-    return MethodOutput(tuple(deltas), notes=_notes(inputs.requests, found))
+    return MethodOutput(summed(deltas), notes=_notes(inputs.requests, found))
 
 
 def _by_layer(neurons: Collection[Neuron]) -> dict[int, list[Neuron]]:

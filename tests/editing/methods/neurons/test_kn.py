@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from editing.compute import compute
+from editing.delta import summed
 from editing.edit import Edit
 from editing.methods.neurons import kn
 from editing.methods.neurons.kn import Config
@@ -166,7 +167,7 @@ def test_its_page_draws_its_neurons_by_layer_and_tells_how_far_each_moves(toy: A
     assert {(row[0], row[1]) for row in told} == {(layer, one) for layer, own in rows.items() for one in own}
     assert all(row[2] == pytest.approx(float(dense[row[0]][row[1]].norm()), rel=1e-3) for row in told)
     assert sum(row[3] for row in told) == pytest.approx(1.0, abs=0.02)
-    both = neurons([replace(edit, deltas=(*edit.deltas, *edit.deltas))])[1]  # two facts of the same neurons
+    both = neurons([replace(edit, deltas=summed([*edit.deltas, *edit.deltas]))])[1]  # two facts of the same neurons
     assert isinstance(both, Table)
     twice: list[Any] = list(both.rows)
     assert [row[:2] for row in twice] == [row[:2] for row in told]

@@ -15,6 +15,7 @@ from editing.solve.anchor import Anchoring
 from editing.solve.moments import Moments
 from editing.solve.values import DRIFT, Descent, OnStep
 from editing.trained.editor import Trained
+from editing.trained.fitting import check_config, check_editor
 from editing.weights.lent import in_float32
 from factscope.cache import digest, kept
 from factscope.data.fact import Fact
@@ -23,7 +24,6 @@ from factscope.errors import EditError
 from factscope.files import write_text_atomically
 from factscope.model.bridge import Bridge, info, without_gradients
 from factscope.progress import stage
-from factscope.runs.journal import differing
 from factscope.runs.provenance import Run, stopwatch
 
 
@@ -114,7 +114,7 @@ def _edits(
     _check_below(spec, in_place(model))
     run = Run.of(model, how.seed)
     base, below = base_of(model, run.fingerprint), tuple(edit.digest for edit in in_place(model))
-    said = check_editor(spec, how, requests, base)
+    said = check_editor(spec, how.editor, requests, base, how.start, how.allow_trained)
     config = config or spec.config_for(model, editor=how.editor)
     check_config(spec, model, config, how.editor)
     if how.moments is not None and spec.needs_moments:
@@ -166,61 +166,6 @@ def _check_below(spec: MethodSpec, below: Sequence[Edit]) -> None:
             f"an edit beside the weights is in place, whose gate looks at whole prompts, and {spec.name} runs parts of "
             "them: take it out first, or edit with a method of its kind"
         )
-
-
-def check_editor(spec: MethodSpec, how: Options, requests: Sequence[EditRequest], base: str) -> tuple[str, ...]:
-    """What an edit must say of its editor; EditError where there is none, or one that does not belong here."""
-    belongs(spec, how.editor)
-    if how.editor is None:
-        return ()
-    how.editor.check(base, how.start)
-    met = how.editor.known(requests)
-    if met and not how.allow_trained:
-        raise EditError(
-            f"{len(met)} of {len(requests)} facts were in the training of editor {how.editor.name} (the first: "
-            f"{met[0].prompt!r}), and say nothing about others: choose other facts, or allow it with --allow-trained"
-        )
-    return (f"{len(met)} of {len(requests)} facts were in the editor's training",)
-
-
-def belongs(spec: MethodSpec, editor: Trained | None) -> None:
-    """EditError for a trained method without an editor, and for an editor of another; asks for no model."""
-    if spec.train is None and editor is not None:
-        raise EditError(f"{spec.name} is not trained, so it takes no editor")
-    if spec.train is not None and editor is None:
-        raise EditError(
-            f"{spec.name} edits with an editor that was trained for this model, and none was given: train one with "
-            f"edit train {spec.name}, and give its folder"
-        )
-    if editor is not None and editor.method != spec.name:
-        raise EditError(f"editor {editor.name} was trained for {editor.method}, not for {spec.name}")
-
-
-def editors_of(specs: Sequence[MethodSpec], editors: Sequence[Trained]) -> list[Trained | None]:
-    """Each method's editor, or None; EditError for one that no method takes, and for two of one method."""
-    names = {spec.name for spec in specs if spec.train is not None}
-    if idle := [editor for editor in editors if editor.method not in names]:
-        raise EditError(
-            f"an editor of {idle[0].method} is given, and the methods are {', '.join(s.name for s in specs)}"
-        )
-    found = {editor.method: editor for editor in editors}
-    if len(found) < len(editors):
-        raise EditError("two editors of one method are given: give one")
-    return [found.get(spec.name) for spec in specs]
-
-
-def check_config(spec: MethodSpec, model: Bridge, config: MethodConfig, editor: Trained | None) -> None:
-    """Raise EditError for layers that the model lacks, and for settings that are not those of the editor."""
-    spec.check(model, config)
-    if editor is not None and differing(_plain(editor.config), _plain(asdict(config))):
-        other = ", ".join(differing(_plain(editor.config), _plain(asdict(config))))
-        raise EditError(f"editor {editor.name} was trained with other settings ({other}); leave them out")
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """As JSON reads it back: a tuple is a list."""
-    plain: dict[str, Any] = json.loads(json.dumps(config))
-    return plain
 
 
 def _usual_length(model: Bridge, spec: MethodSpec, config: MethodConfig, start: str, base: str) -> float | None:

@@ -20,6 +20,7 @@ from editing.solve import moments as second_moments
 from editing.solve.moments import Moments
 from editing.spectrum import Spectrum, spectra
 from editing.trained.editor import Trained
+from editing.trained.fitting import check_config, check_editor, editors_of
 from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
@@ -87,10 +88,10 @@ def method_runs(
             f"settings are given for {', '.join(sorted(idle))}, and the methods are {', '.join(s.name for s in specs)}"
         )
     base = base_of(model)
-    for spec, editor in zip(specs, computing.editors_of(specs, editors), strict=True):
-        said = computing.check_editor(spec, replace(like, editor=editor), asked, base)
+    for spec, editor in zip(specs, editors_of(specs, editors), strict=True):
+        said = check_editor(spec, editor, asked, base, like.start, like.allow_trained)
         config = spec.config_for(model, settings.get(spec.name, ()), editor)
-        computing.check_config(spec, model, config, editor)
+        check_config(spec, model, config, editor)
         found.append((MethodRun(spec, config, None, like.seed, like.start, editor, like.allow_trained), said))
     return found
 
@@ -159,9 +160,8 @@ def make_by_each(
     check((asked,))
     base, made = base_of(model), []
     for run in runs:
-        how = computing.Options(start=run.start, editor=run.editor, allow_trained=run.allow_trained)
-        computing.check_editor(run.spec, how, (asked,), base)
-        computing.check_config(run.spec, model, run.config, run.editor)
+        check_editor(run.spec, run.editor, (asked,), base, run.start, run.allow_trained)
+        check_config(run.spec, model, run.config, run.editor)
     for run in runs:
         place, editor = folder / run.spec.name, run.editor.digest if run.editor is not None else ""
         if (place / store.JSON).is_file():

@@ -35,6 +35,7 @@ from editing.sequence.state import Hook, State, Step
 from editing.sequence.yardstick import Yardstick
 from editing.solve.moments import Moments
 from editing.trained.editor import Trained
+from editing.trained.fitting import check_config, check_editor
 from factscope.cache import digest
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest, requests_of
@@ -171,13 +172,13 @@ def _settled(
         )
     asides = (aside, *options.sweep) if aside is not None else ()
     rules = _checked(model, requests, method, settings, yardstick, config, asides)
-    how = computing.Options(start=settings.start, editor=options.editor, allow_trained=options.allow_trained)
-    notes = computing.check_editor(method, how, requests, fingerprint(model) if options.editor else "")
-    computing.check_config(method, model, config, options.editor)
+    editor, base = options.editor, fingerprint(model) if options.editor else ""
+    notes = check_editor(method, editor, requests, base, settings.start, options.allow_trained)
+    check_config(method, model, config, editor)
     contexts = options.contexts
     if contexts is None:
         contexts = computing.draw_contexts(model, method, config, settings.seed, settings.start)
-    given = options.moments, tuple(contexts), options.editor, notes
+    given = options.moments, tuple(contexts), editor, notes
     return Work(requests, method, config, settings, asides, rules, yardstick, *given)
 
 

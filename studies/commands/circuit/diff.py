@@ -125,7 +125,7 @@ def _config(options: DiffOptions) -> Any:
 
 def _editors(options: DiffOptions) -> list[Any]:
     """The editor of each method, or None, before a model is loaded; UserError for settings that are not a method's."""
-    from editing.compute import belongs, editors_of
+    from editing.trained.fitting import belongs, editors_of
 
     if options.edit is not None:
         return []

@@ -52,7 +52,7 @@ def apply(options: ApplyOptions) -> None:
     check(options)
     check_prompt(options.prompt, options.subject)
     with run_folder("edit apply", options, _folder(options)) as folder:
-        from editing.compute import belongs
+        from editing.trained.fitting import belongs
         from studies import edit as recipe
 
         spec, pairs = options.method_with_settings()

@@ -103,10 +103,10 @@ def sequence(options: SequenceOptions) -> None:
 
 def _check(options: SequenceOptions) -> "Trained | None":
     """Everything that can be wrong before a model is loaded; the editor of a method that is trained."""
-    from editing.compute import belongs
     from editing.method import method
     from editing.sequence.rules import Rule
     from editing.sequence.run import check_method
+    from editing.trained.fitting import belongs
 
     check_method(method(options.method))
     spec, _ = options.method_with_settings()

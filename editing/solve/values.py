@@ -29,19 +29,14 @@ from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.at_once import fitting
+from factscope.model.forward.at_once import fitting, slope_bytes
 from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import Row, Suffix, buckets, check_written, landed, suffix
-from factscope.model.forward.widened import WIDE
 from factscope.model.hooks import hooked, record
 from factscope.model.sites import Site
 
 Place = Literal["mlp", "hidden", "parts"]  # parts: the attention's output and the MLP's, of one layer
-
-# What a descent holds of a position in each layer: vectors of the stream's width and of the MLP's, numbers of what
-# attends to what; of a position that is read, rows of the vocabulary. A test counts that it is no more.
-STATES, HIDDEN, SCORES, LOGITS = 14, 6, 4, 5
 
 DRIFT = "KL(edited || unedited)"  # part of what names kept values: those of the other direction are not taken up
 
@@ -250,13 +245,10 @@ def _fitting(model: Bridge, rows: Sequence[Row], groups: Sequence[list[int]]) ->
 
     Finished values are kept by the facts that were asked for together, which stay what they are: only rows are parted.
     """
-    cfg, layers = model.cfg, len(model.blocks)
     for group in groups:
         after, before = (max(of) for of in zip(*((rows[i].length, rows[i].subject) for i in group), strict=True))
         wanted = max(len(rows[i].wanted) for i in group)
-        state = STATES * int(cfg.d_model) + HIDDEN * int(getattr(cfg, "d_mlp", None) or 4 * int(cfg.d_model))
-        attending = SCORES * int(cfg.n_heads) * after * (before + after)
-        each = WIDE.itemsize * (layers * (after * state + attending) + LOGITS * wanted * int(cfg.d_vocab))
+        each = slope_bytes(model, len(model.blocks), after, before, wanted)
         size = fitting(model, len(group), each, f"the gradients of a prompt of {before + after} tokens")
         yield from (group[i : i + size] for i in range(0, len(group), size))
 

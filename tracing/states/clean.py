@@ -15,6 +15,7 @@ from torch import Tensor
 from factscope.errors import ModelError
 from factscope.model.agreement import agree, finite
 from factscope.model.bridge import Bridge, architecture, device
+from factscope.model.forward.at_once import bytes_of, fitting
 from factscope.model.forward.ends import ending
 from factscope.model.forward.partial import Frame, KeysValues, check_parts, embed
 from factscope.model.prompts import OWN_ANSWER, Prompt, with_answer_ids
@@ -22,7 +23,7 @@ from factscope.model.readout import rank
 from factscope.model.sites import Site
 
 ROLES = {"last subject": "the subject's last token", "last token": "the last token"}  # where a state is taken
-ROWS = 256  # cells that climb at once
+ROWS = 256  # cells that climb at once, or as many as find room
 
 
 def site_of(state: int) -> Site:
@@ -107,10 +108,16 @@ class CleanRun:
     def patched(
         self, values: Float[Tensor, "cell d_model"], into: Sequence[int], position: int
     ) -> Iterator[tuple[list[int], Float[Tensor, "cell vocab"]]]:
-        """Some cells' numbers and their logits at the last position, until all were there; float32, on the CPU."""
+        """Some cells' numbers and their logits at the last position, until all were there; float32, on the CPU.
+
+        Raises ModelError where not one cell finds room.
+        """
         order = sorted(range(len(into)), key=lambda cell: into[cell])
-        for begin in range(0, len(order), ROWS):
-            some = order[begin : begin + ROWS]
+        length = self.last + 1
+        each = bytes_of(self.frame.model, 1, length, position)
+        size = fitting(self.frame.model, ROWS, each, f"the states of {length} tokens")
+        for begin in range(0, len(order), size):
+            some = order[begin : begin + size]
             yield some, self._climb(values[some], [into[cell] for cell in some], position)
 
     def _climb(self, values: Tensor, into: Sequence[int], position: int) -> Float[Tensor, "cell vocab"]:

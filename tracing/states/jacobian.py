@@ -10,22 +10,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factscope.model.bridge import without_gradients
+from factscope.model.forward.at_once import fitting, slope_bytes
 from factscope.model.forward.ends import ending
 from tracing.states.clean import CleanRun
 
-ROWS, LEAST = 320, 8  # tokens in one graph, and rows at least: a graph holds what every layer computes
+ROWS, LEAST = 320, 8  # tokens in one graph, and rows at least, or as many as find room
 
 
 def jacobians(clean: CleanRun, position: int, summed: bool = False) -> Float[Tensor, "state out pos d_model"]:
     """d (final state at the last position) / d (state at each position from `position` on), for all but the last state.
 
     A state's position moves alone: the other positions of its layer stay as they are, and all that follows goes along.
-    With `summed`, it is the sum of the final states at all positions from `position` on that is differentiated.
+    With `summed`, it is the sum of the final states at all positions from `position` on that is differentiated. Raises
+    ModelError where the graph of not even one row finds room.
     """
-    width, columns = clean.states.shape[-1], clean.last + 1 - position
-    size = min(width, max(LEAST, ROWS // columns))
+    width, columns, model = clean.states.shape[-1], clean.last + 1 - position, clean.frame.model
+    each = slope_bytes(model, len(clean.kept), columns, position, 0)
+    size = fitting(model, min(width, max(LEAST, ROWS // columns)), each, f"the gradients of {columns} tokens")
     found = torch.empty(len(clean.kept), width, columns, width)
-    with torch.enable_grad(), without_gradients(clean.frame.model):
+    with torch.enable_grad(), without_gradients(model):
         rows, taken = clean.states[0, position:].repeat(size, 1, 1).requires_grad_(), []
         with ending(torch.full((size,), clean.last), position, clean.tokens.expand(size, -1)):
             for layer, (keys, values) in enumerate(clean.kept):

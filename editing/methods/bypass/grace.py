@@ -29,6 +29,7 @@ from editing.solve.adam import Adam
 from editing.solve.ordinary import reaches
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
+from factscope.model.forward.at_once import check_slopes
 from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
@@ -143,6 +144,8 @@ class _Rows:
         prompts = [bare_prompt(model, request, inputs.start) for request in inputs.requests]
         ids = padded(model, [(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in prompts])
         ends = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
+        most = max(len(prompt.answer_ids) for prompt in prompts)
+        check_slopes(model, layer, len(ids), ids.shape[1], most, len(ids))
         frame = Frame.of(model, ids)
         sites = Site("resid_pre", layer), Site("mlp_hidden", layer), Site("mlp_write", layer)
         seen = states_at(model, ids, ends, sites)

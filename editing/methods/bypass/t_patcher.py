@@ -33,6 +33,7 @@ from editing.solve.adam import Adam
 from editing.solve.ordinary import Ordinary
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
+from factscope.model.forward.at_once import check_slopes
 from factscope.model.forward.batched import padded, states_at
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
@@ -130,6 +131,8 @@ class _Rows:
         ]
         ids = padded(model, [(*prompt.tokens, *prompt.answer_ids[:-1]) for _, prompt in asked])
         ends = torch.tensor([len(prompt.tokens) - 1 for _, prompt in asked])
+        most = max(len(prompt.answer_ids) for _, prompt in asked)
+        check_slopes(model, layer, len(ids), ids.shape[1], most, len(inputs.requests))
         sites = Site("resid_pre", layer), Site("mlp_read", layer)
         seen = states_at(model, ids, ends, sites)
         answers = tuple(tuple(prompt.answer_ids) for _, prompt in asked)

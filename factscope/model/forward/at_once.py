@@ -9,14 +9,20 @@ A cell is some rows of a prompt, which run from some position on and whose last 
 position that runs is taken as `STATES` vectors of the stream's width and `HIDDEN` of the MLP's, of every position's
 keys and values as `KEYS` vectors, of what attends to what as `SCORES` numbers in float32, and of an answer as `LOGITS`
 rows of the vocabulary in float32; a test counts that it is no more.
+
+Where slopes go back through a pass, its graph holds of each layer what every position computed: `SLOPE_STATES` vectors
+of the stream's width, `SLOPE_HIDDEN` of the MLP's and `SLOPE_SCORES` numbers of attention, and of an answer
+`SLOPE_LOGITS` rows of the vocabulary, in float32 whatever the model's type is. Tests count that it is no more.
 """
 
 from factscope.errors import ModelError
 from factscope.model.bridge import Bridge, device
+from factscope.model.forward.widened import WIDE
 from factscope.model.source.room import counting, free, kind_of
 
 FAST = {"cpu": 2048, "cuda": 65536}  # positions that run at once
 STATES, HIDDEN, KEYS, SCORES, LOGITS = 12, 3, 6, 4, 4
+SLOPE_STATES, SLOPE_HIDDEN, SLOPE_SCORES, SLOPE_LOGITS = 14, 6, 4, 5
 SHARE = 0.8  # of the free memory
 
 
@@ -29,9 +35,10 @@ def fitting(model: Bridge, most: int, each: int, what: str, remedy: str = "", be
     fit = count_of(model, each, most, beside)
     if fit < 1 and not counting():
         place = device(model)
+        usable = SHARE * (free(str(place)) or 0)
         raise ModelError(
-            f"{what} need {(each + beside) / 1e9:.2g} GB beside the model, and {(free(str(place)) or 0) / 1e9:.2g} are "
-            f"free on {place}: {remedy or smaller(model)}"
+            f"{what} need {(each + beside) / 1e9:.2g} GB beside the model, and {usable / 1e9:.2g}, {SHARE:.0%} of what "
+            f"is free on {place}, may be taken: {remedy or smaller(model)}"
         )
     return max(1, fit)
 
@@ -71,3 +78,26 @@ def bytes_of(model: Bridge, rows: int, length: int, begin: int, answers: int = 1
     return rows * (
         run * state + attending + length * size * KEYS * width + 4 * LOGITS * answers * int(model.cfg.d_vocab)
     )
+
+
+def slope_bytes(model: Bridge, layers: int, run: int, before: int, answers: int) -> int:
+    """Bytes that a row's graph holds at most, of so many layers, where `run` positions after `before` others run.
+
+    `answers` of the positions are unembedded.
+    """
+    width, heads = int(model.cfg.d_model), int(model.cfg.n_heads)
+    state = SLOPE_STATES * width + SLOPE_HIDDEN * int(getattr(model.cfg, "d_mlp", None) or 4 * width)
+    attending = SLOPE_SCORES * heads * run * (before + run)
+    return WIDE.itemsize * (layers * (run * state + attending) + SLOPE_LOGITS * answers * int(model.cfg.d_vocab))
+
+
+def check_slopes(model: Bridge, layer: int, rows: int, length: int, answers: int, facts: int = 1) -> None:
+    """ModelError where the graph of `rows` texts from a layer on, which run together, finds no room.
+
+    Each has at most `length` tokens, `answers` of them asked for. With several `facts`, the number of them that would
+    do is named.
+    """
+    each = slope_bytes(model, len(model.blocks) - layer, length, 0, answers)
+    fewer = count_of(model, -(-rows // facts) * each, facts - 1)
+    what = f"the gradients of {rows} texts of {length} tokens" if rows > 1 else f"the gradients of {length} tokens"
+    fitting(model, 1, rows * each, what, f"--limit {fewer} would do" if fewer else "")

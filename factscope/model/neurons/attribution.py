@@ -32,6 +32,7 @@ from torch import Tensor
 from factscope.errors import ModelError, UserError
 from factscope.model.agreement import agree, finite, require
 from factscope.model.bridge import Bridge, architecture, device
+from factscope.model.forward.at_once import fitting, slope_bytes
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.scoring import Pair
@@ -43,7 +44,7 @@ from factscope.model.source.checkpoint import probe
 from factscope.model.weights import down_projection, key_width, live_weights
 from factscope.progress import Advance
 
-CHUNK = 128  # points of paths that run at once: it decides how much memory is needed and nothing else
+CHUNK = 128  # points of paths that run at once, or as many as find room: it decides nothing but rounding
 
 
 @dataclass(frozen=True)
@@ -235,11 +236,16 @@ class _Ends:
         """For each layer: the mean slope along the path with respect to what is written [row d_model], and P(0) [row].
 
         All points of all rows are laid side by side, P(0) among them with no weight, and run `CHUNK` at a time.
+
+        Raises ModelError where not even one finds room.
         """
-        rows = len(self.token)
+        rows, model = len(self.token), self.part.frame.model
+        before = max(row.subject for row in self.part.rows)
+        each = slope_bytes(model, len(model.blocks), 1, before, 1)
+        size = fitting(model, CHUNK, each, f"the gradients of a prompt of {before + 1} tokens")
         share = torch.tensor([*((j + 0.5) / points for j in range(points)), 0.0]).repeat(rows)
         index = torch.arange(rows).repeat_interleave(points + 1)
-        chunks = [(some, self.part.narrowed(index[some].tolist())) for some in torch.arange(len(index)).split(CHUNK)]
+        chunks = [(some, self.part.narrowed(index[some].tolist())) for some in torch.arange(len(index)).split(size)]
         for layer in layers:
             slope = torch.zeros_like(self.write[layer], dtype=torch.float32)
             nothing = torch.zeros(rows)
@@ -249,7 +255,7 @@ class _Ends:
                 moved = ((along - 1)[:, None] * product[own]).detach().requires_grad_()
                 with torch.enable_grad():
                     here = replace(part, layer=layer, resid=self.resid[layer][own][:, None])
-                    said = self._said(here, landed(part.frame.model, layer, self.write[layer][own], moved),
+                    said = self._said(here, landed(model, layer, self.write[layer][own], moved),
                                       self.token[index[some]])  # fmt: skip
                     (gradient,) = torch.autograd.grad(said.sum(), moved)
                 inside = along > 0

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from editing.compute import compute
 from editing.requests import RequestPrompts
-from editing.solve import corpus, moments, values
+from editing.solve import corpus, moments, training, values
 from editing.solve.sums import Sums
 from factscope.data.load import load_facts
 from factscope.data.request import requests_of
@@ -54,6 +55,34 @@ def test_values_in_little_memory_are_the_same_and_hold_less(
         monkeypatch.setattr(at_once, "free", lambda _: 1.0)
         with pytest.raises(ModelError, match=r"the gradients of a prompt of .* tokens need .* use --dtype bfloat16"):
             values.find_values(toy, prompts(), 1, DESCENT, place=place)
+
+
+@pytest.mark.parametrize("name", ["ft-m", "lora"])
+def test_a_training_holds_no_more_than_is_foreseen_and_too_little_memory_is_told(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    requests, foreseen, held = prompts().requests, list[int](), list[int]()
+    own, step = at_once.fitting, training._Run._step
+
+    def fitting(model: Any, most: int, each: int, *told: Any) -> int:
+        foreseen.append(each)
+        return own(model, most, each, *told)
+
+    def counting(self: Any, *which: Any) -> Any:
+        with counted() as count:
+            done = step(self, *which)
+        held.append(count.bytes_most)
+        return done
+
+    with monkeypatch.context() as spied:
+        spied.setattr(training, "fitting", fitting)
+        spied.setattr(at_once, "fitting", fitting)
+        spied.setattr(training._Run, "_step", counting)
+        compute(name, toy, requests, start="auto")
+    assert 0 < max(held) <= sum(foreseen)
+    monkeypatch.setattr(at_once, "free", lambda _: 0.7 * foreseen[1] / at_once.SHARE)
+    with pytest.raises(ModelError, match=r"the gradients of 6 texts of 5 tokens need .* --limit 4 would do"):
+        compute(name, toy, requests, start="auto")
 
 
 def test_keys_of_text_are_the_same_in_little_memory(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

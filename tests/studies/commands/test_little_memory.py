@@ -21,7 +21,15 @@ HELPS = "use --dtype bfloat16 or a smaller model"
         (6e4, ("circuit", "find", PROMPT, "--method", "acdc"), "the states of 1 prompt of 5 tokens need", HELPS),
         (6e4, ("circuit", "diff", PROMPT, *EDIT), "the gradients of a prompt of", HELPS),
         (6e4, ("edit", "apply", PROMPT, *EDIT), "the gradients of a prompt of", HELPS),
-        (6e4, ("edit", "apply", PROMPT, "--target", "Lund", "--method", "ft-m"), "the gradient of the change", HELPS),
+        (6e4, ("edit", "apply", PROMPT, "--target", "Lund", "--method", "ft-m"), "the gradient", HELPS),
+        (6e4, ("edit", "apply", PROMPT, "--target", "Lund", "--method", "lora"), "the gradients of 6 tokens", HELPS),
+        (6e4, ("edit", "apply", PROMPT, "--target", "Lund", "--method", "grace"), "the gradients of 6 tokens", HELPS),
+        (
+            6e4,
+            ("edit", "apply", PROMPT, "--target", "Lund", "--method", "t-patcher"),
+            "the gradients of 6 tokens",
+            HELPS,
+        ),
         (6e4, ("edit", "bench", TOWN, "--methods", "rome", "--limit", "2"), "of a text of", "or shorter texts"),
         (6e4, ("edit", "sequence", "--facts", TOWN, "--limit", "2"), "of a text of", "or shorter texts"),
         (

@@ -7,12 +7,21 @@ import torch
 
 from factscope.errors import ModelError
 from factscope.model.forward import at_once
+from factscope.model.forward import generate as written
 from factscope.model.forward.batched import logits_at
+from factscope.model.forward.generate import generate
 from factscope.model.forward.onednn import suits
+from factscope.model.forward.scoring import Pair
+from factscope.model.neurons import attribution
+from factscope.model.neurons.attribution import Path, attribute
 from factscope.model.prompts import make_prompt
 from factscope.model.source.room import as_on
 from factscope.runs.counting import counted
 from tracing.causal import Config, trace
+from tracing.states import clean as states
+from tracing.states import jacobian
+from tracing.states.clean import CleanRun
+from tracing.states.jacobian import jacobians
 
 
 def test_no_more_than_is_fast_and_no_more_than_finds_room(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +91,56 @@ def test_work_that_is_counted_for_another_machine_goes_as_it_would_there(toy: An
     with as_on("cuda", lambda: 1.0):
         assert at_once.cells_at_once(toy, 10, 8, 0) == 1, "counted, and not refused"
     assert at_once.smaller(toy) == "use --dtype bfloat16 or a smaller model"
+
+
+def written_on(model: Any) -> Any:
+    """Texts of one length, written on together."""
+    return torch.tensor(generate(model, [[1 + row, 2, 3 + row] for row in range(12)], 5))
+
+
+def attributed(model: Any) -> Any:
+    """Neurons of both layers, by paths."""
+    return attribute(model, [Pair((1, 2, 3), (4,)), Pair((5, 6), (7,))], (0, 1), Path(points=8, tolerance=10.0)).value
+
+
+def differentiated(model: Any) -> Any:
+    """Jacobians of a text."""
+    return jacobians(CleanRun.of(model, [1, 2, 3, 4, 5]), 1)
+
+
+def climbed(model: Any) -> Any:
+    """States of one text put into another's."""
+    clean = CleanRun.of(model, [1, 2, 3, 4, 5])
+    return clean.read(clean.states[:, 2].repeat(4, 1), [0] * 12, 3, 7).log_probability
+
+
+@pytest.mark.parametrize(
+    ("module", "work"),
+    [(written, written_on), (attribution, attributed), (jacobian, differentiated), (states, climbed)],
+)
+def test_what_runs_in_parts_is_the_same_and_too_little_memory_is_told(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, module: Any, work: Any
+) -> None:
+    asked, found, held = list[tuple[int, int, int]](), [], []
+    own = at_once.fitting
+
+    def fitting(model: Any, most: int, each: int, what: str) -> int:
+        asked.append((most, each, own(model, most, each, what)))
+        return asked[-1][2]
+
+    monkeypatch.setattr(module, "fitting", fitting)
+    work(toy)
+    each = max(one for _, one, _ in asked)
+    for fit in (1000, 6):
+        asked.clear()
+        monkeypatch.setattr(at_once, "free", lambda _, fit=fit: fit * 1.01 * each / at_once.SHARE)
+        with counted() as count:
+            found.append(work(toy))
+        held.append(count.bytes_most)
+        assert all(got == min(most, int(fit * 1.01 * each / one)) for most, one, got in asked)
+        assert fit == 6 or count.bytes_most <= sum(most * one for most, one, _ in asked)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+    assert held[1] < held[0]
+    monkeypatch.setattr(at_once, "free", lambda _: 1.0)
+    with pytest.raises(ModelError, match=r"need .* GB beside the model, .* use --dtype bfloat16 or a smaller model"):
+        work(toy)

@@ -1,4 +1,4 @@
-"""The two factors of a gradient, standardised: what every network that reads gradients is fed.
+"""The two factors of a gradient: at the requests of an edit, and standardised, as every network is fed that reads them.
 
 For every token z = [x | d], what a matrix reads beside the loss's gradient at what it writes, less its mean over the
 tokens of some training edits and over its standard deviation, coordinate by coordinate. Matrices of one shape share
@@ -6,9 +6,10 @@ mean and deviation. A token without a gradient has no part in either.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from editing.delta import Delta
@@ -17,7 +18,7 @@ from editing.requests import bare_prompt
 from editing.trained.examples import After, Asker
 from editing.trained.facts import examples
 from editing.trained.learning import Parts
-from editing.trained.tail import Slopes, Tail, Thin
+from editing.trained.tail import Slopes, Tail, Thin, asked
 from factscope.model.bridge import Bridge
 from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, live_weights
@@ -50,14 +51,48 @@ def bearing(x: Float[Tensor, "*token d_in"], d: Float[Tensor, "*token d_out"]) -
 
 def asked_gradients(inputs: MethodInputs, names: Sequence[WeightName]) -> tuple[list[Pair], Slopes]:
     """The factors of each request's own loss, behind its bare prompt; their losses are told to `on_step`."""
+    pairs, tail = _asked(inputs, names)
+    found = tail.slopes(pairs, names)
+    _tell(inputs, found.losses)
+    return pairs, found
+
+
+def answer_gradients(inputs: MethodInputs, names: Sequence[WeightName]) -> tuple[Int[Tensor, " token"], Slopes]:
+    """The same where the answers' tokens are read, [token d], and the number of the request that each token is of.
+
+    Requests pass `TOGETHER` at a time, which decides how much memory is needed and nothing else.
+    """
+    pairs, tail = _asked(inputs, names)
+    groups = [pairs[i : i + TOGETHER] for i in range(0, len(pairs), TOGETHER)]
+    parts = [at_answers(tail.slopes(some, names), some) for some in groups]
+    losses = torch.cat([part.losses for part in parts])
+    read = {name: torch.cat([part.read[name] for part in parts]) for name in names}
+    slope = {name: torch.cat([part.slope[name] for part in parts]) for name in names}
+    _tell(inputs, losses)
+    return torch.tensor([row for row, _ in asked(pairs)]), Slopes(read, slope, losses)
+
+
+def at_answers(found: Slopes, pairs: Sequence[Pair]) -> Slopes:
+    """The factors where the answers' tokens are read, [token d], pair by pair."""
+    row, pos = torch.tensor(asked(pairs)).T
+    return found.at((row, pos))
+
+
+def of_sums(found: Slopes, owner: Int[Tensor, " token"]) -> Slopes:
+    """The factors of the sum of -log p over each answer's tokens, from those of the mean; `owner` as above."""
+    count = torch.bincount(owner)[owner][:, None]
+    return replace(found, slope={name: d * count.to(d) for name, d in found.slope.items()})
+
+
+def _asked(inputs: MethodInputs, names: Sequence[WeightName]) -> tuple[list[Pair], Tail]:
     prompts = [bare_prompt(inputs.model, request, inputs.start) for request in inputs.requests]
     pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
-    first = min(name.layer for name in names)
-    found = Tail(inputs.model, first, [pair.row for pair in pairs]).slopes(pairs, names)
+    return pairs, Tail(inputs.model, min(name.layer for name in names), [pair.row for pair in pairs])
+
+
+def _tell(inputs: MethodInputs, losses: Float[Tensor, " request"]) -> None:
     if inputs.on_step is not None:
-        losses = found.losses.cpu()
-        inputs.on_step(0, losses, (-losses).exp())
-    return pairs, found
+        inputs.on_step(0, losses.cpu(), (-losses).exp().cpu())
 
 
 def as_edits(

@@ -12,7 +12,8 @@ so the prompts of training pass it once.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -43,12 +44,17 @@ def matrices(model: Bridge, layers: Sequence[int], parts: Sequence[str]) -> tupl
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """The factors of the loss's gradient for each matrix, [row pos] or of some tokens, and the loss of each row."""
+    """The factors of the gradient of each row's loss for each matrix, [row pos] or of some tokens, and the losses."""
 
     read: dict[WeightName, Float[Tensor, "*token d_in"]]
     slope: dict[WeightName, Float[Tensor, "*token d_out"]]
     losses: Float[Tensor, " row"]  # nats per token
     said: tuple[int, ...] = ()  # the token that the model itself says behind each prompt
+
+    def at(self, which: Any) -> "Slopes":
+        """The factors of some tokens alone, [token d]; `which` is an index of a tensor."""
+        read = {name: x[which] for name, x in self.read.items()}
+        return replace(self, read=read, slope={name: d[which] for name, d in self.slope.items()})
 
 
 class Tail:

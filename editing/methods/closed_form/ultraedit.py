@@ -18,7 +18,6 @@ When not to use it: for one fact that must be met. Nothing is solved for, the st
 the statistics of the first fact are those of a handful of tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +27,11 @@ from torch import Tensor
 from editing.edit import in_place, remembered
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, solve
-from editing.solve.training import Rows, Training
+from editing.trained.factors import answer_gradients, of_sums
+from editing.trained.tail import Slopes, matrices
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.hooks import record
-from factscope.model.sites import Site
-from factscope.model.weights import down_projection, live_weights
-
-CHUNK = 16  # facts of one pass: it decides how much memory is needed and nothing else
+from factscope.model.weights import WeightName, live_weights
 
 
 @dataclass(frozen=True)
@@ -63,13 +59,15 @@ class Config:
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """One pass over all facts, then one solve a layer."""
-    return _written(inputs, config, _read(inputs, config))
+    _, found = _read(inputs, config)
+    return _written(inputs, config, found, found.losses)
 
 
 def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     """The same for every fact alone; they share the pass."""
-    found = _read(inputs, config)
-    return [_written(inputs, config, found.of(fact)) for fact in range(len(inputs.requests))]
+    owner, found = _read(inputs, config)
+    losses = found.losses.split(1)
+    return [_written(inputs, config, found.at(owner == fact), loss) for fact, loss in enumerate(losses)]
 
 
 # ---- statistics ----
@@ -117,79 +115,39 @@ class Statistics:
 # ---- the pass ----
 
 
-@dataclass(frozen=True, eq=False)
-class TokenSlopes:
-    """Keys, and slopes of the loss with respect to what is written, at the positions that predict target tokens."""
-
-    keys: dict[int, Float[Tensor, "token d_in"]]  # by layer, float64
-    slopes: dict[int, Float[Tensor, "token d_out"]]
-    fact: Int[Tensor, " token"]
-    losses: Float[Tensor, " fact"]  # nats per token
-
-    def of(self, fact: int) -> "TokenSlopes":
-        """One fact's alone."""
-        own = self.fact == fact
-        return TokenSlopes(
-            {layer: rows[own] for layer, rows in self.keys.items()},
-            {layer: rows[own] for layer, rows in self.slopes.items()},
-            self.fact[own],
-            self.losses[fact : fact + 1],
-        )
-
-
-def _read(inputs: MethodInputs, config: Config) -> TokenSlopes:
-    """All facts, `CHUNK` in one pass."""
-    layers = sorted(config.layers)
-    rows = Rows(inputs, Training(rounds=1, learning_rate=0.0, stop=0.0), layers[0])
-    rows.resid.requires_grad_()
-    parts = [_pass(inputs.model, rows, layers, some) for some in torch.arange(len(inputs.requests)).split(CHUNK)]
-    found = TokenSlopes(
-        {layer: torch.cat([part.keys[layer] for part in parts]) for layer in layers},
-        {layer: torch.cat([part.slopes[layer] for part in parts]) for layer in layers},
-        torch.cat([part.fact for part in parts]),
-        torch.cat([part.losses for part in parts]),
-    )
-    if not all(bool(torch.isfinite(rows).all()) for rows in (*found.keys.values(), *found.slopes.values())):
+def _read(inputs: MethodInputs, config: Config) -> tuple[Int[Tensor, " token"], Slopes]:
+    """Keys, and slopes of the summed loss, at the positions that predict target tokens, float64; whose each is."""
+    owner, found = answer_gradients(inputs, matrices(inputs.model, config.layers, ("W_out",)))
+    summed = of_sums(found, owner)
+    read, slope = ({name: rows.double().cpu() for name, rows in some.items()} for some in (summed.read, summed.slope))
+    if not all(bool(torch.isfinite(rows).all()) for rows in (*read.values(), *slope.values())):
         raise EditError("a slope of the loss is not finite; nothing was changed. Use float32")
-    if inputs.on_step is not None:
-        inputs.on_step(0, found.losses, (-found.losses).exp())
-    return found
-
-
-def _pass(model: Bridge, rows: Rows, layers: Sequence[int], some: Int[Tensor, " fact"]) -> TokenSlopes:
-    sites = [Site(kind, layer) for layer in layers for kind in ("mlp_hidden", "mlp_write")]
-    with torch.enable_grad(), record(model, sites, grad=True) as seen:
-        logp, row, column = rows.asked(some)
-        slopes = torch.autograd.grad(-logp.sum(), [seen[Site("mlp_write", layer)] for layer in layers])
-    losses = torch.zeros(len(some)).index_add(0, row, -logp.detach().cpu()) / torch.bincount(row)
-    at = lambda tensor: tensor.detach()[row, column].double().cpu()  # noqa: E731
-    keys = {layer: at(seen[Site("mlp_hidden", layer)]) for layer in layers}
-    return TokenSlopes(keys, {layer: at(slope) for layer, slope in zip(layers, slopes, strict=True)}, some[row], losses)
+    return owner, Slopes(read, slope, found.losses.cpu())
 
 
 # ---- the change ----
 
 
-def _written(inputs: MethodInputs, config: Config, found: TokenSlopes) -> MethodOutput:
-    rows = {layer: torch.cat([found.keys[layer], found.slopes[layer]], 1) for layer in config.layers}
-    names = {layer: _memory(layer, rows[layer].shape[1], config.pooled) for layer in config.layers}
+def _written(inputs: MethodInputs, config: Config, found: Slopes, losses: Float[Tensor, " fact"]) -> MethodOutput:
+    rows = {name: torch.cat([found.read[name], found.slope[name]], 1) for name in found.read}
+    kept = {name: _memory(name, rows[name].shape[1], config.pooled) for name in rows}
     memory, known = {}, {}
-    for name in dict.fromkeys(names.values()):
-        own = Statistics.of(torch.cat([rows[layer] for layer in config.layers if names[layer] == name]))
-        memory[name], known[name] = own.row(), own
-        earlier = remembered(in_place(inputs.model), name)
+    for kind in dict.fromkeys(kept.values()):
+        own = Statistics.of(torch.cat([rows[name] for name in rows if kept[name] == kind]))
+        memory[kind], known[kind] = own.row(), own
+        earlier = remembered(in_place(inputs.model), kind)
         for row in () if earlier is None else earlier:
-            known[name] = known[name].joined(Statistics.from_row(row))
-        if known[name].count < 2:
+            known[kind] = known[kind].joined(Statistics.from_row(row))
+        if known[kind].count < 2:
             raise EditError("one target token has no spread to be standardised by: give at least two target tokens")
     weights, deltas, reports = live_weights(inputs.model), [], []
-    for layer in config.layers:
-        keys, weight = found.keys[layer], down_projection(layer)
-        step = values(keys, found.slopes[layer], known[names[layer]], config.strength)
+    for name, keys in found.read.items():
+        weight = str(name)
+        step = values(keys, found.slope[name], known[kept[name]], config.strength)
         solution = solve(keys, step, KeyMetric(None), ridge=1.0)
         deltas.append(solution.delta(weight))
         reports.append(solution.report(weight, weights[weight].detach().double().cpu(), None))
-    return MethodOutput(tuple(deltas), tuple(reports), found.losses[None], memory=memory)
+    return MethodOutput(tuple(deltas), tuple(reports), losses[None], memory=memory)
 
 
 def values(
@@ -201,9 +159,9 @@ def values(
     return -(strength / width) * usual[:, :width].square().sum(1, keepdim=True) * usual[:, width:]
 
 
-def _memory(layer: int, width: int, pooled: bool) -> str:
+def _memory(name: WeightName, width: int, pooled: bool) -> str:
     """The name under which statistics are remembered: of all matrices of a width, or of one."""
-    return f"statistics of {width} coordinates" if pooled else f"statistics of {down_projection(layer)}"
+    return f"statistics of {width} coordinates" if pooled else f"statistics of {name}"
 
 
 METHOD = MethodSpec(

@@ -25,12 +25,13 @@ from editing.edit import in_place, remembered
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.fine_tuning import ft_m
 from editing.solve.curvature import Flat, slopes_of_text
-from editing.solve.training import Parts, Rows, Training, train
+from editing.solve.training import Parts, Training, train
+from editing.trained.factors import answer_gradients, of_sums
+from editing.weights.lent import borrowed
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
-from factscope.model.hooks import hooked
-from factscope.model.sites import Site
+from factscope.model.weights import MLP_OUT, WeightName
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _tuned(inputs: MethodInputs, config: Config, apart: bool = False) -> list[Me
     outputs = []
     for number, output in enumerate(made):
         own = (inputs.requests[number],) if apart else inputs.requests
-        reads, slopes = _of_facts(inputs, own, how, layer, output.deltas[0].dense(torch.float32))
+        reads, slopes = _of_facts(inputs, own, layer, output.deltas[0].dense(torch.float32))
         memory = {_memory(layer, "reads"): reads, _memory(layer, "slopes"): slopes}
         outputs.append(replace(output, notes=(note,), memory=memory))
     return outputs
@@ -108,23 +109,14 @@ class FlatMatrix(ft_m.Matrix):
 
 
 def _of_facts(
-    inputs: MethodInputs, requests: tuple[EditRequest, ...], how: Training, layer: int, change: Tensor
+    inputs: MethodInputs, requests: tuple[EditRequest, ...], layer: int, change: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the matrix reads at each target token of these facts, and their loss's slope by what it writes there."""
-    rows = Rows(replace(inputs, requests=requests), how, layer)
-    read: list[Tensor] = []
-    written: list[Tensor] = []
-    change = change.to(device(inputs.model))
-
-    def leaf(write: Tensor) -> Tensor:
-        written.append((write + read[-1] @ change.to(write)).detach().requires_grad_())
-        return written[-1]
-
-    sites = [(Site("mlp_hidden", layer), read.append), (Site("mlp_write", layer), leaf)]
-    with torch.enable_grad(), hooked(inputs.model, sites):
-        logp, row, column = rows.asked(torch.arange(len(requests)))
-        (slope,) = torch.autograd.grad(-logp.sum(), written)
-    return read[-1][row, column].float().detach().cpu(), slope[row, column].float().detach().cpu()
+    """What the changed matrix reads at each target token of these facts, and their loss's slope by what it writes."""
+    name = WeightName(layer, MLP_OUT)
+    with borrowed(inputs.model, [str(name)]) as weights:
+        weights[str(name)].add_(change.to(weights[str(name)]))
+        owner, found = answer_gradients(replace(inputs, requests=requests, on_step=None), (name,))
+    return found.read[name].cpu(), of_sums(found, owner).slope[name].cpu()
 
 
 def _memory(layer: int, what: str) -> str:

@@ -38,12 +38,20 @@ from editing.method import MethodInputs, MethodOutput, MethodSpec, check_setting
 from editing.solve.closed_form import KeyMetric, Solution, solve
 from editing.trained.changing import ChangeLearner
 from editing.trained.examples import Asker, TrainingInputs
-from editing.trained.factors import asked_gradients, gradients, quiet, shape_of, standardised, statistics, two_layers
+from editing.trained.factors import (
+    answer_gradients,
+    at_answers,
+    gradients,
+    quiet,
+    shape_of,
+    standardised,
+    statistics,
+    two_layers,
+)
 from editing.trained.facts import Example, examples
 from editing.trained.learning import Parts
-from editing.trained.tail import Slopes, Thin, asked, matrices
+from editing.trained.tail import Slopes, Thin, matrices
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, live_weights
 
 Wanted = tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]  # K and R
@@ -78,13 +86,6 @@ class Config:
 
 
 # ---- the network ----
-
-
-def at_answers(found: Slopes, pairs: Sequence[Pair]) -> Slopes:
-    """The factors where the answers' tokens are read, [token d], pair by pair."""
-    row, pos = torch.tensor(asked(pairs)).T
-    read = {name: x[row, pos] for name, x in found.read.items()}
-    return Slopes(read, {name: d[row, pos] for name, d in found.slope.items()}, found.losses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,14 +194,13 @@ def _edits(inputs: MethodInputs, config: Config, groups: Sequence[slice]) -> lis
     names, weights = matrices(model, config.layers, ("W_out",)), live_weights(model)
     here = {name: tensor.to(device(model)) for name, tensor in editor.tensors.items()}
     network = Network({name: shape_of(name, weights) for name in names}, here)
-    pairs, found = asked_gradients(inputs, names)
+    owner, found = answer_gradients(inputs, names)
     losses = found.losses.cpu()
     with torch.no_grad():
-        wanted = network.wanted(here, at_answers(found, pairs))
-    owner = torch.tensor([row for row, _ in asked(pairs)])
+        wanted = network.wanted(here, found)
     outputs = []
     for group in groups:
-        own = torch.isin(owner, torch.arange(len(pairs))[group])
+        own = torch.isin(owner, torch.arange(len(losses))[group])
         solved = {
             name: solve(k[own], r[own], KeyMetric(None), ridge=float(log_ridge.double().exp()))
             for (name, (k, r)), log_ridge in zip(wanted.items(), here["log_ridge"], strict=True)

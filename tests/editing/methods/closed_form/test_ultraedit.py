@@ -11,12 +11,13 @@ from editing.merge.stack import merged
 from editing.methods.closed_form import ultraedit
 from editing.methods.closed_form.ultraedit import Config, Statistics
 from editing.requests import target_prompts
-from editing.solve import training
+from editing.trained import factors
 from factscope.data.fact import Fact
 from factscope.data.request import requests_of
 from factscope.errors import EditError
 from factscope.model.hooks import Patch, patched, record
 from factscope.model.sites import Site
+from factscope.model.weights import MLP_OUT, WeightName
 
 FACTS = requests_of(
     (
@@ -25,6 +26,7 @@ FACTS = requests_of(
         Fact("c", "home", "Ze", "{} is", "Bern", "York"),
     )
 )
+FIRST = WeightName(0, MLP_OUT)
 BOTH = Config(layers=(0, 1), strength=0.1)
 
 
@@ -96,7 +98,7 @@ def test_strength_is_a_factor_and_points_down_the_slope():
 def test_slopes_are_those_of_plain_passes(tiny, kind):
     """A small change of what is written moves the loss of a plain forward pass by slope times change."""
     model = tiny(kind)
-    found = _slopes(model)
+    owner, found = _slopes(model)
     for number, fact in enumerate(FACTS):
         (prompt,) = target_prompts(model, fact, ("{}",), "auto")
         tokens = torch.tensor([[*prompt.tokens, *prompt.answer_ids[:-1]]])
@@ -106,10 +108,10 @@ def test_slopes_are_those_of_plain_passes(tiny, kind):
             assert _loss(model, tokens, first, prompt.answer_ids) == pytest.approx(
                 float(found.losses[number]) * len(prompt.answer_ids), rel=1e-5
             )
-        own = found.of(number)
-        torch.testing.assert_close(own.keys[0].float(), seen[hidden][0, first:], atol=1e-5, rtol=1e-5)
+        own = found.at(owner == number)
+        torch.testing.assert_close(own.read[FIRST].float(), seen[hidden][0, first:], atol=1e-5, rtol=1e-5)
         for place in range(len(prompt.answer_ids)):
-            slope = own.slopes[0][place].float()
+            slope = own.slope[FIRST][place].float()
             step = 0.02 * slope / slope.norm()
             ends = []
             for change in (step, -step):
@@ -133,11 +135,10 @@ def _loss(model, tokens, first, answers):
 def test_the_change_solves_the_equation_of_the_authors(tiny):
     """(H'H + I) dW = H'V with H and V as rows, made here from slopes, two-pass statistics and no solver of ours."""
     model = tiny("llama")
-    found, made = _slopes(model), edit(tiny("llama"))
-    rows = torch.cat([torch.cat([found.keys[layer], found.slopes[layer]], 1) for layer in (0, 1)])
-    for layer, delta in zip((0, 1), made.deltas, strict=True):
-        keys = found.keys[layer]
-        both = (torch.cat([keys, found.slopes[layer]], 1) - rows.mean(0)) / rows.std(0, correction=0)
+    (_, found), made = _slopes(model), edit(tiny("llama"))
+    rows = torch.cat([torch.cat([found.read[name], found.slope[name]], 1) for name in found.read])
+    for (name, keys), delta in zip(found.read.items(), made.deltas, strict=True):
+        both = (torch.cat([keys, found.slope[name]], 1) - rows.mean(0)) / rows.std(0, correction=0)
         width = keys.shape[1]
         wanted = -0.1 / width * both[:, :width].square().sum(1, keepdim=True) * both[:, width:]
         system = keys.T @ keys + torch.eye(width).double()
@@ -149,7 +150,7 @@ def test_neither_the_order_of_facts_nor_the_size_of_a_pass_matters(tiny, monkeyp
     model = tiny("gpt2")
     whole = edit(model)
     assert difference(edit(model, FACTS[::-1]), whole) < 1e-4  # float32 passes
-    monkeypatch.setattr(ultraedit, "CHUNK", 1)
+    monkeypatch.setattr(factors, "TOGETHER", 1)
     assert difference(edit(model), whole) < 1e-4
 
 
@@ -184,9 +185,9 @@ def test_each_matrix_may_have_statistics_of_its_own(tiny):
 
 def test_a_single_token_has_no_spread(tiny, monkeypatch):
     model = tiny("llama")
-    whole = training.bare_prompt
+    whole = factors.bare_prompt
     monkeypatch.setattr(
-        training, "bare_prompt", lambda *how: replace(whole(*how), answer_ids=whole(*how).answer_ids[:1])
+        factors, "bare_prompt", lambda *how: replace(whole(*how), answer_ids=whole(*how).answer_ids[:1])
     )
     with pytest.raises(EditError, match="at least two target tokens"):
         edit(model, FACTS[:1], replace(BOTH, layers=(1,)))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from editing.compute import compute, compute_each
-from editing.methods.trained.malmen import Config, Network, aggregated, at_answers
+from editing.methods.trained.malmen import Config, Network, aggregated
 from editing.solve.closed_form import KeyMetric, solve
-from editing.trained.factors import STARTS
+from editing.trained.factors import STARTS, at_answers
 from editing.trained.tail import Slopes, Tail, matrices
 from factscope.errors import EditError
 from factscope.model.weights import WeightName, live_weights

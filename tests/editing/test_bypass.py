@@ -1,6 +1,8 @@
 """What stands beside the weights: the contract of every method of its kind, and the codebook's table by hand."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 import factscope as fs
+from benchmarks import closed_gate
 from circuits.engine.incremental import Fast
 from circuits.engine.reference import Reference
 from circuits.graph import Graph
@@ -446,3 +449,24 @@ def test_a_value_begins_as_what_is_written_there(toy: Any) -> None:
         toy(prompt.tensor())
     torch.testing.assert_close(part.tensors["values"][0], seen[site][0, -1], atol=1e-5, rtol=1e-5)
     assert grace.METHOD.beside
+
+
+# ---- the benchmark
+
+
+@pytest.mark.parametrize("how", ["--counts", "--repeats=4"])
+def test_the_benchmark_tries_methods_that_are_trained_as_well(
+    toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    editor = trained(toy, "remedi")["editor"].save(tmp_path / "editor")
+    words = ["--methods", "t_patcher,wise,remedi", "--editor", str(editor), "--facts", "2", "--model", str(TOY), how]
+    closed_gate.main(words)
+    *lines, last_line = capsys.readouterr().out.splitlines()
+    found = json.loads(last_line)
+    assert [line.partition(":")[0] for line in lines] == ["t_patcher", "wise", "remedi"] == list(found)[2:]
+    assert found["remedi"]["same"]  # no prompt names its entities
+    if how == "--counts":
+        assert found["wise"]["products"] > 0 == found["remedi"]["products"]
+        assert all(one["calls"] > 0 for one in list(found.values())[2:])
+    with pytest.raises(EditError, match="remedi edits with an editor that was trained"):
+        closed_gate.main(["--methods", "remedi", "--model", str(TOY)])

@@ -1,10 +1,11 @@
 """Defaults of editing methods, each setting on the same few facts: what is learned, what else moves, what it costs.
 
-    python benchmarks/editor_defaults.py rls --facts COUNTERFACT.json [--limit 8] [--order sequence]
+    python benchmarks/editor_defaults.py rls --facts COUNTERFACT.json [--limit 8] [--order sequence] [--all]
 
 Each line is one setting of the method (the first one, without a name, its defaults), edited and read on the facts that
-the model knows. Values that several settings have in common are searched for once. Seconds are of the processor, so
-that they say the same beside other work. `--only "ridge=0.3" "ridge=1"` tries settings of your own.
+the model knows, or with `--all` on the first of the file. Values that several settings have in common are searched for
+once. Seconds are of the processor, so that they say the same beside other work. `--only "ridge=0.3" "ridge=1"` tries
+settings of your own.
 """
 
 import argparse
@@ -33,6 +34,7 @@ SWEEPS = {
     "adalora": ("", "learning_rate=0.02", "alpha=128", "allocate=30 steps=60", "layers=1,2,3"),
     "ft_bf": ("", "layer=3", "layer=6", "learning_rate=0.0005", "learning_rate=0.002"),
     "kn": ("", "new=1", "new=4", "new=8 signed=false", "direction=centred", "wordings=3"),
+    "grace": ("", "steps=50 learning_rate=0.5", "steps=50", "learning_rate=0.5", "begin=random", "layer=20"),
     "crispedit": ("", "energy=0.5", "energy=0.7", "energy=0.95", "energy=0.99"),
 }
 SHOWN = ("ES", "PS", "NS", "reliability", "generality", "locality, unchanged", "locality KL")
@@ -58,12 +60,13 @@ def main():
     parser.add_argument("--facts", required=True)
     parser.add_argument("--limit", type=int, default=8)
     parser.add_argument("--order", choices=("single", "sequence"), default="single")
+    parser.add_argument("--all", action="store_true")
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--model", default="smollm2")
     args = parser.parse_args()
     model, spec = load(args.model), method(args.method)
-    facts = (fact for fact in load_facts(args.facts) if fact.foil)
-    requests = known(model, requests_of(facts), args.limit)
+    requests = requests_of(fact for fact in load_facts(args.facts) if fact.foil)
+    requests = requests[: args.limit] if args.all else known(model, requests, args.limit)
     protocol, begin = replace(ORDERS[args.order], words=0), spec.config_for(model)
     moment = moments.collect(model, spec.layers(begin), shown=False) if spec.needs_moments else None
     print(json.dumps({"method": args.method, "facts": len(requests), "order": args.order}), flush=True)

@@ -29,6 +29,12 @@ def at_prompts(
     return states_at(model, padded(model, rows), ends, [site])[site].float(), ends
 
 
+def at_ends(model: Bridge, requests: Sequence[EditRequest], site: Site, start: str) -> Float[Tensor, "fact d"]:
+    """The same at each prompt's last token."""
+    seen, ends = at_prompts(model, requests, site, start)
+    return seen[torch.arange(len(ends)), ends]
+
+
 @dataclass(frozen=True, eq=False)
 class Ordinary:
     """States of shipped prompts at one site, float32 on the CPU, and whom each is about."""

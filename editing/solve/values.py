@@ -96,16 +96,21 @@ class Values:
 
 def joined(parts: Sequence[Values]) -> Values:
     """The values of several batches, one after another."""
-    longest = max(len(part.losses) for part in parts)
-    pad = torch.nn.functional.pad
     return Values(
         torch.cat([part.delta for part in parts]),
         torch.cat([part.init for part in parts]),
-        torch.cat([pad(part.losses, (0, 0, 0, longest - len(part.losses)), value=torch.nan) for part in parts], 1),
+        side_by_side([part.losses for part in parts]),
         torch.cat([part.probability for part in parts]),
         tuple(n for part in parts for n in part.steps),
         tuple(note for part in parts for note in part.notes),
     )
+
+
+def side_by_side(curves: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "step fact"]:
+    """Curves [step fact] of several lengths; the shorter are filled up with NaN."""
+    longest = max(map(len, curves))
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(curve, (0, 0, 0, longest - len(curve)), value=torch.nan) for curve in curves], 1)
 
 
 OnStep = Callable[[int, Tensor, Tensor], None]  # step, loss [fact], probability [fact]

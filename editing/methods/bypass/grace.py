@@ -8,35 +8,31 @@ to make the model say the target when it stands there in the place of what the p
 The value begins as what is written there now. (The authors begin with numbers drawn from [0, 1), `begin=random`.) The
 radius is `reach` times the median distance of such keys between prompts of the shipped relations, because a distance
 means something on the scale of one layer only (the authors give a number for each model), and smaller where one of
-these prompts, about another subject, would fall into the ball. How entries share the space
-stands in editing/bypasses/codebook.py.
+these prompts, about another subject, would fall into the ball. How entries share the space stands in
+editing/bypasses/codebook.py.
 
 When not to use it: for facts that will be asked in other words. A paraphrase ends in another key, outside of the ball,
 and is answered as before; what is left alone is left alone exactly.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from editing.bypass import Bypass
+from editing.bypass import Bypass, concatenated
+from editing.bypasses.codebook import SHAPES
 from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
-from editing.requests import bare_prompt
-from editing.solve.adam import Adam
-from editing.solve.ordinary import reaches
-from factscope.errors import EditError
+from editing.solve.ordinary import at_ends, reaches
+from editing.solve.training import Change, Groups, Parts, Rows, Training, train
+from editing.solve.values import side_by_side
+from factscope.data.request import EditRequest
 from factscope.model.bridge import Bridge
-from factscope.model.forward.at_once import check_slopes
-from factscope.model.forward.batched import padded, states_at
-from factscope.model.forward.ends import ending
-from factscope.model.forward.onednn import thin_products
-from factscope.model.forward.partial import Frame
 from factscope.model.forward.subject import check_written
-from factscope.model.hooks import hooked
 from factscope.model.sites import Site
+from factscope.model.weights import MLP_OUT, WeightName
 
 
 @dataclass(frozen=True)
@@ -64,113 +60,69 @@ class Config:
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
-    """One codebook with an entry for each fact, in order."""
-    return _output(inputs, config, _learned(inputs, config), slice(None))
+    """One codebook with an entry for each fact, in order; nothing couples their training."""
+    each = compute_each(inputs, config)
+    curve = side_by_side([one.curve for one in each if one.curve is not None])
+    return replace(each[0], curve=curve, bypasses=(concatenated([one.bypasses[0] for one in each], SHAPES),))
 
 
 def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
     """A codebook of one entry for each fact, all of them trained side by side."""
-    learned = _learned(inputs, config)
-    return [_output(inputs, config, learned, slice(i, i + 1)) for i in range(len(inputs.requests))]
+    check_written(inputs.model, config.layer)
+    check_settings(config, "reach", "learning_rate", "steps")
+    known, how = _Known.of(inputs, config), Training(config.steps, config.learning_rate, config.stop)
+    return train(inputs, how, lambda groups: Entries(config.layer, known, groups), apart=True)
 
 
 @dataclass(frozen=True, eq=False)
-class _Learned:
+class _Known:
+    """What is known of the entries before any learns."""
+
+    place: dict[EditRequest, int]  # of each fact among them
     keys: Float[Tensor, "fact d_in"]
-    values: Float[Tensor, "fact d_out"]
-    curve: Float[Tensor, "step fact"]  # nats; NaN after a fact's stop
     reach: Float[Tensor, " fact"]
+    written: Float[Tensor, "fact d_out"]  # what the projection writes at the keys
+    begin: Float[Tensor, "fact d_out"]
     note: str
 
-
-def _output(inputs: MethodInputs, config: Config, learned: _Learned, which: slice) -> MethodOutput:
-    tensors = {"keys": learned.keys, "values": learned.values, "reach": learned.reach}
-    own = {name: tensor[which].clone() for name, tensor in tensors.items()}
-    targets = tuple(request.target for request in inputs.requests[which])
-    part = Bypass("codebook", config.layer, own, {}, targets)
-    return MethodOutput((), curve=learned.curve[:, which], notes=(learned.note,), bypasses=(part,))
-
-
-def _learned(inputs: MethodInputs, config: Config) -> _Learned:
-    """Keys as they are, values trained side by side: nothing couples them."""
-    model = inputs.model
-    check_written(model, config.layer)
-    check_settings(config, "reach", "learning_rate", "steps")
-    rows = _Rows.of(inputs, config.layer)
-    site = Site("mlp_hidden", config.layer)
-    reach, note = reaches(inputs.model, site, inputs.start, config.reach, rows.keys, inputs.requests)
-    values, curve = _train(inputs, config, rows)
-    return _Learned(rows.keys, values, curve, reach, note)
-
-
-def _train(inputs: MethodInputs, config: Config, rows: "_Rows") -> tuple[Tensor, Tensor]:
-    value = rows.written.clone()
-    if config.begin == "random":
-        value = torch.rand(value.shape, generator=torch.Generator().manual_seed(inputs.seed)).to(value)
-    adam, curve = Adam(), []
-    active = torch.ones(len(value), dtype=torch.bool, device=value.device)
-    for step in range(config.steps):
-        value.requires_grad_()
-        with torch.enable_grad():
-            losses = rows.losses(value)
-            (gradient,) = torch.autograd.grad(losses.sum(), value)
-        value, losses = value.detach(), losses.detach()
-        if not bool(torch.isfinite(losses).all()):
-            raise EditError(f"the loss went to NaN at step {step}; nothing was changed. Use a smaller learning rate")
-        curve.append(losses.cpu().masked_fill(~active.cpu(), torch.nan))
-        if inputs.on_step is not None:
-            inputs.on_step(step, curve[-1], (-losses).exp().cpu())
-        active = active & (losses >= config.stop)
-        if not bool(active.any()) or step + 1 == config.steps:  # the last step only reads
-            break
-        value = torch.where(active[:, None], value - config.learning_rate * adam.direction(gradient), value)
-    return value.float().cpu(), torch.stack(curve)
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Prompts with their targets, right-padded, and what one pass of the model as it is left of them."""
-
-    frame: Frame
-    tokens: Int[Tensor, "fact pos"]
-    layer: int
-    resid: Float[Tensor, "fact pos d_model"]  # what enters the layer
-    ends: Tensor  # [fact] the position of the prompt's last token
-    answers: tuple[tuple[int, ...], ...]
-    keys: Float[Tensor, "fact d_in"]
-    written: Float[Tensor, "fact d_out"]
-
     @classmethod
-    def of(cls, inputs: MethodInputs, layer: int) -> "_Rows":
-        model = inputs.model
-        prompts = [bare_prompt(model, request, inputs.start) for request in inputs.requests]
-        ids = padded(model, [(*prompt.tokens, *prompt.answer_ids[:-1]) for prompt in prompts])
-        ends = torch.tensor([len(prompt.tokens) - 1 for prompt in prompts])
-        most = max(len(prompt.answer_ids) for prompt in prompts)
-        check_slopes(model, layer, len(ids), ids.shape[1], most, len(ids))
-        frame = Frame.of(model, ids)
-        sites = Site("resid_pre", layer), Site("mlp_hidden", layer), Site("mlp_write", layer)
-        seen = states_at(model, ids, ends, sites)
-        resid, hidden, written = (seen[site] for site in sites)
-        at = torch.arange(len(ends)), ends
-        answers = tuple(tuple(prompt.answer_ids) for prompt in prompts)
-        return cls(frame, ids, layer, resid, ends, answers, hidden[at].float().cpu(), written[at].float())
+    def of(cls, inputs: MethodInputs, config: Config) -> "_Known":
+        model, requests, start = inputs.model, inputs.requests, inputs.start
+        site = Site("mlp_hidden", config.layer)
+        keys = at_ends(model, requests, site, start).cpu()
+        reach, note = reaches(model, site, start, config.reach, keys, requests)
+        begin = written = at_ends(model, requests, Site("mlp_write", config.layer), start)
+        if config.begin == "random":
+            begin = torch.rand(written.shape, generator=torch.Generator().manual_seed(inputs.seed)).to(written)
+        return cls({request: number for number, request in enumerate(requests)}, keys, reach, written, begin, note)
 
-    @thin_products()
-    def losses(self, values: Tensor) -> Tensor:
-        """Mean loss of each fact's target with its value written at its prompt's end, nats per token."""
-        ends = self.ends.to(self.resid.device)
-        at = torch.arange(len(ends), device=ends.device), ends
-        write = Site("mlp_write", self.layer), lambda y: y.index_put(at, values.to(y))
-        with hooked(self.frame.model, [write]), ending(self.ends, tokens=self.tokens):
-            out = self.frame.blocks(self.resid, self.layer)
-        row = torch.tensor([r for r, answer in enumerate(self.answers) for _ in answer])
-        offset = torch.tensor([t for answer in self.answers for t in range(len(answer))])
-        ids = torch.tensor([token for answer in self.answers for token in answer], device=out.device)
-        logp = self.frame.logits(out[row, self.ends[row] + offset]).float().log_softmax(-1)
-        nll = -logp.gather(1, ids[:, None])[:, 0]
-        count = torch.bincount(row).to(nll)
-        return torch.zeros(len(self.answers), device=nll.device).index_add(0, row.to(nll.device), nll) / count
+
+class Entries(Change):
+    """The value of each fact [group, d_out], in the place of what is written at its prompt's last token."""
+
+    def __init__(self, layer: int, known: _Known, groups: Groups) -> None:
+        self.weights, self.known = (WeightName(layer, MLP_OUT),), known
+        self.requests = [request for (request,) in groups]
+        self.facts = torch.tensor([known.place[request] for request in self.requests])
+        self.parts = {(self.weights[0], "values"): known.begin[self.facts]}
+
+    def meets(self, rows: Rows, some: Tensor, /) -> None:
+        """Where the prompts of these facts end, and what is written there."""
+        self.ends, self.written = (torch.arange(len(some)), rows.ends[some]), self.known.written[self.facts[some]]
+
+    def added(
+        self, parts: Parts, weight: WeightName, read: Float[Tensor, "row pos d_in"]
+    ) -> Float[Tensor, "row pos d_out"]:
+        """The value less what it takes the place of."""
+        apart = parts[weight, "values"] - self.written
+        return apart.new_zeros(*read.shape[:2], apart.shape[-1]).index_put(self.ends, apart)
+
+    def output(self, group: int) -> MethodOutput:
+        """One fact's entry."""
+        (value,), fact, known = self.parts.values(), self.facts[group : group + 1], self.known
+        own = {"keys": known.keys[fact], "values": value[group, None].cpu().clone(), "reach": known.reach[fact]}
+        part = Bypass("codebook", self.weights[0].layer, own, {}, (self.requests[group].target,))
+        return MethodOutput((), notes=(known.note,), bypasses=(part,))
 
 
 METHOD = MethodSpec(

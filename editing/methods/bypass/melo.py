@@ -34,8 +34,9 @@ from editing.bypass import Bypass
 from editing.edit import set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.methods.fine_tuning import lora
-from editing.solve.ordinary import at_prompts, reaches
+from editing.solve.ordinary import at_ends, reaches
 from editing.solve.training import Training, train
+from editing.solve.values import side_by_side
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.subject import check_written
@@ -85,7 +86,7 @@ def _trained(inputs: MethodInputs, config: Config, edits: Sequence[tuple[int, ..
     """Blocks learn without those of edits in place: where these here will speak, those will not."""
     _check(inputs.model, config)
     site = Site("mlp_hidden", config.gate)
-    keys = _keys(inputs, site)
+    keys = at_ends(inputs.model, inputs.requests, site, inputs.start).cpu()
     reach, note = reaches(inputs.model, site, inputs.start, config.reach, keys, inputs.requests)
     factors = lora.Config(layers=config.layers, rank=config.rank, alpha=float(config.rank))
     how = Training(config.steps, config.learning_rate, config.stop)
@@ -116,12 +117,6 @@ def _check(model: Bridge, config: Config) -> None:
         )
 
 
-def _keys(inputs: MethodInputs, site: Site) -> Float[Tensor, "fact d_in"]:
-    """What passes at the gate, at each prompt's last token; on the CPU."""
-    seen, ends = at_prompts(inputs.model, inputs.requests, site, inputs.start)
-    return seen[torch.arange(len(ends)), ends].cpu()
-
-
 def _output(
     inputs: MethodInputs,
     config: Config,
@@ -140,10 +135,8 @@ def _output(
         tensors = own | {name: torch.stack(some) for name, some in factors.items()}
         layer = WeightName.of(weight.weight).layer
         parts.append(Bypass("blocks", layer, tensors, {"gate": float(config.gate)}, words))
-    found = [block.curve for block in blocks if block.curve is not None]
-    steps = max(map(len, found))
-    curves = [torch.nn.functional.pad(one, (0, 0, 0, steps - len(one)), value=torch.nan) for one in found]
-    return MethodOutput((), curve=torch.cat(curves, 1), notes=(note,), bypasses=tuple(parts))
+    curve = side_by_side([block.curve for block in blocks if block.curve is not None])
+    return MethodOutput((), curve=curve, notes=(note,), bypasses=tuple(parts))
 
 
 METHOD = MethodSpec(

@@ -14,14 +14,13 @@ what was written first fades; MEMIT solves for all of them together.
 
 from dataclasses import dataclass, field, replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from editing.delta import summed
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.solve.closed_form import KeyMetric, Solution, solve
-from editing.solve.values import Descent, Keys, Values, find_keys
+from editing.solve.values import Descent, Keys, Values, find_keys, side_by_side
 from editing.weights.lent import borrowed
 from factscope.model.bridge import Bridge, info
 from factscope.model.weights import down_projection
@@ -63,9 +62,9 @@ def in_turn(inputs: MethodInputs, config: Config, averaged: bool) -> MethodOutpu
             weight.copy_((before + delta.dense()).to(weight))
             deltas.append(delta)
             reports.append(solution.report(name, before, metric.matrix))
-            curves.append(values.losses[:, 0])
+            curves.append(values.losses)
             notes += values.said([request])
-    return MethodOutput(summed(deltas), tuple(reports), _side_by_side(curves), tuple(notes))
+    return MethodOutput(summed(deltas), tuple(reports), side_by_side(curves), tuple(notes))
 
 
 def rank_one(
@@ -80,14 +79,6 @@ def rank_one(
     if averaged:
         return solve(mean, delta + (bare - mean) @ matrix, metric)
     return solve(mean, delta, metric, at=bare)
-
-
-def _side_by_side(curves: list[Float[Tensor, " _"]]) -> Float[Tensor, "step fact"]:
-    """Curves of several lengths, the shorter filled up with NaN."""
-    longest = max(len(curve) for curve in curves)
-    return torch.stack(
-        [torch.nn.functional.pad(curve, (0, longest - len(curve)), value=torch.nan) for curve in curves], 1
-    )
 
 
 METHOD = MethodSpec(

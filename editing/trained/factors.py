@@ -5,7 +5,7 @@ tokens of some training edits and over its standard deviation, coordinate by coo
 mean and deviation. A token without a gradient has no part in either.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,6 +20,7 @@ from editing.trained.facts import examples
 from editing.trained.learning import Parts
 from editing.trained.tail import Slopes, Tail, Thin, asked
 from factscope.model.bridge import Bridge
+from factscope.model.forward.at_once import fitting, slope_bytes
 from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, live_weights
 
@@ -51,25 +52,15 @@ def bearing(x: Float[Tensor, "*token d_in"], d: Float[Tensor, "*token d_out"]) -
 
 def asked_gradients(inputs: MethodInputs, names: Sequence[WeightName]) -> tuple[list[Pair], Slopes]:
     """The factors of each request's own loss, behind its bare prompt; their losses are told to `on_step`."""
-    pairs, tail = _asked(inputs, names)
-    found = tail.slopes(pairs, names)
-    _tell(inputs, found.losses)
-    return pairs, found
+    parts = list(_passes(inputs, names))
+    return [pair for pairs, _ in parts for pair in pairs], _together(inputs, [found for _, found in parts])
 
 
 def answer_gradients(inputs: MethodInputs, names: Sequence[WeightName]) -> tuple[Int[Tensor, " token"], Slopes]:
-    """The same where the answers' tokens are read, [token d], and the number of the request that each token is of.
-
-    Requests pass `TOGETHER` at a time, which decides how much memory is needed and nothing else.
-    """
-    pairs, tail = _asked(inputs, names)
-    groups = [pairs[i : i + TOGETHER] for i in range(0, len(pairs), TOGETHER)]
-    parts = [at_answers(tail.slopes(some, names), some) for some in groups]
-    losses = torch.cat([part.losses for part in parts])
-    read = {name: torch.cat([part.read[name] for part in parts]) for name in names}
-    slope = {name: torch.cat([part.slope[name] for part in parts]) for name in names}
-    _tell(inputs, losses)
-    return torch.tensor([row for row, _ in asked(pairs)]), Slopes(read, slope, losses)
+    """The same where the answers' tokens are read, [token d], and the number of the request that each token is of."""
+    parts = [(pairs, at_answers(found, pairs)) for pairs, found in _passes(inputs, names)]
+    owner = torch.tensor([row for row, _ in asked([pair for pairs, _ in parts for pair in pairs])])
+    return owner, _together(inputs, [found for _, found in parts])
 
 
 def at_answers(found: Slopes, pairs: Sequence[Pair]) -> Slopes:
@@ -84,15 +75,24 @@ def of_sums(found: Slopes, owner: Int[Tensor, " token"]) -> Slopes:
     return replace(found, slope={name: d * count.to(d) for name, d in found.slope.items()})
 
 
-def _asked(inputs: MethodInputs, names: Sequence[WeightName]) -> tuple[list[Pair], Tail]:
+def _passes(inputs: MethodInputs, names: Sequence[WeightName]) -> Iterator[Gradients]:
+    """Requests, `TOGETHER` of them or as many as find room, with the factors of each: one pass forward and back."""
     prompts = [bare_prompt(inputs.model, request, inputs.start) for request in inputs.requests]
     pairs = [Pair(tuple(prompt.tokens), tuple(prompt.answer_ids)) for prompt in prompts]
-    return pairs, Tail(inputs.model, min(name.layer for name in names), [pair.row for pair in pairs])
+    tail = Tail(inputs.model, min(name.layer for name in names), [pair.row for pair in pairs])
+    longest, answers = max(len(pair.row) for pair in pairs), max(len(pair.answer) for pair in pairs)
+    each = slope_bytes(inputs.model, len(inputs.model.blocks) - tail.first, longest, 0, answers)
+    size = fitting(inputs.model, min(TOGETHER, len(pairs)), each, f"the gradients of {longest} tokens")
+    for some in (pairs[begin : begin + size] for begin in range(0, len(pairs), size)):
+        yield some, tail.slopes(some, names)
 
 
-def _tell(inputs: MethodInputs, losses: Float[Tensor, " request"]) -> None:
+def _together(inputs: MethodInputs, parts: Sequence[Slopes]) -> Slopes:
+    found = Slopes.joined(parts)
     if inputs.on_step is not None:
-        inputs.on_step(0, losses.cpu(), (-losses).exp().cpu())
+        losses = found.losses.cpu()
+        inputs.on_step(0, losses, (-losses).exp())
+    return found
 
 
 def as_edits(

@@ -51,6 +51,22 @@ class Slopes:
     losses: Float[Tensor, " row"]  # nats per token
     said: tuple[int, ...] = ()  # the token that the model itself says behind each prompt
 
+    @classmethod
+    def joined(cls, parts: Sequence["Slopes"]) -> "Slopes":
+        """Those of several passes, one after another; positions are filled up with zeros to the longest row."""
+
+        def one(tensors: Sequence[Tensor]) -> Tensor:
+            if tensors[0].ndim == 2:
+                return torch.cat(list(tensors))
+            longest = max(tensor.shape[1] for tensor in tensors)
+            pad = torch.nn.functional.pad
+            return torch.cat([pad(tensor, (0, 0, 0, longest - tensor.shape[1])) for tensor in tensors])
+
+        read = {name: one([part.read[name] for part in parts]) for name in parts[0].read}
+        slope = {name: one([part.slope[name] for part in parts]) for name in parts[0].slope}
+        losses, said = torch.cat([part.losses for part in parts]), tuple(token for part in parts for token in part.said)
+        return cls(read, slope, losses, said)
+
     def at(self, which: Any) -> "Slopes":
         """The factors of some tokens alone, [token d]; `which` is an index of a tensor."""
         read = {name: x[which] for name, x in self.read.items()}

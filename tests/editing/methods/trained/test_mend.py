@@ -9,9 +9,11 @@ import torch
 from editing.compute import compute, compute_each
 from editing.methods.trained.mend import Config, Network
 from editing.requests import target_prompts
+from editing.trained import factors
 from editing.trained.factors import statistics
 from editing.trained.tail import Slopes, Tail, matrices
-from factscope.errors import EditError
+from factscope.errors import EditError, ModelError
+from factscope.model.forward import at_once
 from factscope.model.forward.scoring import Pair
 from factscope.model.weights import WeightName, fingerprint, live_weights
 from helpers.editors import REQUESTS, check_side_path, config_of, editor_of, pairs_of
@@ -111,8 +113,8 @@ def test_the_side_path_of_training_is_the_edit_in_the_weights(tiny):
     tail = Tail(model, 0, [first.row, *(pair.row for pair in pairs)])
     names = matrices(model, config.layers, config.matrices)
     shapes = {name: "x".join(map(str, live_weights(model)[str(name)].shape)) for name in names}
-    factors = Network(shapes, editor.tensors).factors(editor.tensors, tail.slopes([first], names), config)
-    check_side_path(tail, factors, edit)
+    change = Network(shapes, editor.tensors).factors(editor.tensors, tail.slopes([first], names), config)
+    check_side_path(tail, change, edit)
 
 
 def test_rank_is_at_most_the_tokens_and_no_alpha_is_no_change(tiny):
@@ -133,6 +135,30 @@ def test_rank_is_at_most_the_tokens_and_no_alpha_is_no_change(tiny):
     with still.applied(model):
         assert all(torch.equal(tensor, before[name]) for name, tensor in live_weights(model).items())
     assert fingerprint(model) == editor.base
+
+
+def test_neither_the_size_of_a_pass_nor_little_memory_matters_and_too_little_is_told(tiny, monkeypatch):
+    model = tiny("llama")
+    editor = editor_of(model, "mend")
+    whole = compute("mend", model, REQUESTS, editor=editor, shown=False)
+    sizes, own = [], factors.fitting
+
+    def fitting(model, most, each, what):
+        sizes.append((most, each))
+        return own(model, most, each, what)
+
+    monkeypatch.setattr(factors, "fitting", fitting)
+    compute("mend", model, REQUESTS, editor=editor, shown=False)
+    ((most, each),) = sizes
+    assert most == len(REQUESTS)
+    monkeypatch.setattr(at_once, "free", lambda _: 1.5 * each / at_once.SHARE)  # of one request alone
+    for one, other in zip(
+        whole.deltas, compute("mend", model, REQUESTS, editor=editor, shown=False).deltas, strict=True
+    ):
+        torch.testing.assert_close(one.dense(), other.dense(), atol=1e-6, rtol=1e-4)  # float32
+    monkeypatch.setattr(at_once, "free", lambda _: 0.5 * each / at_once.SHARE)
+    with pytest.raises(ModelError, match=r"the gradients of \d+ tokens need"):
+        compute("mend", model, REQUESTS, editor=editor, shown=False)
 
 
 def test_a_matrix_that_the_model_does_not_have_is_named(tiny):

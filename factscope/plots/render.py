@@ -29,7 +29,7 @@ from factscope.plots.labels import (
     step,
     tick,
 )
-from factscope.plots.specs import Bars, Curves, Heatmap, Spec
+from factscope.plots.specs import Bars, Curves, Heatmap, Series, Spec
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', sans-serif"
 TITLE_WIDTH, CAPTION_WIDTH = 70, 110  # characters
@@ -155,19 +155,16 @@ def _(spec: Curves, theme: Theme) -> go.Figure:
         name = plotly_text(series.name)
         colour = line_colour(series.palette, theme) if series.palette else ink.lines[place % len(ink.lines)]
         group: dict[str, Any] = {"legendgroup": str(place), "x": names or spec.x}
-        if series.low is not None and series.high is not None:
-            edge = {"mode": "lines", "line": {"width": 0, "color": colour}, "hoverinfo": "skip", "showlegend": False}
-            lowest = float(_positive(spec).min())  # where a band reaches below zero, it ends at the lowest thing seen
-            low, high = (_on_axis(spec, array, lowest) for array in (series.low, series.high))
-            result.add_trace(go.Scatter(y=low, **edge, **group))
-            result.add_trace(go.Scatter(y=high, fill="tonexty", fillcolor=transparent(colour, 0.18), **edge, **group))
+        whisker = _add_band(result, spec, series, colour, group)
+        wider = 2 if any(_beneath(series, later) for later in spec.series[place + 1 :]) else 1
         result.add_trace(
             go.Scatter(
                 y=_on_axis(spec, series.y, np.nan),  # left out, not moved
                 name=name,
                 mode="lines+markers" if len(spec.x) <= 40 else "lines",
-                line={"color": colour, "width": 2, "dash": DASHES[place // len(ink.lines) % len(DASHES)]},
-                marker={"size": 5},
+                line={"color": colour, "width": 2 * wider, "dash": DASHES[place // len(ink.lines) % len(DASHES)]},
+                marker={"size": 5 * wider},
+                error_y=whisker,
                 hovertemplate=f"{name}: %{{y:.4g}}{hover_unit(spec.unit)}<extra></extra>",
                 **group,
             )
@@ -187,6 +184,29 @@ def _(spec: Curves, theme: Theme) -> go.Figure:
     )
     result.update_yaxes(title_text=axis_title(spec.y_title, spec.unit), **_y_axis(spec))
     return result.update_layout(height=380, hovermode="x unified", showlegend=len(spec.series) > 1)
+
+
+def _add_band(
+    result: go.Figure, spec: Curves, series: Series, colour: str, group: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The interval of a line as a band; that of a single point, which has no breadth, as the bar that is returned."""
+    if series.low is None or series.high is None:
+        return None
+    if np.isfinite(series.y).sum() == 1:
+        reach = {"array": series.high - series.y, "arrayminus": series.y - series.low}
+        return {"type": "data", "symmetric": False, "thickness": 1.2, "width": 4, "color": colour, **reach}
+    edge = {"mode": "lines", "line": {"width": 0, "color": colour}, "hoverinfo": "skip", "showlegend": False}
+    lowest = float(_positive(spec).min())  # where a band reaches below zero, it ends at the lowest thing seen
+    low, high = (_on_axis(spec, array, lowest) for array in (series.low, series.high))
+    result.add_trace(go.Scatter(y=low, **edge, **group))
+    result.add_trace(go.Scatter(y=high, fill="tonexty", fillcolor=transparent(colour, 0.18), **edge, **group))
+    return None
+
+
+def _beneath(series: Series, later: Series) -> bool:
+    """Whether a line lies wholly under one that is drawn after it: it is then drawn wider, so that both are seen."""
+    there = np.isfinite(series.y)
+    return bool(there.any() and np.allclose(series.y[there], later.y[there], rtol=0, atol=1e-9))
 
 
 @draw.register
@@ -306,15 +326,18 @@ def _y_axis(spec: Curves) -> dict[str, Any]:
     if wide:
         return {"type": "log", "range": np.log10(wide).tolist()}
     seen = _positive(spec)
-    decades = float(np.log10(seen.max() / seen.min()))
+    return {"type": "log"} | log_ticks(float(seen.min()), float(seen.max()))
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """The labels of a logarithmic axis over such values, as `_y_axis` says."""
+    decades = float(np.log10(high / low))
     if decades > 2:
-        return {"type": "log", "dtick": step(decades, most=8)}
-    powers = 10.0 ** np.arange(np.floor(np.log10(seen.min())), np.log10(seen.max()) + 1)
+        return {"dtick": step(decades, most=8)}
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
     ticks = np.outer(powers, (1, 2, 5) if decades > 0.7 else np.arange(1, 10)).ravel()
-    shown = ticks[(ticks >= seen.min() / 1.001) & (ticks <= seen.max() * 1.001)]
-    if len(shown) < 2:
-        return {"type": "log"}
-    return {"type": "log", "tickvals": shown.tolist(), "ticktext": [f"{tick:.6g}" for tick in shown]}
+    shown = ticks[(ticks >= low / 1.001) & (ticks <= high * 1.001)]
+    return {} if len(shown) < 2 else {"tickvals": shown.tolist(), "ticktext": [f"{tick:.6g}" for tick in shown]}
 
 
 def _on_axis(spec: Curves, array: np.ndarray, otherwise: float) -> np.ndarray:

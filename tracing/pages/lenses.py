@@ -166,7 +166,7 @@ def _maps(result: LensesResult) -> tuple[Spec, ...]:
             np.array(result.top[number], dtype=object),
             result.top_probability[number].numpy(),
             {f"rank of {result.prompt.answer!r}": result.rank[number].numpy(), "KL (nats)": result.kl[number].numpy()},
-            note="The most probable token of each state; the darker, the more probable.",
+            note="The most probable token of each state; the colour is its probability.",
         )
         for number, reader in enumerate(result.readers)
     )

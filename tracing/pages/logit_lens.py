@@ -126,7 +126,7 @@ def _tokens(lens: LensResult) -> tuple[Heatmap, ...]:
             np.array(lens.top, dtype=object),
             lens.top_probability.numpy(),
             {f"rank of {lens.prompt.answer!r}": lens.rank.numpy()},
-            note=f"Norm: {lens.norm}. The most probable token of each state; the darker, the more probable.",
+            note=f"Norm: {lens.norm}. The most probable token of each state; the colour is its probability.",
         ),
     )
 

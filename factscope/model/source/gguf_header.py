@@ -112,7 +112,8 @@ class _Reader:
             raise ValueError(f"{axes} axes")
         count = math.prod(self.number("Q") for _ in range(axes))
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(self.number("I"))]
-        return int(int(self.number("Q")) + count // block * size)
+        end: int = self.number("Q") + count // block * size
+        return end
 
     def value(self, kind: int) -> Any:
         """A number or a text; of a list, its length."""

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from factscope.plots.colours import INK, Theme, line_colour, transparent
 from factscope.plots.escape import plotly_text, shortened, visible
 from factscope.plots.labels import axis_title, tick
-from factscope.plots.render import draw
+from factscope.plots.render import draw, log_ticks
 from factscope.plots.specs import Curves, Heatmap, Palette, Spec
 from factscope.plots.svg import svg
 
@@ -147,7 +147,9 @@ def _(spec: Slides, theme: Theme) -> go.Figure:
     if curves:
         result.update_xaxes(range=_range([figure.x for figure in curves], False))
         heights = _range([one.y for figure in curves for one in figure.series], curves[-1].log_y)
-        result.update_yaxes(range=heights, tickmode="auto", tickvals=None, ticktext=None)  # theirs are of one state
+        labels = log_ticks(10 ** heights[0], 10 ** heights[1]) if curves[-1].log_y else {}
+        blank = {"dtick": None, "tickvals": None, "ticktext": None}  # those of the shown state are not those of all
+        result.update_yaxes(range=heights, **{**blank, "tickmode": None, **labels})
     return result.update_layout(sliders=[slider], height=drawn[shown].layout.height + below + 44)
 
 

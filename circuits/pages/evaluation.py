@@ -1,5 +1,7 @@
 """What the evaluation of a circuit looks like: its card, Hit@10 by set of prompts, and faithfulness by size."""
 
+import numpy as np
+
 from circuits.analysis.faithfulness import Evaluation, Hits, RandomBaseline
 from factscope.plots.specs import Card, Curves, Series, Spec, Table
 
@@ -25,9 +27,10 @@ def evaluated(evaluation: Evaluation) -> tuple[Spec, ...]:
         grown.append(("edges by signed effect", evaluation.faithfulness_by_signed_size))
     curve = Curves(
         "Faithfulness as the circuit grows",
-        evaluation.sizes.double().numpy(),
+        np.arange(len(evaluation.sizes)),
         tuple(Series(name, values.double().numpy()) for name, values in grown),
         x_title="share of all edges",
+        x_labels=tuple(f"{size:.3g}" for size in evaluation.sizes.tolist()),
         y_title="faithfulness",
         note="The largest edges, wherever they are, less those on no path. CPR is the area below the signed curve, CMD "
         "the area from the other one to the line at 1.",

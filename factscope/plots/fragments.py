@@ -23,6 +23,7 @@ NARROWEST = 13  # pixels per column of such a heatmap; on a narrower screen it s
 NARROWEST_WITH_WORDS = 46
 LONG = 16  # rows from which a table scrolls in a window of its own
 PRINTED = 40  # rows of such a table on paper
+SENTENCE = 28  # letters from which a column's texts are sentences, which a narrow page does not cut to a word a line
 
 
 @singledispatch
@@ -44,7 +45,11 @@ def _(spec: Table) -> str:
     numeric = [
         all(_is_number(row[place]) or row[place] is None for row in spec.rows) for place in range(len(spec.columns))
     ]
-    kinds = [' class="number"' if one and spec.rows else "" for one in numeric]
+    texts = [max((len(str(row[place])) for row in spec.rows), default=0) > SENTENCE for place in range(len(numeric))]
+    kinds = [
+        f' class="{"number" if one and spec.rows else "text sentence" if text else "text"}"'
+        for one, text in zip(numeric, texts, strict=True)
+    ]
     head = "".join(
         f'<th scope="col"{kind}>{html_text(name)}</th>' for name, kind in zip(spec.columns, kinds, strict=True)
     )
@@ -155,12 +160,12 @@ def _is_number(cell: Cell) -> bool:
 
 
 def _cell(cell: Cell, kind: str) -> str:
-    """Four digits to read, as many as float32 has to sort by; a text as it is, with its outer spaces drawn."""
+    """Four digits to read (no zero below zero), as many as float32 has to sort by; a text with outer spaces drawn."""
     if cell is None or cell != cell:  # a number that is not equal to itself is NaN
         return f"<td{kind}>–</td>"
     if isinstance(cell, bool):
         return f"<td{kind}>{'yes' if cell else 'no'}</td>"
     if isinstance(cell, int | float):
-        sorted_by, shown = (cell, cell) if isinstance(cell, int) else (f"{cell:.9g}", f"{cell:.4g}")
+        sorted_by, shown = (cell, cell) if isinstance(cell, int) else (f"{cell:.9g}", f"{cell + 0.0:.4g}")
         return f'<td{kind} data-value="{sorted_by}">{shown}</td>'
     return f"<td{kind}>{html_text(visible(cell))}</td>"

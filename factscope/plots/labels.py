@@ -55,7 +55,8 @@ def cell_hover(spec: Heatmap) -> list[list[str]]:
             for name, array in further.items()
             if not _absent(array[row, column])
         ]
-        return "<br>".join([place, f"{value} {_amount(spec.values[row, column])}{unit}", *amounts])
+        own = [] if spec.ranks else [f"{value} {_amount(spec.values[row, column])}{unit}"]
+        return "<br>".join([place, *own, *amounts])
 
     blank = np.isnan(spec.values)  # has no hover text, for nothing is drawn there
     return [
@@ -117,8 +118,21 @@ def layers_in_words(layers: Sequence[int]) -> str:
 
 
 def settings_in_words(settings: Mapping[str, Any]) -> str:
-    """Settings as a card lists them: seed=0, rows=64."""
-    return ", ".join(f"{name}={value}" for name, value in settings.items())
+    """Settings as a card lists them: seed=0, rows=64; those of a part, as a descent's, among the others."""
+    parts = [
+        settings_in_words(value) if isinstance(value, Mapping) and value else f"{name}={setting_in_words(value)}"
+        for name, value in settings.items()
+    ]
+    return ", ".join(parts)
+
+
+def setting_in_words(value: Any) -> str:
+    """One setting's value as a person writes it: none, yes, last token + last subject."""
+    if value is None or value is False or (isinstance(value, tuple | list | Mapping) and not value):
+        return "no" if value is False else "none"
+    if isinstance(value, tuple | list):
+        return " + ".join(map(setting_in_words, value))
+    return "yes" if value is True else str(value)
 
 
 def _absent(value: Any) -> bool:

@@ -108,6 +108,9 @@ def _(spec: Heatmap, theme: Theme) -> go.Figure:
         "nticks": 6,
         "xpad": 6,
     }
+    if spec.ranks:
+        powers = range(int(-low + 0.001) + 1)
+        bar |= {"tickvals": [-power for power in powers], "ticktext": [f"{10**power:,}" for power in powers]}
     colours = colour_scale(spec.scale, spec.palette, theme)
     counted, greyed = np.where(counts, spec.values, np.nan), np.where(counts, np.nan, spec.values)
     said = cell_hover(spec)

@@ -50,6 +50,7 @@ class Heatmap(Spec):
     scale: Scale = "sequential"
     palette: Palette = "purple"  # only for the sequential scale
     limits: tuple[float, float] | None = None  # colours at both ends; give several heatmaps the same to compare them
+    ranks: bool = False  # the values are −log10 of ranks, which the colour bar counts and `hover` has
     marked: tuple[int, ...] = ()  # columns under a bracket
     marked_title: str = "subject"
     left_out: tuple[int, ...] = ()  # columns drawn grey, without a say in the colour scale (an attention sink)

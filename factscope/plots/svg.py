@@ -101,7 +101,8 @@ def _bar(spec: Heatmap, colours: ColourScale, limits: tuple[float, float], high:
         f'fill="{_colour(colours, (n + 0.5) / 32)}"/>'
         for n in range(32)
     ]
-    parts += [_text(x + 13, TOP + 9, f"{top + 0.0:.3g}"), _text(x + 13, TOP + high, f"{low + 0.0:.3g}")]
+    ends = [f"{10**-end:,.0f}" if spec.ranks else f"{end + 0.0:.3g}" for end in (top, low)]
+    parts += [_text(x + 13, TOP + 9, ends[0]), _text(x + 13, TOP + high, ends[1])]
     return [*parts, _text(right + RIGHT - 4, TOP - 8, _measured(spec.value_title, spec.unit), "end", INKS.faint)]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from factscope.plots.labels import counted, layers_in_words, numbers_in_words
+from factscope.plots.labels import counted, layers_in_words, numbers_in_words, setting_in_words
 from factscope.plots.specs import (
     Card,
     Curves,
@@ -253,5 +253,5 @@ def _shares(result: FlowAverage, number: int, part: str) -> Series:
 
 
 def _card(result: FlowAverage) -> Card:
-    settings = tuple((name, str(value)) for name, value in result.settings.items())
+    settings = tuple((name, setting_in_words(value)) for name, value in result.settings.items())
     return provenance(result.run, ("facts", result.source), ("layers at a time", str(result.window)), *settings)

@@ -254,14 +254,14 @@ def _maps(result: PatchscopeResult) -> tuple[Spec, ...]:
             labels,
             row_title="from layer",
             column_title="into layer",
-            value_title="−log10 rank",
+            value_title="rank",
+            ranks=True,
             palette="blue",
             hover={
                 "rank": result.rank.numpy(),
                 "log-probability (nats)": result.log_probability.numpy(),
                 "says": np.array(result.top, dtype=object),
             },
-            note="0 is first place, −1 the tenth, −2 the hundredth.",
         ),
     )
 

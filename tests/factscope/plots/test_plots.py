@@ -21,8 +21,9 @@ from factscope.plots import render, specs
 from factscope.plots.colours import FROM_CONES, FROM_OKLAB, INK, colour_scale
 from factscope.plots.escape import script_json, visible
 from factscope.plots.figures.intervals import Group, Intervals
+from factscope.plots.figures.slides import Slides
 from factscope.plots.fragments import differences, fragment, mimebundle
-from factscope.plots.labels import numbers_in_words
+from factscope.plots.labels import numbers_in_words, settings_in_words
 from factscope.plots.page import page_html, write_page
 from factscope.plots.specs import Bars, Curves, Heatmap, Page, Section, Series, Table, Text, state_labels, state_name
 from factscope.plots.svg import has_still, image, svg
@@ -234,6 +235,43 @@ def test_a_band_below_zero_ends_at_the_lowest_value_seen_on_a_logarithmic_axis()
     low, high, _ = render.figure(Curves("c", np.arange(2), (series,), log_y=True)).data
     assert list(low.y) == [1, 5]
     assert list(high.y) == [2, 20]
+
+
+def test_a_line_under_another_is_wider_and_a_single_interval_is_a_bar():
+    """Else the lower of two equal lines cannot be seen, nor a band of no breadth."""
+    one = Series("now", np.array([np.nan, 1.0]), low=np.array([np.nan, 0.5]), high=np.array([np.nan, 1.0]))
+    over, apart = Series("so far", np.array([0.2, 1.0])), Series("apart", np.array([0.1, 0.9]))
+    drawn = render.figure(Curves("C", np.arange(2), (one, over, apart)), "light").data
+    assert [(line.name, line.marker.size) for line in drawn] == [("now", 10), ("so far", 5), ("apart", 5)]
+    assert (drawn[0].error_y.arrayminus[1], drawn[0].error_y.array[1]) == (0.5, 0.0)
+
+
+def test_a_colour_bar_of_ranks_counts_ranks():
+    ranks = np.array([[1.0, 30.0, 20_000.0]])
+    spec = Heatmap("Rank", -np.log10(ranks), ("0",), ("a", "b", "c"), ranks=True, hover={"rank": ranks})
+    bar = render.figure(spec, "light").data[0].colorbar
+    assert dict(zip(bar.tickvals, bar.ticktext, strict=True)) == {
+        0: "1", -1: "10", -2: "100", -3: "1,000", -4: "10,000"
+    }  # fmt: skip
+    assert ">20,000</text>" in (svg(spec) or "")
+
+
+def test_the_slider_of_a_logarithmic_axis_has_whole_numbers():
+    """Over one decade or two plotly would write 20 as a small 2."""
+    states = tuple(Curves("S", np.arange(3), (Series("s", np.array(y)),), log_y=True) for y in ([1, 5, 22], [2, 3, 9]))
+    axis = render.figure(Slides("S", ("0", "1"), states), "light").layout.yaxis
+    assert axis.ticktext == ("1", "2", "5", "10", "20")
+
+
+def test_settings_are_listed_in_words():
+    settings = {
+        "window": None,
+        "targets": ("a", "b"),
+        "sources": (),
+        "descent": {"steps": 40, "stop": 0.5},
+        "own": True,
+    }
+    assert settings_in_words(settings) == "window=none, targets=a + b, sources=none, steps=40, stop=0.5, own=yes"
 
 
 def test_a_table_shows_four_digits_and_sorts_by_more():

@@ -92,7 +92,7 @@ def _row(entry: Entry, others: Sequence[Entry], missing: frozenset[Entry]) -> st
     read = not entry.trouble and entry not in missing
     box = f'<input type="checkbox" data-page="{html_text(href(entry))}" aria-label="{html_text(_title(entry))}">'
     took = "–" if entry.seconds is None else f"{entry.seconds:.1f}"
-    hidden = " ".join((entry.name, entry.command, *entry.facts))
+    hidden = " ".join((entry.name, entry.command, *entry.facts, *entry.targets))
     return (
         f'<tr data-kind="{html_text(entry.kind)}" data-model="{html_text(entry.model)}" '
         f'data-words="{html_text(hidden.casefold())}"><td>{box if read else ""}</td>'
@@ -104,7 +104,17 @@ def _row(entry: Entry, others: Sequence[Entry], missing: frozenset[Entry]) -> st
 
 
 def _title(entry: Entry) -> str:
-    return f"{entry.kind}: {entry.facts[0] if entry.facts else entry.name}"
+    return f"{entry.kind}: {_sentences(entry)[0] if entry.facts else entry.name}"
+
+
+def _sentences(entry: Entry) -> list[str]:
+    """What the run is about; of an edit with what the model is to say."""
+    facts = [shortened(visible(fact), WIDE) for fact in entry.facts]
+    targets = entry.targets or ("",) * len(facts)
+    return [
+        f"{fact} → {shortened(visible(target), WIDE)}" if target else fact
+        for fact, target in zip(facts, targets, strict=True)
+    ]
 
 
 def _link(entry: Entry, words: str) -> str:
@@ -117,7 +127,7 @@ def _about(entry: Entry) -> str:
     if not entry.facts:
         return html_text(entry.name)
     more = len(entry.facts) - SHOWN
-    lines = [html_text(shortened(visible(fact), WIDE)) for fact in entry.facts[:SHOWN]]
+    lines = [html_text(sentence) for sentence in _sentences(entry)[:SHOWN]]
     return "<br>".join([*lines, *([f"and {more} more"] if more > 0 else [])])
 
 

@@ -28,6 +28,7 @@ class Entry:
     started: str  # UTC, ISO 8601; "" where the run does not say it
     seconds: float | None
     trouble: str = ""  # why it cannot be read
+    targets: tuple[str, ...] = ()  # what an edit puts for each sentence's answer, "" for nothing; or none at all
 
     @property
     def name(self) -> str:
@@ -70,35 +71,47 @@ def _results(folder: Path) -> Iterator[Path]:
 def _entry(folder: Path, file: Path) -> Entry:
     place, stat = file.parent.relative_to(folder).parts, file.stat()
     try:
-        return Entry(place, *_said(file.parent, stat.st_mtime_ns, stat.st_size))
+        said, targets = _said(file.parent, stat.st_mtime_ns, stat.st_size)
+        return Entry(place, *said, targets=targets)
     except StoreError as trouble:
         return Entry(place, "a run that cannot be read", (), "", "", "", None, str(trouble))
 
 
 @lru_cache(maxsize=4096)
-def _said(run: Path, _changed: int, _size: int) -> tuple[str, tuple[str, ...], str, str, str, float | None]:
-    """Kind, facts, model, command, start and seconds; read once for each state of the file."""
+def _said(
+    run: Path, _changed: int, _size: int
+) -> tuple[tuple[str, tuple[str, ...], str, str, str, float | None], tuple[str, ...]]:
+    """Kind, facts, model, command, start and seconds, and the targets; read once for each state of the file."""
     document = store.header(run)
     body = document["result"]
     ran: dict[str, Any] = next((one for one in _fields(body, ("run",)) if isinstance(one, dict)), {})
     seconds = ran.get("seconds")
-    return (
+    asked = asked_of(body)
+    said = (
         named(document["kind"]),
-        facts_of(body),
+        tuple(asked),
         str(ran.get("model", "")),
         str(ran.get("command", "")),
         str(ran.get("started", "")),
         float(seconds) if isinstance(seconds, int | float) else None,
     )
+    return said, tuple(asked.values())
 
 
-def facts_of(body: Any) -> tuple[str, ...]:
-    """The sentences that a result is about: the shallowest request or prompt in it, or several that stand together."""
+def asked_of(body: Any) -> dict[str, str]:
+    """The sentences that a result is about: the shallowest request or prompt in it, or several that stand together.
+
+    With each the target that a request gives it, "" for a prompt.
+    """
     for found in _fields(body, ASKED):
-        texts = [_sentence(one) for one in (found if isinstance(found, list) else [found])]
-        if any(texts):
-            return tuple(dict.fromkeys(text for text in texts if text))
-    return ()
+        asked: dict[str, str] = {}
+        for one in found if isinstance(found, list) else [found]:
+            if text := _sentence(one):
+                target = one.get("target") if one.get("prompt") else ""
+                asked.setdefault(text, target if isinstance(target, str) else "")
+        if asked:
+            return asked
+    return {}
 
 
 def _sentence(one: Any) -> str:

@@ -13,7 +13,7 @@ from factscope.errors import StoreError
 from helpers.browser import needs_chromium, open_page, with_script
 from helpers.plots import Elements
 from studies.explorer.page import index_html, missing_pages
-from studies.explorer.runs import entries, facts_of, same_facts
+from studies.explorer.runs import asked_of, entries, same_facts
 from studies.explorer.server import server
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -53,15 +53,17 @@ def test_the_list_says_what_each_run_is_about_and_links_those_of_one_fact(runs: 
     edit, bench, trace, cut = found
     assert (trace.kind, trace.facts, trace.model, trace.seconds) == ("a trace", ("Oda  Voss lives in",), "toy", 1.5)
     assert bench.facts == ()
+    assert (edit.targets, trace.targets) == (("Vey", ""), ("",))
     assert "not readable JSON" in cut.trouble
     assert same_facts(found) == {edit: (trace,), bench: (), trace: (edit,), cut: ()}
 
 
 def test_a_result_is_about_the_shallowest_of_its_requests() -> None:
     task = {"prompts": [{"text": "A"}, {"text": "B"}, {"text": "A"}]}
-    assert facts_of({"circuit": {"task": task}, "again": [{"deep": {"prompt": {"text": "C"}}}]}) == ("A", "B")
-    assert facts_of({"request": {"prompt": "D"}, "circuit": {"task": task}}) == ("D",)
-    assert facts_of({"prompt": None, "prompts": []}) == ()
+    other = {"circuit": {"task": task}, "again": [{"deep": {"prompt": {"text": "C"}}}]}
+    assert asked_of(other) == {"A": "", "B": ""}
+    assert asked_of({"request": {"prompt": "D", "target": "E"}, "circuit": {"task": task}}) == {"D": "E"}
+    assert asked_of({"prompt": None, "prompts": []}) == {}
 
 
 def test_a_folder_of_no_runs_is_one_sentence(tmp_path: Path, run_command: Any) -> None:
@@ -78,6 +80,7 @@ def test_the_list_is_written_as_a_file(runs: Path, run_command: Any) -> None:
     text = (runs / "index.html").read_text(encoding="utf-8")
     (runs / "index.html").unlink()
     assert 'href="a%20trace/page.html"' in text
+    assert "oda voss lives in → Vey" in text
     assert 'href="bench/page.html"' not in text  # it has no page
     assert HOSTILE not in text
 

@@ -22,6 +22,7 @@ processor (sums of second moments, an edit's equation, in float64) is counted wi
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,7 @@ class Machine:
     kind: str = "cpu"  # of device, or "cuda"
     room: float | None = None  # bytes that are free on it; None: as many as are asked for
     speed: float | None = None  # operations a second
+    load: float | None = None  # processes that ran for each core before the speed was measured; None: it was given
 
 
 @dataclass(frozen=True)
@@ -372,7 +374,16 @@ def machine_of(device: str | None, dtype: torch.dtype, room: float | None, speed
         if not name.startswith("cuda"):
             raise UserError(f"there is no device {name!r}; choose cpu or cuda") from None
         return Machine("cuda", room, speed)
-    return Machine(torch.device(name).type, room or free(name), speed or _speed(name, dtype))
+    load = None if speed or name.startswith("cuda") else _load()
+    return Machine(torch.device(name).type, room or free(name), speed or _speed(name, dtype), load)
+
+
+def _load() -> float | None:
+    """Processes that ran or waited for each core in the last minute; None where the system does not count them."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):
+        return None
 
 
 def _speed(device: str, dtype: torch.dtype) -> float:

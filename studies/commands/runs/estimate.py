@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from studies.estimate import Cost, Machine
 
 NARROW = "bfloat16"
+BUSY = 0.5  # processes of other work for each core, from which a speed that is measured is not the machine's own
 ARITHMETIC = "all figures are arithmetic, none is a measurement"
 
 
@@ -84,7 +85,7 @@ def estimate(options: EstimateOptions) -> None:
     if options.as_json:
         body = {
             "model": model, "dtype": options.dtype, "counted_for": machine.kind, "bytes_free": machine.room,
-            "operations_a_second": machine.speed,
+            "operations_a_second": machine.speed, "load_a_core": machine.load,
         }  # fmt: skip
         tell(json.dumps(body | {"costs": [asdict(cost) for cost in costs]}, ensure_ascii=False))
         return
@@ -93,6 +94,9 @@ def estimate(options: EstimateOptions) -> None:
 
 def _head(model: dict[str, int], dtype: str, machine: "Machine") -> str:
     at = "" if machine.speed is None else f"; seconds at {machine.speed:.2g} operations a second"
+    if machine.load is not None and machine.load > BUSY:
+        at += f"\nOther work ran while that speed was measured ({machine.load:.1f} processes for each core): it is too "
+        at += "low; --flops gives the machine's own"
     counted = "" if machine.kind == "cpu" else f"\nCounted on this CPU as work goes on {machine.kind}: {ARITHMETIC}"
     return (
         f"{model['architecture']}: {model['parameters'] / 1e9:.3g} billion weights in {dtype}, {model['layers']} "

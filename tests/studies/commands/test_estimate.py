@@ -1,7 +1,10 @@
 """`factscope estimate` says what fits, how long it takes at least, and with which setting the rest would fit."""
 
 import json
+import os
 from typing import Any
+
+import pytest
 
 SHAPE = "64,2,4,2,128,60000"
 
@@ -21,6 +24,18 @@ def test_what_fits_and_what_does_not_is_told_with_the_setting_that_would(run_com
     assert "--dtype bfloat16 would do" in remedy
     none = run_command("factscope", "estimate", SHAPE, "--work", "load", "--memory", "0.001").stdout
     assert "it takes a device with" in none
+
+
+def test_a_speed_that_was_measured_while_others_worked_is_told(
+    run_command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where it is given, not on a machine at rest, and not where the system does not count."""
+    line = ("factscope", "estimate", SHAPE, "--work", "load", "--memory", "1")
+    for load, given, told in ((8.0, (), True), (8.0, ("--flops", "1e9"), False), (0.0, (), False)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load * os.cpu_count(), 0.0, 0.0))
+        assert ("8.0 processes for each core" in run_command(*line, *given).stdout) == told
+    monkeypatch.delattr("os.getloadavg")
+    assert "each core" not in run_command(*line).stdout
 
 
 def test_mistakes_are_sentences(run_command: Any) -> None:

@@ -114,7 +114,7 @@ def load(part: Bypass, _: Bridge) -> Load:
 SHAPES = {"keys": ("entry", "d_in"), "values": ("entry", "d_out"), "reach": ("entry",)}
 KIND = BypassKind(
     "codebook",
-    "a codebook: keys with a radius, each with a value that is written in place of the projection's output",
+    "a codebook of keys with a radius, each with a value that is written in place of the projection's output",
     SHAPES,
     join,
     writer,

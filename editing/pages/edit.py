@@ -81,7 +81,7 @@ def kind(edit: Edit) -> str:
     if edit.bypasses:
         where = ", ".join(map(str, edit.layers))
         return (
-            f"An edit beside the weights{by}: {', '.join(kinds(edit))}; at layer {where}. No weight is changed, and "
+            f"An edit beside the weights{by}, at layer {where}: {', '.join(kinds(edit))}. No weight is changed, and "
             "there is no export."
         )
     if edit.deltas and all(delta.low_rank for delta in edit.deltas):

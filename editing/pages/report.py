@@ -95,7 +95,7 @@ def _absent(report: EditReport) -> str:
     asked = {row.kind for row in report.rows}
     named = {"paraphrase": "paraphrases (PS)", "locality": "neighbours (NS, locality)"}
     absent = [words for kind, words in named.items() if kind not in asked]
-    return f" No fact here brings {' or '.join(absent)} to ask." if absent else ""
+    return f" No fact here brings {' or '.join(absent)} to ask: they come with facts in a file." if absent else ""
 
 
 def row_table(report: EditReport) -> Table:

@@ -94,7 +94,7 @@ def _counts(rows: Sequence[Row], edited: Row) -> str:
         )
     missing = [name for name, some in (("paraphrases", other), ("neighbours", near)) if not some]
     if missing:
-        parts.append(f"no {' or '.join(missing)} to ask of this fact")
+        parts.append(f"no {' or '.join(missing)} to ask of this fact: they come with a fact in a file (--facts FILE)")
     return f"Scores of one fact: {'; '.join(parts)}"
 
 

@@ -26,8 +26,9 @@ from factscope.catalogue import Catalogue
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, run_up_to
-from factscope.model.forward.batched import padded
+from factscope.model.forward.batched import ROWS, padded
 from factscope.model.forward.ends import Ends, ending, ends_of
+from factscope.model.forward.onednn import thin_products
 from factscope.model.hooks import record
 from factscope.model.prompts import tokenized
 from factscope.model.sites import Site
@@ -127,6 +128,7 @@ def read_prompts(parts: Sequence[Bypass]) -> bool:
 
 
 @torch.no_grad()
+@thin_products()
 def meetings(model: Bridge, part: Bypass, requests: Sequence[EditRequest], start: str) -> tuple[Met, ...]:
     """How the prompts of these facts, some paraphrases and some neighbours meet a bypass; it need not be in place."""
     asked: list[tuple[int, Literal["edit", "paraphrase", "neighbour"], str]] = []
@@ -135,7 +137,7 @@ def meetings(model: Bridge, part: Bypass, requests: Sequence[EditRequest], start
         asked += [(number, "paraphrase", text) for text in request.paraphrases[:ABOUT]]
         asked += [(number, "neighbour", one.prompt) for one in request.neighbours[:ABOUT]]
     load, found, site = KINDS.get(part.kind).load(part, model), [], KINDS.get(part.kind).heard(part)
-    for some in (asked[i : i + 64] for i in range(0, len(asked), 64)):
+    for some in (asked[i : i + ROWS] for i in range(0, len(asked), ROWS)):
         rows = [tokenized(model, text, start=start)[0] for _, _, text in some]
         ids = padded(model, rows)
         with ending(torch.tensor([len(row) - 1 for row in rows]), tokens=ids) as now, record(model, [site]) as seen:

@@ -28,12 +28,11 @@ from editing.solve.moments import Moments
 from editing.weights.lent import in_float32
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.batched import padded, states_at
+from factscope.model.forward.batched import ROWS, padded, states_at
 from factscope.model.sites import Site
 from factscope.model.weights import MLP_OUT, PROJECTIONS, WeightName
 
 METHOD = "simie"
-ROWS = 64  # prompts of one forward pass
 
 
 @dataclass(frozen=True)

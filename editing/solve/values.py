@@ -30,7 +30,7 @@ from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
 from factscope.model.forward.at_once import fitting, slope_bytes
-from factscope.model.forward.batched import padded, states_at
+from factscope.model.forward.batched import ROWS, padded, states_at
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import Row, Suffix, buckets, check_written, landed, suffix
 from factscope.model.hooks import hooked, record
@@ -389,7 +389,7 @@ def read_subjects(
             rows.append(prompt.tokens[: ends[-1] + 1])
     found: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(rows) for site in sites}
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for some in (order[i : i + 64] for i in range(0, len(order), 64)):
+    for some in (order[i : i + ROWS] for i in range(0, len(order), ROWS)):
         tokens = padded(model, [rows[i] for i in some])
         seen = states_at(model, tokens, torch.tensor([ends[i] for i in some]), sites)
         for site in sites:

@@ -6,11 +6,12 @@ last token.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from editing.trained.facts import Example, Split, TrainingFact
@@ -83,18 +84,24 @@ class Asker:
         """What must stay, example by example."""
         return [self._rows[text] for one in batch for text in one.keep]
 
-    def _read(self, batch: Sequence[Example], changes: Any, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the pairs' answers and behind the prompts that must stay, after each change.
+    def changed(
+        self, changes: Any, owner: Int[Tensor, " row"], _: Sequence[Example], __: Sequence[Row], /
+    ) -> AbstractContextManager[None]:
+        """The block runs with the changes in place, for rows that `owner` gives to these examples, of these prompts.
 
         Another kind of change than one of matrices is put in by a class of its own.
         """
+        return self.tail.changed(changes, owner)
+
+    def _read(self, batch: Sequence[Example], changes: Any, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the pairs' answers and behind the prompts that must stay, after each change."""
         kept, each = self.kept(batch), len(batch[0].keep)
         own = torch.arange(len(batch))
         owner = torch.cat([own.repeat(len(pairs) // len(batch)), own.repeat_interleave(each)])
         places = [*asked(pairs), *((len(pairs) + i, len(row) - 1) for i, row in enumerate(kept))]
         rows = [*(pair.row for pair in pairs), *kept]
         resid = self.tail.entering(rows)  # of the unedited model, so before anything is changed
-        with self.tail.changed(changes, owner):
+        with self.changed(changes, owner, batch, [*(pair.prompt for pair in pairs), *kept]):
             logp = self.tail.logp(rows, places, resid)
         return logp[: -len(kept)], logp[-len(kept) :]
 

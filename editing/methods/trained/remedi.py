@@ -23,10 +23,11 @@ others are bitwise as they were. When not to use it: for questions that call the
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from editing.bypass import Bypass
@@ -39,7 +40,7 @@ from editing.trained.editor import Trained
 from editing.trained.examples import Asker, TrainingInputs
 from editing.trained.facts import Example
 from editing.trained.learning import Parts
-from editing.trained.tail import Tail, asked
+from editing.trained.tail import Row, Tail
 from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import EditError
@@ -84,22 +85,16 @@ def statements(tail: Tail, pairs: Sequence[Pair]) -> Float[Tensor, "pair d_model
 class Shifted(Asker):
     """Examples whose change is a vector [example d_model] at the end of the entity's name."""
 
-    def _read(self, batch: Sequence[Example], changes: Tensor, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
-        """As `Asker._read`."""
-        kept, each = self.kept(batch), len(batch[0].keep)
-        own = torch.arange(len(batch))
-        owner = torch.cat([own.repeat(len(pairs) // len(batch)), own.repeat_interleave(each)]).tolist()
-        rows = [*(pair.row for pair in pairs), *kept]
-        prompts = [*(pair.prompt for pair in pairs), *kept]
-        ends = [name_ends(self.model, one, batch[i].subject) for one, i in zip(prompts, owner, strict=True)]
-        here = [(row, end, i) for row, (end, i) in enumerate(zip(ends, owner, strict=True)) if end is not None]
-        resid = self.tail.entering(rows)
-        row, pos, which = torch.tensor(here, device=resid.device).T
-        places = [*asked(pairs), *((len(pairs) + i, len(one) - 1) for i, one in enumerate(kept))]
+    def changed(
+        self, changes: Tensor, owner: Int[Tensor, " row"], batch: Sequence[Example], prompts: Sequence[Row], /
+    ) -> AbstractContextManager[None]:
+        """Each example's vector is added where its entity's name ends; prompts that do not name it are as they were."""
+        whose = owner.tolist()
+        ends = [name_ends(self.model, one, batch[i].subject) for one, i in zip(prompts, whose, strict=True)]
+        here = [(row, end, i) for row, (end, i) in enumerate(zip(ends, whose, strict=True)) if end is not None]
+        row, pos, which = torch.tensor(here, device=device(self.model)).T
         shift = lambda y: y.index_put((row, pos), changes[which].to(y), accumulate=True)  # noqa: E731
-        with hooked(self.model, [(Site("mlp_write", self.tail.first), shift)]):
-            logp = self.tail.logp(rows, places, resid)
-        return logp[: -len(kept)], logp[-len(kept) :]
+        return hooked(self.model, [(Site("mlp_write", self.tail.first), shift)])
 
 
 class Editor(ChangeLearner):

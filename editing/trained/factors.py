@@ -5,6 +5,7 @@ tokens of some training edits and over its standard deviation, coordinate by coo
 mean and deviation. A token without a gradient has no part in either.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -119,19 +120,21 @@ def last_matrices(model: Bridge, wanted: Sequence[str], layers: int) -> tuple[tu
     return tuple(range(max(0, count - layers), count)), have
 
 
-def two_layers(shape: str, z: int, count: int, rank: int, generator: torch.Generator) -> Parts:
-    """The network that `count` matrices of one shape share, as it begins: U = 0, so that nothing is added.
+def two_layers(shapes: dict[WeightName, str], rank: int, generator: torch.Generator) -> Parts:
+    """The networks that matrices of one shape share, as they begin: U = 0, so that nothing is added.
 
     Of each layer: V [z rank] with Xavier's scale, U [rank z], b [z]; and of each matrix s and o [z].
     """
     parts: Parts = {}
-    rank = min(rank, z)
-    for layer in "12":
-        parts[f"{shape}.V{layer}"] = torch.randn(z, rank, generator=generator) * (2 / (z + rank)) ** 0.5
-        parts[f"{shape}.U{layer}"] = torch.zeros(rank, z)
-        parts[f"{shape}.b{layer}"] = torch.zeros(z)
-        parts[f"{shape}.s{layer}"] = torch.ones(count, z)
-        parts[f"{shape}.o{layer}"] = torch.zeros(count, z)
+    for shape, count in Counter(shapes.values()).items():
+        z = sum(map(int, shape.split("x")))
+        inner = min(rank, z)
+        for layer in "12":
+            parts[f"{shape}.V{layer}"] = torch.randn(z, inner, generator=generator) * (2 / (z + inner)) ** 0.5
+            parts[f"{shape}.U{layer}"] = torch.zeros(inner, z)
+            parts[f"{shape}.b{layer}"] = torch.zeros(z)
+            parts[f"{shape}.s{layer}"] = torch.ones(count, z)
+            parts[f"{shape}.o{layer}"] = torch.zeros(count, z)
     return parts
 
 

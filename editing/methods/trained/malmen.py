@@ -95,15 +95,10 @@ class Network:
     shapes: dict[WeightName, str]
     state: Parts  # "SHAPE.mean" and "SHAPE.std" [z]; "start", of eta
 
-    def start(self, widths: dict[str, int], config: Config, generator: torch.Generator) -> Parts:
-        """U = 0: nothing is added to standardised factors."""
-        parts: Parts = {}
-        for shape, z in widths.items():
-            count = sum(one == shape for one in self.shapes.values())
-            parts |= two_layers(shape, z, count, config.rank, generator)
-        parts["eta"] = torch.ones(len(self.shapes))  # of the start's
-        parts["log_ridge"] = torch.full((len(self.shapes),), config.log_ridge)
-        return parts
+    def start(self, config: Config, generator: torch.Generator) -> Parts:
+        """Nothing is added to standardised factors; eta, in multiples of its start, is 1."""
+        own = {"eta": torch.ones(len(self.shapes)), "log_ridge": torch.full((len(self.shapes),), config.log_ridge)}
+        return two_layers(self.shapes, config.rank, generator) | own
 
     def wanted(self, parts: Parts, found: Slopes) -> dict[WeightName, Wanted]:
         """K and R of every matrix, from factors as `at_answers` gives them."""
@@ -149,8 +144,7 @@ class Editor(ChangeLearner):
         standard = [at_answers(found, pairs) for pairs, found in gradients(asker, names, config.standard, seed)]
         self.state = statistics(shapes, standard) | {"start": torch.tensor(config.eta)}
         self.network = Network(shapes, self.state)
-        widths = {shape: sum(map(int, shape.split("x"))) for shape in shapes.values()}
-        start = self.network.start(widths, config, torch.Generator().manual_seed(seed))
+        start = self.network.start(config, torch.Generator().manual_seed(seed))
         self.parts = {name: part.to(device(model)) for name, part in start.items()}
         self.rates = dict.fromkeys(self.parts, config.learning_rate)
         self.rates |= dict.fromkeys(("eta", "log_ridge"), config.own_rate)

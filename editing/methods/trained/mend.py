@@ -89,14 +89,9 @@ class Network:
     shapes: dict[WeightName, str]
     state: Parts  # "SHAPE.mean" and "SHAPE.std" [z]
 
-    def start(self, widths: dict[str, tuple[int, int]], config: Config, generator: torch.Generator) -> Parts:
-        """U = 0: nothing is added to standardised factors."""
-        parts: Parts = {}
-        for shape, (rows, columns) in widths.items():
-            z, count = rows + columns, sum(one == shape for one in self.shapes.values())
-            parts |= two_layers(shape, z, count, config.rank, generator)
-        parts["alpha"] = torch.ones(len(self.shapes))  # of `config.alpha`
-        return parts
+    def start(self, config: Config, generator: torch.Generator) -> Parts:
+        """Nothing is added to standardised factors; alpha, in multiples of `config`'s, is 1."""
+        return two_layers(self.shapes, config.rank, generator) | {"alpha": torch.ones(len(self.shapes))}
 
     def factors(self, parts: Parts, found: Slopes, config: Config) -> dict[WeightName, Thin]:
         """x~ and -alpha d~ of every matrix, row by row; zero for tokens whose gradient is none."""
@@ -130,8 +125,7 @@ class Editor(ChangeLearner):
         shapes = {name: shape_of(name, weights) for name in names}
         self.state = statistics(shapes, [found for _, found in gradients(asker, names, config.standard, seed)])
         self.network = Network(shapes, self.state)
-        widths = {shapes[name]: (weights[str(name)].shape[0], weights[str(name)].shape[1]) for name in names}
-        start = self.network.start(widths, config, torch.Generator().manual_seed(seed))
+        start = self.network.start(config, torch.Generator().manual_seed(seed))
         self.parts = {name: part.to(device(model)) for name, part in start.items()}
         self.rates = {name: config.alpha_rate if name == "alpha" else config.learning_rate for name in self.parts}
 

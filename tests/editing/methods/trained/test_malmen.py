@@ -68,7 +68,7 @@ def started(names: Any, shape: str, **state: float) -> tuple[Network, dict[str, 
     width = sum(map(int, shape.split("x")))
     kept = {f"{shape}.{key}": torch.full((width,), value) for key, value in state.items()}
     network = Network(dict.fromkeys(names, shape), kept | {"start": torch.tensor(0.5)})
-    return network, network.start({shape: width}, Config(rank=3), torch.Generator().manual_seed(0))
+    return network, network.start(Config(rank=3), torch.Generator().manual_seed(0))
 
 
 def test_untrained_it_wants_what_a_gradient_step_would_do_to_the_token_alone():

@@ -66,7 +66,7 @@ def started(model: Any, names: Any, state: dict[str, float]) -> tuple[Network, d
         f"{shape}.{key}": torch.full((sum(w),), value) for shape, w in widths.items() for key, value in state.items()
     }
     network = Network(shapes, kept)
-    return network, network.start(widths, Config(rank=4), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    return network, network.start(Config(rank=4), torch.Generator().manual_seed(0))
 
 
 def test_its_layers_only_ever_add_and_a_token_without_a_gradient_writes_nothing(tiny):

@@ -192,30 +192,31 @@ def best_floor(
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """One memory of all facts, in order."""
-    return _output(inputs, config, _metric(inputs), slice(None))
+    return _output(inputs, config, *_read(inputs, config), slice(None))
 
 
 def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
-    """A memory of one fact each."""
-    metric = _metric(inputs)
-    return [_output(inputs, config, metric, slice(i, i + 1)) for i in range(len(inputs.requests))]
+    """A memory of one fact each; the prompts are read once."""
+    metric, keys = _read(inputs, config)
+    return [_output(inputs, config, metric, keys, slice(i, i + 1)) for i in range(len(inputs.requests))]
 
 
-def _metric(inputs: MethodInputs) -> Float[Tensor, "d_model width"]:
-    editor = inputs.editor
-    assert editor is not None  # editing/compute.py has seen to it
-    return editor.tensors["W"] / editor.tensors["std"][:, None]
+def _read(inputs: MethodInputs, config: Config) -> tuple[Float[Tensor, "d_model width"], Float[Tensor, "fact width"]]:
+    """The metric that was trained, and the facts' keys in it."""
+    assert inputs.editor is not None  # editing/compute.py has seen to it
+    learnt = inputs.editor.tensors
+    metric = learnt["W"] / learnt["std"][:, None]
+    own = [bare_prompt(inputs.model, request, inputs.start).tokens for request in inputs.requests]
+    return metric, (states(inputs.model, own, Site("resid_pre", config.reads), inputs.start) - learnt["mean"]) @ metric
 
 
-def _output(inputs: MethodInputs, config: Config, metric: Tensor, which: slice) -> MethodOutput:
+def _output(inputs: MethodInputs, config: Config, metric: Tensor, keys: Tensor, which: slice) -> MethodOutput:
     assert inputs.editor is not None
-    requests, mean = inputs.requests[which], inputs.editor.tensors["mean"]
-    own = [bare_prompt(inputs.model, request, inputs.start).tokens for request in requests]
-    keys = (states(inputs.model, own, Site("resid_pre", config.reads), inputs.start) - mean) @ metric
+    requests, learnt = inputs.requests[which], inputs.editor.tensors
     texts = tuple(f"{config.opening} {ended(str(request))}\n" for request in requests)
     subjects = tuple(request.subject for request in requests) if config.scope == "subject" else ()
-    floor = float(inputs.editor.tensors["floor"])
-    scope = Scope(config.reads, mean.clone(), keys, texts, floor, 1, metric.clone(), subjects)
+    mean, floor = learnt["mean"].clone(), float(learnt["floor"])
+    scope = Scope(config.reads, mean, keys[which].clone(), texts, floor, 1, metric.clone(), subjects)
     return MethodOutput((), preface="".join(texts), scope=scope)
 
 

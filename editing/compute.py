@@ -134,7 +134,7 @@ def _edits(
         )  # fmt: skip
         outputs = make(inputs, config)
     edited = [requests] if len(outputs) == 1 else [(request,) for request in requests]
-    moments = "none" if not spec.needs_moments else "identity" if how.moments is None else how.moments.name
+    moments = spec.moments_name(how.moments)
     notes = (*said, *((IDENTITY,) if moments == "identity" else ()))
     return [
         Edit(

@@ -180,9 +180,8 @@ def try_layers(
         for trial in found:
             trials.append(trial)
             advance(1)
-    name = "none" if not spec.needs_moments else "identity" if options.moments is None else options.moments.name
     ids, subjects = tuple(one.id for one in requests), tuple(one.subject for one in requests)
-    return LayerChoice(spec.name, ids, tuple(trials), name, subjects)
+    return LayerChoice(spec.name, ids, tuple(trials), spec.moments_name(options.moments), subjects)
 
 
 def _settled(method: str | MethodSpec | LayerEditors, layers: Sequence[int]) -> tuple[MethodSpec, dict[int, Trained]]:

@@ -137,6 +137,10 @@ class MethodSpec:
         """How many templates are sampled for it, beside the bare prompt."""
         return int(getattr(config, "contexts", 0))
 
+    def moments_name(self, moments: Moments | None) -> str:
+        """What its edits say of their second moments: which, "identity" in their place, or "none" that it wants."""
+        return "none" if not self.needs_moments else "identity" if moments is None else moments.name
+
     def config_for(self, model: Bridge, settings: Settings = (), editor: Trained | None = None) -> MethodConfig:
         """The configuration for this model: the defaults or the editor's, the model's own layers, then `settings`.
 

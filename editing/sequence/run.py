@@ -94,11 +94,6 @@ class Work:
     editor: Trained | None = None
     notes: tuple[str, ...] = ()  # what the result must say
 
-    @property
-    def moments_name(self) -> str:
-        """Where the second moments are from."""
-        return self.moments.name if self.moments else "identity"
-
     def identity(self, fingerprint: str, watched: bool) -> dict[str, Any]:
         """What the journal is known by: work that differs in any of this is other work."""
         own: dict[str, Any] = {} if self.editor is None else {"editor": self.editor.digest}
@@ -110,7 +105,7 @@ class Work:
             "method": self.method.name,
             "config": asdict(self.config),
             "settings": asdict(self.settings),
-            "moments": self.moments_name,
+            "moments": self.moments.name if self.moments else "identity",
             "contexts": self.contexts,
             "restraint": asdict(self.restraints[0]) if self.restraints else None,
             "yardstick": self.yardstick.digest,
@@ -231,7 +226,7 @@ def _result(work: Work, state: State, stopped: str, run: Run) -> SequenceResult:
         edits=tuple(state.digests),
         seconds=tuple(state.seconds),
         contexts=work.contexts,
-        moments=work.moments_name,
+        moments=work.method.moments_name(work.moments),
         text=work.yardstick.source,
         unrelated=tuple(fact.id for fact in work.yardstick.facts),
         stopped=stopped,

@@ -14,6 +14,7 @@ from editing import compute as computing
 from editing import method as methods
 from editing.edit import Edit, applied, in_place
 from editing.evaluation.evaluate import evaluate
+from editing.methods.fine_tuning import ft_m
 from editing.pages.sequence import ENDS, forgetting, headline, moved_share, page, score_table
 from editing.pages.sequence import words as in_words
 from editing.restraint import restraint
@@ -51,7 +52,9 @@ def run(toy, yardstick):
     def run_(folder, settings=Config(every=2), count=6, method="rome", **how) -> SequenceResult:
         spec = methods.method(method)
         config: Any = spec.at_layers(spec.Config(), (0, 1) if spec.layer_setting == "layers" else (0,))
-        config = how.pop("config", replace(config, descent=replace(config.descent, steps=8)))
+        if hasattr(config, "descent"):
+            config = replace(config, descent=replace(config.descent, steps=8))
+        config = how.pop("config", config)
         facts = how.pop("facts", load_facts(TOY / "toy_town.json", limit=count))
         return sequence(
             toy, facts, method, settings, folder, how.pop("yardstick", yardstick), config=config,
@@ -66,6 +69,12 @@ def whole(run, tmp_path_factory) -> tuple[SequenceResult, Path]:
     """One sequence that was never stopped, restrained at the end, and its folder."""
     folder = tmp_path_factory.mktemp("whole")
     return run(folder, Config(every=2, restrain="prune"), restraint_config=LINEAR), folder
+
+
+def test_a_sequence_says_of_second_moments_what_its_edits_say(run, whole, tmp_path):
+    tuned = run(tmp_path, Config(every=2), count=2, method="ft_m", config=ft_m.Config(layer=0, steps=1))
+    edits = [Edit.load(folder / "edits" / "edit-00001") for folder in (whole[1], tmp_path)]
+    assert [whole[0].moments, tuned.moments] == [edit.moments for edit in edits] == ["identity", "none"]
 
 
 class Killed(BaseException):

@@ -2,8 +2,7 @@
 
 One table serves the report of an edit, a sequence, a bench and what stands beside a circuit's diff. Every case weighs
 the same however many questions it has; intervals are as `factscope.statistics` says, in which cases about one subject
-count as one. A metric has a line where its
-scorer is the protocol's and some case has a value of it that is a number.
+count as one. A metric has a line where its scorer is the protocol's and some case has a value of it that is a number.
 """
 
 import math
@@ -79,9 +78,7 @@ def table(method: str, rows: Sequence[Row], protocol: Protocol, speeches: Sequen
             sets = np.array(triples, dtype=float)
             value = float(harmonic(sets.mean(1)[:, None])[0])
             low, high = bca(sets, harmonic, groups=own)
-            if len(set(own)) >= ENOUGH and math.isnan(
-                low
-            ):  # all alike: of each share's own ends, wide rather than narrow
+            if len(set(own)) >= ENOUGH and math.isnan(low):  # all alike: of each share's own ends, wide, not narrow
                 low, high = harmonic(np.array([wilson(share, own) for share in sets.tolist()])).tolist()
             out.append(Score(method, "S", when, "share", len(whole), value, low, high))
     return tuple(out)

@@ -59,9 +59,8 @@ class Checkpoint:
     seconds: float  # of these readings
     extra: dict[str, Any] = field(default_factory=dict)  # what the caller's hook gave
     restraint: str = ""  # with which settings it was restrained
-    keys: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # by weight: movement of ordinary keys, its bound
+    # By weight: how far ordinary keys must move, and its bound.
+    keys: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def score(self, metric: str, when: str = "final") -> Score | None:
         """A line of the table; None if it was not measured."""

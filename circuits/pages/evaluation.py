@@ -20,7 +20,10 @@ def evaluated(evaluation: Evaluation) -> tuple[Spec, ...]:
         ("CPR (signed) / CMD (by size)", f"{evaluation.cpr:.3f} / {evaluation.cmd:.3f}"),
         ("completeness: KL under knock-outs", f"{float(evaluation.knocked_out.mean()):.3g} nats on average"),
         ("kept edges that hardly matter", f"{evaluation.superfluous:.1%} change the loss by less than {least}"),
-        *((f"faithfulness under {name} ablation", f"{value:.3f}") for name, value in evaluation.by_ablation.items()),
+        *(
+            (f"faithfulness under {name.replace('_', ' ')} ablation", f"{value:.3f}")
+            for name, value in evaluation.by_ablation.items()
+        ),
     )
     grown = [("edges by size", evaluation.faithfulness_by_size)]
     if evaluation.faithfulness_by_signed_size is not None:
@@ -33,7 +36,7 @@ def evaluated(evaluation: Evaluation) -> tuple[Spec, ...]:
         x_labels=tuple(f"{size:.3g}" for size in evaluation.sizes.tolist()),
         y_title="faithfulness",
         note="The largest edges, wherever they are, less those on no path. CPR is the area below the signed curve, CMD "
-        "the area from the other one to the line at 1.",
+        "the area from the other one to the line at 1, both over shares on a linear axis.",
     )
     conventions = Table(
         "What each number means", ("number", "convention"), tuple(evaluation.conventions.items()), folded=True

@@ -68,7 +68,7 @@ def records(found: Profile) -> list[dict[str, Any]]:
 
 def _curves(found: Profile, what: str) -> Curves:
     series = tuple(
-        _series(name.removeprefix(what).strip(", ") or name, mean, None, log=what == "rank")
+        _series(name.removeprefix(what).strip("_, ").replace("_", " ") or name, mean, None, log=what == "rank")
         for name, mean in found.curves.items()
         if name.startswith(what)
     )

@@ -26,7 +26,7 @@ def scored(edits: Sequence[Edit], report: EditReport, spectra: Sequence[Spectrum
     sorts = tuple(dict.fromkeys(map(kind, edits)))
     said = sorts[0] if len(sorts) == 1 else f"{len(edits)} edits of {len(sorts)} kinds or places; the cards say which."
     found = (*beside(edits), *inside(edits), *curves(edits), *solver_table(edits), *choices(edits))
-    made = Section("How it was made", (*found, *(card(edit) for edit in edits[:5])), said)
+    made = Section("How it was made", (*found, *(card(edit, report.start_token) for edit in edits[:5])), said)
     sections = (*report_sections(report, spectra), made)
     return Page(title, sections, f"{edits[0].model}, {', '.join(report.methods)}")
 
@@ -159,8 +159,8 @@ def solver_table(edits: Sequence[Edit]) -> tuple[Table, ...]:
     return (Table("Solver", columns, rows, note),) if rows else ()
 
 
-def card(edit: Edit) -> Card:
-    """What is needed to do it again."""
+def card(edit: Edit, start_token: str = "") -> Card:
+    """What is needed to do it again; the token that stood for an edit's "auto" is known where it was asked about."""
     config = settings_in_words(edit.config)
     items = (
         ("edit", edit.digest),
@@ -172,7 +172,7 @@ def card(edit: Edit) -> Card:
         ("second moments", edit.moments),
         ("contexts", " | ".join(edit.contexts)),
         ("seed", str(edit.seed)),
-        ("start token", edit.start_token),
+        ("start token", start_token or edit.start_token),
         ("on top of", ", ".join(name[:12] for name in edit.below) or "nothing"),
         ("restraints", ", ".join(edit.restraints) or "none"),
         *((("read before", scope_words(edit)),) if edit.preface else ()),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from editing.trained.editor import EditorScore, Trained
-from factscope.plots.labels import settings_in_words
+from factscope.plots.labels import counted, settings_in_words
 from factscope.plots.specs import Card, Curves, Headline, Number, Page, Section, Series, Table
 from factscope.statistics import wilson
 
@@ -28,7 +28,8 @@ def page(editor: Trained) -> Page:
         Section("How it learnt", (*curves(editor), *checks(editor), *trade_off(editor))),
         Section("What was run", (card(editor),)),
     )
-    return Page(f"Editor {editor.name}", sections, f"{editor.method} for {editor.model}")
+    facts = counted(editor.counts["trained"], "fact")
+    return Page(f"An editor by {editor.method}, trained on {facts}", sections, f"{editor.name}, for {editor.model}")
 
 
 def words(editor: Trained) -> list[str]:

@@ -159,7 +159,7 @@ def _(spec: Curves, theme: Theme) -> go.Figure:
         colour = line_colour(series.palette, theme) if series.palette else ink.lines[place % len(ink.lines)]
         group: dict[str, Any] = {"legendgroup": str(place), "x": names or spec.x}
         whisker = _add_band(result, spec, series, colour, group)
-        wider = 2 if any(_beneath(series, later) for later in spec.series[place + 1 :]) else 1
+        wider = 2 if any(_beneath(spec, series, later) for later in spec.series[place + 1 :]) else 1
         result.add_trace(
             go.Scatter(
                 y=_on_axis(spec, series.y, np.nan),  # left out, not moved
@@ -206,10 +206,13 @@ def _add_band(
     return None
 
 
-def _beneath(series: Series, later: Series) -> bool:
+def _beneath(spec: Curves, series: Series, later: Series) -> bool:
     """Whether a line lies wholly under one that is drawn after it: it is then drawn wider, so that both are seen."""
-    there = np.isfinite(series.y)
-    return bool(there.any() and np.allclose(series.y[there], later.y[there], rtol=0, atol=1e-9))
+    there, seen = np.isfinite(series.y), spec.seen()
+    if not there.any():
+        return False
+    relative, absolute = (0.004, 0.0) if spec.log_y else (0.0, 0.004 * float(np.ptp(seen)) + 1e-12)
+    return bool(np.allclose(series.y[there], later.y[there], rtol=relative, atol=absolute))
 
 
 @draw.register

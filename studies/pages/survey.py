@@ -53,7 +53,8 @@ def page(result: Survey) -> Page:
     ]
     if any(one.trained_on for one in result.sets):
         sections.insert(2, Section("Trained elsewhere (Table 6)", (_table6(result),), CROSS))
-    return Page(f"{counted(len(result.methods), 'method')} by {counted(len(result.sets), 'set')}", tuple(sections))
+    what = f"{counted(len(result.methods), 'method')} by {counted(len(result.sets), 'set')}"
+    return Page(f"The survey's tables: {what}", tuple(sections), ", ".join(result.methods))
 
 
 def summary(result: Survey) -> dict[str, Any]:

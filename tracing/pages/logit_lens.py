@@ -204,7 +204,9 @@ def _writers(lens: LensResult) -> tuple[Spec, ...]:
     table = Table(
         "Components at the last token",
         ("writer", "direct effect (logits)", "rank of the answer", "entropy (nats)", "raises most"),
-        tuple((c.name, round(c.direct_effect, 3), c.rank, round(c.entropy, 2), " ".join(c.top)) for c in best),
+        tuple(
+            (c.name, round(c.direct_effect, 3), c.rank, round(c.entropy, 2), " ".join(map(repr, c.top))) for c in best
+        ),
     )
     return (bars, *_effects_by_layer(lens), table)
 

@@ -307,7 +307,7 @@ def _card(result: TraceResult) -> Card:
     items = (
         *result.prompt.items(),
         ("corruption", f"{result.settings['corruption']}, {len(result.corrupted)} samples{level}"),
-        ("metric", f"{result.metric} ({result.unit})"),
+        ("metric", result.metric if result.metric == result.unit else f"{result.metric} ({result.unit})"),
         ("settings", settings_in_words(result.settings)),
     )
     return provenance(result.run, *items)

@@ -2,7 +2,7 @@
 
     loss = mean over facts of -(1/T) sum_t log p(target_t | prompt, target_<t)  +  the change's own penalty
 
-by Adam on the change's own tensors: a whole matrix (FT-M), two thin factors (LoRA), or three (AdaLoRA). A round meets
+by Adam on the change's own tensors: a whole matrix (FT-M), two thin factors (LoRA), a value (GRACE). A round meets
 every fact once, in one batch or in several; the training ends after a round whose mean loss was below `stop`, and a
 batch that is below it already takes no step.
 

@@ -4,10 +4,11 @@ The loss of an answer has, for a matrix W [d_in d_out] that reads x and writes y
 
     dL/dW = sum over tokens of x d'        x [d_in] the input, d [d_out] the loss's gradient at the output
 
-(Mitchell et al. 2022, eq. 2): an outer product a token, which is what an editor of this kind turns into a change. While
-it learns, the change of each example stands beside the matrix, y + (x L) R with thin L and R, for that example's own
-rows: no weight is written, and many examples learn side by side. What lies below the lowest edited layer never changes,
-so the prompts of training pass it once.
+(Mitchell et al. 2022, eq. 2): an outer product a token, which is what an editor of this kind turns into a change.
+UltraEdit and CrispEdit, which learn on no other facts, read it too. While an editor learns, the change of each example
+stands beside the matrix, y + (x L) R with thin L and R, for that example's own rows: no weight is written, and many
+examples learn side by side. What lies below the lowest edited layer never changes, so the prompts of training pass it
+once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +75,7 @@ class Slopes:
 
 
 class Tail:
-    """The model from a layer up, over rows that are no longer than `width`."""
+    """The model from a layer up, over rows that are no longer than the longest that it is made with."""
 
     def __init__(self, model: Bridge, first: int, rows: Sequence[Row]) -> None:
         self.model, self.first = model, first

@@ -213,7 +213,11 @@ def _memory(
 
 @dataclass(eq=False)
 class _Training:
-    """Neurons that learn, each on its own fact's rows alone."""
+    """Neurons that learn, each on its own fact's rows alone.
+
+    Not by `editing.solve.training`, whose groups are tensors of one shape, have a prompt a fact and end by their loss:
+    here a fact has any number of neurons, in any number of contexts, and ends once it is right and silent.
+    """
 
     rows: _Rows
     config: Config

@@ -117,12 +117,10 @@ def curves(edits: Sequence[Edit]) -> tuple[Curves, ...]:
     """How the values were learned: the mean loss over facts and its spread, a line an edit."""
     drawn = []
     for edit in edits[:10]:
-        if edit.curve is None:
-            continue
-        loss = edit.curve.numpy()
-        filled = np.where(np.isnan(loss), np.nanmin(np.where(np.isnan(loss), np.inf, loss), axis=0), loss)
-        low, high = np.quantile(filled, [0.1, 0.9], axis=1)
-        drawn.append(Series(f"{edit.method} {edit.name[:6]}", filled.mean(1), low, high))
+        loss = np.empty((0, 0)) if edit.curve is None else _kept_on(edit.curve.numpy())
+        if loss.size:
+            low, high = np.quantile(loss, [0.1, 0.9], axis=1)
+            drawn.append(Series(f"{edit.method} {edit.name[:6]}", loss.mean(1), low, high))
     longest = max((len(series.y) for series in drawn), default=0)
     if not longest:
         return ()
@@ -131,6 +129,13 @@ def curves(edits: Sequence[Edit]) -> tuple[Curves, ...]:
     several = any(len(edit.requests) > 1 for edit in edits)
     note = "Band: the middle 80 % of the facts. A fact that stopped keeps its last loss." if several else ""
     return (Curves("Learning", np.arange(longest), series, "step", (), "loss", "nats", note=note),)
+
+
+def _kept_on(loss: np.ndarray) -> np.ndarray:
+    """Losses [step, fact] with each fact's last one from its stop on; without facts that never learned."""
+    learned = loss[:, ~np.isnan(loss).all(0)]
+    last = np.maximum.accumulate(np.where(np.isnan(learned), 0, np.arange(len(loss))[:, None]), axis=0)
+    return np.take_along_axis(learned, last, axis=0)
 
 
 def choices(edits: Sequence[Edit]) -> tuple[Table, ...]:

@@ -12,6 +12,7 @@ from editing.delta import Delta, packed, unpacked
 from editing.edit import Edit, applied, commit, in_place, revert
 from editing.export.folder import export
 from editing.merge.stack import merged
+from editing.pages.edit import curves
 from editing.restraint import RESTRAINTS, restrained
 from editing.restraints import prune, rect
 from editing.spectrum import effective_rank, factored, spectra
@@ -348,6 +349,14 @@ def test_every_restraint_gives_an_edit_that_saves_loads_and_applies(tiny, tmp_pa
 def test_an_edit_has_one_change_of_a_weight(tiny):
     with pytest.raises(EditError, match="several changes of one weight"):
         made(tiny("llama"), 0, (ONE, ONE))
+
+
+def test_a_learning_curve_keeps_each_facts_last_loss_and_leaves_out_facts_that_never_learned(tiny):
+    model, none = tiny("llama"), torch.nan
+    curve = torch.tensor([[3.0, none, 4.0], [1.0, none, none], [2.0, none, none]])
+    (drawn,) = curves([made(model, 0, curve=curve)])
+    assert drawn.series[0].y.tolist() == [3.5, 2.5, 3.0]
+    assert curves([made(model, 0, curve=curve[:, 1:2])]) == ()
 
 
 def test_spectra_are_those_of_the_dense_matrices(tiny):

@@ -34,7 +34,7 @@ def failures(rows: Sequence[Row]) -> tuple[Failure, ...]:
     """Every rewrite that failed and was continued, in order."""
     found = []
     for row in rows:
-        now = row.final or row.after
+        now = row.now
         if row.kind == "rewrite" and now is not None and now.said is not None and not (now.exact or now.hit):
             found.append(Failure(row.case, kind_of(now.said, row.target, row.other), row.prompt, row.target, now.said))
     return tuple(found)

@@ -67,6 +67,11 @@ class Row:
     final: Reading | None = None
     subject: str = ""  # what the case is about
 
+    @property
+    def now(self) -> Reading | None:
+        """What was read last; None where the question was not read again."""
+        return self.final or self.after
+
     @classmethod
     def upgraded(cls, body: dict[str, Any]) -> dict[str, Any]:
         """A row as the reports of single edits and sequences had it up to schema 2."""

@@ -175,7 +175,7 @@ def headline(report: EditReport) -> Headline:
 
 def _flip(row: Row, scores: dict[str, Score]) -> Headline:
     """One fact: its answers' probabilities, and the first word of what is said."""
-    now = row.final or row.after or row.before
+    now = row.now or row.before
     numbers = [Number(f"{exp(-now.nll):.3g}", f"probability of {row.target!r}, before {exp(-row.before.nll):.3g}")]
     if now.nll_other is not None and row.before.nll_other is not None:
         was, is_ = exp(-row.before.nll_other), exp(-now.nll_other)

@@ -24,7 +24,7 @@ COLUMNS = ("", "prompt", "said", "P", "says now", "P")
 def one_fact(rows: Sequence[Row]) -> Row | None:
     """The row of the one edited prompt; None where several were edited, or where it was not read again."""
     edited = [row for row in rows if row.kind == "rewrite"]
-    return edited[0] if len(edited) == 1 and _now(edited[0]) is not None else None
+    return edited[0] if len(edited) == 1 and edited[0].now is not None else None
 
 
 def told(rows: Sequence[Row]) -> list[str]:
@@ -41,7 +41,7 @@ def answer_table(rows: Sequence[Row]) -> Table:
     new = "" if edited is None else edited.target
     cells = []
     for name, row in _chosen(rows):
-        now, was = _now(row) or row.before, row.before
+        now, was = row.now or row.before, row.before
         cells.append(
             (name, shortened(row.prompt, WIDE), visible(was.top or ""), _p(was.top_p), visible(now.top or ""),
              _p(now.top_p), _p(_of_new(row, was)), _p(_of_new(row, now)))
@@ -52,7 +52,7 @@ def answer_table(rows: Sequence[Row]) -> Table:
 def _chosen(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     """The prompt, its first paraphrases, and the neighbours whose next token moved most (KL)."""
     near = [row for row in rows if row.kind == "locality"]
-    near.sort(key=lambda row: -(_now(row) or row.before).kl)
+    near.sort(key=lambda row: -(row.now or row.before).kl)
     return [
         *(("prompt", row) for row in rows if row.kind == "rewrite"),
         *(("paraphrase", row) for row in [row for row in rows if row.kind == "paraphrase"][:PARAPHRASES]),
@@ -62,7 +62,7 @@ def _chosen(rows: Sequence[Row]) -> list[tuple[str, Row]]:
 
 def _written(row: Row) -> list[str]:
     """What is written after the prompt when no answer is put into the model's mouth."""
-    now = _now(row)
+    now = row.now
     if row.before.said is None or now is None or now.said is None:
         return []
     return [f"Wrote: {_text(row.before.said)}", f"Writes now: {_text(now.said)}"]
@@ -74,7 +74,7 @@ def _text(words: str) -> str:
 
 def _counts(rows: Sequence[Row], edited: Row) -> str:
     """The scores of one fact, as counts."""
-    now = _now(edited)
+    now = edited.now
     assert now is not None
     parts = [f"“{edited.target}” is {'the whole answer' if now.exact else 'not the answer'} now"]
     given = now.hit if now.stated is None else now.stated
@@ -83,8 +83,8 @@ def _counts(rows: Sequence[Row], edited: Row) -> str:
     if now.nll_other is not None:
         more, both = ("more" if now.nll < now.nll_other else "not more"), (exp(-now.nll), exp(-now.nll_other))
         parts.append(f"it is {more} probable than “{edited.other}” ({both[0]:.3g} to {both[1]:.3g})")
-    other = [one for row in rows if row.kind == "paraphrase" and (one := _now(row)) is not None]
-    near = [one for row in rows if row.kind == "locality" and (one := _now(row)) is not None]
+    other = [one for row in rows if row.kind == "paraphrase" and (one := row.now) is not None]
+    near = [one for row in rows if row.kind == "locality" and (one := row.now) is not None]
     if other:
         parts.append(f"in other words {sum(one.exact for one in other)} of {len(other)}")
     if near:
@@ -100,7 +100,7 @@ def _counts(rows: Sequence[Row], edited: Row) -> str:
 
 def _probes(rows: Sequence[Row]) -> str:
     """What is said in other frames, negated, and as yes or no, as counts; empty where nothing of it was asked."""
-    now = {kind: [one for row in rows if row.kind == kind and (one := _now(row)) is not None]
+    now = {kind: [one for row in rows if row.kind == kind and (one := row.now) is not None]
            for kind in ("frame", "negation", "verification")}  # fmt: skip
     parts = []
     if frames := now["frame"]:
@@ -130,7 +130,7 @@ def in_json(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _times(row: Row) -> dict[str, Any]:
-    return {"before": _reading(row.before), "after": _reading(_now(row))}
+    return {"before": _reading(row.before), "after": _reading(row.now)}
 
 
 def _reading(one: Reading | None) -> dict[str, Any] | None:
@@ -150,10 +150,6 @@ def _of_new(row: Row, one: Reading) -> float | None:
     """Probability of the edit's new answer: the target, or what must not be preferred where something must stay."""
     nll = one.nll_other if row.kind == "locality" else one.nll
     return None if nll is None else exp(-nll)
-
-
-def _now(row: Row) -> Reading | None:
-    return row.final or row.after
 
 
 def _p(value: float | None) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from editing.evaluation.read import Reading, Row
+from editing.evaluation.read import Row
 from factscope.data.questions.variations import LENGTHS
 from factscope.plots.labels import counted
 from factscope.plots.specs import Cell, Curves, Section, Series, Spec, Table, Text
@@ -53,7 +53,7 @@ def wording_table(rows: Sequence[Row]) -> Table:
     for label in dict.fromkeys(row.label for row in rows if row.kind == "variation"):
         some = [row for row in rows if row.kind == "variation" and row.label == label]
         gone = [value for _, value in back.get(label, ())]
-        times = [row.before for row in some], [one for row in some if (one := _now(row)) is not None]
+        times = [row.before for row in some], [one for row in some if (one := row.now) is not None]
         given = [
             _share([getattr(one, name) for one in readings]) for name in ("exact", "exact_other") for readings in times
         ]
@@ -86,7 +86,7 @@ def _curve(rows: Sequence[Row]) -> tuple[Curves, ...]:
 
 def _held(rows: Sequence[Row]) -> set[str]:
     """The cases whose own prompts all prefer the new answer now."""
-    own = [(row.case, now) for row in rows if row.kind == "rewrite" and (now := _now(row)) is not None]
+    own = [(row.case, now) for row in rows if row.kind == "rewrite" and (now := row.now) is not None]
     fallen = {case for case, now in own if now.nll_other is None or now.nll >= now.nll_other}
     return {case for case, _ in own} - fallen
 
@@ -96,14 +96,10 @@ def _back(rows: Sequence[Row]) -> dict[str, list[tuple[str, bool]]]:
     held = _held(rows)
     found: dict[str, list[tuple[str, bool]]] = {}
     for row in rows:
-        now = _now(row)
+        now = row.now
         if row.kind == "variation" and row.case in held and now is not None and now.nll_other is not None:
             found.setdefault(row.label, []).append((row.case, now.nll >= now.nll_other))
     return found
-
-
-def _now(row: Row) -> Reading | None:
-    return row.final or row.after
 
 
 def _share(values: Sequence[bool | None]) -> Cell:

@@ -127,9 +127,11 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
 
 
 def setting_in_words(value: Any) -> str:
-    """One setting's value as a person writes it: none, yes, last token + last subject."""
+    """One setting's value as a person writes it: none, yes, last token + last subject; of a part, what is set in it."""
     if value is None or value is False or (isinstance(value, tuple | list | Mapping) and not value):
         return "no" if value is False else "none"
+    if isinstance(value, Mapping):
+        return settings_in_words(value)
     if isinstance(value, tuple | list):
         return " + ".join(map(setting_in_words, value))
     return "yes" if value is True else str(value)

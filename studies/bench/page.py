@@ -19,7 +19,7 @@ from editing.pages.wordings import wording_words, wordings
 from factscope.files import write_bytes_atomically, write_text_atomically
 from factscope.model.known import Known
 from factscope.plots.figures.intervals import Group, Intervals
-from factscope.plots.labels import counted, heading
+from factscope.plots.labels import counted, heading, setting_in_words
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Section, Series, Table, Text
 from factscope.results.provenance import provenance
 from factscope.statistics import INTERVALS
@@ -241,7 +241,9 @@ def page(bench: Bench) -> Page:
     for trial in bench.trials:
         sections += [replace(one, heading=f"{one.heading}: {trial.method}") for one in wordings(trial.rows)]
     cards = [Card("Protocol", facts_of(bench))]
-    cards += [Card(trial.method, tuple((k, str(v)) for k, v in trial.config.items())) for trial in bench.trials]
+    cards += [
+        Card(trial.method, tuple((k, setting_in_words(v)) for k, v in trial.config.items())) for trial in bench.trials
+    ]
     if bench.run is not None:
         cards.append(provenance(bench.run))
     sections.append(Section("How it was made", tuple(cards)))

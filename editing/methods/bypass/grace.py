@@ -104,11 +104,13 @@ class Entries(Change):
         self.weights, self.known = (WeightName(layer, MLP_OUT),), known
         self.requests = [request for (request,) in groups]
         self.facts = torch.tensor([known.place[request] for request in self.requests])
-        self.parts = {(self.weights[0], "values"): known.begin[self.facts]}
+        self.parts = {(self.weights[0], "values"): known.begin[self.facts.to(known.begin.device)]}
 
     def meets(self, rows: Rows, some: Tensor, /) -> None:
         """Where the prompts of these facts end, and what is written there."""
-        self.ends, self.written = (torch.arange(len(some)), rows.ends[some]), self.known.written[self.facts[some]]
+        written = self.known.written
+        self.written = written[self.facts[some].to(written.device)]
+        self.ends = torch.arange(len(some), device=written.device), rows.ends[some].to(written.device)
 
     def added(
         self, parts: Parts, weight: WeightName, read: Float[Tensor, "row pos d_in"]

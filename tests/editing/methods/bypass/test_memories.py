@@ -131,4 +131,4 @@ def test_pages_draw_what_is_inside(both: Any) -> None:
     assert fires.values[fires.rows.index(f"E: {own.prompt}")].tolist() == pytest.approx(
         [own.load[int(number)] for number in fires.columns]
     )
-    assert all(kind(both[name]).startswith("An edit beside the weights: ") for name in NAMES)
+    assert all(kind(both[name]).startswith("An edit beside the weights, at layer ") for name in NAMES)

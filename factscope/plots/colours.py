@@ -16,6 +16,7 @@ from factscope.plots.specs import Palette, Scale
 
 Theme = Literal["light", "dark"]
 ColourScale = list[tuple[float, str]]  # what plotly takes: place from 0 to 1, colour
+LEVELS = 64  # colours of a map that is drawn without plotly
 
 HUE = {"purple": 308.0, "green": 155.0, "red": 25.0, "blue": 255.0, "orange": 60.0}  # degrees in OKLCH
 STEPS = 17  # plotly walks straight in sRGB between two of them; more steps look the same
@@ -127,3 +128,19 @@ def _linear_srgb(lightness: float, chroma: float, hue: float) -> np.ndarray:
     cone_roots = FROM_OKLAB @ np.array([lightness, chroma * np.cos(angle), chroma * np.sin(angle)])
     light: np.ndarray = FROM_CONES @ cone_roots**3
     return light
+
+
+def colour_at(scale: ColourScale, share: float) -> str:
+    """The colour of a share from 0 to 1, in LEVELS steps, straight between two colours of the scale."""
+    share = round(share * (LEVELS - 1)) / (LEVELS - 1)
+    places = [place for place, _ in scale]
+    channels = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for _, colour in scale])
+    mixed = [round(float(np.interp(share, places, channel))) for channel in channels.T]
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever is read better on a colour: the contrast is 4.5 to 1 or more (WCAG 2)."""
+    channels = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return "#000000" if float(linear @ (0.2126, 0.7152, 0.0722)) > 0.179 else "#ffffff"

@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from factscope.plots.colours import INK, Theme, colour_scale, grey_scale, line_colour, transparent
+from factscope.plots.colours import INK, Theme, colour_at, colour_scale, grey_scale, ink_on, line_colour, transparent
 from factscope.plots.escape import plotly_text, slug, visible
 from factscope.plots.labels import (
     LONGEST_CELL,
@@ -94,10 +94,6 @@ def _(spec: Heatmap, theme: Theme) -> go.Figure:
         "xgap": 1 if len(spec.columns) <= 60 else 0,
         "ygap": 1 if len(spec.rows) <= 60 else 0,
     }
-    if spec.cell_labels is not None:
-        shared["text"] = [[tick(str(label), LONGEST_CELL) for label in row] for row in spec.cell_labels]
-        shared["texttemplate"] = "%{text}"
-        shared["textfont"] = {"size": 10}
     bar_title = {"text": axis_title(spec.value_title, spec.unit), "side": "right", "font": {"color": ink.faint}}
     bar = {
         "title": bar_title,
@@ -122,11 +118,35 @@ def _(spec: Heatmap, theme: Theme) -> go.Figure:
     if spec.left_out:
         grey = {"colorscale": grey_scale(theme), "showscale": False, "customdata": parts[1]}
         result.add_trace(go.Heatmap(z=greyed, **grey, **shared))
+    _write_cells(result, spec, theme)
     _place_columns_and_rows(result, spec, theme)
     for first, last in runs(spec.marked):
         _add_bracket(result, first - 0.42, last + 0.42, spec.marked_title, ink.accent)
     pitch = 14 if spec.cell_labels is None else 18  # pixels per row
     return result.update_layout(height=int(np.clip(pitch * len(spec.rows), 180, 45 * pitch)) + 120)
+
+
+def _write_cells(result: go.Figure, spec: Heatmap, theme: Theme) -> None:
+    """The words in the cells, black or white as their colours ask for: plotly's own are a grey on middle tones."""
+    if spec.cell_labels is None:
+        return
+    low, high = spec.colour_limits()
+    share = np.clip((spec.values - low) / ((high - low) or 1.0), 0, 1)
+    scales = (colour_scale(spec.scale, spec.palette, theme), grey_scale(theme))
+    cells = [(int(row), int(column)) for row, column in np.argwhere(np.isfinite(share))]
+    words = go.Scatter(
+        x=[column for _, column in cells],
+        y=[row for row, _ in cells],
+        text=[tick(str(spec.cell_labels[cell]), LONGEST_CELL) for cell in cells],
+        textfont={
+            "size": 10,
+            "color": [ink_on(colour_at(scales[column in spec.left_out], share[row, column])) for row, column in cells],
+        },
+        mode="text",
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    result.add_trace(words)
 
 
 def _place_columns_and_rows(result: go.Figure, spec: Heatmap, theme: Theme) -> None:

@@ -12,14 +12,13 @@ from functools import singledispatch
 
 import numpy as np
 
-from factscope.plots.colours import INK, ColourScale, colour_scale, grey_scale, line_colour
+from factscope.plots.colours import INK, ColourScale, colour_at, colour_scale, grey_scale, ink_on, line_colour
 from factscope.plots.escape import html_text, shortened, visible
 from factscope.plots.labels import axis_title, step
 from factscope.plots.specs import Bars, Curves, Heatmap, Spec
 
 INKS = INK["light"]  # a still picture is read on white, wherever it ends up
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 560, 46, 84, 24, 64  # pixels; the room around the data
-LEVELS = 64  # colours of a map
 WORD, ROW = 48, 13  # pixels of a cell that has a word in it
 
 
@@ -60,7 +59,7 @@ def _(spec: Heatmap) -> str:
                 scale = greys if column in spec.left_out else colours
                 x, y = LEFT + column * wide, TOP + high - (row + 1) * pitch
                 place = f"M{x:.1f} {y:.1f}h{wide:.1f}v{pitch:.1f}h-{wide:.1f}z"
-                paths.setdefault(_colour(scale, share[row, column]), []).append(place)
+                paths.setdefault(colour_at(scale, share[row, column]), []).append(place)
     parts = [f'<path fill="{colour}" d="{"".join(cells)}"/>' for colour, cells in paths.items()]
     parts += _words(spec, share, wide, pitch)
     every = int(step(float(rows), most=12)) if rows > 1 else 1
@@ -76,7 +75,7 @@ def _(spec: Heatmap) -> str:
 
 
 def _words(spec: Heatmap, share: np.ndarray, wide: float, pitch: float) -> list[str]:
-    """What stands in the cells, white where the cell is dark."""
+    """What stands in the cells, in the ink that the cell's colour asks for."""
     if spec.cell_labels is None:
         return []
     rows, columns = spec.values.shape
@@ -84,12 +83,12 @@ def _words(spec: Heatmap, share: np.ndarray, wide: float, pitch: float) -> list[
     for row, column in np.ndindex(rows, columns):
         if not np.isfinite(share[row, column]):
             continue
-        dark = share[row, column] > (0.5 if spec.scale == "sequential" else 0.8) and column not in spec.left_out
+        scale = grey_scale("light") if column in spec.left_out else colour_scale(spec.scale, spec.palette, "light")
+        ink = ink_on(colour_at(scale, float(share[row, column])))
         x, y = LEFT + (column + 0.5) * wide, TOP + pitch * (rows - row - 0.5) + 3.2
         label = html_text(shortened(visible(str(spec.cell_labels[row, column])), most))
-        ink = f' fill="{INKS.paper}"' if dark else ""
-        parts.append(f'<text x="{x:.0f}" y="{y:.1f}"{ink}>{label}</text>')
-    return [f'<g font-size="9" text-anchor="middle" fill="{INKS.text}">{"".join(parts)}</g>']
+        parts.append(f'<text x="{x:.0f}" y="{y:.1f}" fill="{ink}">{label}</text>')
+    return [f'<g font-size="9" text-anchor="middle">{"".join(parts)}</g>']
 
 
 def _bar(spec: Heatmap, colours: ColourScale, limits: tuple[float, float], high: float, right: float) -> list[str]:
@@ -98,7 +97,7 @@ def _bar(spec: Heatmap, colours: ColourScale, limits: tuple[float, float], high:
     x, piece = right + 14, high / 32
     parts = [
         f'<rect x="{x}" y="{TOP + high - (n + 1) * piece:.1f}" width="9" height="{piece + 0.5:.1f}" '
-        f'fill="{_colour(colours, (n + 0.5) / 32)}"/>'
+        f'fill="{colour_at(colours, (n + 0.5) / 32)}"/>'
         for n in range(32)
     ]
     ends = [f"{10**-end:,.0f}" if spec.ranks else f"{end + 0.0:.3g}" for end in (top, low)]
@@ -171,15 +170,6 @@ def _(spec: Bars) -> str:
 def _measured(name: str, unit: str) -> str:
     """As on plotly's axes, in plain characters; `_text` escapes them for SVG."""
     return html.unescape(axis_title(name, unit))
-
-
-def _colour(scale: ColourScale, share: float) -> str:
-    """The colour of a share from 0 to 1, in LEVELS steps, straight between two colours of the scale."""
-    share = round(share * (LEVELS - 1)) / (LEVELS - 1)
-    places = [place for place, _ in scale]
-    channels = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for _, colour in scale])
-    mixed = [round(float(np.interp(share, places, channel))) for channel in channels.T]
-    return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
 
 def _line(points: list[tuple[float, float]]) -> str:

@@ -18,7 +18,7 @@ from factscope import files
 from factscope.errors import StoreError
 from factscope.files import write_text_atomically
 from factscope.plots import render, specs
-from factscope.plots.colours import FROM_CONES, FROM_OKLAB, INK, colour_scale
+from factscope.plots.colours import FROM_CONES, FROM_OKLAB, INK, colour_at, colour_scale
 from factscope.plots.escape import script_json, visible
 from factscope.plots.figures.intervals import Group, Intervals
 from factscope.plots.figures.slides import Slides
@@ -244,6 +244,32 @@ def test_a_line_under_another_is_wider_and_a_single_interval_is_a_bar():
     drawn = render.figure(Curves("C", np.arange(2), (one, over, apart)), "light").data
     assert [(line.name, line.marker.size) for line in drawn] == [("now", 10), ("so far", 5), ("apart", 5)]
     assert (drawn[0].error_y.arrayminus[1], drawn[0].error_y.array[1]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_words_on_any_colour_of_any_map_are_read(theme):
+    """WCAG's contrast, computed from the two colours here once more, is that of text (4.5 to 1)."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        straight = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * straight[0] + 0.7152 * straight[1] + 0.0722 * straight[2]
+
+    values = np.linspace(-1, 1, 41)[None]
+    maps: list[tuple[specs.Scale, specs.Palette]] = [
+        ("diverging", "purple"),
+        ("sequential", "blue"),
+        ("sequential", "green"),
+    ]
+    for scale, palette in maps:
+        names = tuple(map(str, range(41)))
+        spec = Heatmap("M", values, ("0",), names, scale=scale, palette=palette, cell_labels=np.array([names]))
+        words = render.figure(spec, theme).data[-1]
+        assert words.text == names
+        (low, high), drawn = spec.colour_limits(), colour_scale(scale, palette, theme)
+        for value, ink in zip(values[0], words.textfont.color, strict=True):
+            pair = sorted((luminance(ink), luminance(colour_at(drawn, (value - low) / (high - low)))))
+            assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5
 
 
 def test_a_colour_bar_of_ranks_counts_ranks():

@@ -47,7 +47,7 @@ def page(found: CircuitDiff) -> Page:
     )
     curves = Curves("By the reader's layer", layers, series, y_title="edges")
     return Page(
-        " and ".join(found.names),
+        f"Two circuits: {' and '.join(found.names)}",
         (
             Section(
                 "Overlap",

@@ -1,6 +1,6 @@
 """Defaults of editing methods, each setting on the same few facts: what is learned, what else moves, what it costs.
 
-    python benchmarks/editor_defaults.py rls --facts COUNTERFACT.json [--limit 8] [--order sequence] [--all]
+    python benchmarks/editor_defaults.py rls --facts COUNTERFACT.json [--limit 8] [--order sequence|together] [--all]
 
 Each line is one setting of the method (the first one, without a name, its defaults), edited and read on the facts that
 the model knows, or with `--all` on the first of the file. Values that several settings have in common are searched for
@@ -32,7 +32,18 @@ SWEEPS = {
     "pmet": ("", "ridge=0.03", "ridge=0.3", "kl_factor=0.25", "kl_factor=0.0625"),
     "lora": ("", "matrices=W_Q,W_V", "matrices=W_V,W_O", "matrices=W_Q,W_V layers=0,1,2,3,4,5,6,7,8,9"),
     "adalora": ("", "learning_rate=0.02", "alpha=128", "allocate=30 steps=60", "layers=1,2,3"),
-    "ft_bf": ("", "layer=3", "layer=6", "learning_rate=0.0005", "learning_rate=0.002"),
+    "ft_m": ("", "steps=50", "steps=100", "layer=6", "layer=21", "learning_rate=0.0005 steps=50"),
+    "ft_bf": (
+        "",
+        "batch=32",
+        "batch=16",
+        "batch=4",
+        "learning_rate=0.0005",
+        "steps=50",
+        "layer=6",
+        "layer=12",
+        "layer=22",
+    ),
     "kn": ("", "new=1", "new=4", "new=8 signed=false", "direction=centred", "wordings=3"),
     "grace": ("", "steps=50 learning_rate=0.5", "steps=50", "learning_rate=0.5", "begin=random", "layer=20"),
     "crispedit": ("", "energy=0.5", "energy=0.7", "energy=0.95", "energy=0.99"),
@@ -41,7 +52,9 @@ SHOWN = ("ES", "PS", "NS", "reliability", "generality", "locality, unchanged", "
 
 
 def edits_of(model, name, requests, config, moment, order, folder):
-    """An edit a fact: each on the unedited model, or each on top of those before."""
+    """An edit a fact, each on the unedited model or each on top of those before; or one for all, "together"."""
+    if order == "together":
+        return [compute(name, model, requests, config, moments=moment, shown=False, folder=folder)]
     if order == "single":
         return compute_each(name, model, requests, config, moments=moment, shown=False, folder=folder)
     made = []
@@ -59,7 +72,7 @@ def main():
     parser.add_argument("method", choices=SWEEPS)
     parser.add_argument("--facts", required=True)
     parser.add_argument("--limit", type=int, default=8)
-    parser.add_argument("--order", choices=("single", "sequence"), default="single")
+    parser.add_argument("--order", choices=("single", "sequence", "together"), default="single")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--model", default="smollm2")

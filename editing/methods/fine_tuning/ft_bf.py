@@ -18,9 +18,14 @@ from editing.methods.fine_tuning import ft_m
 
 @dataclass(frozen=True)
 class Config(ft_m.Config):
-    """Layer and step are FT-M's, not swept for it; `steps` are rounds (the authors' 25, of 100 facts a batch)."""
+    """Layer and step are FT-M's; `steps` are rounds (the authors' 25, of 100 facts a batch, on thousands of facts).
 
-    batch: int | None = 32
+    Of 30 known CounterFact facts in one edit, a batch of 32, which is all of them, leaves nearly half unlearned
+    (reliability .53), 8 learn .90, 4 .97, and 50 rounds of 8 all; what else moves grows with it (KL at neighbours .49,
+    1.05, 1.28, 1.32 nats). At layers 12 and 22 the same rounds of 8 move more (1.34, 1.39).
+    """
+
+    batch: int | None = 8
     end: bool = True
 
 

@@ -116,7 +116,7 @@ def _edits(
     base, below = base_of(model, run.fingerprint), tuple(edit.digest for edit in in_place(model))
     said = check_editor(spec, how.editor, requests, base, how.start, how.allow_trained)
     config = config or spec.config_for(model, editor=how.editor)
-    check_config(spec, model, config, how.editor)
+    check_config(spec, model, config, how.editor, requests)
     if how.moments is not None and spec.needs_moments:
         how.moments.check(model, base)
     length = _usual_length(model, spec, config, how.start, base)

@@ -4,7 +4,7 @@ A method's file holds a `Config`, the function, and one `METHOD = MethodSpec(...
 rooms of `editing/methods` and the entry-point group `factscope.methods`, and imported when chosen: `method("rome")`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
@@ -84,6 +84,8 @@ class MethodSpec:
     train: Callable[[TrainingInputs, Any], Learner] | None = None  # its editor before the first step
     # Of a configuration: what its paper leaves open, what is chosen, and the setting that says otherwise.
     choices: Callable[[Any], tuple[tuple[str, str, str], ...]] | None = None
+    # Raises EditError for facts that it cannot edit; asked of all before any is edited.
+    check_requests: Callable[[Sequence[EditRequest], Any], None] = lambda _, __: None
     # Proves many layers together, where one by one takes too long.
     check_layers: Callable[[Bridge, tuple[int, ...]], None] | None = None
 

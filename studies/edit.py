@@ -91,7 +91,7 @@ def method_runs(
     for spec, editor in zip(specs, editors_of(specs, editors), strict=True):
         said = check_editor(spec, editor, asked, base, like.start, like.allow_trained)
         config = spec.config_for(model, settings.get(spec.name, ()), editor)
-        check_config(spec, model, config, editor)
+        check_config(spec, model, config, editor, asked)
         found.append((MethodRun(spec, config, None, like.seed, like.start, editor, like.allow_trained), said))
     return found
 
@@ -161,7 +161,7 @@ def make_by_each(
     base, made = base_of(model), []
     for run in runs:
         check_editor(run.spec, run.editor, (asked,), base, run.start, run.allow_trained)
-        check_config(run.spec, model, run.config, run.editor)
+        check_config(run.spec, model, run.config, run.editor, (asked,))
     for run in runs:
         place, editor = folder / run.spec.name, run.editor.digest if run.editor is not None else ""
         if (place / store.JSON).is_file():

@@ -169,7 +169,7 @@ def _settled(
     rules = _checked(model, requests, method, settings, yardstick, config, asides)
     editor, base = options.editor, fingerprint(model) if options.editor else ""
     notes = check_editor(method, editor, requests, base, settings.start, options.allow_trained)
-    check_config(method, model, config, editor)
+    check_config(method, model, config, editor, requests)
     contexts = options.contexts
     if contexts is None:
         contexts = computing.draw_contexts(model, method, config, settings.seed, settings.start)

@@ -65,9 +65,14 @@ def check_editor(
     return (f"{len(met)} of {len(requests)} facts were in the editor's training",)
 
 
-def check_config(spec: MethodSpec, model: Bridge, config: MethodConfig, editor: Trained | None) -> None:
-    """Raise EditError for layers that the model lacks, and for settings that are not those of the editor."""
+def check_config(
+    spec: MethodSpec, model: Bridge, config: MethodConfig, editor: Trained | None, requests: Sequence[EditRequest]
+) -> None:
+    """EditError for layers that the model lacks, for settings that are not the editor's, and for facts that so cannot
+    be edited.
+    """
     spec.check(model, config)
+    spec.check_requests(requests, config)
     if editor is not None and (other := differing(_plain(editor.config), _plain(asdict(config)))):
         raise EditError(f"editor {editor.name} was trained with other settings ({', '.join(other)}); leave them out")
 

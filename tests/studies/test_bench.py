@@ -17,7 +17,7 @@ from editing.evaluation.tasks import Tasks
 from editing.pages.scores import ordered
 from factscope.data.load import load_cases
 from factscope.data.request import EditRequest
-from factscope.errors import StoreError
+from factscope.errors import EditError, StoreError
 from factscope.model.forward.scoring import AnswerScore
 from factscope.runs import store
 from helpers.models import TOY
@@ -259,6 +259,15 @@ def test_where_likelihoods_are_compared_whole_answers_are_scored_too_and_a_missi
         "these cases do not say the old answer, so nothing is compared with it (ES, PS, NS): only answers given in "
         "full are scored; --scorer 'token accuracy' scores their tokens too"
     ]
+
+
+def test_a_case_that_a_method_cannot_edit_is_told_before_any_is_edited(toy, tmp_path):
+    *before, last = load_cases(TOWN, limit=3)
+    unknown = replace(last, requests=tuple(EditRequest.of_truth(fact) for fact in last.facts))
+    how: dict[str, Any] = {"source": "toy", "moments": "identity", "shown": False, "say": lambda _: None}
+    with pytest.raises(EditError, match="does not say its old answer, so there is nothing to forget"):
+        bench(toy, [*before, unknown], ("ft-m", "ga"), protocol("counterfact"), tmp_path, **how)
+    assert not list(tmp_path.glob("*.jsonl"))
 
 
 # ---- the commands

@@ -39,6 +39,7 @@ prompts that do not name the subject, where it stays closed; for a model that wi
 the weights. It is large: E matrices of the size of the projection an edit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,6 +53,7 @@ from editing.edit import parts_in_place, set_aside
 from editing.method import MethodInputs, MethodOutput, MethodSpec, check_settings
 from editing.solve.training import Change, Groups, Parts, Rows, Training, train
 from factscope.data.fact import whole_words
+from factscope.data.request import EditRequest
 from factscope.data.shipped import relations
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge, device
@@ -112,14 +114,20 @@ def _check(inputs: MethodInputs, config: Config) -> None:
     if not 1 <= config.top_k <= config.experts:
         raise EditError(f"top_k is {config.top_k}, and there are {config.experts} experts: give 1 to {config.experts}")
     check_settings(config, "learning_rate", "steps", "strength")
+
+
+def check_anchors(requests: Sequence[EditRequest], config: Config) -> None:
+    """EditError for a subject whose anchor would open nearly everywhere."""
+    if config.scope != "anchor":
+        return
     prompts = [
         relation.fact(entry, relation.templates[0]).prompt
         for relation in relations().values()
         for entry in relation.entries
     ]
-    for subject in dict.fromkeys(request.subject for request in inputs.requests):
+    for subject in dict.fromkeys(request.subject for request in requests):
         met = sum(bool(whole_words(subject.casefold(), prompt.casefold())) for prompt in prompts)
-        if config.scope == "anchor" and met > EVERYWHERE * len(prompts):
+        if met > EVERYWHERE * len(prompts):
             raise EditError(
                 f"the subject {subject!r} stands in {met} of {len(prompts)} shipped prompts, so an anchor of that name "
                 "would open nearly everywhere: mark a longer subject"
@@ -267,4 +275,5 @@ METHOD = MethodSpec(
     place="beside",
     reads_prompts=True,
     choices=choices,
+    check_requests=check_anchors,
 )

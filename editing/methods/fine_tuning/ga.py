@@ -15,6 +15,7 @@ When not to use it: ascent has no end of its own. Without a bound on the loss it
 itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.fine_tuning.ft_m import tune
 from editing.solve.training import Objective
+from factscope.data.request import EditRequest
 from factscope.errors import EditError, FactError
 from factscope.model.bridge import Bridge
 
@@ -49,7 +51,7 @@ class Config:
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
-    """Raise the cost of every old answer. Raises EditError for a request without one."""
+    """Raise the cost of every old answer."""
     return tune(forgetting(inputs), config, objective=ascent)[0]
 
 
@@ -78,9 +80,15 @@ class Begun:
 
 
 def forgetting(inputs: MethodInputs) -> MethodInputs:
-    """The inputs with what must go as their targets; EditError for a request that does not say it."""
+    """The inputs with what must go as their targets."""
+    return replace(inputs, requests=tuple(request.forgotten() for request in inputs.requests))
+
+
+def check_old(requests: Sequence[EditRequest], _: object) -> None:
+    """EditError for a request that does not say what must go."""
     try:
-        return replace(inputs, requests=tuple(request.forgotten() for request in inputs.requests))
+        for request in requests:
+            request.forgotten()
     except FactError as trouble:
         raise EditError(str(trouble)) from None
 
@@ -92,4 +100,5 @@ METHOD = MethodSpec(
     compute,
     compute_each,
     place="mlp",
+    check_requests=check_old,
 )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from editing.method import MethodInputs, MethodOutput, MethodSpec
 from editing.methods.fine_tuning.ft_m import tune
-from editing.methods.fine_tuning.ga import Begun, forgetting
+from editing.methods.fine_tuning.ga import Begun, check_old, forgetting
 from editing.solve.training import Objective
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
@@ -50,7 +50,7 @@ class Config:
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
-    """Prefer every old answer less than the model did. Raises EditError for a request without one."""
+    """Prefer every old answer less than the model did."""
     return tune(forgetting(inputs), config, objective=lambda: preference(config.beta))[0]
 
 
@@ -77,4 +77,5 @@ METHOD = MethodSpec(
     compute,
     compute_each,
     place="mlp",
+    check_requests=check_old,
 )

@@ -54,9 +54,8 @@ class Config:
     """The authors' network, loss and start of alpha; rank, rates and steps are scaled to 20 relations and two cores.
 
     Their rank is 1920 and their training a day on a GPU. `edit_weight` moves the editor along a line between wordings
-    and neighbours, and was not swept yet. A first look at the default model, 207 training facts and 100 steps (four
-    minutes of one core): the loss on validation facts falls from 0.96 to 0.69, the KL of what must stay from 0.51 to
-    0.26, at a reliability and a generality of .70 and .63 both times.
+    and neighbours: after 300 steps on the shipped facts, 48 validation facts have at 0.3 a reliability of .88, a
+    generality of .69 and .75 of the neighbours kept (KL of what must stay .15 nats), and at 0.1 .67, .52 and .85 (.07).
     """
 
     layers: tuple[int, ...] = (27, 28, 29)  # set by for_model: the last three, as theirs
@@ -65,7 +64,7 @@ class Config:
     alpha: float = 1e-4  # at the start
     learning_rate: float = 1e-4
     alpha_rate: float = 1e-2  # of alpha, as a multiple of its start
-    edit_weight: float = 0.3  # theirs is 0.1, beside a KL that is nearly 0
+    edit_weight: float = 0.1  # theirs
     keep_weight: float = 1.0
     standard: int = 256  # training edits whose statistics standardise
     steps: int = 1000

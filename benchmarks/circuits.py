@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def search(threshold: float, split: bool, sample: int, limit: float, journal: Pa
             if place in chosen:
                 without = kept.copy()
                 without[decision.writer, number] = False
-                plain.append(timed(lambda mask=without: reference.loss(mask))[0])  # one forward for one decision
+                plain.append(timed(partial(reference.loss, without))[0])  # one forward for one decision
             kept[decision.writer, number] = decision.kept
             place += 1
     forward, _ = timed(lambda: model(task.tokens(model), use_cache=False), 5)
@@ -198,7 +199,7 @@ def _one(layers: int, heads: int, tokens: int, prompts: int) -> dict[str, Any]:
 
 def _mlp(fast: Fast, layer: int = 0) -> int:
     """Operations of one MLP at one position."""
-    return 2 * sum(weight.numel() for weight in fast.model.blocks[layer].mlp.parameters() if weight.ndim == 2)
+    return 2 * sum(int(weight.numel()) for weight in fast.model.blocks[layer].mlp.parameters() if weight.ndim == 2)
 
 
 def _head(fast: Fast) -> int:

@@ -168,7 +168,7 @@ def asked(given: argparse.Namespace) -> list[EditRequest]:
 def search(model: Bridge, prompt: Any, limit: float, row: Row) -> None:
     """ACDC, whole heads, zero ablation, as far as it comes in its time."""
     reference = Reference(model, Graph.of(model, split=False), Task((prompt,), ablation="zero"))
-    clock = Clock(limit, None)
+    clock: Any = Clock(limit, None)  # stands for a journal
     with watched() as peak:
         begin = time.perf_counter()
         fast = Fast(reference)

@@ -44,7 +44,7 @@ def main() -> None:
     asked = request(model, "[The Eiffel Tower] is located in the city of", "Rome")
     spec = method(given.method)
     config = spec.config_for(model)
-    moments = moments_for(model, spec, config, "self", None, 0)
+    moments = moments_for(model, spec, config, "self", None, 0, "auto")
     start = time.perf_counter()
     edit = computing.compute(spec, model, [asked], config, moments=moments)
     editing = time.perf_counter() - start
@@ -56,8 +56,8 @@ def main() -> None:
     (study,) = edit_studies(model, [edit], chosen)
     whole = time.perf_counter() - start
     parts: dict[str, list[float]] = {}
-    for name, spent in study.seconds.items():
-        parts.setdefault(name.partition(": ")[2].rstrip(" 0123456789"), []).append(spent)
+    for name, took in study.seconds.items():
+        parts.setdefault(name.partition(": ")[2].rstrip(" 0123456789"), []).append(took)
     print(json.dumps({"edit": round(editing, 1), "study": round(whole, 1), "peak GB": round(peak_memory(), 2)}))
     print(f"{'part':<22}{'runs':>5}{'seconds':>9}{'share':>8}")
     for name, spent in sorted(parts.items(), key=lambda part: -sum(part[1])):

@@ -22,6 +22,7 @@ from editing.solve.values import Descent, find_values
 from factscope.data.load import load_facts
 from factscope.data.request import requests_of
 from factscope.model import load as models
+from factscope.model.bridge import info
 from factscope.model.forward.batched import padded
 from factscope.model.forward.onednn import thin_products
 from factscope.model.hooks import hooked
@@ -41,7 +42,7 @@ def seconds(function, repeat=1):
 def whole_passes(model, fact, layer, context, steps):
     """The same loss and slope as published: the whole model runs over the fact's whole prompts, all logits are made."""
     prompts = [*target_prompts(model, fact, context, "auto"), essence_prompt(model, fact, "auto")]
-    tokens = padded([(*p.tokens, *p.answer_ids[:-1]) for p in prompts])
+    tokens = padded(model, [(*p.tokens, *p.answer_ids[:-1]) for p in prompts])
     row, end = torch.arange(len(prompts)), torch.tensor([p.subject_span[1] - 1 for p in prompts])
     delta, clean = torch.zeros(model.cfg.d_model, requires_grad=True), None
 
@@ -53,7 +54,7 @@ def whole_passes(model, fact, layer, context, steps):
     for _ in range(steps):
         with hooked(model, [(Site("mlp_write", layer), add)]):
             logp = model(tokens, use_cache=False).log_softmax(-1)
-        loss = 0.0
+        loss = delta.new_zeros(())
         for number, prompt in enumerate(prompts[:-1]):
             first, count = len(prompt.tokens) - 1, len(prompt.answer_ids)
             asked = logp[number, first : first + count].gather(1, torch.tensor(prompt.answer_ids)[:, None])
@@ -73,7 +74,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=corpus.Config.tokens)
     args = parser.parse_args()
     model = models.load("smollm2")
-    layers = list(models.info(model).edit_layers)
+    layers = list(info(model).edit_layers)
     config = corpus.Config(tokens=args.tokens)
     moment = moments.collect(model, sorted({*layers, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}), config, shown=False)
     say = lambda **what: print(json.dumps(what), flush=True)  # noqa: E731
@@ -85,7 +86,9 @@ def main():
     edits = []
     edit = lambda: edits.append(computing.compute("rome", model, [fact], moments=moment, shown=False))  # noqa: E731
     first, again = seconds(edit), seconds(edit, repeat=2)  # the first samples the contexts, unless they are cached
-    say(one_rome_edit_seconds=round(again, 2), the_first_one=round(first, 2), passes=len(edits[0].curve),
+    curve = edits[0].curve
+    assert curve is not None
+    say(one_rome_edit_seconds=round(again, 2), the_first_one=round(first, 2), passes=len(curve),
         peak_GB=round(peak_memory(), 2), peak_before_GB=round(before, 2))  # fmt: skip
 
     facts = known(model, requests_of(f for f in load_facts() if f.foil), args.facts)

@@ -52,8 +52,9 @@ def main() -> None:
 def stages(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, dict[str, float]]:
     """Wall seconds of a command, and of what went before the lines by which it says that it downloads or converts."""
     began, found = time.perf_counter(), {}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    running = subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
+    running = subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     assert running.stderr is not None
     said = []
     for line in running.stderr:

@@ -71,7 +71,7 @@ def alive() -> float:
         if type(one) in (torch.Tensor, torch.nn.Parameter):
             storage = one.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values()) / 1e6
+    return float(sum(storages.values())) / 1e6
 
 
 def looking(every: int, found: Looks) -> Callable[..., None]:

@@ -29,11 +29,9 @@ from editing.evaluation.protocol import PROTOCOLS
 from editing.evaluation.routing import groups, routing
 from editing.method import method
 from editing.requests import known, target_prompts
-from editing.solve.ordinary import read
 from factscope.data.load import load_facts
 from factscope.data.request import requests_of
-from factscope.model.bridge import device
-from factscope.model.forward.batched import padded
+from factscope.model.forward.batched import padded, states_at
 from factscope.model.load import load
 from factscope.model.sites import Site
 
@@ -42,7 +40,8 @@ SCORES = {
     "reliability": "reliability", "generality": "generality", "locality": "locality, same answer",
     "average": "average of three",
 }  # fmt: skip
-PAPER = {  # reliability, generality, locality, average; nothing where the paper has no number in its text
+# Reliability, generality, locality, average; nothing where the paper has no number in its text.
+PAPER: dict[str, dict[str, tuple[float | None, ...]]] = {
     "batch": {
         "GPT2-XL zsRE, batch 30": (95.69, 88.18, 100, 94.62),
         "GPT2-XL CounterFact, batch 30": (93.78, 85.15, 100, 92.98),
@@ -100,7 +99,7 @@ def alike(model, edit, layer):
     """The group of each fact of an edit, by k-means on what the router reads at its prompt's end."""
     rows = [target_prompts(model, one, ("{}",), edit.start_token)[0].tokens for one in edit.requests]
     ends, site = torch.tensor([len(row) - 1 for row in rows]), Site("mlp_hidden", layer)
-    seen = read(model, padded(rows).to(device(model)), ends, [site])[site]
+    seen = states_at(model, padded(model, rows), ends, [site])[site]
     found = groups(seen[torch.arange(len(rows)), ends].float().cpu(), min(GROUPS, max(1, len(rows) // 2)))
     return {fact: f"group {number}" for fact, number in enumerate(found.tolist())}
 
@@ -142,7 +141,7 @@ def main():
         spent = (time.process_time() - clock) / len(requests)
         report = evaluate(model, edits, protocol=protocol, shown=False)
         scores = {one.metric: 100 * one.value for one in report.scores if one.when == ("final" if stays else "after")}
-        use = used(model, edits, config.layer)
+        use = used(model, edits, spec.layers(config)[0])
         cells = [f"ours: {setting or 'as it is'}", str(min(size, len(requests)))]
         cells += [shown(scores.get(name)) for name in SCORES.values()]
         cells += [shown(use.get(name)) for name in ("same", "similar", "specialisation", "balance")]

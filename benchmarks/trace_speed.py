@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def default_trace(options: argparse.Namespace) -> None:
     for name, step in steps.items():
         times = []
         for number, cell in enumerate([chosen[0], *chosen]):  # the first warms up
-            took, measured = timed(lambda step=step, cell=cell: step(cell))
+            took, measured = timed(partial(step, cell))
             if number:
                 times.append(took)
                 effect = float((runs.toward * (measured - runs.corrupted)).mean())
@@ -140,7 +141,7 @@ def _matrix_speed(model: Any) -> float:
     rows = torch.randn(1500, model.cfg.d_model, device=place)
     weight = torch.randn(model.cfg.d_mlp, model.cfg.d_model, device=place)
     times = [timed(lambda: torch.nn.functional.linear(rows, weight))[0] for _ in range(40)]
-    return 2 * rows.numel() * model.cfg.d_mlp / statistics.median(times[10:])
+    return 2 * rows.numel() * int(model.cfg.d_mlp) / statistics.median(times[10:])
 
 
 def _operations(model: Any, runs: Runs, config: Config) -> float:

@@ -22,6 +22,7 @@ from editing.export.folder import export, plain_model
 from editing.requests import known
 from editing.sequence.result import Config as SequenceConfig
 from editing.sequence.result import SequenceResult
+from editing.sequence.seeds import Orders, SequenceOrders
 from editing.sequence.yardstick import Config as YardstickConfig
 from editing.sequence.yardstick import yardstick
 from editing.solve.corpus import Config as MomentsConfig
@@ -45,6 +46,7 @@ from factscope.plots.specs import Table
 from factscope.results.hub import download
 from factscope.results.trackers import log
 from factscope.runs.store import header
+from factscope.runs.workers import Workers
 from studies.bench.bench import Bench, bench
 from studies.bench.page import markdown
 from studies.by_role import by_role_facts, by_role_prompt
@@ -65,6 +67,7 @@ from studies.face import (
     moments,
     request,
     sequence,
+    sequences,
     survey,
     trace,
 )
@@ -120,6 +123,7 @@ __all__ = [
     "MomentsConfig",
     "NeuronConfig",
     "NeuronResult",
+    "Orders",
     "PatchscopeConfig",
     "PatchscopeResult",
     "PathEffects",
@@ -131,6 +135,7 @@ __all__ = [
     "RoundTrip",
     "ScorerErrors",
     "SequenceConfig",
+    "SequenceOrders",
     "SequenceResult",
     "Survey",
     "Sweep",
@@ -143,6 +148,7 @@ __all__ = [
     "TunedConfig",
     "TunedLens",
     "UserError",
+    "Workers",
     "YardstickConfig",
     "__version__",
     "about_facts",
@@ -197,6 +203,7 @@ __all__ = [
     "save",
     "scorer_errors",
     "sequence",
+    "sequences",
     "survey",
     "trace",
     "train_editor",

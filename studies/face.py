@@ -7,7 +7,7 @@ second moments gets them, an edit's own facts are what is asked.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -24,9 +24,10 @@ from editing.evaluation.tasks import OWN, Tasks
 from editing.method import MethodConfig, MethodSpec, method_names
 from editing.method import method as method_of
 from editing.restraint import restrained, restraint
-from editing.sequence import run as sequences
 from editing.sequence.result import Config as SequenceConfig
 from editing.sequence.result import SequenceResult
+from editing.sequence.run import sequence as in_sequence
+from editing.sequence.seeds import Orders, SequenceOrders, over_seeds
 from editing.sequence.yardstick import Config as YardstickConfig
 from editing.sequence.yardstick import Yardstick
 from editing.sequence.yardstick import yardstick as measured_by
@@ -34,6 +35,7 @@ from editing.solve import moments as second_moments
 from editing.solve.corpus import Config as MomentsConfig
 from editing.solve.moments import Moments
 from editing.trained.editor import Trained
+from factscope.cache import digest
 from factscope.data.case import Case
 from factscope.data.fact import Fact
 from factscope.data.request import EditRequest
@@ -381,7 +383,7 @@ def sequence(
     seed, start = config.seed, config.start
     if yardstick is None:
         yardstick = measured_by(model, requests, YardstickConfig(seed=seed, start=start))
-    return sequences.sequence(
+    return in_sequence(
         model,
         requests,
         spec,
@@ -393,3 +395,52 @@ def sequence(
         restraint_config=restraint(config.restrain).config_for(aside) if config.restrain else None,
         moments=_moments(model, spec, chosen, moments, MomentsConfig(seed=seed, start=start)),
     )
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """A whole sequence by a seed, as this process or a worker makes it."""
+
+    method: str | Trained
+    config: SequenceConfig
+    settings: Settings = None
+    moments: MomentsFrom = None
+    yardstick: YardstickConfig = field(default_factory=YardstickConfig)
+
+    def __call__(
+        self, model: Bridge, requests: Sequence[EditRequest | Fact], seed: int, folder: Path
+    ) -> SequenceResult:
+        own = replace(self.config, seed=seed)
+        return sequence(
+            model, requests, self.method, own, folder=folder, settings=self.settings, moments=self.moments,
+            yardstick=measured_by(model, requests, replace(self.yardstick, seed=seed, start=own.start)),
+        )  # fmt: skip
+
+
+def sequences(
+    model: Bridge,
+    requests: Sequence[EditRequest | Fact],
+    method: str | Trained,
+    config: SequenceConfig = SequenceConfig(),
+    orders: Orders = Orders((0, 1, 2)),
+    *,
+    folder: str | Path,
+    **how: Any,
+) -> SequenceOrders:
+    """The same requests in several orders, each a whole `fs.sequence` by its seed in a folder of its own in `folder`.
+
+    `orders` has the seeds, which take the place of the config's, and the workers who make whole sequences. Keyword
+    arguments: `settings` and `moments` as in `sequence`, and `yardstick`, an `fs.YardstickConfig`.
+
+    Raises EditError for a single request, UserError for a shard, which has no result of its own, and what a sequence
+    raises.
+    """
+    if orders.shard is not None:
+        raise UserError(f"shard {orders.shard} of the orders has no result of its own: give all, or use the command")
+    one = _Sequence(method, replace(config, seed=0), **how)
+    named = method.digest if isinstance(method, Trained) else method_of(method).name
+    drawn = one.moments.name if isinstance(one.moments, Moments) else one.moments
+    asked = {"method": named, "config": one.config, "settings": one.settings, "moments": drawn}
+    made = over_seeds(model, requests, one, orders, folder, {"asked": digest(asked | {"by": one.yardstick})})
+    assert made is not None
+    return made

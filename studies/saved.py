@@ -41,6 +41,7 @@ KINDS = {
     "RoleCircuit": "circuits.by_role.circuit",
     "RoundTrip": "studies.tables.round_trip",
     "ScorerErrors": "circuits.analysis.scorer_errors",
+    "SequenceOrders": "editing.sequence.seeds",
     "SequenceResult": "editing.sequence.result",
     "Survey": "studies.tables.survey",
     "TaskReport": "editing.evaluation.lm_eval",

@@ -28,6 +28,7 @@ _WORDS = {
     "RoleCircuit": "a circuit by token roles",
     "RoundTrip": "edits made and taken back",
     "ScorerErrors": "scorers of edges beside exact cuts",
+    "SequenceOrders": "a sequence of edits in several orders",
     "SequenceResult": "a sequence of edits",
     "Survey": "methods by sets, as in the survey of editing",
     "TaskReport": "a report of lm-eval",

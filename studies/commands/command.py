@@ -308,7 +308,8 @@ def _checked(place: str, field: Field, value: Any) -> Any:
     if isinstance(value, str) and not value.strip():
         raise UserError(f"{place} is empty; {field.remedy}")
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    found = read(str(value) if number and str in _kinds(field.hint) else value, field.hint, place)
+    text = isinstance(value, str) and str in _kinds(field.hint)  # "none" is a word here, and null is nothing
+    found = value if text else read(str(value) if number and str in _kinds(field.hint) else value, field.hint, place)
     if found is None or isinstance(found, bool | int | float):
         return found
     return field.look.parser(str(found)) if field.look.parser else str(found)

@@ -51,5 +51,6 @@ STEPS: dict[str, Step] = {
     "CircuitStudy": lambda _, folder: f"circuit export {folder} --out circuit.json",
     "EditScores": _edit,
     "LayerStudy": lambda _, folder: f"edit show {folder} --table layers.csv",
+    "SequenceOrders": lambda _, folder: f"edit show {folder} --table orders.csv",
     "SequenceResult": lambda _, folder: f"edit show {folder} --table sequence.csv",
 }

@@ -1,12 +1,17 @@
-"""`edit sequence`: edit after edit, with checkpoints, until all are in or the model breaks; resumable at any edit."""
+"""`edit sequence`: edit after edit, with checkpoints, until all are in or the model breaks; resumable at any edit.
 
-from dataclasses import dataclass
+With `--seeds` the same facts in several orders, which workers and shards share.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from factscope.errors import UserError
 from factscope.runs.folders import settled_folder
-from studies.commands.app import going_on, listed, load, note, tell_result
+from studies.commands.app import going_on, listed, load, note, tell_result, tell_shard
 from studies.commands.command import command, run_folder
 from studies.commands.edit.apply import note_identity, note_neighbours
 from studies.commands.options import (
@@ -20,6 +25,7 @@ from studies.commands.options import (
     OneOf,
     RunOptions,
     Runs,
+    ShardOptions,
     Was,
     key,
     option,
@@ -33,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceOptions(EditOptions, EditorOptions, KnownFactsOptions, ModelOptions, RunOptions):
+class SequenceOptions(EditOptions, EditorOptions, KnownFactsOptions, ModelOptions, ShardOptions, RunOptions):
     """What is edited, when it is looked at, and when it ends."""
 
     facts: Annotated[
@@ -45,6 +51,9 @@ class SequenceOptions(EditOptions, EditorOptions, KnownFactsOptions, ModelOption
     limit: Annotated[int, option("Facts to edit, at most.", panel=FACTS), Was("--n")] = 200
     batch: Annotated[int, option("Facts of one edit.")] = 1
     every: Annotated[int, option("Facts between two checkpoints.")] = 10
+    seeds: Annotated[
+        int | None, option("So many sequences, each of the same facts in an order of its own, from --seed on.")
+    ] = None
     stop_when: Annotated[
         tuple[str, ...],
         option("When to stop: retention<0.5, perplexity>2; repeat for several.", metavar="RULE"),
@@ -86,19 +95,37 @@ class SequenceOptions(EditOptions, EditorOptions, KnownFactsOptions, ModelOption
     "edit sequence --facts counterfact.json --limit 500 --method memit --batch 10 --every 50 --restrain prune",
     "edit sequence --facts counterfact.json --method memit --restrain prune --restrain-at beside --sweep alpha=4",
     'edit sequence --facts counterfact.json --limit 200 --stop-when "retention<0.5" --stop-when "perplexity>2"',
+    "edit sequence --facts counterfact.json --known --limit 100 --method memit --seeds 5 --workers 2",
 )
 def sequence(options: SequenceOptions) -> None:
     """Edit many facts one after another, and see what is kept, what is forgotten, and when the model breaks."""
+    if options.seeds is None and (options.workers > 1 or options.ray or options.shard):
+        raise UserError(
+            "one sequence is one chain of edits, which nobody can share: give --seeds for several orders of the facts"
+        )
     # The same command finds the same folder, and so takes up where it was stopped.
-    own = settled_folder("sequence", Path(options.facts).stem, key(options), options.runs)
+    shard, own = options.part(settled_folder("sequence", Path(options.facts).stem, key(options), options.runs))
+    crew = options.crew()
     with run_folder("edit sequence", options, own) as folder:
+        from factscope.data.request import requests_of
         from studies.saved import save_with_page
 
         editor = _check(options)
         with going_on(folder, "the edits done so far are"):
-            result = _run(load(options), options, editor, folder)
+            model = load(options)
+            chosen = _chosen(model, options)
+            note_identity(options.method_with_settings()[0], options.moments)
+            note_neighbours(requests_of(chosen))
+            if options.seeds is None:
+                result: Any = _run(model, options, editor, folder, chosen)
+            else:
+                result = _in_orders(model, options, editor, folder, chosen, workers=crew, shard=shard)
+        if shard is not None:
+            tell_shard(shard, folder)
+            return
         page = save_with_page(result, folder, options.light)
-    tell_result(result, page, options, f"Edits in {folder / 'edits'}", folder=str(folder))
+    edits = folder / ("edits" if options.seeds is None else "seed-N")
+    tell_result(result, page, options, f"Edits in {edits}", folder=str(folder))
 
 
 def _check(options: SequenceOptions) -> "Trained | None":
@@ -132,20 +159,53 @@ def _swept(options: SequenceOptions) -> tuple[Any, ...]:
     return tuple(restraint.config_for([*own, pair]) for pair in options.sweep) if restraint is not None else ()
 
 
-def _run(model: Any, options: SequenceOptions, editor: "Trained | None", folder: Path) -> Any:
+@dataclass(frozen=True)
+class _OneOrder:
+    """A whole sequence by a seed, as this process or a worker makes it."""
+
+    options: SequenceOptions
+    editor: "Trained | None"
+
+    def __call__(self, model: Any, chosen: Sequence[Any], seed: int, folder: Path) -> Any:
+        def say(sentence: str) -> None:
+            warnings.warn(f"seed {seed}: {sentence}", stacklevel=2)  # a worker's, too, are told by who asked for it
+
+        return _run(model, replace(self.options, seed=seed), self.editor, folder, chosen, say)
+
+
+def _in_orders(
+    model: Any, options: SequenceOptions, editor: "Trained | None", folder: Path, chosen: Any, **who: Any
+) -> Any:
+    """The same facts in as many orders as were asked for; nothing of a shard."""
+    from editing.sequence.seeds import Orders, over_seeds
+    from studies.commands.options import by_content, settled
+
+    asked = by_content(settled(options))
+    said: dict[str, Any] = {"editor": editor.digest} if editor is not None else {}
+    said["options"] = {name: asked[name] for name in asked if name not in ("seed", "seeds", "facts", "model")}
+    orders = Orders(tuple(range(options.seed, options.seed + (options.seeds or 1))), **who)
+    return over_seeds(model, chosen, _OneOrder(options, editor), orders, folder, said)
+
+
+def _run(
+    model: Any,
+    options: SequenceOptions,
+    editor: "Trained | None",
+    folder: Path,
+    chosen: Any,
+    say: Callable[[str], None] = lambda sentence: note(f"Note: {sentence}."),
+) -> Any:
     """All edits, with the yardstick and the watch that were asked for."""
     from editing.evaluation.tasks import Tasks
     from editing.sequence.result import Config
     from editing.sequence.run import sequence as run
     from editing.sequence.yardstick import Config as YardstickConfig
     from editing.sequence.yardstick import yardstick as measured_by
-    from factscope.data.request import requests_of
     from studies.edit import moments_for
     from studies.sequence_watch import SequenceWatch
 
     (spec, pairs), seed, start = options.method_with_settings(), options.seed, options.start
     how = Config(options.batch, options.every, options.restrain, options.restrain_at, options.stop_when, seed, start)
-    chosen = _chosen(model, options)
     config = spec.config_for(model, pairs, editor)
     held = YardstickConfig(options.unrelated, text=options.text, seed=seed, start=start)
     yardstick = measured_by(model, chosen, held)
@@ -155,13 +215,11 @@ def _run(model: Any, options: SequenceOptions, editor: "Trained | None", folder:
         hooks.append(Tasks.of(model, named, limit=options.task_limit, include=options.include, seed=seed, start=start))
     if options.look:
         hooks.append(SequenceWatch.of(model, chosen, yardstick.facts, start, seed))
-    note_identity(spec, options.moments)
-    note_neighbours(requests_of(chosen))
     return run(
         model, chosen, spec, how, folder, yardstick, config=config, restraint_config=options.restraint_with_config()[1],
         sweep=_swept(options),
         moments=moments_for(model, spec, config, options.moments, options.tokens, seed, options.start),
-        say=lambda sentence: note(f"Note: {sentence}."), on_checkpoint=_all_of(hooks),
+        say=say, on_checkpoint=_all_of(hooks),
         editor=editor, allow_trained=options.allow_trained,
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ LISTS = frozenset(
     {"sites", "methods", "layer", "by", "tasks", "others", "relations"}
 )  # texts that name several things, with commas
 LEAST = {"limit": 1, "held_out": 1, "random": 1, "train": 1, "validation": 1,
-         "batch": 1, "samples": 1, "workers": 1, "window": 1, "edges": 1, "every": 1, "tokens": 1,
+         "batch": 1, "samples": 1, "workers": 1, "seeds": 1, "window": 1, "edges": 1, "every": 1, "tokens": 1,
          "seed": 0, "threshold": 0, "certify": 0, "nulls": 0, "value_nulls": 0, "again": 0,
          "neighbours": 0}  # fmt: skip
 CONFIG = "config.yaml"  # in a run folder: the options that made it

@@ -8,11 +8,12 @@ from factscope.errors import StoreError, UserError
 from studies.commands.app import JOURNAL, note
 from studies.commands.command import Command, command, config_values, document
 from studies.commands.edit.bench import bench
+from studies.commands.edit.sequence import sequence
 from studies.commands.options import CONFIG, Device, OutputOptions, argument
 from studies.commands.trace import trace
 from studies.commands.tracing.flow import flow
 
-SHARDED: dict[str, Command[Any]] = {each.name: each for each in (trace, flow, bench)}
+SHARDED: dict[str, Command[Any]] = {each.name: each for each in (trace, flow, bench, sequence)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,16 @@ import torch
 
 from editing.evaluation.protocol import protocol
 from editing.layer_trials import try_layers
+from editing.sequence.result import Config as SequenceConfig
+from editing.sequence.seeds import Orders
+from editing.sequence.yardstick import Config as YardstickConfig
 from factscope.data.load import load_cases, load_facts
 from factscope.errors import ModelError, UserError
 from factscope.runs.workers import ALONE, Workers, _ray, each
 from helpers.models import TOY
 from helpers.rays import local_ray
 from studies.bench.bench import bench
+from studies.face import sequences
 from tracing.average import average
 from tracing.causal import Config
 from tracing.flow.average import average_flow
@@ -93,6 +97,18 @@ def test_a_bench_is_the_same_with_two_workers(toy: Any, tmp_path: Path) -> None:
         )  # fmt: skip
         assert [trial.rows for trial in one.trials] == [trial.rows for trial in two.trials]
         assert one.scores == two.scores
+
+
+@pytest.mark.filterwarnings("ignore:after . facts the model begins to break")
+def test_sequences_in_several_orders_are_the_same_with_two_workers(toy: Any, tmp_path: Path) -> None:
+    facts, held = load_facts(TOY / "toy_town.json", limit=3), YardstickConfig("none", documents=2, tokens=8)
+    how: dict[str, Any] = {"settings": {"layer": 0, "steps": 2}, "yardstick": held}
+    one, two = (
+        sequences(toy, facts, "ft_m", SequenceConfig(every=9, stop_when=("norm>9",)), Orders((0, 1, 2), crew),
+                  folder=tmp_path / str(crew.count), **how)
+        for crew in (ALONE, TWO)
+    )  # fmt: skip
+    assert [replace(run, seconds=0) for run in one.runs] == [replace(run, seconds=0) for run in two.runs]
 
 
 def test_a_worker_computes_with_this_process_s_threads(toy: Any) -> None:

@@ -22,7 +22,7 @@ from studies.commands.edit.evaluate import EvaluateOptions, evaluate
 from studies.commands.edit.harness import harness
 from studies.commands.edit.layers import layers
 from studies.commands.edit.moments import moments
-from studies.commands.edit.sequence import sequence
+from studies.commands.edit.sequence import SequenceOptions, sequence
 from studies.commands.options import OneOf, fields, key, settled
 from studies.commands.trace import TraceOptions, show, trace
 from studies.layers import LayerConfig
@@ -95,6 +95,12 @@ def test_yaml_json_and_flags_say_the_same(tmp_path: Path) -> None:
     given: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values[0].items()}
     made = TraceOptions(**given)
     assert {"samples": 3, "set": ["noise=4"], "known": True}.items() <= settled(made).items()
+
+
+def test_none_is_a_word_in_a_config_file_and_null_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("facts: country_capital\nunrelated: none\ntasks: null\n")
+    values = config_values(tmp_path / "a.yaml", "edit sequence", SequenceOptions)
+    assert values == {"facts": "country_capital", "unrelated": "none"}
 
 
 @pytest.mark.parametrize(

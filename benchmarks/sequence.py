@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from editing import method as methods
-from editing.pages.sequence import page
+from editing.pages.sequence.page import page
 from editing.requests import known
 from editing.sequence.result import Config
 from editing.sequence.run import sequence

@@ -3,7 +3,7 @@
 The method says which edges are kept. Here the circuit it chose is measured beside the full model and the empty one.
 """
 
-from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,9 +50,9 @@ def find(
     *,
     split: bool = True,
     positions: bool = False,
-    journal: str | Path | None = None,
     seed: int = 0,
     shown: bool | None = False,
+    **how: Any,
 ) -> Circuit:
     """Find the circuit of `task` in `model`.
 
@@ -60,7 +60,8 @@ def find(
         method: ACDC, EAP, EAPIG or Exact, with its settings; `circuits.method.method("eap-ig", ...)` makes one by name.
         split: one reader for each query, key and value; else one for each head.
         positions: position embeddings are a writer of their own.
-        journal: where a search records its decisions, and takes them up from.
+        how: `journal`, a file where long work (ACDC, Exact) records its pieces, and goes on from; and `workers`, who
+            share it (`factscope.runs.workers.Workers`).
 
     Raises EmptyCircuit if nothing or everything is left, and the errors of the task, the graph and the engines.
     """
@@ -69,9 +70,8 @@ def find(
     graph = Graph.of(model, split=split, positions=positions)
     with stopwatch() as elapsed:
         reference = Reference(model, graph, task)
-        kept = None if journal is None else Path(journal)
         with stage("scoring and choosing edges", shown):
-            choice = method.choose(reference, journal=kept, seed=seed, shown=shown)
+            choice = method.choose(reference, seed=seed, shown=shown, **how)
         _check_size(graph, choice)
         logits = reference.logits(choice.kept)
         full, empty = (reference.loss(each) for each in (graph.full(), graph.empty()))

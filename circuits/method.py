@@ -27,6 +27,7 @@ from circuits.engine.writes import Mask
 from circuits.graph import Edges
 from circuits.stability import Examples, Stability, lower_bound, stability
 from factscope.errors import ModelError, UserError
+from factscope.runs.workers import ALONE, Workers
 from factscope.settings import configured
 
 Order = Literal["greedy", "top"]
@@ -70,10 +71,18 @@ class Method(Protocol):
     convention: ClassVar[str]  # what a score means, and its sign
     prefers: ClassVar[str]  # the ablation that suits it, where the task leaves the choice to it
 
+    shared: ClassVar[bool]  # whether it takes so long that it has pieces, which are journalled and workers share
+
     def choose(
-        self, reference: Reference, *, journal: Path | None = None, seed: int = 0, shown: bool | None = False
+        self,
+        reference: Reference,
+        *,
+        journal: Path | None = None,
+        seed: int = 0,
+        shown: bool | None = False,
+        workers: Workers = ALONE,
     ) -> EdgeChoice:
-        """Choose the edges; a search records its decisions in `journal`, and goes on from there."""
+        """Choose the edges; pieces of long work are recorded in `journal`, from which the same call goes on."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class Scorer:
     name: ClassVar[str]
     convention: ClassVar[str]
     prefers: ClassVar[str] = "zero"
+    shared: ClassVar[bool] = False
 
     edges: int | None = field(default=None, kw_only=True)
     faithful: float | None = field(default=None, kw_only=True)  # FAITHFUL, where nothing else is given
@@ -135,11 +145,20 @@ class Scorer:
         del reference, scores
         return {}, ()
 
-    def choose(self, reference: Reference, *, seed: int = 0, **_: Any) -> EdgeChoice:
-        """Score every edge and keep the best; there is no decision to record. `seed` draws examples for the stability.
+    def choose(
+        self,
+        reference: Reference,
+        *,
+        journal: Path | None = None,
+        seed: int = 0,
+        shown: bool | None = False,
+        workers: Workers = ALONE,
+    ) -> EdgeChoice:
+        """Score every edge and keep the best; there is nothing to record. `seed` draws examples for the stability.
 
         Raises what `decided` does.
         """
+        del journal, shown, workers
         examples = self.examples(reference)
         scores = self.score(reference) if examples is None else examples.mean(0)
         return self.decided(reference, scores, examples, seed=seed, outcome=self.checked(reference, scores))

@@ -15,6 +15,7 @@ kind of attending token, from which what heads write at such tokens is taken.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,6 +33,23 @@ from factscope.model.bridge import Bridge, last_logits
 from factscope.model.hooks import Hook, hooked
 from factscope.model.parts.experts import choices_of
 from factscope.model.sites import Site
+from factscope.runs.workers import Workers
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """An engine as it is sent to whoever shares its work: made there once, from the same ablated writes."""
+
+    graph: Graph
+    task: Task
+    replacement: Tensor
+    made: "list[Reference]" = field(default_factory=list)
+
+    def on(self, model: Bridge) -> "Reference":
+        """The engine on a model; in the process that sends it, the one that it had."""
+        if not self.made:
+            self.made.append(Reference(model, self.graph, self.task, self.replacement))
+        return self.made[0]
 
 
 class Reference:
@@ -67,6 +85,10 @@ class Reference:
         self.parts = Parts.of(model)
         self.choices = choices_of(model, self._tokens)  # of experts, in the full model; made again in every circuit
         self._biases = attention_biases(model)
+
+    def sent(self, workers: Workers) -> Sent:
+        """This engine for those who share its work."""
+        return Sent(self.graph, self.task, self.replacement, [self] if workers.alone else [])
 
     @torch.no_grad()
     def logits(self, kept: Mask, taken: Int[np.ndarray, "row pos"] | None = None) -> Float[Tensor, "row vocab"]:

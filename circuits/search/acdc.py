@@ -44,6 +44,7 @@ from factscope.errors import StoreError, UserError
 from factscope.model.weights import fingerprint
 from factscope.progress import progress
 from factscope.runs.journal import Journal
+from factscope.runs.workers import ALONE, Workers
 
 LARGEST = 64  # variants in one batch; the fast engine takes fewer where more would not pay
 RECENT = 4  # readers that are asked which writers to expect; of more, fewer agree
@@ -60,6 +61,7 @@ class ACDC:
         "measured rise of the loss when the edge was cut from the circuit so far; positive: the edge helps"
     )
     prefers: ClassVar[str] = "zero"
+    shared: ClassVar[bool] = True
 
     threshold: float = 0.1  # in the loss's unit; Knowledge Circuits' 0.01 is this, divided by some ten positions
     engine: Engines = "fast"
@@ -76,9 +78,15 @@ class ACDC:
             raise UserError(f"certify is a share from 0 to 1, not {self.certify}")
 
     def choose(
-        self, reference: Reference, *, journal: Path | None = None, seed: int = 0, shown: bool | None = False
+        self,
+        reference: Reference,
+        *,
+        journal: Path | None = None,
+        seed: int = 0,
+        shown: bool | None = False,
+        workers: Workers = ALONE,
     ) -> EdgeChoice:
-        """Search, and measure a share of the decisions again, drawn by `seed`."""
+        """Search, and measure a share of the decisions again, drawn by `seed`; workers can share the latter alone."""
         with contextlib.ExitStack() as stack:
             record = None
             if journal is not None:
@@ -100,7 +108,9 @@ class ACDC:
             "selection": "search",
         }
         share = self.certify
-        certificate = certified(reference, found.decisions, self.threshold, share, seed) if share else None
+        certificate = None
+        if share:
+            certificate = certified(reference, found.decisions, self.threshold, share, seed, workers, shown)
         return EdgeChoice(found.kept, scores, tested, settings, certificate)
 
 

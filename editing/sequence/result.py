@@ -78,7 +78,7 @@ class Checkpoint:
         return kept | {"scores": scores_of_schema_2("", body["immediate"], body["now"])}
 
 
-@shown("editing.pages.sequence")
+@shown("editing.pages.sequence.page")
 @dataclass(frozen=True, eq=False)
 class SequenceResult(Result):
     """Everything but the edits themselves, which are saved beside it."""

@@ -106,7 +106,7 @@ class Spread(NamedTuple):
     high: float
 
 
-@shown("editing.pages.sequence_seeds")
+@shown("editing.pages.sequence.seeds")
 @dataclass(frozen=True, eq=False)
 class SequenceOrders(Result):
     """The same facts edited in several orders."""

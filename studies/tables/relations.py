@@ -224,7 +224,7 @@ def relation_circuit(
         inputs = about_facts(
             model, source, name, options.examples, method=options.method, options=options.task, seed=seed
         )
-        journal = journal if options.method.name == "acdc" else None
+        journal = journal if options.method.shared else None
         circuit = find(model, inputs.task, options.method, split=options.split, journal=journal, seed=seed)
         prompts = (*inputs.task.prompts, *inputs.held_out)
         known = (options.task.known or KNOWN).prompts(model, prompts)

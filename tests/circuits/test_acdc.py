@@ -20,7 +20,9 @@ from circuits.scorers.exact import Exact
 from circuits.search.acdc import ACDC, acdc, costs
 from factscope.errors import StoreError, UserError
 from factscope.runs.journal import Journal
+from factscope.runs.workers import Workers
 from helpers.circuits import SHAPES, WIRED, double, hand_wired, task
+from helpers.rays import PretendRay, pretended
 
 CONFIGURATIONS = [
     (name, ablation, metric, rows)
@@ -237,6 +239,8 @@ def test_the_certificate_finds_a_wrong_decision(tmp_path: Path) -> None:
     assert right.n_checked == len(found.decisions)
     assert right.differences == ()
     assert "none differs" in str(right)
+    with pretended(model, PretendRay(seed=1, deaths=2)):
+        assert certify(reference, found.decisions, 0.02, share=1.0, workers=Workers(2)) == right
     first = found.decisions[0]
     forged = (Decision(first.writer, first.reader, first.increment, not first.kept), *found.decisions[1:])
     assert certify(reference, forged, 0.02, share=1.0).differences

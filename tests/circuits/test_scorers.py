@@ -19,8 +19,10 @@ from circuits.pages.circuit import card
 from circuits.scorers.eap import EAP
 from circuits.scorers.eap_ig import EAPIG, OFFSETS
 from circuits.scorers.exact import Exact
-from factscope.errors import UserError
+from factscope.errors import StoreError, UserError
+from factscope.runs.workers import Workers
 from helpers.circuits import SHAPES, double, task, their_edges
+from helpers.rays import PretendRay, pretended
 
 
 def test_eap_is_transformerlenss_with_the_other_sign(tmp_path: Path) -> None:
@@ -48,6 +50,25 @@ def test_eap_is_the_slope_of_the_exact_effect(tmp_path: Path, name: str, split: 
     # a softmax and norms in float32 inside a float64 model: 1e-7 over 1e-4
     torch.testing.assert_close(scores, slope, atol=5e-3 * float(scores.abs().max()) + 2e-3, rtol=0.05)
     assert np.corrcoef(scores.flatten(), slope.flatten())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_exact_cuts_are_the_same_whoever_makes_them(tmp_path: Path, direction: Any) -> None:
+    """With three workers of whom two die, and after a stop: the bits of one process."""
+    model = double("llama", tmp_path, "float32")
+    one, method = task(model, ablation="counterfactual", rows=2), Exact(edges=20, direction=direction)
+    alone = find(model, one, method)
+    with pretended(model, PretendRay(seed=3, deaths=2)):
+        shared = find(model, one, method, workers=Workers(3), journal=tmp_path / "shared")
+    assert torch.equal(alone.scores, shared.scores)
+    assert float(alone.scores.abs().max()) > 1e-3
+    lines = (tmp_path / "shared").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "stopped").write_text("".join(lines[:2]), encoding="utf-8")
+    gone_on = find(model, one, method, journal=tmp_path / "stopped")
+    assert torch.equal(alone.scores, gone_on.scores)
+    assert (tmp_path / "stopped").read_text(encoding="utf-8") == "".join(lines)
+    with pytest.raises(StoreError, match="other settings"):
+        find(model, one, Exact(edges=20, largest_batch=3, direction=direction), journal=tmp_path / "shared")
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -25,13 +25,14 @@ from studies.commands.options import (
     RunOptions,
     Unknown,
     Was,
+    WorkersOptions,
     key,
     option,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, RunOptions):
+class FindOptions(PromptOptions, CircuitOptions, FactsOptions, ModelOptions, WorkersOptions, RunOptions):
     """For what a circuit is found, and how."""
 
     method: CircuitMethod = "eap_ig"
@@ -111,18 +112,19 @@ def find(options: FindOptions) -> None:
     check_prompt(options.prompt, options.subject)
     words = options.prompt or str(options.facts)
     # The same search finds the same folder, and so takes up where it was stopped.
-    own = settled_folder("circuit", words, key(options)) if options.method == "acdc" else new_folder("circuit", words)
+    own = settled_folder("circuit", words, key(options)) if _shared(options) else new_folder("circuit", words)
+    crew = options.crew()
     with run_folder("circuit find", options, own) as folder:
         from studies.circuit_inputs import KNOWN, TaskOptions
 
         ablation, others = options.ablation or "auto", listed(options.others) or ()
         known = None if options.unknown else KNOWN
         how = TaskOptions(options.metric, ablation, options.start, known, options.evaluate, options.extra, others)
-        found, page = (_by_role if options.by_role else _plain)(options, how, folder)
+        found, page = _by_role(options, how, folder) if options.by_role else _plain(options, how, folder, crew)
     tell_result(found, page, options, folder=str(folder))
 
 
-def _plain(options: FindOptions, how: Any, folder: Path) -> tuple[Any, Path]:
+def _plain(options: FindOptions, how: Any, folder: Path, crew: Any) -> tuple[Any, Path]:
     """The circuit whose edges are kept at every position, and its page."""
     from factscope.runs import store
     from studies.circuit import circuit_study
@@ -135,7 +137,7 @@ def _plain(options: FindOptions, how: Any, folder: Path) -> tuple[Any, Path]:
     study = circuit_study(
         model, work, method, evaluate=options.evaluate, like=like, seed=options.seed,
         split=options.split_qkv, positions=options.split_positions,
-        journal=folder / JOURNAL if options.method == "acdc" else None, shown=None,
+        journal=folder / JOURNAL if method.shared else None, workers=crew, shown=None,
         told=lambda found: store.save(found, folder),
     )  # fmt: skip
     tell_notes(study.circuit.notes[len(work.notes) :])
@@ -171,8 +173,17 @@ def _by_role(options: FindOptions, how: Any, folder: Path) -> tuple[Any, Path]:
     return found, save_with_page(found, folder, options.light)
 
 
+def _shared(options: FindOptions) -> bool:
+    """Whether the method is long work in pieces; UserError where there is none of that name."""
+    from circuits.method import method_class
+
+    return bool(method_class(options.method).shared)
+
+
 def check(options: FindOptions) -> None:
     """UserError for options that do not go together."""
+    if options.workers > 1 or options.ray is not None:
+        _check_workers(options)
     if (options.prompt is None) == (options.facts is None):
         raise UserError("give either a PROMPT or --facts; see circuit find --help")
     if options.facts is not None and any((options.subject, options.answer, options.foil, options.swap, options.others)):
@@ -187,6 +198,19 @@ def check(options: FindOptions) -> None:
         _check_by_role(options)
     elif options.pairs:
         raise UserError("--pairs tells apart which role attends to a key or value, so it goes with --by-role")
+
+
+def _check_workers(options: FindOptions) -> None:
+    """UserError where nothing can be shared."""
+    if options.method == "acdc" and not options.certify:
+        raise UserError(
+            "each decision of acdc rests on those before it, so nobody can share the search; workers measure decisions "
+            "again: give --certify, or --method exact for single cuts, which workers share"
+        )
+    if not _shared(options):
+        raise UserError(
+            f"{options.method} scores all edges in a few passes, which nobody need share; leave --workers out"
+        )
 
 
 def _check_by_role(options: FindOptions) -> None:

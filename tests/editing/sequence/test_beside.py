@@ -10,8 +10,8 @@ from editing import method as methods
 from editing.delta import Delta
 from editing.edit import Edit, applied
 from editing.evaluation.tasks import LENGTH, OWN, Tasks
-from editing.pages.sequence import page, words
-from editing.pages.sequence_beside import PLAIN, beside_table
+from editing.pages.sequence.beside import PLAIN, beside_table
+from editing.pages.sequence.page import page, words
 from editing.restraint import restrained, restraint
 from editing.sequence.keys import key_movement
 from editing.sequence.result import Config, SequenceResult

@@ -15,8 +15,8 @@ from editing import method as methods
 from editing.edit import Edit, applied, in_place
 from editing.evaluation.evaluate import evaluate
 from editing.methods.fine_tuning import ft_m
-from editing.pages.sequence import ENDS, forgetting, headline, moved_share, page, score_table
-from editing.pages.sequence import words as in_words
+from editing.pages.sequence.page import ENDS, forgetting, headline, moved_share, page, score_table
+from editing.pages.sequence.page import words as in_words
 from editing.restraint import restraint
 from editing.sequence.result import Config, SequenceResult
 from editing.sequence.rules import Rule

@@ -11,7 +11,7 @@ import pytest
 
 import factscope as fs
 from editing.methods.fine_tuning import ft_m
-from editing.pages.sequence_seeds import page, records, summary, words
+from editing.pages.sequence.seeds import page, records, summary, words
 from editing.sequence.result import Config, SequenceResult
 from editing.sequence.run import sequence
 from editing.sequence.seeds import JOURNAL, OrderRun, Orders, Point, SequenceOrders, in_order, over_seeds

@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from circuits.find import find
+from circuits.scorers.exact import Exact
+from circuits.search.acdc import ACDC
+from circuits.task import Task
 from editing.evaluation.protocol import protocol
 from editing.layer_trials import try_layers
 from editing.sequence.result import Config as SequenceConfig
@@ -19,6 +23,7 @@ from editing.sequence.seeds import Orders
 from editing.sequence.yardstick import Config as YardstickConfig
 from factscope.data.load import load_cases, load_facts
 from factscope.errors import ModelError, UserError
+from factscope.model.prompts import make_prompt
 from factscope.runs.workers import ALONE, Workers, _ray, each
 from helpers.models import TOY
 from helpers.rays import local_ray
@@ -97,6 +102,15 @@ def test_a_bench_is_the_same_with_two_workers(toy: Any, tmp_path: Path) -> None:
         )  # fmt: skip
         assert [trial.rows for trial in one.trials] == [trial.rows for trial in two.trials]
         assert one.scores == two.scores
+
+
+def test_exact_cuts_are_the_same_with_two_workers(toy: Any) -> None:
+    task = Task((make_prompt(toy, "[Oda Voss] lives in", answer="Brask"),), ablation="zero")
+    one, two = (find(toy, task, Exact(edges=30), workers=crew) for crew in (ALONE, TWO))
+    assert torch.equal(one.scores, two.scores)
+    searched = [find(toy, task, ACDC(0.02, certify=0.3), split=False, workers=crew) for crew in (ALONE, TWO)]
+    assert searched[0].certificate == searched[1].certificate
+    assert searched[0].certificate is not None
 
 
 @pytest.mark.filterwarnings("ignore:after . facts the model begins to break")

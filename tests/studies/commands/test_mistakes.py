@@ -206,6 +206,10 @@ def test_workers_that_cannot_be_had_are_told_before_any_work(
     assert "--workers must be at least 1" in refused(*many, "--workers", "0")
     assert "--workers, --ray and --shard belong to --facts" in refused("trace", PROMPT, "--workers", "2")
     assert "there is no Ray cluster at 127.0.0.1:9" in refused(*many, "--ray", "127.0.0.1:9")
+    find = ("circuit", "find", PROMPT, "--workers", "2")
+    assert "eap_ig scores all edges in a few passes, which nobody need share" in refused(*find)
+    assert "each decision of acdc rests on those before it" in refused(*find, "--method", "acdc")
+    assert "there is no Ray cluster at 127.0.0.1:9" in refused(*find, "--method", "exact", "--ray", "127.0.0.1:9")
     for table in (("circuit", "table"), ("circuit", "mib"), ("edit", "hops"), ("edit", "survey", "cases.json")):
         assert "there is no Ray cluster at 127.0.0.1:9" in refused(*table, "--ray", "127.0.0.1:9")
     assert "'here' is no address of a cluster" in refused("trace", "flow", *many[1:], "--ray", "here")

@@ -11,7 +11,7 @@ from editing.evaluation.metrics import label
 from editing.evaluation.table import plain
 from editing.pages.scores import Column, interval
 from editing.pages.scores import score_table as table_of
-from editing.pages.sequence_beside import beside_sections, beside_words
+from editing.pages.sequence.beside import beside_sections, beside_words
 from editing.sequence.result import Checkpoint, SequenceResult
 from editing.sequence.rules import QUANTITIES, WARN
 from factscope.model.known import Known

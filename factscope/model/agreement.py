@@ -3,7 +3,8 @@
 A proof runs a few tokens and compares with what the model itself says, or plain transformers, and never with our own
 code. Whether logits are numbers, how far they are from the model's own, and how far is mere rounding, has one answer
 for all proofs. A model for which a proof fails, or breaks off in whatever way, is refused for that verb in one
-sentence. Only memory that runs out proves nothing, and logits that are not numbers may be an edit's, soon undone.
+sentence. Only memory that runs out proves nothing, and logits that are not numbers may be an edit's, soon undone. What
+was proven is kept from one command to the next (factscope/model/proofs.py).
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import Tensor
 from factscope.errors import ModelError, UserError
 from factscope.model.bridge import architecture
 from factscope.model.forward.onednn import thin_products
+from factscope.model.proofs import keeping
 
 _PROVEN: WeakKeyDictionary[Any, dict[str, str | None]] = WeakKeyDictionary()  # by model and verb, the refusal if any
 
@@ -29,8 +31,9 @@ def require(model: Any, verb: str, prove: Callable[[], None]) -> None:
     known = _PROVEN.setdefault(model, {})
     if verb not in known:
         try:
-            with thin_products():  # a dozen passes of a few tokens each: most of a proof's time is their products
-                prove()
+            with keeping(model, verb) as proven, thin_products():
+                if not proven:
+                    prove()  # a dozen passes of a few tokens each: most of its time is their products
         except (UserError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as trouble:

@@ -118,6 +118,12 @@ def device(model: Bridge) -> torch.device:
     return found
 
 
+def device_name(model: Bridge) -> str:
+    """What the model runs on, in words: cpu, or the name of its GPU."""
+    place = device(model)
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+
+
 def device_of(module: Any, like: Tensor) -> torch.device:
     """Where one module's input goes; where `like` is, if the module has no weights."""
     parameter = next(module.parameters(), None)

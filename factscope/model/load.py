@@ -20,6 +20,7 @@ from factscope.errors import ModelError
 from factscope.files import read_json
 from factscope.model.agreement import off_by, tolerance
 from factscope.model.bridge import Bridge, ModelInfo, architecture, in_short, info_of
+from factscope.model.proofs import came_from_files
 from factscope.model.readout import prove
 from factscope.model.source import download as fetch
 from factscope.model.source import own
@@ -78,6 +79,7 @@ def load(
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(device)
     model = _boot(spec, place, _dtype(dtype), device, beside, **_spread(device_map, n_devices))
+    came_from_files(model)
     what = info_of(model, spec, place, entry)
     return _ready(model, what if beside is None else beside.beside(what, spec if entry else what.source))
 

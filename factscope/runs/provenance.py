@@ -4,7 +4,6 @@ A figure that cannot be traced to a model, a seed and a command is not evidence.
 is to read; nothing in it is needed to compute, everything in it is needed to repeat.
 """
 
-import platform
 import resource
 import shlex
 import sys
@@ -13,16 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from factscope import __version__
-from factscope.model.bridge import Bridge, device, info
+from factscope.model.bridge import Bridge, device_name, info
 from factscope.model.weights import fingerprint
-
-_LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy")
+from factscope.versions import versions
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,6 @@ class Run:
     def of(cls, model: Bridge, seed: int) -> "Run":
         """Describe `model` and this process now."""
         known = info(model)
-        place = device(model)
         return cls(
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             command=_command(),
@@ -54,11 +50,10 @@ class Run:
             source=known.source,
             fingerprint=fingerprint(model),
             dtype=str(model.cfg.dtype).removeprefix("torch."),
-            device=torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
+            device=device_name(model),
             seed=seed,
             threads=torch.get_num_threads(),
-            versions={"factscope": __version__, "python": platform.python_version()}
-            | {name: metadata.version(name) for name in _LIBRARIES},
+            versions={"factscope": __version__} | versions(),
         )
 
     def ended(self, seconds: float) -> "Run":

@@ -1,7 +1,8 @@
 """`trace cache`: what is kept between runs, where, and how big; and how to be rid of it.
 
 Kinds are the folders of the cache: models as downloaded and converted, second moments of keys, contexts that a model
-wrote for its edits. All of it can be made again; deleting costs the time and the download that made it.
+wrote for its edits, what was proven of models. All of it can be made again; deleting costs the time and the download
+that made it.
 """
 
 import json
@@ -17,7 +18,12 @@ from studies.commands.app import tell
 from studies.commands.command import OwnForm, command, group
 from studies.commands.options import AsJson, Options, argument, starting
 
-KINDS = ("models", "moments", "contexts")  # what there is to expect; another folder of the cache is shown as well
+KINDS = (
+    "models",
+    "moments",
+    "contexts",
+    "proofs",
+)  # what there is to expect; another folder of the cache is shown as well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ class ClearOptions(Options):
     kind: Annotated[
         str | None,
         argument(
-            "models, moments or contexts  [dim](default: all)[/dim]",
+            "models, moments, contexts or proofs  [dim](default: all)[/dim]",
             metavar="KIND",
             autocompletion=starting(lambda: kinds()),
         ),

@@ -1,0 +1,1 @@
+"""Sequences of edits as pages: one, its restrained copies, and the same facts in several orders."""

@@ -26,7 +26,7 @@ from factscope.model.readout import readout
 from factscope.model.sites import Site
 
 ROWS = 64  # rows of one forward pass, or as many as find room; beyond this a CPU gains nothing
-THIN = 5  # tokens of a pass from which on `thin_products` gains more than it costs
+THIN = 2  # tokens of a pass from which on `thin_products` gains more than it costs
 SHARED = 8  # tokens that all rows of a batch must share for a pass of their own to pay
 
 

@@ -1,7 +1,8 @@
 """Products of a few rows with a large frozen weight: nearly all the work of running a few positions through a model.
 
-For 5 to 200 rows in float32 on a CPU, oneDNN's routine is faster than the one that torch calls by itself (up to three
-times at an unembedding; the more rows, the less; on AMD processors twice at any number). There are two ways to it:
+For 2 to 200 rows in float32 on a CPU, oneDNN's routine is faster than the one that torch calls by itself (up to three
+times at an unembedding; the more rows, the less; on AMD processors twice at any number, and six times for an
+unembedding of three rows). There are two ways to it:
 
 *thin_products*: inside the `with`, every linear layer whose weight is frozen goes through oneDNN, forward and backward,
 in whatever module it sits. Nothing is copied.

@@ -34,6 +34,7 @@ from circuits.mib.tasks import TASKS, task_of
 from circuits.search.acdc import ACDC
 from circuits.select import greedy
 from circuits.task import Task
+from factscope.cache import digest
 from factscope.errors import UserError
 from factscope.model.bridge import Bridge, device
 from factscope.model.bridge import info as info_of
@@ -43,6 +44,7 @@ from factscope.progress import progress
 from factscope.results.result import Result
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
+from factscope.runs.shards import Shard
 from factscope.runs.workers import ALONE, Workers, each
 
 QUICK = ("eap", "eap_ig", "eap_ig_activations", "relp", "atp_star")
@@ -127,44 +129,15 @@ class _Setting:
     truth: Mask | None
 
 
-def track(
-    model: Bridge,
-    options: TrackOptions = TrackOptions(),
-    *,
-    folder: str | Path,
-    shown: bool | None = None,
-    workers: Workers = ALONE,
-) -> Track:
-    """Every method on every task; planted tasks bring their own models.
-
-    Args:
-        folder: where each finished row is recorded; the same call goes on from there, with other methods or tasks too.
-        workers: who ranks edges; the numbers do not depend on it.
+def track(model: Bridge, options: TrackOptions = TrackOptions(), **how: Any) -> Track:
+    """Every method on every task; planted tasks bring their own models. Keyword arguments are those of `ranked`.
 
     Raises UserError as `TrackOptions`, `task_of` and the methods do, and where a task's full model does no better than
     the empty one.
     """
     run = Run.of(model, options.seed)
-    work: dict[str, Any] = {
-        "track": "mib",
-        "model": fingerprint(model),
-        "train": options.train,
-        "validation": options.validation,
-    }
-    work |= {"split": options.split, "start": options.start, "seed": options.seed}
-    wanted = [(task, name) for task in options.tasks for name in options.methods]
-    with stopwatch() as seconds, Journal(Path(folder) / "journal.jsonl", work) as log:
-        done = {(line["row"]["task"], line["row"]["method"]): line for line in log.done}
-        missing = [one for one in wanted if one not in done]
-        with (
-            progress("rankings", len(wanted), len(wanted) - len(missing), shown=shown) as advance,
-            closing(each(model, _Ranking(options), missing, workers)) as found,
-        ):
-            for one, line in zip(missing, found, strict=True):
-                log.add(line)
-                done[one] = line
-                advance(1)
-    lines = [done[one] for one in wanted]
+    with stopwatch() as seconds:
+        lines = ranked(model, options, **how)
     tasks = {line["task"]["name"]: line["task"] for line in lines}
     settings: dict[str, Any] = {"train": options.train, "validation": options.validation, "split": options.split}
     settings |= {"metric": "logit difference", "ablation": "counterfactual", "ACDC's threshold": ACDC_THRESHOLD}
@@ -177,6 +150,47 @@ def track(
         settings,
         run.ended(seconds[0]),
     )
+
+
+def ranked(
+    model: Bridge,
+    options: TrackOptions,
+    *,
+    folder: str | Path,
+    shown: bool | None = None,
+    workers: Workers = ALONE,
+    shard: Shard | None = None,
+) -> list[dict[str, Any]]:
+    """The line of every method on every task as the journal keeps it; of a shard, its lines alone.
+
+    Args:
+        folder: where each finished row is recorded; the same call goes on from there, with other methods or tasks too.
+        workers: who ranks edges; the numbers do not depend on it.
+        shard: only this part of the rankings; None: all.
+    """
+    work: dict[str, Any] = {
+        "track": "mib",
+        "model": fingerprint(model),
+        "train": options.train,
+        "validation": options.validation,
+    }
+    work |= {"split": options.split, "start": options.start, "seed": options.seed}
+    wanted = [(task, name) for task in options.tasks for name in options.methods]
+    if shard is not None:
+        work |= shard.said(len(wanted), items=digest(wanted))
+        wanted = shard.part(wanted)
+    with Journal(Path(folder) / "journal.jsonl", work) as log:
+        done = {(line["row"]["task"], line["row"]["method"]): line for line in log.done}
+        missing = [one for one in wanted if one not in done]
+        with (
+            progress("rankings", len(wanted), len(wanted) - len(missing), shown=shown) as advance,
+            closing(each(model, _Ranking(options), missing, workers)) as found,
+        ):
+            for one, line in zip(missing, found, strict=True):
+                log.add(line)
+                done[one] = line
+                advance(1)
+    return [done[one] for one in wanted]
 
 
 @dataclass(frozen=True)

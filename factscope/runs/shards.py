@@ -52,9 +52,13 @@ class Shard:
             raise UserError(f"shard {self} has nothing to do: the work has {len(items)} pieces; use fewer shards")
         return found
 
-    def said(self, whole: int, unit: int = 1) -> dict[str, Any]:
-        """What the journal's first line adds: its part of `whole` lines, which are dealt out by `unit` lines."""
-        return {SHARD: asdict(self) | {"whole": whole, "unit": unit, "threads": torch.get_num_threads()}}
+    def said(self, whole: int, unit: int = 1, items: str = "") -> dict[str, Any]:
+        """What the journal's first line adds: its part of `whole` lines, which are dealt out by `unit` lines.
+
+        `items` is a digest of what was dealt out, where the rest of the line does not say it.
+        """
+        more = {"items": items} if items else {}
+        return {SHARD: asdict(self) | {"whole": whole, "unit": unit, "threads": torch.get_num_threads()} | more}
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class _Part:
     whole: int
     unit: int
     threads: int
+    items: str
     lines: list[Line]
 
     def blocks(self) -> list[list[Line]]:
@@ -127,11 +132,12 @@ def _read(place: Path) -> _Part:
     with Journal(place, work) as journal:
         lines = list(journal.done)
     own = {name: value for name, value in work.items() if name != SHARD}
-    return _Part(place, own, Shard(said["number"], said["of"]), said["whole"], said["unit"], said["threads"], lines)
+    dealt = said["whole"], said["unit"], said["threads"], said.get("items", "")
+    return _Part(place, own, Shard(said["number"], said["of"]), *dealt, lines)
 
 
 def _identity(part: _Part) -> dict[str, Any]:
-    return part.work | {"shards": part.shard.of, "whole": part.whole, "unit": part.unit}
+    return part.work | {"shards": part.shard.of, "whole": part.whole, "unit": part.unit, "items": part.items}
 
 
 def _interleaved(parts: Sequence[_Part], enough: Callable[[dict[str, Any], Sequence[Line]], bool]) -> list[Line]:

@@ -43,6 +43,7 @@ from factscope.progress import progress
 from factscope.results.result import Result
 from factscope.runs.journal import Journal
 from factscope.runs.provenance import Run, stopwatch
+from factscope.runs.shards import Shard
 from factscope.runs.workers import ALONE, Workers, each
 from studies.circuit_inputs import DEFAULT, KNOWN, CircuitInputs, TaskOptions, about_facts
 from tracing.logit_lens import answers_by_layer
@@ -140,37 +141,16 @@ def relation_table(
     source: str = SHIPPED,
     relations: Sequence[str] = (),
     options: TableOptions = TableOptions(),
-    *,
-    folder: str | Path,
-    shown: bool | None = None,
-    workers: Workers = ALONE,
+    **how: Any,
 ) -> RelationTable:
-    """Find and ask a circuit for every relation of `source`, or for those named.
-
-    Args:
-        folder: where each finished relation is recorded; the same call goes on from there, and so does one that names
-            other relations. A search that records its decisions does so there, too.
-        workers: who finds the circuits; the numbers do not depend on it.
+    """Find and ask a circuit for every relation of `source`, or for those named; keywords: as of `found_circuits`.
 
     Raises UserError for a relation that the source lacks, and where no relation has a circuit; ModelError as `Graph`.
     """
-    facts = by_relation(source, relations, options.task.extra)
     graph = Graph.of(model, split=options.split)  # a model without one is refused before any work
     run = Run.of(model, options.seed)
-    with stopwatch() as seconds, Journal(Path(folder) / "journal.jsonl", _work(model, source, options)) as log:
-        done = {str(line["key"]): line for line in log.done}
-        keys = {name: digest([name, [each.id for each in of]]) for name, of in facts.items()}
-        missing = [name for name, key in keys.items() if key not in done]
-        work = partial(_line, source=source, options=options, searches=Path(folder).absolute() / "searches")
-        with (
-            progress("relations", len(keys), len(keys) - len(missing), shown=shown) as advance,
-            closing(each(model, work, [facts[name] for name in missing], workers)) as found,
-        ):
-            for name, line in zip(missing, found, strict=True):
-                done[keys[name]] = {"key": keys[name], **line}
-                log.add(done[keys[name]])
-                advance(1)
-    lines = {name: done[key] for name, key in keys.items()}
+    with stopwatch() as seconds:
+        lines = found_circuits(model, source, relations, options, **how)
     rows = tuple(RelationCircuit.read(line["row"]) for line in lines.values() if "row" in line)
     left_out = {name: str(line["left out"]) for name, line in lines.items() if "left out" in line}
     if not rows:
@@ -181,6 +161,45 @@ def relation_table(
     settings |= {"random circuits": options.random, "split": options.split}
     heads = int(model.cfg.n_layers) * int(model.cfg.n_heads)
     return RelationTable(source, rows, left_out, heads, graph.n_edges, settings, run.ended(seconds[0]))
+
+
+def found_circuits(
+    model: Bridge,
+    source: str,
+    relations: Sequence[str],
+    options: TableOptions,
+    *,
+    folder: str | Path,
+    shown: bool | None = None,
+    workers: Workers = ALONE,
+    shard: Shard | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The line of every relation as the journal keeps it, by name; of a shard, of its relations alone.
+
+    Args:
+        folder: where each finished relation is recorded; the same call goes on from there, and so does one that names
+            other relations. A search that records its decisions does so there, too.
+        workers: who finds the circuits; the numbers do not depend on it.
+        shard: only this part of the relations; None: all.
+    """
+    facts, identity = by_relation(source, relations, options.task.extra), _work(model, source, options)
+    keys = {name: digest([name, [each.id for each in of]]) for name, of in facts.items()}
+    if shard is not None:
+        identity |= shard.said(len(keys), items=digest(list(keys.values())))
+        keys = {name: keys[name] for name in shard.part(list(keys))}
+    with Journal(Path(folder) / "journal.jsonl", identity) as log:
+        done = {str(line["key"]): line for line in log.done}
+        missing = [name for name, key in keys.items() if key not in done]
+        work = partial(_line, source=source, options=options, searches=Path(folder).absolute() / "searches")
+        with (
+            progress("relations", len(keys), len(keys) - len(missing), shown=shown) as advance,
+            closing(each(model, work, [facts[name] for name in missing], workers)) as found,
+        ):
+            for name, line in zip(missing, found, strict=True):
+                done[keys[name]] = {"key": keys[name], **line}
+                log.add(done[keys[name]])
+                advance(1)
+    return {name: done[key] for name, key in keys.items()}
 
 
 def by_relation(source: str, relations: Sequence[str] = (), extra: str = "refuse") -> dict[str, tuple[Fact, ...]]:

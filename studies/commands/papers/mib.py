@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from factscope.runs.folders import settled_folder
-from studies.commands.app import listed, load, tell_result
+from studies.commands.app import listed, load, tell_result, tell_shard
 from studies.commands.command import command, run_folder
-from studies.commands.options import ModelOptions, RunOptions, SplitQkv, WorkersOptions, key, option
+from studies.commands.options import ModelOptions, RunOptions, ShardOptions, SplitQkv, key, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class MibOptions(ModelOptions, WorkersOptions, RunOptions):
+class MibOptions(ModelOptions, ShardOptions, RunOptions):
     """Which methods on which tasks."""
 
     tasks: Annotated[
@@ -52,9 +52,13 @@ def mib(options: MibOptions) -> None:
         seed=options.seed,
     )
     # Whatever is named, it is the same folder: some rows now, and the others another day.
-    own = settled_folder("mib", options.model, key(replace(options, tasks="ioi", methods="eap")))
+    shard, own = options.part(settled_folder("mib", options.model, key(replace(options, tasks="ioi", methods="eap"))))
     crew = options.crew()
     with run_folder("circuit mib", options, own) as folder:
+        if shard is not None:
+            recipe.ranked(load(options), how, folder=folder, workers=crew, shard=shard)
+            tell_shard(shard, folder)
+            return
         found = recipe.track(load(options), how, folder=folder, workers=crew)
         page = save_with_page(found, folder, options.light)
     tell_result(found, page, options, folder=str(folder))

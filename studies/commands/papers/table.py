@@ -5,7 +5,7 @@ from typing import Annotated
 
 from factscope.data.fact import SHIPPED as OURS
 from factscope.runs.folders import settled_folder
-from studies.commands.app import listed, load, tell_result
+from studies.commands.app import listed, load, tell_result, tell_shard
 from studies.commands.command import command, run_folder
 from studies.commands.options import (
     FACTS,
@@ -17,14 +17,14 @@ from studies.commands.options import (
     Extra,
     ModelOptions,
     RunOptions,
-    WorkersOptions,
+    ShardOptions,
     key,
     option,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(CircuitOptions, ModelOptions, WorkersOptions, RunOptions):
+class TableOptions(CircuitOptions, ModelOptions, ShardOptions, RunOptions):
     """Which relations, and how each circuit is found."""
 
     facts: Annotated[
@@ -74,9 +74,13 @@ def table(options: TableOptions) -> None:
         options.facts, named, options.extra
     )  # a name that is not there is refused before a model is loaded
     # Whatever relations are named, it is the same folder: a part now, and all of them another day.
-    own = settled_folder("circuit-table", options.facts, key(replace(options, relations=None)))
+    shard, own = options.part(settled_folder("circuit-table", options.facts, key(replace(options, relations=None))))
     crew = options.crew()
     with run_folder("circuit table", options, own) as folder:
+        if shard is not None:
+            recipe.found_circuits(load(options), options.facts, named, how, folder=folder, workers=crew, shard=shard)
+            tell_shard(shard, folder)
+            return
         found = recipe.relation_table(load(options), options.facts, named, how, folder=folder, workers=crew)
         page = save_with_page(found, folder, options.light)
     tell_result(found, page, options, folder=str(folder))

@@ -10,10 +10,12 @@ from studies.commands.command import Command, command, config_values, document
 from studies.commands.edit.bench import bench
 from studies.commands.edit.sequence import sequence
 from studies.commands.options import CONFIG, Device, OutputOptions, argument
+from studies.commands.papers.mib import mib
+from studies.commands.papers.table import table
 from studies.commands.trace import trace
 from studies.commands.tracing.flow import flow
 
-SHARDED: dict[str, Command[Any]] = {each.name: each for each in (trace, flow, bench, sequence)}
+SHARDED: dict[str, Command[Any]] = {each.name: each for each in (trace, flow, bench, sequence, table, mib)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from factscope.errors import GraphError, ModelError
-from factscope.model.bridge import Bridge
+from factscope.model.bridge import Bridge, spread
 from factscope.model.hooks import standing_functions
 from factscope.model.parts.experts import expert_count, has_shared, mixtures
 from factscope.model.parts.writes import coupled
@@ -408,8 +408,13 @@ def room(layers: Sequence[int]) -> Iterator[None]:
 
 
 def check_model(model: Bridge) -> None:
-    """ModelError for what has no graph: no stack of blocks with a norm after it."""
+    """ModelError for what has no graph: no stack of blocks with a norm after it; and for one on several devices."""
     config = model.cfg
     name = str(getattr(config, "architecture", None) or "this model")
+    if spread(model):
+        raise ModelError(
+            "this model lies on several devices, and an edge joins parts of all of them: load it onto one for circuits "
+            "(--device cuda; --dtype bfloat16 takes half the memory)"
+        )
     if not hasattr(model, "blocks") or not hasattr(model, "ln_final"):
         raise ModelError(f"{name} has no stack of blocks with a norm after it, so it has no edge circuits")

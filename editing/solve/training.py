@@ -227,10 +227,10 @@ class Rows:
         read: dict[WeightName, Tensor] = {}
 
         def reading(weight: WeightName) -> Callable[[Tensor], None]:
-            return lambda seen: read.update({weight: seen.flatten(2)})
+            return lambda seen: read.update({weight: seen.flatten(2).to(self.resid.device)})
 
         def adding(weight: WeightName) -> Callable[[Tensor], Tensor]:
-            return lambda write: write + change.added(parts, weight, read[weight]).view_as(write).to(write)
+            return lambda write: write + change.added(parts, weight, read[weight]).view(write.shape).to(write)
 
         sites: list[tuple[Site, Callable[[Tensor], Tensor | None]]] = []
         for weight in change.weights:
@@ -252,8 +252,9 @@ class Rows:
         chosen = some.tolist()
         row = torch.tensor([r for r, fact in enumerate(chosen) for _ in self.places[fact]])
         column = torch.tensor([place for fact in chosen for place in self.places[fact]])
-        ids = torch.tensor([token for fact in chosen for token in self.tokens[fact]], device=out.device)
-        logp = self.frame.logits(out[row, column]).float().log_softmax(-1).gather(1, ids[:, None])[:, 0]
+        logp = self.frame.logits(out[row, column]).float().log_softmax(-1)
+        ids = torch.tensor([token for fact in chosen for token in self.tokens[fact]], device=logp.device)
+        logp = logp.gather(1, ids[:, None])[:, 0]
         return logp, row, column
 
 

@@ -119,9 +119,14 @@ def device(model: Bridge) -> torch.device:
 
 
 def device_name(model: Bridge) -> str:
-    """What the model runs on, in words: cpu, or the name of its GPU."""
-    place = device(model)
-    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+    """What the model runs on, in words: cpu, or the name of its GPU; of several devices all, the input's first."""
+    places = dict.fromkeys((device(model), *(each.device for each in model.original_model.parameters())))
+    return " + ".join(torch.cuda.get_device_name(one) if one.type == "cuda" else one.type for one in places)
+
+
+def spread(model: Bridge) -> bool:
+    """Whether the model lies on several devices."""
+    return len({each.device for each in model.original_model.parameters()}) > 1
 
 
 def device_of(module: Any, like: Tensor) -> torch.device:

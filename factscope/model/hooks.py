@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from factscope.errors import ModelError
-from factscope.model.bridge import Bridge, architecture
+from factscope.model.bridge import Bridge, architecture, device
 from factscope.model.sites import Site, flag_of, hook_name
 
 Index = slice | Sequence[int] | Tensor
@@ -193,13 +193,17 @@ def patched(model: Bridge, patches: Sequence[Patch]) -> Iterator[None]:
 
 @contextmanager
 def record(model: Bridge, sites: Sequence[Site], grad: bool = False) -> Iterator[dict[Site, Tensor]]:
-    """Collect the activations at `sites` of the last forward pass in the block; detached copies unless `grad`."""
+    """Collect the activations at `sites` of the last forward pass in the block; detached copies unless `grad`.
+
+    Copies of a model that lies on several devices come to the one that its input goes to.
+    """
     seen: dict[Site, Tensor] = {}
+    place = device(model)
 
     def keeper(site: Site) -> Callable[[Tensor], None]:
         def keep(activation: Tensor) -> None:
             value = activation if site.head is None else activation[..., site.head, :]
-            seen[site] = value if grad else value.detach().clone()
+            seen[site] = value if grad else value.detach().clone().to(place)
 
         return keep
 

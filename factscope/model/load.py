@@ -239,6 +239,7 @@ def _boot(spec: str, place: str, dtype: torch.dtype, device: str | None, adapter
             place, dtype=dtype, attn_implementation="eager", output_loading_info=True, **safe, **spread
         )
         check_tensors(spec, loading)
+        _check_here(spec, hugging)
         if adapter is not None:
             merge(hugging, adapter)
         check_finite(spec, hugging)
@@ -288,6 +289,17 @@ def _check_wrapped(model: Bridge, spec: str, tokens: torch.Tensor, own: torch.Te
         raise ModelError(
             f"TransformerLens does not run {spec} ({architecture(model)}) as transformers does: its logits are off by "
             f"{off:.2g} standard deviations"
+        )
+
+
+def _check_here(spec: str, network: Any) -> None:
+    """ModelError for weights that were put aside because the devices have no room: they cannot be read or edited."""
+    aside = [name for name, place in (getattr(network, "hf_device_map", None) or {}).items() if place == "disk"]
+    aside += [name for name, parameter in network.named_parameters() if parameter.is_meta]
+    if aside:
+        raise ModelError(
+            f"{spec} does not fit into the devices: {aside[0]} and {len(aside) - 1} more parts would stay on the disk; "
+            "give more devices, --dtype bfloat16, which takes half the memory, or --device cpu"
         )
 
 

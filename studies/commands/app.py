@@ -244,14 +244,14 @@ def going_on(folder: Path, done: str = "what is done is") -> Iterator[None]:
         raise
 
 
-def loader(model: str, device: str | None, dtype: str) -> Callable[[], Any]:
-    """Load a model when called, saying so."""
+def loader(model: str, device: str | None, dtype: str, spread: str | None = None) -> Callable[[], Any]:
+    """Load a model when called, saying so; onto one device, or `spread` over several."""
 
     def load() -> Any:
         with _uncollected():
             with stage(f"Loading {model} ..."):
                 from factscope.model.load import load as load_model
-            return load_model(model, device=device, dtype=dtype)
+            return load_model(model, device=device, dtype=dtype, device_map=spread)
 
     return load
 
@@ -272,7 +272,10 @@ def load(options: Any) -> Any:
     """The model that ModelOptions name."""
     adapter = getattr(options, "adapter", None)
     name = options.model if adapter is None else f"{options.model}+{adapter}"
-    return loader(name, options.device, options.dtype)()
+    spread = getattr(options, "device_map", None)
+    if spread is not None and options.device is not None:
+        raise UserError("--device is one device, and --device-map spreads over several; give one of the two")
+    return loader(name, options.device, options.dtype, spread)()
 
 
 def _say(*sentences: str) -> None:

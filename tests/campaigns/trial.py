@@ -246,11 +246,11 @@ def prepare() -> None:
 
     toy, usual = load(str(TOY), device="cpu"), app.loader
 
-    def loader(model: str, device: str | None, dtype: str) -> Any:
+    def loader(model: str, device: str | None, dtype: str, spread: str | None = None) -> Any:
         return (
             (lambda: toy)
-            if (model, dtype) == (str(TOY), "float32") and device in (None, "cpu")
-            else usual(model, device, dtype)
+            if (model, dtype, spread) == (str(TOY), "float32", None) and device in (None, "cpu")
+            else usual(model, device, dtype, spread)
         )
 
     app.loader = loader

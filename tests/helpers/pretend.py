@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 PRETENDED = torch.device("mps", 0)  # a name that this PyTorch knows and starts nothing for
 CPU = torch.device("cpu")
 COPIES = {Tensor.copy_, Tensor.to, Tensor.cpu, Tensor.type_as, Tensor.__getitem__, torch.index_select}
+COPIES |= {torch.autograd.grad}  # a gradient goes where it must
 GRADIENT = torch._C.TensorBase.__dict__["grad"].__get__
 PROPERTIES = {"__get__", "__set__"}
 PACKING = {"_pack_padded_sequence", "_pad_packed_sequence", "lstm"}  # rows of any device with lengths on the CPU
@@ -131,6 +132,47 @@ def pretended(model: Any) -> Iterator[Any]:
     """The model on the device that is not there, with the same numbers; on the CPU again after the block."""
     modules = [*model.modules()] if isinstance(model, nn.Module) else []
     modules += [one for one in model.original_model.modules() if one not in set(modules)]
+    with _there(modules):
+        yield model
+
+
+@contextlib.contextmanager
+def spread(model: Any) -> Iterator[Any]:
+    """The model with the upper half of its blocks on the device that is not there, as accelerate spreads one.
+
+    Each block, and what follows the last, brings what it is given to its own device.
+    """
+    blocks, first = list(model.blocks), len(model.blocks) // 2
+    places = [PRETENDED if number >= first else CPU for number in range(len(blocks))]
+    parts = [*zip(blocks, places, strict=True), (model.ln_final, CPU), (model.unembed, CPU)]
+    wrapped = [(part.original_component, place) for part, place in parts]
+    try:
+        for inner, place in wrapped:
+            inner.forward = _bringing(inner.forward, place)
+        with _there([one for block in blocks[first:] for one in block.modules()]):
+            yield model
+    finally:
+        for inner, _ in wrapped:
+            inner.__dict__.pop("forward", None)
+
+
+def _bringing(forward: Callable[..., Any], place: torch.device) -> Callable[..., Any]:
+    def brought(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(place)
+        if isinstance(value, tuple | list):
+            return type(value)(map(brought, value))
+        return value
+
+    def call(*given: Any, **named: Any) -> Any:
+        return forward(*map(brought, given), **{name: brought(value) for name, value in named.items()})
+
+    return call
+
+
+@contextlib.contextmanager
+def _there(modules: list[Any]) -> Iterator[None]:
+    """These modules on the device that is not there, for the block."""
     places: list[dict[str, Any]] = [place for one in modules for place in (one._parameters, one._buffers)]
     kept = [(place, dict(place)) for place in places]
     made: dict[int, Any] = {}
@@ -149,7 +191,7 @@ def pretended(model: Any) -> Iterator[Any]:
             place.update({name: there(tensor) for name, tensor in values.items()})
         with _Made(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="at::frobenius_norm")  # PyTorch's own way on devices like this
-            yield model
+            yield
     finally:
         for place, values in kept:
             place.update(values)

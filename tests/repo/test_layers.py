@@ -25,7 +25,7 @@ FACE = ("factscope", "factscope.__main__")
 
 # The floors of the ground floor: a room imports from the floors below its own, and from nothing beside it.
 FLOORS = (
-    {"errors", "arguments", "statistics", "settings", "catalogue", "files", "cache", "progress"},
+    {"errors", "arguments", "statistics", "settings", "catalogue", "files", "cache", "progress", "versions"},
     {"data"},
     {"model"},
     {"runs", "plots"},

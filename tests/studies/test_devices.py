@@ -4,6 +4,7 @@ The device is pretended (helpers/pretend.py), so that a tensor left on the wrong
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,12 +31,16 @@ from editing.sequence.yardstick import Yardstick, fixed_text
 from editing.solve import corpus, moments
 from editing.spectrum import spectra
 from factscope.data.load import load_facts
+from factscope.errors import ModelError
+from factscope.model.bridge import device
 from factscope.model.known import answer_ranks
+from factscope.model.load import load
 from factscope.model.prompts import make_prompt
+from helpers.commands import invoke
 from helpers.editors import config_of, editor_of
 from helpers.models import TOY
 from helpers.moments import text_moments
-from helpers.pretend import pretended
+from helpers.pretend import pretended, spread
 from studies.circuit import CircuitStudy, evaluated
 from tracing.causal import Config, trace
 from tracing.flow.knockout import FlowConfig, flow
@@ -44,10 +49,20 @@ from tracing.logit_lens import lens
 FACTS = load_facts(TOY / "toy_town.json", limit=2)
 
 
-def both(model: Any, call: Callable[[], Any]) -> tuple[Any, Any]:
+Place = Callable[[Any], AbstractContextManager[Any]]
+
+
+@pytest.fixture(params=[pretended, spread], ids=["another device", "several devices"])
+def place(request: Any) -> Place:
+    """A device that is not the CPU, or the CPU and another: the layers from the second half on."""
+    found: Place = request.param
+    return found
+
+
+def both(model: Any, call: Callable[[], Any], place: Place = pretended) -> tuple[Any, Any]:
     """What it gives on the CPU and on the device."""
     here = call()
-    with pretended(model):
+    with place(model):
         return here, call()
 
 
@@ -58,48 +73,48 @@ def same_tensors(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("corruption", ["noise", "swap"])
-def test_traces(toy: Any, corruption: str) -> None:
+def test_traces(toy: Any, place: Place, corruption: str) -> None:
     prompt = make_prompt(toy, "[Oda Voss] lives in", answer="Brask", foil="Vey")
     sites = ("resid", "mlp", "attn", "head", "severed_mlp", "severed_attn")
     swaps = ("Mira Drey",) if corruption == "swap" else ()
     metric = "kl" if corruption == "swap" else "probability"
     config = Config(sites=sites, samples=1, corruption=corruption, swaps=swaps, metric=metric)
-    one, other = both(toy, lambda: trace(toy, prompt, config))
+    one, other = both(toy, lambda: trace(toy, prompt, config), place)
     for site in sites:
         same_tensors(one.grid(site).effect, other.grid(site).effect)
 
 
-def test_flows(toy: Any) -> None:
+def test_flows(toy: Any, place: Place) -> None:
     prompt = make_prompt(toy, "In Vey [Oda Voss] lives in", answer="Brask Vey")
     config = FlowConfig(nulls=1, attributes=("Brask",))
     for engine in ("fast", "reference"):
-        one, other = both(toy, partial(flow, toy, prompt, replace(config, engine=engine)))
+        one, other = both(toy, partial(flow, toy, prompt, replace(config, engine=engine)), place)
         same_tensors(one.log_probability, other.log_probability)
         same_tensors(one.null, other.null)
         same_tensors(one.extraction.rank, other.extraction.rank)
         same_tensors(one.enrichment.rate, other.enrichment.rate)
 
 
-def test_the_lens_scores_and_ranks(toy: Any) -> None:
+def test_the_lens_scores_and_ranks(toy: Any, place: Place) -> None:
     prompt = make_prompt(toy, "[Oda Voss] lives in", answer="Brask")
     for norm in ("per-state", "final-scale"):
-        one, other = both(toy, partial(lens, toy, prompt, norm))
+        one, other = both(toy, partial(lens, toy, prompt, norm), place)
         same_tensors(one.log_probability, other.log_probability)
-    one, other = both(toy, lambda: answer_ranks(toy, [prompt]))
+    one, other = both(toy, lambda: answer_ranks(toy, [prompt]), place)
     assert one == other
 
 
 @pytest.fixture(scope="module")
 def keys(toy: Any) -> Any:
-    return text_moments(toy, [0, 1])
+    return text_moments(toy, [1, 2])
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_methods_of_edits(toy: Any, keys: Any, name: str) -> None:
+def test_methods_of_edits(toy: Any, keys: Any, place: Place, name: str) -> None:
     spec = method(name)
     config: Any = spec.Config()
     if not spec.in_context:
-        config = spec.at_layers(config, (0, 1) if spec.layer_setting == "layers" else (0,))
+        config = spec.at_layers(config, (1, 2) if spec.layer_setting == "layers" else (2,))
         if hasattr(config, "descent"):
             config = replace(config, descent=replace(config.descent, steps=2))
         elif hasattr(config, "steps"):
@@ -108,32 +123,35 @@ def test_methods_of_edits(toy: Any, keys: Any, name: str) -> None:
     if spec.train is not None:
         config, how["editor"] = config_of(toy, name), editor_of(toy, name)
     facts = FACTS[:1] if spec.in_context else FACTS
-    one, other = both(toy, lambda: computing.compute(name, toy, facts, config, shown=False, **how))
+    one, other = both(toy, lambda: computing.compute(name, toy, facts, config, shown=False, **how), place)
     for ours, theirs in zip(one.deltas, other.deltas, strict=True):
         same_tensors(ours.dense(torch.float32), theirs.dense(torch.float32))
     for beside, there in zip(one.bypasses, other.bypasses, strict=True):
         for part, tensor in beside.tensors.items():
             same_tensors(tensor, there.tensors[part])
-    with pretended(toy), other.applied(toy):
-        pass
+    asked = torch.tensor([make_prompt(toy, FACTS[0].prompt).tokens])
+    with one.applied(toy):
+        said = toy(asked, use_cache=False)
+    with place(toy), other.applied(toy):
+        same_tensors(said, toy(asked.to(device(toy)), use_cache=False).cpu().as_subclass(torch.Tensor))
     if name != "rome":  # the reading is the same for all
         return
-    first, second = both(toy, lambda: evaluate(toy, [one]))
+    first, second = both(toy, lambda: evaluate(toy, [one]), place)
     assert [one.value for one in first.scores] == pytest.approx(
         [one.value for one in second.scores], rel=1e-3, abs=1e-6
     )
 
 
-def test_moments_restraints_spectra_and_sequences(toy: Any, tmp_path: Path) -> None:
+def test_moments_restraints_spectra_and_sequences(toy: Any, place: Place, tmp_path: Path) -> None:
     text = corpus.Config(tokens=260, document=20, rows=8)
     folders = iter((tmp_path / "here", tmp_path / "there"))
-    one, other = both(toy, lambda: moments.collect(toy, [0], text, folder=next(folders), shown=False))
-    same_tensors(one.of(0), other.of(0))
+    one, other = both(toy, lambda: moments.collect(toy, [2], text, folder=next(folders), shown=False), place)
+    same_tensors(one.of(2), other.of(2))
     spec = method("rome")
-    config: Any = spec.at_layers(spec.Config(), (0,))
+    config: Any = spec.at_layers(spec.Config(), (2,))
     config = replace(config, descent=replace(config.descent, steps=2))
     edit: Edit = computing.compute("rome", toy, FACTS[:1], config, contexts=("{}",), shown=False)
-    first, second = both(toy, lambda: (restrained(toy, [edit], "rect", None), spectra(toy, [edit])))
+    first, second = both(toy, lambda: (restrained(toy, [edit], "rect", None), spectra(toy, [edit])), place)
     same_tensors(first[0].deltas[0].dense(torch.float32), second[0].deltas[0].dense(torch.float32))
     assert [one.condition for one in first[1]] == pytest.approx([one.condition for one in second[1]])
     places = iter((tmp_path / "one", tmp_path / "two"))
@@ -154,7 +172,7 @@ def test_moments_restraints_spectra_and_sequences(toy: Any, tmp_path: Path) -> N
             say=lambda _: None,
         )
 
-    first, second = both(toy, run)
+    first, second = both(toy, run, place)
     assert first.last.perplexity == pytest.approx(second.last.perplexity, rel=1e-3)
 
 
@@ -171,3 +189,26 @@ def test_circuits(toy: Any, wanted: Method) -> None:
     if isinstance(wanted, EAP):
         first, second = both(toy, lambda: evaluated(toy, CircuitStudy(one), (other,)))
         assert first.evaluation.faithfulness == pytest.approx(second.evaluation.faithfulness, rel=1e-3)
+
+
+def test_a_model_on_several_devices_has_no_circuits_and_says_so(toy: Any) -> None:
+    prompt = make_prompt(toy, "[Oda Voss] lives in", answer="Brask")
+    with spread(toy), pytest.raises(ModelError, match=r"lies on several devices, .* load it onto one for circuits"):
+        find(toy, Task((prompt,), ablation="zero"), EAP(edges=30))
+
+
+def test_a_model_is_spread_where_it_is_asked_for(tmp_path: Path) -> None:
+    """By accelerate itself, over the one device that is here, and over one that has no room for all of it."""
+    model = load(str(TOY), device_map="auto")
+
+    prompt = make_prompt(model, "[Oda Voss] lives in", answer="Brask")
+    assert trace(model, prompt, Config(sites=("mlp",), samples=1)).clean.mean() > 0.5
+    ended = invoke("trace", prompt.text, "--subject", "Oda Voss", "--model", TOY, "--device-map", "auto", "--samples",
+                   1, "--sites", "mlp", "--out", tmp_path / "run")  # fmt: skip
+    assert ended.exit_code == 0, ended.stderr
+    two = invoke("trace", prompt.text, "--model", TOY, "--device-map", "auto", "--device", "cpu")
+    assert (two.exit_code, "give one of the two" in two.stderr) == (2, True)
+    aside = {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "lm_head": "cpu"}
+    aside |= {"model.rotary_emb": "cpu"}
+    with pytest.raises(ModelError, match=r"does not fit into the devices: model\.layers"):
+        load(str(TOY), device_map=aside)

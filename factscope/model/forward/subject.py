@@ -231,8 +231,9 @@ def suffix(model: Bridge, rows: Sequence[Row], layer: int) -> Suffix:
             continue
         early, (keys, values) = short.recording_block(number, early)
         place = position[:, None, :before, None].clamp_min(0).expand(-1, keys.shape[1], -1, keys.shape[3])
+        place = place.to(keys.device)
         kept.append((keys.gather(2, place), values.gather(2, place)))
-    later = position[:, before:, None].expand(-1, -1, resid.shape[2])
+    later = position[:, before:, None].expand(-1, -1, resid.shape[2]).to(resid.device)
     arguments = tuple({name: _aligned(name, value, position) for name, value in one.items()} for one in plain.arguments)
     frame = Frame(model, before + after, arguments)
     return Suffix(frame, layer, tuple(rows), resid.gather(1, later), tuple(kept), write)

@@ -206,7 +206,7 @@ class _Ends:
             {i: seen[Site(kind, i)][at] for i in layers} for kind in ("mlp_hidden", "mlp_write", "resid")
         )
         live = live_weights(model)
-        weights = {i: live[down_projection(i)].detach() for i in layers}
+        weights = {i: live[down_projection(i)].detach().to(hidden[i].device) for i in layers}
         return cls(part, path, torch.tensor(owner), torch.tensor(token), hidden, write, resid, weights)
 
     @torch.no_grad()

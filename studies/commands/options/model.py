@@ -10,6 +10,12 @@ from studies.commands.options.values import Options
 Device = Annotated[str | None, option("cpu, cuda, cuda:1 ...  [dim](default: a GPU if any)[/dim]", panel=MODEL)]
 
 
+MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # how transformers divides a model among devices
+DeviceMap = Annotated[
+    str | None, option("Spread it over several GPUs, as accelerate does.", panel=MODEL, of=OneOf("map", MAPS))
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
     """Which model, where, and what begins its texts."""
@@ -22,6 +28,7 @@ class ModelOptions(Options):
         None
     )
     device: Device = None
+    device_map: DeviceMap = None
     dtype: Annotated[str, option("Precision.", panel=MODEL, of=OneOf("dtype", DTYPES))] = "float32"
     start: Annotated[str, option("What begins the text: auto, none, or a token of the model.", panel=MODEL)] = "auto"
 
@@ -35,6 +42,7 @@ class SavedModelOptions(Options):
         option("The model  [dim](default: the saved one's)[/dim]", panel=MODEL, autocompletion=starting(models)),
     ] = None
     device: Device = None
+    device_map: DeviceMap = None
     dtype: Annotated[
         str | None, option("Precision  [dim](default: the saved one's)[/dim]", panel=MODEL, of=OneOf("dtype", DTYPES))
     ] = None

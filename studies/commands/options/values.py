@@ -21,7 +21,7 @@ from factscope.settings import read
 from studies.commands.options.flags import PANELS, Was, hyphened
 
 # No result changes by them.
-ASIDE = frozenset({"out", "light", "as_json", "log", "device", "runs", "workers", "ray", "shard"})
+ASIDE = frozenset({"out", "light", "as_json", "log", "device", "device_map", "runs", "workers", "ray", "shard"})
 LISTS = frozenset(
     {"sites", "methods", "layer", "by", "tasks", "others", "relations"}
 )  # texts that name several things, with commas

@@ -59,6 +59,7 @@ def test_the_key_is_of_what_decides_the_result() -> None:
         "as_json": True,
         "log": "wandb",
         "device": "cpu",
+        "device_map": "auto",
         "workers": 2,
         "ray": "auto",
         "shard": "1/2",

@@ -16,8 +16,9 @@ one batch. Nothing couples them (each has its own loss, its own Adam moments, it
 at a time gives, up to rounding, and its rows run in as many parts as find room in the memory that is free.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ from editing.solve.adam import Adam
 from factscope.data.request import EditRequest
 from factscope.errors import EditError
 from factscope.model.bridge import Bridge
-from factscope.model.forward.at_once import fitting, slope_bytes
+from factscope.model.forward.at_once import parted, slope_bytes
 from factscope.model.forward.batched import ROWS, padded, states_at
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.subject import Row, Suffix, buckets, check_written, landed, suffix
@@ -237,7 +238,7 @@ def _groups(model: Bridge, prompts: RequestPrompts, layer: int, place: Place = "
             source.append((fact_number, -1))
             targets.append((-1,))
     made = []
-    for some in _fitting(model, rows, buckets([row.length for row in rows])):
+    for some in parted(model, buckets([row.length for row in rows]), partial(_need, model, rows)):
         part = suffix(model, [rows[i] for i in some], layer - (place == "parts"))
         own = [source[i] for i in some]
         ids = torch.tensor([t for i in some for t in targets[i]])
@@ -245,17 +246,16 @@ def _groups(model: Bridge, prompts: RequestPrompts, layer: int, place: Place = "
     return made
 
 
-def _fitting(model: Bridge, rows: Sequence[Row], groups: Sequence[list[int]]) -> Iterator[list[int]]:
-    """The groups, parted where what their rows' descents hold finds no room at once; ModelError where one row's does.
+def _need(model: Bridge, rows: Sequence[Row], group: list[int]) -> tuple[int, str]:
+    """What the descents of these rows hold, for each of them.
 
     Finished values are kept by the facts that were asked for together, which stay what they are: only rows are parted.
     """
-    for group in groups:
-        after, before = (max(of) for of in zip(*((rows[i].length, rows[i].subject) for i in group), strict=True))
-        wanted = max(len(rows[i].wanted) for i in group)
-        each = slope_bytes(model, len(model.blocks), after, before, wanted)
-        size = fitting(model, len(group), each, f"the gradients of a prompt of {before + after} tokens")
-        yield from (group[i : i + size] for i in range(0, len(group), size))
+    after, before = (max(of) for of in zip(*((rows[i].length, rows[i].subject) for i in group), strict=True))
+    wanted = max(len(rows[i].wanted) for i in group)
+    return slope_bytes(model, len(model.blocks), after, before, wanted), (
+        f"the gradients of a prompt of {before + after} tokens"
+    )
 
 
 @torch.no_grad()

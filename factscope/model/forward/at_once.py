@@ -15,6 +15,8 @@ of the stream's width, `SLOPE_HIDDEN` of the MLP's and `SLOPE_SCORES` numbers of
 `SLOPE_LOGITS` rows of the vocabulary, in float32 whatever the model's type is. Tests count that it is no more.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+
 from factscope.errors import ModelError
 from factscope.model.bridge import Bridge, device
 from factscope.model.forward.widened import WIDE
@@ -41,6 +43,18 @@ def fitting(model: Bridge, most: int, each: int, what: str, remedy: str = "", be
             f"is free on {place}, may be taken: {remedy or smaller(model)}"
         )
     return max(1, fit)
+
+
+def parted(
+    model: Bridge, batches: Iterable[list[int]], need: Callable[[list[int]], tuple[int, str] | tuple[int, str, str]]
+) -> Iterator[list[int]]:
+    """The batches of rows, each in as many parts as find room; `need` gives what `fitting` asks: bytes of a row, what.
+
+    Raises ModelError where not one row finds room.
+    """
+    for batch in batches:
+        size = fitting(model, len(batch), *need(batch))
+        yield from (batch[i : i + size] for i in range(0, len(batch), size))
 
 
 def count_of(model: Bridge, each: int, most: int, beside: int = 0) -> int:

@@ -6,6 +6,7 @@ as a preface, is run once, and its keys and values are kept for all of them.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from factscope.errors import ModelError
 from factscope.model.agreement import finite
 from factscope.model.bridge import Bridge, device, run_blocks, run_up_to
-from factscope.model.forward.at_once import bytes_of, fitting, smaller
+from factscope.model.forward.at_once import bytes_of, parted, smaller
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
 from factscope.model.forward.prefix import all_prefaced
@@ -57,7 +58,8 @@ def logits_at(
     rows, told = all_prefaced(model, rows, [min(places) + 1 for places in positions])
     positions = [[place + more for place in places] for places, more in zip(positions, told, strict=True)]
     out: list[Tensor] = [torch.empty(0)] * len(rows)
-    for some in _fitting(model, rows, positions, _batches(rows, told, switch(model))):
+    need = partial(_need, model, rows, positions)
+    for some in parted(model, _batches(rows, told, switch(model)), need):
         tokens = padded(model, [rows[i] for i in some])
         begun, cache = _begun(model, tokens, min(p for i in some for p in positions[i]))
         ends = torch.tensor([min(positions[i]) for i in some])
@@ -82,16 +84,13 @@ def states_at(
     return seen
 
 
-def _fitting(
-    model: Bridge, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], batches: Iterator[list[int]]
-) -> Iterator[list[int]]:
-    """The batches, parted where not all of their rows find room at once. ModelError where not even one row does."""
-    for batch in batches:
-        longest, answers = max(len(rows[i]) for i in batch), max(len(positions[i]) for i in batch)
-        each = bytes_of(model, 1, longest, 0, answers)
-        remedy = f"{smaller(model)}, or shorter texts"
-        size = fitting(model, len(batch), each, f"the states of a text of {longest} tokens", remedy)
-        yield from (batch[i : i + size] for i in range(0, len(batch), size))
+def _need(
+    model: Bridge, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], batch: list[int]
+) -> tuple[int, str, str]:
+    """What the states of these rows take, for each of them."""
+    longest, answers = max(len(rows[i]) for i in batch), max(len(positions[i]) for i in batch)
+    each = bytes_of(model, 1, longest, 0, answers)
+    return each, f"the states of a text of {longest} tokens", f"{smaller(model)}, or shorter texts"
 
 
 def _begun(model: Bridge, tokens: Int[Tensor, "row pos"], first: int) -> tuple[int, Any]:

@@ -11,6 +11,7 @@ run together.
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import takewhile
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from factscope.errors import ModelError
 from factscope.model.agreement import agree, finite, require
 from factscope.model.bridge import Bridge, device
-from factscope.model.forward.at_once import bytes_of, fitting
+from factscope.model.forward.at_once import bytes_of, parted
 from factscope.model.forward.batched import ROWS, THIN
 from factscope.model.forward.ends import ending
 from factscope.model.forward.onednn import thin_products
@@ -105,7 +106,8 @@ def generate(model: Bridge, prompts: Sequence[Sequence[int]], more: int) -> list
     """Greedy continuations by `more` tokens, past any end of text."""
     prompts, told = all_prefaced(model, prompts, [len(prompt) for prompt in prompts])
     out: list[list[int]] = [[] for _ in prompts]
-    for rows in _fitting(model, prompts, more, _together(model, [len(prompt) for prompt in prompts], told, more)):
+    together = _together(model, [len(prompt) for prompt in prompts], told, more)
+    for rows in parted(model, together, partial(_need, model, prompts, more)):
         size = max(len(prompts[i]) for i in rows)
         filled = [size - len(prompts[i]) for i in rows]
         begin = torch.tensor([[0] * none + list(prompts[i]) for i, none in zip(rows, filled, strict=True)])
@@ -115,15 +117,11 @@ def generate(model: Bridge, prompts: Sequence[Sequence[int]], more: int) -> list
     return out
 
 
-def _fitting(
-    model: Bridge, prompts: Sequence[Sequence[int]], more: int, batches: Iterator[list[int]]
-) -> Iterator[list[int]]:
-    """The batches, parted where not all of their rows' keys and values find room. ModelError where not one row's do."""
-    for batch in batches:
-        length = more + max(len(prompts[i]) for i in batch)
-        kept = KEPT * len(model.blocks) * int(model.cfg.d_model) * int(model.cfg.dtype.itemsize) * length
-        size = fitting(model, len(batch), bytes_of(model, 1, length, 0) + kept, f"keys and values of {length} tokens")
-        yield from (batch[i : i + size] for i in range(0, len(batch), size))
+def _need(model: Bridge, prompts: Sequence[Sequence[int]], more: int, batch: list[int]) -> tuple[int, str]:
+    """What these rows take while they are written on, for each: a pass, and keys and values with their copies."""
+    length = more + max(len(prompts[i]) for i in batch)
+    kept = KEPT * len(model.blocks) * int(model.cfg.d_model) * int(model.cfg.dtype.itemsize) * length
+    return bytes_of(model, 1, length, 0) + kept, f"keys and values of {length} tokens"
 
 
 def _together(model: Bridge, sizes: Sequence[int], told: Sequence[int], more: int) -> Iterator[list[int]]:

@@ -31,13 +31,13 @@ def test_values_in_little_memory_are_the_same_and_hold_less(
     toy: Any, monkeypatch: pytest.MonkeyPatch, place: values.Place
 ) -> None:
     found, held, asked = [], [], list[tuple[int, int, int]]()
-    own = values.fitting
+    own = at_once.fitting
 
     def fitting(model: Any, most: int, each: int, what: str) -> int:
         asked.append((most, each, own(model, most, each, what)))
         return asked[-1][2]
 
-    monkeypatch.setattr(values, "fitting", fitting)
+    monkeypatch.setattr(at_once, "fitting", fitting)
     with without_gradients(toy):
         values.find_values(toy, prompts(), 1, DESCENT, place=place)
         each = max(one for _, one, _ in asked)

@@ -7,7 +7,6 @@ import torch
 
 from factscope.errors import ModelError
 from factscope.model.forward import at_once
-from factscope.model.forward import generate as written
 from factscope.model.forward.batched import logits_at
 from factscope.model.forward.generate import generate
 from factscope.model.forward.onednn import suits
@@ -116,7 +115,7 @@ def climbed(model: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("module", "work"),
-    [(written, written_on), (attribution, attributed), (jacobian, differentiated), (states, climbed)],
+    [(at_once, written_on), (attribution, attributed), (jacobian, differentiated), (states, climbed)],
 )
 def test_what_runs_in_parts_is_the_same_and_too_little_memory_is_told(
     toy: Any, monkeypatch: pytest.MonkeyPatch, module: Any, work: Any

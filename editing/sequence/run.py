@@ -197,7 +197,8 @@ def _carry_out(work: Work, state: State, log: Journal, options: Options) -> str:
             stopped = piece.get("stopped") or stopped
             for text in state.checkpoints[-1].warnings if not step.edit and not step.beside else ():
                 if number not in taken and text not in told:
-                    options.say(f"after {state.done} facts the model begins to break: {text}")
+                    facts = "1 fact" if state.done == 1 else f"{state.done} facts"
+                    options.say(f"after {facts} the model begins to break: {text}")
                 told.add(text)
     return stopped
 

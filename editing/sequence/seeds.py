@@ -66,13 +66,14 @@ class Point:
     facts: int
     restrained: bool
     restraint: str  # with which settings, where several were read
-    quantities: dict[str, float | None]  # by the names of rules.QUANTITIES; None for what is not a number
+    quantities: dict[str, float | None]  # of rules.QUANTITIES, tasks, what was looked at; None for what is no number
     warnings: tuple[str, ...]
 
     @classmethod
     def of(cls, point: Checkpoint) -> "Point":
         """What is kept of a checkpoint."""
-        values = {name: value if math.isfinite(value) else None for name, value in point.quantities.items()}
+        read = {name: value for name, value in point.extra.items() if isinstance(value, int | float)}
+        values = {name: value if math.isfinite(value) else None for name, value in (point.quantities | read).items()}
         return cls(point.facts, point.restrained, point.restraint, values, point.warnings)
 
 
@@ -128,30 +129,39 @@ class SequenceOrders(Result):
         return tuple(sorted(found))
 
     @property
-    def last(self) -> Place:
-        """The last checkpoint as the models were left; a restrained copy that was read beside them does not count."""
+    def ends(self) -> tuple[Point, ...]:
+        """Each order's last checkpoint as its model was left; a restrained copy that was read beside does not count."""
         beside = self.settings.get("restrain_at") == "beside"
-        return max(place for place in self.places if not (beside and place.restrained))
+        return tuple([point for point in one.points if not (beside and point.restrained)][-1] for one in self.runs)
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """The names of what was measured, as the rules have them."""
-        measured = {name for one in self.runs for point in one.points for name in point.quantities}
-        return tuple(name for name in QUANTITIES if name in measured)
+        """The names of what was measured: as the rules have them, then of tasks and of what was looked at."""
+        measured = dict.fromkeys(name for one in self.runs for point in one.points for name in point.quantities)
+        ruled = [name for name in QUANTITIES if name in measured]
+        return (*ruled, *(name for name in measured if name not in ruled))
+
+    def at_end(self, quantity: str) -> Spread | None:
+        """A quantity where each sequence ended; None where none measured it."""
+        return _spread(quantity, self.ends)
 
     def spread(self, quantity: str, place: Place) -> Spread | None:
         """A quantity at a checkpoint, over the sequences that came to it; None where none measured it."""
-        found = [
-            math.nan if (value := point.quantities[quantity]) is None else value
-            for one in self.runs
-            for point in one.points
-            if Place(point.facts, point.restrained, point.restraint) == place and quantity in point.quantities
-        ]
-        if not found:
-            return None
-        if any(map(math.isnan, found)):  # a mean of the others would hide a model that is broken
-            return Spread(tuple(found), *4 * (math.nan,))
-        return Spread(tuple(found), fmean(found), stdev(found) if len(found) > 1 else math.nan, min(found), max(found))
+        points = (point for one in self.runs for point in one.points)
+        return _spread(quantity, [p for p in points if Place(p.facts, p.restrained, p.restraint) == place])
+
+
+def _spread(quantity: str, points: Sequence[Point]) -> Spread | None:
+    found = [
+        math.nan if (value := point.quantities[quantity]) is None else value
+        for point in points
+        if quantity in point.quantities
+    ]
+    if not found:
+        return None
+    if any(map(math.isnan, found)):  # a mean of the others would hide a model that is broken
+        return Spread(tuple(found), *4 * (math.nan,))
+    return Spread(tuple(found), fmean(found), stdev(found) if len(found) > 1 else math.nan, min(found), max(found))
 
 
 def in_order(requests: Sequence[EditRequest], seed: int) -> tuple[EditRequest, ...]:
@@ -187,6 +197,11 @@ def over_seeds(
     requests, folder = requests_of(asked), Path(folder)
     if len(requests) < 2:
         raise EditError("one fact has one order: give several facts, or leave the seeds out")
+    if len(requests) < 9 and len(orders.seeds) > (possible := math.factorial(len(requests))):
+        raise EditError(
+            f"{len(requests)} facts have {possible} orders, and {len(orders.seeds)} are asked for: give more facts, or "
+            "fewer seeds"
+        )
     run = Run.of(model, orders.seeds[0])
     work: dict[str, Any] = {"what": "edit sequence over seeds", "schema": SCHEMA, "fingerprint": fingerprint(model)}
     work |= {"facts": digest(requests), "seeds": orders.seeds} | said

@@ -46,11 +46,13 @@ class Shard:
         return f"{self.number} of {self.of}"
 
     def part(self, items: Sequence[T]) -> list[T]:
-        """The items of this shard; UserError where it has none."""
-        found = list(items[self.number - 1 :: self.of])
-        if not found:
-            raise UserError(f"shard {self} has nothing to do: the work has {len(items)} pieces; use fewer shards")
-        return found
+        """The items of this shard; UserError where there are more shards than items, so that some would have none."""
+        if len(items) < self.of:
+            raise UserError(
+                f"shard {self} cannot be: the work has {len(items)} pieces, and every shard needs one; use at most "
+                f"{len(items)} shards"
+            )
+        return list(items[self.number - 1 :: self.of])
 
     def said(self, whole: int, unit: int = 1, items: str = "") -> dict[str, Any]:
         """What the journal's first line adds: its part of `whole` lines, which are dealt out by `unit` lines.

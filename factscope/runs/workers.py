@@ -269,6 +269,8 @@ def _ray(workers: Workers) -> Iterator[Any]:
     """Ray, connected: as the caller has connected it, or to what `workers` names, and then only for the block."""
     check_there(workers)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing needs the network
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is told by us, in one sentence
+    logging.getLogger("ray").setLevel(logging.ERROR)
     import ray
 
     if ray.is_initialized():

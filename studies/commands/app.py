@@ -220,7 +220,8 @@ def track(result: Any, page: Path, options: Any) -> None:
 def tell_shard(shard: Any, folder: Path) -> None:
     """That a part of the work is done, and what joins the parts."""
     whole = folder.name.removesuffix(f"-{shard.number}of{shard.of}")
-    tell(f"Shard {shard} is done, in {folder}; once all are: factscope merge {folder.parent / whole}-*of{shard.of}")
+    folders = f"{folder.parent / whole}-*of{shard.of}" if whole != folder.name else "SHARDS... --out WHOLE"
+    tell(f"Shard {shard} is done, in {folder}; once all are: factscope merge {folders}")
 
 
 def note(sentence: str) -> None:

@@ -6,12 +6,19 @@ from typing import Any
 import numpy as np
 
 from editing.sequence.rules import QUANTITIES, WARN
-from editing.sequence.seeds import OrderRun, Place, SequenceOrders, Spread
+from editing.sequence.seeds import OrderRun, Place, Point, SequenceOrders, Spread
 from factscope.plots.labels import counted, four_digits, heading, settings_in_words
 from factscope.plots.specs import Card, Cell, Curves, Headline, Number, Page, Palette, Section, Series, Table
 from factscope.results.provenance import provenance
 
 COLOURS: dict[str, Palette] = {"retention": "purple", "paraphrase": "blue", "neighbourhood": "green"}
+HEAD = {  # what stands large, in a few words
+    "retention": "of the edits hold at the end",
+    "unchanged": "of unrelated facts' next tokens unchanged",
+    "perplexity": "perplexity of a fixed text",
+    "condition": "condition number, worst weight",
+}
+TITLES = {"kl": "KL"}
 SHARES = ("retention", "paraphrase", "neighbourhood", "unchanged")
 RATIOS = ("perplexity", "condition")  # over the unedited model's
 ABOUT = (
@@ -38,15 +45,14 @@ def page(result: SequenceOrders) -> Page:
 
 
 def words(result: SequenceOrders) -> list[str]:
-    """A line for each quantity at the end, then how many orders came there."""
-    place = result.last
-    lines = [f"{'':>14}{'mean':>10}{'sd':>10}{'lowest':>10}{'highest':>10}"]
+    """A line for each quantity where the orders ended, then where that was, and what restrained copies had there."""
+    width = max(map(len, map(_named, result.quantities))) + 2
+    lines = [" " * width + "".join(f"{title:>10}" for title in ("mean", "sd", "lowest", "highest"))]
     for name in result.quantities:
-        if (found := result.spread(name, place)) is not None:
-            numbers = "".join(f"{value:>10.4g}" for value in (found.mean, found.sd, found.low, found.high))
-            lines.append(f"{_named(name):>14}{numbers}")
+        if (found := result.at_end(name)) is not None:
+            lines.append(f"{_named(name):>{width}}" + "".join(map(_column, found[1:])))
     said = f"{counted(len(result.runs), 'order')} of {counted(len(result.facts), 'fact')}, edited by {result.method}"
-    return [*lines, f"{said}; at the end is {_where(result, place)}", *_told(result), *result.notes]
+    return [*lines, f"{said}; read {_where(result)}", *_told(result), *_copies(result), *result.notes]
 
 
 def summary(result: SequenceOrders) -> dict[str, Any]:
@@ -61,10 +67,14 @@ def summary(result: SequenceOrders) -> dict[str, Any]:
         for place in result.places
     ]  # fmt: skip
     orders = [
-        {"seed": one.seed, "facts": len(one.order), "stopped": one.stopped, "weights": one.weights}
+        {"seed": one.seed, "facts": len(one.order), "stopped": one.stopped, "weights": one.weights,
+         "first signs of collapse": _first_signs(one)}
         for one in result.runs
-    ]
-    return {"method": result.method, "facts": len(result.facts), "orders": orders, "checkpoints": points}
+    ]  # fmt: skip
+    ends = {name: found._asdict() for name in result.quantities if (found := result.at_end(name)) is not None}
+    ends = {name: {key: _plain_number(value) for key, value in found.items()} for name, found in ends.items()}
+    body = {"method": result.method, "facts": len(result.facts), "orders": orders, "ends": ends}
+    return body | {"checkpoints": points}
 
 
 def records(result: SequenceOrders) -> list[dict[str, Any]]:
@@ -78,14 +88,17 @@ def records(result: SequenceOrders) -> list[dict[str, Any]]:
 
 def headline(result: SequenceOrders) -> Headline:
     """What holds at the end in the mean, and how far the orders lie apart."""
-    place = result.last
     numbers = tuple(
-        Number(_amount(name, found), f"{QUANTITIES[name].split(';')[0]}, mean ± sd over orders")
-        for name in ("retention", "unchanged", "perplexity", "condition")
-        if (found := result.spread(name, place)) is not None
+        Number(_amount(name, found), f"{words}; mean ± sd over orders")
+        for name, words in HEAD.items()
+        if (found := result.at_end(name)) is not None
     )
-    kept = result.spread("retention", place)
-    held = "" if kept is None else f", between {kept.low:.0%} and {kept.high:.0%} of the edits hold at the end"
+    kept = result.at_end("retention")
+    held = (
+        ""
+        if kept is None or math.isnan(kept.low)
+        else f", between {kept.low:.0%} and {kept.high:.0%} of the edits hold at the end"
+    )
     sentence = f"In {counted(len(result.runs), 'order')} of the same {counted(len(result.facts), 'fact')}{held}."
     return Headline(" ".join([sentence, *_told(result)]), numbers)
 
@@ -94,12 +107,12 @@ def end_table(result: SequenceOrders) -> Table:
     """One row a quantity, where the models were left."""
     rows = []
     for name in result.quantities:
-        if (found := result.spread(name, result.last)) is not None:
+        if (found := result.at_end(name)) is not None:
             numbers = map(_cell, (found.mean, found.sd, found.low, found.high))
             rows.append((_named(name), *numbers, len(found.values)))
-    note = "; ".join(f"{name}: {QUANTITIES[name]}" for name in result.quantities)
+    note = "; ".join(f"{name}: {QUANTITIES[name]}" for name in result.quantities if name in QUANTITIES)
     columns = ("at the end", "mean", "standard deviation", "lowest", "highest", "orders")
-    return Table(f"The end: {_where(result, result.last)}", columns, tuple(rows), f"{note}.")
+    return Table(heading(f"read {_where(result)}"), columns, tuple(rows), f"{note}.")
 
 
 def curves(result: SequenceOrders) -> tuple[Curves, ...]:
@@ -112,11 +125,12 @@ def curves(result: SequenceOrders) -> tuple[Curves, ...]:
         if not series:
             continue
         y_title = "share" if name in SHARES else "nats" if name == "kl" else "times" if name in RATIOS else ""
-        note = heading(QUANTITIES[name]) + "."
+        note = heading(QUANTITIES.get(name, "read at every checkpoint")) + "."
+        title, least = TITLES.get(name, heading(name)), 1.25 if name in RATIOS else 0.0
+        x = np.array(facts)
         drawn.append(
-            Curves(heading(name), np.array(facts), series, "facts edited", (), y_title, log_y=name in RATIOS,
-                   least=1.25 if name in RATIOS else 0.0, note=note)
-        )  # fmt: skip
+            Curves(title, x, series, "facts edited", (), y_title, log_y=name in RATIOS, least=least, note=note)
+        )
     return tuple(drawn)
 
 
@@ -138,7 +152,9 @@ def _series(
     mean, low, high = (
         np.array([math.nan if one is None else getattr(one, edge) for one in found]) for edge in ("mean", "low", "high")
     )
-    return Series(title, mean, low, high, None if restrained else COLOURS.get(name, "red"))
+    alone = len(_lines(result)) == 1  # bands that lie on each other tell nothing
+    colour = None if restrained else COLOURS.get(name, "red")
+    return Series(title, mean, low if alone else None, high if alone else None, colour)
 
 
 def checkpoint_table(result: SequenceOrders) -> Table:
@@ -157,16 +173,16 @@ def order_table(result: SequenceOrders) -> Table:
     """One row an order: where it ended, and which lines it crossed first."""
     names = result.quantities
     rows = tuple(
-        (one.seed, len(one.order), *(_cell(_ending(result, one, name)) for name in names),
-         _crossed(one) or "none", one.stopped or "no",
-         four_digits(one.seconds), one.weights[:12])
-        for one in result.runs
+        (one.seed, len(one.order), *(_cell(_value(end, name)) for name in names),
+         ", ".join(f"{rule} at {facts}" for rule, facts in _first_signs(one).items()) or "none", one.stopped or "no",
+         four_digits(one.seconds))
+        for one, end in zip(result.runs, result.ends, strict=True)
     )  # fmt: skip
     note = (
         "Each order's own page and its edits are in the folder seed-N beside this page, or beside its shard's journal "
         "where the work was dealt out. Seconds are of the edits, with the reading of their own facts."
     )
-    columns = ("seed", "facts", *map(_named, names), "first signs of collapse", "stopped", "seconds", "weights")
+    columns = ("seed", "facts", *map(_named, names), "first signs of collapse", "stopped", "seconds")
     return Table("Orders", columns, rows, note)
 
 
@@ -184,10 +200,24 @@ def card(result: SequenceOrders) -> Card:
     return provenance(result.run, *items)
 
 
-def _where(result: SequenceOrders, place: Place) -> str:
-    count = sum(any((p.facts, p.restrained) == place[:2] for p in one.points) for one in result.runs)
-    restrained = ", restrained" if place.restrained else ""
-    return f"after {place.facts} facts{restrained}, where {counted(count, 'order')} came"
+def _where(result: SequenceOrders) -> str:
+    """After how many facts the orders were read last; those that stopped earlier are named by `_told`."""
+    facts = sorted({end.facts for end in result.ends})
+    restrained = ", restrained" if any(end.restrained for end in result.ends) else ""
+    count = counted(facts[-1], "fact") if len(facts) == 1 else f"{facts[0]} to {facts[-1]} facts"
+    return f"where each order ended, after {count}{restrained}"
+
+
+def _copies(result: SequenceOrders) -> list[str]:
+    """What restrained copies beside the sequences had at the last number of facts that any came to."""
+    last = max(place.facts for place in result.places)
+    said = []
+    for title, restrained, restraint in _lines(result)[1:]:
+        place = Place(last, restrained, restraint)
+        found = {name: result.spread(name, place) for name in HEAD}
+        parts = [f"{name} {_amount(name, one)}" for name, one in found.items() if one is not None]
+        said.append(heading(f"{title}, after {counted(last, 'fact')}: {', '.join(parts)}"))
+    return said
 
 
 def _told(result: SequenceOrders) -> list[str]:
@@ -201,21 +231,26 @@ def _told(result: SequenceOrders) -> list[str]:
     return said
 
 
-def _crossed(one: OrderRun) -> str:
+def _first_signs(one: OrderRun) -> dict[str, int]:
     """The lines that an order crossed, each with the number of facts at which it first did."""
-    first = {
+    return {
         rule: next(point.facts for point in one.points if rule in point.warnings)
         for rule in map(str, WARN)
         if any(rule in point.warnings for point in one.points)
     }
-    return ", ".join(f"{rule} at {facts}" for rule, facts in first.items())
 
 
-def _ending(result: SequenceOrders, one: OrderRun, name: str) -> float:
-    """An order's quantity where its model was left."""
-    beside = result.settings.get("restrain_at") == "beside"
-    value = [point for point in one.points if not (beside and point.restrained)][-1].quantities.get(name)
+def _value(point: Point, name: str) -> float:
+    value = point.quantities.get(name)
     return math.nan if value is None else value
+
+
+def _column(value: float) -> str:
+    return f"{'-' if math.isnan(value) else format(value, '.4g'):>10}"
+
+
+def _plain_number(value: Any) -> Any:
+    return [_number(one) for one in value] if isinstance(value, tuple) else _number(value)
 
 
 def _named(name: str) -> str:

@@ -124,8 +124,14 @@ def sequence(options: SequenceOptions) -> None:
             tell_shard(shard, folder)
             return
         page = save_with_page(result, folder, options.light)
-    edits = folder / ("edits" if options.seeds is None else "seed-N")
-    tell_result(result, page, options, f"Edits in {edits}", folder=str(folder))
+    tell_result(result, page, options, _where(options, folder), folder=str(folder))
+
+
+def _where(options: SequenceOptions, folder: Path) -> str:
+    """Where the edits are."""
+    if options.seeds is None:
+        return f"Edits in {folder / 'edits'}"
+    return f"Edits in {folder / 'seed-N'}" if any(folder.glob("seed-*")) else "Edits in the folders of the shards"
 
 
 def _check(options: SequenceOptions) -> "Trained | None":
@@ -155,8 +161,11 @@ def _check(options: SequenceOptions) -> "Trained | None":
 def _swept(options: SequenceOptions) -> tuple[Any, ...]:
     """The restraint's further configurations, each with one setting more than that of the sequence."""
     restraint, _ = options.restraint_with_config()
-    own = parted(options.settings, options.restrain)[1]
-    return tuple(restraint.config_for([*own, pair]) for pair in options.sweep) if restraint is not None else ()
+    if restraint is None:
+        return ()
+    own = [(pair.partition("=")[0], pair) for pair in parted(options.settings, options.restrain)[1]]
+    swept = [(pair.partition("=")[0], pair) for pair in options.sweep]
+    return tuple(restraint.config_for([*(one for key, one in own if key != new), pair]) for new, pair in swept)
 
 
 @dataclass(frozen=True)

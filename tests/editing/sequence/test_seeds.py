@@ -21,7 +21,7 @@ from factscope.data.load import load_facts
 from factscope.errors import EditError, UserError
 from factscope.model.weights import fingerprint
 from factscope.plots.page import page_html
-from factscope.plots.specs import Curves
+from factscope.plots.specs import Curves, Headline
 from factscope.runs.shards import Shard, merge
 from helpers.commands import invoke
 from helpers.models import TOY
@@ -118,41 +118,50 @@ def of_runs(*curves: Sequence[float | None], **settings: Any) -> SequenceOrders:
 
 
 def test_the_spread_by_hand() -> None:
-    """At 4 facts .5 and .9: mean .7, deviation .4 / sqrt(2); the third order ended at 2, where three came."""
+    """At 4 facts .5 and .9: mean .7, deviation .4 / sqrt(2). The third order ended at 2, with .4: the ends have .6."""
     made = of_runs([1.0, 0.9, 0.5], [1.0, 1.0, 0.9], [1.0, 0.4])
-    end = made.spread("retention", made.last)
-    assert made.last.facts == 4
-    assert end is not None
-    assert (end.values, end.low, end.high) == ((0.5, 0.9), 0.5, 0.9)
-    assert (end.mean, end.sd) == pytest.approx((0.7, 0.4 / math.sqrt(2)))
-    before = made.spread("retention", made.places[1])
-    assert before is not None
-    assert len(before.values) == 3
-    assert made.spread("kl", made.last) is None
+    assert [place.facts for place in made.places] == [0, 2, 4]
+    at_four, at_two = (made.spread("retention", place) for place in made.places[:0:-1])
+    ends = made.at_end("retention")
+    assert at_four is not None
+    assert at_two is not None
+    assert ends is not None
+    assert (at_four.values, at_four.low, at_four.high) == ((0.5, 0.9), 0.5, 0.9)
+    assert (at_four.mean, at_four.sd) == pytest.approx((0.7, 0.4 / math.sqrt(2)))
+    assert at_two.values == (0.9, 1.0, 0.4)
+    assert ends.values == (0.5, 0.9, 0.4)
+    assert ends.mean == pytest.approx(0.6)
+    assert made.at_end("kl") is None
     said = " ".join(words(made))
-    assert "after 4 facts, where 2 orders came" in said
+    assert "read where each order ended, after 2 to 4 facts" in said
     assert "Seed 2 stopped after 2 facts: retention<0.5." in said
     assert "2 of 3 showed signs of collapse." in said
-    assert summary(made)["checkpoints"][2]["retention"]["highest"] == 0.9
+    told = summary(made)
+    assert told["checkpoints"][2]["retention"]["highest"] == 0.9
+    assert told["ends"]["retention"]["low"] == 0.4
+    assert told["orders"][2]["first signs of collapse"] == {"retention<0.8": 2}
     assert len(records(made)) == 8
 
 
 def test_an_order_whose_model_is_broken_is_not_averaged_away() -> None:
     made = of_runs([1.0, 0.9, None], [1.0, 1.0, 0.9])
-    end = made.spread("retention", made.last)
+    end = made.at_end("retention")
     assert end is not None
     assert all(math.isnan(one) for one in end[1:])
     assert summary(made)["checkpoints"][2]["retention"]["mean"] is None
-    assert page_html(page(made))
+    assert "nan" not in " ".join(words(made))
+    (told,) = [spec for section in page(made).sections for spec in section.specs if isinstance(spec, Headline)]
+    assert "nan" not in told.sentence
 
 
 def test_one_order_has_no_deviation() -> None:
     made = of_runs([1.0, 0.9, 0.8])
-    end = made.spread("retention", made.last)
+    end = made.at_end("retention")
     assert end is not None
     assert end.mean == 0.8
     assert math.isnan(end.sd)
     assert "1 order of 4 facts" in " ".join(words(made))
+    assert "nan" not in " ".join(words(made))
 
 
 def test_it_goes_out_as_every_result_does(whole: tuple[SequenceOrders, Path], tmp_path: Path) -> None:
@@ -165,12 +174,14 @@ def test_it_goes_out_as_every_result_does(whole: tuple[SequenceOrders, Path], tm
 def test_restrained_copies_beside_are_lines_of_their_own_and_not_the_end(tmp_path: Path) -> None:
     out = invoke(
         "edit", "sequence", "--facts", TOY / "toy_town.json", "--limit", 2, *QUICK, "--seeds", 2, "--restrain", "rect",
-        "--restrain-at", "beside", "--out", tmp_path / "run",
+        "--restrain-at", "beside", "--tasks", "repeat", "--task-limit", 2, "--out", tmp_path / "run",
     )  # fmt: skip
     assert out.exit_code == 0, out.stderr
     made = fs.load(tmp_path / "run")
     assert {place.restrained for place in made.places} == {False, True}
-    assert not made.last.restrained
+    assert not any(end.restrained for end in made.ends)
+    assert "Restrained, " in out.stdout
+    assert "task/repeat" in made.quantities
     drawn = [one for section in page(made).sections for one in section.specs if isinstance(one, Curves)]
     assert {len(one.series) for one in drawn if one.title == "Condition"} == {2}
 
@@ -208,6 +219,8 @@ def test_what_cannot_be_ordered_is_refused(toy: Any, tmp_path: Path) -> None:
         Orders(())
     with pytest.raises(EditError, match="the seed 1 is there twice"):
         Orders((1, 2, 1))
+    with pytest.raises(EditError, match="2 facts have 2 orders, and 3 are asked for"):
+        over_seeds(toy, FACTS[:2], Quick(), Orders((0, 1, 2)), tmp_path, SAID)
     with pytest.raises(EditError, match="one fact has one order: give several facts"):
         over_seeds(toy, FACTS[:1], Quick(), Orders((0,)), tmp_path, SAID)
 

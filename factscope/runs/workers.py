@@ -269,7 +269,6 @@ def _ray(workers: Workers) -> Iterator[Any]:
     """Ray, connected: as the caller has connected it, or to what `workers` names, and then only for the block."""
     check_there(workers)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing needs the network
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is told by us, in one sentence
     logging.getLogger("ray").setLevel(logging.ERROR)
     import ray
 
@@ -282,13 +281,27 @@ def _ray(workers: Workers) -> Iterator[Any]:
     else:
         how["address"] = workers.address
     try:
-        ray.init(**how)
+        with _unheard():
+            ray.init(**how)
     except Exception as trouble:  # a bare Exception where the machine is too busy for Ray's half minute
         raise UserError(_not_there(workers.address, trouble)) from trouble
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """What Ray's own programs write to standard error while they start goes nowhere; what went wrong, we say."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_address(address: str) -> None:

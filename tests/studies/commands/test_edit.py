@@ -257,8 +257,8 @@ def test_a_saved_edit_brings_its_own_model(edit, monkeypatch):
                   ("undo",)):  # fmt: skip
         out = edit(*words)
         assert out.exit_code == 0, out.stderr
-    assert [Path(name).name for name, _, _ in asked] == ["toy", "toy", "gpt2", "toy"]
-    assert {dtype for _, _, dtype in asked} == {"float32"}
+    assert [Path(name).name for name, *_ in asked] == ["toy", "toy", "gpt2", "toy"]
+    assert {dtype for _, _, dtype, _ in asked} == {"float32"}
 
 
 @pytest.mark.parametrize("command", ["apply", "sequence"])

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import torch
 
 from factscope.errors import ModelError, UserError
-from factscope.model.bridge import Bridge, device, info
+from factscope.model.bridge import Bridge, device, info, spread
 from factscope.model.load import load
 from factscope.model.source.registry import REGISTRY
 from factscope.model.weights import fingerprint
@@ -68,6 +68,10 @@ def each(model: Bridge, work: Work[T, R], items: Sequence[T], workers: Workers =
     """
     if workers.alone:
         yield from (work(model, item) for item in items)
+    elif spread(model):
+        raise UserError(
+            "each worker has the model on one device, and this one lies on several: leave --workers out, or --device-map"
+        )
     elif items:
         with _ray(workers) as ray:
             pool = _Pool(ray, model, work, workers, min(workers.count, len(items)))

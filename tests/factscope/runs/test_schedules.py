@@ -20,6 +20,7 @@ from factscope.errors import ModelError, UserError
 from factscope.runs import workers
 from factscope.runs.workers import ALONE, Workers, each
 from helpers.models import TOY
+from helpers.pretend import spread
 from helpers.rays import PretendRay, pretended
 from studies.bench.bench import bench
 from studies.tables.multi_hop import HopOptions, multi_hop
@@ -42,6 +43,11 @@ def test_any_number_of_workers_in_any_order_gives_the_bits_of_one_process(toy: A
             assert list(each(toy, logits, items, Workers(count, "auto"))) == alone
         assert ray.deaths == 0
         assert ray.hired == count + 2  # whoever dies is replaced
+
+
+def test_a_model_on_several_devices_is_not_shared(toy: Any) -> None:
+    with spread(toy), pretended(toy, PretendRay()), pytest.raises(UserError, match="this one lies on several: leave"):
+        list(each(toy, logits, [1, 2], Workers(2)))
 
 
 @pytest.mark.parametrize("lives", [1, 3])

@@ -70,7 +70,7 @@ def each(model: Bridge, work: Work[T, R], items: Sequence[T], workers: Workers =
         yield from (work(model, item) for item in items)
     elif spread(model):
         raise UserError(
-            "each worker has the model on one device, and this one lies on several: leave --workers out, or --device-map"
+            "each worker has the model on one device, and this one lies on several: leave --workers or --device-map out"
         )
     elif items:
         with _ray(workers) as ray:

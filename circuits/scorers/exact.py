@@ -113,13 +113,13 @@ class _Cutting:
     sent: Sent
     direction: Direction
     largest_batch: int
-    cuts: "list[Cuts]" = field(default_factory=list)  # made at the first piece
+    made: "list[tuple[Cuts, int]]" = field(default_factory=list)  # at the first piece: the cuts, and their sign
 
     def __call__(self, model: Bridge, readers: Sequence[int]) -> dict[str, Any]:
-        start, sign = seen_from(self.sent.on(model), self.direction)
-        if not self.cuts:
-            self.cuts.append(Cuts(Fast(start), start.graph.full()))
-        graph, (cuts,) = start.graph, self.cuts
+        if not self.made:
+            start, sign = seen_from(self.sent.on(model), self.direction)
+            self.made.append((Cuts(Fast(start), start.graph.full()), sign))
+        graph, ((cuts, sign),) = self.sent.graph, self.made
         rises = (
             cuts.rises(number, range(graph.below(graph.readers[number])), self.largest_batch) for number in readers
         )

@@ -48,6 +48,8 @@ class Shard:
     def part(self, items: Sequence[T]) -> list[T]:
         """The items of this shard; UserError where there are more shards than items, so that some would have none."""
         if len(items) < self.of:
+            if len(items) == 1:
+                raise UserError(f"shard {self} cannot be: the work is one piece; leave --shard out")
             raise UserError(
                 f"shard {self} cannot be: the work has {len(items)} pieces, and every shard needs one; use at most "
                 f"{len(items)} shards"

@@ -86,6 +86,8 @@ def test_items_are_dealt_out_in_turn_and_every_shard_has_some() -> None:
             UserError, match=f"shard {number} of 3 cannot be: the work has 2 pieces, .* at most 2 shards"
         ):
             Shard(number, 3).part(range(2))
+    with pytest.raises(UserError, match="shard 1 of 3 cannot be: the work is one piece; leave --shard out"):
+        Shard(1, 3).part(range(1))
 
 
 def timeless(file: Path) -> str:

@@ -71,7 +71,7 @@ class MethodSpec:
     """One editing method."""
 
     name: str  # as its file
-    about: str  # one line for --help
+    about: str  # what it does, in a clause
     Config: type[MethodConfig]
     compute: Callable[["MethodInputs", Any], "MethodOutput"]  # leaves the model bitwise as it was
     # One edit per request, in one batch.
@@ -88,6 +88,21 @@ class MethodSpec:
     check_requests: Callable[[Sequence[EditRequest], Any], None] = lambda _, __: None
     # Proves many layers together, where one by one takes too long.
     check_layers: Callable[[Bridge, tuple[int, ...]], None] | None = None
+    good_for: str = ""  # a clause each, as pages and `edit methods` say it; "" where its author does not
+    not_for: str = ""
+    needs: str = ""  # before it can start, beside second moments and a trained editor
+
+    @property
+    def kind(self) -> Literal["in the weights", "beside the weights", "in context"]:
+        """Where its edits are."""
+        return "in context" if self.in_context else "beside the weights" if self.beside else "in the weights"
+
+    @property
+    def all_needs(self) -> str:
+        """All that it needs before it can start; "nothing" where that is so."""
+        wanted = ("second moments",) * self.needs_moments
+        trained = (f"edit train {self.name}, once for a model",) * (self.train is not None)
+        return "; ".join((*wanted, *trained, *((self.needs,) if self.needs else ()))) or "nothing"
 
     @property
     def in_context(self) -> bool:

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -119,6 +120,17 @@ def by_owner(texts: Iterable[str]) -> dict[str, list[str]]:
 def names(config: Any) -> tuple[str, ...]:
     """The full names of all settings of a config, or of its class."""
     return tuple(".".join(name) for name, _ in _leaves(config if isinstance(config, type) else type(config)))
+
+
+def written(config: Any) -> dict[str, str]:
+    """Every setting of a config by its full name, each as `configured` reads it from a KEY=VALUE text."""
+    return {".".join(name): _text(reduce(getattr, name, config)) for name, _ in _leaves(type(config))}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 # ---- names ----

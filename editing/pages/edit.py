@@ -10,6 +10,7 @@ from editing.edit import Edit
 from editing.evaluation.evaluate import EditReport
 from editing.method import method, method_names
 from editing.pages.beside import beside
+from editing.pages.methods import about
 from editing.pages.report import report_sections
 from editing.pages.told import answer_table, in_json, one_fact, told
 from editing.pages.weights import inside
@@ -170,6 +171,7 @@ def card(edit: Edit, start_token: str = "") -> Card:
     items = (
         ("edit", edit.digest),
         ("method", edit.method),
+        *about(edit.method),
         ("kind", kind(edit)),
         ("settings", config),
         ("model", edit.model),

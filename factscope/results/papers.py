@@ -7,6 +7,8 @@ arXiv identifier.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+BRACES = str.maketrans("", "", "{}")  # of BibTeX, which is asked to keep capitals
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -19,6 +21,12 @@ class Paper:
     arxiv: str = ""
     where: str = ""  # journal, conference or institution
     url: str = ""
+
+    @property
+    def said(self) -> str:
+        """Title, year and number, in a line of text."""
+        number = f", arXiv {self.arxiv}" if self.arxiv else ""
+        return f"{self.title.translate(BRACES)}, {self.year}{number}"
 
 
 PAPERS = {

@@ -13,6 +13,7 @@ import numpy as np
 from editing.evaluation.failures import KINDS as FAILURES
 from editing.evaluation.metrics import METRICS, label
 from editing.evaluation.table import S_ABOUT, Score, plain
+from editing.pages.methods import method_table
 from editing.pages.scores import Column, in_lines, ordered, rounded, value, value_with_interval
 from editing.pages.scores import score_table as table_of
 from editing.pages.wordings import wording_words, wordings
@@ -86,6 +87,8 @@ def markdown(bench: Bench) -> str:
     for table in further(bench):
         out += ["", f"## {table.title}", "", *_piped(table)]
     out += ["", "## Definitions", ""]
+    for table in method_table([trial.method for trial in bench.trials]):
+        out += [*_piped(table), ""]
     out += [f"- **{name}** ({unit}): {about} Source: {source}." for name, unit, about, source in definitions(bench)]
     return "\n".join(out) + "\n"
 
@@ -228,7 +231,10 @@ def page(bench: Bench) -> Page:
         Section("Every score with its interval", (interval_table(bench),)),
         Section(
             "Definitions",
-            (Table("Metrics", ("metric", "unit", "what it is", "source"), tuple(definitions(bench))),),
+            (
+                *method_table([trial.method for trial in bench.trials]),
+                Table("Metrics", ("metric", "unit", "what it is", "source"), tuple(definitions(bench))),
+            ),
         ),
     ]
     for table in further(bench):

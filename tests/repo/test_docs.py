@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import factscope
-from editing.method import method_names
+from editing.method import method, method_names
 from factscope.errors import UserError
 from helpers.models import TOY
 from helpers.shown_commands import (
@@ -349,5 +349,9 @@ def test_the_circuit_of_the_docs_does_what_the_model_does(ten_calls: dict[str, A
 
 def test_every_method_has_its_row_among_the_editors() -> None:
     text = (ROOT / "docs" / "editors.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \|", text.split("## Measured")[0], re.M)
-    assert sorted(rows) == sorted(method_names())
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text.split("## Measured")[0], re.M)
+    assert sorted(name for name, _ in rows) == sorted(method_names())
+    for name, row in rows:
+        spec = method(name)
+        said = [spec.about, spec.all_needs, spec.good_for, spec.not_for]
+        assert row.replace("`", "").replace("--set ", "").split(" | ")[:4] == said, name

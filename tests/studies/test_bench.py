@@ -14,6 +14,7 @@ from editing.edit import in_place
 from editing.evaluation import read as suite
 from editing.evaluation.protocol import comparable_with, protocol
 from editing.evaluation.tasks import Tasks
+from editing.method import method
 from editing.pages.scores import ordered
 from factscope.data.load import load_cases
 from factscope.data.request import EditRequest
@@ -192,6 +193,14 @@ def test_the_page_says_in_words_what_each_method_did(toy, tmp_path):
     assert line.startswith(f"null: {said}")
     assert "as before where nothing must change" in line
     assert line in str(bench_view.page(found).sections[0].specs[1])
+
+
+def test_the_page_and_the_markdown_say_what_each_method_is_and_is_not_for(toy, tmp_path):
+    found = run(toy, tmp_path, names=("ft_m",), count=1, settings={"ft_m": {"steps": "1"}})
+    spec = method("ft_m")
+    for clause in (spec.about, spec.good_for, spec.not_for):
+        assert clause in str(bench_view.page(found).sections)
+        assert clause in bench_view.markdown(found)
 
 
 @pytest.mark.usefixtures("null")

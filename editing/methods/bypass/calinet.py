@@ -130,9 +130,11 @@ def _written(read: Tensor, keys: Float[Tensor, "group slot d_model"], values: Te
 
 METHOD = MethodSpec(
     "calinet",
-    "a small MLP beside one of the model's, trained on all facts at once; it has no gate",
+    "a small MLP beside one of the model's, trained on all facts at once",
     Config,
     compute,
     compute_each,
     place="beside",
+    good_for="facts that will be asked in other words, where nothing else must stay",
+    not_for="one fact, or others that must stay: there is no gate",
 )

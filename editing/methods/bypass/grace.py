@@ -129,9 +129,11 @@ class Entries(Change):
 
 METHOD = MethodSpec(
     "grace",
-    "a codebook beside one projection: the prompt itself and hardly anything else is answered anew",
+    "a codebook with a ball around each fact's key",
     Config,
     compute,
     compute_each,
     place="beside",
+    good_for="a long sequence of edits that may change nothing else",
+    not_for="facts that will be asked in other words",
 )

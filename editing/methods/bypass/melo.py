@@ -141,10 +141,12 @@ def _output(
 
 METHOD = MethodSpec(
     "melo",
-    "blocks of low rank beside one projection or several, of which an index of clusters chooses one for each prompt",
+    "blocks of low rank, and GRACE's kind of index that says which block answers",
     Config,
     compute,
     compute_each,
     place="beside",
     reads_prompts=True,
+    good_for="a long sequence of edits that may change nothing else, each of low rank",
+    not_for="facts that will be asked in other words",
 )

@@ -268,7 +268,7 @@ def choices(config: Config) -> tuple[tuple[str, str, str], ...]:
 
 METHOD = MethodSpec(
     "memoe",
-    "experts beside one projection, which speak where the prompt names the subject; routed by token and anchor",
+    "a mixture of experts, routed by the token and the prompt's subject (its anchor)",
     Config,
     compute,
     compute_each,
@@ -276,4 +276,7 @@ METHOD = MethodSpec(
     reads_prompts=True,
     choices=choices,
     check_requests=check_anchors,
+    good_for="batches of facts that are asked by their subject",
+    not_for="a subject whose other facts must stay as they are: the anchor opens there, too",
+    needs="a subject that stands in few prompts; room: experts are whole matrices",
 )

@@ -178,10 +178,12 @@ class Memory(Change):
 
 METHOD = MethodSpec(
     "memoir",
-    "a residual memory beside one projection, whose rows a prompt's own activations choose",
+    "a further matrix, of whose rows a prompt's own activations choose some",
     Config,
     compute,
     compute_each,
     place="beside",
     reads_prompts=True,
+    good_for="a sequence of edits that some other wordings should find, too",
+    not_for="prompts of one wording that must stay apart: they choose alike",
 )

@@ -290,9 +290,11 @@ def penalties(
 
 METHOD = MethodSpec(
     "t_patcher",
-    "a neuron beside the last MLP for each token that was wrong, silent elsewhere",
+    "a neuron beside the last MLP for each token that was wrong, silent at other facts",
     Config,
     compute,
     compute_each,
     place="beside",
+    good_for="correcting single mistakes, each by a few vectors",
+    not_for="facts that will be asked in other words, and thousands of facts: every neuron is asked at every token",
 )

@@ -207,10 +207,13 @@ def _mask(shape: tuple[int, int], share: float, seed: int, own: Sequence[EditReq
 
 METHOD = MethodSpec(
     "wise",
-    "a side copy of one projection, and a router that chooses between the two by how far apart they write",
+    "a changed copy of a projection, which answers where the two are far apart",
     Config,
     compute,
     compute_each,
     place="beside",
     reads_prompts=True,
+    good_for="facts asked as they were told, with all else left to the model's own weights",
+    not_for="prompts that look alike on average but ask for something else",
+    needs="room: a copy is a whole matrix",
 )

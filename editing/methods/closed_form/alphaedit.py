@@ -83,9 +83,11 @@ def _earlier_keys(inputs: MethodInputs, layer: int) -> Float[Tensor, "fact d_in"
 
 METHOD = MethodSpec(
     "alphaedit",
-    "as MEMIT, but only in directions that ordinary text hardly uses",
+    "MEMIT where ordinary keys hardly reach",
     Config,
     compute,
     place="hidden",
     needs_moments=True,
+    good_for="facts whose neighbours must stay as they are",
+    not_for="second moments of too little text: small eigenvalues are noise",
 )

@@ -52,9 +52,11 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
 METHOD = MethodSpec(
     "emmet",
-    "many facts at once in one layer, as exactly as eps says",
+    "many facts at once in one layer, as constraints",
     Config,
     compute,
     place="hidden",
     needs_moments=True,
+    good_for="many facts in one edit that should stand in one matrix",
+    not_for="a change that several layers could share",
 )

@@ -51,9 +51,11 @@ def leverage(keys: Float[Tensor, "fact d_in"], metric: KeyMetric) -> float:
 
 METHOD = MethodSpec(
     "memit",
-    "many facts at once over several layers; a ridge instead of an exact fit",
+    "many facts at once over several layers, by a ridge instead of an exact fit",
     Config,
     compute,
     place="hidden",
     needs_moments=True,
+    good_for="many facts in one edit, with their neighbours left as they are",
+    not_for="one fact that must be met exactly: the ridge never does",
 )

@@ -52,9 +52,11 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
 METHOD = MethodSpec(
     "pmet",
-    "as MEMIT, with values learned beside values of the attention, and more of them in the lower layers",
+    "MEMIT with values for the MLP learned beside values for the attention",
     Config,
     compute,
     place="parts",
     needs_moments=True,
+    good_for="the comparison with MEMIT, on statements",
+    not_for="questions with an answer of several tokens, of which MEMIT tells more",
 )

@@ -27,9 +27,11 @@ def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
 
 METHOD = MethodSpec(
     "r_rome",
-    "ROME with the averaged key throughout: no division by a small number",
+    "ROME with the averaged key throughout, so that nothing is divided by a small number",
     Config,
     compute,
     place="mlp",
     needs_moments=True,
+    good_for="one fact whose key differs from context to context",
+    not_for="many facts at once: what was written first fades",
 )

@@ -103,9 +103,11 @@ def _memory(layer: int) -> str:
 
 METHOD = MethodSpec(
     "rls",
-    "as MEMIT, and what earlier edits of the sequence wrote is held (RLSEdit; ENCORE with identity > 0)",
+    "MEMIT over a sequence: what earlier edits wrote is held (RLSEdit; ENCORE with identity above 0)",
     Config,
     compute,
     place="hidden",
     needs_moments=True,
+    good_for="edits one after another: the first are still told after a hundred",
+    not_for="one edit alone, where it is MEMIT",
 )

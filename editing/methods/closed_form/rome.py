@@ -83,9 +83,11 @@ def rank_one(
 
 METHOD = MethodSpec(
     "rome",
-    "one fact at a time, rank one, at one layer; meets its target exactly",
+    "one value at one key of one layer; met exactly",
     Config,
     compute,
     place="mlp",
     needs_moments=True,
+    good_for="one fact that must be met exactly, and a change that is simple enough to look into",
+    not_for="many facts at once: what was written first fades",
 )

@@ -166,9 +166,12 @@ def _memory(name: WeightName, width: int, pooled: bool) -> str:
 
 METHOD = MethodSpec(
     "ultraedit",
-    "a step down the loss at standardised keys, from one pass: no search, no second moments",
+    "one step down the slope at standardised keys, no search",
     Config,
     compute,
     compute_each,
     place="mlp",
+    good_for="a first look at many facts, in a fraction of a second each",
+    not_for="a fact that must be met, or neighbours that must stay",
+    needs="a batch: standardising one fact says little",
 )

@@ -144,9 +144,11 @@ class Triplets(Change):
 
 METHOD = MethodSpec(
     "adalora",
-    "LoRA whose rank goes to the triplets of vectors that matter most",
+    "LoRA whose rank goes where it matters",
     Config,
     compute,
     compute_each,
     place="mlp",
+    good_for="several layers or matrices that share one budget of rank",
+    not_for="one layer, where LoRA does the same with less",
 )

@@ -126,10 +126,13 @@ def _memory(layer: int, what: str) -> str:
 
 METHOD = MethodSpec(
     "crispedit",
-    "fine-tune one MLP matrix where ordinary text has little curvature",
+    "FT-M held to the directions in which ordinary text has little curvature",
     Config,
     compute,
     compute_each,
     place="mlp",
     needs_moments=True,
+    good_for="fine-tuning that moves neighbours less",
+    not_for="a fact that must be learned to the last: the steep directions change answers fastest",
+    needs="slopes of the moments' text",
 )

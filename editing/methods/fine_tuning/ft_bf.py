@@ -41,9 +41,12 @@ def compute_each(inputs: MethodInputs, config: Config) -> list[MethodOutput]:
 
 METHOD = MethodSpec(
     "ft_bf",
-    "fine-tune one MLP matrix in rounds of small batches, with an end to each answer",
+    "FT-M in rounds of small batches, with an end to each answer",
     Config,
     compute,
     compute_each,
     place="mlp",
+    good_for="a batch of facts, of which it learns more than FT-M",
+    not_for="one fact, where only the end of the answer tells it from FT-M",
+    needs="a tokenizer with an end token",
 )

@@ -40,9 +40,11 @@ def last_position(first: int, target: Sequence[int]) -> tuple[list[int], list[in
 
 METHOD = MethodSpec(
     "ft_l",
-    "fine-tune one MLP matrix on the prompt's last position, as published",
+    "Adam on one matrix, from the prompt's last position alone, as first published",
     Config,
     compute,
     compute_each,
     place="mlp",
+    good_for="reproducing a figure",
+    not_for="anything else: FT-M learns answers of several tokens, too",
 )

@@ -108,9 +108,11 @@ class Matrix(Change):
 
 METHOD = MethodSpec(
     "ft_m",
-    "fine-tune one MLP matrix on the whole target",
+    "Adam on one matrix, every token of the target",
     Config,
     compute,
     compute_each,
     place="mlp",
+    good_for="a baseline that learns nearly every fact alone",
+    not_for="facts whose neighbours must stay: nothing protects them",
 )

@@ -95,10 +95,13 @@ def check_old(requests: Sequence[EditRequest], _: object) -> None:
 
 METHOD = MethodSpec(
     "ga",
-    "forget the old answer by gradient ascent on one MLP matrix",
+    "gradient ascent: the old answer is unlearned, nothing is put in its place",
     Config,
     compute,
     compute_each,
     place="mlp",
     check_requests=check_old,
+    good_for="unlearning an answer, as the baseline",
+    not_for="saying something else instead; nothing stops it but a bound on the loss",
+    needs="facts that name their old answer",
 )

@@ -116,9 +116,11 @@ class Factors(Change):
 
 METHOD = MethodSpec(
     "lora",
-    "fine-tune two thin factors of matrices (of MLPs, or of attention) on the whole target",
+    "two thin factors instead of a matrix, of MLPs or of attention (matrices=W_Q,W_V)",
     Config,
     compute,
     compute_each,
     place="mlp",
+    good_for="small saved edits, and adapters that PEFT loads",
+    not_for="facts whose neighbours must stay: a closed form keeps them better",
 )

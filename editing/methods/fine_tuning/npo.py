@@ -72,10 +72,13 @@ def preference(beta: float) -> Objective:
 
 METHOD = MethodSpec(
     "npo",
-    "forget the old answer by negative preference optimisation on one MLP matrix",
+    "negative preference optimisation: ascent that fades as the answer is forgotten",
     Config,
     compute,
     compute_each,
     place="mlp",
     check_requests=check_old,
+    good_for="unlearning an answer more surely than by ascent",
+    not_for="saying something else instead, or neighbours that must stay",
+    needs="facts that name their old answer",
 )

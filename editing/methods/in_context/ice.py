@@ -45,9 +45,12 @@ def ended(text: str) -> str:
 
 METHOD = MethodSpec(
     "ice",
-    "in context: the new fact as a sentence before every question; no weight changes",
+    "the new fact as a sentence before every question",
     Config,
     compute,
     compute_each,
     place="prompt",
+    good_for="a baseline that costs nothing",
+    not_for="a model that is itself to be changed or looked into; many facts, which fill the context",
+    needs="room in the context",
 )

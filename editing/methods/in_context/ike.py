@@ -97,9 +97,12 @@ def states(inputs: MethodInputs, texts: Sequence[str]) -> Float[Tensor, "text d_
 
 METHOD = MethodSpec(
     "ike",
-    "in context: retrieved demonstrations and the new fact before every question; no weight changes",
+    "demonstrations of what an edit is, then the fact, before every question",
     Config,
     compute,
     compute_each,
     place="prompt",
+    good_for="a baseline that answers more other wordings than ICE",
+    not_for="a model that is itself to be changed or looked into; every question becomes longer by all demonstrations",
+    needs="room in the context for the demonstrations",
 )

@@ -113,9 +113,12 @@ def _prompts() -> Sequence[str]:
 
 METHOD = MethodSpec(
     "retrieval",
-    "in context: the nearest of the remembered facts, where one is near enough; no weight changes",
+    "the nearest remembered fact, where one is near enough",
     Config,
     compute,
     compute_each,
     place="prompt",
+    good_for="the mark that an editor must beat: questions that are not near stay bitwise as they were",
+    not_for="a model that is itself to be changed or looked into",
+    needs="a look at shipped prompts, once",
 )

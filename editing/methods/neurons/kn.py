@@ -210,10 +210,13 @@ def _check_layers(model: Bridge, layers: tuple[int, ...]) -> None:
 
 METHOD = MethodSpec(
     "kn",
-    "move the rows of a fact's knowledge neurons, or put them out; found by integrated gradients",
+    "the rows of the neurons that carry the fact: moved to the new answer, doubled, or put out",
     Config,
     compute,
     compute_each,
     place="mlp",
     check_layers=_check_layers,
+    good_for="silencing or amplifying a fact, and seeing where it is carried",
+    not_for="changing one fact and nothing else: the rows fire for other prompts, too",
+    needs="other wordings of the fact, three or more in all; seconds of integrated gradients for each",
 )

@@ -198,10 +198,12 @@ def _edits(inputs: MethodInputs, config: Config, groups: Sequence[slice]) -> lis
 
 METHOD = MethodSpec(
     "ke",
-    "an LSTM trained on other facts reads the edit and gates its gradient; a baseline",
+    "an LSTM reads the edit and gates its gradient (KnowledgeEditor)",
     Config,
     compute,
     compute_each,
     place="mlp",
     train=train,
+    good_for="a baseline of trained editors",
+    not_for="anything else: it was never published to work on models that predict the next token",
 )

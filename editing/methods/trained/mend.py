@@ -170,10 +170,12 @@ def _edits(inputs: MethodInputs, config: Config, share: int) -> list[MethodOutpu
 
 METHOD = MethodSpec(
     "mend",
-    "a network trained on other facts turns the gradient of one edit into a better change",
+    "a network learns on other facts how a gradient becomes a better change",
     Config,
     compute,
     compute_each,
     place="mlp",
     train=train,
+    good_for="many single edits, in a fraction of a second each",
+    not_for="facts unlike those it was trained on, neighbours that must stay, or one edit after another",
 )

@@ -211,7 +211,7 @@ def beliefs(
 
 METHOD = MethodSpec(
     "remedi",
-    "a linear map trained on other facts turns a statement into a vector, added where the entity's name ends",
+    "a trained linear map turns the statement into a vector, added in one layer where the subject's name ends",
     Config,
     compute,
     compute_each,
@@ -219,4 +219,6 @@ METHOD = MethodSpec(
     train=train,
     check_layers=check,
     reads_prompts=True,
+    good_for="facts that will be asked in other words behind their subject, with all else left as it was",
+    not_for="questions that name the subject otherwise or not at all; a subject whose other facts must surely stay",
 )

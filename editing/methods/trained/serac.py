@@ -222,10 +222,12 @@ def _output(inputs: MethodInputs, config: Config, metric: Tensor, keys: Tensor, 
 
 METHOD = MethodSpec(
     "serac",
-    "a memory of facts with a trained gate that says which question is about which; in context",
+    "a memory whose trained gate says which question is about which fact",
     Config,
     compute,
     compute_each,
     place="prompt",
     train=train,
+    good_for="facts that must be told from their neighbours more surely than by the nearest prompt",
+    not_for="questions that call the subject by another name; a model that is itself to be changed or looked into",
 )

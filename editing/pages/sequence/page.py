@@ -9,6 +9,7 @@ import numpy as np
 
 from editing.evaluation.metrics import label
 from editing.evaluation.table import plain
+from editing.pages.methods import about
 from editing.pages.scores import Column, interval
 from editing.pages.scores import score_table as table_of
 from editing.pages.sequence.beside import beside_sections, beside_words
@@ -382,6 +383,7 @@ def card(result: SequenceResult) -> Card:
     per_edit = f"{np.median(result.seconds):.2f} s per edit in the median, with the reading of its own facts"
     items = (
         ("method", result.method),
+        *about(result.method),
         ("its settings", settings_in_words(result.config)),
         ("the sequence", settings_in_words(settings)),
         ("second moments", result.moments),

@@ -4,17 +4,18 @@ from studies.commands.app import run_app
 from studies.commands.command import group
 from studies.commands.edit import facts
 from studies.commands.edit.apply import apply
-from studies.commands.edit.bench import bench
-from studies.commands.edit.compare import compare
-from studies.commands.edit.evaluate import evaluate
-from studies.commands.edit.harness import harness
 from studies.commands.edit.layers import layers
+from studies.commands.edit.methods import methods
 from studies.commands.edit.moments import moments
 from studies.commands.edit.saved.export import export
 from studies.commands.edit.saved.list_ import list_
 from studies.commands.edit.saved.merge import merge
 from studies.commands.edit.saved.undo import undo
 from studies.commands.edit.saved.weights import weights
+from studies.commands.edit.scored.bench import bench
+from studies.commands.edit.scored.compare import compare
+from studies.commands.edit.scored.evaluate import evaluate
+from studies.commands.edit.scored.harness import harness
 from studies.commands.edit.sequence import sequence
 from studies.commands.edit.train import train
 from studies.commands.papers.back import back
@@ -42,6 +43,7 @@ app = group(
         show_command("edit"),
         undo,
         export,
+        methods,
         moments,
         train,
     ),

@@ -46,7 +46,11 @@ class EditOptions(MomentsOptions):
     ] = None
     settings: Annotated[
         tuple[str, ...],
-        option("A setting of the method, or restrain.KEY of the restraint.", "--set", metavar="KEY=VALUE"),
+        option(
+            "A setting of the method, as edit methods lists them, or restrain.KEY of the restraint.",
+            "--set",
+            metavar="KEY=VALUE",
+        ),
     ] = ()
 
     def method_with_settings(self, name: str | None = None) -> tuple["MethodSpec", list[str]]:

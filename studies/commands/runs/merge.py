@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from factscope.errors import StoreError, UserError
 from studies.commands.app import JOURNAL, note
 from studies.commands.command import Command, command, config_values, document
-from studies.commands.edit.bench import bench
+from studies.commands.edit.scored.bench import bench
 from studies.commands.edit.sequence import sequence
 from studies.commands.options import CONFIG, Device, OutputOptions, argument
 from studies.commands.papers.mib import mib

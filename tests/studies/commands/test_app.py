@@ -125,7 +125,7 @@ def work():
 common.run_app(app, "work", [])
 """
 TABLE = (
-    "from studies.commands.edit.compare import show; from factscope.plots.specs import Table; "
+    "from studies.commands.edit.scored.compare import show; from factscope.plots.specs import Table; "
     "show(Table('title', ('a', 'b'), (('x', 1),)))"
 )
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from editing.edit import Edit, applied
+from editing.method import method
 from factscope.errors import UserError
 from factscope.model.prompts import start_ids
 from helpers.models import TOY
@@ -41,7 +42,8 @@ def test_apply_evaluates_saves_and_draws(edit):
     assert "the identity stands in" in out.stderr
     saved = Edit.load("here")
     assert (saved.method, saved.requests[0].target, saved.moments) == ("rome", "Vey", "identity")
-    assert Path("here/page.html").is_file()
+    page = Path("here/page.html").read_text(encoding="utf-8")
+    assert all(clause in page for clause in (method("rome").good_for, method("rome").not_for))
 
 
 def test_apply_speaks_json_and_takes_facts_from_a_file(edit):

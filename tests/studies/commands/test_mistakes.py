@@ -17,7 +17,7 @@ from factscope.plots.labels import counted
 from factscope.runs import store
 from studies.commands import app
 from studies.commands.command import run_folder
-from studies.commands.edit.bench import BenchOptions
+from studies.commands.edit.scored.bench import BenchOptions
 from studies.commands.trace import TraceOptions
 
 PROMPT = "[Oda Voss] lives in"

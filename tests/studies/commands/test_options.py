@@ -17,11 +17,11 @@ from studies.commands.circuit.diff import diff
 from studies.commands.circuit.find import find
 from studies.commands.command import config_values
 from studies.commands.edit.apply import ApplyOptions, apply
-from studies.commands.edit.bench import bench
-from studies.commands.edit.evaluate import EvaluateOptions, evaluate
-from studies.commands.edit.harness import harness
 from studies.commands.edit.layers import layers
 from studies.commands.edit.moments import moments
+from studies.commands.edit.scored.bench import bench
+from studies.commands.edit.scored.evaluate import EvaluateOptions, evaluate
+from studies.commands.edit.scored.harness import harness
 from studies.commands.edit.sequence import SequenceOptions, sequence
 from studies.commands.options import OneOf, fields, key, settled
 from studies.commands.trace import TraceOptions, show, trace

@@ -11,7 +11,7 @@ from factscope.runs.folders import settled_folder
 from factscope.settings import by_owner
 from studies.commands.app import going_on, listed, load, note, tell, tell_shard, track
 from studies.commands.command import command, run_folder
-from studies.commands.edit.compare import compared, show, tell_compared
+from studies.commands.edit.scored.compare import compared, show, tell_compared
 from studies.commands.options import (
     DETAILS,
     OWN_TASKS,

@@ -29,7 +29,7 @@ from factscope.model.load import load
 SWEEPS = {
     "memit": ("", "patience=1", "patience=2", "patience=4"),
     "rls": ("", "ridge=0.03", "ridge=0.3", "ridge=1", "identity=0.1", "identity=1"),
-    "pmet": ("", "ridge=0.03", "ridge=0.3", "kl_factor=0.25", "kl_factor=0.0625"),
+    "pmet": ("", "ridge=0.1", "ridge=0.7", "ridge=1.4", "ridge=2.2", "ridge=4", "kl_factor=0.25", "kl_factor=0.0625"),
     "lora": ("", "matrices=W_Q,W_V", "matrices=W_V,W_O", "matrices=W_Q,W_V layers=0,1,2,3,4,5,6,7,8,9"),
     "adalora": ("", "learning_rate=0.02", "alpha=128", "allocate=30 steps=60", "layers=1,2,3"),
     "ft_m": ("", "steps=50", "steps=100", "layer=6", "layer=21", "learning_rate=0.0005 steps=50"),

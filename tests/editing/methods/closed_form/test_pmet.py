@@ -110,6 +110,19 @@ def test_a_layer_takes_its_share_over_the_root_of_the_layers_remaining(tiny):
     assert upper.right.norm() > 0
 
 
+@pytest.mark.parametrize(("layers", "left"), [((1,), 0.1 / 1.1), ((1, 2), 0.5)])
+def test_several_layers_each_leave_half_of_their_share_and_one_alone_a_tenth(tiny, layers, left):
+    """A fact alone, read at its own key: of what a layer was asked to write, ridge / (1 + ridge) is not written."""
+    model, site = tiny("llama"), Site("mlp_hidden", 1)
+    config = pmet.Config(layers=layers, descent=SHORT)
+    how = {"moments": text_moments(model, layers), "contexts": ("{}",), "shown": False}
+    made = computing.compute("pmet", model, FACTS[:1], config, **how)
+    found = find_values(model, RequestPrompts(FACTS[:1]), layers[-1], SHORT, place="parts")
+    key = read_subjects(model, RequestPrompts(FACTS[:1]), [site])[site][:, 0]
+    written = key @ made.deltas[0].dense().to(key)
+    torch.testing.assert_close(written, (1 - left) * found.delta / len(layers) ** 0.5, atol=1e-4, rtol=1e-3)
+
+
 def test_layer_0_is_refused(tiny):
     with pytest.raises(EditError, match="layer 1 and above, not at layer 0"):
         edit(tiny("llama"), (0,))

@@ -59,9 +59,13 @@ Wanted = tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]  # K a
 
 @dataclass(frozen=True)
 class Config:
-    """The authors' network, ridge and weights of the loss; rank, rates and steps are scaled guesses, not swept yet.
+    """The authors' network, ridge and weights of the loss; rank and rates are scaled guesses.
 
-    Theirs: rank 1920, rate 1e-5, eta 1e-6 on GPT-J, 512 facts in one edit, up to a day of a GPU.
+    Theirs: rank 1920, rate 1e-5, eta 1e-6 on GPT-J, 512 facts in one edit, up to a day of a GPU. Swept on the default
+    model, `edit train malmen --set steps=100 --set keep_weight=...`, on validation facts (48 of weight 1, 93 of the
+    others): 1 has a reliability of .83, a generality of .65 and keeps .50 of the neighbours, 4 has .69, .41 and .67, 16
+    has .33, .23 and .77; one buys the other. From 100 steps to 500 these move by less than their error, and the loss by
+    a tenth.
     """
 
     layers: tuple[int, ...] = (24, 25, 26, 27, 28, 29)  # set by for_model: the last six, as theirs

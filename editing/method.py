@@ -66,6 +66,9 @@ def check_settings(config: Any, *positive: str, **least: float) -> None:
             raise EditError(f"{name} is {getattr(config, name):g}, and must be at least {bound:g}")
 
 
+Kind = Literal["in the weights", "beside the weights", "in context"]
+
+
 @dataclass(frozen=True)
 class MethodSpec:
     """One editing method."""
@@ -93,7 +96,7 @@ class MethodSpec:
     needs: str = ""  # before it can start, beside second moments and a trained editor
 
     @property
-    def kind(self) -> Literal["in the weights", "beside the weights", "in context"]:
+    def kind(self) -> Kind:
         """Where its edits are."""
         return "in context" if self.in_context else "beside the weights" if self.beside else "in the weights"
 

@@ -4,20 +4,20 @@ The clauses are those of the method's own file; nothing here depends on what was
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from editing.method import MethodSpec, method, method_names
+from editing.method import Kind, MethodSpec, method, method_names
 from factscope.plots.specs import Table
 from factscope.settings import written
-
-KINDS = ("in the weights", "beside the weights", "in context")
 
 
 def about(name: str) -> tuple[tuple[str, str], ...]:
     """What a method does, is good for and is not for; nothing of a method that is no longer installed."""
-    if name not in method_names():
-        return ()
-    spec = method(name)
+    return clauses(method(name)) if name in method_names() else ()
+
+
+def clauses(spec: MethodSpec) -> tuple[tuple[str, str], ...]:
+    """The same of a method that is at hand, without what its author left out."""
     said = (("what it does", spec.about), ("good for", spec.good_for), ("not for", spec.not_for))
     return tuple((key, text) for key, text in said if text)
 
@@ -33,7 +33,7 @@ def method_table(names: Sequence[str]) -> tuple[Table, ...]:
 def listing(specs: Sequence[MethodSpec]) -> list[str]:
     """A line for each method, under its kind."""
     width, lines = max(len(one.name) for one in specs), []
-    for kind in KINDS:
+    for kind in get_args(Kind):
         own = [f"  {one.name:<{width}}  {one.about}" for one in specs if one.kind == kind]
         lines += [f"{kind.capitalize()}:", *own] if own else []
     return lines
@@ -41,14 +41,14 @@ def listing(specs: Sequence[MethodSpec]) -> list[str]:
 
 def described(spec: MethodSpec, papers: Sequence[str] = ()) -> list[str]:
     """One method in lines: what it does, for what, what it needs, and every setting with its default."""
-    facts = [*about(spec.name), ("its edits are", spec.kind), ("needs", spec.all_needs)]
+    facts = [*clauses(spec), ("its edits are", spec.kind), ("needs", spec.all_needs)]
     facts += [("paper", title) for title in papers]
     width = max(len(key) for key, _ in facts)
     settings = [f"  {name}={text}" for name, text in written(spec.Config()).items()]
     return [f"{key:<{width}}  {text}" for key, text in facts] + [SETTINGS, *settings]
 
 
-SETTINGS = "settings, as --set takes them, with their defaults (layers: those of the default model):"
+SETTINGS = "settings, as --set takes them, with their defaults (layers and matrices: those of the default model):"
 
 
 def in_json(spec: MethodSpec) -> dict[str, Any]:

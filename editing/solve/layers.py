@@ -32,7 +32,6 @@ class SpreadConfig:
     """What all methods that spread values over layers are told. Contexts are MEMIT's authors', the rest is ours."""
 
     layers: tuple[int, ...] = (4, 5, 6, 7, 8)  # set by for_model; the values are found at the last
-    ridge: float = 0.1  # what a fact alone leaves of its gap in each layer is ridge / (1 + ridge)
     contexts: int = 5  # sampled ones beside the bare prompt
     context_length: int = 10  # tokens
     descent: Descent = field(default_factory=Descent)

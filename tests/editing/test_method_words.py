@@ -1,9 +1,11 @@
 """What is said of a method: of every one that is listed, and so that what is said of its settings can be typed."""
 
+from typing import get_args
+
 import pytest
 
-from editing.method import MethodSpec, method, method_names
-from editing.pages.methods import KINDS, about, described, in_json, listing, method_table
+from editing.method import Kind, MethodSpec, method, method_names
+from editing.pages.methods import about, described, in_json, listing, method_table
 from factscope.settings import configured, written
 
 
@@ -29,12 +31,12 @@ def test_needs_name_moments_and_training_of_those_that_want_them():
 
 def test_every_method_is_listed_once_under_its_kind():
     lines = listing([method(name) for name in method_names()])
-    heads = [f"{kind.capitalize()}:" for kind in KINDS]
+    heads = [f"{kind.capitalize()}:" for kind in get_args(Kind)]
     assert [line for line in lines if line in heads] == heads
     assert sorted(line.split()[0] for line in lines if line not in heads) == sorted(method_names())
     assert listing([method("ice")])[0] == "In context:"
     assert {name: method(name).kind for name in ("rome", "remedi", "serac")} == dict(
-        zip(("rome", "remedi", "serac"), KINDS, strict=True)
+        zip(("rome", "remedi", "serac"), get_args(Kind), strict=True)
     )
 
 
@@ -46,4 +48,5 @@ def test_what_is_not_known_is_left_out():
     assert [row[0] for row in table.rows] == ["rome"]
     rome = method("rome")
     bare = MethodSpec("rome", "a clause", rome.Config, rome.compute)
-    assert (bare.good_for, bare.not_for, bare.all_needs) == ("", "", "nothing")
+    assert [line.split("  ")[0] for line in described(bare)[:3]] == ["what it does", "its edits are", "needs"]
+    assert described(bare)[2].endswith(" nothing")

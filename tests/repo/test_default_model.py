@@ -11,13 +11,14 @@ import torch
 from editing.compute import compute
 from editing.edit import Edit
 from editing.evaluation.evaluate import evaluate
-from editing.method import method
+from editing.method import method, method_names
 from editing.requests import request
 from factscope.model.bridge import info
 from factscope.model.forward.partial import Frame
 from factscope.model.prompts import make_prompt
 from factscope.model.source import download as fetch
 from factscope.model.weights import fingerprint
+from factscope.settings import written
 from tracing import causal
 from tracing.causal import Config, Runs
 
@@ -53,6 +54,12 @@ def test_the_fast_engine_gives_the_reference_numbers_on_cells_of_every_kind(smol
 
 def test_a_frame_reproduces_thirty_layers(smollm2: Any) -> None:
     Frame.of(smollm2, make_prompt(smollm2, EIFFEL).tensor())  # raises unless it does
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_the_settings_that_are_listed_are_those_of_the_default_model(smollm2: Any, name: str) -> None:
+    """What `edit methods` prints without a model is what `edit apply` would take with this one."""
+    assert written(method(name).Config()) == written(method(name).config_for(smollm2))
 
 
 @pytest.mark.usefixtures("smollm2")

@@ -33,6 +33,7 @@ from factscope.model.weights import down_projection
 class Config(SpreadConfig):
     """`ridge` is lambda over the mean squared length of the projected keys; as `null_share` it is free of units."""
 
+    ridge: float = 0.1  # as MEMIT's
     null_share: float = 0.2  # of an ordinary key's squared length, which the directions that are kept carry together
 
 

@@ -27,6 +27,8 @@ from editing.solve.values import Keys
 class Config(SpreadConfig):
     """`ridge` is lambda over the mean leverage; the rest is told at `SpreadConfig`, the descent at `Descent`."""
 
+    ridge: float = 0.1  # what a fact alone leaves of its gap in each layer is ridge / (1 + ridge)
+
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values for all facts on the model as it is, then layer by layer."""

@@ -18,6 +18,7 @@ When not to use it: where MEMIT does; nothing makes up for the attention's vecto
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -40,13 +41,14 @@ class Config(SpreadConfig):
     eight of these with a ridge of .1: less drift (KL .002 beside .006), and one fact of the eight unlearned.
     """
 
-    ridge: float = 1.0  # over several layers; one alone, which has no others to add to, has a tenth of it
+    ridge: float | Literal["auto"] = "auto"  # as MEMIT's; auto: 1 over several layers, 0.1 in one, which adds to none
     descent: Descent = field(default_factory=lambda: Descent(kl_factor=1.0))
 
 
 def compute(inputs: MethodInputs, config: Config) -> MethodOutput:
     """Values of attention and MLP together, then the MLP's layer by layer."""
-    memits = ridged(inputs, config.ridge * (1.0 if len(config.layers) > 1 else 0.1))
+    usual = 1.0 if len(config.layers) > 1 else 0.1
+    memits = ridged(inputs, usual if config.ridge == "auto" else config.ridge)
 
     def rule(layer: int, keys: Keys, lacking: Float[Tensor, "fact d_model"]) -> Solution:
         left = len(config.layers) - config.layers.index(layer)

@@ -47,6 +47,7 @@ class Config(SpreadConfig):
     nats. All are learned (ES and reliability 1), and no neighbour's preference moves. Not swept over long sequences.
     """
 
+    ridge: float = 0.1  # as MEMIT's
     descent: Descent = field(default_factory=lambda: Descent(patience=4))  # ENCORE's 4, 3 and 2 of three models
     identity: float = 0.0  # n over the mean of C's diagonal; RLSEdit: 0, ENCORE: above
 

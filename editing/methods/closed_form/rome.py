@@ -30,7 +30,7 @@ from factscope.model.weights import down_projection
 class Config:
     """Defaults of the authors' gpt2-xl.json, except the layer and the number of contexts."""
 
-    layer: int = 8  # set by for_model
+    layer: int = 5  # set by for_model
     contexts: int = 5  # sampled ones beside the bare prompt; the authors' 20 cost three times as much
     context_length: int = 10  # tokens
     descent: Descent = field(default_factory=Descent)

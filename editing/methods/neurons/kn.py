@@ -55,7 +55,7 @@ class Config:
     `wordings=3` as the defaults. Under none but the authors' does any neighbour prefer its own answer.
     """
 
-    layers: tuple[int, ...] = (0, 1, 2, 3)  # in which neurons are sought; set by for_model: all of them
+    layers: tuple[int, ...] = tuple(range(30))  # in which neurons are sought; set by for_model: all of them
     action: str = "update"  # or "suppress", "amplify", "erase"
     old: float = 1.0  # lambda 1
     new: float = 2.0  # lambda 2; the authors' is 8, without the sign

@@ -42,4 +42,4 @@ def methods(options: MethodsOptions) -> None:
     elif options.method:
         tell(*described(specs[0], [PAPERS[key].said for key in METHODS.get(options.method, ())]))
     else:
-        tell(*listing(specs), "edit methods NAME says more of one: what it is good for, what it needs, its settings.")
+        tell(*listing(specs), "edit methods METHOD says more of one: what it is good for, what it needs, its settings.")

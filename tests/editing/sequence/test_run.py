@@ -417,6 +417,7 @@ def test_the_page_opens_and_its_slider_moves(whole, tmp_path):
 def test_a_page_can_be_made_of_one_edit(run, tmp_path):
     html = page_html(page(run(tmp_path, Config(), 1)), light=True)
     assert "1 fact edited" in html
+    assert methods.method("rome").not_for in html  # the card says what the method is and is not for
     assert "of the tokens of neighbours" in html  # where an edit leaks first: no headline is without it
 
 

@@ -28,7 +28,9 @@ def test_one_is_told_with_its_papers_and_every_setting(methods):
     out = methods("R-ROME").stdout
     assert "good for" in out
     assert "not for" in out
+    assert "Rebuilding ROME" in out
     assert "arXiv" in out
+    assert not {"{", "}"} & set(out), "the braces of BibTeX"
     assert "\n  descent.steps=40\n" in out
     assert json.loads(methods("memoe", "--json").stdout)["settings"]["experts"] == "4"
 

@@ -111,7 +111,7 @@ def test_a_layer_takes_its_share_over_the_root_of_the_layers_remaining(tiny):
 
 
 @pytest.mark.parametrize(("layers", "left"), [((1,), 0.1 / 1.1), ((1, 2), 0.5)])
-def test_several_layers_each_leave_half_of_their_share_and_one_alone_a_tenth(tiny, layers, left):
+def test_of_itself_each_of_several_layers_writes_half_of_its_share_and_one_alone_nine_tenths(tiny, layers, left):
     """A fact alone, read at its own key: of what a layer was asked to write, ridge / (1 + ridge) is not written."""
     model, site = tiny("llama"), Site("mlp_hidden", 1)
     config = pmet.Config(layers=layers, descent=SHORT)

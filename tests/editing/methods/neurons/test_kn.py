@@ -33,7 +33,7 @@ FURTHER = EditRequest.of(
         ("The home of Oda Drey is", "Oda Drey dwells in"),
     )
 )  # fmt: skip
-QUICK = Config(path=Path(points=2, tolerance=10.0))
+QUICK = Config(layers=(0, 1, 2, 3), path=Path(points=2, tolerance=10.0))
 
 
 def edited(model: Any, **settings: Any) -> Edit:

@@ -12,8 +12,8 @@ by this method that are in place, what they read and their slopes count among th
 Differs from the authors' code: there the gradient is projected before Adam, whose division by the root of the mean
 square leaves the subspace again.
 
-When not to use it: without second moments; for a fact that must be learned to the last, since the steep directions
-are those that change answers fastest.
+When not to use it: without second moments; for many facts in one edit, half of which are lost, since the steep
+directions are those that change answers fastest.
 """
 
 from dataclasses import dataclass, replace
@@ -133,6 +133,6 @@ METHOD = MethodSpec(
     place="mlp",
     needs_moments=True,
     good_for="fine-tuning that moves neighbours less",
-    not_for="a fact that must be learned to the last: the steep directions change answers fastest",
+    not_for="many facts in one edit, half of which are lost: the steep directions change answers fastest",
     needs="slopes of the moments' text",
 )
